@@ -1,0 +1,47 @@
+# One command for everything a user or developer does; every target builds .venv first.
+PYTHON ?= python3
+SECONDS ?= 30
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help install demo test lint check bench chaos schemas clean
+.DEFAULT_GOAL := help
+
+help: ## show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "qstream needs Python 3.11 or newer; run make PYTHON=python3.11"'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,dev]'
+	touch $@
+
+install: $(STAMP) ## build .venv with qstream and all that demo, tests and linters need
+
+demo: $(STAMP) ## train a small MoE model and optimize its routing live, no server to install
+	$(BIN)/qstream demo --seconds $(SECONDS) $(ARGS)
+
+test: $(STAMP) ## run all tests, against a real Kafka broker and a real Redis
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP) ## ruff, mypy, import contracts, drift of generated schemas
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m schemas.generate --check
+
+check: lint test ## everything that CI runs
+
+bench: $(STAMP) ## measure, and print a table with the machine
+	$(BIN)/python -m tests.benchmarks $(ARGS)
+
+chaos: $(STAMP) ## many seeds of kills and restarts against a real broker
+	$(BIN)/python -m pytest tests/chaos --chaos-seeds 8 $(ARGS)
+
+schemas: $(STAMP) ## write JSON Schema, AsyncAPI and golden samples anew
+	$(BIN)/python -m schemas.generate
+
+clean: ## remove .venv and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info

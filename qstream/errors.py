@@ -1,0 +1,84 @@
+"""Every error of qstream, each a fact with its fields.
+
+QstreamError
+├── ConfigError            a setting is wrong: names the setting, the value and what is allowed
+│   └── OptionError        a toggle of a module is wrong or contradicts another
+├── ProblemError           the input of a solver breaks a rule (shape, sign, capacity)
+├── SolverUnavailable      a solver needs an extra that is not installed
+├── Poison                 one record can never be processed: dead letter
+├── Transient              try again later; nothing is lost meanwhile
+│   ├── DeliveryFailed     the broker did not confirm some records in time
+│   └── StoreUnavailable   the state store does not answer
+├── Fatal                  stop without commit, exit code 70
+│   └── Fenced             another worker owns these partitions or this transactional id
+└── StoreConflict          the stored state moved on under us: load it and process again
+    └── StaleEpoch         a newer owner has written: this writer is a zombie
+
+``schemas.FrameError`` (a ValueError) stands beside the frames, which know nothing of qstream.
+"""
+
+from __future__ import annotations
+
+EXIT_FATAL = 70
+
+
+class QstreamError(Exception):
+    """Root of all errors that qstream raises on purpose."""
+
+
+class ConfigError(QstreamError):
+    """A setting is wrong: the message names it, its value and what is allowed."""
+
+
+class OptionError(ConfigError):
+    """A toggle of a module is unknown, out of range, or contradicts another."""
+
+
+class ProblemError(QstreamError, ValueError):
+    """The input of a solver breaks a rule of shape, sign or capacity."""
+
+
+class SolverUnavailable(QstreamError):
+    """A known solver needs an extra that is not installed."""
+
+    def __init__(self, name: str, install: str) -> None:
+        super().__init__(f"solver {name!r} is not installed: {install}")
+        self.name = name
+        self.install = install
+
+
+class Poison(QstreamError):
+    """One record can never be processed; it becomes a dead letter and the others go on."""
+
+    def __init__(self, record: object, reason: str) -> None:
+        super().__init__(reason)
+        self.record = record
+        self.reason = reason
+
+
+class Transient(QstreamError):
+    """The batch cannot be processed now; the loop pauses its partitions and tries again."""
+
+
+class DeliveryFailed(Transient):
+    """The broker refused or did not confirm some of the produced records."""
+
+
+class StoreUnavailable(Transient):
+    """The state store does not answer."""
+
+
+class Fatal(QstreamError):
+    """The worker must stop without committing; its supervisor starts another."""
+
+
+class Fenced(Fatal):
+    """Another worker owns these partitions or this transactional id."""
+
+
+class StoreConflict(QstreamError):
+    """The stored state moved on under this writer: load it again and process the batch again."""
+
+
+class StaleEpoch(StoreConflict):
+    """A newer owner of the partition has written: this writer is a zombie and must not write."""
