@@ -1,0 +1,80 @@
+"""Settings of a worker: defaults < file (QSTREAM_CONFIG, TOML) < environment (QSTREAM_*) < command line."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StringConstraints, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from qstream.errors import ConfigError
+
+EMBEDDED = "embedded"
+CONFIG_VARIABLE = "QSTREAM_CONFIG"
+
+
+class Settings(BaseSettings):
+    """How a worker reaches Kafka and Redis, and how it batches, delivers and waits.
+
+    Nested values in the environment are JSON: ``QSTREAM_KAFKA='{"security.protocol": "SASL_SSL"}'``.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="QSTREAM_", extra="forbid", frozen=True)
+
+    bootstrap_servers: str = Field(
+        default=EMBEDDED, min_length=1, description="HOST:PORT[,HOST:PORT], or 'embedded' for a broker inside the process"
+    )
+    redis_url: str = Field(
+        default=EMBEDDED, min_length=1, description="redis://, rediss:// or unix://, or 'embedded' for a bundled server"
+    )
+    kafka: dict[str, str] = Field(default_factory=dict, description="further librdkafka properties, such as SASL and TLS")
+    options: dict[str, bool | int | float | str] = Field(default_factory=dict, description="toggles of the agent's module")
+    worker_id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,100}$")] = Field(
+        default_factory=lambda: f"{socket.gethostname()[:60]}-{os.getpid()}",
+        description="names this worker in groups and transactions; stable across restarts for static membership",
+    )
+    static_membership: bool = Field(default=False, description="use worker_id as group.instance.id")
+    group_protocol: Literal["classic", "consumer"] = Field(default="classic", description="'consumer' is KIP-848")
+    group_prefix: str = Field(default="qstream", min_length=1, description="the group is <prefix>.<agent>")
+    delivery: Literal["at_least_once", "exactly_once"] = Field(default="at_least_once")
+    session_timeout_ms: int = Field(default=10_000, ge=1000, le=300_000)
+    max_batch_records: int = Field(default=500, ge=1, le=100_000)
+    max_batch_bytes: int = Field(default=8 << 20, ge=1 << 10, le=1 << 30)
+    batch_window_ms: float = Field(default=2.0, ge=0, le=10_000, description="how long a batch waits for more records")
+    delivery_timeout_ms: int = Field(default=8000, ge=100, le=300_000)
+    transaction_timeout_ms: int = Field(default=10_000, ge=1000, le=900_000)
+    redis_timeout_ms: int = Field(default=200, ge=1, le=60_000)
+    max_uncommitted_records: int = Field(
+        default=20_000, ge=1, description="records processed from memory while Redis is away, before the inputs pause"
+    )
+    max_cached_keys: int = Field(default=4096, ge=1, description="states kept in memory")
+    retry_max_s: float = Field(default=5.0, gt=0, le=600, description="longest pause between two tries of a batch")
+    give_up_s: float = Field(default=30.0, gt=0, description="a batch that waits longer for what it lacks is dead-lettered")
+    drain_s: float = Field(default=8.0, gt=0, le=600, description="time to finish the batch in hand after SIGTERM")
+    host: str = Field(default="127.0.0.1", description="address of the pages /healthz, /readyz and /metrics")
+    port: int = Field(default=6066, ge=0, le=65535)
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource, dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:  # fmt: skip
+        path = os.environ.get(CONFIG_VARIABLE)
+        file = (TomlConfigSettingsSource(settings_cls, toml_file=Path(path)),) if path else ()
+        return init_settings, env_settings, *file
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Settings from all sources; `overrides` that are None do not count. `ConfigError` names field, value and rule."""
+    path = os.environ.get(CONFIG_VARIABLE)
+    if path and not Path(path).is_file():
+        raise ConfigError(f"{CONFIG_VARIABLE} is {path!r}, allowed is the path of a TOML file")
+    try:
+        return Settings(**{name: value for name, value in overrides.items() if value is not None})
+    except ValidationError as exc:
+        faults = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}, got {str(e['input'])[:80]!r}" for e in exc.errors()]
+        raise ConfigError("; ".join(faults)) from exc

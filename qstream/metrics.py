@@ -1,0 +1,38 @@
+"""Every Prometheus metric of qstream. Labels are bounded: agent, topic, stage, error class, model; never an offset or a key."""
+
+from __future__ import annotations
+
+import platform
+
+from prometheus_client import Counter, Gauge, Histogram, Info
+
+from qstream import __version__
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+CONSUMED = Counter("qstream_records_consumed_total", "Records read from input topics", ["agent", "topic"])
+PRODUCED = Counter("qstream_records_produced_total", "Events confirmed by the broker", ["agent", "topic"])
+DEAD_LETTERS = Counter("qstream_dead_letters_total", "Records that could not be processed", ["agent", "stage", "error"])
+RETRIES = Counter("qstream_batch_retries_total", "Batches that had to wait and try again", ["agent", "error"])
+BATCH_SECONDS = Histogram("qstream_batch_seconds", "From the poll of a batch to its commit", ["agent"], buckets=SECONDS)
+END_TO_END_SECONDS = Histogram(
+    "qstream_end_to_end_seconds", "From the timestamp of an input record to its confirmed event", ["agent"], buckets=SECONDS
+)
+LAG = Gauge("qstream_consumer_lag_records", "Records not yet committed by the group", ["agent", "topic"])
+REBALANCES = Counter("qstream_rebalances_total", "Partition assignments and revocations", ["agent", "kind"])
+CONFLICTS = Counter("qstream_state_conflicts_total", "State writes refused by version or epoch", ["agent", "kind"])
+STATE_BYTES = Counter("qstream_state_written_bytes_total", "Bytes of state fields written", ["agent"])
+DEGRADED = Gauge("qstream_degraded", "1 while the agent decides from memory because Redis does not answer", ["agent"])
+READY = Gauge("qstream_ready", "1 while the agent serves", ["agent"])
+PAUSED = Gauge("qstream_paused", "1 while an operator has paused the agent", ["agent"])
+BUILD = Info("qstream_build", "Version of qstream and Python")
+BUILD.info({"version": __version__, "python": platform.python_version()})
+
+ROUTING_BALANCEDNESS = Gauge(
+    "qstream_routing_balancedness", "Mean over maximum GPU load that the placement in force is expected to give", ["model"]
+)
+ROUTING_WORST_LAYER = Gauge("qstream_routing_worst_layer_balancedness", "The same of the worst layer", ["model"])
+ROUTING_COPIES = Gauge("qstream_routing_cross_node_copies_per_token", "Copies of a token sent to other nodes", ["model"])
+ROUTING_MOVED = Counter("qstream_routing_moved_experts_total", "Experts that plans asked a GPU to load", ["model"])
+ROUTING_PLANS = Counter("qstream_routing_placement_plans_total", "Placement plans by outcome", ["model", "outcome"])
+ROUTING_SOLVER_SECONDS = Histogram("qstream_routing_solver_seconds", "Wall time of a solver", ["tier"], buckets=SECONDS)

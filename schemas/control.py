@@ -1,0 +1,28 @@
+"""Control: what an operator wants of an agent, now."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import Field
+
+from schemas.frame import Frame, Name, TimeNs
+
+Scalar = bool | int | float | str
+
+
+class Control(Frame):
+    """The whole wish of the operator for one agent: the newest record on the compacted topic holds.
+
+    `options` are toggles of the agent's module by name; absent ones keep the value that the agent started with.
+    """
+
+    agent: Name
+    ts_ns: TimeNs
+    paused: bool = Field(default=False)
+    options: dict[Name, Scalar] = Field(default_factory=dict, max_length=100)
+    reason: str = Field(default="", max_length=500)
+
+    @classmethod
+    def example(cls) -> Self:
+        return cls(agent="routing", ts_ns=1_700_000_000_000_000_000, options={"min_gain": 0.02}, reason="fewer moves")

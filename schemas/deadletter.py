@@ -1,0 +1,80 @@
+"""DeadLetter: why a record could not be processed; its own bytes, key and headers travel unchanged beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Self
+
+from pydantic import Field
+
+from schemas.frame import Frame, FrameError, Name
+
+Headers = Sequence[tuple[str, bytes | None]]
+PREFIX = "__connect.errors."
+MAX_MESSAGE = 1000
+MAX_STACK = 8000
+HEADER_NAMES = {
+    "topic": "topic",
+    "partition": "partition",
+    "offset": "offset",
+    "stage": "stage",
+    "error_class": "exception.class.name",
+    "error_message": "exception.message",
+    "stack_trace": "exception.stacktrace",
+    "attempts": "attempts",
+    "timestamp_ms": "timestamp",
+}
+
+
+class DeadLetter(Frame):
+    """The error of one record, written as Kafka Connect's error headers on the dead-letter topic.
+
+    Source: Kafka Connect, DeadLetterQueueReporter (``__connect.errors.*``). `attempts` counts how often the record came
+    here: a redriven record that fails again keeps counting.
+    """
+
+    topic: Name
+    partition: int = Field(ge=0)
+    offset: int = Field(ge=0)
+    stage: Literal["decode", "process", "produce"]
+    error_class: Name
+    error_message: str = Field(max_length=MAX_MESSAGE)
+    stack_trace: str = Field(default="", max_length=MAX_STACK)
+    attempts: int = Field(default=1, ge=1)
+    timestamp_ms: int = Field(ge=0)
+
+    @property
+    def id(self) -> str:
+        """The record that failed; the same on every repetition."""
+        return f"{self.topic}/{self.partition}/{self.offset}"
+
+    def headers(self) -> list[tuple[str, bytes]]:
+        """The error headers."""
+        values = self.model_dump(exclude={"frame"})
+        return [(PREFIX + HEADER_NAMES[name], str(value).encode()) for name, value in values.items() if value != ""]
+
+    @classmethod
+    def from_headers(cls, headers: Headers) -> Self:
+        """Read the error headers of a dead letter; `FrameError` if it has none."""
+        found = {name: value for name, value in headers if value is not None}
+        fields = {f: found[PREFIX + h].decode(errors="replace") for f, h in HEADER_NAMES.items() if PREFIX + h in found}
+        if not fields:
+            raise FrameError(f"DeadLetter: the record has no {PREFIX}* headers")
+        return cls.build(**fields)
+
+    @staticmethod
+    def original(headers: Headers) -> list[tuple[str, bytes | None]]:
+        """The headers without the error headers, as the record had them when it failed."""
+        return [(name, value) for name, value in headers if not name.startswith(PREFIX)]
+
+    @classmethod
+    def example(cls) -> Self:
+        return cls(
+            topic="qstream.tokens.batch.v1",
+            partition=3,
+            offset=17,
+            stage="decode",
+            error_class="FrameError",
+            error_message="TokenBatch.v1.token_id: got dtype F32, allowed is uint64",
+            timestamp_ms=1_700_000_000_000,
+        )

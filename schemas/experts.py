@@ -1,0 +1,119 @@
+"""ExpertTopology and ExpertLoad: where experts may live, and how many tokens they received."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from schemas.frame import Axes, Frame, Name, TimeNs, require
+
+
+class ExpertTopology(Frame):
+    """The model graph: layers and experts of one model, and the GPUs and nodes that hold them.
+
+    Physical slot p is on GPU ``p // slots_per_gpu``. Without `node_of_gpu` the GPUs are spread over the nodes in order,
+    as evenly as their numbers allow. `gpu_capacity` is 1 for a healthy GPU. `bytes_dispatch` and `bytes_combine` are
+    bytes a token copy, `expert_bytes` the weights that a move carries. `rank_cost` is us/KB or unitless.
+    """
+
+    model: Name = Field(default="default")
+    num_layers: int = Field(ge=1, le=4096)
+    num_logical_experts: int = Field(ge=1, le=65536)
+    num_groups: int = Field(default=1, ge=1)
+    top_k: int = Field(default=1, ge=1)
+    num_nodes: int = Field(default=1, ge=1)
+    num_gpus: int = Field(ge=1, le=65536)
+    slots_per_gpu: int = Field(ge=1)
+    bytes_dispatch: int = Field(default=0, ge=0)
+    bytes_combine: int = Field(default=0, ge=0)
+    expert_bytes: int = Field(default=0, ge=0)
+    nvlink_gb_s: float | None = Field(default=None, gt=0)
+    rdma_gb_s: float | None = Field(default=None, gt=0)
+    node_of_gpu: Annotated[NDArray[np.int32], Axes("gpus")] | None = None
+    gpu_capacity: Annotated[NDArray[np.float32], Axes("gpus")] | None = None
+    rank_cost: Annotated[NDArray[np.float64], Axes("gpus", "gpus")] | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        experts, slots = self.num_logical_experts, self.num_slots
+        if slots < experts:
+            raise ValueError(f"num_gpus * slots_per_gpu = {slots} slots, allowed are at least {experts}, one an expert")
+        if self.slots_per_gpu > experts:
+            raise ValueError(
+                f"slots_per_gpu is {self.slots_per_gpu}, allowed are at most {experts}: "
+                "a GPU holds no two replicas of one expert"
+            )
+        if self.top_k > experts:
+            raise ValueError(f"top_k is {self.top_k}, allowed are at most {experts}, the experts of a layer")
+        if self.num_nodes > self.num_gpus:
+            raise ValueError(f"num_nodes is {self.num_nodes}, allowed are at most {self.num_gpus}, the GPUs")
+        for name in ("node_of_gpu", "gpu_capacity", "rank_cost"):
+            array = getattr(self, name)
+            if array is not None and len(array) != self.num_gpus:
+                raise ValueError(f"{name} has {len(array)} entries, allowed are {self.num_gpus}, one a GPU")
+        require(self, "node_of_gpu", f"0 to {self.num_nodes - 1}", lambda a: a.min() >= 0 and a.max() < self.num_nodes)
+        require(self, "gpu_capacity", ">= 0", lambda a: a.min() >= 0)
+        return self
+
+    @property
+    def num_slots(self) -> int:
+        """Physical slots P of a layer."""
+        return self.num_gpus * self.slots_per_gpu
+
+    def nodes(self) -> NDArray[np.int32]:
+        """int32 [gpus]: the node of each GPU, given or spread evenly in order."""
+        if self.node_of_gpu is not None:
+            return self.node_of_gpu
+        return (np.arange(self.num_gpus) * self.num_nodes // self.num_gpus).astype(np.int32)
+
+    @classmethod
+    def example(cls) -> Self:
+        return cls(
+            model="demo-moe", num_layers=2, num_logical_experts=4, top_k=2, num_nodes=2, num_gpus=4, slots_per_gpu=2,
+            node_of_gpu=np.array([0, 0, 1, 1], np.int32),
+        )  # fmt: skip
+
+
+class ExpertLoad(Frame):
+    """Tokens that each logical expert received in one window. Only additive counters, so that windows can be summed.
+
+    A window is known by (`source`, `window_id`): a repeated one counts once. Counts are tokens: `logical_count` by layer
+    and expert, `source_count` by the rank that sent them, `physical_count` by slot, `cooccurrence` of expert pairs in one
+    token, `transition` from a layer to the next; `queued_by_label` are tokens that wait, by label.
+    """
+
+    model: Name
+    source: Name = Field(default="default")
+    window_id: Name
+    t0_ns: TimeNs
+    t1_ns: TimeNs
+    num_tokens: int = Field(ge=0)
+    phase: Literal["prefill", "decode", "mixed"] = Field(default="mixed")
+    queued_by_label: dict[Name, int] | None = Field(default=None, max_length=4096)
+    logical_count: Annotated[NDArray[np.int64], Axes("layers", "experts")]
+    source_count: Annotated[NDArray[np.int64], Axes("layers", "ranks", "experts")] | None = None
+    physical_count: Annotated[NDArray[np.int64], Axes("layers", "slots")] | None = None
+    cooccurrence: Annotated[NDArray[np.int64], Axes("layers", "experts", "experts")] | None = None
+    transition: Annotated[NDArray[np.int64], Axes("gaps", "experts", "experts")] | None = None
+
+    @model_validator(mode="after")
+    def _counts(self) -> Self:
+        if self.t1_ns < self.t0_ns:
+            raise ValueError(f"t1_ns is {self.t1_ns}, allowed are at least t0_ns = {self.t0_ns}")
+        for name in self.arrays:
+            require(self, name, "0 to 2**53, token counts", lambda a: a.min() >= 0 and a.max() <= 2**53)
+        return self
+
+    @classmethod
+    def example(cls) -> Self:
+        return cls(
+            model="demo-moe",
+            window_id="41",
+            t0_ns=1_700_000_000_000_000_000,
+            t1_ns=1_700_000_001_000_000_000,
+            num_tokens=12,
+            logical_count=np.array([[9, 6, 5, 4], [3, 8, 7, 6]], np.int64),
+        )

@@ -1,0 +1,281 @@
+"""Frame: a validated header and named arrays of declared dtype and axes, in two equal wire forms."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
+
+import numpy as np
+import safetensors
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
+from pydantic_core import core_schema
+from safetensors.numpy import save as save_safetensors
+
+ContentType = Literal["application/vnd.safetensors", "application/json"]
+SAFETENSORS: ContentType = "application/vnd.safetensors"
+JSON: ContentType = "application/json"
+
+HEADER_KEY = "qstream"
+MAX_MESSAGE_BYTES = 1_000_000
+MAX_ERRORS_SHOWN = 4
+WIRE_DTYPES = {
+    "I8": np.dtype("int8"), "I16": np.dtype("int16"), "I32": np.dtype("int32"), "I64": np.dtype("int64"),
+    "U8": np.dtype("uint8"), "U16": np.dtype("uint16"), "U32": np.dtype("uint32"), "U64": np.dtype("uint64"),
+    "F16": np.dtype("float16"), "F32": np.dtype("float32"), "F64": np.dtype("float64"), "BOOL": np.dtype("bool"),
+}  # fmt: skip
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+TimeNs = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class FrameError(ValueError):
+    """Bytes or values that are no valid frame; the message names the field, the value and what is allowed."""
+
+
+class Axes:
+    """Declares a Frame field as an array: ``Annotated[NDArray[np.int32], Axes("tokens", "k")]``.
+
+    The dtype is the annotation's. Axes of one name have one length within a frame. Arrays of two and more axes have no
+    empty axis, since a JSON list could not say it.
+    """
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
+        dtype = _dtype(source)
+        return core_schema.no_info_plain_validator_function(
+            partial(_as_array, dtype=dtype, axes=self.names),
+            serialization=core_schema.plain_serializer_function_ser_schema(np.ndarray.tolist, when_used="json"),
+            metadata={"pydantic_js_functions": [partial(_json_schema, dtype=dtype, axes=self.names)]},
+        )
+
+
+class Frame(BaseModel):
+    """One entity that travels on a topic.
+
+    Subclasses declare header fields and arrays (see `Axes`) and give an ``example()``. Frames are immutable, their arrays
+    read-only. Reading ignores unknown header fields and arrays (a newer minor producer), refuses another frame or major
+    version, and allocates nothing before the size is checked.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, arbitrary_types_allowed=True)
+    VERSION: ClassVar[int] = 1
+    MAX_BYTES: ClassVar[int] = MAX_MESSAGE_BYTES
+    arrays: ClassVar[dict[str, tuple[str, ...]]] = {}
+    dtypes: ClassVar[dict[str, np.dtype[Any]]] = {}
+
+    frame: str = Field(default="", max_length=100, description="name and major version of the frame, such as TokenBatch.v1")
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        declared = {name: _declaration(field.annotation, field.metadata) for name, field in cls.model_fields.items()}
+        cls.arrays = {name: found[0] for name, found in declared.items() if found}
+        cls.dtypes = {name: found[1] for name, found in declared.items() if found}
+
+    @classmethod
+    def tag(cls) -> str:
+        """Name and major version, the value of the field ``frame``."""
+        return f"{cls.__name__}.v{cls.VERSION}"
+
+    @field_validator("frame", mode="after")
+    @classmethod
+    def _same_frame(cls, value: str) -> str:
+        if value not in ("", cls.tag()):
+            raise ValueError(f"allowed is {cls.tag()}")
+        return value
+
+    @model_validator(mode="after")
+    def _equal_axes(self) -> Self:
+        if not self.frame:
+            object.__setattr__(self, "frame", self.tag())
+        lengths: dict[str, tuple[int, str]] = {}
+        for field, axes in self.arrays.items():
+            array = getattr(self, field)
+            if array is None:
+                continue
+            for axis, length in zip(axes, array.shape, strict=True):
+                known, first = lengths.setdefault(axis, (length, field))
+                if length != known:
+                    raise ValueError(f"axis {axis!r} has length {length} in {field} but {known} in {first}")
+        return self
+
+    @classmethod
+    def example(cls) -> Self:
+        """A small valid frame, for documentation, golden samples and conformance tests."""
+        raise NotImplementedError(f"{cls.__name__} gives no example")
+
+    def encode(self, content_type: ContentType = SAFETENSORS) -> bytes:
+        """Write the frame; `FrameError` if it is larger than ``MAX_BYTES``."""
+        if content_type == JSON:
+            data = self.model_dump_json(exclude_none=True).encode()
+        else:
+            arrays = {name: array for name in self.arrays if (array := getattr(self, name)) is not None}
+            header = self.model_dump_json(exclude=set(self.arrays), exclude_none=True)
+            data = save_safetensors(arrays, metadata={HEADER_KEY: header})
+        _check_size(type(self), data)
+        return data
+
+    @classmethod
+    def decode(cls, data: bytes, content_type: str = SAFETENSORS) -> Self:
+        """Read and validate a frame; every fault of the bytes is a `FrameError`, whatever they hold."""
+        _check_size(cls, data)
+        try:
+            if content_type == JSON:
+                return cls.model_validate_json(data)
+            if content_type == SAFETENSORS:
+                return cls.model_validate(_read_safetensors(cls, data))
+        except ValidationError as exc:
+            raise FrameError(_explain(cls, exc)) from exc
+        raise FrameError(f"{cls.tag()}: content type {content_type[:100]!r}, allowed are {SAFETENSORS} and {JSON}")
+
+    @classmethod
+    def build(cls, **fields: Any) -> Self:
+        """Construct from Python values; as ``cls(...)``, but with `FrameError` instead of pydantic's error."""
+        try:
+            return cls(**fields)
+        except ValidationError as exc:
+            raise FrameError(_explain(cls, exc)) from exc
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return all(_same(getattr(self, name), getattr(other, name)) for name in type(self).model_fields)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _same(left: Any, right: Any) -> bool:
+    if isinstance(left, np.ndarray) and isinstance(right, np.ndarray):
+        return left.dtype == right.dtype and np.array_equal(left, right)
+    return type(left) is type(right) and bool(left == right)
+
+
+def _dtype(array_type: Any) -> np.dtype[Any]:
+    """The dtype that ``NDArray[...]`` names."""
+    dtype: np.dtype[Any] = np.dtype(get_args(get_args(array_type)[1])[0])
+    return dtype
+
+
+def _declaration(annotation: Any, metadata: Sequence[Any]) -> tuple[tuple[str, ...], np.dtype[Any]] | None:
+    """Axes and dtype of an array field, None for a header field; an optional one keeps its Axes inside the union."""
+    for item in metadata:
+        if isinstance(item, Axes):
+            return item.names, _dtype(annotation)
+    for part in get_args(annotation):
+        if hasattr(part, "__metadata__"):
+            return _declaration(get_args(part)[0], part.__metadata__)
+    return None
+
+
+def _check_size(cls: type[Frame], data: bytes) -> None:
+    if len(data) > cls.MAX_BYTES:
+        raise FrameError(f"{cls.tag()}: {len(data)} bytes, allowed are at most {cls.MAX_BYTES}")
+
+
+def _as_array(value: Any, dtype: np.dtype[Any], axes: tuple[str, ...]) -> NDArray[Any]:
+    """Convert a list or array to the declared dtype without changing any value, read-only and contiguous."""
+    if not isinstance(value, np.ndarray | list | tuple):
+        raise ValueError(f"got {type(value).__name__}, allowed is {_declared(dtype, axes)}")
+    try:
+        array = np.asarray(value)
+    except (ValueError, OverflowError) as exc:
+        raise ValueError(f"got a ragged or nested list, allowed is {_declared(dtype, axes)}") from exc
+    if array.size == 0 and array.ndim == 1:
+        array = array.astype(dtype)
+    if array.ndim != len(axes) or (array.ndim > 1 and array.size == 0):
+        raise ValueError(f"got shape {list(array.shape)}, allowed is {_declared(dtype, axes)} without empty axis")
+    array = np.ascontiguousarray(_cast(array, dtype, axes)).view()
+    if dtype.kind == "f" and not np.isfinite(array).all():
+        raise ValueError("got NaN or infinity, allowed are finite numbers")
+    array.flags.writeable = False
+    return array
+
+
+def _cast(array: NDArray[Any], dtype: np.dtype[Any], axes: tuple[str, ...]) -> NDArray[Any]:
+    if array.dtype == dtype:
+        return array
+    kinds = {"f": "fiu", "i": "iu", "u": "iu", "b": "b"}[dtype.kind]
+    if array.dtype.kind not in kinds:
+        raise ValueError(f"got dtype {array.dtype}, allowed is {_declared(dtype, axes)}")
+    with np.errstate(over="ignore"):
+        cast = array.astype(dtype)
+    if dtype.kind in "iu":
+        bounds = np.iinfo(dtype)
+        low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
+        if low < bounds.min or high > bounds.max:
+            raise ValueError(f"got values from {low} to {high}, allowed are {bounds.min} to {bounds.max}")
+    return cast
+
+
+def _declared(dtype: np.dtype[Any], axes: tuple[str, ...]) -> str:
+    return f"{dtype} [{', '.join(axes)}]"
+
+
+def _json_schema(_schema: Any, _handler: Any, dtype: np.dtype[Any], axes: tuple[str, ...]) -> dict[str, Any]:
+    item: dict[str, Any] = {"type": {"f": "number", "b": "boolean"}.get(dtype.kind, "integer")}
+    if dtype.kind in "iu":
+        item |= {"minimum": int(np.iinfo(dtype).min), "maximum": int(np.iinfo(dtype).max)}
+    for _ in axes:
+        item = {"type": "array", "items": item}
+    return item | {"x-dtype": str(dtype), "x-axes": list(axes)}
+
+
+def _read_safetensors(cls: type[Frame], data: bytes) -> dict[str, Any]:
+    """Header fields and declared arrays of a safetensors body; the library checks every offset against the length."""
+    try:
+        tensors = safetensors.deserialize(data)
+    except safetensors.SafetensorError as exc:
+        raise FrameError(f"{cls.tag()}: not a safetensors file: {str(exc)[:200]}") from exc
+    length = int.from_bytes(data[:8], "little")
+    metadata = json.loads(data[8 : 8 + length]).get("__metadata__") or {}
+    if HEADER_KEY not in metadata:
+        raise FrameError(f"{cls.tag()}: the safetensors metadata has no key {HEADER_KEY!r} with the JSON header")
+    try:
+        fields = json.loads(metadata[HEADER_KEY], parse_constant=_no_constant)
+    except (ValueError, RecursionError) as exc:
+        raise FrameError(f"{cls.tag()}: the header is not JSON: {str(exc)[:200]}") from exc
+    if not isinstance(fields, dict):
+        raise FrameError(f"{cls.tag()}: the header is a JSON {type(fields).__name__}, allowed is an object")
+    for name, tensor in tensors:
+        if name in cls.arrays:
+            fields[name] = _tensor(cls, name, tensor)
+    return fields
+
+
+def _tensor(cls: type[Frame], name: str, tensor: dict[str, Any]) -> NDArray[Any]:
+    stored = WIRE_DTYPES.get(tensor["dtype"])
+    declared = cls.dtypes[name]
+    if stored != declared:
+        raise FrameError(f"{cls.tag()}.{name}: got dtype {tensor['dtype']}, allowed is {declared}")
+    return np.frombuffer(tensor["data"], dtype=declared).reshape(tensor["shape"])
+
+
+def _no_constant(text: str) -> float:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _explain(cls: type[Frame], exc: ValidationError) -> str:
+    """One line a fault: the field, the rule, the value."""
+    faults = []
+    for error in exc.errors(include_url=False, include_context=False)[:MAX_ERRORS_SHOWN]:
+        where = ".".join(str(part) for part in error["loc"] if not str(part).startswith("function-"))
+        value = error["input"]
+        shown = "" if isinstance(value, dict | list | np.ndarray | BaseModel) else f", got {str(value)[:80]!r}"
+        faults.append(f"{cls.tag()}{'.' + where if where else ''}: {error['msg'].removeprefix('Value error, ')}{shown}")
+    more = exc.error_count() - len(faults)
+    return "; ".join(faults) + (f"; and {more} more" if more > 0 else "")
+
+
+ArrayCheck = Callable[[NDArray[Any]], bool]
+
+
+def require(frame: Frame, field: str, rule: str, check: ArrayCheck) -> None:
+    """Raise ValueError naming `field` and `rule` if the array is present and `check` of it is false."""
+    array = getattr(frame, field)
+    if array is not None and array.size and not check(array):
+        low, high = array.min(), array.max()
+        raise ValueError(f"{field} has values from {low} to {high}, allowed is {rule}")

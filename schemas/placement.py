@@ -1,0 +1,95 @@
+"""PlacementPlan: which physical slot holds which expert, and the moves that lead there."""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from schemas.frame import Axes, Frame, Name, TimeNs, require
+from schemas.solver import SolverRecord
+
+
+class PlacementScore(BaseModel):
+    """Balancedness (mean over max GPU load, layers summed first) on the planning scenario, now and under the candidate."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+    balancedness_before: float = Field(ge=0, le=1.000001)
+    balancedness: float = Field(ge=0, le=1.000001)
+    worst_layer_balancedness: float = Field(ge=0, le=1.000001)
+    moved_experts: int = Field(ge=0)
+
+
+class PlacementPlan(Frame):
+    """A placement that orchestrators apply, or the reason why none was worth its moves.
+
+    Compare-and-set: apply it only on a placement of version `base_version`. Arrays are absent when `skip_reason` says
+    that the placement in force stays. Slot p is on GPU ``p // slots_per_gpu``. `logical_to_physical_map` is padded with
+    -1; `replica_shares` of the replicas of one expert sum to 1. Moves are ordered by gain per byte; `move_src_gpu` is -1
+    if no GPU holds the expert. `apply_layers` is the order of layers, most gain first.
+    """
+
+    model: Name
+    plan_id: Name
+    ts_ns: TimeNs
+    version: int = Field(ge=0)
+    base_version: int = Field(ge=0)
+    num_gpus: int = Field(ge=1)
+    slots_per_gpu: int = Field(ge=1)
+    ttl_s: float | None = Field(default=None, gt=0)
+    skip_reason: Name | None = Field(default=None)
+    reset_reason: Name | None = Field(default=None)
+    expected: PlacementScore
+    solver: SolverRecord
+    apply_layers: tuple[int, ...] = Field(default=())
+    physical_to_logical_map: Annotated[NDArray[np.int32], Axes("layers", "slots")] | None = None
+    logical_to_physical_map: Annotated[NDArray[np.int32], Axes("layers", "experts", "replicas")] | None = None
+    logical_replica_count: Annotated[NDArray[np.int32], Axes("layers", "experts")] | None = None
+    replica_shares: Annotated[NDArray[np.float32], Axes("layers", "slots")] | None = None
+    move_layer: Annotated[NDArray[np.int32], Axes("moves")] | None = None
+    move_expert: Annotated[NDArray[np.int32], Axes("moves")] | None = None
+    move_src_gpu: Annotated[NDArray[np.int32], Axes("moves")] | None = None
+    move_dst_gpu: Annotated[NDArray[np.int32], Axes("moves")] | None = None
+    move_bytes: Annotated[NDArray[np.int64], Axes("moves")] | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if (self.physical_to_logical_map is None) != (self.skip_reason is not None):
+            raise ValueError("allowed is either physical_to_logical_map or skip_reason")
+        if self.physical_to_logical_map is not None:
+            slots = self.physical_to_logical_map.shape[1]
+            if slots != self.num_gpus * self.slots_per_gpu:
+                raise ValueError(f"physical_to_logical_map has {slots} slots, allowed are num_gpus * slots_per_gpu")
+        require(self, "physical_to_logical_map", ">= 0", lambda a: a.min() >= 0)
+        require(self, "replica_shares", "0 to 1", lambda a: a.min() >= 0 and a.max() <= 1)
+        return self
+
+    @classmethod
+    def example(cls) -> Self:
+        return cls(
+            model="demo-moe",
+            plan_id="qstream.experts.load.v1/0/41/0",
+            ts_ns=1_700_000_001_000_000_000,
+            version=3,
+            base_version=2,
+            num_gpus=2,
+            slots_per_gpu=2,
+            ttl_s=60.0,
+            expected=PlacementScore(
+                balancedness_before=0.75, balancedness=0.9375, worst_layer_balancedness=0.9375, moved_experts=1
+            ),
+            solver=SolverRecord(tier=3, name="swap-annealing", n=4, seed=7, objective=1.0625, bound=1.0),
+            apply_layers=(0,),
+            physical_to_logical_map=np.array([[0, 2, 1, 0]], np.int32),
+            logical_to_physical_map=np.array([[[0, 3], [2, -1], [1, -1]]], np.int32),
+            logical_replica_count=np.array([[2, 1, 1]], np.int32),
+            replica_shares=np.array([[0.5, 1.0, 1.0, 0.5]], np.float32),
+            move_layer=np.array([0], np.int32),
+            move_expert=np.array([0], np.int32),
+            move_src_gpu=np.array([0], np.int32),
+            move_dst_gpu=np.array([1], np.int32),
+            move_bytes=np.array([1048576], np.int64),
+        )

@@ -1,0 +1,169 @@
+"""TokenBatch: tokens that flow through a mixture-of-experts model, one layer's gate choices with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from schemas.frame import Axes, Frame, FrameError, Name, TimeNs, require
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MAX_ID_BYTES = 256
+
+
+class TokenBatch(Frame):
+    """Tokens of one model, in the order in which they arrived.
+
+    With `topk_ids` the model's gate has chosen (of `layer`); without it the router chooses. Columns: `token_id`,
+    `request_id`, `position` in the request, `cost` in token-equivalents (1 if absent), `src_rank` the GPU that holds the
+    token (-1 unknown), `label` an index into `label_names` (task, tenant or adapter; -1 unknown), `topk_weights` gate
+    mass. `token_names` keeps string ids that were hashed into `token_id`.
+    """
+
+    batch_id: Name
+    ts_ns: TimeNs
+    model: Name
+    layer: int | None = Field(default=None, ge=0, lt=4096)
+    deadline_ms: float | None = Field(default=None, gt=0)
+    label_names: tuple[Name, ...] = Field(default=(), max_length=4096)
+    token_names: tuple[Name, ...] | None = Field(default=None)
+    token_id: Annotated[NDArray[np.uint64], Axes("tokens")]
+    request_id: Annotated[NDArray[np.uint64], Axes("tokens")] | None = None
+    position: Annotated[NDArray[np.int32], Axes("tokens")] | None = None
+    cost: Annotated[NDArray[np.float32], Axes("tokens")] | None = None
+    src_rank: Annotated[NDArray[np.int32], Axes("tokens")] | None = None
+    label: Annotated[NDArray[np.int32], Axes("tokens")] | None = None
+    topk_ids: Annotated[NDArray[np.int32], Axes("tokens", "k")] | None = None
+    topk_weights: Annotated[NDArray[np.float32], Axes("tokens", "k")] | None = None
+
+    @model_validator(mode="after")
+    def _columns_agree(self) -> Self:
+        if self.token_id.size == 0:
+            raise ValueError("token_id is empty, allowed is at least one token")
+        if self.topk_ids is not None and self.layer is None:
+            raise ValueError("topk_ids without layer, allowed is topk_ids of one layer")
+        if self.topk_weights is not None and self.topk_ids is None:
+            raise ValueError("topk_weights without topk_ids")
+        if self.token_names is not None and len(self.token_names) != len(self.token_id):
+            raise ValueError(f"token_names has {len(self.token_names)} names for {len(self.token_id)} tokens")
+        names = len(self.label_names)
+        require(self, "topk_ids", ">= 0", lambda a: a.min() >= 0)
+        require(self, "topk_weights", ">= 0", lambda a: a.min() >= 0)
+        require(self, "cost", ">= 0", lambda a: a.min() >= 0)
+        require(self, "position", ">= 0", lambda a: a.min() >= 0)
+        require(self, "src_rank", ">= -1", lambda a: a.min() >= -1)
+        require(self, "label", f"-1 to {names - 1}, an index of label_names", lambda a: a.min() >= -1 and a.max() < names)
+        return self
+
+    @classmethod
+    def example(cls) -> Self:
+        return cls(
+            batch_id="step-7/layer-0",
+            ts_ns=1_700_000_000_000_000_000,
+            model="demo-moe",
+            layer=0,
+            label_names=("chat", "code"),
+            token_id=np.array([11, 12, 13], np.uint64),
+            request_id=np.array([1, 1, 2], np.uint64),
+            position=np.array([0, 1, 0], np.int32),
+            src_rank=np.array([0, 0, 1], np.int32),
+            label=np.array([0, 0, 1], np.int32),
+            topk_ids=np.array([[0, 3], [3, 1], [2, 0]], np.int32),
+            topk_weights=np.array([[0.75, 0.25], [0.5, 0.5], [0.625, 0.375]], np.float32),
+        )
+
+
+def hash_ids(ids: Sequence[str]) -> NDArray[np.uint64]:
+    """64-bit FNV-1a hash of each id's UTF-8 bytes, vectorised over the ids. Ids hold no NUL and at most 256 bytes.
+
+    Source: Fowler, Noll, Vo, draft-eastlake-fnv. Equal ids give equal hashes in every process and language.
+    """
+    try:
+        packed = np.array(ids, dtype="S")
+    except UnicodeEncodeError:
+        packed = np.array([text.encode() for text in ids], dtype="S")
+    width = packed.dtype.itemsize
+    if width > MAX_ID_BYTES:
+        raise FrameError(f"token id of {width} bytes, allowed are at most {MAX_ID_BYTES}")
+    columns = packed.view(np.uint8).reshape(len(packed), width)
+    if "\0" in "".join(ids):
+        raise FrameError("token id with a NUL character, which is not allowed")
+    state = np.full(len(packed), 0xCBF29CE484222325, np.uint64)
+    prime = np.uint64(0x100000001B3)
+    for column in np.ascontiguousarray(columns.T):
+        # Zero bytes are padding behind a shorter id, which its hash must not see.
+        state = np.where(column == 0, state, (state ^ column) * prime)
+    return state
+
+
+def from_objects(tokens: Sequence[Mapping[str, Any]], *, batch_id: str, model: str, ts_ns: int) -> TokenBatch:
+    """A batch from token objects ``{"id", "metadata": {...}, "complexity": ...}``, converted once.
+
+    `id` is an integer or a string; `metadata` may hold `request_id`, `src_rank`, `position`, `label`; `complexity` is a
+    number (the cost) or ``{"cost": ...}``. A column that some tokens lack is filled with its neutral value.
+    """
+    if not tokens:
+        raise FrameError("no tokens, allowed is at least one")
+    for row, token in enumerate(tokens):
+        if not isinstance(token, Mapping) or "id" not in token:
+            raise FrameError(f"token {row}: got {str(token)[:80]}, allowed is an object with 'id'")
+        if not isinstance(token.get("metadata", {}), Mapping):
+            raise FrameError(f"token {row}: metadata is {str(token['metadata'])[:80]!r}, allowed is an object")
+    columns: dict[str, list[Any]] = {"id": [token["id"] for token in tokens]}
+    metadata = [token.get("metadata", {}) for token in tokens]
+    for name in ("request_id", "src_rank", "position", "label"):
+        if any(name in row for row in metadata):
+            columns[name] = [row.get(name) for row in metadata]
+    costs = [token.get("complexity", 1.0) for token in tokens]
+    columns["cost"] = [cost.get("cost", 1.0) if isinstance(cost, Mapping) else cost for cost in costs]
+    return _from_columns(columns, batch_id=batch_id, model=model, ts_ns=ts_ns)
+
+
+def from_dataframe(table: pd.DataFrame, *, batch_id: str, model: str, ts_ns: int, layer: int | None = None) -> TokenBatch:
+    """A batch from a table with a column `id` and optional `request_id`, `position`, `cost`, `src_rank`, `label`.
+
+    Gate choices come from columns ``topk_id_0, topk_id_1, ...`` and ``topk_weight_0, ...``, of `layer`.
+    """
+    if "id" not in table.columns:
+        raise FrameError(f"the table has columns {list(map(str, table.columns))[:20]}, a column 'id' is missing")
+    names = [name for name in ("id", "request_id", "position", "cost", "src_rank", "label") if name in table.columns]
+    missing = table[names].isna().any()
+    if missing.any():
+        raise FrameError(f"column {missing.idxmax()!r} has empty cells, allowed are values in every row")
+    arrays: dict[str, Any] = {}
+    for field, prefix, dtype in (("topk_ids", "topk_id_", "int64"), ("topk_weights", "topk_weight_", "float32")):
+        gate = sorted((c for c in map(str, table.columns) if c.startswith(prefix)), key=lambda c: int(c[len(prefix) :]))
+        if gate:
+            arrays[field] = table[gate].to_numpy(dtype=dtype)
+    columns = {name: table[name].tolist() for name in names}
+    return _from_columns(columns, batch_id=batch_id, model=model, ts_ns=ts_ns, layer=layer, **arrays)
+
+
+def _from_columns(columns: dict[str, list[Any]], **header: Any) -> TokenBatch:
+    fields: dict[str, Any] = dict(header)
+    ids = columns["id"]
+    if all(isinstance(value, str) for value in ids):
+        fields |= {"token_id": hash_ids(ids), "token_names": tuple(ids)}
+    elif any(isinstance(value, str) for value in ids):
+        raise FrameError("token ids mix strings and numbers, allowed is one kind")
+    else:
+        fields["token_id"] = ids
+    if "request_id" in columns:
+        requests = [0 if value is None else value for value in columns["request_id"]]
+        texts = any(isinstance(value, str) for value in requests)
+        fields["request_id"] = hash_ids([str(value) for value in requests]) if texts else requests
+    for name, neutral in (("position", 0), ("src_rank", -1), ("cost", 1.0)):
+        if name in columns:
+            fields[name] = [neutral if value is None else value for value in columns[name]]
+    if "label" in columns:
+        names = sorted({str(value) for value in columns["label"] if value is not None})
+        code = {name: index for index, name in enumerate(names)}
+        fields["label_names"] = tuple(names)
+        fields["label"] = [-1 if value is None else code[str(value)] for value in columns["label"]]
+    return TokenBatch.build(**fields)

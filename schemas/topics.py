@@ -1,0 +1,67 @@
+"""The one table of topics; documents, cluster resources and the README's table are generated from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from schemas.control import Control
+from schemas.deadletter import DeadLetter
+from schemas.experts import ExpertLoad, ExpertTopology
+from schemas.frame import MAX_MESSAGE_BYTES, Frame
+from schemas.placement import PlacementPlan
+from schemas.routing import RoutingPlan
+from schemas.tokens import TokenBatch
+
+HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
+
+
+@dataclass(frozen=True)
+class Topic:
+    """A topic: its name, the frame on it, and how the cluster keeps it.
+
+    `key` is the frame's field that is the record key: the unit of order. `role` says who writes it: producers (input),
+    agents (plan), operators (control), or agents about records that failed (dead-letter).
+    """
+
+    name: str
+    frame: type[Frame]
+    key: str
+    role: Literal["input", "plan", "control", "dead-letter"]
+    purpose: str
+    partitions: int = 8
+    retention_ms: int = DAY_MS
+    compacted: bool = False
+
+    def config(self) -> dict[str, str]:
+        """The topic's configuration on the cluster, in Kafka's names."""
+        policy = {"cleanup.policy": "compact"} if self.compacted else {"cleanup.policy": "delete"}
+        return policy | {"retention.ms": str(self.retention_ms), "max.message.bytes": str(MAX_MESSAGE_BYTES + 48_576)}
+
+
+TOKENS_BATCH = Topic("qstream.tokens.batch.v1", TokenBatch, "model", "input", "tokens and the gate's choices")
+EXPERTS_LOAD = Topic("qstream.experts.load.v1", ExpertLoad, "model", "input", "token counts of experts by window")
+EXPERTS_TOPOLOGY = Topic(
+    "qstream.experts.topology.v1", ExpertTopology, "model", "input", "layers, experts, GPUs and nodes of a model",
+    compacted=True,
+)  # fmt: skip
+ROUTING_PLAN = Topic("qstream.routing.plan.v1", RoutingPlan, "model", "plan", "where each token of a batch goes")
+PLACEMENT_PLAN = Topic("qstream.placement.plan.v1", PlacementPlan, "model", "plan", "where experts and replicas live")
+CONTROL = Topic(
+    "qstream.control.v1", Control, "agent", "control", "toggles, pause and resume of agents", partitions=1, compacted=True
+)
+ROUTING_DLQ = Topic(
+    "qstream.routing.dlq.v1", DeadLetter, "topic", "dead-letter", "records that the routing agent could not process",
+    partitions=1, retention_ms=14 * DAY_MS,
+)  # fmt: skip
+
+TOPICS: tuple[Topic, ...] = (
+    TOKENS_BATCH, EXPERTS_LOAD, EXPERTS_TOPOLOGY, ROUTING_PLAN, PLACEMENT_PLAN, CONTROL, ROUTING_DLQ,
+)  # fmt: skip
+BY_NAME = {topic.name: topic for topic in TOPICS}
+
+
+def dead_letter_topic(agent: str) -> Topic:
+    """The dead-letter topic of an agent; KeyError if the agent has none."""
+    return BY_NAME[f"qstream.{agent}.dlq.v1"]
