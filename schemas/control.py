@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import Field
 
-from schemas.frame import Frame, Name, TimeNs
+from schemas.frame import Frame, Int64, Name, TimeNs, at_most
 
-Scalar = bool | int | float | str
+Scalar = bool | Int64 | float | str
 
 
 class Control(Frame):
@@ -20,7 +20,7 @@ class Control(Frame):
     agent: Name
     ts_ns: TimeNs
     paused: bool = Field(default=False)
-    options: dict[Name, Scalar] = Field(default_factory=dict, max_length=100)
+    options: Annotated[dict[Name, Scalar], at_most(100)] = Field(default_factory=dict, max_length=100)
     reason: str = Field(default="", max_length=500)
 
     @classmethod

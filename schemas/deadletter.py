@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, ValidationError
 
-from schemas.frame import Frame, FrameError, Name
+from schemas.frame import Count, Frame, FrameError, Name, explain
 
 Headers = Sequence[tuple[str, bytes | None]]
 PREFIX = "__connect.errors."
@@ -26,6 +26,14 @@ HEADER_NAMES = {
 }
 
 
+def _utf8(text: Any) -> Any:
+    """Text that UTF-8 can hold: an error may quote any string, and its letter has to be written all the same."""
+    return text.encode(errors="replace").decode() if isinstance(text, str) else text
+
+
+Message = Annotated[str, BeforeValidator(_utf8)]
+
+
 class DeadLetter(Frame):
     """The error of one record, written as Kafka Connect's error headers on the dead-letter topic.
 
@@ -34,14 +42,14 @@ class DeadLetter(Frame):
     """
 
     topic: Name
-    partition: int = Field(ge=0)
-    offset: int = Field(ge=0)
+    partition: Count
+    offset: Count
     stage: Literal["decode", "process", "produce"]
     error_class: Name
-    error_message: str = Field(max_length=MAX_MESSAGE)
-    stack_trace: str = Field(default="", max_length=MAX_STACK)
-    attempts: int = Field(default=1, ge=1)
-    timestamp_ms: int = Field(ge=0)
+    error_message: Message = Field(max_length=MAX_MESSAGE)
+    stack_trace: Message = Field(default="", max_length=MAX_STACK)
+    attempts: int = Field(default=1, ge=1, lt=2**63)
+    timestamp_ms: Count
 
     @property
     def id(self) -> str:
@@ -60,7 +68,10 @@ class DeadLetter(Frame):
         fields = {f: found[PREFIX + h].decode(errors="replace") for f, h in HEADER_NAMES.items() if PREFIX + h in found}
         if not fields:
             raise FrameError(f"DeadLetter: the record has no {PREFIX}* headers")
-        return cls.build(**fields)
+        try:
+            return cls.model_validate_strings(fields)
+        except ValidationError as exc:
+            raise FrameError(explain(cls, exc)) from exc
 
     @staticmethod
     def original(headers: Headers) -> list[tuple[str, bytes | None]]:

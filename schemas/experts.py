@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from schemas.frame import Axes, Frame, Name, TimeNs, require
+from schemas.frame import Axes, Count, Frame, Name, TimeNs, at_most, require
 
 
 class ExpertTopology(Frame):
@@ -22,14 +22,14 @@ class ExpertTopology(Frame):
     model: Name = Field(default="default")
     num_layers: int = Field(ge=1, le=4096)
     num_logical_experts: int = Field(ge=1, le=65536)
-    num_groups: int = Field(default=1, ge=1)
-    top_k: int = Field(default=1, ge=1)
-    num_nodes: int = Field(default=1, ge=1)
+    num_groups: int = Field(default=1, ge=1, le=65536)
+    top_k: int = Field(default=1, ge=1, le=65536)
+    num_nodes: int = Field(default=1, ge=1, le=65536)
     num_gpus: int = Field(ge=1, le=65536)
-    slots_per_gpu: int = Field(ge=1)
-    bytes_dispatch: int = Field(default=0, ge=0)
-    bytes_combine: int = Field(default=0, ge=0)
-    expert_bytes: int = Field(default=0, ge=0)
+    slots_per_gpu: int = Field(ge=1, le=65536)
+    bytes_dispatch: Count = Field(default=0)
+    bytes_combine: Count = Field(default=0)
+    expert_bytes: Count = Field(default=0)
     nvlink_gb_s: float | None = Field(default=None, gt=0)
     rdma_gb_s: float | None = Field(default=None, gt=0)
     node_of_gpu: Annotated[NDArray[np.int32], Axes("gpus")] | None = None
@@ -43,8 +43,7 @@ class ExpertTopology(Frame):
             raise ValueError(f"num_gpus * slots_per_gpu = {slots} slots, allowed are at least {experts}, one an expert")
         if self.slots_per_gpu > experts:
             raise ValueError(
-                f"slots_per_gpu is {self.slots_per_gpu}, allowed are at most {experts}: "
-                "a GPU holds no two replicas of one expert"
+                f"slots_per_gpu is {self.slots_per_gpu}, allowed are at most {experts}: a GPU holds no two replicas of one expert"
             )
         if self.top_k > experts:
             raise ValueError(f"top_k is {self.top_k}, allowed are at most {experts}, the experts of a layer")
@@ -56,6 +55,7 @@ class ExpertTopology(Frame):
                 raise ValueError(f"{name} has {len(array)} entries, allowed are {self.num_gpus}, one a GPU")
         require(self, "node_of_gpu", f"0 to {self.num_nodes - 1}", lambda a: a.min() >= 0 and a.max() < self.num_nodes)
         require(self, "gpu_capacity", ">= 0", lambda a: a.min() >= 0)
+        require(self, "rank_cost", ">= 0", lambda a: a.min() >= 0)
         return self
 
     @property
@@ -90,9 +90,9 @@ class ExpertLoad(Frame):
     window_id: Name
     t0_ns: TimeNs
     t1_ns: TimeNs
-    num_tokens: int = Field(ge=0)
+    num_tokens: Count
     phase: Literal["prefill", "decode", "mixed"] = Field(default="mixed")
-    queued_by_label: dict[Name, int] | None = Field(default=None, max_length=4096)
+    queued_by_label: Annotated[dict[Name, Count], at_most(4096)] | None = Field(default=None, max_length=4096)
     logical_count: Annotated[NDArray[np.int64], Axes("layers", "experts")]
     source_count: Annotated[NDArray[np.int64], Axes("layers", "ranks", "experts")] | None = None
     physical_count: Annotated[NDArray[np.int64], Axes("layers", "slots")] | None = None

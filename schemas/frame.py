@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import chain
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
 import safetensors
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
-from pydantic_core import core_schema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)  # fmt: skip
+from pydantic_core import core_schema, from_json
 from safetensors.numpy import save as save_safetensors
 
 ContentType = Literal["application/vnd.safetensors", "application/json"]
@@ -21,14 +30,22 @@ JSON: ContentType = "application/json"
 HEADER_KEY = "qstream"
 MAX_MESSAGE_BYTES = 1_000_000
 MAX_ERRORS_SHOWN = 4
+MAX_SHOWN = 80
 WIRE_DTYPES = {
     "I8": np.dtype("int8"), "I16": np.dtype("int16"), "I32": np.dtype("int32"), "I64": np.dtype("int64"),
     "U8": np.dtype("uint8"), "U16": np.dtype("uint16"), "U32": np.dtype("uint32"), "U64": np.dtype("uint64"),
     "F16": np.dtype("float16"), "F32": np.dtype("float32"), "F64": np.dtype("float64"), "BOOL": np.dtype("bool"),
 }  # fmt: skip
 
+ITEM_TYPES: dict[str, tuple[type, ...]] = {
+    "f": (int, float, np.integer, np.floating), "i": (int, np.integer), "u": (int, np.integer), "b": (bool, np.bool_),
+}  # fmt: skip
+
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
-TimeNs = Annotated[int, Field(ge=0, lt=2**63)]
+Names = Annotated[tuple[Name, ...], Field(strict=False, fail_fast=True)]
+Int64 = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+TimeNs = Count
 
 
 class FrameError(ValueError):
@@ -58,11 +75,12 @@ class Frame(BaseModel):
     """One entity that travels on a topic.
 
     Subclasses declare header fields and arrays (see `Axes`) and give an ``example()``. Frames are immutable, their arrays
-    read-only. Reading ignores unknown header fields and arrays (a newer minor producer), refuses another frame or major
-    version, and allocates nothing before the size is checked.
+    read-only: a writable array is copied, a read-only one shared. No value is converted on the way in but an int to a
+    float. Reading ignores unknown header fields and arrays (a newer minor producer), takes the last of repeated names,
+    refuses another frame or major version, and allocates nothing before the size is checked.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, arbitrary_types_allowed=True)
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", allow_inf_nan=False, arbitrary_types_allowed=True)
     VERSION: ClassVar[int] = 1
     MAX_BYTES: ClassVar[int] = MAX_MESSAGE_BYTES
     arrays: ClassVar[dict[str, tuple[str, ...]]] = {}
@@ -112,6 +130,8 @@ class Frame(BaseModel):
         """Write the frame; `FrameError` if it is larger than ``MAX_BYTES``."""
         if content_type == JSON:
             data = self.model_dump_json(exclude_none=True).encode()
+        elif content_type != SAFETENSORS:
+            raise _unknown_content_type(type(self), content_type)
         else:
             arrays = {name: array for name in self.arrays if (array := getattr(self, name)) is not None}
             header = self.model_dump_json(exclude=set(self.arrays), exclude_none=True)
@@ -129,8 +149,8 @@ class Frame(BaseModel):
             if content_type == SAFETENSORS:
                 return cls.model_validate(_read_safetensors(cls, data))
         except ValidationError as exc:
-            raise FrameError(_explain(cls, exc)) from exc
-        raise FrameError(f"{cls.tag()}: content type {content_type[:100]!r}, allowed are {SAFETENSORS} and {JSON}")
+            raise FrameError(explain(cls, exc)) from exc
+        raise _unknown_content_type(cls, content_type)
 
     @classmethod
     def build(cls, **fields: Any) -> Self:
@@ -138,7 +158,7 @@ class Frame(BaseModel):
         try:
             return cls(**fields)
         except ValidationError as exc:
-            raise FrameError(_explain(cls, exc)) from exc
+            raise FrameError(explain(cls, exc)) from exc
 
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
@@ -171,6 +191,10 @@ def _declaration(annotation: Any, metadata: Sequence[Any]) -> tuple[tuple[str, .
     return None
 
 
+def _unknown_content_type(cls: type[Frame], content_type: str) -> FrameError:
+    return FrameError(f"{cls.tag()}: content type {content_type[:MAX_SHOWN]!r}, allowed are {SAFETENSORS} and {JSON}")
+
+
 def _check_size(cls: type[Frame], data: bytes) -> None:
     if len(data) > cls.MAX_BYTES:
         raise FrameError(f"{cls.tag()}: {len(data)} bytes, allowed are at most {cls.MAX_BYTES}")
@@ -178,21 +202,44 @@ def _check_size(cls: type[Frame], data: bytes) -> None:
 
 def _as_array(value: Any, dtype: np.dtype[Any], axes: tuple[str, ...]) -> NDArray[Any]:
     """Convert a list or array to the declared dtype without changing any value, read-only and contiguous."""
-    if not isinstance(value, np.ndarray | list | tuple):
+    if isinstance(value, np.ndarray):
+        array = _cast(value, dtype, axes)
+        if array is value and value.flags.writeable:
+            array = value.copy()
+    elif isinstance(value, list | tuple):
+        array = _from_list(value, dtype, axes)
+    else:
         raise ValueError(f"got {type(value).__name__}, allowed is {_declared(dtype, axes)}")
-    try:
-        array = np.asarray(value)
-    except (ValueError, OverflowError) as exc:
-        raise ValueError(f"got a ragged or nested list, allowed is {_declared(dtype, axes)}") from exc
-    if array.size == 0 and array.ndim == 1:
-        array = array.astype(dtype)
     if array.ndim != len(axes) or (array.ndim > 1 and array.size == 0):
         raise ValueError(f"got shape {list(array.shape)}, allowed is {_declared(dtype, axes)} without empty axis")
-    array = np.ascontiguousarray(_cast(array, dtype, axes)).view()
     if dtype.kind == "f" and not np.isfinite(array).all():
         raise ValueError("got NaN or infinity, allowed are finite numbers")
+    array = np.ascontiguousarray(array)
     array.flags.writeable = False
     return array
+
+
+def _from_list(value: Sequence[Any], dtype: np.dtype[Any], axes: tuple[str, ...]) -> NDArray[Any]:
+    """Check the type of every item, since NumPy would take a bool or a string for a number, and a long string for width."""
+    shape = [len(value)]
+    for _ in axes[1:]:
+        if not all(isinstance(row, list | tuple | np.ndarray) for row in value):
+            raise ValueError(f"got numbers in place of lists, allowed is {_declared(dtype, axes)}")
+        lengths = {len(row) for row in value}
+        if len(lengths) != 1:
+            raise ValueError(f"got an empty or ragged list, allowed is {_declared(dtype, axes)} without empty axis")
+        shape.append(lengths.pop())
+        value = list(chain.from_iterable(value))
+    kinds = set(map(type, value))
+    for kind in kinds:
+        if not issubclass(kind, ITEM_TYPES[dtype.kind]) or (kind is bool and dtype.kind != "b"):
+            raise ValueError(f"got a {kind.__name__} in the list, allowed is {_declared(dtype, axes)}")
+    try:
+        with np.errstate(over="ignore"):
+            array = np.array(value, dtype) if kinds <= {int, float, bool} else _cast(np.array(value), dtype, axes)
+    except OverflowError as exc:
+        raise ValueError(f"got values beyond the range of {dtype}") from exc
+    return array.reshape(shape)
 
 
 def _cast(array: NDArray[Any], dtype: np.dtype[Any], axes: tuple[str, ...]) -> NDArray[Any]:
@@ -230,13 +277,12 @@ def _read_safetensors(cls: type[Frame], data: bytes) -> dict[str, Any]:
         tensors = safetensors.deserialize(data)
     except safetensors.SafetensorError as exc:
         raise FrameError(f"{cls.tag()}: not a safetensors file: {str(exc)[:200]}") from exc
-    length = int.from_bytes(data[:8], "little")
-    metadata = json.loads(data[8 : 8 + length]).get("__metadata__") or {}
-    if HEADER_KEY not in metadata:
-        raise FrameError(f"{cls.tag()}: the safetensors metadata has no key {HEADER_KEY!r} with the JSON header")
     try:
-        fields = json.loads(metadata[HEADER_KEY], parse_constant=_no_constant)
-    except (ValueError, RecursionError) as exc:
+        metadata = from_json(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__") or {}
+        fields = from_json(metadata[HEADER_KEY], allow_inf_nan=False)
+    except KeyError as exc:
+        raise FrameError(f"{cls.tag()}: the safetensors metadata has no key {HEADER_KEY!r}, the JSON header") from exc
+    except ValueError as exc:
         raise FrameError(f"{cls.tag()}: the header is not JSON: {str(exc)[:200]}") from exc
     if not isinstance(fields, dict):
         raise FrameError(f"{cls.tag()}: the header is a JSON {type(fields).__name__}, allowed is an object")
@@ -251,23 +297,39 @@ def _tensor(cls: type[Frame], name: str, tensor: dict[str, Any]) -> NDArray[Any]
     declared = cls.dtypes[name]
     if stored != declared:
         raise FrameError(f"{cls.tag()}.{name}: got dtype {tensor['dtype']}, allowed is {declared}")
-    return np.frombuffer(tensor["data"], dtype=declared).reshape(tensor["shape"])
+    array = np.frombuffer(tensor["data"], dtype=declared).reshape(tensor["shape"])
+    array.flags.writeable = False
+    return array
 
 
-def _no_constant(text: str) -> float:
-    raise ValueError(f"{text} is not JSON")
-
-
-def _explain(cls: type[Frame], exc: ValidationError) -> str:
+def explain(cls: type[Frame], exc: ValidationError) -> str:
     """One line a fault: the field, the rule, the value."""
     faults = []
     for error in exc.errors(include_url=False, include_context=False)[:MAX_ERRORS_SHOWN]:
-        where = ".".join(str(part) for part in error["loc"] if not str(part).startswith("function-"))
+        where = ".".join(_shown(part) for part in error["loc"] if not str(part).startswith("function-"))
         value = error["input"]
-        shown = "" if isinstance(value, dict | list | np.ndarray | BaseModel) else f", got {str(value)[:80]!r}"
+        shown = f", got {_shown(value)!r}" if isinstance(value, str | int | float | None) else ""
         faults.append(f"{cls.tag()}{'.' + where if where else ''}: {error['msg'].removeprefix('Value error, ')}{shown}")
     more = exc.error_count() - len(faults)
     return "; ".join(faults) + (f"; and {more} more" if more > 0 else "")
+
+
+def _shown(value: str | int | float | None) -> str:
+    """A value for an error message: short, printable in any encoding."""
+    if isinstance(value, int) and value.bit_length() > MAX_SHOWN:
+        return f"an integer of {value.bit_length()} bits"
+    return str(value)[:MAX_SHOWN].encode(errors="backslashreplace").decode()
+
+
+def at_most(limit: int) -> BeforeValidator:
+    """For dict fields: refuse more than `limit` entries before they are read, each of which could be an error to report."""
+    return BeforeValidator(partial(_at_most, limit=limit))
+
+
+def _at_most(value: Any, limit: int) -> Any:
+    if isinstance(value, dict) and len(value) > limit:
+        raise ValueError(f"got {len(value)} entries, allowed are at most {limit}")
+    return value
 
 
 ArrayCheck = Callable[[NDArray[Any]], bool]

@@ -8,19 +8,21 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from schemas.frame import Axes, Frame, Name, TimeNs, require
+from schemas.frame import Axes, Count, Frame, Name, TimeNs, require
 from schemas.solver import SolverRecord
+
+Layer = Annotated[int, Field(ge=0, lt=4096)]
 
 
 class PlacementScore(BaseModel):
     """Balancedness (mean over max GPU load, layers summed first) on the planning scenario, now and under the candidate."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", allow_inf_nan=False)
 
     balancedness_before: float = Field(ge=0, le=1.000001)
     balancedness: float = Field(ge=0, le=1.000001)
     worst_layer_balancedness: float = Field(ge=0, le=1.000001)
-    moved_experts: int = Field(ge=0)
+    moved_experts: Count
 
 
 class PlacementPlan(Frame):
@@ -35,16 +37,16 @@ class PlacementPlan(Frame):
     model: Name
     plan_id: Name
     ts_ns: TimeNs
-    version: int = Field(ge=0)
-    base_version: int = Field(ge=0)
-    num_gpus: int = Field(ge=1)
-    slots_per_gpu: int = Field(ge=1)
+    version: Count
+    base_version: Count
+    num_gpus: int = Field(ge=1, le=65536)
+    slots_per_gpu: int = Field(ge=1, le=65536)
     ttl_s: float | None = Field(default=None, gt=0)
     skip_reason: Name | None = Field(default=None)
     reset_reason: Name | None = Field(default=None)
-    expected: PlacementScore
-    solver: SolverRecord
-    apply_layers: tuple[int, ...] = Field(default=())
+    expected: PlacementScore = Field(strict=False)
+    solver: SolverRecord = Field(strict=False)
+    apply_layers: Annotated[tuple[Layer, ...], Field(strict=False, fail_fast=True)] = Field(default=())
     physical_to_logical_map: Annotated[NDArray[np.int32], Axes("layers", "slots")] | None = None
     logical_to_physical_map: Annotated[NDArray[np.int32], Axes("layers", "experts", "replicas")] | None = None
     logical_replica_count: Annotated[NDArray[np.int32], Axes("layers", "experts")] | None = None
@@ -63,7 +65,13 @@ class PlacementPlan(Frame):
             slots = self.physical_to_logical_map.shape[1]
             if slots != self.num_gpus * self.slots_per_gpu:
                 raise ValueError(f"physical_to_logical_map has {slots} slots, allowed are num_gpus * slots_per_gpu")
+        gpus = self.num_gpus
         require(self, "physical_to_logical_map", ">= 0", lambda a: a.min() >= 0)
+        require(self, "logical_to_physical_map", ">= -1", lambda a: a.min() >= -1)
+        for name in ("logical_replica_count", "move_layer", "move_expert", "move_bytes"):
+            require(self, name, ">= 0", lambda a: a.min() >= 0)
+        require(self, "move_src_gpu", f"-1 to {gpus - 1}", lambda a: a.min() >= -1 and a.max() < gpus)
+        require(self, "move_dst_gpu", f"0 to {gpus - 1}", lambda a: a.min() >= 0 and a.max() < gpus)
         require(self, "replica_shares", "0 to 1", lambda a: a.min() >= 0 and a.max() <= 1)
         return self
 

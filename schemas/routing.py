@@ -8,14 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from schemas.frame import Axes, Frame, Name, TimeNs, require
+from schemas.frame import Axes, Count, Frame, Name, TimeNs, require
 from schemas.solver import SolverRecord
 
 
 class RoutingMetrics(BaseModel):
     """Quality of one routing plan: loads by GPU (or by expert if no placement is known), copies by token."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", allow_inf_nan=False)
 
     max_over_mean: float = Field(ge=0)
     balancedness: float = Field(ge=0, le=1.000001)
@@ -32,12 +32,12 @@ class RoutingPlan(Frame):
     plan_id: Name
     batch_id: Name
     model: Name
-    layer: int | None = Field(default=None, ge=0)
+    layer: int | None = Field(default=None, ge=0, lt=4096)
     ts_ns: TimeNs
     ttl_s: float | None = Field(default=None, gt=0)
-    placement_version: int = Field(default=0, ge=0)
-    metrics: RoutingMetrics
-    solver: SolverRecord
+    placement_version: Count = Field(default=0)
+    metrics: RoutingMetrics = Field(strict=False)
+    solver: SolverRecord = Field(strict=False)
     fallback_reason: Name | None = Field(default=None)
     assignment: Annotated[NDArray[np.int32], Axes("tokens")] | None = None
     slot_ids: Annotated[NDArray[np.int32], Axes("tokens", "k")] | None = None

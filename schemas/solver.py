@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from schemas.frame import Name
+from schemas.frame import Count, Int64, Name
 
 
 class SolverRecord(BaseModel):
@@ -15,15 +15,15 @@ class SolverRecord(BaseModel):
     `execution` is ``classical``, ``simulated-statevector`` or ``device:<name>``.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", allow_inf_nan=False)
 
     tier: int = Field(ge=0, le=9)
     name: Name
     execution: Name = Field(default="classical")
-    n: int | None = Field(default=None, ge=0)
-    depth: int | None = Field(default=None, ge=0)
-    shots: int | None = Field(default=None, ge=0)
-    seed: int = Field(default=0)
+    n: Count | None = Field(default=None)
+    depth: Count | None = Field(default=None)
+    shots: Count | None = Field(default=None)
+    seed: Int64 = Field(default=0)
     wall_ms: float | None = Field(default=None, ge=0)
     objective: float | None = Field(default=None)
     bound: float | None = Field(default=None)

@@ -9,12 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from schemas.frame import Axes, Frame, FrameError, Name, TimeNs, require
+from schemas.frame import Axes, Frame, FrameError, Name, Names, TimeNs, require
 
 if TYPE_CHECKING:
     import pandas as pd
 
 MAX_ID_BYTES = 256
+GATE_PREFIXES = {"topk_ids": "topk_id_", "topk_weights": "topk_weight_"}
 
 
 class TokenBatch(Frame):
@@ -31,8 +32,8 @@ class TokenBatch(Frame):
     model: Name
     layer: int | None = Field(default=None, ge=0, lt=4096)
     deadline_ms: float | None = Field(default=None, gt=0)
-    label_names: tuple[Name, ...] = Field(default=(), max_length=4096)
-    token_names: tuple[Name, ...] | None = Field(default=None)
+    label_names: Names = Field(default=(), max_length=4096)
+    token_names: Names | None = Field(default=None)
     token_id: Annotated[NDArray[np.uint64], Axes("tokens")]
     request_id: Annotated[NDArray[np.uint64], Axes("tokens")] | None = None
     position: Annotated[NDArray[np.int32], Axes("tokens")] | None = None
@@ -84,16 +85,18 @@ def hash_ids(ids: Sequence[str]) -> NDArray[np.uint64]:
 
     Source: Fowler, Noll, Vo, draft-eastlake-fnv. Equal ids give equal hashes in every process and language.
     """
+    text = "".join(ids)
+    if "\0" in text:
+        raise FrameError("token id with a NUL character, which is not allowed")
     try:
-        packed = np.array(ids, dtype="S")
-    except UnicodeEncodeError:
-        packed = np.array([text.encode() for text in ids], dtype="S")
-    width = packed.dtype.itemsize
+        encoded = ids if text.isascii() else [name.encode() for name in ids]
+    except UnicodeEncodeError as exc:
+        raise FrameError(f"token id {ascii(exc.object)[:80]} is no text that UTF-8 can hold") from exc
+    width = max(map(len, encoded), default=0)
     if width > MAX_ID_BYTES:
         raise FrameError(f"token id of {width} bytes, allowed are at most {MAX_ID_BYTES}")
-    columns = packed.view(np.uint8).reshape(len(packed), width)
-    if "\0" in "".join(ids):
-        raise FrameError("token id with a NUL character, which is not allowed")
+    packed = np.array(encoded, dtype=f"S{max(width, 1)}")
+    columns = packed.view(np.uint8).reshape(len(packed), -1) if ids else np.empty((0, 1), np.uint8)
     state = np.full(len(packed), 0xCBF29CE484222325, np.uint64)
     prime = np.uint64(0x100000001B3)
     for column in np.ascontiguousarray(columns.T):
@@ -112,9 +115,9 @@ def from_objects(tokens: Sequence[Mapping[str, Any]], *, batch_id: str, model: s
         raise FrameError("no tokens, allowed is at least one")
     for row, token in enumerate(tokens):
         if not isinstance(token, Mapping) or "id" not in token:
-            raise FrameError(f"token {row}: got {str(token)[:80]}, allowed is an object with 'id'")
+            raise FrameError(f"token {row}: got {ascii(token)[:80]}, allowed is an object with 'id'")
         if not isinstance(token.get("metadata", {}), Mapping):
-            raise FrameError(f"token {row}: metadata is {str(token['metadata'])[:80]!r}, allowed is an object")
+            raise FrameError(f"token {row}: metadata is {str(token['metadata'])[:80]!a}, allowed is an object")
     columns: dict[str, list[Any]] = {"id": [token["id"] for token in tokens]}
     metadata = [token.get("metadata", {}) for token in tokens]
     for name in ("request_id", "src_rank", "position", "label"):
@@ -132,36 +135,61 @@ def from_dataframe(table: pd.DataFrame, *, batch_id: str, model: str, ts_ns: int
     """
     if "id" not in table.columns:
         raise FrameError(f"the table has columns {list(map(str, table.columns))[:20]}, a column 'id' is missing")
+    if not table.columns.is_unique:
+        raise FrameError("the table has two columns of one name, allowed are distinct names")
     names = [name for name in ("id", "request_id", "position", "cost", "src_rank", "label") if name in table.columns]
-    missing = table[names].isna().any()
+    gates = {field: _gate_columns(table, prefix) for field, prefix in GATE_PREFIXES.items()}
+    missing = table[names + [name for gate in gates.values() for name in gate]].isna().any()
     if missing.any():
         raise FrameError(f"column {missing.idxmax()!r} has empty cells, allowed are values in every row")
-    arrays: dict[str, Any] = {}
-    for field, prefix, dtype in (("topk_ids", "topk_id_", "int64"), ("topk_weights", "topk_weight_", "float32")):
-        gate = sorted((c for c in map(str, table.columns) if c.startswith(prefix)), key=lambda c: int(c[len(prefix) :]))
-        if gate:
-            arrays[field] = table[gate].to_numpy(dtype=dtype)
+    arrays: dict[str, Any] = {
+        field: [list(row) for row in zip(*(table[name].tolist() for name in gate), strict=True)]
+        for field, gate in gates.items()
+        if gate
+    }
     columns = {name: table[name].tolist() for name in names}
     return _from_columns(columns, batch_id=batch_id, model=model, ts_ns=ts_ns, layer=layer, **arrays)
+
+
+def _gate_columns(table: pd.DataFrame, prefix: str) -> list[str]:
+    """The columns ``prefix0, prefix1, ...`` in order."""
+    found = {name for name in table.columns if isinstance(name, str) and name.startswith(prefix)}
+    wanted = [f"{prefix}{choice}" for choice in range(len(found))]
+    if found != set(wanted):
+        raise FrameError(f"the table has columns {sorted(found)[:20]}, allowed are {prefix}0, {prefix}1 and so on")
+    return wanted
+
+
+def _numbers(name: str, ids: list[Any]) -> list[Any] | NDArray[np.uint64]:
+    """Integers as they are, strings hashed; a missing id (None) of a request is 0."""
+    given = [value for value in ids if value is not None] if name == "request_id" else ids
+    texts = sum(isinstance(value, str) for value in given)
+    if texts == 0:
+        return ids if given is ids else [0 if value is None else value for value in ids]
+    if texts < len(given):
+        raise FrameError(f"{name}: the tokens mix strings and other values, allowed is one kind")
+    hashes = hash_ids(given)
+    if len(given) == len(ids):
+        return hashes
+    found = iter(hashes.tolist())
+    return [0 if value is None else next(found) for value in ids]
 
 
 def _from_columns(columns: dict[str, list[Any]], **header: Any) -> TokenBatch:
     fields: dict[str, Any] = dict(header)
     ids = columns["id"]
-    if all(isinstance(value, str) for value in ids):
-        fields |= {"token_id": hash_ids(ids), "token_names": tuple(ids)}
-    elif any(isinstance(value, str) for value in ids):
-        raise FrameError("token ids mix strings and numbers, allowed is one kind")
-    else:
-        fields["token_id"] = ids
+    fields["token_id"] = _numbers("id", ids)
+    if ids and isinstance(ids[0], str):
+        fields["token_names"] = tuple(ids)
     if "request_id" in columns:
-        requests = [0 if value is None else value for value in columns["request_id"]]
-        texts = any(isinstance(value, str) for value in requests)
-        fields["request_id"] = hash_ids([str(value) for value in requests]) if texts else requests
+        fields["request_id"] = _numbers("request_id", columns["request_id"])
     for name, neutral in (("position", 0), ("src_rank", -1), ("cost", 1.0)):
         if name in columns:
             fields[name] = [neutral if value is None else value for value in columns[name]]
     if "label" in columns:
+        wrong = next((value for value in columns["label"] if not isinstance(value, str | int | np.integer | None)), None)
+        if wrong is not None:
+            raise FrameError(f"label: got a {type(wrong).__name__}, allowed are strings and integers")
         names = sorted({str(value) for value in columns["label"] if value is not None})
         code = {name: index for index, name in enumerate(names)}
         fields["label_names"] = tuple(names)
