@@ -1,0 +1,276 @@
+"""deploy/: files parse, name what exists, and alerts fire when they should."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
+from prometheus_client.metrics import MetricWrapperBase
+
+from qstream import metrics
+
+ROOT = Path(__file__).parents[3]
+DEPLOY = ROOT / "deploy"
+COMPOSE = DEPLOY / "compose" / "compose.yaml"
+PROMETHEUS = DEPLOY / "prometheus"
+DASHBOARD = DEPLOY / "grafana" / "dashboards" / "qstream.json"
+YAML_FILES = sorted(path for path in DEPLOY.rglob("*") if path.suffix in {".yaml", ".yml"})
+SUFFIXES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_count", "_sum"), "info": ("_info",)}
+COMMANDS = {
+    ("run", "routing"): {"--bootstrap-servers", "--redis", "--host", "--port"},
+    ("topics", "apply"): {"--bootstrap-servers"},
+}
+
+needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+
+
+def docker_compose_works() -> bool:
+    """Whether the docker command has the compose plugin; its `config` needs no engine."""
+    docker = shutil.which("docker")
+    return docker is not None and subprocess.run([docker, "compose", "version"], capture_output=True, check=False).returncode == 0
+
+
+def load(path: Path) -> Any:
+    return yaml.safe_load(path.read_text())
+
+
+def promtool(*arguments: str | Path, stdin: bytes = b"") -> str:
+    """Output of promtool; fails the test with it unless the exit status is 0."""
+    done = subprocess.run(["promtool", *map(str, arguments)], input=stdin, capture_output=True, check=False)
+    output = (done.stdout + done.stderr).decode()
+    assert done.returncode == 0, output
+    return output
+
+
+def walk(panels: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for panel in panels:
+        yield panel
+        yield from walk(panel.get("panels", []))
+
+
+def dashboard_queries() -> dict[str, str]:
+    panels = walk(json.loads(DASHBOARD.read_text())["panels"])
+    return {f"{panel['title']} {t['refId']}": t["expr"] for panel in panels for t in panel.get("targets", [])}
+
+
+def alert_queries() -> dict[str, str]:
+    rules = [rule for group in load(PROMETHEUS / "alerts.yml")["groups"] for rule in group["rules"]]
+    return {rule["alert"]: rule["expr"] for rule in rules}
+
+
+def series_names() -> set[str]:
+    families = [family for family in REGISTRY.collect() if family.name.startswith("qstream_")]
+    return {family.name + suffix for family in families for suffix in SUFFIXES[family.type]}
+
+
+def metrics_in(expression: str) -> set[str]:
+    return set(re.findall(r"\bqstream_\w+", expression))
+
+
+@pytest.fixture
+def touched() -> Iterator[CollectorRegistry]:
+    """The metrics of qstream alone, each with one labelled sample, taken away afterwards."""
+    registry = CollectorRegistry()
+    collectors = [value for value in vars(metrics).values() if isinstance(value, MetricWrapperBase)]
+    labelled = [(collector, ["example"] * len(collector._labelnames)) for collector in collectors if collector._labelnames]
+    for collector, values in labelled:
+        collector.labels(*values)
+    for collector in collectors:
+        registry.register(collector)
+    yield registry
+    for collector, values in labelled:
+        collector.remove(*values)
+
+
+@pytest.mark.parametrize("path", YAML_FILES, ids=lambda path: str(path.relative_to(DEPLOY)))
+def test_yaml_parses_to_a_mapping(path: Path) -> None:
+    assert isinstance(load(path), Mapping)
+
+
+@pytest.mark.parametrize(("name", "query"), [*dashboard_queries().items(), *alert_queries().items()])
+def test_every_metric_that_a_query_names_exists(name: str, query: str) -> None:
+    assert metrics_in(query) <= series_names(), name
+
+
+def test_a_metric_that_does_not_exist_is_noticed() -> None:
+    assert not metrics_in("rate(qstream_records_consumed[5m])") <= series_names()  # the series ends in _total
+    assert not metrics_in("qstream_end_to_end_seconds") <= series_names()  # a histogram has no plain series
+
+
+def test_dashboard_variables_are_defined_and_come_from_existing_metrics() -> None:
+    variables = {entry["name"]: entry for entry in json.loads(DASHBOARD.read_text())["templating"]["list"]}
+    used = {name for query in dashboard_queries().values() for name in re.findall(r"\$(?!__)(\w+)", query)}
+    assert used <= variables.keys()
+    for entry in variables.values():
+        assert metrics_in(entry["definition"]) <= series_names()
+        assert entry["definition"] == entry["query"]["query"]
+
+
+def test_dashboard_panels_have_own_ids_and_do_not_overlap() -> None:
+    panels = list(walk(json.loads(DASHBOARD.read_text())["panels"]))
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    cells = [
+        (x, y)
+        for panel in panels
+        for x in range(panel["gridPos"]["x"], panel["gridPos"]["x"] + panel["gridPos"]["w"])
+        for y in range(panel["gridPos"]["y"], panel["gridPos"]["y"] + panel["gridPos"]["h"])
+    ]
+    assert len(set(cells)) == len(cells)
+    assert max(x for x, _ in cells) < 24  # columns of Grafana's grid
+
+
+def test_dashboard_reads_the_provisioned_data_source() -> None:
+    uid = load(DEPLOY / "grafana/provisioning/datasources/prometheus.yaml")["datasources"][0]["uid"]
+    panels = [panel for panel in walk(json.loads(DASHBOARD.read_text())["panels"]) if panel["type"] != "row"]
+    assert {panel["datasource"]["uid"] for panel in panels} == {uid}
+    assert {target["datasource"]["uid"] for panel in panels for target in panel["targets"]} == {uid}
+
+
+def test_grafana_finds_dashboards_where_compose_mounts_them() -> None:
+    service = load(COMPOSE)["services"]["grafana"]
+    folder = load(DEPLOY / "grafana/provisioning/dashboards/qstream.yaml")["providers"][0]["options"]["path"]
+    assert f"../grafana/dashboards:{folder}:ro" in service["volumes"]
+    assert service["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"] == f"{folder}/{DASHBOARD.name}"
+
+
+@needs_promtool
+def test_promtool_accepts_the_configuration_and_its_rules() -> None:
+    promtool("check", "config", "--lint-fatal", PROMETHEUS / "prometheus.yml")
+    promtool("check", "rules", "--lint-fatal", PROMETHEUS / "alerts.yml")
+
+
+@needs_promtool
+def test_promtool_parses_every_dashboard_query(tmp_path: Path) -> None:
+    def filled(query: str) -> str:
+        return re.sub(r"\$(?!__)\w+", ".*", query.replace("$__rate_interval", "1m"))
+
+    queries = [filled(query) for query in dashboard_queries().values()]
+    rules = [{"record": f"query:{n}", "expr": query} for n, query in enumerate(queries)]
+    (tmp_path / "rules.yml").write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
+    assert f"{len(queries)} rules found" in promtool("check", "rules", tmp_path / "rules.yml")
+
+
+@needs_promtool
+def test_promtool_finds_no_fault_in_the_exposition(touched: CollectorRegistry) -> None:
+    exposition = generate_latest(touched)
+    assert len(metrics_in(exposition.decode())) > len(list(touched.collect()))
+    assert not promtool("check", "metrics", stdin=exposition)
+
+
+SCRAPED = {'up{job="qstream"}': "1x30"}
+ALERT_CASES = [
+    pytest.param("QstreamLagHigh", {'qstream_consumer_lag_records{agent="r", topic="t"}': "1001x30"}, "4m", 0, id="lag-too-soon"),
+    pytest.param("QstreamLagHigh", {'qstream_consumer_lag_records{agent="r", topic="t"}': "1001x30"}, "5m", 1, id="lag"),
+    pytest.param("QstreamLagHigh", {'qstream_consumer_lag_records{agent="r", topic="t"}': "1000x30"}, "20m", 0, id="lag-allowed"),
+    pytest.param("QstreamDegraded", {'qstream_degraded{agent="r"}': "1x30"}, "1m", 0, id="degraded-too-soon"),
+    pytest.param("QstreamDegraded", {'qstream_degraded{agent="r"}': "1x30"}, "2m", 1, id="degraded"),
+    pytest.param("QstreamNotReady", {'qstream_ready{agent="r"}': "0x30"}, "2m", 1, id="not-ready"),
+    pytest.param("QstreamNotReady", {'qstream_ready{agent="r"}': "1x30"}, "20m", 0, id="ready"),
+    pytest.param("QstreamAgentDown", {'up{job="qstream"}': "0x30"}, "1m", 1, id="scrape-fails"),
+    pytest.param("QstreamAgentDown", {'up{job="prometheus"}': "1x30"}, "1m", 1, id="no-agent-known"),
+    pytest.param("QstreamAgentDown", {}, "20m", 0, id="agent-up"),
+    pytest.param("QstreamDeadLetters", {"DEAD": "7x30"}, "20m", 0, id="old-dead-letters"),
+    pytest.param("QstreamDeadLetters", {"DEAD": "0x14 1x15"}, "16m", 1, id="one-more-dead-letter"),
+    pytest.param("QstreamDeadLetters", {"DEAD": "_x14 1x15"}, "16m", 1, id="first-dead-letter-of-its-kind"),
+    pytest.param("QstreamDeadLetters", {"DEAD": "_x14 1x15"}, "29m", 0, id="first-dead-letter-is-past"),
+]
+
+
+@needs_promtool
+@pytest.mark.parametrize(("alert", "series", "at", "firing"), ALERT_CASES)
+def test_alert_fires_when_it_should(alert: str, series: dict[str, str], at: str, firing: int, tmp_path: Path) -> None:
+    dead = 'qstream_dead_letters_total{agent="r", stage="decode", error="FrameError"}'
+    named = {name.replace("DEAD", dead): values for name, values in series.items()}
+    inputs = named if any(name.startswith("up") for name in named) else SCRAPED | named
+    count = f'count(ALERTS{{alertname="{alert}", alertstate="firing"}}) or vector(0)'
+    case = {
+        "rule_files": [str(PROMETHEUS / "alerts.yml")],
+        "evaluation_interval": "1m",
+        "tests": [
+            {
+                "interval": "1m",
+                "input_series": [{"series": name, "values": values} for name, values in inputs.items()],
+                "promql_expr_test": [{"expr": count, "eval_time": at, "exp_samples": [{"labels": "{}", "value": firing}]}],
+            }
+        ],
+    }
+    (tmp_path / "case.yml").write_text(yaml.safe_dump(case))
+    promtool("test", "rules", tmp_path / "case.yml")
+
+
+def test_compose_publishes_on_the_loopback_address_only() -> None:
+    services = load(COMPOSE)["services"]
+    ports = [port for service in services.values() for port in service.get("ports", [])]
+    assert ports
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+
+
+def test_compose_bounds_the_memory_and_pins_the_image_of_every_service() -> None:
+    for name, service in load(COMPOSE)["services"].items():
+        assert re.fullmatch(r"\d+[mg]", service["mem_limit"]), name
+        image = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", service["image"])
+        assert not image.endswith(":latest"), name
+        assert ":" in image, name
+
+
+def test_compose_refers_to_files_volumes_and_services_that_exist() -> None:
+    document = load(COMPOSE)
+    for service in document["services"].values():
+        if build := service.get("build"):
+            context = (COMPOSE.parent / build["context"]).resolve()
+            assert context == ROOT
+            assert (context / build["dockerfile"]).is_file()
+        sources = [volume.split(":")[0] for volume in service.get("volumes", [])]
+        for source in sources:
+            assert source in document["volumes"] or (COMPOSE.parent / source).is_dir(), source
+        assert service.get("depends_on", {}).keys() <= document["services"].keys()
+
+
+def test_compose_runs_qstream_with_known_options_only() -> None:
+    services = load(COMPOSE)["services"]
+    commands = {tuple(service["command"][:2]): service["command"][2:] for service in services.values() if "build" in service}
+    assert commands.keys() == COMMANDS.keys()
+    for command, arguments in commands.items():
+        assert {argument for argument in arguments if argument.startswith("--")} == COMMANDS[command]
+
+
+def test_prometheus_scrapes_the_port_that_the_agent_serves() -> None:
+    agent = load(COMPOSE)["services"]["agent"]
+    port = int(agent["command"][agent["command"].index("--port") + 1])
+    job = next(job for job in load(PROMETHEUS / "prometheus.yml")["scrape_configs"] if job["job_name"] == "qstream")
+    assert [(entry["names"], entry["port"]) for entry in job["dns_sd_configs"]] == [(["agent"], port)]
+    assert f":{port}/healthz" in " ".join(agent["healthcheck"]["test"])
+
+
+def test_the_example_of_env_shows_every_variable_with_its_default() -> None:
+    defaults = dict(re.findall(r"\$\{(\w+):-([^}]*)\}", COMPOSE.read_text()))
+    lines = (COMPOSE.parent / ".env.example").read_text().splitlines()
+    assert dict(line.split("=", 1) for line in lines if line and not line.startswith("#")) == defaults
+    shown = {line.removeprefix("# ").split("=")[0] for line in lines if "=" in line}
+    assert set(load(COMPOSE)["services"]["agent"]["environment"]) <= shown
+
+
+def test_the_image_copies_only_what_the_build_context_holds() -> None:
+    copied = [
+        source
+        for line in (DEPLOY / "Dockerfile").read_text().splitlines()
+        if line.startswith("COPY") and "--from" not in line
+        for source in line.split()[1:-1]
+    ]
+    kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    assert set(copied) == kept
+    assert all((ROOT / source).exists() for source in copied)
+
+
+@pytest.mark.skipif(not docker_compose_works(), reason="docker compose is not installed")
+def test_docker_compose_accepts_the_file() -> None:
+    done = subprocess.run(["docker", "compose", "--file", COMPOSE, "config", "--quiet"], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
