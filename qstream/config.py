@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from qstream.errors import ConfigError
 
 EMBEDDED = "embedded"
+EMBEDDED_CLUSTER = "mockCluster"  # how the cluster id of librdkafka's mock broker begins
 CONFIG_VARIABLE = "QSTREAM_CONFIG"
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Generic, Protocol, Self, TypeVar
+from dataclasses import dataclass
+from typing import Generic, NamedTuple, Protocol, Self, TypeVar
 
 from qstream.errors import Poison
 from schemas.control import Scalar
@@ -13,6 +13,16 @@ from schemas.frame import Frame
 from schemas.topics import Topic
 
 S = TypeVar("S", bound=Frame)
+
+
+class TopicPartition(NamedTuple):
+    """One partition of one topic."""
+
+    topic: str
+    partition: int
+
+    def __str__(self) -> str:
+        return f"{self.topic}:{self.partition}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,6 +41,11 @@ class Record:
     headers: Headers = ()
     value: bytes = b""
     raw_key: bytes | None = None
+
+    @property
+    def origin(self) -> TopicPartition:
+        """The partition that it came from."""
+        return TopicPartition(self.topic, self.partition)
 
     @property
     def id(self) -> str:
@@ -85,11 +100,30 @@ class Processor(Protocol[S]):
     down to the record at fault, which becomes a dead letter with its stack trace.
     """
 
-    name: str
-    inputs: tuple[Topic, ...]
-    outputs: tuple[Topic, ...]
-    state: type[S] | None
-    tick_s: float | None
+    @property
+    def name(self) -> str:
+        """The agent's name; the consumer group is ``<prefix>.<name>``."""
+        ...
+
+    @property
+    def inputs(self) -> tuple[Topic, ...]:
+        """Topics to consume. A compacted one is a table, read whole at every assignment."""
+        ...
+
+    @property
+    def outputs(self) -> tuple[Topic, ...]:
+        """Topics of the events."""
+        ...
+
+    @property
+    def state(self) -> type[S] | None:
+        """The frame that holds a key's state, None for a stateless module."""
+        ...
+
+    @property
+    def tick_s(self) -> float | None:
+        """Period of `on_tick`, None for none."""
+        ...
 
     def process(self, batch: Batch, state: S | None, now_ns: int) -> Result[S]: ...
 
@@ -102,14 +136,3 @@ class Processor(Protocol[S]):
     def warm(self) -> None:
         """Compile and load what the first batch needs; called before the worker reports ready."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class TopicPartition:
-    """One partition of one topic, hashable and ordered."""
-
-    topic: str
-    partition: int = field(default=0)
-
-    def __str__(self) -> str:
-        return f"{self.topic}:{self.partition}"

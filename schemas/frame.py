@@ -52,6 +52,11 @@ class FrameError(ValueError):
     """Bytes or values that are no valid frame; the message names the field, the value and what is allowed."""
 
 
+def body_type(body: bytes) -> ContentType:
+    """The content type of a body that came without the header: JSON begins with a brace, safetensors with a length."""
+    return JSON if body[:1] in (b"{", b"[") else SAFETENSORS
+
+
 class Axes:
     """Declares a Frame field as an array: ``Annotated[NDArray[np.int32], Axes("tokens", "k")]``.
 
@@ -267,7 +272,7 @@ def _json_schema(_schema: Any, _handler: Any, dtype: np.dtype[Any], axes: tuple[
     if dtype.kind in "iu":
         item |= {"minimum": int(np.iinfo(dtype).min), "maximum": int(np.iinfo(dtype).max)}
     for _ in axes:
-        item = {"type": "array", "items": item}
+        item = {"type": "array", "items": item} | ({"minItems": 1} if len(axes) > 1 else {})
     return item | {"x-dtype": str(dtype), "x-axes": list(axes)}
 
 

@@ -1,0 +1,163 @@
+"""The Faust application around a batch loop: worker life cycle, control topic, timers, and the pages of an operator."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import faust
+import prometheus_client
+from faust.types.web import Request, Response, View
+
+from qstream.config import Settings
+from qstream.contract import Event, Processor
+from qstream.errors import ConfigError
+from qstream.metrics import LAG, READY
+from qstream.state.store import StateStore
+from qstream.stream.loop import BatchLoop
+from qstream.stream.service import LoopService
+from schemas.control import Control
+from schemas.frame import FrameError, body_type
+from schemas.topics import CONTROL
+
+log = logging.getLogger(__name__)
+HEALTH_PERIOD_S = 2.0
+STUCK_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """One module as an agent: how to make its processor, and what to note of its events in the metrics."""
+
+    processor: Callable[[Settings], Processor[Any]]
+    observe: Callable[[Event], None] = lambda event: None
+
+
+def build_loop(agent: Agent, settings: Settings) -> BatchLoop[Any]:
+    """The agent's batch loop with its state store, for real servers whose addresses stand in the settings."""
+    processor = agent.processor(settings)
+    state = processor.state
+    store = None if state is None else StateStore(settings.redis_url, processor.name, state, settings.redis_timeout_ms)
+    return BatchLoop(processor, settings, store, agent.observe)
+
+
+def build_app(agent: Agent, settings: Settings) -> faust.App:
+    """A Faust app whose worker runs the loop in a thread; Faust itself consumes only the control topic."""
+    loop = build_loop(agent, settings)
+    # Every worker reads the whole control topic, so each has a group of its own.
+    app = faust.App(
+        f"{settings.group_prefix}.control.{loop.agent}.{settings.worker_id}",
+        broker=[f"kafka://{address}" for address in settings.bootstrap_servers.split(",")],
+        broker_credentials=_credentials(settings.kafka),
+        broker_session_timeout=10.0,
+        broker_heartbeat_interval=3.0,
+        consumer_auto_offset_reset="earliest",
+        store="memory://",
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        stream_wait_empty=False,
+        worker_redirect_stdouts=False,
+        web_bind=settings.host,
+        web_port=settings.port,
+        web_host=settings.host,
+        web_enabled=settings.port > 0,
+    )
+    app.service(LoopService(loop, settings.drain_s, loop=app.loop, beacon=app.beacon))
+    _follow_control(app, loop)
+    _report_health(app, loop)
+    _serve_pages(app, loop)
+    return app
+
+
+class Worker(faust.Worker):  # type: ignore[misc]  # faust is untyped
+    """A Faust worker without the terminal spinner, which would set the root logger to DEBUG."""
+
+    def _setup_spinner_handler(self, logger: logging.Logger, level: int) -> None:
+        """Do nothing; see the class."""
+
+
+def run(agent: Agent, settings: Settings, loglevel: str = "INFO") -> None:
+    """Run the worker until SIGTERM or SIGINT; ends the process."""
+    Worker(build_app(agent, settings), loglevel=loglevel, quiet=True, redirect_stdouts=False).execute_from_commandline()
+
+
+def _follow_control(app: faust.App, loop: BatchLoop[Any]) -> None:
+    topic = app.topic(CONTROL.name, value_serializer="raw", key_serializer="raw")
+
+    @app.agent(topic)  # type: ignore[untyped-decorator]
+    async def control(values: Any) -> None:
+        async for value in values:
+            body = value or b""
+            try:
+                wish = Control.decode(body, body_type(body))
+            except FrameError as exc:
+                log.error("unreadable record on %s: %s", CONTROL.name, exc)
+                continue
+            if wish.agent == loop.agent:
+                loop.wish(wish)
+
+
+def _report_health(app: faust.App, loop: BatchLoop[Any]) -> None:
+    @app.timer(HEALTH_PERIOD_S)  # type: ignore[untyped-decorator]
+    async def report() -> None:
+        READY.labels(loop.agent).set(loop.status().ready)
+        if loop.status().running:
+            for topic, records in loop.intake.lag().items():
+                LAG.labels(loop.agent, topic).set(records)
+
+
+def _serve_pages(app: faust.App, loop: BatchLoop[Any]) -> None:
+    @app.page("/healthz")  # type: ignore[untyped-decorator]
+    async def healthz(view: View, request: Request) -> Response:
+        """Alive: the loop's thread turns."""
+        status = loop.status()
+        alive = status.running and status.last_turn_age_s < STUCK_S
+        return view.json(_page(loop), status=200 if alive else 503)
+
+    @app.page("/readyz")  # type: ignore[untyped-decorator]
+    async def readyz(view: View, request: Request) -> Response:
+        """Ready: in the group, kernels warm, and the store answers or its absence is declared."""
+        return view.json(_page(loop), status=200 if loop.status().ready else 503)
+
+    @app.page("/metrics")  # type: ignore[untyped-decorator]
+    async def metrics(view: View, request: Request) -> Response:
+        return view.bytes(prometheus_client.generate_latest(), content_type=prometheus_client.CONTENT_TYPE_LATEST)
+
+
+def _page(loop: BatchLoop[Any]) -> dict[str, Any]:
+    return {"agent": loop.agent, "ready": loop.status().ready} | dataclasses.asdict(loop.status())
+
+
+def _credentials(kafka: dict[str, str]) -> Any:
+    """librdkafka's security properties for Faust's own consumer of the control topic."""
+    protocol = kafka.get("security.protocol", "PLAINTEXT").upper()
+    if protocol == "PLAINTEXT":
+        return None
+    if protocol not in ("SSL", "SASL_PLAINTEXT", "SASL_SSL"):
+        raise ConfigError(f"kafka.security.protocol is {protocol!r}, allowed are PLAINTEXT, SSL, SASL_PLAINTEXT, SASL_SSL")
+    context = _ssl_context(kafka) if protocol.endswith("SSL") else None
+    if protocol == "SSL":
+        return faust.SSLCredentials(context)
+    return faust.SASLCredentials(
+        username=kafka.get("sasl.username"),
+        password=kafka.get("sasl.password"),
+        mechanism=kafka.get("sasl.mechanism", kafka.get("sasl.mechanisms", "PLAIN")),
+        ssl_context=context,
+    )
+
+
+def _ssl_context(kafka: dict[str, str]) -> ssl.SSLContext:
+    for name in ("ssl.ca.location", "ssl.certificate.location", "ssl.key.location"):
+        if name in kafka and not Path(kafka[name]).is_file():
+            raise ConfigError(f"kafka.{name} is {kafka[name]!r}, allowed is the path of a PEM file")
+    context = ssl.create_default_context(cafile=kafka.get("ssl.ca.location"))
+    if "ssl.certificate.location" in kafka:
+        context.load_cert_chain(
+            kafka["ssl.certificate.location"], kafka.get("ssl.key.location"), kafka.get("ssl.key.password")
+        )
+    return context

@@ -1,0 +1,1 @@
+"""Routing: where experts and their replicas live, and which replica serves each token."""

@@ -1,0 +1,166 @@
+"""Processor: records of one model and its state, to plans and the next state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qstream.contract import Batch, Event, Record, Result
+from qstream.errors import Poison, ProblemError, Transient
+from qstream.routing.memory import Memory, RoutingState
+from qstream.routing.options import RoutingOptions
+from qstream.routing.plan import Decision, plan_placement, plan_route
+from qstream.routing.problem import logical_maps
+from qstream.routing.warm import warm
+from schemas.control import Scalar
+from schemas.experts import ExpertLoad, ExpertTopology
+from schemas.placement import PlacementPlan
+from schemas.routing import RoutingPlan
+from schemas.solver import SolverRecord
+from schemas.tokens import TokenBatch
+from schemas.topics import EXPERTS_LOAD, EXPERTS_TOPOLOGY, PLACEMENT_PLAN, ROUTING_PLAN, TOKENS_BATCH
+
+
+class RoutingProcessor:
+    """Counts the tokens of each expert in windows; plans the placement when a window closes, and every batch's slots.
+
+    A token batch or load of a model without topology waits for it (`Transient`); one that contradicts the topology is
+    poison. Windows close at records, so any split of the records into batches gives the same plans.
+    """
+
+    name = "routing"
+    inputs = (TOKENS_BATCH, EXPERTS_LOAD, EXPERTS_TOPOLOGY)
+    outputs = (ROUTING_PLAN, PLACEMENT_PLAN)
+    state = RoutingState
+    tick_s: float | None = None
+
+    def __init__(self, options: RoutingOptions | None = None) -> None:
+        self.options = options or RoutingOptions()
+
+    def configure(self, options: Mapping[str, Scalar]) -> Self:
+        return type(self)(self.options.changed(options))
+
+    def warm(self) -> None:
+        warm()
+
+    def on_tick(self, key: str, state: RoutingState, now_ns: int, version: int) -> Result[RoutingState]:
+        return Result()
+
+    def process(self, batch: Batch, state: RoutingState | None, now_ns: int) -> Result[RoutingState]:
+        memory = None if state is None else Memory(state)
+        events: list[Event] = []
+        dead: list[Poison] = []
+        for record in batch.records:
+            try:
+                memory, planned = self._take(record, memory)
+                events += planned
+            except ProblemError as exc:
+                dead.append(Poison(record, str(exc)))
+        return Result(events, dead, None if memory is None else memory.state())
+
+    def _take(self, record: Record, memory: Memory | None) -> tuple[Memory, list[Event]]:
+        frame = record.frame
+        if isinstance(frame, ExpertTopology):
+            return self._adopt_topology(record, frame, memory)
+        if memory is None:
+            raise Transient(f"model {record.key!r} has no topology yet: publish it to {EXPERTS_TOPOLOGY.name}")
+        events: list[Event] = []
+        if isinstance(frame, TokenBatch):
+            counts = _gate_counts(frame, memory.topology)
+            if self.options.routing_plans:
+                events.append(self._routing_event(record, frame, memory))
+            if counts is not None:
+                memory.add(counts, frame.layer, len(frame.token_id))
+        elif isinstance(frame, ExpertLoad):
+            _check_load(frame, memory.topology)
+            if memory.remember_window(f"{frame.source}/{frame.window_id}"):
+                memory.add(frame.logical_count, None, frame.num_tokens * memory.topology.num_layers)
+        if memory.is_full(self.options.window_tokens):
+            history = memory.close_window(self.options.windows)
+            if self.options.placement != "off":
+                events.append(self._placement_event(record, history, memory, n=len(events)))
+        return memory, events
+
+    def _adopt_topology(
+        self, record: Record, topology: ExpertTopology, memory: Memory | None
+    ) -> tuple[Memory, list[Event]]:
+        """A new model starts afresh; a changed topology does too, under a higher version, since old slots mean nothing."""
+        capacity = topology.gpu_capacity
+        if capacity is not None and (capacity != 1.0).any():
+            raise ProblemError(f"gpu_capacity has {capacity.min():g} to {capacity.max():g}, allowed is 1 for every GPU")
+        # The state keeps what planning needs; the cost matrix of a large cluster would outgrow a field.
+        kept = topology.model_copy(update={"rank_cost": None})
+        if memory is not None and kept == memory.topology:
+            return memory, []
+        fresh = Memory.fresh(kept, self.options.windows)
+        fresh.version = 0 if memory is None else memory.version + 1
+        return fresh, []
+
+    def _routing_event(self, record: Record, batch: TokenBatch, memory: Memory) -> Event:
+        route = plan_route(batch, memory.placement, memory.topology, self.options)
+        event_id = record.event_id(0)
+        plan = RoutingPlan(
+            plan_id=event_id, batch_id=batch.batch_id, model=batch.model, layer=batch.layer, ts_ns=batch.ts_ns,
+            ttl_s=None if batch.deadline_ms is None else batch.deadline_ms / 1000,
+            placement_version=memory.version, metrics=route.metrics,
+            solver=SolverRecord(tier=0, name="hash", seed=self.options.seed),
+            assignment=route.assignment, slot_ids=route.slot_ids,
+        )  # fmt: skip
+        return Event(ROUTING_PLAN, record.key, event_id, plan, record)
+
+    def _placement_event(self, record: Record, history: NDArray[np.int64], memory: Memory, n: int) -> Event:
+        topology = memory.topology
+        decision = plan_placement(history, memory.placement, topology, self.options)
+        base = memory.version
+        arrays: dict[str, Any] = {}
+        if decision.skip_reason is None:
+            memory.version += 1
+            memory.placement = decision.physical_to_logical
+            arrays = _plan_arrays(decision, topology)
+        event_id = record.event_id(n)
+        plan = PlacementPlan(
+            model=record.key, plan_id=event_id, ts_ns=record.timestamp_ms * 1_000_000, version=memory.version,
+            base_version=base, num_gpus=topology.num_gpus, slots_per_gpu=topology.slots_per_gpu, ttl_s=self.options.ttl_s,
+            skip_reason=decision.skip_reason, expected=decision.score, solver=decision.solver, **arrays,
+        )  # fmt: skip
+        return Event(PLACEMENT_PLAN, record.key, event_id, plan, record)
+
+
+def _plan_arrays(decision: Decision, topology: ExpertTopology) -> dict[str, Any]:
+    plan, steps = decision.physical_to_logical, decision.moves
+    slots_of, counts = logical_maps(plan, topology.num_logical_experts)
+    return {
+        "physical_to_logical_map": plan,
+        "logical_to_physical_map": slots_of,
+        "logical_replica_count": counts,
+        "replica_shares": (1.0 / np.take_along_axis(counts, plan, 1)).astype(np.float32),
+        "move_layer": steps.layer,
+        "move_expert": steps.expert,
+        "move_src_gpu": steps.src_gpu,
+        "move_dst_gpu": steps.dst_gpu,
+        "move_bytes": np.full(len(steps.layer), topology.expert_bytes, np.int64),
+        "apply_layers": tuple(dict.fromkeys(steps.layer.tolist())),
+    }
+
+
+def _gate_counts(batch: TokenBatch, topology: ExpertTopology) -> NDArray[np.int64] | None:
+    """Tokens by expert of the batch's layer, int64 [E]; None without gate. `ProblemError` if it contradicts the topology."""
+    if batch.topk_ids is None or batch.layer is None:
+        return None
+    experts = topology.num_logical_experts
+    if batch.layer >= topology.num_layers:
+        raise ProblemError(f"layer is {batch.layer}, allowed are 0 to {topology.num_layers - 1} by the topology")
+    highest = int(batch.topk_ids.max())
+    if highest >= experts:
+        raise ProblemError(f"topk_ids has expert {highest}, allowed are 0 to {experts - 1} by the topology")
+    return np.bincount(batch.topk_ids.ravel(), minlength=experts)
+
+
+def _check_load(load: ExpertLoad, topology: ExpertTopology) -> None:
+    allowed = (topology.num_layers, topology.num_logical_experts)
+    if load.logical_count.shape != allowed:
+        shape = list(load.logical_count.shape)
+        raise ProblemError(f"logical_count has shape {shape}, allowed is {list(allowed)} by the topology")

@@ -1,0 +1,1 @@
+"""The corridor between Kafka and a module, one verb a file; `loop` shows the order of things."""

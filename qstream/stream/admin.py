@@ -1,0 +1,97 @@
+"""Admin: the topics of the registry on a cluster, created where absent, compared where present, never changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
+
+from qstream.errors import Transient
+from schemas.topics import Topic
+
+Finding = Literal["missing", "created", "ok", "differs", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class TopicState:
+    """One topic of the registry as the cluster has it; `detail` says what differs or failed, and how to mend it."""
+
+    topic: str
+    finding: Finding
+    partitions: int | None = None
+    detail: str = ""
+
+
+def inspect_topics(client: AdminClient, topics: Sequence[Topic], timeout_s: float = 10.0) -> list[TopicState]:
+    """Compare the cluster's topics with the registry. `Transient` if no broker answers.
+
+    The embedded broker tells no configurations: there, only the partitions are compared.
+    """
+    try:
+        known = client.list_topics(timeout=timeout_s).topics
+    except KafkaException as exc:
+        raise Transient(f"no broker answers: {exc.args[0].str()}") from exc
+    present = [topic for topic in topics if topic.name in known]
+    configs = _configs(client, present, timeout_s)
+    states = []
+    for topic in topics:
+        if topic not in present:
+            states.append(TopicState(topic.name, "missing", detail="create it by: qstream topics apply"))
+            continue
+        partitions = len(known[topic.name].partitions)
+        faults = _differences(topic, partitions, configs.get(topic.name, {}))
+        states.append(TopicState(topic.name, "differs" if faults else "ok", partitions, "; ".join(faults)))
+    return states
+
+
+def apply_topics(
+    client: AdminClient, topics: Sequence[Topic], replication: int | None = None, timeout_s: float = 15.0
+) -> list[TopicState]:
+    """Create the topics that are missing; those that differ are reported, not changed. `Transient` if no broker answers.
+
+    `replication` None takes the cluster's default.
+    """
+    states = {state.topic: state for state in inspect_topics(client, topics, timeout_s)}
+    missing = [topic for topic in topics if states[topic.name].finding == "missing"]
+    new = [
+        NewTopic(topic.name, num_partitions=topic.partitions, replication_factor=replication or -1, config=topic.config())
+        for topic in missing
+    ]
+    futures = client.create_topics(new, operation_timeout=timeout_s, request_timeout=timeout_s) if new else {}
+    for topic in missing:
+        try:
+            futures[topic.name].result(timeout_s + 5)
+            states[topic.name] = TopicState(topic.name, "created", topic.partitions)
+        except KafkaException as exc:
+            states[topic.name] = TopicState(topic.name, "failed", detail=exc.args[0].str())
+    return [states[topic.name] for topic in topics]
+
+
+def _configs(client: AdminClient, topics: Sequence[Topic], timeout_s: float) -> dict[str, Mapping[str, str]]:
+    if not topics:
+        return {}
+    asked = [ConfigResource(ResourceType.TOPIC, topic.name) for topic in topics]
+    configs: dict[str, Mapping[str, str]] = {}
+    for resource, future in client.describe_configs(asked, request_timeout=timeout_s).items():
+        try:
+            configs[resource.name] = {name: entry.value for name, entry in future.result(timeout_s).items()}
+        except KafkaException:
+            continue
+    return configs
+
+
+def _differences(topic: Topic, partitions: int, config: Mapping[str, str]) -> list[str]:
+    """What keeps the topic from serving: a wrong key order or lost records, not another retention."""
+    faults = []
+    if partitions != topic.partitions:
+        faults.append(f"{partitions} partitions, the registry has {topic.partitions}: changing them would reorder keys")
+    wanted = topic.config()["cleanup.policy"]
+    if config and wanted not in config.get("cleanup.policy", wanted).split(","):
+        faults.append(f"cleanup.policy is {config['cleanup.policy']!r}, needed is {wanted!r}")
+    size = int(config.get("max.message.bytes", topic.config()["max.message.bytes"]))
+    if size < topic.frame.MAX_BYTES:
+        faults.append(f"max.message.bytes is {size}, needed are at least {topic.frame.MAX_BYTES}")
+    return faults

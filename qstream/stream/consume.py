@@ -1,0 +1,214 @@
+"""Consume: bounded batches from one consumer group member, its assignment, and which partitions wait."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Mapping, Sequence
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message
+from confluent_kafka import TopicPartition as KafkaPartition
+
+from qstream.config import Settings
+from qstream.contract import TopicPartition
+from qstream.errors import Fatal, Fenced
+from qstream.metrics import REBALANCES
+
+log = logging.getLogger(__name__)
+CHUNK = 128
+FROM_START: int = OFFSET_BEGINNING
+FENCING_ERRORS = {KafkaError.FENCED_INSTANCE_ID, KafkaError._FENCED, KafkaError.UNRELEASED_INSTANCE_ID}
+
+
+def consumer_config(settings: Settings, group: str) -> dict[str, object]:
+    """librdkafka properties of a group member; in KIP-848 groups session and assignor are the broker's settings."""
+    config: dict[str, object] = {
+        "bootstrap.servers": settings.bootstrap_servers,
+        "group.id": group,
+        "client.id": settings.worker_id,
+        "enable.auto.commit": False,
+        "auto.offset.reset": "earliest",
+        "isolation.level": "read_committed",
+        "fetch.wait.max.ms": 100,
+        "fetch.queue.backoff.ms": 5,
+        "queued.max.messages.kbytes": 16384,
+        "reconnect.backoff.ms": 20,
+        "reconnect.backoff.max.ms": 500,
+    }
+    if settings.group_protocol == "consumer":
+        config["group.protocol"] = "consumer"
+    else:
+        config["partition.assignment.strategy"] = "cooperative-sticky"
+        config["session.timeout.ms"] = settings.session_timeout_ms
+        config["heartbeat.interval.ms"] = max(200, min(3000, settings.session_timeout_ms // 3))
+    if settings.static_membership:
+        config["group.instance.id"] = settings.worker_id
+    return config | dict(settings.kafka)
+
+
+class Intake:
+    """One member of a consumer group, used by one thread.
+
+    `assigned` is what it owns now. `poll` never returns a message of a partition that is no longer owned. A held partition
+    is paused until its time comes; `frozen` pauses all, with polling going on so that the membership stays.
+    """
+
+    def __init__(self, settings: Settings, agent: str, topics: Sequence[str]) -> None:
+        self.settings = settings
+        self.agent = agent
+        self.group = f"{settings.group_prefix}.{agent}"
+        self.assigned: set[TopicPartition] = set()
+        self.joined = False
+        self.frozen = False
+        self._new: set[TopicPartition] = set()
+        self._lost: set[TopicPartition] = set()
+        self._held_until: dict[TopicPartition, float] = {}
+        self._paused: set[TopicPartition] = set()
+        self._consumer = Consumer(consumer_config(settings, self.group), logger=logging.getLogger("qstream.librdkafka"))
+        self._consumer.subscribe(list(topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
+
+    def poll(self, wait_s: float) -> list[Message]:
+        """At most the batch's records and bytes: waits `wait_s` for the first, the batch window for more."""
+        self._apply_pauses()
+        first = self._consumer.poll(wait_s)
+        if first is None:
+            return []
+        messages = [first]
+        size = _size(first)
+        deadline = time.monotonic() + self.settings.batch_window_ms / 1000
+        limit, max_bytes = self.settings.max_batch_records, self.settings.max_batch_bytes
+        while len(messages) < limit and size < max_bytes:
+            room = min(CHUNK, limit - len(messages), max(1, (max_bytes - size) // max(map(_size, messages[-CHUNK:]))))
+            more = self._consumer.consume(room, max(0.0, deadline - time.monotonic()))
+            if not more:
+                break
+            messages += more
+            size += sum(map(_size, more))
+        return [message for message in messages if self._usable(message)]
+
+    def changes(self) -> tuple[set[TopicPartition], set[TopicPartition]]:
+        """Partitions gained and lost since the last call; one that was lost and came back is in both."""
+        new, lost, self._new, self._lost = self._new, self._lost, set(), set()
+        return new & self.assigned, lost
+
+    def hold(self, partition: TopicPartition, offset: int, seconds: float) -> None:
+        """Read the partition again from `offset`, not before `seconds` have passed."""
+        if partition not in self.assigned:
+            return
+        self._held_until[partition] = time.monotonic() + seconds
+        self._apply_pauses()
+        self.seek(partition, offset)
+
+    def seek(self, partition: TopicPartition, offset: int) -> None:
+        """Read the partition from `offset` next."""
+        if partition in self.assigned:
+            self._consumer.seek(KafkaPartition(partition.topic, partition.partition, offset))
+
+    def commit(self, offsets: Mapping[TopicPartition, int]) -> bool:
+        """Commit the next offsets to read and wait for the answer; False if the group did not take them.
+
+        A refusal loses nothing: what is not committed is delivered again, here or to the next owner.
+        """
+        try:
+            self._consumer.commit(offsets=kafka_partitions(offsets), asynchronous=False)
+        except KafkaException as exc:
+            raise_if_fatal(exc.args[0])
+            log.warning("commit refused, records will be delivered again: %s", exc.args[0])
+            return False
+        return True
+
+    def committed(self, partitions: Iterable[TopicPartition], timeout_s: float) -> dict[TopicPartition, int]:
+        """Committed next offsets of the group; partitions without one are left out. KafkaException if nobody answers."""
+        asked = [KafkaPartition(p.topic, p.partition) for p in partitions]
+        answers = self._consumer.committed(asked, timeout=timeout_s)
+        return {TopicPartition(a.topic, a.partition): a.offset for a in answers if a.offset >= 0}
+
+    def lag(self) -> dict[str, int]:
+        """Records by topic between what was read and the newest known high watermark."""
+        owned = list(self.assigned)
+        positions = self._consumer.position([KafkaPartition(p.topic, p.partition) for p in owned]) if owned else []
+        lag: dict[str, int] = dict.fromkeys((p.topic for p in owned), 0)
+        for position in positions:
+            low, high = self._consumer.get_watermark_offsets(KafkaPartition(position.topic, position.partition), cached=True)
+            read = position.offset if position.offset >= 0 else max(low, 0)
+            lag[position.topic] += max(0, high - read) if high >= 0 else 0
+        return lag
+
+    def group_metadata(self) -> object:
+        """What a transaction needs to send offsets for this member."""
+        return self._consumer.consumer_group_metadata()
+
+    def cluster_id(self, timeout_s: float) -> str | None:
+        """The cluster's id; KafkaException if no broker answers."""
+        cluster: str | None = self._consumer.list_topics(timeout=timeout_s).cluster_id
+        return cluster
+
+    def close(self) -> None:
+        """Leave the group."""
+        self._consumer.close()
+
+    def _usable(self, message: Message) -> bool:
+        error = message.error()
+        if error is None:
+            return TopicPartition(message.topic(), message.partition()) in self.assigned
+        raise_if_fatal(error)
+        if error.code() != KafkaError._PARTITION_EOF:
+            log.warning("consumer: %s", error)
+        return False
+
+    def _apply_pauses(self) -> None:
+        now = time.monotonic()
+        self._held_until = {p: t for p, t in self._held_until.items() if t > now and p in self.assigned}
+        wanted = set(self.assigned) if self.frozen else set(self._held_until)
+        self._paused &= self.assigned
+        for change, partitions in (
+            (self._consumer.pause, wanted - self._paused),
+            (self._consumer.resume, self._paused - wanted),
+        ):
+            if partitions:
+                change([KafkaPartition(p.topic, p.partition) for p in partitions])
+        self._paused = wanted
+
+    def _on_assign(self, _consumer: Consumer, partitions: list[KafkaPartition]) -> None:
+        gained = _own(partitions)
+        log.info("assigned %s", sorted(map(str, gained)))
+        REBALANCES.labels(self.agent, "assigned").inc()
+        self.joined = True
+        self.assigned |= gained
+        self._new |= gained
+        self._paused -= gained
+
+    def _on_revoke(self, _consumer: Consumer, partitions: list[KafkaPartition]) -> None:
+        self._give_up(partitions, "revoked")
+
+    def _on_lost(self, _consumer: Consumer, partitions: list[KafkaPartition]) -> None:
+        self._give_up(partitions, "lost")
+
+    def _give_up(self, partitions: list[KafkaPartition], kind: str) -> None:
+        gone = _own(partitions)
+        log.info("%s %s", kind, sorted(map(str, gone)))
+        REBALANCES.labels(self.agent, kind).inc()
+        self.assigned -= gone
+        self._new -= gone
+        self._lost |= gone
+
+
+def _own(partitions: Iterable[KafkaPartition]) -> set[TopicPartition]:
+    return {TopicPartition(p.topic, p.partition) for p in partitions}
+
+
+def kafka_partitions(offsets: Mapping[TopicPartition, int]) -> list[KafkaPartition]:
+    """The same offsets in the client's type."""
+    return [KafkaPartition(p.topic, p.partition, offset) for p, offset in offsets.items()]
+
+
+def raise_if_fatal(error: KafkaError) -> None:
+    """`Fenced` or `Fatal` for an error after which this client can do nothing more."""
+    if error.code() in FENCING_ERRORS:
+        raise Fenced(f"another worker with this identity took over: {error}")
+    if error.fatal():
+        raise Fatal(f"the Kafka client failed for good: {error}")
+
+
+def _size(message: Message) -> int:
+    return len(message) + 64

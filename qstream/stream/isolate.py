@@ -1,0 +1,82 @@
+"""Isolate: run a processor so that one bad record costs one record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from qstream.contract import Batch, Event, Processor, Record, Result
+from qstream.errors import Fatal, Poison, Transient
+from qstream.stream.decode import Rejected, reject
+from schemas.frame import Frame
+
+S = TypeVar("S", bound=Frame)
+
+
+@dataclass(slots=True, eq=False)
+class Outcome(Generic[S]):
+    """What came of the records of one key: `state` is the newest, `waits` the first record that must wait, and why."""
+
+    state: S | None
+    changed: bool = False
+    events: list[Event] = field(default_factory=list)
+    rejected: list[Rejected] = field(default_factory=list)
+    waits: tuple[Record, Transient] | None = None
+
+
+GiveUp = Callable[[Record], bool]
+
+
+def isolate(
+    processor: Processor[S], key: str, records: Sequence[Record], state: S | None, give_up: GiveUp
+) -> Outcome[S]:
+    """Process the records in order. A poisonous record becomes a dead letter, and the others are processed without it.
+
+    On an unexpected exception the batch is halved until the record at fault stands alone. Processing stops at the first
+    record that raises `Transient`, unless `give_up` says that it has waited long enough; `Fatal` passes through.
+    """
+    outcome = Outcome(state)
+    _run(processor, key, list(records), outcome, give_up)
+    return outcome
+
+
+def _run(processor: Processor[S], key: str, records: list[Record], outcome: Outcome[S], give_up: GiveUp) -> None:
+    while records and outcome.waits is None:
+        now_ns = max(record.timestamp_ms for record in records) * 1_000_000
+        try:
+            result = processor.process(Batch(key, records), outcome.state, now_ns)
+        except Poison as poison:
+            if poison.record not in records:
+                raise Fatal(f"{processor.name}: Poison names a record that is not in the batch: {poison.reason}") from poison
+            outcome.rejected.append(reject(_named(poison), poison, "process"))
+            records = [record for record in records if record is not poison.record]
+        except Fatal:
+            raise
+        except Exception as error:  # noqa: BLE001 the one place where any fault of a module ends: as a dead letter
+            if len(records) > 1:
+                middle = len(records) // 2
+                _run(processor, key, records[:middle], outcome, give_up)
+                records = records[middle:]
+            elif isinstance(error, Transient) and not give_up(records[0]):
+                outcome.waits = (records[0], error)
+            else:
+                outcome.rejected.append(reject(records[0], error, "process"))
+                return
+        else:
+            _add(outcome, result)
+            return
+
+
+def _add(outcome: Outcome[S], result: Result[S]) -> None:
+    outcome.events += result.events
+    outcome.rejected += [reject(_named(poison), poison, "process") for poison in result.dead]
+    if result.state is not None:
+        outcome.state = result.state
+        outcome.changed = True
+
+
+def _named(poison: Poison) -> Record:
+    if not isinstance(poison.record, Record):
+        raise Fatal(f"Poison must name a Record, got {type(poison.record).__name__}")
+    return poison.record

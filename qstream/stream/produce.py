@@ -1,0 +1,204 @@
+"""Produce: events and dead letters to the broker, with headers and ids, every delivery confirmed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from qstream.config import Settings
+from qstream.contract import Event, TopicPartition
+from qstream.errors import EXIT_FATAL, DeliveryFailed, Fenced
+from qstream.stream.consume import kafka_partitions, raise_if_fatal
+from qstream.stream.decode import CONTENT_TYPE, EVENT_TYPE, Rejected, reject
+from schemas.deadletter import Headers
+from schemas.frame import SAFETENSORS, ContentType, FrameError
+
+log = logging.getLogger(__name__)
+PASSED_ON = ("traceparent", "tracestate")
+REFUSED_FOR_GOOD = {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_RECORD, KafkaError._BAD_MSG}
+
+
+def producer_config(settings: Settings) -> dict[str, object]:
+    """librdkafka properties of a producer that keeps order and never repeats a record by itself."""
+    return {
+        "bootstrap.servers": settings.bootstrap_servers,
+        "client.id": settings.worker_id,
+        "enable.idempotence": True,
+        "partitioner": "murmur2_random",
+        "linger.ms": 2,
+        "compression.type": "lz4",
+        "delivery.report.only.error": True,
+        "message.timeout.ms": settings.delivery_timeout_ms,
+        "reconnect.backoff.ms": 20,
+        "reconnect.backoff.max.ms": 500,
+    } | dict(settings.kafka)
+
+
+def event_headers(
+    topic: str, event_id: str, source: str, subject: str, timestamp_ms: int, content: str
+) -> list[tuple[str, bytes]]:
+    """CloudEvents 1.0 headers in Kafka's binary mode."""
+    moment = datetime.fromtimestamp(timestamp_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return [
+        ("ce_specversion", b"1.0"),
+        ("ce_id", event_id.encode()),
+        ("ce_source", source.encode()),
+        (EVENT_TYPE, topic.encode()),
+        ("ce_time", moment.encode()),
+        ("ce_subject", subject.encode()),
+        (CONTENT_TYPE, content.encode()),
+    ]
+
+
+def passed_on(headers: Headers) -> list[tuple[str, bytes]]:
+    """The trace context of the cause, for its events."""
+    return [(name, value) for name, value in headers if name in PASSED_ON and value is not None]
+
+
+class Outbox:
+    """One producer, used by one thread: `put` any number of records, then `wait` until the broker has them all."""
+
+    def __init__(self, settings: Settings, agent: str, dead_letter_topic: str) -> None:
+        self.settings = settings
+        self.source = f"qstream/{agent}"
+        self.dead_letter_topic = dead_letter_topic
+        self._failed: list[KafkaError] = []
+        self._refused: list[tuple[Event, KafkaError]] = []
+        config = producer_config(settings)
+        self.transactional = settings.delivery == "exactly_once"
+        if self.transactional:
+            config |= {
+                "transactional.id": f"{settings.group_prefix}.{agent}-{settings.worker_id}",
+                "transaction.timeout.ms": settings.transaction_timeout_ms,
+                "message.timeout.ms": min(settings.delivery_timeout_ms, settings.transaction_timeout_ms),
+            }
+        self._producer = Producer(config, logger=logging.getLogger("qstream.librdkafka"))
+
+    def start(self) -> None:
+        """Fence earlier workers with this transactional id; nothing to do without transactions."""
+        if self.transactional:
+            with _watchdog(3 * self.settings.transaction_timeout_ms / 1000):
+                _transact(self._producer.init_transactions)
+
+    def send(self, events: Sequence[Event], rejected: Sequence[Rejected]) -> list[Rejected]:
+        """Deliver all and wait. Events that the broker can never take come back as dead letters of their cause, delivered.
+
+        `DeliveryFailed` if anything was not confirmed in time: then the whole turn must be delivered again.
+        """
+        dead = [*rejected]
+        for event in events:
+            try:
+                self._put_event(event)
+            except FrameError as exc:
+                dead += _blame(event, exc)
+        self._wait()
+        dead += [letter for event, error in self._refused for letter in _blame(event, KafkaException(error))]
+        self._refused.clear()
+        for letter in dead:
+            self._put_dead(letter)
+        self._wait()
+        return dead
+
+    @contextmanager
+    def transaction(self, offsets: Mapping[TopicPartition, int], group_metadata: object) -> Iterator[None]:
+        """What is sent inside becomes visible together with the offsets, or not at all."""
+        _transact(self._producer.begin_transaction)
+        try:
+            yield
+            with _watchdog(3 * self.settings.transaction_timeout_ms / 1000):
+                _transact(self._producer.send_offsets_to_transaction, kafka_partitions(offsets), group_metadata)
+                _transact(self._producer.commit_transaction)
+        except DeliveryFailed:
+            with _watchdog(3 * self.settings.transaction_timeout_ms / 1000):
+                self._producer.purge()
+                _transact(self._producer.abort_transaction)
+            raise
+
+    def close(self, timeout_s: float) -> None:
+        """Send what is still queued, for at most `timeout_s`."""
+        self._producer.flush(timeout_s)
+
+    def _put_event(self, event: Event, content_type: ContentType = SAFETENSORS) -> None:
+        cause = event.cause
+        moment = cause.timestamp_ms if cause else int(time.time() * 1000)
+        headers = event_headers(event.topic.name, event.id, self.source, event.key, moment, content_type)
+        if cause and cause.headers:
+            headers += passed_on(cause.headers)
+        self._put(event.topic.name, event.key.encode(), event.frame.encode(content_type), headers, event)
+
+    def _put_dead(self, dead: Rejected) -> None:
+        self._put(self.dead_letter_topic, dead.key, dead.value, [*dead.headers, *dead.letter.headers()], None)
+
+    def _put(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers, event: Event | None) -> None:
+        def report(error: KafkaError | None, _message: Message) -> None:
+            if error is None:
+                return
+            if event is not None and error.code() in REFUSED_FOR_GOOD:
+                self._refused.append((event, error))
+            else:
+                self._failed.append(error)
+
+        while True:
+            try:
+                self._producer.produce(topic, value, key, on_delivery=report, headers=headers)
+            except BufferError:
+                self._producer.poll(0.05)
+            except KafkaException as exc:
+                raise_if_fatal(exc.args[0])
+                report(exc.args[0], None)
+                return
+            else:
+                return
+
+    def _wait(self) -> None:
+        left = self._producer.flush(self.settings.delivery_timeout_ms / 1000 + 1)
+        failed, self._failed = self._failed, []
+        for error in failed:
+            raise_if_fatal(error)
+        if failed or left:
+            raise DeliveryFailed(f"{len(failed) + left} records were not confirmed: {failed[0] if failed else 'timeout'}")
+
+
+def _blame(event: Event, error: Exception) -> list[Rejected]:
+    """The dead letter of the record that caused an event which can never be sent; a tick's event has no cause."""
+    if event.cause is None:
+        log.error("tick event %s cannot be sent: %s", event.id, error)
+        return []
+    return [reject(event.cause, error, "produce", f"event {event.id}: {error}")]
+
+
+def _transact(call: Any, *arguments: object) -> None:
+    """A transactional call: retried while it may be, else `Fenced`, `Fatal`, or `DeliveryFailed` (abort and begin anew)."""
+    while True:
+        try:
+            call(*arguments)
+        except KafkaException as exc:
+            error = exc.args[0]
+            raise_if_fatal(error)
+            if error.code() == KafkaError.INVALID_PRODUCER_EPOCH:
+                raise Fenced(f"a newer worker has this transactional id: {error}") from exc
+            if not error.retriable():
+                raise DeliveryFailed(f"transaction: {error}") from exc
+            time.sleep(0.05)
+        else:
+            return
+
+
+@contextmanager
+def _watchdog(seconds: float) -> Iterator[None]:
+    """End the process without commit if the block hangs: librdkafka may ignore timeouts when a coordinator disappears."""
+    timer = threading.Timer(seconds, os._exit, [EXIT_FATAL])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
