@@ -150,7 +150,7 @@ class Frame(BaseModel):
         _check_size(cls, data)
         try:
             if content_type == JSON:
-                return cls.model_validate_json(data)
+                return cls.model_validate(_read_json(cls, data))
             if content_type == SAFETENSORS:
                 return cls.model_validate(_read_safetensors(cls, data))
         except ValidationError as exc:
@@ -276,21 +276,27 @@ def _json_schema(_schema: Any, _handler: Any, dtype: np.dtype[Any], axes: tuple[
     return item | {"x-dtype": str(dtype), "x-axes": list(axes)}
 
 
+def _read_json(cls: type[Frame], text: bytes | str) -> dict[str, Any]:
+    try:
+        fields = from_json(text, allow_inf_nan=False)
+    except ValueError as exc:
+        raise FrameError(f"{cls.tag()}: not JSON: {str(exc)[:200]}") from exc
+    if not isinstance(fields, dict):
+        raise FrameError(f"{cls.tag()}: got a JSON {type(fields).__name__}, allowed is an object")
+    return fields
+
+
 def _read_safetensors(cls: type[Frame], data: bytes) -> dict[str, Any]:
     """Header fields and declared arrays of a safetensors body; the library checks every offset against the length."""
     try:
         tensors = safetensors.deserialize(data)
     except safetensors.SafetensorError as exc:
         raise FrameError(f"{cls.tag()}: not a safetensors file: {str(exc)[:200]}") from exc
-    try:
-        metadata = from_json(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__") or {}
-        fields = from_json(metadata[HEADER_KEY], allow_inf_nan=False)
-    except KeyError as exc:
-        raise FrameError(f"{cls.tag()}: the safetensors metadata has no key {HEADER_KEY!r}, the JSON header") from exc
-    except ValueError as exc:
-        raise FrameError(f"{cls.tag()}: the header is not JSON: {str(exc)[:200]}") from exc
-    if not isinstance(fields, dict):
-        raise FrameError(f"{cls.tag()}: the header is a JSON {type(fields).__name__}, allowed is an object")
+    header = _read_json(cls, data[8 : 8 + int.from_bytes(data[:8], "little")])
+    metadata = header.get("__metadata__") or {}
+    if HEADER_KEY not in metadata:
+        raise FrameError(f"{cls.tag()}: the safetensors metadata has no key {HEADER_KEY!r}, the JSON header")
+    fields = _read_json(cls, metadata[HEADER_KEY])
     for name, tensor in tensors:
         if name in cls.arrays:
             fields[name] = _tensor(cls, name, tensor)
@@ -300,9 +306,12 @@ def _read_safetensors(cls: type[Frame], data: bytes) -> dict[str, Any]:
 def _tensor(cls: type[Frame], name: str, tensor: dict[str, Any]) -> NDArray[Any]:
     stored = WIRE_DTYPES.get(tensor["dtype"])
     declared = cls.dtypes[name]
-    if stored != declared:
+    if stored is None or stored != declared:
         raise FrameError(f"{cls.tag()}.{name}: got dtype {tensor['dtype']}, allowed is {declared}")
-    array = np.frombuffer(tensor["data"], dtype=declared).reshape(tensor["shape"])
+    try:
+        array = np.frombuffer(tensor["data"], dtype=declared).reshape(tensor["shape"])
+    except (ValueError, OverflowError) as exc:
+        raise FrameError(f"{cls.tag()}.{name}: got shape {tensor['shape'][:8]}, which no array has") from exc
     array.flags.writeable = False
     return array
 
