@@ -1,0 +1,221 @@
+"""The fast tier: longest-processing-time packing of replicas into equal slots, then exchanges at the fullest GPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qstream.errors import ProblemError
+from qstream.routing.kernels import array, compiled
+from qstream.routing.problem import check_load, check_slots, plan_array, slots_per_gpu
+from qstream.routing.replicate import replica_counts
+from qstream.routing.score import violations
+
+_LEAST_GAIN = 1e-12  # of the fullest GPU: below it, an exchange is rounding noise
+
+
+def place(load: NDArray[np.float64], num_gpus: int, slots: int) -> NDArray[np.int32]:
+    """Replicate, pack and exchange: the plan for one window of `load` [L, E].
+
+    Returns
+    -------
+    physical_to_logical : int32 [L, P]
+        Every expert present, none twice on a GPU.
+
+    Raises
+    ------
+    ProblemError
+        As in `replica_counts`.
+    """
+    counts = replica_counts(load, slots, num_gpus)
+    return swap(pack(load, counts, num_gpus), load, num_gpus)
+
+
+def pack(load: NDArray[np.float64], counts: NDArray[np.int32], num_gpus: int) -> NDArray[np.int32]:
+    """Put the replicas of each layer on GPUs, heaviest expert first, each on the lightest GPU that has room and not the expert.
+
+    Always succeeds. When every GPU with room holds expert e already, take one of them, a, and the lightest GPU b without e.
+    b is full, with S experts and no e; a has at most S - 1, one of them e: so at least two experts of b are not on a. The
+    lightest of these goes to a, and e takes its slot. Source: LPT (Graham 1969) with equal cardinality; the exchange is ours.
+
+    Parameters
+    ----------
+    load : float64 [L, E]
+        Finite and >= 0.
+    counts : int32 [L, E]
+        Replicas, in 1..G, with the same sum P in each layer, a multiple of G.
+    num_gpus : int
+
+    Returns
+    -------
+    physical_to_logical : int32 [L, P]
+
+    Raises
+    ------
+    ProblemError
+        An argument breaks a rule above.
+    """
+    tokens = array("load", load, np.float64, "L E")
+    check_load("load", tokens)
+    replicas = array("counts", counts, np.int32, "L E")
+    layers, experts = tokens.shape
+    if replicas.shape != tokens.shape:
+        raise ProblemError(f"counts: shape {replicas.shape}, must be {tokens.shape}")
+    if replicas.size and not 1 <= replicas.min() <= replicas.max() <= num_gpus:
+        raise ProblemError(f"counts: {replicas.min()}..{replicas.max()}, must be in 1..{num_gpus} GPUs")
+    sums = replicas.sum(1)
+    slots = int(sums[0]) if layers else experts * num_gpus
+    if (sums != slots).any():
+        raise ProblemError(f"counts: sums {sums.min()}..{sums.max()}, must be equal in all layers")
+    check_slots(experts, num_gpus, slots_per_gpu(slots, num_gpus))
+    order = np.argsort(-(tokens / replicas), axis=1, kind="stable")
+    plan = np.full((layers, slots), -1, np.int32)
+    _pack(tokens / replicas, replicas, order, num_gpus, plan)
+    return plan
+
+
+def swap(physical_to_logical: NDArray[np.int32], load: NDArray[np.float64], num_gpus: int) -> NDArray[np.int32]:
+    """Exchange a slot of the fullest GPU with a slot of another while that lowers the fuller of the two, best exchange first.
+
+    Never worsens a layer. Ends, because the sorted GPU loads fall lexicographically. No exchange makes a duplicate.
+
+    Parameters
+    ----------
+    physical_to_logical : int32 [L, P]
+        A plan without violations.
+    load : float64 [L, E]
+        Finite and >= 0.
+    num_gpus : int
+
+    Returns
+    -------
+    physical_to_logical : int32 [L, P]
+        A new array; the number of replicas of each expert is kept.
+
+    Raises
+    ------
+    ProblemError
+        Shapes disagree, or the plan has a violation.
+    """
+    tokens = array("load", load, np.float64, "L E")
+    check_load("load", tokens)
+    plan = valid_plan("physical_to_logical", physical_to_logical, len(tokens), tokens.shape[1], num_gpus).copy()
+    _swap(plan, tokens, num_gpus)
+    return plan
+
+
+def valid_plan(field: str, physical_to_logical: NDArray[np.int32], layers: int, experts: int, num_gpus: int) -> NDArray[np.int32]:
+    """Return a plan as int32 [L, P]; ProblemError unless it has L layers, every expert, and none twice on a GPU."""
+    plan = plan_array(field, physical_to_logical, experts, num_gpus)
+    if len(plan) != layers:
+        raise ProblemError(f"{field}: {len(plan)} layers, must be {layers}")
+    if broken := violations(plan, experts, num_gpus):
+        raise ProblemError(f"{field}: {broken} experts missing or twice on a GPU, must be 0")
+    return plan
+
+
+@compiled
+def _pack(replica: Any, counts: Any, order: Any, num_gpus: int, plan: Any) -> None:
+    layers, experts = replica.shape
+    for layer in range(layers):
+        slots = plan[layer].reshape(num_gpus, -1)
+        load = np.zeros(num_gpus)
+        fill = np.zeros(num_gpus, np.int64)
+        on = np.zeros((experts, num_gpus), np.bool_)
+        for e in order[layer]:
+            for _ in range(counts[layer, e]):
+                gpu = _lightest(load, fill, on[e], slots.shape[1])
+                if gpu < 0:
+                    gpu = _make_room(e, slots, replica[layer], load, fill, on)
+                slots[gpu, fill[gpu]] = e
+                fill[gpu] += 1
+                load[gpu] += replica[layer, e]
+                on[e, gpu] = True
+
+
+@compiled
+def _lightest(load: Any, fill: Any, taken: Any, room: int) -> int:
+    """Lightest GPU with a free slot that is not taken, or -1."""
+    best = -1
+    for g in range(len(load)):
+        if fill[g] < room and not taken[g] and (best < 0 or load[g] < load[best]):
+            best = g
+    return best
+
+
+@compiled
+def _make_room(e: int, slots: Any, replica: Any, load: Any, fill: Any, on: Any) -> int:
+    """Free a slot on a full GPU without expert e by passing one of its experts to a GPU with room; return that GPU."""
+    roomy, full = -1, -1
+    for g in range(len(load)):
+        if fill[g] < slots.shape[1]:
+            if roomy < 0 or load[g] < load[roomy]:
+                roomy = g
+        elif not on[e, g] and (full < 0 or load[g] < load[full]):
+            full = g
+    pick = -1
+    for s in range(slots.shape[1]):
+        f = slots[full, s]
+        if not on[f, roomy] and (pick < 0 or replica[f] < replica[slots[full, pick]]):
+            pick = s
+    f = slots[full, pick]
+    slots[roomy, fill[roomy]] = f
+    fill[roomy] += 1
+    fill[full] -= 1
+    slots[full, pick] = slots[full, fill[full]]
+    on[f, roomy], on[f, full] = True, False
+    load[roomy] += replica[f]
+    load[full] -= replica[f]
+    return full
+
+
+@compiled
+def _swap(plan: Any, tokens: Any, num_gpus: int) -> None:
+    layers, experts = tokens.shape
+    for layer in range(layers):
+        slots = plan[layer].reshape(num_gpus, -1)
+        on = np.zeros((experts, num_gpus), np.bool_)
+        count = np.zeros(experts)
+        for g in range(num_gpus):
+            for e in slots[g]:
+                on[e, g] = True
+                count[e] += 1.0
+        replica = tokens[layer] / count
+        load = np.zeros(num_gpus)
+        for g in range(num_gpus):
+            for e in slots[g]:
+                load[g] += replica[e]
+        while True:
+            full = np.argmax(load)
+            i, other, j = _best_exchange(slots, replica, load, on, full)
+            if other < 0:
+                break
+            e, f = slots[full, i], slots[other, j]
+            slots[full, i], slots[other, j] = f, e
+            on[e, full], on[f, other], on[f, full], on[e, other] = False, False, True, True
+            load[full] += replica[f] - replica[e]
+            load[other] += replica[e] - replica[f]
+
+
+@compiled
+def _best_exchange(slots: Any, replica: Any, load: Any, on: Any, full: Any) -> Any:
+    """Slots (i on the fullest GPU, j on `other`) whose exchange leaves the fuller of the two lightest; other = -1 if none."""
+    best = load[full] * (1.0 - _LEAST_GAIN)
+    pick = (-1, -1, -1)
+    for other in range(slots.shape[0]):
+        if (load[full] + load[other]) / 2 >= best:
+            continue
+        for i in range(slots.shape[1]):
+            e = slots[full, i]
+            if on[e, other]:
+                continue
+            for j in range(slots.shape[1]):
+                f = slots[other, j]
+                gap = replica[e] - replica[f]
+                fuller = max(load[full] - gap, load[other] + gap)
+                if fuller < best and not on[f, full]:
+                    best = fuller
+                    pick = (i, other, j)
+    return pick

@@ -1,0 +1,125 @@
+"""The placement problem of one model: arrays, rules, bounds, and the two forms of a plan.
+
+Axis letters of this package: L layers, E logical experts, P physical slots, G GPUs, S slots per GPU (P = G * S; slot p is
+on GPU p // S), N nodes, W windows, T tokens, K experts a token (top-k), X the most replicas that an expert has, M moves.
+
+A plan is ``physical_to_logical`` int32 [L, P]: the expert in each slot. Its invariants: every expert has a slot, and no
+GPU holds an expert twice (a second replica there would balance nothing). An expert's load is split evenly over its replicas.
+Objective: the load of the fullest GPU of each layer, seen as balancedness = mean / max, each summed over layers first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qstream.errors import ProblemError
+from qstream.routing.kernels import array
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PlacementProblem:
+    """Where shall the experts of each layer live?
+
+    Attributes
+    ----------
+    load : float64 [L, E]
+        Tokens that each expert receives in a window, finite and >= 0.
+    num_gpus : int
+    slots_per_gpu : int
+        S, with E <= G * S (every expert has a slot) and S <= E (no expert twice on a GPU).
+    """
+
+    load: NDArray[np.float64]
+    num_gpus: int
+    slots_per_gpu: int
+
+    @property
+    def slots(self) -> int:
+        """P, the slots of a layer."""
+        return self.num_gpus * self.slots_per_gpu
+
+
+def check_problem(problem: PlacementProblem) -> None:
+    """Raise ProblemError with the field, its value and the rule if `problem` has no plan."""
+    check_load("load", problem.load)
+    check_slots(problem.load.shape[1], problem.num_gpus, problem.slots_per_gpu)
+
+
+def check_load(field: str, load: NDArray[np.float64]) -> None:
+    """Raise ProblemError unless every value is finite and >= 0."""
+    if load.size and not (load.min() >= 0 and load.max() < np.inf):  # a NaN fails both
+        raise ProblemError(f"{field}: from {load.min()} to {load.max()}, must be finite and >= 0")
+
+
+def check_slots(experts: int, num_gpus: int, slots_per_gpu: int) -> None:
+    """Raise ProblemError unless `experts` fit without a duplicate on a GPU: 1 <= E <= G * S and S <= E."""
+    if experts < 1:
+        raise ProblemError(f"load: {experts} experts, must be >= 1")
+    if num_gpus < 1:
+        raise ProblemError(f"num_gpus: {num_gpus}, must be >= 1")
+    if slots_per_gpu < 1:
+        raise ProblemError(f"slots_per_gpu: {slots_per_gpu}, must be >= 1")
+    slots = num_gpus * slots_per_gpu
+    if slots < experts:
+        raise ProblemError(f"slots_per_gpu: {slots_per_gpu} x {num_gpus} GPUs = {slots} slots, must be >= {experts} experts")
+    if slots_per_gpu > experts:
+        raise ProblemError(f"slots_per_gpu: {slots_per_gpu}, must be <= {experts} experts: replicas would share a GPU")
+
+
+def slots_per_gpu(slots: int, num_gpus: int) -> int:
+    """S for P slots on G GPUs; ProblemError if P is no multiple of G."""
+    if num_gpus < 1 or slots % num_gpus:
+        raise ProblemError(f"num_gpus: {num_gpus}, must be >= 1 and divide the {slots} slots")
+    return slots // num_gpus
+
+
+def plan_array(field: str, physical_to_logical: NDArray[np.int32], experts: int, num_gpus: int) -> NDArray[np.int32]:
+    """Return a plan as int32 [L, P]; ProblemError unless P is a multiple of G and every expert is in 0..E-1."""
+    plan: NDArray[np.int32] = array(field, physical_to_logical, np.int32, "L P")
+    slots_per_gpu(plan.shape[1], num_gpus)
+    if plan.size and not 0 <= plan.min() <= plan.max() < experts:
+        raise ProblemError(f"{field}: experts {plan.min()}..{plan.max()}, must be in 0..{experts - 1}")
+    return plan
+
+
+def logical_maps(physical_to_logical: NDArray[np.int32], experts: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Turn a plan round: the slots of each expert.
+
+    Parameters
+    ----------
+    physical_to_logical : int32 [L, P]
+    experts : int
+        E.
+
+    Returns
+    -------
+    logical_to_physical : int32 [L, E, X]
+        Slots of an expert in rising order, padded with -1.
+    replica_count : int32 [L, E]
+
+    Raises
+    ------
+    ProblemError
+        An expert of the plan is not in 0..E-1.
+
+    >>> logical_maps(np.array([[1, 0, 0]], np.int32), 2)[0].tolist()
+    [[[1, 2], [0, -1]]]
+    """
+    plan = plan_array("physical_to_logical", physical_to_logical, experts, 1)
+    layers, slots = plan.shape
+    flat = (plan + np.arange(layers)[:, None] * experts).ravel()
+    counts = np.bincount(flat, minlength=layers * experts)
+    order = np.argsort(flat, kind="stable")
+    rank = np.arange(flat.size) - np.repeat(np.cumsum(counts) - counts, counts)
+    logical = np.full((layers * experts, int(counts.max(initial=0))), -1, np.int32)
+    logical[flat[order], rank] = order % slots
+    return logical.reshape(layers, experts, -1), counts.reshape(layers, experts).astype(np.int32)
+
+
+def fullest_gpu_bound(load: NDArray[np.float64], counts: NDArray[np.int32], num_gpus: int) -> NDArray[np.float64]:
+    """Lower bound float64 [L] on the load of the fullest GPU: the mean GPU, or the heaviest replica of load / counts [L, E]."""
+    bound: NDArray[np.float64] = np.maximum(load.sum(1) / num_gpus, (load / counts).max(1))
+    return bound

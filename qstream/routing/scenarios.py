@@ -1,0 +1,217 @@
+"""The scenario tier: a plan for the next window, annealed on the average over past windows, with a price on moved experts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qstream.errors import ProblemError
+from qstream.routing.kernels import GOLDEN, array, below, compiled, mix64
+from qstream.routing.pack import place, valid_plan
+from qstream.routing.problem import check_load
+from qstream.routing.score import holds
+
+_HOT = 0.02  # first and last temperature, as parts of what the fullest GPU of the start has above the mean
+_COLD = 0.0005
+_SPREAD = 0.67  # standard deviations above the mean: the upper quartile of a normal load
+_LEAST_GAIN = 1e-9
+_HALF = np.uint64(32)
+_DRAWS = 1 << 31
+
+
+def place_scenarios(
+    history: NDArray[np.float64], num_gpus: int, slots: int, *, steps: int, seed: int = 0, windows: int = 16
+) -> NDArray[np.int32]:
+    """Plan for the window that follows `history`: `place` on mean + 0.67 standard deviations, then `anneal` on the windows.
+
+    Parameters
+    ----------
+    history : float64 [W, L, E]
+        Tokens of each expert in past windows, newest last, finite and >= 0.
+    num_gpus, slots : int
+        G and P.
+    steps, seed : int
+        As in `anneal`.
+    windows : int
+        How many of the newest windows are scenarios, >= 1.
+
+    Returns
+    -------
+    physical_to_logical : int32 [L, P]
+
+    Raises
+    ------
+    ProblemError
+        No window, or as in `place` and `anneal`.
+    """
+    if windows < 1:
+        raise ProblemError(f"windows: {windows}, must be >= 1")
+    past = _scenarios("history", history)[-windows:]
+    start = place(past.mean(0) + _SPREAD * past.std(0), num_gpus, slots)
+    return anneal(start, past, num_gpus, steps=steps, seed=seed)
+
+
+def anneal(
+    start: NDArray[np.int32],
+    scenarios: NDArray[np.float64],
+    num_gpus: int,
+    *,
+    steps: int,
+    seed: int = 0,
+    move_cost: float = 0.0,
+    previous: NDArray[np.int32] | None = None,
+) -> NDArray[np.int32]:
+    """Improve a plan by exchanging slots between GPUs.
+
+    Minimises, layer by layer, the mean over scenarios of (fullest GPU / mean GPU) + `move_cost` * (experts that a GPU holds
+    and did not hold in `previous`); never returns a worse plan than `start`. Replica counts are kept, no exchange makes a
+    duplicate, equal arguments give equal bytes. A proposal touches the GPU that is fullest in a random scenario and costs
+    O(W G). Source: sample average approximation (Kleywegt, Shapiro, Homem-de-Mello 2002), simulated annealing.
+
+    Parameters
+    ----------
+    start : int32 [L, P]
+        A plan without violations.
+    scenarios : float64 [W, L, E]
+        Tokens of each expert, finite and >= 0, W >= 1; each window weighs the same.
+    num_gpus : int
+    steps : int
+        Proposals a layer, >= 0.
+    seed : int
+    move_cost : float
+        Part of the mean GPU load that one moved expert must save in each window, finite and >= 0: 0.001 keeps all but 2 to
+        4 of 72 to 96 slots a layer.
+    previous : int32 [L, P], optional
+        The plan in force, which may break invariants; `start` by default.
+
+    Returns
+    -------
+    physical_to_logical : int32 [L, P]
+
+    Raises
+    ------
+    ProblemError
+        An argument breaks a rule above.
+    """
+    past = _scenarios("scenarios", scenarios)
+    if steps < 0:
+        raise ProblemError(f"steps: {steps}, must be >= 0")
+    if not 0.0 <= move_cost < np.inf:
+        raise ProblemError(f"move_cost: {move_cost}, must be finite and >= 0")
+    _, layers, experts = past.shape
+    plan = valid_plan("start", start, layers, experts, num_gpus).copy()
+    was = holds(plan if previous is None else previous, experts, num_gpus)
+    if len(was) != layers:
+        raise ProblemError(f"previous: {len(was)} layers, must be {layers}")
+    if num_gpus > 1:
+        mean = past.sum(2, keepdims=True) / num_gpus
+        relative = np.divide(past, mean, out=np.zeros_like(past), where=mean > 0.0)
+        _anneal(plan, was, np.ascontiguousarray(relative.transpose(1, 2, 0)), steps, np.uint64(seed % 2**64), float(move_cost))
+    return plan
+
+
+def _scenarios(field: str, value: NDArray[np.float64]) -> NDArray[np.float64]:
+    past: NDArray[np.float64] = array(field, value, np.float64, "W L E")
+    check_load(field, past)
+    if not len(past):
+        raise ProblemError(f"{field}: no window, must be >= 1")
+    return past
+
+
+@compiled
+def _anneal(plan: Any, was: Any, load: Any, steps: int, seed: Any, move_cost: float) -> None:
+    """Anneal each layer in place; was bool [L, G, E], load float64 [L, E, W] in units of the mean GPU load."""
+    state = np.empty(1, np.uint64)
+    for layer in range(len(plan)):
+        state[0] = mix64(seed * GOLDEN + np.uint64(layer))
+        slots = plan[layer].reshape(was.shape[1], -1)
+        _anneal_layer(slots, was[layer], load[layer], steps, state, move_cost)
+
+
+@compiled
+def _anneal_layer(slots: Any, was: Any, load: Any, steps: int, state: Any, move_cost: float) -> None:
+    on, replica, gpu = _tables(slots, load, was.shape)
+    peak = np.empty(gpu.shape[1])
+    cost = 0.0  # relative to the start, so that the price of what `start` has moved already cancels out
+    level = _fullest(gpu, replica[0], replica[0], 0, 1, peak)
+    best, kept = 0.0, slots.copy()
+    temperature, cooling = _HOT * max(level - 1.0, 0.0), (_COLD / _HOT) ** (1.0 / max(steps, 1))
+    for _ in range(steps):
+        temperature *= cooling
+        a, i, b, j = _propose(gpu, slots.shape[1], state)
+        e, f = slots[a, i], slots[b, j]
+        if on[b, e] or on[a, f]:
+            continue
+        after = _fullest(gpu, replica[e], replica[f], a, b, peak)
+        moved = np.int64(was[a, e]) + np.int64(was[b, f]) - np.int64(was[b, e]) - np.int64(was[a, f])
+        rise = after - level + move_cost * moved
+        if rise > 0.0 and rise > -temperature * np.log((below(_word(state), _DRAWS) + 1.0) / _DRAWS):
+            continue
+        cost += rise
+        level = after
+        for w in range(gpu.shape[1]):
+            gap = replica[e, w] - replica[f, w]
+            gpu[a, w] -= gap
+            gpu[b, w] += gap
+        slots[a, i], slots[b, j] = f, e
+        on[a, e], on[b, f], on[a, f], on[b, e] = False, False, True, True
+        if cost < best - _LEAST_GAIN:
+            best = cost
+            kept[:] = slots
+    slots[:] = kept
+
+
+@compiled
+def _tables(slots: Any, load: Any, shape: Any) -> Any:
+    """Whether GPUs hold experts [G, E], load of one replica [E, W], load of each GPU [G, W]."""
+    on = np.zeros(shape, np.bool_)
+    count = np.zeros(len(load))
+    for g in range(len(slots)):
+        for e in slots[g]:
+            on[g, e] = True
+            count[e] += 1.0
+    replica = load / count.reshape(-1, 1)
+    gpu = np.zeros((len(slots), load.shape[1]))
+    for g in range(len(slots)):
+        for e in slots[g]:
+            gpu[g] += replica[e]
+    return on, replica, gpu
+
+
+@compiled
+def _word(state: Any) -> Any:
+    state[0] += GOLDEN
+    return mix64(state[0])
+
+
+@compiled
+def _propose(gpu: Any, room: int, state: Any) -> Any:
+    """A slot of the GPU that is fullest in a random scenario, and a slot of any other GPU."""
+    word = _word(state)
+    w = below(word, gpu.shape[1])
+    a = 0
+    for g in range(1, len(gpu)):
+        if gpu[g, w] > gpu[a, w]:
+            a = g
+    b = below(word << _HALF, len(gpu) - 1)
+    word = _word(state)
+    return a, below(word, room), b + 1 if b >= a else b, below(word << _HALF, room)
+
+
+@compiled
+def _fullest(gpu: Any, out: Any, into: Any, a: int, b: int, peak: Any) -> float:
+    """Mean over scenarios of the fullest GPU, if a gave the replica `out` [W] to b and took `into` [W] for it."""
+    windows = len(peak)
+    for w in range(windows):
+        gap = out[w] - into[w]
+        peak[w] = max(gpu[a, w] - gap, gpu[b, w] + gap)
+    for g in range(len(gpu)):
+        if g not in (a, b):
+            for w in range(windows):
+                peak[w] = max(peak[w], gpu[g, w])
+    total = 0.0
+    for w in range(windows):
+        total += peak[w]
+    return total / windows

@@ -1,0 +1,161 @@
+"""Scores of a plan: balance of the GPUs, experts moved, broken invariants, traffic between nodes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qstream.errors import ProblemError
+from qstream.routing.kernels import array, compiled
+from qstream.routing.problem import plan_array, slots_per_gpu
+
+_MAX_NODES = 63
+
+
+def gpu_loads(
+    physical_to_logical: NDArray[np.int32],
+    load: NDArray[np.float64],
+    num_gpus: int,
+    shares: NDArray[np.float64] | None = None,
+) -> NDArray[np.float64]:
+    """Tokens on each GPU, float64 [L, G].
+
+    Parameters
+    ----------
+    physical_to_logical : int32 [L, P]
+    load : float64 [L, E]
+        Tokens of each expert.
+    num_gpus : int
+    shares : float64 [L, P], optional
+        Part of its expert's load that each slot serves; evenly split over the replicas by default.
+
+    Raises
+    ------
+    ProblemError
+        Shapes disagree or an expert is out of range.
+    """
+    tokens = array("load", load, np.float64, "L E")
+    layers, experts = tokens.shape
+    plan = plan_array("physical_to_logical", physical_to_logical, experts, num_gpus)
+    if len(plan) != layers:
+        raise ProblemError(f"physical_to_logical: {len(plan)} layers, load has {layers}")
+    flat = plan + np.arange(layers)[:, None] * experts
+    per_slot = tokens.ravel()[flat]
+    if shares is None:
+        per_slot /= np.bincount(flat.ravel(), minlength=layers * experts)[flat]
+    elif shares.shape != plan.shape:
+        raise ProblemError(f"shares: shape {shares.shape}, must be {plan.shape}")
+    else:
+        per_slot *= shares
+    loads: NDArray[np.float64] = per_slot.reshape(layers, num_gpus, -1).sum(-1)
+    return loads
+
+
+def balancedness(
+    physical_to_logical: NDArray[np.int32],
+    load: NDArray[np.float64],
+    num_gpus: int,
+    shares: NDArray[np.float64] | None = None,
+) -> float:
+    """Mean GPU load over maximum GPU load, each summed over layers first (vLLM, ADRS); 1 is perfect and stands for no load.
+
+    Arguments and errors as in `gpu_loads`.
+    """
+    loads = gpu_loads(physical_to_logical, load, num_gpus, shares)
+    fullest = float(loads.max(1).sum())
+    return float(loads.mean(1).sum()) / fullest if fullest > 0.0 else 1.0
+
+
+def moved_experts(before: NDArray[np.int32], after: NDArray[np.int32], num_gpus: int) -> float:
+    """Experts a layer that some GPU must load, because `before` did not have them there; plans int32 [L, P].
+
+    Raises
+    ------
+    ProblemError
+        The plans differ in layers, or a plan has slots that are no multiple of `num_gpus`.
+    """
+    if len(before) != len(after):
+        raise ProblemError(f"after: {len(after)} layers, before has {len(before)}")
+    experts = int(max(before.max(initial=0), after.max(initial=0))) + 1
+    new = holds(after, experts, num_gpus) & ~holds(before, experts, num_gpus)
+    return float(new.sum()) / max(len(after), 1)
+
+
+def violations(physical_to_logical: NDArray[np.int32], experts: int, num_gpus: int) -> int:
+    """Experts without a replica, plus replicas that share a GPU with another replica of the same expert; plan int32 [L, P]."""
+    on_gpu = holds(physical_to_logical, experts, num_gpus)
+    missing = np.count_nonzero(~on_gpu.any(1))
+    return int(missing) + int(physical_to_logical.size - np.count_nonzero(on_gpu))
+
+
+def holds(physical_to_logical: NDArray[np.int32], experts: int, num_gpus: int) -> NDArray[np.bool_]:
+    """Whether each GPU holds each expert, bool [L, G, E]; ProblemError as in `gpu_loads`."""
+    plan = plan_array("physical_to_logical", physical_to_logical, experts, num_gpus)
+    gpu = np.arange(plan.shape[1]) // slots_per_gpu(plan.shape[1], num_gpus)
+    out = np.zeros((len(plan), num_gpus, experts), np.bool_)
+    out[np.arange(len(plan))[:, None], gpu, plan] = True
+    return out
+
+
+def nodes_per_token(topk_ids: NDArray[np.int32], node_of_expert: NDArray[np.int32]) -> float:
+    """Distinct nodes that the experts of a token lie on in one layer (lambda), mean over tokens.
+
+    Parameters
+    ----------
+    topk_ids : int [T, K]
+    node_of_expert : int [E]
+
+    Raises
+    ------
+    ProblemError
+        An expert or node is out of range (nodes 0..62), or there is no token.
+    """
+    ids = array("topk_ids", topk_ids, np.int32, "T K")
+    nodes = array("node_of_expert", node_of_expert, np.int64, "E")
+    return cross_node_copies(ids[:, None], nodes[None], np.full(len(ids), -1, np.int32))
+
+
+def cross_node_copies(topk_ids: NDArray[np.int32], node_of_expert: NDArray[np.int32], source_node: NDArray[np.int32]) -> float:
+    """Copies that a token sends to other nodes in a layer, mean over tokens and layers; one copy a node (DeepEP).
+
+    Parameters
+    ----------
+    topk_ids : int [T, L, K]
+    node_of_expert : int [L, E]
+        Node 0..62 of each expert.
+    source_node : int [T]
+        Node of the token, -1 if it is on none of them.
+
+    Raises
+    ------
+    ProblemError
+        Shapes disagree, an expert or node is out of range, or there is no token.
+    """
+    ids = array("topk_ids", topk_ids, np.int32, "T L K")
+    nodes = array("node_of_expert", node_of_expert, np.int64, "L E")
+    source = array("source_node", source_node, np.int64, "T")
+    tokens, layers, _ = ids.shape
+    if len(nodes) != layers or len(source) != tokens or tokens * layers == 0:
+        raise ProblemError(f"topk_ids: {ids.shape}, must be [{len(source)} tokens, {len(nodes)} layers, K], neither 0")
+    if ids.size and not 0 <= ids.min() <= ids.max() < nodes.shape[1]:
+        raise ProblemError(f"topk_ids: experts {ids.min()}..{ids.max()}, must be in 0..{nodes.shape[1] - 1}")
+    for field, value, least in (("node_of_expert", nodes, 0), ("source_node", source, -1)):
+        if value.size and not least <= value.min() <= value.max() < _MAX_NODES:
+            raise ProblemError(f"{field}: {value.min()}..{value.max()}, must be in {least}..{_MAX_NODES - 1}")
+    return float(_copies(ids, nodes, source) / (tokens * layers))
+
+
+@compiled
+def _copies(ids: Any, nodes: Any, source: Any) -> Any:
+    total = 0
+    for t in range(ids.shape[0]):
+        for layer in range(ids.shape[1]):
+            seen = np.int64(1) << source[t] if source[t] >= 0 else np.int64(0)
+            for k in range(ids.shape[2]):
+                bit = np.int64(1) << nodes[layer, ids[t, layer, k]]
+                if seen & bit == 0:
+                    total += 1
+                    seen |= bit
+    return total

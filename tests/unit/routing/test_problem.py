@@ -1,0 +1,54 @@
+"""Rules of the problem, bounds, and the two forms of a plan."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from qstream.errors import ProblemError
+from qstream.routing.pack import place
+from qstream.routing.problem import PlacementProblem, check_problem, fullest_gpu_bound, logical_maps
+from qstream.routing.replicate import replica_counts
+from qstream.routing.score import gpu_loads
+
+
+@pytest.mark.parametrize(
+    ("load", "gpus", "slots", "field"),
+    [
+        (np.ones((1, 9)), 4, 2, "slots_per_gpu: 2 x 4 GPUs = 8 slots, must be >= 9 experts"),
+        (np.ones((1, 3)), 2, 4, "slots_per_gpu: 4, must be <= 3 experts"),
+        (np.ones((1, 3)), 0, 4, "num_gpus: 0"),
+        (np.ones((1, 3)), 4, 0, "slots_per_gpu: 0"),
+        (np.ones((1, 0)), 1, 1, "load: 0 experts"),
+        (np.array([[1.0, np.nan]]), 1, 2, "load: from nan"),
+        (np.array([[1.0, -1.0]]), 1, 2, r"load: from -1\.0"),
+        (np.array([[1.0, np.inf]]), 1, 2, r"load: from 1\.0 to inf"),
+    ],
+)
+def test_a_problem_without_a_plan_is_named(load: np.ndarray, gpus: int, slots: int, field: str) -> None:
+    with pytest.raises(ProblemError, match=f"^{field}"):
+        check_problem(PlacementProblem(load, gpus, slots))
+
+
+def test_every_expert_on_every_gpu_is_a_problem_with_a_plan() -> None:
+    problem = PlacementProblem(np.ones((2, 3)), 4, 3)
+    check_problem(problem)
+    assert problem.slots == 12
+
+
+def test_logical_maps_list_the_slots_of_each_expert_in_order() -> None:
+    slots, counts = logical_maps(np.array([[2, 0, 2, 1], [0, 0, 1, 0]], np.int32), 3)
+    assert slots.tolist() == [[[1, -1, -1], [3, -1, -1], [0, 2, -1]], [[0, 1, 3], [2, -1, -1], [-1, -1, -1]]]
+    assert counts.tolist() == [[1, 1, 2], [3, 1, 0]]
+
+
+def test_logical_maps_refuse_an_expert_out_of_range() -> None:
+    with pytest.raises(ProblemError, match=r"experts 0\.\.3, must be in 0\.\.2"):
+        logical_maps(np.array([[0, 3]], np.int32), 3)
+
+
+def test_no_plan_is_below_the_bound() -> None:
+    load = np.random.default_rng(0).lognormal(0, 1.5, (40, 12))
+    plan = place(load, 4, 16)
+    counts = replica_counts(load, 16, 4)
+    assert (gpu_loads(plan, load, 4).max(1) >= fullest_gpu_bound(load, counts, 4) * (1 - 1e-12)).all()
