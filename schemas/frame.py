@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import chain
@@ -21,7 +22,6 @@ from pydantic import (
     model_validator,
 )  # fmt: skip
 from pydantic_core import core_schema, from_json
-from safetensors.numpy import save as save_safetensors
 
 ContentType = Literal["application/vnd.safetensors", "application/json"]
 SAFETENSORS: ContentType = "application/vnd.safetensors"
@@ -31,10 +31,12 @@ HEADER_KEY = "qstream"
 MAX_MESSAGE_BYTES = 1_000_000
 MAX_ERRORS_SHOWN = 4
 MAX_SHOWN = 80
+# In the order in which the safetensors library writes arrays: wide before narrow keeps every array aligned.
 WIRE_DTYPES = {
-    "I8": np.dtype("int8"), "I16": np.dtype("int16"), "I32": np.dtype("int32"), "I64": np.dtype("int64"),
-    "U8": np.dtype("uint8"), "U16": np.dtype("uint16"), "U32": np.dtype("uint32"), "U64": np.dtype("uint64"),
-    "F16": np.dtype("float16"), "F32": np.dtype("float32"), "F64": np.dtype("float64"), "BOOL": np.dtype("bool"),
+    "U64": np.dtype("uint64"), "I64": np.dtype("int64"), "F64": np.dtype("float64"),
+    "F32": np.dtype("float32"), "U32": np.dtype("uint32"), "I32": np.dtype("int32"),
+    "F16": np.dtype("float16"), "U16": np.dtype("uint16"), "I16": np.dtype("int16"),
+    "I8": np.dtype("int8"), "U8": np.dtype("uint8"), "BOOL": np.dtype("bool"),
 }  # fmt: skip
 
 ITEM_TYPES: dict[str, tuple[type, ...]] = {
@@ -90,6 +92,7 @@ class Frame(BaseModel):
     MAX_BYTES: ClassVar[int] = MAX_MESSAGE_BYTES
     arrays: ClassVar[dict[str, tuple[str, ...]]] = {}
     dtypes: ClassVar[dict[str, np.dtype[Any]]] = {}
+    layout: ClassVar[tuple[tuple[str, str], ...]] = ()
 
     frame: str = Field(default="", max_length=100, description="name and major version of the frame, such as TokenBatch.v1")
 
@@ -98,6 +101,8 @@ class Frame(BaseModel):
         declared = {name: _declaration(field.annotation, field.metadata) for name, field in cls.model_fields.items()}
         cls.arrays = {name: found[0] for name, found in declared.items() if found}
         cls.dtypes = {name: found[1] for name, found in declared.items() if found}
+        codes = [(code, name) for code, dtype in WIRE_DTYPES.items() for name in sorted(cls.dtypes) if cls.dtypes[name] == dtype]
+        cls.layout = tuple((name, code) for code, name in codes)
 
     @classmethod
     def tag(cls) -> str:
@@ -138,9 +143,7 @@ class Frame(BaseModel):
         elif content_type != SAFETENSORS:
             raise _unknown_content_type(type(self), content_type)
         else:
-            arrays = {name: array for name in self.arrays if (array := getattr(self, name)) is not None}
-            header = self.model_dump_json(exclude=set(self.arrays), exclude_none=True)
-            data = save_safetensors(arrays, metadata={HEADER_KEY: header})
+            data = _write_safetensors(self)
         _check_size(type(self), data)
         return data
 
@@ -274,6 +277,23 @@ def _json_schema(_schema: Any, _handler: Any, dtype: np.dtype[Any], axes: tuple[
     for _ in axes:
         item = {"type": "array", "items": item} | ({"minItems": 1} if len(axes) > 1 else {})
     return item | {"x-dtype": str(dtype), "x-axes": list(axes)}
+
+
+def _write_safetensors(frame: Frame) -> bytes:
+    """The bytes that the safetensors library would write, with one copy of the arrays in place of three."""
+    fields = frame.model_dump_json(exclude=set(frame.arrays), exclude_none=True)
+    header: dict[str, Any] = {"__metadata__": {HEADER_KEY: fields}}
+    bodies = []
+    end = 0
+    for name, code in frame.layout:
+        array = getattr(frame, name)
+        if array is not None:
+            begin, end = end, end + array.nbytes
+            header[name] = {"dtype": code, "shape": array.shape, "data_offsets": (begin, end)}
+            bodies.append(array)
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join((len(text).to_bytes(8, "little"), text, *bodies))
 
 
 def _read_json(cls: type[Frame], text: bytes | str) -> dict[str, Any]:

@@ -54,6 +54,16 @@ def test_the_binary_form_is_a_safetensors_file_that_the_library_alone_reads():
     }
 
 
+@given(text=st.text(max_size=30), rows=st.integers(1, 3))
+def test_the_binary_form_is_what_the_library_would_write(text, rows):
+    frame = Shapes(flags=[True] * rows, half=np.zeros((rows, 2)), cube=np.ones((rows, 2, 3), np.int8), note=text)
+    batch = TokenBatch.example().model_copy(update={"model": text})
+    for written in (frame, batch):
+        arrays = {name: array for name in written.arrays if (array := getattr(written, name)) is not None}
+        header = written.model_dump_json(exclude=set(written.arrays), exclude_none=True)
+        assert written.encode() == safetensors.numpy.save(arrays, metadata={"qstream": header})
+
+
 def test_bytes_that_the_library_alone_wrote_are_read():
     batch = TokenBatch.decode(batch_body({"layer": 0}, topk_ids=np.array([[1, 2], [0, 3], [5, 4]], np.int32)))
     assert batch.token_id.tolist() == [0, 1, 2]
