@@ -1,0 +1,142 @@
+"""State frames as hash fields: nothing is lost, small changes are small, and damage is a named error."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Annotated, Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
+
+from qstream.state.fields import MAX_CHUNK_BYTES, pack, unpack
+from schemas.experts import ExpertLoad, ExpertTopology
+from schemas.frame import Axes, Frame, FrameError
+from schemas.placement import PlacementPlan
+
+
+class Memory(Frame):
+    name: str = ""
+    count: int | None = 3
+    rate: float = 0.0
+    by_label: dict[str, int] | None = None
+    table: Annotated[NDArray[np.int32], Axes("layers", "windows", "experts")] | None = None
+    mean: Annotated[NDArray[np.float64], Axes("experts")] | None = None
+    half: Annotated[NDArray[np.float16], Axes("x", "y")] | None = None
+    seen: Annotated[NDArray[np.bool_], Axes("n")] | None = None
+    seed: Annotated[NDArray[np.uint64], Axes("seeds")] | None = None
+
+
+class MemoryV2(Memory):
+    VERSION = 2
+
+
+def shapes(rank: int, longest: int) -> st.SearchStrategy[tuple[int, ...]]:
+    return st.tuples(*[st.integers(1, longest)] * rank)
+
+
+def arrays(dtype: Any, shape: st.SearchStrategy[tuple[int, ...]], **elements: Any) -> st.SearchStrategy[Any]:
+    return st.none() | hnp.arrays(dtype, shape, elements=elements or None)
+
+
+finite = {"allow_nan": False, "allow_infinity": False}
+
+
+@st.composite
+def memories(draw: st.DrawFn) -> Memory:
+    experts = draw(st.integers(1, 40))
+    return Memory(
+        name=draw(st.text(max_size=20)),
+        count=draw(st.none() | st.integers()),
+        rate=draw(st.floats(**finite)),
+        by_label=draw(st.none() | st.dictionaries(st.text(max_size=5), st.integers())),
+        table=draw(arrays(np.int32, st.tuples(st.integers(1, 5), st.integers(1, 700), st.just(experts)))),
+        mean=draw(arrays(np.float64, st.just((experts,)), **finite)),
+        half=draw(arrays(np.float16, shapes(2, 300), **finite)),
+        seen=draw(arrays(np.bool_, st.tuples(st.integers(0, 70_000)))),
+        seed=draw(arrays(np.uint64, st.tuples(st.integers(0, 3)))),
+    )
+
+
+@given(memories())
+def test_a_frame_survives_packing_and_no_field_is_over_the_limit(state: Memory) -> None:
+    fields = pack(state)
+
+    assert unpack(Memory, fields) == state
+    assert all(len(value) <= MAX_CHUNK_BYTES for name, value in fields.items() if name != "h")
+
+
+@pytest.mark.parametrize("cls", [ExpertTopology, ExpertLoad, PlacementPlan])
+def test_the_frames_of_the_wire_can_be_states(cls: type[Frame]) -> None:
+    assert unpack(cls, pack(cls.example())) == cls.example()
+
+
+@given(memories(), st.data())
+def test_damage_is_a_frame_error_or_a_valid_frame_and_never_another_error(state: Memory, data: st.DataObject) -> None:
+    fields = pack(state)
+    name = data.draw(st.sampled_from(sorted(fields)))
+    cut = data.draw(st.integers(0, len(fields[name])))
+    fields[name] = fields[name][:cut] + data.draw(st.binary(max_size=3)) + fields[name][cut + data.draw(st.integers(0, 2)) :]
+    if data.draw(st.booleans()):
+        del fields[data.draw(st.sampled_from(sorted(fields)))]
+
+    with contextlib.suppress(FrameError):
+        assert isinstance(unpack(Memory, fields), Memory)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"", b"\xff\xfe", b"null", b"[]", b"3", b'"x"', b"{}", b'{"header": {}}', b'{"header": 3, "arrays": {}}',
+        b'{"header": {}, "arrays": {"mean": 3}}', b'{"header": {}, "arrays": {"mean": ["<f8", 3]}}',
+        b'{"header": {}, "arrays": {"mean": ["<f4", [1]]}}', b'{"header": {}, "arrays": {"mean": [">f8", [1]]}}',
+        b'{"header": {}, "arrays": {"mean": ["<f8", [-1]]}}',
+        b'{"header": {}, "arrays": {"mean": ["<f8", [1, 1]]}}', b'{"header": {}, "arrays": {"mean": ["<f8", ["1"]]}}',
+        b'{"header": {}, "arrays": {"mean": ["<f8", [10000000000000000000000]]}}',
+        b'{"header": {"rate": "x"}, "arrays": {}}', b"[" * 100_000,
+    ],
+)  # fmt: skip
+def test_a_damaged_header_is_a_frame_error(header: bytes) -> None:
+    with pytest.raises(FrameError, match=r"Memory\.v1"):
+        unpack(Memory, {"h": header, "a:mean:0": bytes(8)})
+
+
+def test_a_state_of_another_major_version_is_a_frame_error_that_names_both() -> None:
+    with pytest.raises(FrameError, match=r"allowed is MemoryV2\.v2, got 'Memory\.v1'"):
+        unpack(MemoryV2, pack(Memory()))
+
+
+def test_what_a_newer_minor_version_added_is_ignored() -> None:
+    newer = pack(Memory(name="a", mean=np.ones(3)))
+    newer["h"] = newer["h"].replace(b'"name":"a"', b'"name":"a","cls":1,"self":2,"table":3')
+    newer["h"] = newer["h"].replace(b'"arrays":{', b'"arrays":{"later":["|i1",[1]],')
+    newer["a:later:0"] = b"\1"
+
+    assert unpack(Memory, newer) == Memory(name="a", mean=np.ones(3))
+
+
+def test_a_table_of_every_layer_is_one_chunk_a_layer_and_one_changed_cell_changes_one_chunk() -> None:
+    table = np.arange(16 * 58 * 256, dtype=np.int32).reshape(16, 58, 256)
+    before = pack(Memory(table=table))
+    table = table.copy()
+    table[7, 3, 5] = -1
+    after = pack(Memory(table=table))
+
+    assert [name for name in before if name != "h"] == [f"a:table:{i}" for i in range(16)]
+    assert {len(value) for name, value in before.items() if name != "h"} == {58 * 256 * 4}
+    assert [name for name in before if before[name] != after[name]] == ["a:table:7"]
+
+
+def test_chunks_hold_whole_rows_and_only_a_row_over_the_limit_is_cut() -> None:
+    whole = pack(Memory(half=np.zeros((10, 10_000), np.float16)))
+    cut = pack(Memory(half=np.zeros((2, 50_000), np.float16)))
+
+    assert [len(value) for name, value in whole.items() if name != "h"] == [60_000, 60_000, 60_000, 20_000]
+    assert [len(value) for name, value in cut.items() if name != "h"] == [61_440, 61_440, 61_440, 15_680]
+
+
+def test_bytes_are_little_endian() -> None:
+    assert pack(Memory(seed=np.array([1], np.uint64)))["a:seed:0"] == b"\1" + bytes(7)
