@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from schemas.frame import Frame, Int64, Name, TimeNs, at_most
 
-Scalar = bool | Int64 | float | str
+
+def _no_int(value: Any) -> Any:
+    if isinstance(value, int):
+        raise ValueError("integers have at most 64 bits")
+    return value
+
+
+Scalar = bool | Int64 | Annotated[float, BeforeValidator(_no_int)] | str
 
 
 class Control(Frame):

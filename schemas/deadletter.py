@@ -46,7 +46,7 @@ class DeadLetter(Frame):
     offset: Count
     stage: Literal["decode", "process", "produce"]
     error_class: Name
-    error_message: Message = Field(max_length=MAX_MESSAGE)
+    error_message: Message = Field(default="", max_length=MAX_MESSAGE)
     stack_trace: Message = Field(default="", max_length=MAX_STACK)
     attempts: int = Field(default=1, ge=1, lt=2**63)
     timestamp_ms: Count

@@ -1,0 +1,139 @@
+"""Placement and routing plans: any valid one survives, and a plan is either an answer or a reason."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+
+from schemas import FrameError, PlacementPlan, RoutingPlan
+from schemas.placement import PlacementScore
+from schemas.routing import RoutingMetrics
+from schemas.solver import SolverRecord
+
+NAMES = st.text(min_size=1, max_size=20)
+COUNT = st.integers(0, 2**63 - 1)
+NUMBER = st.none() | st.floats(allow_nan=False, allow_infinity=False)
+INT32 = st.integers(0, 2**31 - 1)
+SHARE = st.floats(0, 1)
+SOLVERS = st.builds(
+    SolverRecord, tier=st.integers(0, 9), name=NAMES, execution=NAMES, n=st.none() | COUNT, depth=st.none() | COUNT,
+    shots=st.none() | COUNT, seed=st.integers(-(2**63), 2**63 - 1), wall_ms=st.none() | st.floats(0, 1e9),
+    objective=NUMBER, bound=NUMBER, control=NUMBER, classical_twin=NUMBER,
+)  # fmt: skip
+
+
+@st.composite
+def placements(draw):
+    layers, gpus, slots = draw(st.integers(1, 3)), draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    experts, moves = draw(st.integers(1, 3)), draw(st.integers(0, 3))
+    answers = draw(st.booleans())
+
+    def array(dtype, shape, low, high):
+        items = st.floats(low, high, width=32) if dtype is np.float32 else st.integers(low, high)
+        return npst.arrays(dtype, shape, elements=items)
+
+    def extra(*described):
+        return draw(st.none() | array(*described)) if answers else None
+
+    top = 2**31 - 1
+    return PlacementPlan(
+        model=draw(NAMES), plan_id=draw(NAMES), ts_ns=draw(COUNT), version=draw(COUNT), base_version=draw(COUNT),
+        num_gpus=gpus, slots_per_gpu=slots, ttl_s=draw(st.none() | st.floats(1e-9, 1e9)),
+        skip_reason=None if answers else draw(NAMES), reset_reason=draw(st.none() | NAMES),
+        expected=PlacementScore(
+            balancedness_before=draw(SHARE), balancedness=draw(SHARE), worst_layer_balancedness=draw(SHARE),
+            moved_experts=draw(COUNT),
+        ),
+        solver=draw(SOLVERS), apply_layers=tuple(draw(st.lists(st.integers(0, 4095), max_size=3))),
+        physical_to_logical_map=draw(array(np.int32, (layers, gpus * slots), 0, top)) if answers else None,
+        logical_to_physical_map=extra(np.int32, (layers, experts, draw(st.integers(1, 3))), -1, top),
+        logical_replica_count=extra(np.int32, (layers, experts), 0, top),
+        replica_shares=extra(np.float32, (layers, gpus * slots), 0, 1),
+        move_layer=extra(np.int32, (moves,), 0, top), move_expert=extra(np.int32, (moves,), 0, top),
+        move_src_gpu=extra(np.int32, (moves,), -1, gpus - 1), move_dst_gpu=extra(np.int32, (moves,), 0, gpus - 1),
+        move_bytes=extra(np.int64, (moves,), 0, 2**63 - 1),
+    )  # fmt: skip
+
+
+@st.composite
+def routes(draw):
+    tokens, k = draw(st.integers(1, 5)), draw(st.integers(1, 4))
+    chosen = draw(st.booleans())
+    return RoutingPlan(
+        plan_id=draw(NAMES), batch_id=draw(NAMES), model=draw(NAMES), layer=draw(st.none() | st.integers(0, 4095)),
+        ts_ns=draw(COUNT), ttl_s=draw(st.none() | st.floats(1e-9, 1e9)), placement_version=draw(COUNT),
+        metrics=RoutingMetrics(
+            max_over_mean=draw(st.floats(0, 1e300)), balancedness=draw(SHARE),
+            cross_node_copies_per_token=draw(st.none() | st.floats(0, 1e9)),
+        ),
+        solver=draw(SOLVERS), fallback_reason=draw(st.none() | NAMES),
+        assignment=None if chosen else draw(npst.arrays(np.int32, tokens, elements=INT32)),
+        slot_ids=draw(npst.arrays(np.int32, (tokens, k), elements=INT32)) if chosen else None,
+    )  # fmt: skip
+
+
+@given(plan=placements())
+def test_any_valid_placement_survives_both_forms(plan, round_trip):
+    round_trip(plan)
+
+
+@given(plan=routes())
+def test_any_valid_route_survives_both_forms(plan, round_trip):
+    round_trip(plan)
+
+
+def changed(frame, **fields):
+    kept = {name: getattr(frame.example(), name) for name in frame.model_fields if name != "frame"}
+    with pytest.raises(FrameError) as caught:
+        frame.build(**kept | fields)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"physical_to_logical_map": None}, "allowed is either physical_to_logical_map or skip_reason"),
+        ({"skip_reason": "no gain"}, "allowed is either physical_to_logical_map or skip_reason"),
+        ({"slots_per_gpu": 3}, "physical_to_logical_map has 4 slots, allowed are num_gpus * slots_per_gpu"),
+        ({"physical_to_logical_map": [[0, 1, 2, -1]]}, "physical_to_logical_map has values from -1 to 2, allowed is >= 0"),
+        ({"logical_to_physical_map": [[[-2]] * 3]}, "logical_to_physical_map has values from -2 to -2, allowed is >= -1"),
+        ({"logical_replica_count": [[1, -1, 1]]}, "logical_replica_count has values"),
+        ({"replica_shares": [[0.5, 1.5, 1, 1]]}, "replica_shares has values from 0.5 to 1.5, allowed is 0 to 1"),
+        ({"replica_shares": [[1.0]]}, "axis 'slots' has length 1 in replica_shares but 4 in physical_to_logical_map"),
+        ({"move_dst_gpu": [2]}, "move_dst_gpu has values from 2 to 2, allowed is 0 to 1"),
+        ({"move_src_gpu": [-2]}, "move_src_gpu has values from -2 to -2, allowed is -1 to 1"),
+        ({"move_bytes": [-1]}, "move_bytes has values"),
+        ({"move_bytes": [1, 2]}, "axis 'moves' has length 2 in move_bytes but 1 in move_layer"),
+        ({"apply_layers": [0, True]}, "apply_layers.1: Input should be a valid integer"),
+        ({"apply_layers": [-1]}, "apply_layers.0: Input should be greater than or equal to 0"),
+        ({"expected": {"balancedness": 2.0}}, "expected.balancedness_before: Field required"),
+        ({"solver": {"tier": "3", "name": "x"}}, "solver.tier: Input should be a valid integer, got '3'"),
+        ({"solver": {"tier": 3, "name": "x", "seed": 2**63}}, "solver.seed: Input should be less than"),
+        ({"solver": {"tier": 3, "name": "x", "objective": float("nan")}}, "solver.objective: Input should be a finite number"),
+        ({"solver": 3}, "solver: Input should be"),
+        ({"ttl_s": 0.0}, "ttl_s: Input should be greater than 0"),
+        ({"version": -1}, "version: Input should be greater than or equal to 0"),
+    ],
+    ids=str,
+)
+def test_placements_that_contradict_themselves_are_refused(fields, said):
+    assert said in changed(PlacementPlan, **fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"slot_ids": None}, "allowed is either assignment or slot_ids"),
+        ({"assignment": [0, 1, 2]}, "allowed is either assignment or slot_ids"),
+        ({"slot_ids": [[0, -1]]}, "slot_ids has values from -1 to 0, allowed is >= 0"),
+        ({"slot_ids": None, "assignment": [-1]}, "assignment has values from -1 to -1, allowed is >= 0"),
+        ({"metrics": {"max_over_mean": 1, "balancedness": 1.1}}, "metrics.balancedness: Input should be less than or equal"),
+        ({"metrics": {"max_over_mean": True, "balancedness": 1}}, "metrics.max_over_mean: Input should be a valid number"),
+        ({"metrics": None}, "metrics: Input should be"),
+        ({"fallback_reason": ""}, "fallback_reason: String should have at least 1 character"),
+    ],
+    ids=str,
+)
+def test_routes_that_contradict_themselves_are_refused(fields, said):
+    assert said in changed(RoutingPlan, **fields)
