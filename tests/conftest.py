@@ -1,0 +1,76 @@
+"""Servers for tests: a real Kafka, a real Redis, the embedded broker; names and seeds that do not meet."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from qstream.embedded.kafka import EmbeddedKafka
+from qstream.embedded.redis import EmbeddedRedis
+from qstream.errors import ConfigError
+from qstream.testing.real_kafka import real_kafka
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--chaos-seeds", type=int, default=1, help="seeds that each test of tests/chaos runs with")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "chaos_seed" in metafunc.fixturenames:
+        metafunc.parametrize("chaos_seed", range(metafunc.config.getoption("--chaos-seeds")))
+
+
+@pytest.fixture(scope="session")
+def kafka() -> Iterator[str]:
+    """Bootstrap servers of a real broker; without one the test is skipped, in CI it fails."""
+    with ExitStack() as running:
+        try:
+            address = running.enter_context(real_kafka())
+        except ConfigError as exc:
+            if os.environ.get("CI") == "true":
+                pytest.fail(str(exc))
+            pytest.skip(str(exc))
+        yield address
+
+
+@pytest.fixture
+def redis_server() -> Iterator[EmbeddedRedis]:
+    with EmbeddedRedis() as server:
+        yield server
+
+
+@pytest.fixture
+def embedded_kafka() -> Iterator[EmbeddedKafka]:
+    with EmbeddedKafka() as broker:
+        yield broker
+
+
+@pytest.fixture
+def topic_prefix() -> str:
+    """Begins the names of a test's topics and groups, so that tests can share a broker."""
+    return f"test.{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def orphaned(tmp_path: Path) -> Callable[[str], int]:
+    """Run a program that starts a server and prints its pid, SIGKILL the program, return the server's pid."""
+
+    def run(code: str) -> int:
+        program = [sys.executable, "-c", f"import time\n{code}\ntime.sleep(600)"]
+        left_here = {**os.environ, "TMPDIR": str(tmp_path)}
+        with subprocess.Popen(program, stdout=subprocess.PIPE, text=True, env=left_here) as parent:
+            try:
+                assert parent.stdout is not None
+                return int(parent.stdout.readline())
+            finally:
+                parent.send_signal(signal.SIGKILL)
+
+    return run
