@@ -17,7 +17,7 @@ from faust.types.web import Request, Response, View
 from qstream.config import Settings
 from qstream.contract import Event, Processor
 from qstream.errors import ConfigError
-from qstream.metrics import LAG, READY
+from qstream.metrics import READY
 from qstream.state.store import StateStore
 from qstream.stream.loop import BatchLoop
 from qstream.stream.service import LoopService
@@ -106,9 +106,6 @@ def _report_health(app: faust.App, loop: BatchLoop[Any]) -> None:
     @app.timer(HEALTH_PERIOD_S)  # type: ignore[untyped-decorator]
     async def report() -> None:
         READY.labels(loop.agent).set(loop.status().ready)
-        if loop.status().running:
-            for topic, records in loop.intake.lag().items():
-                LAG.labels(loop.agent, topic).set(records)
 
 
 def _serve_pages(app: faust.App, loop: BatchLoop[Any]) -> None:
@@ -126,7 +123,7 @@ def _serve_pages(app: faust.App, loop: BatchLoop[Any]) -> None:
 
     @app.page("/metrics")  # type: ignore[untyped-decorator]
     async def metrics(view: View, request: Request) -> Response:
-        return view.bytes(prometheus_client.generate_latest(), content_type=prometheus_client.CONTENT_TYPE_LATEST)
+        return view.bytes(prometheus_client.generate_latest(), headers={"Content-Type": prometheus_client.CONTENT_TYPE_LATEST})
 
 
 def _page(loop: BatchLoop[Any]) -> dict[str, Any]:

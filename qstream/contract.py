@@ -79,7 +79,7 @@ class Event:
     cause: Record | None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Result(Generic[S]):
     """What came of a batch: events in order, records that can never be processed, and the new state (None: unchanged)."""
 

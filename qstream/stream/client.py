@@ -16,9 +16,10 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 from qstream.config import Settings, load_settings
 from qstream.errors import DeliveryFailed
 from qstream.stream.consume import raise_if_fatal
-from qstream.stream.decode import CONTENT_TYPE
 from qstream.stream.produce import event_headers, producer_config
-from schemas.frame import SAFETENSORS, ContentType, Frame, FrameError, body_type
+from qstream.stream.read import frame_of
+from schemas.deadletter import Headers
+from schemas.frame import SAFETENSORS, ContentType, Frame, FrameError
 from schemas.topics import Topic
 
 log = logging.getLogger(__name__)
@@ -57,13 +58,11 @@ class Publisher:
         fields += [(name, value.encode()) for name, value in (headers or {}).items()]
         self.publish_raw(topic.name, key.encode(), frame.encode(content_type), fields)
 
-    def publish_raw(
-        self, topic: str, key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes]] | None = None
-    ) -> None:
+    def publish_raw(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers = ()) -> None:
         """Queue bytes as they are."""
         while True:
             try:
-                self._producer.produce(topic, value, key, on_delivery=self._report, headers=headers or [])
+                self._producer.produce(topic, value, key, on_delivery=self._report, headers=list(headers))
             except BufferError:
                 self._producer.poll(0.05)
             except KafkaException as exc:
@@ -174,14 +173,14 @@ class PlanSubscriber(Generic[F]):
         self._assigned.set()
 
     def _take(self, message: Message, now_ns: int | None = None) -> F | None:
-        headers = dict(message.headers() or [])
-        event_id = (headers.get("ce_id") or f"{message.topic()}/{message.partition()}/{message.offset()}".encode()).decode()
+        given = dict(message.headers() or ()).get("ce_id")
+        place = f"{message.topic()}/{message.partition()}/{message.offset()}"
+        event_id = given.decode(errors="replace") if given else place
         if event_id in self._ids:
             self.repeated += 1
             return None
-        body = message.value() or b""
         try:
-            plan = self.frame.decode(body, (headers.get(CONTENT_TYPE) or body_type(body).encode()).decode())
+            plan = frame_of(message, self.frame)
         except FrameError as exc:
             self.unreadable += 1
             log.warning("unreadable plan at %s/%s: %s", message.partition(), message.offset(), exc)

@@ -19,7 +19,7 @@ T = TypeVar("T")
 STORE_RETRY_S = 0.5
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(eq=False)
 class Entry(Generic[S]):
     """The state of one key: as stored, as it is now, and the offsets that the present one has seen."""
 
@@ -83,7 +83,7 @@ class Ledger(Generic[S]):
             self._entries.move_to_end(key)
             return self._entries[key]
         store = self.store
-        stored = Stored[S]() if store is None else self._ask(lambda: store.load(key))
+        stored: Stored[S] = Stored() if store is None else self._ask(lambda: store.load(key))
         entry = self._entries[key] = Entry(stored, stored.state, dict(stored.offsets))
         return entry
 

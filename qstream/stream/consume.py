@@ -123,15 +123,15 @@ class Intake:
         answers = self._consumer.committed(asked, timeout=timeout_s)
         return {TopicPartition(a.topic, a.partition): a.offset for a in answers if a.offset >= 0}
 
-    def lag(self) -> dict[str, int]:
-        """Records by topic between what was read and the newest known high watermark."""
-        owned = list(self.assigned)
-        positions = self._consumer.position([KafkaPartition(p.topic, p.partition) for p in owned]) if owned else []
-        lag: dict[str, int] = dict.fromkeys((p.topic for p in owned), 0)
-        for position in positions:
-            low, high = self._consumer.get_watermark_offsets(KafkaPartition(position.topic, position.partition), cached=True)
-            read = position.offset if position.offset >= 0 else max(low, 0)
-            lag[position.topic] += max(0, high - read) if high >= 0 else 0
+    def lag(self, positions: Mapping[TopicPartition, int]) -> dict[str, int]:
+        """Records by topic between the next offsets to read and the newest known end of each owned partition.
+
+        Only from the thread that polls: the client may wait for that thread while it holds the interpreter.
+        """
+        lag: dict[str, int] = dict.fromkeys((partition.topic for partition in self.assigned), 0)
+        for partition in self.assigned:
+            low, high = self._consumer.get_watermark_offsets(KafkaPartition(*partition), cached=True)
+            lag[partition.topic] += max(0, high - positions.get(partition, max(low, 0))) if high >= 0 else 0
         return lag
 
     def group_metadata(self) -> object:

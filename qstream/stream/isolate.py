@@ -14,7 +14,7 @@ from schemas.frame import Frame
 S = TypeVar("S", bound=Frame)
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(eq=False)
 class Outcome(Generic[S]):
     """What came of the records of one key: `state` is the newest, `waits` the first record that must wait, and why."""
 

@@ -15,7 +15,7 @@ from confluent_kafka import KafkaException, Message
 from qstream.config import EMBEDDED_CLUSTER, Settings
 from qstream.contract import Event, Processor, Record, TopicPartition
 from qstream.errors import ConfigError, DeliveryFailed, OptionError, StoreUnavailable
-from qstream.metrics import BATCH_SECONDS, CONSUMED, DEAD_LETTERS, DEGRADED, END_TO_END_SECONDS, PAUSED, PRODUCED, RETRIES
+from qstream.metrics import BATCH_SECONDS, CONSUMED, DEAD_LETTERS, DEGRADED, END_TO_END_SECONDS, LAG, PAUSED, PRODUCED, RETRIES
 from qstream.state.store import StateStore
 from qstream.stream.commit import Ledger
 from qstream.stream.consume import FROM_START, Intake
@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 S = TypeVar("S", bound=Frame)
 IDLE_POLL_S = 0.1
 FIRST_RETRY_S = 0.1
+LAG_PERIOD_S = 2.0
 Ends = dict[TopicPartition, int]
 
 
@@ -78,7 +79,7 @@ class BatchLoop(Generic[S]):
         self._failures = 0
         self._waiting_since: dict[tuple[TopicPartition, int], float] = {}
         self._replay_until: Ends = {}
-        self._next_tick = 0.0
+        self._next_tick = self._next_lag = 0.0
         self._last_turn = time.monotonic()
 
     def stop(self) -> None:
@@ -109,6 +110,7 @@ class BatchLoop(Generic[S]):
             elif self.degraded or self.ledger.uncommitted:
                 self._settle()
             self._tick()
+            self._report_lag()
         self._settle()
         self.intake.close()
         self.outbox.close(self.settings.drain_s)
@@ -303,6 +305,12 @@ class BatchLoop(Generic[S]):
             if result.state is not None:
                 self.ledger.stage(key, result.state, ())
         self._settle()
+
+    def _report_lag(self) -> None:
+        if time.monotonic() >= self._next_lag:
+            self._next_lag = time.monotonic() + LAG_PERIOD_S
+            for topic, records in self.intake.lag(self.ledger.positions).items():
+                LAG.labels(self.agent, topic).set(records)
 
     def _count(self, messages: Sequence[Message], events: Sequence[Event], dead: Sequence[Rejected], seconds: float) -> None:
         now_ms = time.time() * 1000
