@@ -62,6 +62,11 @@ TOPICS: tuple[Topic, ...] = (
 BY_NAME = {topic.name: topic for topic in TOPICS}
 
 
+def dead_letter_name(agent: str) -> str:
+    """The name of an agent's dead-letter topic."""
+    return f"qstream.{agent}.dlq.v1"
+
+
 def dead_letter_topic(agent: str) -> Topic:
-    """The dead-letter topic of an agent; KeyError if the agent has none."""
-    return BY_NAME[f"qstream.{agent}.dlq.v1"]
+    """The dead-letter topic of an agent of the registry; KeyError if there is none."""
+    return BY_NAME[dead_letter_name(agent)]

@@ -24,7 +24,7 @@ from qstream.stream.isolate import Outcome, isolate
 from qstream.stream.produce import Outbox
 from schemas.control import Control
 from schemas.frame import Frame
-from schemas.topics import dead_letter_topic
+from schemas.topics import dead_letter_name
 
 log = logging.getLogger(__name__)
 S = TypeVar("S", bound=Frame)
@@ -70,7 +70,7 @@ class BatchLoop(Generic[S]):
         self.agent = processor.name
         self.topics = {topic.name: topic for topic in processor.inputs}
         self.intake = Intake(settings, self.agent, list(self.topics))
-        self.outbox = Outbox(settings, self.agent, dead_letter_topic(self.agent).name)
+        self.outbox = Outbox(settings, self.agent, dead_letter_name(self.agent))
         self.ledger: Ledger[S] = Ledger(store, self.agent, settings.max_cached_keys)
         self.degraded = self.stalled = self.paused = self.warm = self.running = False
         self._stop = threading.Event()
