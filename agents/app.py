@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import ssl
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,9 +50,9 @@ def build_loop(agent: Agent, settings: Settings) -> BatchLoop[Any]:
 def build_app(agent: Agent, settings: Settings) -> faust.App:
     """A Faust app whose worker runs the loop in a thread; Faust itself consumes only the control topic."""
     loop = build_loop(agent, settings)
-    # Every worker reads the whole control topic, so each has a group of its own.
+    # Every start reads the whole control topic, so each has a group of its own.
     app = faust.App(
-        f"{settings.group_prefix}.control.{loop.agent}.{settings.worker_id}",
+        f"{settings.group_prefix}.control.{loop.agent}.{settings.worker_id}.{uuid.uuid4().hex[:8]}",
         broker=[f"kafka://{address}" for address in settings.bootstrap_servers.split(",")],
         broker_credentials=_credentials(settings.kafka),
         broker_session_timeout=10.0,
