@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
+from qstream.config import EMBEDDED_CLUSTER
 from qstream.errors import Transient
 from schemas.topics import Topic
 
@@ -31,11 +32,13 @@ def inspect_topics(client: AdminClient, topics: Sequence[Topic], timeout_s: floa
     The embedded broker tells no configurations: there, only the partitions are compared.
     """
     try:
-        known = client.list_topics(timeout=timeout_s).topics
+        cluster = client.list_topics(timeout=timeout_s)
     except KafkaException as exc:
         raise Transient(f"no broker answers: {exc.args[0].str()}") from exc
+    known = cluster.topics
     present = [topic for topic in topics if topic.name in known]
-    configs = _configs(client, present, timeout_s)
+    embedded = (cluster.cluster_id or "").startswith(EMBEDDED_CLUSTER)
+    configs = {} if embedded else _configs(client, present, timeout_s)
     states = []
     for topic in topics:
         if topic not in present:
@@ -63,10 +66,13 @@ def apply_topics(
     futures = client.create_topics(new, operation_timeout=timeout_s, request_timeout=timeout_s) if new else {}
     for topic in missing:
         try:
-            futures[topic.name].result(timeout_s + 5)
+            futures[topic.name].result()
             states[topic.name] = TopicState(topic.name, "created", topic.partitions)
         except KafkaException as exc:
-            states[topic.name] = TopicState(topic.name, "failed", detail=exc.args[0].str())
+            if exc.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:  # another apply was quicker
+                states |= {state.topic: state for state in inspect_topics(client, [topic], timeout_s)}
+            else:
+                states[topic.name] = TopicState(topic.name, "failed", detail=exc.args[0].str())
     return [states[topic.name] for topic in topics]
 
 
@@ -77,7 +83,7 @@ def _configs(client: AdminClient, topics: Sequence[Topic], timeout_s: float) -> 
     configs: dict[str, Mapping[str, str]] = {}
     for resource, future in client.describe_configs(asked, request_timeout=timeout_s).items():
         try:
-            configs[resource.name] = {name: entry.value for name, entry in future.result(timeout_s).items()}
+            configs[resource.name] = {name: entry.value for name, entry in future.result().items()}
         except KafkaException:
             continue
     return configs

@@ -1,0 +1,125 @@
+"""Read: a topic outside any consumer group, whole or from now on; nothing is committed."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Final, TypeVar
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message
+from confluent_kafka import TopicPartition as KafkaPartition
+
+from qstream.config import Settings
+from qstream.errors import Transient
+from qstream.stream.consume import raise_if_fatal
+from qstream.stream.decode import CONTENT_TYPE
+from schemas.deadletter import DeadLetter
+from schemas.frame import Frame, body_type
+
+F = TypeVar("F", bound=Frame)
+_ANSWER_S: Final = 10.0
+_POLL_S: Final = 0.1
+_UNKNOWN = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_PARTITION, KafkaError._UNKNOWN_TOPIC}
+
+
+def read_all(settings: Settings, topic: str) -> Iterator[Message]:
+    """Every record that the topic holds when the call begins, in order within a partition.
+
+    Records of aborted transactions are passed over. `Transient` if the topic is absent or the broker stops answering.
+    """
+    consumer, spans = _open(settings, topic)
+    left = {partition: high for partition, (low, high) in spans.items() if high > low}
+    try:
+        consumer.assign([KafkaPartition(topic, partition, OFFSET_BEGINNING) for partition in left])
+        deadline = time.monotonic() + _ANSWER_S
+        while left:
+            message = consumer.poll(_POLL_S)
+            if message is None:
+                if time.monotonic() > deadline:
+                    raise Transient(f"topic {topic} was not read to its end: nothing came for {_ANSWER_S:.0f} s")
+                continue
+            ended = _is_end(message)
+            if message.error() is not None and not ended:
+                continue
+            end = left.get(message.partition(), 0)
+            if not ended and message.offset() < end:
+                yield message
+            if ended or message.offset() + 1 >= end:
+                left.pop(message.partition(), None)
+            deadline = time.monotonic() + _ANSWER_S
+    finally:
+        consumer.close()
+
+
+def follow(settings: Settings, topic: str, from_start: bool = False) -> Iterator[Message | None]:
+    """Records as they come, for ever; None whenever none came for a moment, so that the caller may stop.
+
+    What is published after the call returns is seen. `Transient` if the topic is absent or no broker answers.
+    """
+    consumer, spans = _open(settings, topic)
+    starts = {partition: OFFSET_BEGINNING if from_start else high for partition, (_, high) in spans.items()}
+    consumer.assign([KafkaPartition(topic, partition, start) for partition, start in starts.items()])
+    return _poll_for_ever(consumer)
+
+
+def frame_of(message: Message, frame: type[F]) -> F:
+    """The frame of a record, of a dead letter its reason; `FrameError` if it is unreadable."""
+    headers = message.headers() or ()
+    if issubclass(frame, DeadLetter):
+        return frame.from_headers(headers)
+    body = message.value() or b""
+    given = next((text for name, text in headers if name == CONTENT_TYPE and text), b"")
+    return frame.decode(body, given.decode(errors="replace").split(";")[0].strip() or body_type(body))
+
+
+def _poll_for_ever(consumer: Consumer) -> Iterator[Message | None]:
+    try:
+        while True:
+            message = consumer.poll(_POLL_S)
+            yield None if message is None or _is_end(message) or message.error() is not None else message
+    finally:
+        consumer.close()
+
+
+def _open(settings: Settings, topic: str) -> tuple[Consumer, dict[int, tuple[int, int]]]:
+    """A consumer without assignment, and the first and next offset of each partition."""
+    consumer = Consumer(
+        {
+            "bootstrap.servers": settings.bootstrap_servers,
+            "group.id": f"{settings.group_prefix}.reader.{uuid.uuid4()}",
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            "isolation.level": "read_committed",
+            "auto.offset.reset": "earliest",
+            "fetch.wait.max.ms": 100,
+        }
+        | dict(settings.kafka)
+    )
+    try:
+        known = consumer.list_topics(topic, timeout=_ANSWER_S).topics[topic]
+        if known.error is not None:
+            raise KafkaException(known.error)
+        spans = {
+            partition: consumer.get_watermark_offsets(KafkaPartition(topic, partition), timeout=_ANSWER_S)
+            for partition in known.partitions
+        }
+    except KafkaException as exc:
+        consumer.close()
+        if exc.args[0].code() in _UNKNOWN:
+            raise Transient(f"the cluster has no topic {topic}; create it by: qstream topics apply") from exc
+        raise Transient(f"topic {topic} at {settings.bootstrap_servers}: {exc.args[0].str()}") from exc
+    return consumer, spans
+
+
+def _is_end(message: Message) -> bool:
+    """Whether this marks the end of a partition; `Fatal` for an error after which nothing more can come."""
+    error = message.error()
+    if error is None:
+        return False
+    if error.code() == KafkaError._PARTITION_EOF:
+        return True
+    raise_if_fatal(error)
+    if error.code() in (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError._AUTHENTICATION):
+        raise Transient(f"the broker refused the reader: {error.str()}")
+    return False
