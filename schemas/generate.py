@@ -1,4 +1,4 @@
-"""Writes what is derived from the frames and topics: JSON Schemas, the AsyncAPI document and golden samples."""
+"""Writes what is derived from the frames and topics: JSON Schemas, the AsyncAPI document, the table of topics, golden samples."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, models_json
 
 from schemas.deadletter import HEADER_NAMES, PREFIX, DeadLetter
 from schemas.frame import JSON, SAFETENSORS, ContentType, Frame, FrameError
-from schemas.topics import TOPICS, Topic
+from schemas.topics import HOUR_MS, TOPICS, Topic
 
 HOME = Path(__file__).parent
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -181,7 +181,18 @@ def derived() -> dict[str, bytes]:
     """The derived files by path below ``schemas``: those that follow the code."""
     documents = {f"generated/jsonschema/{frame.tag()}.json": json_schema(frame) for frame in FRAMES}
     documents["generated/asyncapi.json"] = asyncapi()
-    return {path: (json.dumps(found, indent=2, sort_keys=True) + "\n").encode() for path, found in documents.items()}
+    files = {path: (json.dumps(found, indent=2, sort_keys=True) + "\n").encode() for path, found in documents.items()}
+    return files | {"generated/topics.md": topics_table().encode()}
+
+
+def topics_table() -> str:
+    """The registry as a Markdown table, for the README."""
+    rows = ["| topic | carries | key | role | partitions | kept |", "|---|---|---|---|---|---|"]
+    for topic in TOPICS:
+        kept = "newest by key" if topic.compacted else f"{topic.retention_ms // HOUR_MS} h"
+        carries = f"`{topic.frame.__name__}`: {topic.purpose}"
+        rows.append(f"| `{topic.name}` | {carries} | `{topic.key}` | {topic.role} | {topic.partitions} | {kept} |")
+    return "\n".join(rows) + "\n"
 
 
 def golden() -> dict[str, tuple[type[Frame], ContentType]]:
@@ -208,7 +219,7 @@ def check(home: Path = HOME) -> list[str]:
     """What is wrong in `home`, a line a file: derived files that drift or are left over, golden samples that are unreadable."""
     wanted = derived()
     faults = [f"{path}: differs from the code" for path in wanted if _read(home / path) != wanted[path]]
-    present = {str(path.relative_to(home)) for path in (home / "generated").rglob("*.json")}
+    present = {str(path.relative_to(home)) for path in (home / "generated").rglob("*.*")}
     faults += [f"{path}: belongs to no frame" for path in sorted(present - set(wanted))]
     for path, (frame, content_type) in golden().items():
         data = _read(home / path)

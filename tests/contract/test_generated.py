@@ -137,8 +137,9 @@ def test_a_schema_says_dtype_axes_and_range_of_an_array():
 
 def test_derived_files_are_deterministic_sorted_and_name_no_host():
     assert derived() == derived()
-    for content in derived().values():
-        assert content == (json.dumps(json.loads(content), indent=2, sort_keys=True) + "\n").encode()
+    for path, content in derived().items():
+        if path.endswith(".json"):
+            assert content == (json.dumps(json.loads(content), indent=2, sort_keys=True) + "\n").encode()
         hosts = set(re.findall(r"https?://[^\"/]+", content.decode()))
         assert hosts <= {"https://json-schema.org"}
 
