@@ -1,0 +1,249 @@
+"""Run the demo: servers, the routing agent, a model that trains and streams its routing, and the figures of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import queue
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from qstream.config import load_settings
+from qstream.demo.agent import AgentProcess
+from qstream.demo.frames import model_topology, token_batch
+from qstream.demo.model import MoELanguageModel, Shape, train
+from qstream.demo.score import Score, Summary
+from qstream.demo.text import batches, load_corpus
+from qstream.demo.view import View, summary_table
+from qstream.embedded.kafka import EmbeddedKafka
+from qstream.embedded.redis import EmbeddedRedis
+from qstream.routing.warm import warm
+from qstream.stream.client import PlanSubscriber, Publisher
+from schemas.experts import ExpertTopology
+from schemas.frame import Frame
+from schemas.topics import EXPERTS_TOPOLOGY, PLACEMENT_PLAN, ROUTING_DLQ, ROUTING_PLAN, TOKENS_BATCH, TOPICS
+
+SHAPE = Shape()
+SEQUENCES = 8  # a step
+WINDOW_TOKENS = 8192
+OPTIONS = {"window_tokens": WINDOW_TOKENS, "windows": 16, "min_gain": 0.02, "move_cost": 0.01}
+# The embedded broker answers a fetch that finds nothing only when its wait is over, even if records come meanwhile.
+PROMPT = {"fetch.wait.max.ms": "10"}
+QUIET = {"log.connection.close": "false"}  # the broker ends before its last clients are gone
+READY_S = 180.0
+DRAIN_S = 15.0
+# An embedded partition keeps 5 MiB, about 110 of these batches: a producer further ahead would overwrite unread ones.
+MAX_WAITING = 64
+SAYINGS = {
+    "starting": "starting the routing agent",
+    "compiling": "compiling kernels (first start only)",
+    "joining": "the routing agent joins its consumer group",
+}
+PACKAGES = ("qstream", "torch", "numpy", "numba", "confluent-kafka", "faust-streaming", "redis")
+
+Arrivals = queue.SimpleQueue[tuple[float, Frame]]
+
+
+@dataclass(slots=True)
+class Run:
+    """What the phases of a run share. `seconds` of streaming, from the first batch to the last."""
+
+    agent: AgentProcess
+    publisher: Publisher
+    subscribers: Sequence[PlanSubscriber[Any]]
+    arrivals: Arrivals
+    score: Score
+    view: View
+    topology: ExpertTopology
+    signals: list[int]
+    seconds: float = 0.0
+
+    @property
+    def goes_on(self) -> bool:
+        return self.agent.alive and not self.signals
+
+    def collect(self, wait_s: float = 0.0) -> None:
+        """Score what has arrived; wait up to `wait_s` for the first."""
+        with suppress(queue.Empty):
+            at_s, frame = self.arrivals.get(timeout=wait_s)
+            while True:
+                self.score.received(frame, at_s)
+                at_s, frame = self.arrivals.get_nowait()
+
+    def summary(self) -> Summary:
+        return self.score.summary(self.seconds, sum(subscriber.repeated for subscriber in self.subscribers))
+
+
+def main(seconds: float, json_path: Path | None, seed: int, plain: bool) -> int:
+    """Stream for `seconds` from the first batch, print the figures and write them as JSON; returns the exit code.
+
+    0; 1 if the agent ended or a token batch got no plan; 128 + signal after Ctrl-C or SIGTERM.
+    """
+    console = Console()
+    # The demo's servers are its own: settings for a real cluster must reach neither its clients nor its agent.
+    for name in [name for name in os.environ if name.startswith("QSTREAM_")]:
+        del os.environ[name]
+    with caught_signals() as signals:
+        try:
+            with View(console, plain) as view, started(view, signals) as run:
+                ready = wait_ready(run)
+                if ready:
+                    stream(run, seconds, seed)
+                    drain(run)
+                summary, faults, log_tail = run.summary(), find_faults(run, ready), run.agent.log_tail()
+                view.say("stopping the agent and the servers")
+        except KeyboardInterrupt:
+            return 128 + signal.SIGINT
+    console.print(summary_table(summary) if summary.tokens else "nothing was streamed")
+    if summary.tokens and json_path is not None:
+        json_path.write_text(json.dumps(asdict(summary) | {"seed": seed} | machine(), indent=2) + "\n")
+    if signals:
+        return 128 + signals[0]
+    for fault in faults:
+        console.print(fault, style="red", soft_wrap=True)
+    if faults:
+        console.print(f"The end of its log:\n{log_tail}", soft_wrap=True, markup=False, highlight=False)
+    return 1 if faults else 0
+
+
+@contextmanager
+def caught_signals() -> Iterator[list[int]]:
+    """Ctrl-C or SIGTERM ends the stream, not the program: the first is noted in the list, a second one interrupts."""
+    caught: list[int] = []
+
+    def note(signum: int, _frame: object) -> None:
+        if caught:
+            raise KeyboardInterrupt
+        caught.append(signum)
+
+    before = {signum: signal.signal(signum, note) for signum in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+@contextmanager
+def started(view: View, signals: list[int]) -> Iterator[Run]:
+    """Broker, store, agent and subscribers; all gone on exit."""
+    topology = model_topology(SHAPE)
+    arrivals: Arrivals = queue.SimpleQueue()
+    view.say("starting the embedded Kafka and Redis")
+    with (
+        tempfile.TemporaryDirectory(prefix="qstream-demo-") as folder,
+        EmbeddedKafka({topic.name: topic.partitions for topic in TOPICS}) as kafka,
+        EmbeddedRedis() as redis,
+        Publisher(kafka.bootstrap_servers, "demo", load_settings(kafka=QUIET)) as publisher,
+    ):
+        publisher.publish(EXPERTS_TOPOLOGY, topology)
+        publisher.flush()
+        with (
+            AgentProcess(Path(folder), kafka.bootstrap_servers, redis.url, PROMPT, OPTIONS) as agent,
+            followed(kafka.bootstrap_servers, arrivals) as subscribers,
+        ):
+            score = Score(topology, WINDOW_TOKENS)
+            yield Run(agent, publisher, subscribers, arrivals, score, view, topology, signals)
+
+
+@contextmanager
+def followed(bootstrap_servers: str, arrivals: Arrivals) -> Iterator[Sequence[PlanSubscriber[Any]]]:
+    """Put all plans and dead letters on the queue, with the time of arrival, each topic from a thread of its own."""
+    topics = (ROUTING_PLAN, PLACEMENT_PLAN, ROUTING_DLQ)
+    settings = load_settings(kafka=PROMPT | QUIET)
+    subscribers = [PlanSubscriber(topic, topic.frame, bootstrap_servers, from_start=True, settings=settings) for topic in topics]
+    closed = threading.Event()
+
+    def follow(subscriber: PlanSubscriber[Any]) -> None:
+        with subscriber:
+            while not closed.is_set():
+                plan = subscriber.poll(0.1)
+                if plan is not None:
+                    arrivals.put((time.monotonic(), plan))
+
+    threads = [threading.Thread(target=follow, args=(subscriber,), name=subscriber.topic.name) for subscriber in subscribers]
+    for thread in threads:
+        thread.start()
+    try:
+        yield subscribers
+    finally:
+        closed.set()
+        for thread in threads:
+            thread.join()
+
+
+def wait_ready(run: Run) -> bool:
+    """Wait for the agent, then load in this process the kernels that it has compiled."""
+    deadline_s = time.monotonic() + READY_S
+    while run.goes_on and time.monotonic() < deadline_s:
+        state = run.agent.state()
+        if state == "ready":
+            run.view.say("loading the model")
+            warm()
+            return run.goes_on
+        run.view.say(SAYINGS.get(state, f"the routing agent is {state}"))
+        time.sleep(0.1)
+    return False
+
+
+def stream(run: Run, seconds: float, seed: int) -> None:
+    """Train, publish each layer's routing of each step, score the plans that come back."""
+    text = batches(load_corpus(), SEQUENCES, SHAPE.context, np.random.default_rng(seed))
+    started_s = None
+    for step in train(MoELanguageModel(SHAPE, seed=seed), text):
+        run.collect()
+        started_s = started_s or time.monotonic()
+        for routing in step.routing:
+            batch = token_batch(step, routing, run.topology.num_gpus)
+            run.score.published(batch, time.monotonic())
+            run.publisher.publish(TOKENS_BATCH, batch)
+        run.score.trained(len(step.token_id), step.loss)
+        run.seconds = time.monotonic() - started_s
+        if run.seconds >= 1.0 and run.view.due():
+            run.view.show(run.summary(), run.score, step.step, run.agent.state())
+        while len(run.score.waiting) > MAX_WAITING and run.goes_on:
+            run.collect(0.1)
+        if run.seconds >= seconds or not run.goes_on:
+            return
+
+
+def drain(run: Run) -> None:
+    """Wait for the plans that are under way."""
+    run.view.say("waiting for the last plans")
+    run.publisher.flush()
+    deadline_s = time.monotonic() + DRAIN_S
+    while run.score.waiting and run.agent.alive and time.monotonic() < deadline_s:
+        run.collect(0.1)
+
+
+def find_faults(run: Run, ready: bool) -> list[str]:
+    """Why the run is no success, in sentences."""
+    faults = []
+    if not run.agent.alive:
+        faults.append("The routing agent ended.")
+    elif not ready:
+        faults.append(f"The routing agent was not ready within {READY_S:.0f} s.")
+    if run.score.waiting:
+        faults.append(f"{len(run.score.waiting)} token batches got no plan from the routing agent.")
+    return faults
+
+
+def machine() -> dict[str, Any]:
+    """Where and with what the figures were measured."""
+    return {
+        "machine": {"platform": platform.platform(), "cpus": os.cpu_count(), "python": platform.python_version()},
+        "versions": {package: version(package) for package in PACKAGES},
+        "options": OPTIONS,
+    }

@@ -1,0 +1,111 @@
+"""The demo as a user runs it: real training, a real agent process, figures, and nothing left behind however it ends."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+STREAMING = "tokens/s"
+PROCESSES = 2  # the agent and Redis
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        importlib.util.find_spec("torch") is None and os.environ.get("CI") != "true", reason="the demo extra is not installed"
+    ),
+]
+
+
+class Demo:
+    """A demo that streams; `output` has what it printed, `children` the processes that it started."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.output: list[str] = []
+        while STREAMING not in "".join(self.output[-1:]):
+            line = self.read_line()
+            assert line, f"the demo ended before it streamed: {''.join(self.output)}"
+        self.children = psutil.Process(process.pid).children(recursive=True)
+
+    def read_line(self) -> str:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        self.output.append(line)
+        return line
+
+    def end(self) -> int:
+        """Its exit code, once it has ended."""
+        while self.read_line():
+            pass
+        return self.process.wait(60)
+
+    def left_behind(self) -> list[psutil.Process]:
+        return psutil.wait_procs(self.children, timeout=5)[1]
+
+
+@contextmanager
+def streaming_demo(seconds: int, *options: str) -> Iterator[Demo]:
+    command = [sys.executable, "-m", "qstream.cli", "demo", "--plain", "--seconds", str(seconds), *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            yield Demo(process)
+        finally:
+            process.kill()
+
+
+def test_a_run_answers_every_batch_reports_its_figures_and_leaves_no_process(tmp_path: Path) -> None:
+    file = tmp_path / "demo.json"
+    with streaming_demo(6, "--json", str(file), "--seed", "1") as demo:
+        assert len(demo.children) >= PROCESSES
+        assert demo.end() == 0, "".join(demo.output)
+    assert demo.left_behind() == []
+    figures = json.loads(file.read_text())
+    assert figures["seed"] == 1
+    assert figures["seconds"] >= 6
+    assert figures["tokens"] * 3 == figures["token_batches"] * 1024  # three layers see each token; 8 sequences of 128
+    assert figures["routing_plans"] == figures["token_batches"] > 0
+    assert (figures["lost"], figures["repeated"], figures["dead_letters"]) == (0, 0, 0)
+    assert figures["placement_plans"] > 0
+    assert figures["moved_experts"] > 0
+    assert figures["windows"] > 0
+    for placement in ("contiguous", "plan"):
+        assert 0 < figures["next_window_balancedness"][placement] <= 1
+        assert 0 <= figures["cross_node_copies_per_token"][placement] <= 1  # there is one other node
+    assert 0 < figures["latency_ms"]["p50"] <= figures["latency_ms"]["p99"]
+    assert 0 < figures["loss"]["last"] < figures["loss"]["first"]
+    assert {"machine", "versions", "options"} <= figures.keys()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_with_its_figures_and_leaves_no_process(signum: signal.Signals, tmp_path: Path) -> None:
+    file = tmp_path / "demo.json"
+    with streaming_demo(600, "--json", str(file)) as demo:
+        demo.process.send_signal(signum)
+        assert demo.end() == 128 + signum
+    assert demo.left_behind() == []
+    output = "".join(demo.output)
+    assert "Traceback" not in output
+    assert "balancedness of the next window" in output
+    assert json.loads(file.read_text())["lost"] == 0
+
+
+def test_an_agent_that_ends_fails_the_run_with_the_end_of_its_log() -> None:
+    with streaming_demo(600) as demo:
+        [agent] = [child for child in demo.children if "routing" in child.cmdline()]
+        agent.kill()
+        assert demo.end() == 1
+    assert demo.left_behind() == []
+    output = "".join(demo.output)
+    assert "The routing agent ended." in output
+    assert "The end of its log:" in output
+    assert "Traceback" not in output

@@ -1,0 +1,103 @@
+"""The demo's figures: a plan is judged only by windows that began after it came, and every batch is accounted for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from qstream.demo.score import Score, Versus
+from schemas.experts import ExpertTopology
+from schemas.placement import PlacementPlan, PlacementScore
+from schemas.routing import RoutingMetrics, RoutingPlan
+from schemas.solver import SolverRecord
+from schemas.tokens import TokenBatch
+
+TOPOLOGY = ExpertTopology(model="m", num_layers=1, num_logical_experts=4, num_nodes=2, num_gpus=2, slots_per_gpu=2)
+SOLVER = SolverRecord(tier=0, name="by-hand")
+WINDOW_TOKENS = 4
+# Contiguous, GPU 0 holds experts 0 and 1; these four tokens all go there, so one GPU of two works: balancedness 1/2.
+HOT_PAIR = np.array([[0], [1], [0], [1]], np.int32)
+APART = np.array([[0, 2, 1, 3]], np.int32)  # one of the hot pair on each GPU: balancedness 1
+
+
+def batch(name: str, topk_ids: NDArray[np.int32] = HOT_PAIR) -> TokenBatch:
+    tokens = len(topk_ids)
+    return TokenBatch(
+        batch_id=name, ts_ns=1, model="m", layer=0, token_id=np.arange(tokens, dtype=np.uint64), topk_ids=topk_ids,
+        src_rank=np.zeros(tokens, np.int32),
+    )  # fmt: skip
+
+
+def placement(version: int, slots: NDArray[np.int32] | None) -> PlacementPlan:
+    return PlacementPlan(
+        model="m", plan_id=f"p{version}", ts_ns=1, version=version, base_version=version - 1, num_gpus=2, slots_per_gpu=2,
+        skip_reason="no gain" if slots is None else None, physical_to_logical_map=slots, solver=SOLVER,
+        expected=PlacementScore(balancedness_before=0.5, balancedness=1.0, worst_layer_balancedness=1.0, moved_experts=2),
+    )  # fmt: skip
+
+
+def route(name: str, copies: float, version: int = 1) -> RoutingPlan:
+    return RoutingPlan(
+        plan_id=name, batch_id=name, model="m", layer=0, ts_ns=1, placement_version=version, solver=SOLVER,
+        metrics=RoutingMetrics(max_over_mean=1.0, balancedness=1.0, cross_node_copies_per_token=copies),
+        slot_ids=np.zeros((4, 1), np.int32),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def score() -> Score:
+    return Score(TOPOLOGY, WINDOW_TOKENS)
+
+
+def test_a_plan_that_comes_while_a_window_fills_is_judged_from_the_next_window_on(score: Score) -> None:
+    score.published(batch("a", HOT_PAIR[:2]), 0.0)
+    score.received(placement(1, APART), 0.0)
+    score.published(batch("b", HOT_PAIR[2:]), 0.0)
+    assert score.placement.scores == []  # the window began under no plan
+    score.published(batch("c"), 0.0)
+    assert score.placement.scores == [(0.5, 1.0)]
+
+
+def test_a_skipped_plan_leaves_the_placement_in_force(score: Score) -> None:
+    score.received(placement(1, APART), 0.0)
+    score.published(batch("a"), 0.0)
+    score.received(placement(1, None), 0.0)
+    score.published(batch("b"), 0.0)
+    score.published(batch("c"), 0.0)
+    assert score.placement.scores == [(0.5, 1.0), (0.5, 1.0)]
+    summary = score.summary(1.0)
+    assert (summary.placement_plans, summary.placement_plans_skipped, summary.windows) == (1, 1, 2)
+    assert summary.next_window_balancedness == Versus(0.5, 1.0)
+
+
+def test_moves_are_the_experts_that_a_gpu_did_not_hold_before(score: Score) -> None:
+    score.received(placement(1, APART), 0.0)  # GPU 0 loads expert 2, GPU 1 loads expert 1
+    score.received(placement(2, APART[:, [1, 0, 2, 3]]), 0.0)  # other slots of the same GPU
+    assert score.summary(1.0).moved_experts == 2
+
+
+def test_latency_runs_from_publishing_a_batch_to_its_plan_and_unanswered_batches_are_lost(score: Score) -> None:
+    for index, name in enumerate("abc"):
+        score.published(batch(name), at_s=float(index))
+    score.received(route("a", 0.0), 0.010)
+    score.received(route("b", 0.0), 1.030)
+    score.received(route("b", 0.0), 1.040)
+    summary = score.summary(1.0, repeated_on_the_wire=2)
+    assert summary.latency_ms.p50 == pytest.approx(20.0)
+    assert (summary.token_batches, summary.routing_plans, summary.lost, summary.repeated) == (3, 2, 1, 3)
+
+
+def test_copies_are_compared_on_the_batches_that_a_placement_plan_routed(score: Score) -> None:
+    to_other_node = np.full((4, 1), 3, np.int32)  # contiguous, expert 3 lies on GPU 1: a copy for each token of GPU 0
+    score.published(batch("before", HOT_PAIR), 0.0)
+    score.published(batch("after", to_other_node), 0.0)
+    score.received(route("before", 0.0, version=0), 0.0)
+    score.received(route("after", 0.25), 0.0)
+    assert score.summary(1.0).cross_node_copies_per_token == Versus(1.0, 0.25)
+
+
+def test_before_anything_is_measured_the_figures_are_absent_not_zero(score: Score) -> None:
+    summary = score.summary(0.0)
+    assert summary.next_window_balancedness == summary.cross_node_copies_per_token == Versus(None, None)
+    assert summary.latency_ms.p50 is summary.latency_ms.p99 is summary.loss.first is summary.loss.last is None
