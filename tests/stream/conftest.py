@@ -1,0 +1,30 @@
+"""The rig of the stream tests: a sample agent on its own topics of the shared broker, and a Redis of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from qstream.embedded.redis import EmbeddedRedis
+from qstream.testing.rig import Rig
+
+MakeRig = Callable[..., Rig]
+
+
+@pytest.fixture
+def make_rig(kafka: str, redis_server: EmbeddedRedis, topic_prefix: str) -> Iterator[MakeRig]:
+    with ExitStack() as open_rigs:
+
+        def make(**settings: Any) -> Rig:
+            bootstrap = settings.pop("bootstrap_servers", kafka)
+            return open_rigs.enter_context(Rig(bootstrap, redis_server.url, topic_prefix, **settings))
+
+        yield make
+
+
+@pytest.fixture
+def rig(make_rig: MakeRig) -> Rig:
+    return make_rig()

@@ -1,0 +1,199 @@
+"""The loop on a real broker: every record answered once, with a stable id, in bounded batches."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import pytest
+from confluent_kafka import Message
+
+from qstream.stream.loop import BatchLoop
+from qstream.testing.rig import Rig, header, wait_until
+from qstream.testing.sample import Ping, Tally
+
+MakeRig = Callable[..., Rig]
+TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+def murmur2(data: bytes) -> int:
+    """Kafka's murmur2 as in org.apache.kafka.common.utils.Utils, an unsigned 32-bit number."""
+    mask, m = 0xFFFFFFFF, 0x5BD1E995
+    h = (0x9747B28C ^ len(data)) & mask
+    for start in range(0, len(data) - len(data) % 4, 4):
+        k = int.from_bytes(data[start : start + 4], "little") * m & mask
+        k = (k ^ (k >> 24)) * m & mask
+        h = (h * m & mask) ^ k
+    tail = data[len(data) - len(data) % 4 :]
+    if tail:
+        h = (h ^ int.from_bytes(tail, "little")) * m & mask
+    h = (h ^ (h >> 13)) * m & mask
+    return h ^ (h >> 15)
+
+
+def pings(count: int, names: int = 7) -> list[Ping]:
+    return [Ping.of(f"name-{i % names}", i, 2 * i) for i in range(count)]
+
+
+def of(name: str, sent: Sequence[Ping]) -> Tally:
+    return Tally.of(*(ping for ping in sent if ping.name == name))
+
+
+def test_the_reference_hash_gives_the_values_of_kafkas_own_test():
+    vectors = {
+        b"21": -973932308,
+        b"foobar": -790332482,
+        b"a-little-bit-long-string": -985981536,
+        b"a-little-bit-longer-string": -1486304829,
+        b"lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8": -58897971,
+        b"abc": 479470107,
+    }
+    assert {data: murmur2(data) for data in vectors} == {data: value & 0xFFFFFFFF for data, value in vectors.items()}
+
+
+def test_every_record_gives_one_event_under_its_own_id_and_every_state_is_exact(rig: Rig):
+    sent = pings(500)
+    rig.publish(sent)
+    with rig.loop():
+        wait_until(lambda: len(rig.pongs()) >= 500)
+        wait_until(lambda: rig.committed_records() == 500)
+    ids = [event_id for event_id, _ in rig.pongs()]
+    inputs = rig.tail(rig.sample.pings)
+    assert Counter(ids) == Counter(f"{m.topic()}/{m.partition()}/{m.offset()}/0" for m in inputs)
+    for name in {ping.name for ping in sent}:
+        assert rig.tally(name) == of(name, sent)
+        counts = [pong.count for _, pong in rig.pongs() if pong.name == name]
+        assert counts == list(range(1, len(counts) + 1))
+
+
+def test_an_event_keeps_the_key_and_carries_cloudevents_headers_and_the_trace_of_its_cause(rig: Rig):
+    rig.publish([Ping.of("a", 1)], headers=[("traceparent", TRACE.encode()), ("tracestate", b"x=1"), ("private", b"no")])
+    with rig.loop():
+        wait_until(rig.pongs)
+    (event,) = rig.tail(rig.sample.pongs)
+    (cause,) = rig.tail(rig.sample.pings)
+    assert event.key() == b"a"
+    headers = dict(event.headers())
+    moment = headers.pop("ce_time").decode()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", moment)
+    assert headers == {
+        "ce_specversion": b"1.0",
+        "ce_id": f"{cause.topic()}/{cause.partition()}/{cause.offset()}/0".encode(),
+        "ce_source": f"qstream/{rig.sample.name}".encode(),
+        "ce_type": rig.sample.pongs.name.encode(),
+        "ce_subject": b"a",
+        "content-type": b"application/vnd.safetensors",
+        "traceparent": TRACE.encode(),
+        "tracestate": b"x=1",
+    }
+
+
+def test_events_go_to_the_partition_that_a_java_producer_would_choose(rig: Rig):
+    rig.publish(pings(60, names=60))
+    with rig.loop():
+        wait_until(lambda: len(rig.pongs()) == 60)
+    events = rig.tail(rig.sample.pongs)
+    expected = {m.key(): (murmur2(m.key()) & 0x7FFFFFFF) % rig.sample.partitions for m in events}
+    assert {m.key(): m.partition() for m in events} == expected
+    assert len(set(expected.values())) == rig.sample.partitions
+
+
+def test_a_second_run_goes_on_where_the_first_stopped(rig: Rig):
+    sent = pings(200)
+    rig.publish(sent[:120])
+    with rig.loop():
+        wait_until(lambda: rig.committed_records() == 120)
+    rig.publish(sent[120:])
+    with rig.loop():
+        wait_until(lambda: rig.committed_records() == 200)
+    assert max(Counter(event_id for event_id, _ in rig.pongs()).values()) == 1
+    assert rig.tally("name-0") == of("name-0", sent)
+
+
+class Batches(BatchLoop[Tally]):
+    """A loop that notes the batches that it turns."""
+
+    seen: list[list[Message]]
+
+    def turn(self, messages: Sequence[Message]) -> None:
+        self.seen.append(list(messages))
+        super().turn(messages)
+
+
+@pytest.fixture
+def batches(monkeypatch: pytest.MonkeyPatch) -> list[list[Message]]:
+    seen: list[list[Message]] = []
+    monkeypatch.setattr(Batches, "seen", seen, raising=False)
+    monkeypatch.setattr("qstream.testing.rig.BatchLoop", Batches)
+    return seen
+
+
+def test_a_batch_holds_no_more_records_than_allowed(rig: Rig, batches: list[list[Message]]):
+    rig.publish(pings(400))
+    with rig.loop(max_batch_records=30, batch_window_ms=50):
+        wait_until(lambda: rig.committed_records() == 400)
+    assert max(map(len, batches)) == 30
+    assert sum(map(len, batches)) == 400
+
+
+def test_a_batch_holds_no_more_bytes_than_allowed_and_one_record(rig: Rig, batches: list[list[Message]]):
+    big = [Ping.of(f"name-{i % 3}", *range(1000)) for i in range(40)]  # 8 KB each
+    rig.publish(big)
+    with rig.loop(max_batch_bytes=50_000, batch_window_ms=50):
+        wait_until(lambda: rig.committed_records() == 40)
+    sizes = [sum(len(m.value()) for m in batch) for batch in batches]
+    largest = max(len(ping.encode()) for ping in big)
+    assert max(sizes) <= 50_000 + largest
+    assert max(map(len, batches)) >= 4
+    assert rig.tally("name-0") == of("name-0", big)
+
+
+def test_a_batch_waits_its_window_for_more_records(rig: Rig, batches: list[list[Message]]):
+    with rig.loop(batch_window_ms=3000, max_batch_records=100) as running:
+        wait_until(lambda: running.loop.status().joined)
+        for ping in pings(20):
+            rig.publish([ping])
+        wait_until(lambda: rig.committed_records() == 20)
+    assert max(map(len, batches)) >= 10
+
+
+def test_a_compacted_input_is_read_whole_on_assignment_although_its_offsets_are_committed(rig: Rig):
+    """The table of gates is read again by a worker that has lost its states: pings that need a gate find it open."""
+    rig.publish([Ping.of("a", 0, act="open")], rig.sample.gates)
+    with rig.loop():
+        wait_until(lambda: rig.committed_records(rig.sample.gates) == 1)
+    rig.store._client.flushall()
+    rig.publish([Ping.of("a", 5, act="need")])
+    with rig.loop():
+        wait_until(lambda: rig.committed_records() == 1)
+    assert rig.letters() == []
+    tally = rig.tally("a")
+    assert tally is not None
+    assert (tally.count, tally.opened) == (2, True)
+
+
+def test_a_compacted_input_read_again_changes_no_state_twice(rig: Rig):
+    rig.publish([Ping.of("a", 1, act="open"), Ping.of("b", 2, act="open")], rig.sample.gates)
+    for _ in range(3):
+        with rig.loop() as running:
+            wait_until(lambda: running.loop.status().joined)
+            wait_until(lambda: rig.committed_records(rig.sample.gates) == 2)
+            wait_until(lambda: running.loop.ledger.positions and running.loop.ledger.uncommitted == 0)
+    assert rig.tally("a") == Tally.of(Ping.of("a", 1, act="open"))
+    assert len(rig.pongs()) == 2
+
+
+def test_a_tombstone_on_a_compacted_input_is_passed_over(rig: Rig):
+    rig.publish([Ping.of("a", 1, act="open")], rig.sample.gates)
+    rig.publish_raw(rig.sample.gates.name, None, b"a")
+    with rig.loop():
+        wait_until(lambda: rig.committed_records(rig.sample.gates) == 2)
+    assert rig.letters() == []
+
+
+def test_a_tick_gives_events_of_the_states_in_memory(rig: Rig):
+    rig.publish([Ping.of("a", 1)])
+    with rig.loop(rig.processor(tick_s=0.2)):
+        wait_until(lambda: len([1 for event_id, _ in rig.pongs() if event_id.startswith("tick/a/1/")]) >= 2)
+    assert all(header(m, "ce_subject") == "a" for m in rig.tail(rig.sample.pongs))
