@@ -76,10 +76,12 @@ def plan_placement(
     previous : int32 [L, P]
         The placement in force.
 
-    The score is the mean balancedness over the windows; a plan that wins less than ``options.min_gain`` is skipped.
+    The score is the mean balancedness over the windows that the tier plans for (the fast one: the newest alone); a plan that
+    wins less than ``options.min_gain`` is skipped.
     """
     gpus = topology.num_gpus
-    windows = history.astype(np.float64)
+    windows = history[-1:] if options.placement == "fast" else history
+    windows = windows.astype(np.float64)
     plan = PLANNERS[options.placement](windows, previous, topology, options)
     before, after = (_mean_balancedness(p, windows, gpus) for p in (previous, plan))
     load = windows.mean(0)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -20,11 +17,11 @@ from qstream.routing.pack import place
 from qstream.routing.scenarios import anneal, place_scenarios
 from qstream.routing.score import balancedness, violations
 from qstream.routing.warm import warm
+from tests.benchmarks.stick import TRACE, load_stick
 
 Row = tuple[str, float, str, str]
 Planner = Callable[[np.ndarray, int, int], np.ndarray]
 
-_DATA = Path(os.environ.get("QSTREAM_DATA", Path(__file__).parents[3] / "shared" / "data"))
 _STEPS = 8000
 _WARM_START = """
 import time
@@ -76,10 +73,10 @@ def placement_rows() -> list[Row]:
 
 def next_window_rows() -> list[Row]:
     """Plan from the past, score on the next window of real routing: means over seeds 0, 1 and 72, 96 slots on 8 GPUs."""
-    stick = _stick()
+    stick = load_stick()
     if stick is None:
         return []
-    traces = stick.load(_DATA / "routing" / "esft_routing.npz")
+    traces = stick.load(TRACE)
     windows = [stick.window_counts(stick.stream(traces, seed).ids) for seed in (0, 1)]
 
     def fresh(history: np.ndarray, slots: int, gpus: int) -> np.ndarray:
@@ -152,20 +149,6 @@ def _in_force(first: Planner, move_cost: float) -> Planner:
         return in_force[0]
 
     return next_plan
-
-
-def _stick() -> ModuleType | None:
-    """The independent scores that stand beside the data, or None."""
-    source = _DATA.parent / "bench" / "esft_stream.py"
-    if not source.exists() or not (_DATA / "routing" / "esft_routing.npz").exists():
-        return None
-    spec = importlib.util.spec_from_file_location("esft_stream", source)
-    if spec is None or spec.loader is None:
-        return None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["esft_stream"] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def _seconds(call: Callable[[], object], repeats: int = 9) -> float:

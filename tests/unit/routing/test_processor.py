@@ -1,0 +1,158 @@
+"""The processor: what each record does to the state and the plans, and what is poison."""
+
+import re
+
+import numpy as np
+import pytest
+
+from qstream.contract import Batch, Record
+from qstream.errors import Transient
+from qstream.routing.options import RoutingOptions
+from qstream.routing.processor import RoutingProcessor
+from schemas import ExpertLoad, ExpertTopology, PlacementPlan, RoutingPlan, TokenBatch
+from schemas.topics import EXPERTS_LOAD, EXPERTS_TOPOLOGY, TOKENS_BATCH
+
+TOPOLOGY = ExpertTopology(model="m", num_layers=2, num_logical_experts=8, top_k=2, num_nodes=2, num_gpus=4, slots_per_gpu=3)
+OPTIONS = RoutingOptions(window_tokens=256, windows=4, steps=200, min_gain=0.0)
+
+
+class Stream:
+    """Feeds a processor record by record, as a consumer of one partition a topic would."""
+
+    def __init__(self, options: RoutingOptions = OPTIONS) -> None:
+        self.processor = RoutingProcessor(options)
+        self.state = None
+        self.offsets: dict[str, int] = {}
+
+    def send(self, frame):
+        topic = {ExpertTopology: EXPERTS_TOPOLOGY, TokenBatch: TOKENS_BATCH, ExpertLoad: EXPERTS_LOAD}[type(frame)]
+        offset = self.offsets[topic.name] = self.offsets.get(topic.name, -1) + 1
+        record = Record(topic.name, 0, offset, "m", frame, 1000 + offset)
+        result = self.processor.process(Batch("m", [record]), self.state, 0)
+        self.state = result.state or self.state
+        return result
+
+
+def batch(seed: int, layer: int | None = 0, tokens: int = 128, experts: int = 8) -> TokenBatch:
+    rng = np.random.default_rng(seed)
+    gate = {} if layer is None else {"topk_ids": np.minimum(rng.geometric(0.4, (tokens, 2)) - 1, experts - 1).astype(np.int32)}
+    return TokenBatch(
+        batch_id=f"b{seed}", ts_ns=5, model="m", layer=layer, token_id=np.arange(tokens, dtype=np.uint64) + seed * 1000, **gate
+    )
+
+
+def load(window: str, source: str = "s", tokens: int = 256) -> ExpertLoad:
+    count = np.tile(np.array([90, 50, 40, 30, 20, 10, 10, 6]), (2, 1))
+    return ExpertLoad(model="m", source=source, window_id=window, t0_ns=0, t1_ns=1, num_tokens=tokens, logical_count=count)
+
+
+def test_tokens_of_a_model_without_topology_wait():
+    with pytest.raises(Transient, match=r"'m' has no topology yet: publish it to qstream\.experts\.topology\.v1"):
+        Stream().send(batch(1))
+
+
+def test_each_batch_gets_a_routing_plan_and_a_full_window_a_placement_plan():
+    stream = Stream()
+    assert stream.send(TOPOLOGY).events == []
+    kinds = [[type(event.frame) for event in stream.send(batch(n, layer=n % 2)).events] for n in range(4)]
+    assert kinds == [[RoutingPlan], [RoutingPlan], [RoutingPlan], [RoutingPlan, PlacementPlan]]
+
+
+def test_event_ids_name_the_record_and_the_plan_carries_its_id():
+    stream = Stream()
+    stream.send(TOPOLOGY)
+    events = [event for n in range(4) for event in stream.send(batch(n, layer=n % 2)).events]
+    assert [event.id for event in events[-2:]] == ["qstream.tokens.batch.v1/0/3/0", "qstream.tokens.batch.v1/0/3/1"]
+    assert all(event.frame.plan_id == event.id for event in events)
+
+
+def test_a_published_placement_is_in_force_for_the_batches_after_it():
+    stream = Stream()
+    stream.send(TOPOLOGY)
+    placement = [e.frame for n in range(4) for e in stream.send(batch(n, layer=n % 2)).events][-1]
+    assert (placement.base_version, placement.version, placement.skip_reason) == (0, 1, None)
+    after = batch(9, layer=1)
+    plan = stream.send(after).events[0].frame
+    assert plan.placement_version == 1
+    assert placement.physical_to_logical_map[1][plan.slot_ids].tolist() == after.topk_ids.tolist()
+
+
+def test_the_maps_of_a_plan_agree_with_each_other():
+    stream = Stream()
+    stream.send(TOPOLOGY)
+    plan = stream.send(load("1")).events[0].frame
+    slots_of, counts, shares = plan.logical_to_physical_map, plan.logical_replica_count, plan.replica_shares
+    for layer in range(2):
+        for expert in range(8):
+            held = [slot for slot in slots_of[layer, expert] if slot >= 0]
+            assert held == np.flatnonzero(plan.physical_to_logical_map[layer] == expert).tolist()
+            assert len(held) == counts[layer, expert]
+            assert shares[layer, held].sum() == pytest.approx(1.0)
+
+
+def test_a_skipped_plan_keeps_version_and_placement_and_says_why():
+    stream = Stream(OPTIONS.changed({"min_gain": 1.0}))
+    stream.send(TOPOLOGY)
+    before = stream.state.placement
+    plan = stream.send(load("1")).events[0].frame
+    assert (plan.version, plan.base_version, plan.physical_to_logical_map) == (0, 0, None)
+    assert "below min_gain 1" in plan.skip_reason
+    assert stream.state.placement.tolist() == before.tolist()
+
+
+def test_a_repeated_load_window_counts_once():
+    stream = Stream(OPTIONS.changed({"window_tokens": 10_000}))
+    stream.send(TOPOLOGY)
+    for frame in (load("1"), load("1"), load("1", source="other"), load("2")):
+        stream.send(frame)
+    assert stream.state.open_count[0, 0] == 3 * 90
+
+
+def test_tokens_without_gate_are_assigned_and_not_counted():
+    stream = Stream()
+    stream.send(TOPOLOGY)
+    plan = stream.send(batch(1, layer=None)).events[0].frame
+    assert plan.assignment.shape == (128,)
+    assert stream.state.open_count.sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("frame", "reason"),
+    [
+        (batch(1, layer=2), r"layer is 2, allowed are 0 to 1"),
+        (batch(1, experts=99).model_copy(update={"topk_ids": np.full((128, 2), 8, np.int32)}), r"expert 8, allowed are 0 to 7"),
+        (
+            ExpertLoad(model="m", window_id="1", t0_ns=0, t1_ns=1, num_tokens=1, logical_count=np.ones((2, 9), np.int64)),
+            r"logical_count has shape \[2, 9\], allowed is \[2, 8\]",
+        ),
+        (TOPOLOGY.model_copy(update={"gpu_capacity": np.array([1, 1, 0, 1], np.float32)}), r"gpu_capacity has 0 to 1"),
+    ],
+)
+def test_what_contradicts_the_topology_is_dead_and_changes_nothing(frame, reason):
+    stream = Stream()
+    stream.send(TOPOLOGY)
+    before = stream.state
+    result = stream.send(frame)
+    assert result.events == []
+    assert len(result.dead) == 1
+    assert re.search(reason, result.dead[0].reason)
+    assert stream.state == before
+
+
+def test_a_changed_topology_starts_afresh_under_a_higher_version():
+    stream = Stream()
+    stream.send(TOPOLOGY)
+    stream.send(load("1"))
+    assert stream.state.version == 1
+    stream.send(TOPOLOGY)
+    assert stream.state.closed == 1
+    stream.send(TOPOLOGY.model_copy(update={"num_gpus": 8}))
+    assert (stream.state.version, stream.state.closed, stream.state.placement.shape) == (2, 0, (2, 24))
+
+
+def test_placement_and_routing_plans_can_be_switched_off():
+    quiet = Stream(OPTIONS.changed({"placement": "off", "routing_plans": False}))
+    quiet.send(TOPOLOGY)
+    assert quiet.send(load("1")).events == []
+    assert quiet.send(batch(1)).events == []
+    assert quiet.state.closed == 1
