@@ -91,7 +91,8 @@ def test_copies_to_other_nodes_are_counted_once_a_node():
     route = plan_route(batch, placement, TOPOLOGY, RoutingOptions())
     node = np.array([0, 0, 1, 1])
     expected = np.mean([
-        len({node[slot // 5] for slot in row} - {node[source]}) for row, source in zip(route.slot_ids, batch.src_rank, strict=True)
+        len({node[slot // 5] for slot in row} - {node[source]})
+        for row, source in zip(route.slot_ids, batch.src_rank, strict=True)
     ])  # fmt: skip
     assert route.metrics.cross_node_copies_per_token == pytest.approx(expected)
 
