@@ -14,6 +14,7 @@ CONSUMED = Counter("qstream_records_consumed_total", "Records read from input to
 PRODUCED = Counter("qstream_records_produced_total", "Events confirmed by the broker", ["agent", "topic"])
 DEAD_LETTERS = Counter("qstream_dead_letters_total", "Records that could not be processed", ["agent", "stage", "error"])
 RETRIES = Counter("qstream_batch_retries_total", "Batches that had to wait and try again", ["agent", "error"])
+PROCESS_SECONDS = Histogram("qstream_process_seconds", "Time of a batch inside the module", ["agent"], buckets=SECONDS)
 BATCH_SECONDS = Histogram("qstream_batch_seconds", "From the poll of a batch to its commit", ["agent"], buckets=SECONDS)
 END_TO_END_SECONDS = Histogram(
     "qstream_end_to_end_seconds", "From the timestamp of an input record to its confirmed event", ["agent"], buckets=SECONDS
@@ -35,4 +36,3 @@ ROUTING_WORST_LAYER = Gauge("qstream_routing_worst_layer_balancedness", "The sam
 ROUTING_COPIES = Gauge("qstream_routing_cross_node_copies_per_token", "Copies of a token sent to other nodes", ["model"])
 ROUTING_MOVED = Counter("qstream_routing_moved_experts_total", "Experts that plans asked a GPU to load", ["model"])
 ROUTING_PLANS = Counter("qstream_routing_placement_plans_total", "Placement plans by outcome", ["model", "outcome"])
-ROUTING_SOLVER_SECONDS = Histogram("qstream_routing_solver_seconds", "Wall time of a solver", ["tier"], buckets=SECONDS)

@@ -15,7 +15,18 @@ from confluent_kafka import KafkaException, Message
 from qstream.config import EMBEDDED_CLUSTER, Settings
 from qstream.contract import Event, Processor, Record, TopicPartition
 from qstream.errors import ConfigError, DeliveryFailed, OptionError, StoreUnavailable
-from qstream.metrics import BATCH_SECONDS, CONSUMED, DEAD_LETTERS, DEGRADED, END_TO_END_SECONDS, LAG, PAUSED, PRODUCED, RETRIES
+from qstream.metrics import (
+    BATCH_SECONDS,
+    CONSUMED,
+    DEAD_LETTERS,
+    DEGRADED,
+    END_TO_END_SECONDS,
+    LAG,
+    PAUSED,
+    PROCESS_SECONDS,
+    PRODUCED,
+    RETRIES,
+)
 from qstream.state.store import StateStore
 from qstream.stream.commit import Ledger
 from qstream.stream.consume import FROM_START, Intake
@@ -121,7 +132,8 @@ class BatchLoop(Generic[S]):
         started = time.monotonic()
         starts, ends = _span(messages)
         records, rejected = decode(messages, self.topics)
-        outcomes = self._process(records, ends)
+        with PROCESS_SECONDS.labels(self.agent).time():
+            outcomes = self._process(records, ends)
         rejected = [dead for dead in rejected if dead.letter.offset < ends[_origin(dead)]]
         for outcome, _ in outcomes.values():
             rejected += outcome.rejected
