@@ -1,0 +1,143 @@
+"""Verify: compare what a run under faults left behind with what a run without faults leaves."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple, TypeVar
+
+from qstream.contract import Batch, Processor, Record
+from schemas.frame import Frame
+
+S = TypeVar("S", bound=Frame)
+_SHOWN: Final = 5
+
+
+class Produced(NamedTuple):
+    """One event as a consumer sees it."""
+
+    id: str
+    key: str
+    value: bytes
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """All that is left of a run: events in the order of each partition, ids of dead-lettered records, states by key."""
+
+    events: Sequence[Produced] = ()
+    dead_letters: Sequence[str] = ()
+    states: Mapping[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What differs between two runs: ids of events and of records, or keys. Repetition alone is no fault.
+
+    `lost`: events that never came. `unrecognised`: events that no input explains, so that no consumer could tell what they
+    repeat. `changed`: events with an expected id and other bytes or another key. `out_of_order`: events whose first
+    appearance stands behind one that should follow it under the same key. `repeated` and `repeated_dead_letters` count
+    appearances after the first.
+    """
+
+    expected: int
+    lost: tuple[str, ...] = ()
+    unrecognised: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    out_of_order: tuple[str, ...] = ()
+    missing_dead_letters: tuple[str, ...] = ()
+    unexpected_dead_letters: tuple[str, ...] = ()
+    state_differences: tuple[str, ...] = ()
+    repeated: int = 0
+    repeated_dead_letters: int = 0
+
+    @property
+    def faults(self) -> dict[str, tuple[str, ...]]:
+        """What was found, by kind."""
+        kinds = (
+            "lost", "unrecognised", "changed", "out_of_order", "missing_dead_letters", "unexpected_dead_letters",
+            "state_differences",
+        )  # fmt: skip
+        return {kind: found for kind in kinds if (found := getattr(self, kind))}
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything is there, and everything repeated is recognisable."""
+        return not self.faults
+
+    def __str__(self) -> str:
+        repeated = f"repeated {self.repeated}, dead letters repeated {self.repeated_dead_letters}"
+        lines = [f"{'ok' if self.ok else 'FAULTY'}: {self.expected} events expected, {repeated}"]
+        for kind, found in self.faults.items():
+            more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+            lines.append(f"  {len(found)} {kind.replace('_', ' ')}: {', '.join(found[:_SHOWN])}{more}")
+        return "\n".join(lines)
+
+
+def fault_free(processor: Processor[S], records: Iterable[Record], poison: Collection[str]) -> Run:
+    """What must be left of `records`, in order within a key: they are folded one by one, those of `poison` passed over.
+
+    Parameters
+    ----------
+    poison
+        Ids of the records that must become dead letters, among them those that no `Record` could be made of.
+    """
+    events: list[Produced] = []
+    states: dict[str, S] = {}
+    for record in records:
+        if record.id in poison:
+            continue
+        now_ns = record.timestamp_ms * 1_000_000
+        result = processor.process(Batch(record.key, [record]), states.get(record.key), now_ns)
+        events += [Produced(event.id, event.key, event.frame.encode()) for event in result.events]
+        if result.state is not None:
+            states[record.key] = result.state
+    return Run(events, sorted(poison), {key: state.encode() for key, state in states.items()})
+
+
+def verify(expected: Run, found: Run) -> Verdict:
+    """Judge `found` by `expected`. The events of one key must lie on one partition, as a partitioner by key sees to."""
+    wanted = {event.id: event for event in expected.events}
+    seen = Counter(event.id for event in found.events)
+    dead = Counter(found.dead_letters)
+    keys = expected.states.keys() | found.states.keys()
+    return Verdict(
+        expected=len(wanted),
+        lost=tuple(event_id for event_id in wanted if event_id not in seen),
+        unrecognised=tuple(event_id for event_id in seen if event_id not in wanted),
+        changed=_distinct(event.id for event in found.events if event != wanted.get(event.id, event)),
+        out_of_order=_out_of_order(expected.events, found.events),
+        missing_dead_letters=tuple(sorted(set(expected.dead_letters) - dead.keys())),
+        unexpected_dead_letters=tuple(sorted(dead.keys() - set(expected.dead_letters))),
+        state_differences=tuple(sorted(key for key in keys if expected.states.get(key) != found.states.get(key))),
+        repeated=seen.total() - len(seen),
+        repeated_dead_letters=dead.total() - len(dead),
+    )
+
+
+def _out_of_order(expected: Sequence[Produced], found: Sequence[Produced]) -> tuple[str, ...]:
+    """Ids that appear first behind a later one of their key, as a consumer that keeps the first of each id sees it."""
+    place = {event.id: i for i, event in enumerate(expected)}
+    newest: dict[str, int] = {}
+    late = []
+    for event_id, key in _first(found):
+        at = place.get(event_id)
+        if at is None:
+            continue
+        if at < newest.get(key, -1):
+            late.append(event_id)
+        newest[key] = max(at, newest.get(key, -1))
+    return tuple(late)
+
+
+def _first(events: Iterable[Produced]) -> Iterable[tuple[str, str]]:
+    """Id and key at each id's first appearance."""
+    keys: dict[str, str] = {}
+    for event in events:
+        keys.setdefault(event.id, event.key)
+    return keys.items()
+
+
+def _distinct(ids: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(ids))

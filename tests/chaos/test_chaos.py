@@ -1,0 +1,237 @@
+"""Workers, broker and store are killed while records flow; what is left must equal a run without faults.
+
+Broker and store are this test's own. A failure prints the verdict, the schedule, what happened, and the logs.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer
+from confluent_kafka import TopicPartition as KafkaPartition
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from qstream.config import Settings, load_settings
+from qstream.contract import Record, TopicPartition
+from qstream.embedded.child import free_ports
+from qstream.embedded.redis import EmbeddedRedis
+from qstream.errors import Transient
+from qstream.state.store import StateStore
+from qstream.stream.groups import group_state
+from qstream.stream.produce import producer_config
+from qstream.stream.read import read_all
+from qstream.testing.chaos import Action, Fault, Fleet, schedule, storm
+from qstream.testing.chaos_worker import NAME, PAYMENTS, RECEIPTS, REFUNDS, Balance, Ledgers, Payment
+from qstream.testing.java_kafka import JavaKafka
+from qstream.testing.verify import Produced, Run, Verdict, fault_free, verify
+from schemas.deadletter import DeadLetter
+from schemas.topics import CONTROL, dead_letter_name
+
+pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(400)]
+
+ACCOUNTS = 64
+WORKERS = 3
+JOIN_S = 60.0
+SETTLE_S = 120.0
+WORKERS_ONLY: Mapping[Action, int] = {"kill": 4, "terminate": 3, "pause": 2, "add": 2, "remove": 1}
+
+
+@dataclass
+class Published:
+    """What the broker has confirmed: records by id, and which of them are poison."""
+
+    records: dict[str, Record] = field(default_factory=dict)
+    poison: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Servers and workers of one run, and the settings that all share."""
+
+    kafka: JavaKafka
+    redis: EmbeddedRedis
+    fleet: Fleet
+    settings: Settings
+    topics: int
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return (PAYMENTS.name, REFUNDS.name)[: self.topics]
+
+
+@pytest.fixture
+def servers() -> Iterator[tuple[JavaKafka, EmbeddedRedis]]:
+    with ExitStack() as running:
+        yield running.enter_context(JavaKafka()), running.enter_context(EmbeddedRedis(append_only=True))
+
+
+@pytest.fixture
+def scene(request: pytest.FixtureRequest, servers: tuple[JavaKafka, EmbeddedRedis], tmp_path: Path) -> Iterator[Scene]:
+    kafka, redis = servers
+    asked = dict(request.param)
+    topics = asked.pop("topics", 1)
+    given = {
+        "bootstrap_servers": kafka.bootstrap_servers, "redis_url": redis.url, "session_timeout_ms": 3000,
+        "transaction_timeout_ms": 8000, **asked,
+    }  # fmt: skip
+    create_topics(kafka.bootstrap_servers)
+
+    def command(slot: str) -> Sequence[str]:
+        text = json.dumps({**given, "worker_id": slot, "port": free_ports(1)[0], "topics": topics})
+        return [sys.executable, "-m", "qstream.testing.chaos_worker", text]
+
+    fleet = Fleet(command, tmp_path)
+    try:
+        yield Scene(kafka, redis, fleet, load_settings(**given), topics)
+    finally:
+        fleet.close()
+
+
+def create_topics(bootstrap_servers: str) -> None:
+    names = {PAYMENTS.name: 8, REFUNDS.name: 8, RECEIPTS.name: 8, dead_letter_name(NAME): 1, CONTROL.name: 1}
+    admin = AdminClient({"bootstrap.servers": bootstrap_servers})
+    for future in admin.create_topics([NewTopic(name, partitions) for name, partitions in names.items()]).values():
+        future.result(30.0)
+
+
+def await_members(scene: Scene) -> None:
+    """Wait until the first workers are in the group."""
+    admin = AdminClient({"bootstrap.servers": scene.settings.bootstrap_servers})
+    began = time.monotonic()
+    members = 0
+    while members < WORKERS:
+        assert time.monotonic() - began < JOIN_S, "the workers do not join"
+        time.sleep(0.2)
+        with suppress(Transient):  # the group's coordinator is not there before the first member asks for it
+            members = group_state(admin, f"qstream.{NAME}", timeout_s=2.0).members
+
+
+def publish(scene: Scene, seed: int, count: int, duration_s: float, poison_share: float) -> Published:
+    """Publish evenly over the time; a broker that is away is waited for."""
+    rng = random.Random(f"publish {seed}")
+    published = Published()
+    producer = Producer(producer_config(scene.settings) | {"delivery.report.only.error": False, "message.timeout.ms": 120_000})
+    began = time.monotonic()
+    for number in range(count):
+        account = f"account-{rng.randrange(ACCOUNTS)}"
+        topic = rng.choice(scene.inputs)
+        fault = rng.choice(["poison", "error", "bytes"]) if rng.random() < poison_share else ""
+        payment = Payment.build(account=account, number=number, fault=fault.replace("bytes", ""))
+
+        def confirm(
+            error: KafkaError | None, message: Message, payment: Payment = payment, poison: bool = bool(fault)
+        ) -> None:
+            assert error is None, error
+            record = Record(message.topic(), message.partition(), message.offset(), payment.account, payment, 0)
+            published.records[record.id] = record
+            if poison:
+                published.poison.add(record.id)
+
+        value = rng.randbytes(rng.randrange(1, 60)) if fault == "bytes" else payment.encode()
+        producer.produce(topic, value, account.encode(), on_delivery=confirm)
+        producer.poll(max(0.0, began + number * duration_s / count - time.monotonic()))
+    assert producer.flush(60.0) == 0
+    return published
+
+
+def committed_everything(scene: Scene) -> bool:
+    """Whether the group has committed every input partition to its end, and the states are written as far."""
+    config = {"bootstrap.servers": scene.settings.bootstrap_servers, "group.id": f"qstream.{NAME}", "log_level": 2}
+    reader = Consumer(config | {"isolation.level": "read_committed"})
+    store = StateStore(scene.settings.redis_url, NAME, Balance, timeout_ms=2000)
+    partitions = [KafkaPartition(topic, n) for topic in scene.inputs for n in range(8)]
+    try:
+        ends = {TopicPartition(p.topic, p.partition): reader.get_watermark_offsets(p, 5.0)[1] for p in partitions}
+        done = {TopicPartition(p.topic, p.partition): p.offset for p in reader.committed(partitions, 5.0)}
+        written = store.watermarks() if scene.settings.delivery == "exactly_once" else done
+    except KafkaException:
+        return False
+    finally:
+        reader.close()
+        store.close()
+    return all(end == 0 or end == done[at] == written.get(at) for at, end in ends.items())
+
+
+def settle(scene: Scene) -> float:
+    """Seconds until everything is committed; AssertionError after two minutes."""
+    began = time.monotonic()
+    while not committed_everything(scene):
+        assert time.monotonic() - began < SETTLE_S, "records are left uncommitted"
+        scene.fleet.supervise()
+        time.sleep(0.25)
+    return time.monotonic() - began
+
+
+def left_behind(scene: Scene) -> Run:
+    """What consumers that read committed records find, and the states in the store."""
+    events = []
+    for message in read_all(scene.settings, RECEIPTS.name):
+        headers = dict(message.headers() or ())
+        events.append(Produced(headers["ce_id"].decode(), message.key().decode(), message.value()))
+    letters = [DeadLetter.from_headers(message.headers()).id for message in read_all(scene.settings, dead_letter_name(NAME))]
+    states = {}
+    with StateStore(scene.settings.redis_url, NAME, Balance, timeout_ms=2000) as store:
+        for key in (f"account-{n}" for n in range(ACCOUNTS)):
+            state = store.load(key).state
+            if state is not None:
+                states[key] = state.encode()
+    return Run(events, letters, states)
+
+
+def run_chaos(scene: Scene, seed: int, faults: list[Fault], count: int, duration_s: float) -> Verdict:
+    """Publish while the storm goes on, wait until all is committed, end the workers, and judge."""
+    for _ in range(WORKERS):
+        scene.fleet.add()
+    servers: dict[Action, Any] = {"broker": scene.kafka, "store": scene.redis}
+    try:
+        await_members(scene)
+        with ThreadPoolExecutor(1) as beside:
+            raging = beside.submit(storm, faults, scene.fleet, servers)
+            published = publish(scene, seed, count, duration_s, poison_share=0.01)
+            raging.result()
+        settle_s = settle(scene)
+        found = left_behind(scene)
+        for slot in scene.fleet.running():
+            scene.fleet.terminate(slot)
+            scene.fleet.await_end(slot)
+        records = sorted(published.records.values(), key=lambda record: (record.topic, record.partition, record.offset))
+        expected = fault_free(Ledgers(), records, published.poison)
+        verdict = verify(expected, found)
+        done = dict(Counter(fault.action for fault in faults))
+        print(f"seed {seed}: {verdict}; settled in {settle_s:.1f} s, {len(published.poison)} poison, {done}")
+        assert len(records) == count
+        assert verdict.ok, str(verdict)
+        assert all(child.poll() is not None for child in scene.fleet.processes())
+    except BaseException:
+        print(f"seed {seed}", *faults, "--- what happened", *scene.fleet.diary, sep="\n")
+        print(scene.fleet.log_tail(), scene.kafka.log_tail(), sep="\n")
+        raise
+    return verdict
+
+
+@pytest.mark.parametrize(
+    "scene",
+    [{"group_protocol": "classic"}, {"group_protocol": "consumer"}, {"topics": 2}],
+    ids=["classic", "kip-848", "two-topics"],
+    indirect=True,
+)
+def test_nothing_is_lost_and_every_repetition_has_a_known_id(scene: Scene, chaos_seed: int) -> None:
+    run_chaos(scene, chaos_seed, schedule(chaos_seed, 18.0), count=6000, duration_s=18.0)
+
+
+@pytest.mark.parametrize("scene", [{"delivery": "exactly_once"}], ids=["classic"], indirect=True)
+def test_a_committed_reader_sees_every_event_once_while_workers_are_killed(scene: Scene, chaos_seed: int) -> None:
+    faults = schedule(chaos_seed, 12.0, WORKERS_ONLY)
+    verdict = run_chaos(scene, chaos_seed, faults, count=2000, duration_s=12.0)
+    assert (verdict.repeated, verdict.repeated_dead_letters) == (0, 0)
