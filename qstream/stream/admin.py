@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -73,7 +74,18 @@ def apply_topics(
                 states |= {state.topic: state for state in inspect_topics(client, [topic], timeout_s)}
             else:
                 states[topic.name] = TopicState(topic.name, "failed", detail=exc.args[0].str())
+    _await_visible(client, [name for name, state in states.items() if state.finding == "created"], timeout_s)
     return [states[topic.name] for topic in topics]
+
+
+def _await_visible(client: AdminClient, names: Sequence[str], timeout_s: float) -> None:
+    """Brokers learn of a new topic a moment after its creation is confirmed: an agent started at once would miss it."""
+    deadline = time.monotonic() + timeout_s
+    while names and time.monotonic() < deadline:
+        known = client.list_topics(timeout=timeout_s).topics
+        if all(name in known and known[name].partitions for name in names):
+            return
+        time.sleep(0.05)
 
 
 def _configs(client: AdminClient, topics: Sequence[Topic], timeout_s: float) -> dict[str, Mapping[str, str]]:

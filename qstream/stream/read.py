@@ -20,6 +20,7 @@ from schemas.frame import Frame, body_type
 F = TypeVar("F", bound=Frame)
 _ANSWER_S: Final = 10.0
 _POLL_S: Final = 0.1
+_MOVING = {KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, KafkaError.UNKNOWN_TOPIC_OR_PART}
 _UNKNOWN = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_PARTITION, KafkaError._UNKNOWN_TOPIC}
 
 
@@ -100,16 +101,27 @@ def _open(settings: Settings, topic: str) -> tuple[Consumer, dict[int, tuple[int
         known = consumer.list_topics(topic, timeout=_ANSWER_S).topics[topic]
         if known.error is not None:
             raise KafkaException(known.error)
-        spans = {
-            partition: consumer.get_watermark_offsets(KafkaPartition(topic, partition), timeout=_ANSWER_S)
-            for partition in known.partitions
-        }
+        spans = {partition: _watermarks(consumer, KafkaPartition(topic, partition)) for partition in known.partitions}
     except KafkaException as exc:
         consumer.close()
         if exc.args[0].code() in _UNKNOWN:
             raise Transient(f"the cluster has no topic {topic}; create it by: qstream topics apply") from exc
         raise Transient(f"topic {topic} at {settings.bootstrap_servers}: {exc.args[0].str()}") from exc
     return consumer, spans
+
+
+def _watermarks(consumer: Consumer, partition: KafkaPartition) -> tuple[int, int]:
+    """First and next offset; a partition that is new or moves to another broker is asked again."""
+    deadline = time.monotonic() + _ANSWER_S
+    while True:
+        try:
+            low, high = consumer.get_watermark_offsets(partition, timeout=_ANSWER_S)
+        except KafkaException as exc:
+            if exc.args[0].code() not in _MOVING or time.monotonic() > deadline:
+                raise
+            time.sleep(_POLL_S)
+        else:
+            return low, high
 
 
 def _is_end(message: Message) -> bool:

@@ -1,0 +1,1 @@
+"""The `qstream` command: one file a group of commands, loaded when it is called."""

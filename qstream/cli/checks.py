@@ -1,0 +1,177 @@
+"""Checks: what the doctor looks at, one function a patient."""
+
+from __future__ import annotations
+
+import importlib
+import platform
+import tempfile
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import confluent_kafka
+import pynvml
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from qstream.cli.cluster import Cluster, reach
+from qstream.cli.names import agent_names
+from qstream.config import EMBEDDED, Settings
+from qstream.embedded.kafka import EmbeddedKafka
+from qstream.embedded.redis import EmbeddedRedis
+from qstream.errors import ConfigError, StoreUnavailable, Transient
+from qstream.stream.admin import inspect_topics
+from qstream.stream.groups import group_state
+from schemas.topics import TOPICS
+
+PACKAGES: Final = ("confluent-kafka", "faust-streaming", "numba", "numpy", "pydantic", "redis", "safetensors")
+REDIS_ANSWER_S: Final = 3.0
+BEHIND: Final = 1000
+MIB: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One finding: `mend` says what to do, empty if nothing."""
+
+    verdict: Literal["ok", "warn", "fail"]
+    what: str
+    detail: str
+    mend: str = ""
+
+
+def check_installation() -> list[Check]:
+    """Versions of Python and of the packages that matter in a report."""
+    found = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    librdkafka = confluent_kafka.libversion()[0]
+    return [
+        Check("ok", "python", f"{platform.python_version()} on {platform.platform(terse=True)}, {platform.machine()}"),
+        Check("ok", "packages", f"qstream {version('qstream')}, {found}, librdkafka {librdkafka}"),
+    ]
+
+
+def check_kernel_cache() -> Check:
+    """Whether compiled kernels can be kept, without which every start of an agent compiles anew."""
+    mend = "set NUMBA_CACHE_DIR to a folder that this user may write"
+    try:
+        kernels: Any = importlib.import_module("qstream.routing.kernels")  # its kernels look for a cache as they are declared
+        folder = Path(kernels.mix64.stats.cache_path)
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except (RuntimeError, OSError) as exc:
+        return Check("warn", "kernel cache", f"compiled kernels cannot be kept: {exc}", mend)
+    return Check("ok", "kernel cache", str(folder))
+
+
+def check_gpu() -> Check:
+    """The NVIDIA GPUs of this machine; none is fine."""
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return Check("ok", "gpu", "no NVIDIA GPU: placement works from counts alone")
+    try:
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+        names = sorted({_text(pynvml.nvmlDeviceGetName(handle)) for handle in handles})
+        memory = sum(pynvml.nvmlDeviceGetMemoryInfo(handle).total for handle in handles) // MIB
+        driver = _text(pynvml.nvmlSystemGetDriverVersion())
+    except pynvml.NVMLError as exc:
+        return Check("warn", "gpu", f"the NVIDIA driver answers in part: {exc}", "see nvidia-smi")
+    finally:
+        pynvml.nvmlShutdown()
+    return Check("ok", "gpu", f"{len(handles)} x {', '.join(names)}, {memory} MiB in all, driver {driver}")
+
+
+def check_broker(settings: Settings) -> list[Check]:
+    """The broker, its topics, and the groups of the agents."""
+    if settings.bootstrap_servers == EMBEDDED:
+        try:
+            with EmbeddedKafka() as server:
+                return [Check("ok", "broker", f"embedded, starts and answers (here at {server.bootstrap_servers})")]
+        except ConfigError as exc:
+            return [Check("fail", "broker", str(exc), "name a broker by --bootstrap-servers")]
+    try:
+        cluster = reach(settings)
+    except Transient as exc:
+        return [Check("fail", "broker", str(exc), "start it, or correct --bootstrap-servers or QSTREAM_BOOTSTRAP_SERVERS")]
+    if cluster.embedded:
+        broker = Check(
+            "warn", "broker", f"{settings.bootstrap_servers} is an embedded one: nothing survives its end", "for development only"
+        )
+        return [broker, *_check_topics(cluster)]
+    broker = Check("ok", "broker", f"{settings.bootstrap_servers} answers, {len(cluster.topics)} topics")
+    return [broker, *_check_topics(cluster), *_check_groups(cluster, settings.group_prefix)]
+
+
+def check_redis(url: str) -> list[Check]:
+    """Whether Redis answers, and whether it may drop states."""
+    if url == EMBEDDED:
+        try:
+            with EmbeddedRedis() as server:
+                return [Check("ok", "redis", f"embedded, starts and answers ({_redis_detail(server.url)['redis_version']})")]
+        except (ConfigError, StoreUnavailable) as exc:
+            return [Check("fail", "redis", str(exc), "install redis-server, or name one by --redis")]
+    try:
+        told = _redis_detail(url)
+    except (redis.RedisError, OSError, ValueError) as exc:  # ValueError: no Redis URL
+        return [Check("fail", "redis", f"no answer: {exc}", "start it, or correct --redis or QSTREAM_REDIS_URL")]
+    found = [Check("ok", "redis", f"answers, version {told['redis_version']}")]
+    policy = told.get("maxmemory_policy", "noeviction")
+    if policy != "noeviction":
+        mend = "CONFIG SET maxmemory-policy noeviction, and in redis.conf"
+        found.append(Check("warn", "redis memory", f"maxmemory-policy is {policy}: an evicted state is a cold start", mend))
+    return found
+
+
+def _check_topics(cluster: Cluster) -> list[Check]:
+    try:
+        states = inspect_topics(cluster.client, TOPICS)
+    except Transient as exc:
+        return [Check("fail", "topics", str(exc))]
+    wrong = [state for state in states if state.finding != "ok"]
+    mends = {"missing": "qstream topics apply", "differs": "change or recreate the topic: qstream never does"}
+    found = [
+        Check(
+            "fail",
+            f"topic {state.topic}",
+            state.finding + (f": {state.detail}" if state.finding == "differs" else ""),
+            mends[state.finding],
+        )
+        for state in wrong
+    ]
+    return found or [Check("ok", "topics", f"all {len(states)} are there")]
+
+
+def _check_groups(cluster: Cluster, prefix: str) -> list[Check]:
+    found = []
+    for agent in agent_names():
+        what = f"group {prefix}.{agent}"
+        try:
+            state = group_state(cluster.client, f"{prefix}.{agent}")
+        except Transient as exc:
+            found.append(Check("warn", what, str(exc)))
+            continue
+        detail = f"{state.state}, {state.members} members, {state.lag} records behind"
+        if state.members == 0:
+            found.append(Check("warn", what, detail, f"no worker runs: qstream run {agent}"))
+        elif state.lag > BEHIND:
+            found.append(Check("warn", what, detail, "start more workers, up to the partitions; is it paused?"))
+        else:
+            found.append(Check("ok", what, detail))
+    return found
+
+
+def _redis_detail(url: str) -> dict[str, Any]:
+    answer_s = REDIS_ANSWER_S
+    with redis.Redis.from_url(
+        url, socket_timeout=answer_s, socket_connect_timeout=answer_s, retry=Retry(NoBackoff(), 0)
+    ) as client:
+        client.ping()
+        told: dict[str, Any] = client.info()
+    return told
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value

@@ -1,0 +1,100 @@
+"""`qstream control`: what the operator wants of a running agent."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+import typer
+
+from qstream.cli.cluster import reach, require_topics
+from qstream.cli.names import find_agent, parse_options
+from qstream.cli.options import AsJson, BootstrapServers, OptionChanges, client_settings, new_app
+from qstream.cli.output import print_table
+from qstream.config import Settings
+from qstream.errors import ConfigError
+from qstream.stream.client import Publisher
+from qstream.stream.read import frame_of, read_all
+from schemas.control import Control
+from schemas.frame import FrameError
+from schemas.topics import CONTROL
+
+app = new_app()
+
+
+@app.command()
+def control(
+    agent: Annotated[str, typer.Argument(metavar="AGENT", help="A file of agents/, such as routing.")],
+    changes: OptionChanges = None,
+    unset: Annotated[
+        list[str] | None,
+        typer.Option(metavar="OPTION", help="Give a toggle back the value that the workers started with."),
+    ] = None,
+    pause: Annotated[bool, typer.Option("--pause", help="Stop reading; the workers stay in their group.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Read on.")] = False,
+    reason: Annotated[str | None, typer.Option(help="Why, for the next operator.")] = None,
+    show: Annotated[bool, typer.Option("--show", help="Only show the wish in force.")] = False,
+    bootstrap_servers: BootstrapServers = None,
+    as_json: AsJson = False,
+) -> None:
+    """Pause, resume or retune all workers of an agent; they obey at their next batch.
+
+    The wish in force is read, changed and published whole. Toggles are checked against the agent first. Of two operators
+    who change it in the same moment, the later one wins.
+
+    \b
+    Example:
+      qstream control routing --set placement=fast --set min_gain=0.05 --reason "fewer moves"
+      qstream control routing --unset min_gain
+      qstream control routing --pause
+    """
+    wanted = parse_options(changes or [])
+    dropped = set(unset or [])
+    changing = bool(wanted or dropped or pause or resume or reason is not None)
+    if pause and resume:
+        raise ConfigError("--pause and --resume, allowed is one of them")
+    if both := wanted.keys() & dropped:
+        raise ConfigError(f"--set and --unset of {min(both)!r}, allowed is one of them")
+    if show and changing:
+        raise ConfigError("--show with a change, allowed is one of them")
+    processor = find_agent(agent).processor
+    settings = client_settings(bootstrap_servers)
+    require_topics(reach(settings), [CONTROL])
+    wish = _in_force(settings, agent)
+    if changing:
+        if absent := dropped - wish.options.keys():
+            raise ConfigError(f"--unset {min(absent)!r}: not set, set are {', '.join(wish.options) or 'none'}")
+        wish = Control.build(
+            agent=agent, ts_ns=max(time.time_ns(), wish.ts_ns + 1), paused=(wish.paused or pause) and not resume,
+            options={name: value for name, value in (wish.options | wanted).items() if name not in dropped},
+            reason=reason or "",
+        )  # fmt: skip
+        # What the workers started with is their own affair: an option that they were given may still contradict.
+        processor(settings.model_copy(update={"options": {}})).configure(wish.options)
+        # Uncompressed: the workers read this topic by Faust's consumer, which has no lz4 of its own.
+        plain = settings.model_copy(update={"kafka": settings.kafka | {"compression.type": "none"}})
+        with Publisher(settings.bootstrap_servers, "qstream/control", plain) as publisher:
+            publisher.publish(CONTROL, wish)
+    _tell(wish, as_json)
+
+
+def _in_force(settings: Settings, agent: str) -> Control:
+    """The newest readable wish of the agent, else one that changes nothing."""
+    newest = Control(agent=agent, ts_ns=0)
+    for message in read_all(settings, CONTROL.name):
+        try:
+            wish = frame_of(message, Control)
+        except FrameError as exc:
+            typer.echo(f"unreadable record {CONTROL.name}/{message.partition()}/{message.offset()}: {exc}", err=True)
+            continue
+        if wish.agent == agent:
+            newest = wish
+    return newest
+
+
+def _tell(wish: Control, as_json: bool) -> None:
+    if as_json:
+        typer.echo(wish.model_dump_json())
+        return
+    rows = [("agent", wish.agent), ("state", "paused" if wish.paused else "running"), ("reason", wish.reason)]
+    print_table(("wish", "value"), [*rows, *((f"option {name}", str(value)) for name, value in wish.options.items())])

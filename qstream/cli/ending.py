@@ -1,0 +1,41 @@
+"""Ending: the exit code and the one line on stderr of every error that is no bug."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import typer
+from confluent_kafka import KafkaException
+
+from qstream.errors import EXIT_FATAL, ConfigError, Fatal, QstreamError
+from schemas.frame import FrameError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+
+
+def ended_well(call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """The result of the call; an error that a user can mend ends the command without a traceback."""
+    try:
+        return call(*args, **kwargs)
+    except ConfigError as exc:
+        raise _failed(exc, EXIT_USAGE) from exc
+    except Fatal as exc:
+        raise _failed(exc, EXIT_FATAL) from exc
+    except (QstreamError, FrameError) as exc:
+        raise _failed(exc, EXIT_FAILED) from exc
+    except KafkaException as exc:
+        raise _failed(f"Kafka: {exc.args[0].str()}", EXIT_FAILED) from exc
+    except OSError as exc:
+        if exc.errno == errno.EPIPE:  # the reader of a pipe has seen enough
+            raise
+        raise _failed(exc, EXIT_FAILED) from exc
+
+
+def _failed(what: object, code: int) -> typer.Exit:
+    typer.echo(f"Error: {what}", err=True)
+    return typer.Exit(code)

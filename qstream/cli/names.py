@@ -1,0 +1,70 @@
+"""Names: what a user types for a topic, an agent or a toggle, and what it means."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Sequence
+
+from pydantic_core import from_json
+
+import agents
+from agents.app import Agent
+from qstream.errors import ConfigError
+from schemas.control import Scalar
+from schemas.topics import TOPICS, Topic
+
+
+def find_topic(name: str, topics: Sequence[Topic] = TOPICS) -> Topic:
+    """The topic of a full name or of an alias: its domain (``placement``), its entity (``load``), or both (``routing.dlq``).
+
+    A domain means its data, not its dead letters. `ConfigError` lists what is allowed.
+    """
+    found = [topic for topic in topics if name == topic.name or name in _aliases(topic)]
+    if len(found) == 1:
+        return found[0]
+    known = ", ".join(topic.name for topic in found or topics)
+    fault = "ambiguous" if found else "unknown"
+    raise ConfigError(f"topic {name!r} is {fault}, allowed are {known}, or a part such as 'routing' or 'load'")
+
+
+def agent_names() -> list[str]:
+    """The modules of the package `agents` that run one."""
+    return [module.name for module in pkgutil.iter_modules(agents.__path__) if module.name != "app"]
+
+
+def find_agent(name: str) -> Agent:
+    """The agent of a file in `agents/`; `ConfigError` lists the known ones."""
+    if name not in agent_names():
+        raise ConfigError(f"agent {name!r} is unknown, allowed are {', '.join(agent_names())}")
+    agent = getattr(importlib.import_module(f"agents.{name}"), "AGENT", None)
+    if not isinstance(agent, Agent):
+        raise ConfigError(f"agents.{name} has no AGENT: not a module that can run")
+    return agent
+
+
+def parse_options(changes: Sequence[str]) -> dict[str, Scalar]:
+    """``option=value`` pairs: a value that reads as a JSON number, true or false is one, all else is text."""
+    options: dict[str, Scalar] = {}
+    for change in changes:
+        name, equals, text = change.partition("=")
+        if not (name and equals):
+            raise ConfigError(f"--set {change!r}, allowed is OPTION=VALUE")
+        if name in options:
+            raise ConfigError(f"--set names {name!r} twice")
+        options[name] = _scalar(text)
+    return options
+
+
+def _aliases(topic: Topic) -> set[str]:
+    domain, entity = topic.name.split(".")[1:-1][:1], topic.name.split(".")[2:-1]
+    aliases = {".".join(domain + entity), *entity}
+    return aliases if topic.role == "dead-letter" else aliases.union(domain)
+
+
+def _scalar(text: str) -> Scalar:
+    try:
+        value = from_json(text, allow_inf_nan=False)
+    except ValueError:
+        return text
+    return value if isinstance(value, bool | int | float | str) else text

@@ -1,0 +1,39 @@
+"""Options: what several commands take, and the settings of a command that is a client of running servers."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+import typer
+
+from qstream.config import EMBEDDED, Settings, load_settings
+
+LOCAL_BROKER: Final = "localhost:9092"
+# librdkafka's own complaints would hide the one line that says what is wrong.
+QUIET: Final = {"log_level": "2"}
+START_HINT: Final = "name one by --bootstrap-servers or QSTREAM_BOOTSTRAP_SERVERS, or start one by: qstream broker"
+
+BootstrapServers = Annotated[
+    str | None,
+    typer.Option("--bootstrap-servers", "-b", metavar="HOST:PORT", help="Kafka brokers; else QSTREAM_BOOTSTRAP_SERVERS."),
+]
+RedisUrl = Annotated[
+    str | None, typer.Option("--redis", metavar="URL", help="Redis, as redis://HOST:PORT/0; else QSTREAM_REDIS_URL.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+OptionChanges = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="OPTION=VALUE", help="Change a toggle of the agent's module; may be repeated."),
+]
+
+
+def new_app(help_text: str | None = None) -> typer.Typer:
+    """A typer app for one command or one group, in the plain style of the root."""
+    return typer.Typer(help=help_text, add_completion=False, no_args_is_help=help_text is not None, rich_markup_mode=None)
+
+
+def client_settings(bootstrap_servers: str | None = None) -> Settings:
+    """Settings to reach running servers: an 'embedded' broker lives in another process, so the local address is tried."""
+    settings = load_settings(bootstrap_servers=bootstrap_servers)
+    servers = LOCAL_BROKER if settings.bootstrap_servers == EMBEDDED else settings.bootstrap_servers
+    return settings.model_copy(update={"bootstrap_servers": servers, "kafka": QUIET | settings.kafka})

@@ -1,0 +1,44 @@
+"""Output: tables and JSON on stdout, text of strangers made harmless."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+WIDE = 200
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on one line."""
+    typer.echo(json.dumps(value))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], styles: Sequence[str] = ()) -> None:
+    """A table; `styles` colours the cells of the first column, one a row."""
+    table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
+    for number, row in enumerate(rows):
+        first, *others = (Text(printable(str(cell)), overflow="fold") for cell in row)
+        if number < len(styles):
+            first.stylize(styles[number])
+        table.add_row(first, *others)
+    Console(highlight=False, width=None if sys.stdout.isatty() else WIDE).print(table)
+
+
+def printable(text: str) -> str:
+    """The text with control characters written out: a record must not drive the terminal."""
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape", "replace").decode() for c in text)
+
+
+def utc(timestamp_ms: int) -> str:
+    """Milliseconds since the epoch as ISO 8601."""
+    moment = datetime.fromtimestamp(min(max(timestamp_ms, 0), 253_402_300_799_000) / 1000, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

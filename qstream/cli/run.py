@@ -1,0 +1,82 @@
+"""`qstream run`: one agent, on real servers or with its own."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Annotated
+
+import typer
+
+from agents import app as worker
+from qstream.cli.cluster import reach, require_topics
+from qstream.cli.names import find_agent, parse_options
+from qstream.cli.options import BootstrapServers, OptionChanges, RedisUrl, new_app
+from qstream.config import EMBEDDED, Settings, load_settings
+from qstream.embedded.kafka import EmbeddedKafka
+from qstream.embedded.redis import EmbeddedRedis
+from qstream.errors import ConfigError
+from schemas.topics import CONTROL, TOPICS, Topic, dead_letter_topic
+
+app = new_app()
+LOGLEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+
+
+@app.command()
+def run(
+    agent: Annotated[str, typer.Argument(metavar="AGENT", help="A file of agents/, such as routing.")],
+    bootstrap_servers: BootstrapServers = None,
+    redis: RedisUrl = None,
+    host: Annotated[str | None, typer.Option(help="Address of /healthz, /readyz and /metrics.")] = None,
+    port: Annotated[int | None, typer.Option(help="Their port; 0 serves none.")] = None,
+    group_protocol: Annotated[str | None, typer.Option(help="classic, or consumer (KIP-848).")] = None,
+    delivery: Annotated[str | None, typer.Option(help="at_least_once or exactly_once.")] = None,
+    changes: OptionChanges = None,
+    worker_id: Annotated[str | None, typer.Option(help="Name of this worker, stable for exactly_once.")] = None,
+    loglevel: Annotated[str, typer.Option(help=", ".join(LOGLEVELS))] = "INFO",
+) -> None:
+    """Run an agent until SIGTERM or Ctrl-C.
+
+    Servers that are not named run inside this process, and their addresses are printed for other commands. On a real
+    cluster the agent waits for nobody: no broker within 10 s, or a missing topic, ends it with exit code 1.
+
+    \b
+    Example:
+      qstream run routing
+      qstream run routing -b localhost:9092 --redis redis://localhost:6379/0 --set placement=fast
+    """
+    if loglevel.upper() not in LOGLEVELS:
+        raise ConfigError(f"--loglevel is {loglevel!r}, allowed are {', '.join(LOGLEVELS)}")
+    found = find_agent(agent)
+    settings = load_settings(
+        bootstrap_servers=bootstrap_servers, redis_url=redis, host=host, port=port, group_protocol=group_protocol,
+        delivery=delivery, worker_id=worker_id,
+    )  # fmt: skip
+    settings = settings.model_copy(update={"options": settings.options | parse_options(changes or [])})
+    processor = found.processor(settings)
+    needed = [*processor.inputs, *processor.outputs, CONTROL, dead_letter_topic(processor.name)]
+    with ExitStack() as servers:
+        worker.run(found, _with_servers(settings, needed, servers), loglevel.upper())
+
+
+def _with_servers(settings: Settings, needed: list[Topic], servers: ExitStack) -> Settings:
+    """The settings with real addresses, of servers that answer; embedded ones are started and told."""
+    own: dict[str, str] = {}
+    if settings.bootstrap_servers == EMBEDDED:
+        _refuse_transactions(settings)
+        kafka = servers.enter_context(EmbeddedKafka({topic.name: topic.partitions for topic in TOPICS}))
+        own["bootstrap_servers"] = kafka.bootstrap_servers
+    else:
+        cluster = reach(settings)
+        if cluster.embedded:
+            _refuse_transactions(settings)
+        require_topics(cluster, needed)
+    if settings.redis_url == EMBEDDED:
+        own["redis_url"] = servers.enter_context(EmbeddedRedis()).url
+    for name, address in own.items():
+        typer.echo(f"export QSTREAM_{name.upper()}={address}")
+    return settings.model_copy(update=own)
+
+
+def _refuse_transactions(settings: Settings) -> None:
+    if settings.delivery == "exactly_once":
+        raise ConfigError("delivery is 'exactly_once', allowed on an embedded broker is 'at_least_once': it has no transactions")

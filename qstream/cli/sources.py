@@ -1,0 +1,174 @@
+"""Sources: files and lines that people have, as validated frames with their topics."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import safetensors
+from pydantic_core import from_json
+
+from qstream.errors import ConfigError
+from schemas.frame import HEADER_KEY, JSON, SAFETENSORS, Frame, FrameError
+from schemas.tokens import from_dataframe, from_objects
+from schemas.topics import TOKENS_BATCH, TOPICS, Topic
+
+PUBLISHABLE: Final = tuple(topic for topic in TOPICS if topic.role != "dead-letter")
+TOKENS_A_BATCH: Final = 8192
+STDIN: Final = Path("-")
+FORMATS: Final = ".json, .jsonl, .csv, .safetensors, or - for JSON lines on stdin"
+
+
+@dataclass(frozen=True, slots=True)
+class BatchHeader:
+    """What a table or list of tokens does not say itself."""
+
+    model: str
+    layer: int | None
+    batch_id: str
+    ts_ns: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Item:
+    """One frame to publish."""
+
+    topic: Topic
+    frame: Frame
+
+
+def read_items(path: Path, topic: Topic | None, header: BatchHeader) -> list[Item]:
+    """All frames of a file, every one validated; `topic` None lets each frame say where it belongs.
+
+    A frame is known by its field ``frame``, else by the fields that it has. Tokens (objects with ``id``, or a table) become
+    batches of at most 8,192 under `header`. `FrameError` names the place of the first fault, `ConfigError` a wrong format.
+    """
+    items = _read(path, topic, header)
+    for item in items:
+        item.frame.encode()  # too large a frame is refused before any other is sent
+    return items
+
+
+def _read(path: Path, topic: Topic | None, header: BatchHeader) -> list[Item]:
+    if path == STDIN:
+        return _from_objects(_lines("stdin", sys.stdin.buffer.read()), topic, header)
+    if not path.is_file():
+        raise ConfigError(f"there is no file {str(path)!r}, allowed are {FORMATS}")
+    if path.suffix == ".safetensors":
+        return [_from_safetensors(path, topic)]
+    if path.suffix == ".csv":
+        return _from_csv(path, topic, header)
+    if path.suffix == ".jsonl":
+        return _from_objects(_lines(path.name, path.read_bytes()), topic, header)
+    if path.suffix == ".json":
+        value = _parse(path.name, path.read_bytes())
+        values = value if isinstance(value, list) else [value]
+        return _from_objects([(f"{path.name}[{n}]", one) for n, one in enumerate(values)], topic, header)
+    raise ConfigError(f"{path.name} has the ending {path.suffix!r}, allowed are {FORMATS}")
+
+
+def _lines(name: str, body: bytes) -> list[tuple[str, Any]]:
+    lines = enumerate(body.splitlines(), start=1)
+    return [(f"{name}:{n}", _parse(f"{name}:{n}", line)) for n, line in lines if line.strip()]
+
+
+def _parse(where: str, text: bytes) -> Any:
+    try:
+        return from_json(text, allow_inf_nan=False)
+    except ValueError as exc:
+        raise FrameError(f"{where}: not JSON: {exc}") from exc
+
+
+def _from_objects(values: Sequence[tuple[str, Any]], topic: Topic | None, header: BatchHeader) -> list[Item]:
+    if not values:
+        raise FrameError("no frames and no tokens, allowed is at least one")
+    for where, value in values:
+        if not isinstance(value, dict):
+            raise FrameError(f"{where}: got a {type(value).__name__}, allowed is an object, a frame or a token")
+    if _is_token(values[0][1], topic):
+        return _from_tokens([value for _, value in values], header)
+    return [_from_object(where, value, topic) for where, value in values]
+
+
+def _from_tokens(tokens: Sequence[dict[str, Any]], header: BatchHeader) -> list[Item]:
+    items = []
+    starts = range(0, len(tokens), TOKENS_A_BATCH)
+    for start in starts:
+        some, batch_id = tokens[start : start + TOKENS_A_BATCH], _batch_id(header, start, starts)
+        batch = from_objects(some, batch_id=batch_id, model=header.model, ts_ns=header.ts_ns)
+        items.append(Item(TOKENS_BATCH, batch.model_copy(update={"layer": header.layer})))
+    return items
+
+
+def _is_token(value: dict[str, Any], topic: Topic | None) -> bool:
+    return "id" in value and "frame" not in value and topic in (None, TOKENS_BATCH)
+
+
+def _from_object(where: str, value: dict[str, Any], topic: Topic | None) -> Item:
+    try:
+        chosen = topic or _topic_of(value)
+        return Item(chosen, chosen.frame.decode(json.dumps(value).encode(), JSON))
+    except FrameError as exc:
+        raise FrameError(f"{where}: {exc}") from exc
+
+
+def _topic_of(value: dict[str, Any]) -> Topic:
+    """The one topic whose frame the object says to be, or whose required fields it has."""
+    tag = value.get("frame")
+    if tag:
+        found = [topic for topic in PUBLISHABLE if topic.frame.tag() == tag]
+    else:
+        found = [topic for topic in PUBLISHABLE if _required(topic.frame) <= value.keys()]
+    if len(found) == 1:
+        return found[0]
+    if tag:
+        known = ", ".join(topic.frame.tag() for topic in PUBLISHABLE)
+        raise FrameError(f"frame is {str(tag)[:80]!r}, allowed are {known}")
+    raise FrameError(f"no field 'frame', and the fields {sorted(value)[:20]} fit {len(found)} topics: name one by --topic")
+
+
+def _required(frame: type[Frame]) -> set[str]:
+    return {name for name, field in frame.model_fields.items() if field.is_required()}
+
+
+def _from_csv(path: Path, topic: Topic | None, header: BatchHeader) -> list[Item]:
+    if topic not in (None, TOKENS_BATCH):
+        raise ConfigError(f"a table holds tokens, allowed is --topic {TOKENS_BATCH.name}")
+    try:
+        import pandas as pd  # noqa: PLC0415 - an extra that only tables need
+    except ModuleNotFoundError as exc:
+        raise ConfigError("reading a table needs pandas: pip install 'qstream[pandas]'") from exc
+    try:
+        table = pd.read_csv(path, keep_default_na=False, na_values=[""])
+    except ValueError as exc:  # pandas' own parser errors are such
+        raise FrameError(f"{path.name}: not a table: {exc}") from exc
+    starts = range(0, len(table), TOKENS_A_BATCH)
+    if not starts:
+        raise FrameError(f"{path.name}: no tokens, allowed is at least one")
+    items = []
+    for start in starts:
+        some, batch_id = table.iloc[start : start + TOKENS_A_BATCH], _batch_id(header, start, starts)
+        batch = from_dataframe(some, batch_id=batch_id, model=header.model, ts_ns=header.ts_ns, layer=header.layer)
+        items.append(Item(TOKENS_BATCH, batch))
+    return items
+
+
+def _batch_id(header: BatchHeader, start: int, starts: range) -> str:
+    return header.batch_id if len(starts) == 1 else f"{header.batch_id}/{start // TOKENS_A_BATCH}"
+
+
+def _from_safetensors(path: Path, topic: Topic | None) -> Item:
+    try:
+        with safetensors.safe_open(path, framework="numpy") as opened:
+            told = (opened.metadata() or {}).get(HEADER_KEY, "{}")
+    except safetensors.SafetensorError as exc:
+        raise FrameError(f"{path.name}: not a safetensors file: {exc}") from exc
+    fields = _parse(f"{path.name}, metadata {HEADER_KEY!r}", told.encode())
+    if topic is None and not (isinstance(fields, dict) and fields.get("frame")):
+        raise FrameError(f"{path.name}: no field 'frame' in the metadata {HEADER_KEY!r}: name the topic by --topic")
+    chosen = topic or _topic_of(fields)
+    return Item(chosen, chosen.frame.decode(path.read_bytes(), SAFETENSORS))

@@ -1,0 +1,88 @@
+"""`qstream topics`: the topics of the registry, on paper and on the cluster."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated
+
+import typer
+
+from qstream.cli.cluster import reach
+from qstream.cli.options import AsJson, BootstrapServers, client_settings, new_app
+from qstream.cli.output import print_json, print_table
+from qstream.errors import Transient
+from qstream.stream.admin import TopicState, apply_topics, inspect_topics
+from schemas.topics import HOUR_MS, TOPICS, Topic
+
+app = new_app(
+    """List the topics, or create those that are missing.
+
+    \b
+    Example:
+      qstream topics apply -b localhost:9092
+    """
+)
+STYLES = {"ok": "green", "created": "green", "missing": "yellow", "differs": "red", "failed": "red"}
+
+
+@app.command("list")
+def list_topics(
+    bootstrap_servers: BootstrapServers = None,
+    registry: Annotated[bool, typer.Option("--registry", help="Only what should be; asks no broker.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show every topic, and how the cluster has it.
+
+    \b
+    Example:
+      qstream topics list --registry
+      qstream topics list -b localhost:9092 --json
+    """
+    states: dict[str, TopicState] = {}
+    if not registry:
+        cluster = reach(client_settings(bootstrap_servers))
+        states = {state.topic: state for state in inspect_topics(cluster.client, TOPICS)}
+    rows = [_row(topic) | ({} if registry else dataclasses.asdict(states[topic.name])) for topic in TOPICS]
+    if as_json:
+        print_json(rows)
+        return
+    columns = ["topic", "key", "frame", "role", "partitions", "retention", "purpose"]
+    if not registry:
+        columns = ["finding", "topic", "key", "frame", "role", "partitions", "detail"]
+    styles = [] if registry else [STYLES[str(row["finding"])] for row in rows]
+    print_table(columns, [["" if row[name] is None else row[name] for name in columns] for row in rows], styles)
+
+
+@app.command()
+def apply(
+    bootstrap_servers: BootstrapServers = None,
+    replication: Annotated[int | None, typer.Option(min=1, help="Copies of each new topic; else the cluster's default.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Create the missing topics; what exists is compared and never changed.
+
+    Ends with exit code 1 if a topic differs or could not be created. May run any number of times.
+
+    \b
+    Example:
+      qstream topics apply -b localhost:9092 --replication 3
+    """
+    cluster = reach(client_settings(bootstrap_servers))
+    if cluster.embedded:
+        raise Transient("the embedded broker takes no requests to create topics; those of the registry it has from its start")
+    states = apply_topics(cluster.client, TOPICS, replication)
+    if as_json:
+        print_json([dataclasses.asdict(state) for state in states])
+    else:
+        rows = [(s.finding, s.topic, "" if s.partitions is None else s.partitions, s.detail) for s in states]
+        print_table(("finding", "topic", "partitions", "detail"), rows, [STYLES[s.finding] for s in states])
+    if any(state.finding in ("differs", "failed") for state in states):
+        raise typer.Exit(1)
+
+
+def _row(topic: Topic) -> dict[str, object]:
+    retention = "compacted" if topic.compacted else f"{topic.retention_ms / HOUR_MS:g} h"
+    return {
+        "topic": topic.name, "key": topic.key, "frame": topic.frame.tag(), "role": topic.role,
+        "partitions": topic.partitions, "retention": retention, "purpose": topic.purpose,
+    }  # fmt: skip

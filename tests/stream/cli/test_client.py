@@ -1,0 +1,248 @@
+"""topics, publish, watch, control and doctor against a real broker."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import uuid
+
+import pytest
+import redis
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from qstream.config import load_settings
+from qstream.embedded.kafka import EmbeddedKafka
+from qstream.errors import ConfigError
+from qstream.stream.client import Publisher
+from qstream.stream.read import frame_of, read_all
+from qstream.testing.java_kafka import JavaKafka
+from schemas.frame import JSON
+from schemas.topics import BY_NAME, CONTROL, EXPERTS_LOAD, EXPERTS_TOPOLOGY, PLACEMENT_PLAN, TOKENS_BATCH, TOPICS
+
+NOWHERE = "127.0.0.1:1"
+
+
+@pytest.fixture
+def model() -> str:
+    return f"m-{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture
+def fresh_cluster():
+    """A broker without topics."""
+    try:
+        server = JavaKafka()
+    except ConfigError as exc:
+        if os.environ.get("CI") == "true":
+            pytest.fail(str(exc))
+        pytest.skip(str(exc))
+    with server:
+        yield server.bootstrap_servers
+
+
+def frames(address: str, topic, model: str):
+    settings = load_settings(bootstrap_servers=address)
+    found = [frame_of(message, topic.frame) for message in read_all(settings, topic.name)]
+    return [frame for frame in found if frame.model == model]
+
+
+def example(topic, folder, **fields):
+    frame = topic.frame.example().model_copy(update=fields)
+    path = folder / f"{topic.frame.__name__}.json"
+    path.write_bytes(frame.encode(JSON))
+    return path, frame
+
+
+def test_topics_that_exist_are_left_alone_and_listed(cluster, told):
+    states = told("topics", "apply", "-b", cluster)
+    assert [(state["topic"], state["finding"]) for state in states] == [(topic.name, "ok") for topic in TOPICS]
+    listed = told("topics", "list", "-b", cluster)
+    assert {row["topic"]: row["partitions"] for row in listed} == {topic.name: topic.partitions for topic in TOPICS}
+
+
+def test_apply_creates_what_is_missing_and_reports_what_differs_without_changing_it(fresh_cluster, invoke, tmp_path):
+    client = AdminClient({"bootstrap.servers": fresh_cluster})
+    wrong = NewTopic(TOKENS_BATCH.name, num_partitions=3, replication_factor=1)
+    client.create_topics([wrong])[TOKENS_BATCH.name].result()
+    before = json.loads(invoke("topics", "list", "-b", fresh_cluster, "--json").stdout)
+    assert [row["finding"] for row in before] == ["differs"] + ["missing"] * (len(TOPICS) - 1)
+    lacking = invoke("publish", example(EXPERTS_LOAD, tmp_path)[0], "-b", fresh_cluster)
+    assert lacking.exit_code == 1
+    assert lacking.stderr == f"Error: the cluster lacks {EXPERTS_LOAD.name}; create by: qstream topics apply\n"
+
+    result = invoke("topics", "apply", "-b", fresh_cluster, "--json")
+
+    assert result.exit_code == 1
+    assert [state["finding"] for state in json.loads(result.stdout)] == ["differs"] + ["created"] * (len(TOPICS) - 1)
+    known = client.list_topics(timeout=10).topics
+    wanted = {name: topic.partitions for name, topic in BY_NAME.items()} | {TOKENS_BATCH.name: 3}
+    assert {name: len(known[name].partitions) for name in BY_NAME} == wanted
+    again = invoke("topics", "apply", "-b", fresh_cluster)
+    assert again.exit_code == 1
+    assert "3 partitions, the registry has 8" in again.stdout
+    doctor = invoke("doctor", "-b", fresh_cluster, "--json")
+    assert doctor.exit_code == 1
+    assert [row["what"] for row in json.loads(doctor.stdout) if row["verdict"] == "fail"] == [f"topic {TOKENS_BATCH.name}"]
+
+
+def test_more_copies_than_brokers_is_a_failure_with_the_brokers_reason(fresh_cluster, invoke):
+    result = invoke("topics", "apply", "-b", fresh_cluster, "--replication", 3, "--json")
+    assert result.exit_code == 1
+    states = json.loads(result.stdout)
+    assert {state["finding"] for state in states} == {"failed"}
+    assert all("replication" in state["detail"].lower() for state in states)
+
+
+def test_the_embedded_broker_has_its_topics_already_and_says_so(invoke, told):
+    with EmbeddedKafka({topic.name: topic.partitions for topic in TOPICS}) as server:
+        assert {row["finding"] for row in told("topics", "list", "-b", server.bootstrap_servers)} == {"ok"}
+        result = invoke("topics", "apply", "-b", server.bootstrap_servers)
+        assert result.exit_code == 1
+        assert "embedded broker" in result.stderr
+        exactly = invoke("run", "routing", "-b", server.bootstrap_servers, "--delivery", "exactly_once")
+        assert exactly.exit_code == 2
+        assert "no transactions" in exactly.stderr
+
+
+def test_an_agent_without_a_broker_says_so_in_one_line(invoke):
+    result = invoke("run", "routing", "--redis", "redis://127.0.0.1:1/0", "-b", NOWHERE)
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"Error: no Kafka broker answers at {NOWHERE}")
+    assert result.stderr.count("\n") == 1
+
+
+def test_an_agent_does_not_start_on_a_cluster_without_its_topics(fresh_cluster, invoke):
+    result = invoke("run", "routing", "-b", fresh_cluster, "--redis", "redis://127.0.0.1:1/0")
+    assert result.exit_code == 1
+    assert TOKENS_BATCH.name in result.stderr
+    assert "qstream topics apply" in result.stderr
+
+
+def test_json_frames_are_read_back_as_they_were(cluster, told, tmp_path, model):
+    path, frame = example(EXPERTS_TOPOLOGY, tmp_path, model=model)
+    assert told("publish", path, "-b", cluster) == {"published": 1, "topics": {EXPERTS_TOPOLOGY.name: 1}}
+    assert frames(cluster, EXPERTS_TOPOLOGY, model) == [frame]
+
+
+def test_json_lines_from_stdin_keep_their_order_within_a_key(cluster, told, model):
+    sent = [EXPERTS_LOAD.frame.example().model_copy(update={"model": model, "window_id": str(n)}) for n in range(20)]
+    lines = "\n".join(frame.encode(JSON).decode() for frame in sent)
+    assert told("publish", "-", "-b", cluster, stdin=lines)["published"] == 20
+    assert frames(cluster, EXPERTS_LOAD, model) == sent
+
+
+def test_a_safetensors_file_is_one_frame(cluster, told, tmp_path, model):
+    frame = TOKENS_BATCH.frame.example().model_copy(update={"model": model})
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(frame.encode())
+    told("publish", path, "-b", cluster)
+    assert frames(cluster, TOKENS_BATCH, model) == [frame]
+
+
+def test_a_table_becomes_token_batches_with_the_gates_choices(cluster, told, tmp_path, model):
+    path = tmp_path / "tokens.csv"
+    path.write_text("id,topk_id_0,topk_id_1\n" + "".join(f"{n},{n % 4},{(n + 1) % 4}\n" for n in range(9000)))
+    told("publish", path, "--model", model, "--layer", 2, "--batch-id", "b", "-b", cluster)
+    batches = frames(cluster, TOKENS_BATCH, model)
+    assert [(batch.batch_id, len(batch.token_id), batch.layer) for batch in batches] == [("b/0", 8192, 2), ("b/1", 808, 2)]
+    assert batches[1].topk_ids[-1].tolist() == [8999 % 4, 9000 % 4]
+
+
+def test_a_file_with_one_bad_frame_sends_nothing(cluster, invoke, tmp_path, model):
+    good = json.loads(EXPERTS_LOAD.frame.example().model_copy(update={"model": model}).encode(JSON))
+    path = tmp_path / "a.jsonl"
+    path.write_text(f"{json.dumps(good)}\n{json.dumps(good | {'num_tokens': -1})}\n")
+    result = invoke("publish", path, "-b", cluster)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: a.jsonl:2: ExpertLoad.v1.num_tokens")
+    assert frames(cluster, EXPERTS_LOAD, model) == []
+
+
+def test_what_watch_prints_can_be_published_again(cluster, invoke, told, tmp_path, model):
+    path, frame = example(EXPERTS_LOAD, tmp_path, model=model)
+    told("publish", path, "-b", cluster)
+    words = ("watch", "load", "--from-start", "--count", 1, "--timeout", 20, "--model", model, "-b", cluster)
+    header, full = invoke(*words, "--json"), invoke(*words, "--json", "--full")
+    assert "logical_count" not in json.loads(header.stdout)
+    told("publish", "-", "-b", cluster, stdin=full.stdout)
+    assert frames(cluster, EXPERTS_LOAD, model) == [frame, frame]
+    assert model in invoke(*words).stdout
+
+
+def test_watch_without_the_awaited_record_fails_when_its_time_is_over(cluster, invoke, model):
+    result = invoke("watch", "placement", "--count", 1, "--timeout", 0.2, "--model", model, "-b", cluster)
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert invoke("watch", "placement", "--timeout", 0.2, "--model", model, "-b", cluster).exit_code == 0
+
+
+def test_watch_sees_what_comes_after_it_says_so_and_ends_cleanly_by_ctrl_c(cluster, started, model):
+    process = started("watch", "placement", "-b", cluster, "--model", model)
+    assert "watching" in process.stderr.readline()
+    plan = PLACEMENT_PLAN.frame.example().model_copy(update={"model": model})
+    with Publisher(cluster) as publisher:
+        publisher.publish_raw(PLACEMENT_PLAN.name, model.encode(), b"garbage")
+        publisher.publish(PLACEMENT_PLAN, plan)
+    assert f"{model}  v2 -> v3" in process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, rest = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert "unreadable record" in rest
+    assert "Traceback" not in rest
+
+
+def test_control_changes_the_newest_wish_and_publishes_it_whole(cluster, told, invoke):
+    def ask(*words: str):
+        return told("control", "routing", *words, "-b", cluster)
+
+    assert ask()["options"] == {}
+    ask("--set", "placement=fast", "--set", "min_gain=0.5", "--reason", "a try")
+    assert ask("--pause")["options"] == {"placement": "fast", "min_gain": 0.5}
+    with Publisher(cluster) as publisher:
+        publisher.publish_raw(CONTROL.name, b"routing", b"garbage")
+        publisher.publish(CONTROL, CONTROL.frame(agent="other", ts_ns=1, options={"seed": 1}))
+    shown = ask("--show")
+    assert (shown["paused"], shown["options"]) == (True, {"placement": "fast", "min_gain": 0.5})
+    for refused in (("--set", "nonesuch=1"), ("--set", "min_gain=7"), ("--unset", "seed")):
+        result = invoke("control", "routing", *refused, "-b", cluster)
+        assert result.exit_code == 2
+        assert refused[1].partition("=")[0] in result.stderr
+    assert ask("--show") == shown
+    after = ask("--resume", "--unset", "min_gain")
+    assert (after["paused"], after["options"]) == (False, {"placement": "fast"})
+    assert after["ts_ns"] > shown["ts_ns"]
+    key = {message.key() for message in read_all(load_settings(bootstrap_servers=cluster), CONTROL.name)}
+    assert key == {b"routing", b"other"}
+
+
+def test_the_doctor_finds_a_working_system_fit(cluster, redis_server, told):
+    checks = told("doctor", "-b", cluster, "--redis", redis_server.url)
+    assert {"python", "packages", "kernel cache", "gpu", "broker", "topics", "group qstream.routing", "redis"} <= {
+        check["what"] for check in checks
+    }
+    assert [check for check in checks if check["verdict"] == "fail"] == []
+
+
+def test_the_doctor_warns_of_a_redis_that_may_drop_states(redis_server, invoke):
+    with redis.Redis(port=redis_server.port) as client:
+        client.config_set("maxmemory-policy", "allkeys-lru")
+    result = invoke("doctor", "--redis", redis_server.url, "--json")
+    assert result.exit_code == 0
+    (warning,) = [check for check in json.loads(result.stdout) if check["what"] == "redis memory"]
+    assert warning["verdict"] == "warn"
+    assert "noeviction" in warning["mend"]
+
+
+def test_the_doctor_names_what_does_not_answer(invoke):
+    result = invoke("doctor", "-b", NOWHERE, "--redis", "redis://127.0.0.1:1/0", "--json")
+    assert result.exit_code == 1
+    failed = {check["what"]: check for check in json.loads(result.stdout) if check["verdict"] == "fail"}
+    assert failed.keys() == {"broker", "redis"}
+    assert all(check["mend"] for check in failed.values())
+
+
+def test_the_doctor_tries_the_embedded_servers_if_none_is_named(told):
+    details = {check["what"]: check["detail"] for check in told("doctor")}
+    assert details["broker"].startswith("embedded")
+    assert details["redis"].startswith("embedded")

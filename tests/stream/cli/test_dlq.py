@@ -1,0 +1,149 @@
+"""dlq: dead letters of a real worker's making, seen and sent back once."""
+
+from __future__ import annotations
+
+import uuid
+
+import pytest
+
+from qstream.config import load_settings
+from qstream.contract import TopicPartition
+from qstream.stream.client import Publisher
+from qstream.stream.decode import ATTEMPTS_HEADER, decode
+from qstream.stream.read import read_all
+from schemas.deadletter import DeadLetter
+from schemas.frame import JSON
+from schemas.topics import EXPERTS_LOAD, ROUTING_DLQ
+
+BAD = b'{"model": "z"}\x1b[31m'
+
+
+@pytest.fixture
+def bury(cluster):
+    """Publish records, read them, and write those that cannot be decoded to the dead-letter topic, as a worker does."""
+    settings = load_settings(bootstrap_servers=cluster)
+    seen = {TopicPartition(m.topic(), m.partition()): m.offset() + 1 for m in read_all(settings, EXPERTS_LOAD.name)}
+
+    def run(*records: tuple[bytes | None, bytes | None, list]) -> list[str]:
+        with Publisher(cluster) as publisher:
+            for key, value, headers in records:
+                publisher.publish_raw(EXPERTS_LOAD.name, key, value, headers)
+        return bury_new()
+
+    def bury_new() -> list[str]:
+        fresh = []
+        for message in read_all(settings, EXPERTS_LOAD.name):
+            at = TopicPartition(message.topic(), message.partition())
+            if message.offset() >= seen.get(at, 0):
+                fresh.append(message)
+        for message in fresh:
+            seen[TopicPartition(message.topic(), message.partition())] = message.offset() + 1
+        _, rejected = decode(fresh, {EXPERTS_LOAD.name: EXPERTS_LOAD})
+        with Publisher(cluster) as publisher:
+            for dead in rejected:
+                publisher.publish_raw(ROUTING_DLQ.name, dead.key, dead.value, [*dead.headers, *dead.letter.headers()])
+        return [dead.letter.id for dead in rejected]
+
+    run.again = bury_new
+    return run
+
+
+def stored(cluster: str, letter_id: str):
+    """The record that a letter speaks of."""
+    for message in read_all(load_settings(bootstrap_servers=cluster), EXPERTS_LOAD.name):
+        if f"{message.topic()}/{message.partition()}/{message.offset()}" == letter_id:
+            return message
+    raise AssertionError(letter_id)
+
+
+def test_a_letter_is_listed_shown_and_redriven_once_with_its_attempts_counted(cluster, bury, told, invoke):
+    headers = [("traceparent", b"00-1"), ("none", None), ("traceparent", b"00-2"), (ATTEMPTS_HEADER, b"4")]
+    (letter_id,) = bury((b"z", BAD, headers))
+    (listed,) = [letter for letter in told("dlq", "list", "-b", cluster) if letter["id"] == letter_id]
+    assert (listed["stage"], listed["error"], listed["attempts"], listed["redriven"]) == ("decode", "FrameError", 5, False)
+    assert letter_id in invoke("dlq", "list", "-b", cluster).stdout
+    shown = invoke("dlq", "show", letter_id, "-b", cluster)
+    assert "7b 22 6d 6f 64 65 6c" in shown.stdout
+    assert "\x1b" not in shown.stdout
+    assert told("dlq", "show", letter_id, "-b", cluster)["headers"]["none"] is None
+
+    assert told("dlq", "redrive", letter_id, "--dry-run", "-b", cluster)["redriven"] == [letter_id]
+    assert told("dlq", "redrive", letter_id, "-b", cluster)["redriven"] == [letter_id]
+    (second_id,) = bury.again()
+    again = stored(cluster, second_id)
+    assert (again.key(), again.value()) == (b"z", BAD)
+    assert again.headers() == [*headers[:3], (ATTEMPTS_HEADER, b"5")]
+    assert told("dlq", "redrive", letter_id, "-b", cluster) == {"dry_run": False, "redriven": [], "passed_over": [letter_id]}
+
+    state = {letter["id"]: letter for letter in told("dlq", "list", "-b", cluster)}
+    assert state[letter_id]["redriven"]
+    assert (state[second_id]["redriven"], state[second_id]["attempts"]) == (False, 6)
+
+
+def test_single_letters_are_remembered_among_others_and_all_sends_the_rest(cluster, bury, told):
+    told("dlq", "redrive", "--all", "-b", cluster)
+    bury.again()
+    told("dlq", "redrive", "--all", "-b", cluster)
+    bury.again()
+    before = {letter["id"] for letter in told("dlq", "list", "-b", cluster) if not letter["redriven"]}
+    ids = bury(*[(f"k{n}".encode(), BAD, []) for n in range(9)])
+    chosen = [ids[2], ids[3], ids[7]]
+    assert set(told("dlq", "redrive", *chosen, "-b", cluster)["redriven"]) == set(chosen)
+    redriven = {letter["id"] for letter in told("dlq", "list", "-b", cluster) if letter["redriven"]}
+    assert redriven & set(ids) == set(chosen)
+    rest = set(told("dlq", "redrive", "--all", "-b", cluster)["redriven"])
+    assert rest == before | (set(ids) - set(chosen))
+    assert told("dlq", "redrive", "--all", "-b", cluster)["redriven"] == []
+
+
+def test_a_record_that_was_dead_lettered_twice_goes_back_once(cluster, bury, told):
+    (letter_id,) = bury((b"z", BAD, []))
+    record = stored(cluster, letter_id)
+    _, (dead,) = decode([record], {EXPERTS_LOAD.name: EXPERTS_LOAD})
+    with Publisher(cluster) as publisher:
+        publisher.publish_raw(ROUTING_DLQ.name, dead.key, dead.value, [*dead.headers, *dead.letter.headers()])
+    assert told("dlq", "redrive", letter_id, "-b", cluster)["redriven"] == [letter_id]
+    assert len(bury.again()) == 1
+    assert [letter["redriven"] for letter in told("dlq", "list", "-b", cluster) if letter["id"] == letter_id] == [True, True]
+
+
+def test_a_record_without_value_or_key_is_shown_and_goes_back_as_it_was(cluster, bury, told):
+    (letter_id,) = bury((None, None, []))
+    assert told("dlq", "show", letter_id, "-b", cluster)["value"] == "null"
+    told("dlq", "redrive", letter_id, "-b", cluster)
+    (second_id,) = bury.again()
+    again = stored(cluster, second_id)
+    assert (again.key(), again.value()) == (None, None)
+
+
+def test_a_letter_that_processing_refused_is_shown_decoded(cluster, told):
+    letter = DeadLetter.example().model_copy(
+        update={"topic": EXPERTS_LOAD.name, "offset": uuid.uuid4().int >> 80, "stage": "process", "stack_trace": "Traceback\n  x"}
+    )
+    frame = EXPERTS_LOAD.frame.example()
+    with Publisher(cluster) as publisher:
+        publisher.publish_raw(ROUTING_DLQ.name, b"m", frame.encode(), letter.headers())
+        publisher.publish_raw(ROUTING_DLQ.name, b"m", b"no letter")
+    shown = told("dlq", "show", letter.id, "-b", cluster)
+    assert EXPERTS_LOAD.frame.decode(shown["frame"].encode(), JSON) == frame
+    assert shown["stack_trace"] == "Traceback\n  x"
+
+
+def test_an_unknown_id_sends_nothing(cluster, bury, told, invoke):
+    (letter_id,) = bury((b"z", BAD, []))
+    result = invoke("dlq", "redrive", letter_id, "nonesuch/0/1", "-b", cluster)
+    assert result.exit_code == 2
+    assert "nonesuch/0/1" in result.stderr
+    assert bury.again() == []
+
+
+def test_more_single_letters_than_the_broker_remembers_are_refused_before_any_is_sent(cluster, told, invoke):
+    first = uuid.uuid4().int >> 80
+    letters = [DeadLetter.example().model_copy(update={"topic": EXPERTS_LOAD.name, "offset": first + n}) for n in range(3000)]
+    with Publisher(cluster) as publisher:
+        for letter in letters:
+            publisher.publish_raw(ROUTING_DLQ.name, b"m", BAD, letter.headers())
+    result = invoke("dlq", "redrive", *[letter.id for letter in letters[1::2]], "-b", cluster)
+    assert result.exit_code == 2
+    assert "--all" in result.stderr
+    assert len(told("dlq", "redrive", "--all", "--dry-run", "-b", cluster)["redriven"]) >= len(letters)

@@ -1,0 +1,83 @@
+"""broker, redis and run as processes: addresses that others can use, and an end without traces."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+import redis
+from confluent_kafka.admin import AdminClient
+
+from qstream.embedded.child import free_ports
+from qstream.stream.client import PlanSubscriber, Publisher
+from schemas.topics import EXPERTS_TOPOLOGY, ROUTING_PLAN, TOKENS_BATCH, TOPICS
+
+READY_S = 120.0
+
+
+def ready(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=2) as page:
+            return page.status == 200
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+def test_the_broker_tells_its_address_has_all_topics_and_ends_cleanly(started, end):
+    process = started("broker")
+    name, _, address = process.stdout.readline().strip().partition("=")
+    assert name == "export QSTREAM_BOOTSTRAP_SERVERS"
+    known = AdminClient({"bootstrap.servers": address, "log_level": 0}).list_topics(timeout=10).topics
+    assert {topic.name: len(known[topic.name].partitions) for topic in TOPICS} == {t.name: t.partitions for t in TOPICS}
+    process.send_signal(end)
+    _, err = process.communicate(timeout=20)
+    assert (process.returncode, err) == (0, "")
+
+
+def test_redis_keeps_its_data_in_the_directory_and_comes_back_when_it_dies(started, tmp_path):
+    port = str(free_ports(1)[0])
+    for _ in range(2):
+        process = started("redis", "--port", port, "--directory", str(tmp_path), "--json")
+        url = json.loads(process.stdout.readline())["redis_url"]
+        assert url == f"redis://127.0.0.1:{port}/0"
+        with redis.Redis.from_url(url) as client:
+            assert client.incr("starts") in (1, 2)
+            os.kill(client.info("server")["process_id"], signal.SIGKILL)
+        assert "serves" in process.stderr.readline()
+        process.terminate()
+        assert process.wait(20) == 0
+    process = started("redis", "--port", port, "--directory", str(tmp_path), "--json")
+    with redis.Redis.from_url(json.loads(process.stdout.readline())["redis_url"]) as client:
+        assert client.get("starts") == b"2"
+
+
+def test_an_agent_with_its_own_servers_answers_a_producer_and_obeys_control(started, invoke):
+    port = free_ports(1)[0]
+    process = started("run", "routing", "--port", str(port), "--loglevel", "ERROR", "--set", "placement=off")
+    exports = dict(process.stdout.readline().strip().removeprefix("export ").split("=", 1) for _ in range(2))
+    assert exports.keys() == {"QSTREAM_BOOTSTRAP_SERVERS", "QSTREAM_REDIS_URL"}
+    address = exports["QSTREAM_BOOTSTRAP_SERVERS"]
+    deadline = time.monotonic() + READY_S
+    while not ready(port):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    topology, batch = EXPERTS_TOPOLOGY.frame.example(), TOKENS_BATCH.frame.example()
+    with PlanSubscriber(ROUTING_PLAN, ROUTING_PLAN.frame, address, from_start=True) as plans, Publisher(address) as publisher:
+        publisher.publish(EXPERTS_TOPOLOGY, topology)
+        publisher.publish(TOKENS_BATCH, batch)
+        publisher.flush()
+        plan = next(plan for _ in range(600) if (plan := plans.poll(0.1)) is not None)
+    assert plan.batch_id == batch.batch_id
+    assert invoke("control", "routing", "--pause", "-b", address).exit_code == 0
+    while not json.loads(urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5).read())["paused"]:
+        assert time.monotonic() < deadline + READY_S
+        time.sleep(0.2)
+    process.terminate()
+    assert process.wait(30) == 0

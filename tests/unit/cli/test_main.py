@@ -1,0 +1,147 @@
+"""The command's face: help, versions, exit codes and the line that an error leaves."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+import typer
+from confluent_kafka import KafkaError, KafkaException
+from typer.testing import CliRunner
+
+from qstream import __version__
+from qstream.cli.ending import ended_well
+from qstream.cli.main import COMMANDS, app
+from qstream.errors import ConfigError, DeliveryFailed, Fatal, Fenced, OptionError, StoreUnavailable, Transient
+from schemas.frame import FrameError
+
+SUBCOMMANDS = {"topics": ("list", "apply"), "dlq": ("list", "show", "redrive")}
+ALL = [[name] for name in COMMANDS] + [[name, sub] for name, subs in SUBCOMMANDS.items() for sub in subs]
+
+
+def invoke(*words: str, **environment: str):
+    return CliRunner().invoke(app, list(words), env={"QSTREAM_BOOTSTRAP_SERVERS": None, "QSTREAM_REDIS_URL": None, **environment})
+
+
+@pytest.mark.parametrize("words", ALL, ids=" ".join)
+def test_the_help_of_each_command_shows_an_example_of_itself(words):
+    result = invoke(*words, "--help")
+    assert result.exit_code == 0, result.output
+    _, _, example = result.stdout.partition("Example:\n")
+    assert f"qstream {words[0]}" in example.partition("Options:")[0]
+
+
+def test_the_help_lists_every_command_and_needs_none_of_their_modules():
+    show = "print(sorted(sys.modules), file=sys.stderr)"
+    code = f"import sys\nfrom qstream.cli.main import app\ntry:\n app(['--help'])\nfinally:\n {show}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert all(f"  {name} " in done.stdout for name in COMMANDS)
+    for heavy in ("numpy", "confluent_kafka", "faust", "numba", "pydantic", "torch"):
+        assert f"'{heavy}'" not in done.stderr
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_of_the_table_is_a_typer_app(name):
+    module, _, attribute = COMMANDS[name][0].partition(":")
+    assert isinstance(getattr(importlib.import_module(f"qstream.cli.{module}"), attribute), typer.Typer)
+
+
+def test_the_version_is_the_package_version():
+    assert invoke("--version").stdout == f"qstream {__version__}\n"
+
+
+def test_an_unknown_command_is_wrong_usage():
+    result = invoke("optimise")
+    assert result.exit_code == 2
+    assert "optimise" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ConfigError("port is 0, allowed are 1 to 9"), 2),
+        (OptionError("no option 'x'"), 2),
+        (FrameError("model: got 3"), 1),
+        (Transient("later"), 1),
+        (DeliveryFailed("3 records"), 1),
+        (StoreUnavailable("redis"), 1),
+        (KafkaException(KafkaError(KafkaError._TRANSPORT)), 1),
+        (FileNotFoundError(2, "No such file", "x"), 1),
+        (Fatal("corrupt"), 70),
+        (Fenced("a newer worker"), 70),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_an_error_that_is_no_bug_ends_with_its_code_and_one_line_on_stderr(error, code, capsys):
+    def fail() -> None:
+        raise error
+
+    with pytest.raises(typer.Exit) as ended:
+        ended_well(fail)
+    assert ended.value.exit_code == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("Error: ")
+    assert err.count("\n") == 1
+
+
+def test_a_bug_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError):
+        ended_well(lambda: 1 // 0)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["run", "nonesuch"], "agent 'nonesuch' is unknown, allowed are routing"),
+        (["run", "routing", "--delivery", "exactly_once"], "no transactions"),
+        (["run", "routing", "--delivery", "twice"], "delivery"),
+        (["run", "routing", "--group-protocol", "new"], "group_protocol"),
+        (["run", "routing", "--port", "70000"], "port"),
+        (["run", "routing", "--worker-id", "a b"], "worker_id"),
+        (["run", "routing", "--loglevel", "loud"], "DEBUG, INFO"),
+        (["run", "routing", "--set", "nonesuch=1"], "nonesuch"),
+        (["run", "routing", "--set", "min_gain=7"], "min_gain"),
+        (["run", "routing", "--set", "min_gain"], "OPTION=VALUE"),
+        (["watch", "nonesuch"], "qstream.tokens.batch.v1"),
+        (["publish", "-", "--topic", "dlq"], "unknown"),
+        (["dlq", "list", "--agent", "nonesuch"], "routing"),
+        (["dlq", "redrive"], "--all"),
+        (["dlq", "redrive", "some/0/1", "--all"], "--all"),
+        (["control", "nonesuch"], "routing"),
+        (["control", "routing", "--pause", "--resume"], "--resume"),
+        (["control", "routing", "--set", "seed=1", "--unset", "seed"], "seed"),
+        (["control", "routing", "--show", "--pause"], "--show"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_a_wrong_word_is_told_before_any_server_is_asked(words, told):
+    result = invoke(*words)
+    assert result.exit_code == 2, result.output
+    assert told in result.stderr
+    assert result.stderr.startswith("Error: ")
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_wrong_setting_of_the_environment_is_told_by_name():
+    result = invoke("topics", "list", QSTREAM_PORT="many")
+    assert result.exit_code == 2
+    assert "port" in result.stderr
+
+
+def test_the_registry_is_shown_without_a_broker():
+    result = invoke("topics", "list", "--registry")
+    assert result.exit_code == 0
+    assert "qstream.placement.plan.v1" in result.stdout
+    assert "PlacementPlan.v1" in result.stdout
+
+
+def test_the_demo_without_torch_says_how_to_install_it():
+    block = "import sys\nsys.modules['torch'] = None\nfrom qstream.cli.main import app\napp(['demo', '--seconds', '1'])"
+    done = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "pip install 'qstream[demo]'" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,85 @@
+"""Topics, agents and toggles by the names that people type."""
+
+from __future__ import annotations
+
+import pytest
+
+from agents import routing
+from qstream.cli.names import agent_names, find_agent, find_topic, parse_options
+from qstream.errors import ConfigError
+from schemas.deadletter import DeadLetter
+from schemas.topics import (
+    CONTROL,
+    EXPERTS_LOAD,
+    EXPERTS_TOPOLOGY,
+    PLACEMENT_PLAN,
+    ROUTING_DLQ,
+    ROUTING_PLAN,
+    TOKENS_BATCH,
+    TOPICS,
+    Topic,
+)
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("tokens", TOKENS_BATCH), ("load", EXPERTS_LOAD), ("topology", EXPERTS_TOPOLOGY), ("routing", ROUTING_PLAN),
+        ("placement", PLACEMENT_PLAN), ("control", CONTROL), ("dlq", ROUTING_DLQ), ("routing.dlq", ROUTING_DLQ),
+        ("experts.load", EXPERTS_LOAD),
+    ],
+)  # fmt: skip
+def test_a_part_of_a_topics_name_is_enough(typed, meant):
+    assert find_topic(typed) is meant
+
+
+@pytest.mark.parametrize("topic", TOPICS, ids=lambda topic: topic.name)
+def test_every_topic_is_found_by_its_full_name(topic):
+    assert find_topic(topic.name) is topic
+
+
+@pytest.mark.parametrize("typed", ["plan", "experts"])
+def test_an_ambiguous_part_lists_what_it_could_mean(typed):
+    with pytest.raises(ConfigError, match="ambiguous") as error:
+        find_topic(typed)
+    assert str(error.value).count("qstream.") == 2
+
+
+def test_an_unknown_topic_lists_all():
+    with pytest.raises(ConfigError, match="unknown") as error:
+        find_topic("nonesuch")
+    assert all(topic.name in str(error.value) for topic in TOPICS)
+
+
+def test_with_a_second_agent_dlq_alone_is_ambiguous_and_the_agents_name_still_its_plan():
+    other = Topic("qstream.energy.dlq.v1", DeadLetter, "topic", "dead-letter", "of another agent")
+    with pytest.raises(ConfigError, match="ambiguous"):
+        find_topic("dlq", (*TOPICS, other))
+    assert find_topic("energy.dlq", (*TOPICS, other)) is other
+
+
+def test_agents_are_the_files_of_the_folder_without_the_app():
+    assert "routing" in agent_names()
+    assert "app" not in agent_names()
+    assert find_agent("routing") is routing.AGENT
+    with pytest.raises(ConfigError, match=r"allowed are .*routing"):
+        find_agent("app")
+
+
+@pytest.mark.parametrize(
+    ("typed", "value"),
+    [
+        ("a=1", 1), ("a=0.5", 0.5), ("a=1e-3", 1e-3), ("a=true", True), ("a=false", False), ("a=fast", "fast"), ('a="1"', "1"),
+        ("a=", ""), ("a=b=c", "b=c"), ("a=NaN", "NaN"), ("a=[1]", "[1]"), ("a=null", "null"), ("a={}", "{}"),
+    ],
+)  # fmt: skip
+def test_a_value_is_a_json_scalar_or_text(typed, value):
+    (found,) = parse_options([typed]).values()
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize("typed", [["a"], ["=1"], ["a=1", "a=2"]])
+def test_what_is_no_option_or_comes_twice_is_refused(typed):
+    with pytest.raises(ConfigError, match="--set"):
+        parse_options(typed)

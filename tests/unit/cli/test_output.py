@@ -1,0 +1,75 @@
+"""What reaches the terminal: nothing that drives it, a line for every frame."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from qstream.cli.output import print_json, print_table, printable, utc
+from qstream.cli.summary import as_object, one_line
+from schemas.topics import PLACEMENT_PLAN, TOPICS
+
+
+class StoredRecord:
+    """The five answers of a consumed record that a summary asks for."""
+
+    def partition(self) -> int:
+        return 3
+
+    def offset(self) -> int:
+        return 17
+
+    def timestamp(self) -> tuple[int, int]:
+        return 1, 1_700_000_000_000
+
+
+def test_control_characters_are_written_out():
+    assert printable("a\x1b[31mb\x07\u202e\u00e9\n") == "a\\x1b[31mb\\x07\\u202e\u00e9\n"
+
+
+def test_a_cell_with_brackets_is_text_and_no_markup(capsys):
+    print_table(("a", "b"), [("x", "[red]1[/red]")])
+    assert "[red]1[/red]" in capsys.readouterr().out
+
+
+def test_json_is_one_line(capsys):
+    print_json({"a": [1, "\n"]})
+    assert capsys.readouterr().out == '{"a": [1, "\\n"]}\n'
+
+
+@pytest.mark.parametrize(
+    ("timestamp_ms", "text"),
+    [(0, "1970-01-01T00:00:00.000Z"), (1_700_000_000_123, "2023-11-14T22:13:20.123Z"), (-1, "1970-01-01T00:00:00.000Z")],
+)
+def test_times_are_utc_in_iso_8601(timestamp_ms, text):
+    assert utc(timestamp_ms) == text
+
+
+def test_a_time_beyond_the_calendar_is_no_error():
+    assert utc(2**63 - 1).startswith("9999-12-31")
+
+
+@pytest.mark.parametrize("topic", TOPICS, ids=lambda topic: topic.name)
+def test_every_frame_has_a_line_that_names_its_key(topic):
+    frame = topic.frame.example()
+    line = one_line(StoredRecord(), frame, now_ns=0)
+    assert "\n" not in line
+    assert line.startswith("2023-11-14T22:13:20.000Z  ")
+    assert str(getattr(frame, topic.key)) in line
+
+
+def test_a_plan_past_its_time_is_marked():
+    plan = PLACEMENT_PLAN.frame.example()
+    end = plan.ts_ns + int(plan.ttl_s * 1e9)
+    assert "expired" not in one_line(StoredRecord(), plan, end)
+    assert "expired" in one_line(StoredRecord(), plan, end + 1)
+
+
+@pytest.mark.parametrize("topic", TOPICS, ids=lambda topic: topic.name)
+def test_the_object_is_the_frame_and_arrays_only_if_asked_for(topic):
+    frame = topic.frame.example()
+    short, full = (as_object(StoredRecord(), frame, full=full) for full in (False, True))
+    assert not short.keys() & frame.arrays.keys()
+    assert full["record"] == {"partition": 3, "offset": 17, "timestamp_ms": 1_700_000_000_000}
+    assert topic.frame.decode(json.dumps(full).encode(), "application/json") == frame
