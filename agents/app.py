@@ -29,6 +29,7 @@ from schemas.topics import CONTROL
 log = logging.getLogger(__name__)
 HEALTH_PERIOD_S = 2.0
 STUCK_S = 60.0
+DEFAULT_PORT = 6066  # Faust wants one even where the pages are off
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ def build_app(agent: Agent, settings: Settings) -> faust.App:
         stream_wait_empty=False,
         worker_redirect_stdouts=False,
         web_bind=settings.host,
-        web_port=settings.port,
+        web_port=settings.port or DEFAULT_PORT,
         web_host=settings.host,
         web_enabled=settings.port > 0,
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import chain
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
@@ -21,7 +22,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )  # fmt: skip
-from pydantic_core import core_schema, from_json
+from pydantic_core import core_schema, from_json, to_json
 
 ContentType = Literal["application/vnd.safetensors", "application/json"]
 SAFETENSORS: ContentType = "application/vnd.safetensors"
@@ -30,6 +31,7 @@ JSON: ContentType = "application/json"
 HEADER_KEY = "qstream"
 MAX_MESSAGE_BYTES = 1_000_000
 MAX_ERRORS_SHOWN = 4
+NON_FINITE = re.compile(rb"NaN|Infinity")  # pydantic's reader takes them within what it ignores
 MAX_SHOWN = 80
 # In the order in which the safetensors library writes arrays: wide before narrow keeps every array aligned.
 WIRE_DTYPES = {
@@ -71,8 +73,11 @@ class Axes:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
         dtype = _dtype(source)
-        return core_schema.no_info_plain_validator_function(
-            partial(_as_array, dtype=dtype, axes=self.names),
+        # Two ways to one array: the first, for JSON text, is quick and terse; `Frame.decode` asks the second for the reason.
+        plain = _plain_lists(dtype, len(self.names))
+        return core_schema.json_or_python_schema(
+            core_schema.no_info_after_validator_function(partial(_from_plain_lists, dtype=dtype), plain),
+            core_schema.no_info_plain_validator_function(partial(_as_array, dtype=dtype, axes=self.names)),
             serialization=core_schema.plain_serializer_function_ser_schema(np.ndarray.tolist, when_used="json"),
             metadata={"pydantic_js_functions": [partial(_json_schema, dtype=dtype, axes=self.names)]},
         )
@@ -91,6 +96,7 @@ class Frame(BaseModel):
     VERSION: ClassVar[int] = 1
     MAX_BYTES: ClassVar[int] = MAX_MESSAGE_BYTES
     arrays: ClassVar[dict[str, tuple[str, ...]]] = {}
+    array_names: ClassVar[set[str]] = set()
     dtypes: ClassVar[dict[str, np.dtype[Any]]] = {}
     layout: ClassVar[tuple[tuple[str, str], ...]] = ()
 
@@ -100,6 +106,7 @@ class Frame(BaseModel):
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         declared = {name: _declaration(field.annotation, field.metadata) for name, field in cls.model_fields.items()}
         cls.arrays = {name: found[0] for name, found in declared.items() if found}
+        cls.array_names = set(cls.arrays)
         cls.dtypes = {name: found[1] for name, found in declared.items() if found}
         codes = [(code, name) for code, dtype in WIRE_DTYPES.items() for name in sorted(cls.dtypes) if cls.dtypes[name] == dtype]
         cls.layout = tuple((name, code) for code, name in codes)
@@ -153,6 +160,9 @@ class Frame(BaseModel):
         _check_size(cls, data)
         try:
             if content_type == JSON:
+                if not NON_FINITE.search(data):
+                    with suppress(ValidationError):
+                        return cls.model_validate_json(data)
                 return cls.model_validate(_read_json(cls, data))
             if content_type == SAFETENSORS:
                 return cls.model_validate(_read_safetensors(cls, data))
@@ -223,7 +233,7 @@ def _as_array(value: Any, dtype: np.dtype[Any], axes: tuple[str, ...]) -> NDArra
     if dtype.kind == "f" and not np.isfinite(array).all():
         raise ValueError("got NaN or infinity, allowed are finite numbers")
     array = np.ascontiguousarray(array)
-    array.flags.writeable = False
+    array.setflags(write=False)
     return array
 
 
@@ -248,6 +258,28 @@ def _from_list(value: Sequence[Any], dtype: np.dtype[Any], axes: tuple[str, ...]
     except OverflowError as exc:
         raise ValueError(f"got values beyond the range of {dtype}") from exc
     return array.reshape(shape)
+
+
+def _plain_lists(dtype: np.dtype[Any], ndim: int) -> core_schema.CoreSchema:
+    """Nested lists of JSON numbers that `dtype` holds, but for the range of integers, which NumPy checks."""
+    item: core_schema.CoreSchema = core_schema.int_schema(strict=True)
+    if dtype.kind == "f":
+        bound = float(np.finfo(dtype).max)
+        item = core_schema.float_schema(strict=True, allow_inf_nan=False, ge=-bound, le=bound)
+    elif dtype.kind == "b":
+        item = core_schema.bool_schema(strict=True)
+    for _ in range(ndim):
+        item = core_schema.list_schema(item, strict=True, fail_fast=True, min_length=int(ndim > 1))
+    return item
+
+
+def _from_plain_lists(value: list[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    try:
+        array = np.array(value, dtype)
+    except OverflowError as exc:
+        raise ValueError(f"got values beyond the range of {dtype}") from exc
+    array.setflags(write=False)
+    return array
 
 
 def _cast(array: NDArray[Any], dtype: np.dtype[Any], axes: tuple[str, ...]) -> NDArray[Any]:
@@ -281,7 +313,7 @@ def _json_schema(_schema: Any, _handler: Any, dtype: np.dtype[Any], axes: tuple[
 
 def _write_safetensors(frame: Frame) -> bytes:
     """The bytes that the safetensors library would write, with one copy of the arrays in place of three."""
-    fields = frame.model_dump_json(exclude=set(frame.arrays), exclude_none=True)
+    fields = frame.model_dump_json(exclude=frame.array_names, exclude_none=True)
     header: dict[str, Any] = {"__metadata__": {HEADER_KEY: fields}}
     bodies = []
     end = 0
@@ -291,7 +323,7 @@ def _write_safetensors(frame: Frame) -> bytes:
             begin, end = end, end + array.nbytes
             header[name] = {"dtype": code, "shape": array.shape, "data_offsets": (begin, end)}
             bodies.append(array)
-    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text = to_json(header)
     text += b" " * (-len(text) % 8)
     return b"".join((len(text).to_bytes(8, "little"), text, *bodies))
 
