@@ -239,9 +239,7 @@ class Rig:
         """Everything on a topic so far."""
         reader = self._tails.get((topic.name, isolation))
         if reader is None:
-            reader = self._tails[topic.name, isolation] = Tail(
-                self.bootstrap_servers, topic.name, topic.partitions, isolation
-            )
+            reader = self._tails[topic.name, isolation] = Tail(self.bootstrap_servers, topic.name, topic.partitions, isolation)
         return reader.read()
 
     def pongs(self, isolation: str = "read_committed") -> list[tuple[str, Pong]]:
