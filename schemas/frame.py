@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
+from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from itertools import chain
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
@@ -22,7 +21,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )  # fmt: skip
-from pydantic_core import core_schema, from_json, to_json
+from pydantic_core import SchemaValidator, core_schema, from_json, to_json
 
 ContentType = Literal["application/vnd.safetensors", "application/json"]
 SAFETENSORS: ContentType = "application/vnd.safetensors"
@@ -31,7 +30,6 @@ JSON: ContentType = "application/json"
 HEADER_KEY = "qstream"
 MAX_MESSAGE_BYTES = 1_000_000
 MAX_ERRORS_SHOWN = 4
-NON_FINITE = re.compile(rb"NaN|Infinity")  # pydantic's reader takes them within what it ignores
 MAX_SHOWN = 80
 # In the order in which the safetensors library writes arrays: wide before narrow keeps every array aligned.
 WIRE_DTYPES = {
@@ -73,11 +71,8 @@ class Axes:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
         dtype = _dtype(source)
-        # Two ways to one array: the first, for JSON text, is quick and terse; `Frame.decode` asks the second for the reason.
-        plain = _plain_lists(dtype, len(self.names))
-        return core_schema.json_or_python_schema(
-            core_schema.no_info_after_validator_function(partial(_from_plain_lists, dtype=dtype), plain),
-            core_schema.no_info_plain_validator_function(partial(_as_array, dtype=dtype, axes=self.names)),
+        return core_schema.no_info_plain_validator_function(
+            partial(_as_array, dtype=dtype, axes=self.names, plain=_plain_lists(dtype, len(self.names))),
             serialization=core_schema.plain_serializer_function_ser_schema(np.ndarray.tolist, when_used="json"),
             metadata={"pydantic_js_functions": [partial(_json_schema, dtype=dtype, axes=self.names)]},
         )
@@ -96,9 +91,10 @@ class Frame(BaseModel):
     VERSION: ClassVar[int] = 1
     MAX_BYTES: ClassVar[int] = MAX_MESSAGE_BYTES
     arrays: ClassVar[dict[str, tuple[str, ...]]] = {}
-    array_names: ClassVar[set[str]] = set()
     dtypes: ClassVar[dict[str, np.dtype[Any]]] = {}
     layout: ClassVar[tuple[tuple[str, str], ...]] = ()
+    array_names: ClassVar[set[str]] = set()
+    tied: ClassVar[dict[str, tuple[str, ...]]] = {}
 
     frame: str = Field(default="", max_length=100, description="name and major version of the frame, such as TokenBatch.v1")
 
@@ -106,10 +102,12 @@ class Frame(BaseModel):
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         declared = {name: _declaration(field.annotation, field.metadata) for name, field in cls.model_fields.items()}
         cls.arrays = {name: found[0] for name, found in declared.items() if found}
-        cls.array_names = set(cls.arrays)
         cls.dtypes = {name: found[1] for name, found in declared.items() if found}
         codes = [(code, name) for code, dtype in WIRE_DTYPES.items() for name in sorted(cls.dtypes) if cls.dtypes[name] == dtype]
         cls.layout = tuple((name, code) for code, name in codes)
+        cls.array_names = set(cls.arrays)
+        uses = Counter(axis for axes in cls.arrays.values() for axis in axes)
+        cls.tied = {name: axes for name, axes in cls.arrays.items() if any(uses[axis] > 1 for axis in axes)}
 
     @classmethod
     def tag(cls) -> str:
@@ -128,7 +126,7 @@ class Frame(BaseModel):
         if not self.frame:
             object.__setattr__(self, "frame", self.tag())
         lengths: dict[str, tuple[int, str]] = {}
-        for field, axes in self.arrays.items():
+        for field, axes in self.tied.items():
             array = getattr(self, field)
             if array is None:
                 continue
@@ -160,9 +158,6 @@ class Frame(BaseModel):
         _check_size(cls, data)
         try:
             if content_type == JSON:
-                if not NON_FINITE.search(data):
-                    with suppress(ValidationError):
-                        return cls.model_validate_json(data)
                 return cls.model_validate(_read_json(cls, data))
             if content_type == SAFETENSORS:
                 return cls.model_validate(_read_safetensors(cls, data))
@@ -218,8 +213,15 @@ def _check_size(cls: type[Frame], data: bytes) -> None:
         raise FrameError(f"{cls.tag()}: {len(data)} bytes, allowed are at most {cls.MAX_BYTES}")
 
 
-def _as_array(value: Any, dtype: np.dtype[Any], axes: tuple[str, ...]) -> NDArray[Any]:
+def _as_array(value: Any, dtype: np.dtype[Any], axes: tuple[str, ...], plain: SchemaValidator) -> NDArray[Any]:
     """Convert a list or array to the declared dtype without changing any value, read-only and contiguous."""
+    if type(value) is list and plain.isinstance_python(value):
+        try:
+            array = np.array(value, dtype)
+        except (OverflowError, ValueError):  # out of range or ragged, which the long way explains
+            array = _from_list(value, dtype, axes)
+        array.setflags(write=False)
+        return array
     if isinstance(value, np.ndarray):
         array = _cast(value, dtype, axes)
         if array is value and value.flags.writeable:
@@ -235,6 +237,19 @@ def _as_array(value: Any, dtype: np.dtype[Any], axes: tuple[str, ...]) -> NDArra
     array = np.ascontiguousarray(array)
     array.setflags(write=False)
     return array
+
+
+def _plain_lists(dtype: np.dtype[Any], ndim: int) -> SchemaValidator:
+    """Knows the nested lists of plain numbers that `dtype` holds, but for the range of integers; quicker than a look at each."""
+    item: core_schema.CoreSchema = core_schema.int_schema(strict=True)
+    if dtype.kind == "f":
+        bound = float(np.finfo(dtype).max)
+        item = core_schema.float_schema(strict=True, allow_inf_nan=False, ge=-bound, le=bound)
+    elif dtype.kind == "b":
+        item = core_schema.bool_schema(strict=True)
+    for _ in range(ndim):
+        item = core_schema.list_schema(item, strict=True, fail_fast=True, min_length=int(ndim > 1))
+    return SchemaValidator(item)
 
 
 def _from_list(value: Sequence[Any], dtype: np.dtype[Any], axes: tuple[str, ...]) -> NDArray[Any]:
@@ -258,28 +273,6 @@ def _from_list(value: Sequence[Any], dtype: np.dtype[Any], axes: tuple[str, ...]
     except OverflowError as exc:
         raise ValueError(f"got values beyond the range of {dtype}") from exc
     return array.reshape(shape)
-
-
-def _plain_lists(dtype: np.dtype[Any], ndim: int) -> core_schema.CoreSchema:
-    """Nested lists of JSON numbers that `dtype` holds, but for the range of integers, which NumPy checks."""
-    item: core_schema.CoreSchema = core_schema.int_schema(strict=True)
-    if dtype.kind == "f":
-        bound = float(np.finfo(dtype).max)
-        item = core_schema.float_schema(strict=True, allow_inf_nan=False, ge=-bound, le=bound)
-    elif dtype.kind == "b":
-        item = core_schema.bool_schema(strict=True)
-    for _ in range(ndim):
-        item = core_schema.list_schema(item, strict=True, fail_fast=True, min_length=int(ndim > 1))
-    return item
-
-
-def _from_plain_lists(value: list[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-    try:
-        array = np.array(value, dtype)
-    except OverflowError as exc:
-        raise ValueError(f"got values beyond the range of {dtype}") from exc
-    array.setflags(write=False)
-    return array
 
 
 def _cast(array: NDArray[Any], dtype: np.dtype[Any], axes: tuple[str, ...]) -> NDArray[Any]:
