@@ -21,6 +21,7 @@ from qstream.errors import ConfigError
 from qstream.metrics import READY
 from qstream.state.store import StateStore
 from qstream.stream.loop import BatchLoop
+from qstream.stream.read import read_all
 from qstream.stream.service import LoopService
 from schemas.control import Control
 from schemas.frame import FrameError, body_type
@@ -51,6 +52,9 @@ def build_loop(agent: Agent, settings: Settings) -> BatchLoop[Any]:
 def build_app(agent: Agent, settings: Settings) -> faust.App:
     """A Faust app whose worker runs the loop in a thread; Faust itself consumes only the control topic."""
     loop = build_loop(agent, settings)
+    # An agent that was paused stays paused over a restart: not one batch is processed before the wish is known.
+    for message in read_all(settings, CONTROL.name):
+        _obey(loop, message.value() or b"")
     # Every start reads the whole control topic, so each has a group of its own.
     app = faust.App(
         f"{settings.group_prefix}.control.{loop.agent}.{settings.worker_id}.{uuid.uuid4().hex[:8]}",
@@ -84,7 +88,7 @@ class Worker(faust.Worker):  # type: ignore[misc]  # faust is untyped
 
 
 def run(agent: Agent, settings: Settings, loglevel: str = "INFO") -> None:
-    """Run the worker until SIGTERM or SIGINT; ends the process."""
+    """Run the worker until SIGTERM or SIGINT; ends the process. `Transient` if the cluster does not answer."""
     Worker(build_app(agent, settings), loglevel=loglevel, quiet=True, redirect_stdouts=False).execute_from_commandline()
 
 
@@ -94,14 +98,17 @@ def _follow_control(app: faust.App, loop: BatchLoop[Any]) -> None:
     @app.agent(topic)  # type: ignore[untyped-decorator]
     async def control(values: Any) -> None:
         async for value in values:
-            body = value or b""
-            try:
-                wish = Control.decode(body, body_type(body))
-            except FrameError as exc:
-                log.error("unreadable record on %s: %s", CONTROL.name, exc)
-                continue
-            if wish.agent == loop.agent:
-                loop.wish(wish)
+            _obey(loop, value or b"")
+
+
+def _obey(loop: BatchLoop[Any], body: bytes) -> None:
+    try:
+        wish = Control.decode(body, body_type(body))
+    except FrameError as exc:
+        log.error("unreadable record on %s: %s", CONTROL.name, exc)
+        return
+    if wish.agent == loop.agent:
+        loop.wish(wish)
 
 
 def _report_health(app: faust.App, loop: BatchLoop[Any]) -> None:

@@ -8,7 +8,7 @@ from typing import Literal
 from schemas.control import Control
 from schemas.deadletter import DeadLetter
 from schemas.experts import ExpertLoad, ExpertTopology
-from schemas.frame import MAX_MESSAGE_BYTES, Frame
+from schemas.frame import Frame
 from schemas.placement import PlacementPlan
 from schemas.routing import RoutingPlan
 from schemas.tokens import TokenBatch
@@ -34,10 +34,15 @@ class Topic:
     retention_ms: int = DAY_MS
     compacted: bool = False
 
+    @property
+    def max_bytes(self) -> int:
+        """Largest record; a dead letter is a whole record with the headers of its error."""
+        return self.frame.MAX_BYTES * (2 if self.role == "dead-letter" else 1)
+
     def config(self) -> dict[str, str]:
         """The topic's configuration on the cluster, in Kafka's names."""
         policy = {"cleanup.policy": "compact"} if self.compacted else {"cleanup.policy": "delete"}
-        return policy | {"retention.ms": str(self.retention_ms), "max.message.bytes": str(MAX_MESSAGE_BYTES + 48_576)}
+        return policy | {"retention.ms": str(self.retention_ms), "max.message.bytes": str(self.max_bytes + 48_576)}
 
 
 TOKENS_BATCH = Topic("qstream.tokens.batch.v1", TokenBatch, "model", "input", "tokens and the gate's choices")

@@ -110,6 +110,6 @@ def _differences(topic: Topic, partitions: int, config: Mapping[str, str]) -> li
     if config and wanted not in config.get("cleanup.policy", wanted).split(","):
         faults.append(f"cleanup.policy is {config['cleanup.policy']!r}, needed is {wanted!r}")
     size = int(config.get("max.message.bytes", topic.config()["max.message.bytes"]))
-    if size < topic.frame.MAX_BYTES:
-        faults.append(f"max.message.bytes is {size}, needed are at least {topic.frame.MAX_BYTES}")
+    if size < topic.max_bytes:
+        faults.append(f"max.message.bytes is {size}, needed are at least {topic.max_bytes}")
     return faults

@@ -49,7 +49,7 @@ class Ledger(Generic[S]):
     @property
     def uncommitted(self) -> int:
         """Records processed but not committed."""
-        return sum(end - self.durable.get(partition, end) for partition, end in self.positions.items())
+        return sum(end - self.durable.get(partition, end) for partition, end in list(self.positions.items()))
 
     def adopt(self, partitions: Iterable[TopicPartition]) -> None:
         """Take a new epoch for partitions just assigned, which fences their earlier owners; `StoreUnavailable`."""
@@ -58,18 +58,26 @@ class Ledger(Generic[S]):
             epoch = self._ask(self.store.new_epoch)
             self._epochs |= dict.fromkeys(missing, epoch)
 
-    def forget(self, partitions: Iterable[TopicPartition]) -> None:
-        """Drop all that belongs to partitions which are no longer ours, or must be read again."""
+    def forget(self, partitions: Iterable[TopicPartition]) -> set[TopicPartition]:
+        """Drop all that belongs to partitions which are no longer ours. Returns the others to be read again."""
         gone = set(partitions)
         for table in (self.positions, self.durable, self._epochs):
             for partition in gone & table.keys():
                 del table[partition]
-        self.drop_states(gone)
+        return self.drop_states(gone) - gone
 
-    def drop_states(self, partitions: set[TopicPartition]) -> None:
-        """Forget the states in memory that saw records of these partitions; the next use loads them."""
-        for key in [key for key, entry in self._entries.items() if partitions & entry.seen.keys()]:
-            del self._entries[key]
+    def drop_states(self, partitions: Iterable[TopicPartition]) -> set[TopicPartition]:
+        """Forget the states in memory that saw records of these partitions; the next use loads them.
+
+        Returns all partitions to be read again: a dropped state that was not saved takes the others that it saw along.
+        """
+        gone = set(partitions)
+        while hit := [key for key, entry in self._entries.items() if gone & entry.seen.keys()]:
+            for key in hit:
+                entry = self._entries.pop(key)
+                if entry.dirty:
+                    gone |= entry.seen.keys() & self.positions.keys()
+        return gone
 
     def refresh(self, key: str) -> None:
         """Load the key's state anew on its next use, unless it holds what the store does not know yet."""
@@ -140,6 +148,16 @@ class Ledger(Generic[S]):
             if entry.dirty:
                 waiting |= entry.seen.keys()
         return {p: end for p, end in self.positions.items() if p not in waiting and end != self.durable.get(p)}
+
+    def watermarks(self) -> dict[TopicPartition, int]:
+        """Next offsets up to which the stored states have followed; `StoreUnavailable`."""
+        return {} if self.store is None else self._ask(self.store.watermarks)
+
+    def mark(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Note that the stored states have followed up to these next offsets; `StoreUnavailable`."""
+        store = self.store
+        if store is not None:
+            self._ask(lambda: store.set_watermarks(offsets))
 
     def _write(self, key: str, entry: Entry[S]) -> Write[S]:
         """Only partitions that are ours are fenced and moved on; other workers may feed the same key from theirs."""

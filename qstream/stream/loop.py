@@ -178,7 +178,7 @@ class BatchLoop(Generic[S]):
     def _follow_assignment(self, messages: list[Message]) -> list[Message]:
         """Forget what was lost and fence what is new; a partition that cannot be taken over yet is read again later."""
         new, lost = self.intake.changes()
-        self.ledger.forget(lost)
+        self._read_again(self.ledger.forget(lost))
         self._waiting_since = {at: since for at, since in self._waiting_since.items() if at[0] not in lost}
         for partition in lost & self._replay_until.keys():
             del self._replay_until[partition]
@@ -194,11 +194,12 @@ class BatchLoop(Generic[S]):
         offsets: read from the states' watermark again, and up to the committed offset without emitting."""
         while not self._stop.is_set():
             try:
-                watermarks = {} if self.ledger.store is None else self.ledger.store.watermarks()
+                watermarks = self.ledger.watermarks()
                 committed = self.intake.committed(new, 10.0)
             except (StoreUnavailable, KafkaException) as exc:
                 log.warning("waiting to learn where to start: %s", exc)
                 self._stop.wait(FIRST_RETRY_S)
+                self._last_turn = time.monotonic()
                 continue
             behind = {p for p in new if watermarks.get(p, committed.get(p, 0)) < committed.get(p, 0)}
             for partition in behind:
@@ -261,22 +262,22 @@ class BatchLoop(Generic[S]):
             log.debug("state not saved: %s", exc)
             return
         self._note_store(away=False)
-        if again:
-            self._read_again(again)
+        self._read_again(again)
         offsets = self.ledger.committable()
-        if not offsets:
-            return
-        if self.outbox.transactional:
-            if self.ledger.store is not None:
-                self.ledger.store.set_watermarks(offsets)
+        if offsets and (self._mark(offsets) if self.outbox.transactional else self.intake.commit(offsets)):
             self.ledger.durable |= offsets
-        elif self.intake.commit(offsets):
-            self.ledger.durable |= offsets
+
+    def _mark(self, offsets: Ends) -> bool:
+        """The transaction has committed the offsets already: note how far the states have followed."""
+        try:
+            self.ledger.mark(offsets)
+        except StoreUnavailable:
+            return False
+        return True
 
     def _read_again(self, partitions: set[TopicPartition]) -> None:
         """Process again what a moved-on state has not seen; what a transaction has committed is not emitted twice."""
-        self.ledger.drop_states(partitions)
-        for partition in partitions:
+        for partition in self.ledger.drop_states(partitions):
             durable, position = self.ledger.durable[partition], self.ledger.positions[partition]
             if self.outbox.transactional:
                 self._replay_until[partition] = max(position, self._replay_until.get(partition, 0))
