@@ -80,8 +80,7 @@ def plan_placement(
     wins less than ``options.min_gain`` is skipped.
     """
     gpus = topology.num_gpus
-    windows = history[-1:] if options.placement == "fast" else history
-    windows = windows.astype(np.float64)
+    windows = (history[-1:] if options.placement == "fast" else history).astype(np.float64)
     plan = PLANNERS[options.placement](windows, previous, topology, options)
     before, after = (_mean_balancedness(p, windows, gpus) for p in (previous, plan))
     load = windows.mean(0)
