@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
@@ -19,10 +20,11 @@ from qstream.errors import EXIT_FATAL, DeliveryFailed, Fenced
 from qstream.stream.consume import kafka_partitions, raise_if_fatal
 from qstream.stream.decode import CONTENT_TYPE, EVENT_TYPE, Rejected, reject
 from schemas.deadletter import Headers
-from schemas.frame import SAFETENSORS, ContentType, FrameError
+from schemas.frame import MAX_MESSAGE_BYTES, SAFETENSORS, ContentType, FrameError
 
 log = logging.getLogger(__name__)
 PASSED_ON = ("traceparent", "tracestate")
+MAX_RECORD_BYTES = MAX_MESSAGE_BYTES + 48_576  # the largest frame with its headers, as the topics of the registry allow
 REFUSED_FOR_GOOD = {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_RECORD, KafkaError._BAD_MSG}
 
 
@@ -35,6 +37,7 @@ def producer_config(settings: Settings) -> dict[str, object]:
         "partitioner": "murmur2_random",
         "linger.ms": 2,
         "compression.type": "lz4",
+        "message.max.bytes": MAX_RECORD_BYTES,
         "delivery.report.only.error": True,
         "message.timeout.ms": settings.delivery_timeout_ms,
         "reconnect.backoff.ms": 20,
@@ -64,14 +67,19 @@ def passed_on(headers: Headers) -> list[tuple[str, bytes]]:
 
 
 class Outbox:
-    """One producer, used by one thread: `put` any number of records, then `wait` until the broker has them all."""
+    """One producer, used by one thread: what is sent is confirmed by the broker, or the whole turn fails.
+
+    A record that the broker will never take takes those of its batch down with it. So after a refusal each of them becomes
+    a suspect, and goes alone when the turn comes again; what is refused when alone is refused for good.
+    """
 
     def __init__(self, settings: Settings, agent: str, dead_letter_topic: str) -> None:
         self.settings = settings
         self.source = f"qstream/{agent}"
         self.dead_letter_topic = dead_letter_topic
         self._failed: list[KafkaError] = []
-        self._refused: list[tuple[Event, KafkaError]] = []
+        self._suspects: set[str] = set()
+        self._refused: dict[str, KafkaError] = {}
         config = producer_config(settings)
         self.transactional = settings.delivery == "exactly_once"
         if self.transactional:
@@ -120,6 +128,8 @@ class Outbox:
             with _watchdog(3 * self.settings.transaction_timeout_ms / 1000):
                 self._producer.purge()
                 _transact(self._producer.abort_transaction)
+                self._producer.flush(1.0)  # serves the reports of what was purged
+            self._failed.clear()
             raise
 
     def close(self, timeout_s: float) -> None:
@@ -127,36 +137,47 @@ class Outbox:
         self._producer.flush(timeout_s)
 
     def _put_event(self, event: Event, content_type: ContentType = SAFETENSORS) -> None:
+        if event.id in self._refused:
+            raise KafkaException(self._refused[event.id])
         cause = event.cause
         moment = cause.timestamp_ms if cause else int(time.time() * 1000)
         headers = event_headers(event.topic.name, event.id, self.source, event.key, moment, content_type)
         if cause and cause.headers:
             headers += passed_on(cause.headers)
-        self._put(event.topic.name, event.key.encode(), event.frame.encode(content_type), headers, event)
+        self._put(event.id, event.topic.name, event.key.encode(), event.frame.encode(content_type), headers)
 
     def _put_dead(self, dead: Rejected) -> None:
-        self._put(self.dead_letter_topic, dead.key, dead.value, [*dead.headers, *dead.letter.headers()], None)
+        """A record as large as its topic allows may be too large with its letter: then the letter goes without the bytes."""
+        name = f"dead letter {dead.letter.id}"
+        value = None if name in self._refused else dead.value
+        self._put(name, self.dead_letter_topic, dead.key, value, [*dead.headers, *dead.letter.headers()])
 
-    def _put(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers, event: Event | None) -> None:
-        def report(error: KafkaError | None, _message: Message) -> None:
-            if error is None:
-                return
-            if event is not None and error.code() in REFUSED_FOR_GOOD:
-                self._refused.append((event, error))
-            else:
-                self._failed.append(error)
-
+    def _put(self, name: str, topic: str, key: bytes | None, value: bytes | None, headers: Headers) -> None:
+        alone = name in self._suspects
+        if alone:
+            self._wait()
         while True:
             try:
-                self._producer.produce(topic, value, key, on_delivery=report, headers=headers)
+                self._producer.produce(topic, value, key, on_delivery=partial(self._report, name, alone), headers=headers)
             except BufferError:
                 self._producer.poll(0.05)
             except KafkaException as exc:
                 raise_if_fatal(exc.args[0])
-                report(exc.args[0], None)
-                return
+                self._report(name, True, exc.args[0], None)
+                break
             else:
-                return
+                break
+        if alone:
+            self._wait()
+
+    def _report(self, name: str, alone: bool, error: KafkaError | None, _message: Message | None) -> None:
+        if error is None:
+            return
+        self._failed.append(error)
+        if error.code() in REFUSED_FOR_GOOD:
+            self._suspects.add(name)
+            if alone:
+                self._refused[name] = error
 
     def _wait(self) -> None:
         left = self._producer.flush(self.settings.delivery_timeout_ms / 1000 + 1)

@@ -185,7 +185,7 @@ class Rig:
         self._producer = Producer(
             {
                 "bootstrap.servers": bootstrap_servers, "partitioner": "murmur2_random", "enable.idempotence": True,
-                "linger.ms": 2, "message.max.bytes": 1_048_000, "reconnect.backoff.max.ms": 500, "log_level": 0,
+                "linger.ms": 2, "message.max.bytes": 2_000_000, "reconnect.backoff.max.ms": 500, "log_level": 0,
             }
         )  # fmt: skip
         self._onlooker = Consumer(
@@ -195,8 +195,18 @@ class Rig:
         self.store: StateStore[Tally] = StateStore(redis_url, name, Tally, 2000)
         self._tails: dict[tuple[str, str], Tail] = {}
         sample = self.sample
-        self._create([sample.pings, sample.gates, sample.letters])
-        self._create([sample.pongs], topic_config)
+        for topic in (sample.pings, sample.gates, sample.letters):
+            self.create_topic(topic)
+        self.create_topic(sample.pongs, topic_config)
+
+    def create_topic(self, topic: Topic, config: Mapping[str, str] | None = None) -> None:
+        """Create a topic as the registry describes it, with further configuration."""
+        new = NewTopic(topic.name, topic.partitions, 1, config=topic.config() | dict(config or {}))
+        self._admin.create_topics([new])[topic.name].result(_ANSWER_S)
+
+    def delete_topic(self, topic: Topic) -> None:
+        """Delete a topic."""
+        self._admin.delete_topics([topic.name])[topic.name].result(_ANSWER_S)
 
     def processor(self, **options: Any) -> Sample:
         """The sample with some options."""
@@ -281,11 +291,6 @@ class Rig:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _create(self, topics: Sequence[Topic], config: Mapping[str, str] | None = None) -> None:
-        new = [NewTopic(topic.name, topic.partitions, 1, config=topic.config() | dict(config or {})) for topic in topics]
-        for created in self._admin.create_topics(new).values():
-            created.result(_ANSWER_S)
 
 
 def header(message: Message, name: str) -> str:

@@ -1,0 +1,199 @@
+"""Records that cannot be processed, on a real broker: each becomes one dead letter, and the others go on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from confluent_kafka import Message
+
+from qstream.testing.rig import LoopThread, Rig, wait_until
+from qstream.testing.sample import Ping, Tally
+from schemas.deadletter import MAX_STACK, DeadLetter
+from schemas.frame import FrameError
+
+MakeRig = Callable[..., Rig]
+KEY = b"a"
+
+
+def good(*values: int) -> bytes:
+    return Ping.of("a", *values).encode()
+
+
+def the_letter(rig: Rig) -> tuple[DeadLetter, Message]:
+    (found,) = wait_until(rig.letters)
+    return found
+
+
+def run_among_good_ones(rig: Rig, act: str, **fields: int) -> tuple[DeadLetter, Message]:
+    """One record of that act among good ones of its key; all others must be counted."""
+    sent = [Ping.of("a", i) for i in range(9)]
+    rig.publish([*sent[:5], Ping.of("a", 99, act=act, **fields), *sent[5:]], headers=[("x", b"1"), ("none", None)])
+    with rig.loop():
+        wait_until(lambda: rig.committed_records() == 10)
+    assert rig.tally("a") == Tally.of(*sent)
+    assert [pong.count for _, pong in rig.pongs()] == list(range(1, 10))
+    return the_letter(rig)
+
+
+@pytest.mark.parametrize(
+    ("act", "error_class", "message"),
+    [
+        ("poison", "Poison", "poison on request"),
+        ("reject", "Poison", "rejected on request"),
+        ("break", "ZeroDivisionError", "division"),
+    ],
+)
+def test_a_record_that_the_module_cannot_process_is_dead_lettered_alone(rig: Rig, act: str, error_class: str, message: str):
+    letter, record = run_among_good_ones(rig, act)
+    assert (letter.stage, letter.error_class, letter.attempts) == ("process", error_class, 1)
+    assert (letter.topic, letter.offset) == (rig.sample.pings.name, 5)
+    assert message in letter.error_message
+    assert record.value() == Ping.of("a", 99, act=act).encode()
+    assert record.key() == KEY
+    assert DeadLetter.original(record.headers()) == [("x", b"1"), ("none", None)]
+
+
+def test_the_letter_of_an_unexpected_exception_ends_with_its_stack(rig: Rig):
+    letter, record = run_among_good_ones(rig, "break")
+    assert "ZeroDivisionError" in letter.stack_trace.splitlines()[-1]
+    assert "sample.py" in letter.stack_trace
+    assert len(letter.stack_trace) <= MAX_STACK
+    headers = dict(record.headers())
+    assert headers["__connect.errors.topic"] == rig.sample.pings.name.encode()
+    assert headers["__connect.errors.exception.class.name"] == b"ZeroDivisionError"
+    assert headers["__connect.errors.exception.stacktrace"].decode() == letter.stack_trace
+
+
+def wrong_dtype() -> bytes:
+    return good(1).replace(b'"dtype":"I64"', b'"dtype":"F64"')
+
+
+@pytest.mark.parametrize(
+    ("value", "key", "headers", "message"),
+    [
+        (b"\xff\x00 no frame", KEY, [], "not a safetensors"),
+        (None, KEY, [], "not a safetensors"),
+        (b'{"name":"a","values":[1],', KEY, [], "not JSON"),
+        (wrong_dtype(), KEY, [], "got dtype F64, allowed is int64"),
+        (good(1).replace(b"Ping.v1", b"Ping.v2"), KEY, [], "allowed is Ping.v1"),
+        (good(1), KEY, [("ce_type", b"qstream.ping.v2")], "header ce_type is 'qstream.ping.v2'"),
+        (good(1), b"b", [], "record key is 'b'"),
+        (good(1), b"\xff\xfe", [], "record key is"),
+        (good(1), KEY, [("content-type", b"text/csv")], "content type 'text/csv'"),
+    ],
+    ids=["noise", "null", "cut json", "dtype", "frame version", "type version", "key", "binary key", "content type"],
+)
+def test_a_record_that_cannot_be_read_is_dead_lettered_with_its_bytes(
+    rig: Rig, value: bytes | None, key: bytes, headers: list[tuple[str, bytes]], message: str
+):
+    rig.publish_raw(rig.sample.pings.name, good(1), KEY, partition=0)
+    rig.publish_raw(rig.sample.pings.name, value, key, headers, partition=0)
+    rig.publish_raw(rig.sample.pings.name, good(2), KEY, partition=0)
+    with rig.loop():
+        wait_until(lambda: rig.committed_records() == 3)
+    assert rig.tally("a") == Tally.of(Ping.of("a", 1), Ping.of("a", 2))
+    letter, record = the_letter(rig)
+    assert (letter.stage, letter.error_class, letter.attempts, letter.offset) == ("decode", "FrameError", 1, 1)
+    assert message in letter.error_message
+    assert (record.value(), record.key()) == (value, key)
+    assert DeadLetter.original(record.headers() or ()) == headers
+
+
+def test_both_wire_forms_are_read_with_and_without_their_content_type(rig: Rig):
+    as_json = json.dumps({"name": "a", "values": [3]}).encode()
+    for value, kind in ((good(1), b"application/vnd.safetensors"), (as_json, b"application/json; charset=utf-8")):
+        rig.publish_raw(rig.sample.pings.name, value, KEY, [("content-type", kind)])
+        rig.publish_raw(rig.sample.pings.name, value, KEY)
+    rig.publish_raw(rig.sample.pings.name, good(4), KEY, [("content-type", None)])
+    with rig.loop():
+        wait_until(lambda: rig.committed_records() == 5)
+    assert rig.letters() == []
+    tally = rig.tally("a")
+    assert tally is not None
+    assert tally.total == 1 + 1 + 3 + 3 + 4
+
+
+def test_an_event_too_large_for_its_frame_makes_its_cause_a_dead_letter(rig: Rig):
+    letter, record = run_large(rig, 1_100_000)
+    assert (letter.stage, letter.error_class) == ("produce", FrameError.__name__)
+    assert "allowed are at most 1000000" in letter.error_message
+    assert record.value() == Ping.of("a", 1, act="large", size=1_100_000).encode()
+
+
+@pytest.mark.parametrize("delivery", ["at_least_once", "exactly_once"])
+def test_an_event_too_large_for_the_broker_makes_its_cause_a_dead_letter_and_no_other(make_rig: MakeRig, delivery: str):
+    """The broker refuses a whole batch of records for one of them: those beside it must still be delivered."""
+    rig = make_rig(topic_config={"max.message.bytes": "20000"}, delivery=delivery)
+    letter, _ = run_large(rig, 60_000)
+    assert (letter.stage, letter.error_class) == ("produce", "KafkaException")
+    assert "MSG_SIZE_TOO_LARGE" in letter.error_message
+
+
+def run_large(rig: Rig, size: int) -> tuple[DeadLetter, Message]:
+    before, large, after = Ping.of("a", 0), Ping.of("a", 1, act="large", size=size), Ping.of("a", 2)
+    others = [Ping.of(f"b{i}", i) for i in range(8)]
+    rig.publish([before, *others[:4], large, *others[4:], after])
+    with rig.loop(batch_window_ms=200):
+        wait_until(lambda: rig.committed_records() == 11)
+    assert rig.tally("a") == Tally.of(before, large, after)
+    assert {(pong.name, pong.count) for _, pong in rig.pongs()} == {("a", 1), ("a", 3), *((f"b{i}", 1) for i in range(8))}
+    return the_letter(rig)
+
+
+def test_an_event_of_the_largest_frame_allowed_is_delivered(rig: Rig):
+    room = 1_000_000 - len(b"".join([b"x" * 400]))
+    rig.publish([Ping.of("a", 1, act="large", size=room)])
+    with rig.loop():
+        wait_until(lambda: rig.committed_records() == 1)
+    assert rig.letters() == []
+    assert len(rig.tail(rig.sample.pongs)[0].value()) > 999_000
+
+
+def test_a_record_too_large_to_be_dead_lettered_whole_leaves_its_letter_without_the_bytes(rig: Rig):
+    """Its offset tells where the bytes are; it must not hold up the partition."""
+    noise = np.random.default_rng(0).bytes(1_048_450)
+    rig.publish_raw(rig.sample.pings.name, noise, KEY, partition=0)
+    rig.publish_raw(rig.sample.pings.name, good(1), KEY, partition=0)
+    with rig.loop():
+        wait_until(lambda: rig.committed_records() == 2)
+    assert rig.tally("a") == Tally.of(Ping.of("a", 1))
+    letter, record = the_letter(rig)
+    assert (letter.stage, letter.offset) == ("decode", 0)
+    assert record.value() is None
+    assert record.key() == KEY
+
+
+def test_a_redriven_record_that_fails_again_counts_its_attempts(rig: Rig):
+    rig.publish([Ping.of("a", 1, act="break")])
+    with rig.loop():
+        letter, record = the_letter(rig)
+        headers = [*DeadLetter.original(record.headers()), ("qstream_attempts", str(letter.attempts).encode())]
+        rig.publish_raw(letter.topic, record.value(), record.key(), headers)
+        wait_until(lambda: len(rig.letters()) == 2)
+    again, _ = rig.letters()[1]
+    assert (letter.attempts, again.attempts) == (1, 2)
+    assert again.offset == letter.offset + 1
+
+
+def test_a_dead_letter_topic_that_is_missing_holds_the_record_back_and_loses_nothing(make_rig: MakeRig):
+    rig = make_rig()
+    rig.delete_topic(rig.sample.letters)
+    rig.publish([Ping.of("a", 1, act="break")])
+    with rig.loop(delivery_timeout_ms=1000) as running:
+        wait_until(lambda: running.loop._failures > 0)
+        assert rig.committed_records() == 0
+        rig.create_topic(rig.sample.letters)
+        wait_until(lambda: rig.committed_records() == 1)
+    assert len(rig.letters()) == 1
+
+
+def test_fatal_ends_the_loop_without_commit(rig: Rig):
+    rig.publish([Ping.of("a", 1), Ping.of("a", 2, act="fatal")])
+    running: LoopThread = rig.loop()
+    wait_until(lambda: not running.alive)
+    assert type(running.error).__name__ == "Fatal"
+    assert rig.committed_records() == 0
+    assert rig.pongs() == []
