@@ -105,14 +105,14 @@ class Outbox:
         for event in events:
             try:
                 self._put_event(event)
-            except FrameError as exc:
+            except (FrameError, KafkaException) as exc:
                 dead += _blame(event, exc)
         self._wait()
-        dead += [letter for event, error in self._refused for letter in _blame(event, KafkaException(error))]
-        self._refused.clear()
         for letter in dead:
             self._put_dead(letter)
         self._wait()
+        self._suspects.clear()
+        self._refused.clear()
         return dead
 
     @contextmanager
