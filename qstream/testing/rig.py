@@ -166,13 +166,13 @@ class Rig:
     ----------
     name
         Names the agent, its topics and its group.
-    topic_config
-        Further configuration of the topic of the pongs.
+    topic_config, letter_config
+        Further configuration of the topics of the pongs and of the dead letters.
     """
 
     def __init__(
         self, bootstrap_servers: str, redis_url: str, name: str, partitions: int = 4,
-        topic_config: Mapping[str, str] | None = None, **settings: Any,
+        topic_config: Mapping[str, str] | None = None, letter_config: Mapping[str, str] | None = None, **settings: Any,
     ) -> None:  # fmt: skip
         self.sample = Sample(name, partitions)
         self.bootstrap_servers = bootstrap_servers
@@ -195,9 +195,10 @@ class Rig:
         self.store: StateStore[Tally] = StateStore(redis_url, name, Tally, 2000)
         self._tails: dict[tuple[str, str], Tail] = {}
         sample = self.sample
-        for topic in (sample.pings, sample.gates, sample.letters):
-            self.create_topic(topic)
+        self.create_topic(sample.pings)
+        self.create_topic(sample.gates)
         self.create_topic(sample.pongs, topic_config)
+        self.create_topic(sample.letters, letter_config)
 
     def create_topic(self, topic: Topic, config: Mapping[str, str] | None = None) -> None:
         """Create a topic as the registry describes it, with further configuration."""

@@ -152,18 +152,34 @@ def test_an_event_of_the_largest_frame_allowed_is_delivered(rig: Rig):
     assert len(rig.tail(rig.sample.pongs)[0].value()) > 999_000
 
 
-def test_a_record_too_large_to_be_dead_lettered_whole_leaves_its_letter_without_the_bytes(rig: Rig):
-    """Its offset tells where the bytes are; it must not hold up the partition."""
-    noise = np.random.default_rng(0).bytes(1_048_450)
+def largest_record(rig: Rig) -> bytes:
+    """Noise that fills a topic's largest record, published before a good one."""
+    noise = np.random.default_rng(0).bytes(1_048_400)
     rig.publish_raw(rig.sample.pings.name, noise, KEY, partition=0)
     rig.publish_raw(rig.sample.pings.name, good(1), KEY, partition=0)
+    return noise
+
+
+def test_the_largest_record_is_dead_lettered_whole(rig: Rig):
+    noise = largest_record(rig)
+    with rig.loop():
+        wait_until(lambda: rig.committed_records() == 2)
+    letter, record = the_letter(rig)
+    assert (letter.stage, letter.offset) == ("decode", 0)
+    assert record.value() == noise
+
+
+@pytest.mark.parametrize("delivery", ["at_least_once", "exactly_once"])
+def test_a_record_too_large_for_the_dead_letter_topic_leaves_its_letter_without_the_bytes(make_rig: MakeRig, delivery: str):
+    """Its offset tells where the bytes are; it must not hold up the partition."""
+    rig = make_rig(delivery=delivery, letter_config={"max.message.bytes": "1048576"})
+    largest_record(rig)
     with rig.loop():
         wait_until(lambda: rig.committed_records() == 2)
     assert rig.tally("a") == Tally.of(Ping.of("a", 1))
     letter, record = the_letter(rig)
     assert (letter.stage, letter.offset) == ("decode", 0)
-    assert record.value() is None
-    assert record.key() == KEY
+    assert (record.value(), record.key()) == (None, KEY)
 
 
 def test_a_redriven_record_that_fails_again_counts_its_attempts(rig: Rig):
