@@ -124,7 +124,7 @@ class Frame(BaseModel):
     @model_validator(mode="after")
     def _equal_axes(self) -> Self:
         if not self.frame:
-            object.__setattr__(self, "frame", self.tag())
+            self.__dict__["frame"] = self.tag()
         lengths: dict[str, tuple[int, str]] = {}
         for field, axes in self.tied.items():
             array = getattr(self, field)
