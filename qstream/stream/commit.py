@@ -21,12 +21,13 @@ STORE_RETRY_S = 0.5
 
 @dataclass(eq=False)
 class Entry(Generic[S]):
-    """The state of one key: as stored, as it is now, and the offsets that the present one has seen."""
+    """The state of one key: as stored, as it is now, the offsets that the present one has seen, and where it was asked for."""
 
     stored: Stored[S]
     state: S | None
     seen: dict[TopicPartition, int] = field(default_factory=dict)
     dirty: bool = False
+    fed_by: set[TopicPartition] = field(default_factory=set)
 
 
 class Ledger(Generic[S]):
@@ -67,12 +68,12 @@ class Ledger(Generic[S]):
         return self.drop_states(gone) - gone
 
     def drop_states(self, partitions: Iterable[TopicPartition]) -> set[TopicPartition]:
-        """Forget the states in memory that saw records of these partitions; the next use loads them.
+        """Forget the states in memory that these partitions feed; the next use loads them.
 
         Returns all partitions to be read again: a dropped state that was not saved takes the others that it saw along.
         """
         gone = set(partitions)
-        while hit := [key for key, entry in self._entries.items() if gone & entry.seen.keys()]:
+        while hit := [key for key, entry in self._entries.items() if gone & (entry.fed_by | entry.seen.keys())]:
             for key in hit:
                 entry = self._entries.pop(key)
                 if entry.dirty:
@@ -101,7 +102,9 @@ class Ledger(Generic[S]):
 
     def unseen(self, key: str, records: Sequence[Record]) -> list[Record]:
         """The records that the key's state has not seen: a redelivery changes nothing twice."""
-        seen = self.entry(key).seen
+        entry = self.entry(key)
+        entry.fed_by.update(record.origin for record in records)
+        seen = entry.seen
         return [record for record in records if record.offset > seen.get(record.origin, -1)] if seen else list(records)
 
     def stage(self, key: str, state: S, records: Sequence[Record]) -> None:

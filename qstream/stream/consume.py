@@ -64,12 +64,14 @@ class Intake:
         self._lost: set[TopicPartition] = set()
         self._held_until: dict[TopicPartition, float] = {}
         self._paused: set[TopicPartition] = set()
+        self._seeks: dict[TopicPartition, int] = {}
         self._consumer = Consumer(consumer_config(settings, self.group), logger=logging.getLogger("qstream.librdkafka"))
         self._consumer.subscribe(list(topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
 
     def poll(self, wait_s: float) -> list[Message]:
         """At most the batch's records and bytes: waits `wait_s` for the first, the batch window for more."""
         self._apply_pauses()
+        self._apply_seeks()
         first = self._consumer.poll(wait_s)
         if first is None:
             return []
@@ -100,9 +102,10 @@ class Intake:
         self.seek(partition, offset)
 
     def seek(self, partition: TopicPartition, offset: int) -> None:
-        """Read the partition from `offset` next."""
+        """Read the partition from `offset` next; until then `poll` returns none of it."""
         if partition in self.assigned:
-            self._consumer.seek(KafkaPartition(partition.topic, partition.partition, offset))
+            self._seeks[partition] = offset
+            self._apply_seeks()
 
     def commit(self, offsets: Mapping[TopicPartition, int]) -> bool:
         """Commit the next offsets to read and wait for the answer; False if the group did not take them.
@@ -110,7 +113,7 @@ class Intake:
         A refusal loses nothing: what is not committed is delivered again, here or to the next owner.
         """
         try:
-            self._consumer.commit(offsets=kafka_partitions(offsets), asynchronous=False)
+            _raise_first(self._consumer.commit(offsets=kafka_partitions(offsets), asynchronous=False))
         except KafkaException as exc:
             raise_if_fatal(exc.args[0])
             log.warning("commit refused, records will be delivered again: %s", exc.args[0])
@@ -121,6 +124,7 @@ class Intake:
         """Committed next offsets of the group; partitions without one are left out. KafkaException if nobody answers."""
         asked = [KafkaPartition(p.topic, p.partition) for p in partitions]
         answers = self._consumer.committed(asked, timeout=timeout_s)
+        _raise_first(answers)
         return {TopicPartition(a.topic, a.partition): a.offset for a in answers if a.offset >= 0}
 
     def lag(self, positions: Mapping[TopicPartition, int]) -> dict[str, int]:
@@ -150,7 +154,8 @@ class Intake:
     def _usable(self, message: Message) -> bool:
         error = message.error()
         if error is None:
-            return TopicPartition(message.topic(), message.partition()) in self.assigned
+            partition = TopicPartition(message.topic(), message.partition())
+            return partition in self.assigned and partition not in self._seeks
         raise_if_fatal(error)
         if error.code() != KafkaError._PARTITION_EOF:
             log.warning("consumer: %s", error)
@@ -168,6 +173,17 @@ class Intake:
             if partitions:
                 change([KafkaPartition(p.topic, p.partition) for p in partitions])
         self._paused = wanted
+
+    def _apply_seeks(self) -> None:
+        """Seek now or at a later poll: a partition just assigned refuses while its committed offset is still asked for."""
+        for partition, offset in list(self._seeks.items()):
+            try:
+                self._consumer.seek(KafkaPartition(partition.topic, partition.partition, offset))
+            except KafkaException as exc:
+                raise_if_fatal(exc.args[0])
+                log.debug("%s cannot seek yet: %s", partition, exc.args[0])
+            else:
+                del self._seeks[partition]
 
     def _on_assign(self, _consumer: Consumer, partitions: list[KafkaPartition]) -> None:
         gained = _own(partitions)
@@ -191,6 +207,8 @@ class Intake:
         self.assigned -= gone
         self._new -= gone
         self._lost |= gone
+        for partition in gone & self._seeks.keys():
+            del self._seeks[partition]
 
 
 def _own(partitions: Iterable[KafkaPartition]) -> set[TopicPartition]:
@@ -200,6 +218,13 @@ def _own(partitions: Iterable[KafkaPartition]) -> set[TopicPartition]:
 def kafka_partitions(offsets: Mapping[TopicPartition, int]) -> list[KafkaPartition]:
     """The same offsets in the client's type."""
     return [KafkaPartition(p.topic, p.partition, offset) for p, offset in offsets.items()]
+
+
+def _raise_first(answers: Iterable[KafkaPartition]) -> None:
+    """KafkaException if one partition was refused, though others were not."""
+    for answer in answers:
+        if answer.error is not None:
+            raise KafkaException(answer.error)
 
 
 def raise_if_fatal(error: KafkaError) -> None:

@@ -178,11 +178,12 @@ class BatchLoop(Generic[S]):
     def _follow_assignment(self, messages: list[Message]) -> list[Message]:
         """Forget what was lost and fence what is new; a partition that cannot be taken over yet is read again later."""
         new, lost = self.intake.changes()
-        self._read_again(self.ledger.forget(lost))
+        again = self.ledger.forget(lost)
+        self._read_again(again)
         self._waiting_since = {at: since for at, since in self._waiting_since.items() if at[0] not in lost}
         for partition in lost & self._replay_until.keys():
             del self._replay_until[partition]
-        moved = self._find_replays(new) if self.outbox.transactional and new else set()
+        moved = again | (self._find_replays(new) if self.outbox.transactional and new else set())
         # A compacted input is a table: whatever the group has committed, all of it is read; states skip what they have seen.
         for partition in [partition for partition in new if self.topics[partition.topic].compacted]:
             self.intake.seek(partition, FROM_START)
@@ -196,14 +197,17 @@ class BatchLoop(Generic[S]):
             try:
                 watermarks = self.ledger.watermarks()
                 committed = self.intake.committed(new, 10.0)
+                # Marked before the first transaction, or a crash right after it would leave no sign of states behind it.
+                self.ledger.mark({partition: committed.get(partition, 0) for partition in new - watermarks.keys()})
             except (StoreUnavailable, KafkaException) as exc:
                 log.warning("waiting to learn where to start: %s", exc)
                 self._stop.wait(FIRST_RETRY_S)
                 self._last_turn = time.monotonic()
                 continue
             behind = {p for p in new if watermarks.get(p, committed.get(p, 0)) < committed.get(p, 0)}
+            tables = {p for p in new & committed.keys() if self.topics[p.topic].compacted}
+            self._replay_until |= {partition: committed[partition] for partition in behind | tables}
             for partition in behind:
-                self._replay_until[partition] = committed[partition]
                 self.intake.seek(partition, watermarks[partition])
             return behind
         return new
@@ -294,7 +298,7 @@ class BatchLoop(Generic[S]):
     def _again(self, starts: Ends, reason: DeliveryFailed) -> None:
         """Have the whole turn delivered again, after a pause that grows."""
         self._failures += 1
-        pause = min(self.settings.retry_max_s, FIRST_RETRY_S * 2**self._failures)
+        pause = min(self.settings.retry_max_s, FIRST_RETRY_S * 2 ** min(self._failures, 20))
         RETRIES.labels(self.agent, type(reason).__name__).inc()
         log.warning("batch goes again in %.1f s: %s", pause, reason)
         for partition, start in starts.items():
@@ -311,7 +315,7 @@ class BatchLoop(Generic[S]):
                 continue
             result = self.processor.on_tick(key, entry.state, now_ns, entry.stored.version)
             try:
-                self.outbox.send(result.events, ())
+                self._deliver(list(result.events), [], {})
             except DeliveryFailed as exc:
                 log.warning("tick of %s not delivered, the next one follows: %s", key, exc)
                 continue
