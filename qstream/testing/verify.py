@@ -37,8 +37,8 @@ class Verdict:
 
     `lost`: events that never came. `unrecognised`: events that no input explains, so that no consumer could tell what they
     repeat. `changed`: events with an expected id and other bytes or another key. `out_of_order`: events whose first
-    appearance stands behind one that should follow it under the same key. `repeated` and `repeated_dead_letters` count
-    appearances after the first.
+    appearance stands behind one that should follow it, of the same key and caused by records of the same partition. `repeated`
+    and `repeated_dead_letters` count appearances after the first.
     """
 
     expected: int
@@ -106,7 +106,7 @@ def verify(expected: Run, found: Run) -> Verdict:
         expected=len(wanted),
         lost=tuple(event_id for event_id in wanted if event_id not in seen),
         unrecognised=tuple(event_id for event_id in seen if event_id not in wanted),
-        changed=_distinct(event.id for event in found.events if event != wanted.get(event.id, event)),
+        changed=tuple(dict.fromkeys(event.id for event in found.events if event != wanted.get(event.id, event))),
         out_of_order=_out_of_order(expected.events, found.events),
         missing_dead_letters=tuple(sorted(set(expected.dead_letters) - dead.keys())),
         unexpected_dead_letters=tuple(sorted(dead.keys() - set(expected.dead_letters))),
@@ -117,27 +117,16 @@ def verify(expected: Run, found: Run) -> Verdict:
 
 
 def _out_of_order(expected: Sequence[Produced], found: Sequence[Produced]) -> tuple[str, ...]:
-    """Ids that appear first behind a later one of their key, as a consumer that keeps the first of each id sees it."""
+    """Ids that appear first behind a later one, as a consumer that keeps the first of each id sees it."""
     place = {event.id: i for i, event in enumerate(expected)}
-    newest: dict[str, int] = {}
+    newest: dict[tuple[str, str], int] = {}
     late = []
-    for event_id, key in _first(found):
+    for event_id, key in {event.id: event.key for event in found}.items():
         at = place.get(event_id)
         if at is None:
             continue
-        if at < newest.get(key, -1):
+        lane = key, event_id.rsplit("/", 2)[0]
+        if at < newest.get(lane, -1):
             late.append(event_id)
-        newest[key] = max(at, newest.get(key, -1))
+        newest[lane] = max(at, newest.get(lane, -1))
     return tuple(late)
-
-
-def _first(events: Iterable[Produced]) -> Iterable[tuple[str, str]]:
-    """Id and key at each id's first appearance."""
-    keys: dict[str, str] = {}
-    for event in events:
-        keys.setdefault(event.id, event.key)
-    return keys.items()
-
-
-def _distinct(ids: Iterable[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(ids))

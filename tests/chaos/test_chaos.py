@@ -24,7 +24,6 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from qstream.config import Settings, load_settings
 from qstream.contract import Record, TopicPartition
-from qstream.embedded.child import free_ports
 from qstream.embedded.redis import EmbeddedRedis
 from qstream.errors import Transient
 from qstream.state.store import StateStore
@@ -82,13 +81,13 @@ def scene(request: pytest.FixtureRequest, servers: tuple[JavaKafka, EmbeddedRedi
     asked = dict(request.param)
     topics = asked.pop("topics", 1)
     given = {
-        "bootstrap_servers": kafka.bootstrap_servers, "redis_url": redis.url, "session_timeout_ms": 3000,
+        "bootstrap_servers": kafka.bootstrap_servers, "redis_url": redis.url, "session_timeout_ms": 3000, "port": 0,
         "transaction_timeout_ms": 8000, **asked,
     }  # fmt: skip
     create_topics(kafka.bootstrap_servers)
 
     def command(slot: str) -> Sequence[str]:
-        text = json.dumps({**given, "worker_id": slot, "port": free_ports(1)[0], "topics": topics})
+        text = json.dumps({**given, "worker_id": slot, "topics": topics})
         return [sys.executable, "-m", "qstream.testing.chaos_worker", text]
 
     fleet = Fleet(command, tmp_path)

@@ -26,8 +26,10 @@ def test_an_equal_run_is_ok() -> None:
     assert str(verdict).startswith("ok: 5 events expected")
 
 
-def test_keys_may_interleave_in_any_way() -> None:
+def test_keys_and_the_partitions_behind_one_key_may_interleave_in_any_way() -> None:
     assert verify(EXPECTED, with_events(B0, A0, A1, B1, A2)).ok
+    other = Produced("other/0/0/0", "a", b"o")
+    assert verify(replace(EXPECTED, events=[A0, A1, other]), with_events(other, A0, A1)).ok
 
 
 def test_repetition_is_counted_and_forgiven() -> None:
