@@ -5,10 +5,17 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
+from tomllib import TOMLDecodeError
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
 
 from qstream.errors import ConfigError
 
@@ -79,3 +86,7 @@ def load_settings(**overrides: Any) -> Settings:
     except ValidationError as exc:
         faults = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}, got {str(e['input'])[:80]!r}" for e in exc.errors()]
         raise ConfigError("; ".join(faults)) from exc
+    except TOMLDecodeError as exc:
+        raise ConfigError(f"{CONFIG_VARIABLE} is {path!r}, which is no TOML: {exc}") from exc
+    except SettingsError as exc:
+        raise ConfigError(f"{exc}: {exc.__cause__}, allowed is JSON") from exc
