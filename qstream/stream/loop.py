@@ -89,6 +89,7 @@ class BatchLoop(Generic[S]):
         self._control_error = ""
         self._failures = 0
         self._waiting_since: dict[tuple[TopicPartition, int], float] = {}
+        self._lacking_since: dict[str, float] = {}
         self._replay_until: Ends = {}
         self._next_tick = self._next_lag = 0.0
         self._last_turn = time.monotonic()
@@ -144,6 +145,8 @@ class BatchLoop(Generic[S]):
             self._again(starts, exc)
             return
         for key, (outcome, group) in outcomes.items():
+            if outcome.changed or outcome.events:
+                self._lacking_since.pop(key, None)
             if outcome.changed and outcome.state is not None:
                 self.ledger.stage(key, outcome.state, group)
         self.ledger.advance(starts, ends)
@@ -181,6 +184,8 @@ class BatchLoop(Generic[S]):
         again = self.ledger.forget(lost)
         self._read_again(again)
         self._waiting_since = {at: since for at, since in self._waiting_since.items() if at[0] not in lost}
+        if lost:
+            self._lacking_since.clear()
         for partition in lost & self._replay_until.keys():
             del self._replay_until[partition]
         moved = again | (self._find_replays(new) if self.outbox.transactional and new else set())
@@ -231,6 +236,8 @@ class BatchLoop(Generic[S]):
                     self.intake.hold(origin, record.offset, pause)
                     if isinstance(reason, StoreUnavailable):
                         self._note_store(away=True)
+                    else:
+                        self._lacking_since.setdefault(record.key, since)
                     self.ledger.refresh(record.key)
             records = [record for record in records if record.offset < ends[record.origin]]
 
@@ -243,8 +250,12 @@ class BatchLoop(Generic[S]):
         return isolate(self.processor, key, unseen, self.ledger.entry(key).state, self._has_waited), unseen
 
     def _has_waited(self, record: Record) -> bool:
-        since = self._waiting_since.get((record.origin, record.offset))
-        return since is not None and time.monotonic() - since > self.settings.give_up_s
+        """Whether it waited long enough itself, or is old enough and its key waited: else each in turn would hold up all."""
+        now = time.monotonic()
+        own_s = now - self._waiting_since.get((record.origin, record.offset), now)
+        key_s = now - self._lacking_since.get(record.key, now)
+        age_s = time.time() - record.timestamp_ms / 1000
+        return max(own_s, min(key_s, age_s)) > self.settings.give_up_s
 
     def _deliver(self, events: list[Event], rejected: list[Rejected], ends: Ends) -> list[Rejected]:
         if not self.outbox.transactional:

@@ -1,0 +1,128 @@
+"""Records that must wait, on a real broker: their partition waits, the others go on, and the order of a key is kept."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from qstream.testing.java_kafka import JavaKafka
+from qstream.testing.kafka_jars import java_available
+from qstream.testing.rig import Rig, wait_until
+from qstream.testing.sample import Ping, Tally
+
+MakeRig = Callable[..., Rig]
+
+
+def publish(rig: Rig, partition: int, *pings: Ping) -> None:
+    for ping in pings:
+        rig.publish_raw(rig.sample.pings.name, ping.encode(), ping.name.encode(), flush=False, partition=partition)
+    rig.flush()
+
+
+def numbers(name: str, *values: int) -> list[Ping]:
+    return [Ping.of(name, value) for value in values]
+
+
+def test_a_partition_whose_record_must_wait_waits_in_order_while_the_others_go_on(rig: Rig):
+    a, b = [*numbers("a", 1, 2), Ping.of("a", 3, act="need"), *numbers("a", 4, 5)], numbers("b", *range(40))
+    publish(rig, 0, *a)
+    publish(rig, 1, *b[:20])
+    with rig.loop():
+        wait_until(lambda: len([pong for _, pong in rig.pongs() if pong.name == "b"]) == 20)
+        publish(rig, 1, *b[20:])
+        wait_until(lambda: rig.tally("b") == Tally.of(*b))
+        assert rig.tally("a") == Tally.of(*a[:2])
+        gate = Ping.of("a", 9, act="open")
+        rig.publish([gate], rig.sample.gates)
+        wait_until(lambda: rig.committed_records() == 45)
+    assert rig.tally("a") == Tally.of(*a[:2], gate, *a[2:])
+    assert rig.letters() == []
+    assert len({event_id for event_id, _ in rig.pongs()}) == 46
+
+
+def test_other_keys_of_a_waiting_partition_are_counted_up_to_the_record_that_waits_and_no_further(rig: Rig):
+    publish(rig, 0, *numbers("b", 1), Ping.of("a", 1, act="need"), *numbers("b", 2))
+    publish(rig, 1, Ping.of("z", 1))
+    with rig.loop():
+        wait_until(lambda: rig.tally("z") and rig.tally("b"))
+        publish(rig, 1, Ping.of("z", 2))
+        wait_until(lambda: rig.tally("z") == Tally.of(*numbers("z", 1, 2)))
+        assert rig.tally("b") == Tally.of(*numbers("b", 1))
+        rig.publish([Ping.of("a", 0, act="open")], rig.sample.gates)
+        wait_until(lambda: rig.tally("b") == Tally.of(*numbers("b", 1, 2)))
+
+
+def test_two_keys_that_wait_in_one_partition_are_both_answered(rig: Rig):
+    publish(rig, 0, Ping.of("a", 1, act="need"), Ping.of("b", 2, act="need"), Ping.of("a", 3), Ping.of("b", 4))
+    with rig.loop():
+        rig.publish([Ping.of("b", 0, act="open")], rig.sample.gates)
+        wait_until(lambda: rig.tally("b") is not None)
+        rig.publish([Ping.of("a", 0, act="open")], rig.sample.gates)
+        wait_until(lambda: rig.committed_records() == 4)
+    assert rig.tally("a") == Tally.of(Ping.of("a", 0, act="open"), *numbers("a", 1, 3))
+    assert rig.tally("b") == Tally.of(Ping.of("b", 0, act="open"), *numbers("b", 2, 4))
+
+
+def test_a_record_that_has_waited_long_enough_is_dead_lettered_and_its_key_goes_on(make_rig: MakeRig):
+    rig = make_rig(give_up_s=0.5)
+    publish(rig, 0, Ping.of("a", 1, act="need"), Ping.of("a", 2))
+    with rig.loop():
+        wait_until(lambda: rig.committed_records() == 2)
+    ((letter, record),) = rig.letters()
+    assert (letter.stage, letter.error_class, letter.error_message) == ("process", "Transient", "a is not open")
+    assert record.value() == Ping.of("a", 1, act="need").encode()
+    assert rig.tally("a") == Tally.of(Ping.of("a", 2))
+
+
+def test_many_records_that_wait_for_the_same_thing_are_given_up_together(make_rig: MakeRig):
+    """One after another they would hold up the partition for give_up_s each: here two minutes."""
+    rig = make_rig(give_up_s=2.0)
+    publish(rig, 0, *(Ping.of("a", i, act="need") for i in range(60)), Ping.of("b", 1))
+    with rig.loop():
+        wait_until(lambda: rig.committed_records() == 61)
+    assert len({letter.id for letter, _ in rig.letters()}) == 60
+    assert rig.tally("b") == Tally.of(Ping.of("b", 1))
+
+
+@pytest.fixture
+def own_kafka() -> Iterator[JavaKafka]:
+    if (reason := java_available()) is not None:
+        pytest.skip(reason)
+    with JavaKafka() as cluster:
+        yield cluster
+
+
+def test_a_broker_that_dies_and_comes_back_costs_no_record_and_no_commit_too_many(own_kafka: JavaKafka, make_rig: MakeRig):
+    """Killed while records flow: what was not confirmed is sent again, under the same ids."""
+    rig = make_rig(bootstrap_servers=own_kafka.bootstrap_servers, delivery_timeout_ms=1500)
+    sent = [Ping.of(f"name-{i % 5}", i) for i in range(400)]
+    rig.publish(sent)
+    with rig.loop(rig.processor(pause_s=0.01), max_batch_records=20):
+        wait_until(lambda: len(rig.pongs()) >= 100)
+        own_kafka.kill()
+        own_kafka.start()
+        wait_until(lambda: rig.committed_records() == 400, saying=own_kafka.log_tail)
+    assert {event_id for event_id, _ in rig.pongs()} == {
+        f"{m.topic()}/{m.partition()}/{m.offset()}/0" for m in rig.tail(rig.sample.pings)
+    }
+    for name in (f"name-{i}" for i in range(5)):
+        assert rig.tally(name) == Tally.of(*(ping for ping in sent if ping.name == name))
+
+
+def test_records_that_the_broker_does_not_confirm_are_not_committed(own_kafka: JavaKafka, make_rig: MakeRig):
+    rig = make_rig(bootstrap_servers=own_kafka.bootstrap_servers, delivery_timeout_ms=500)
+    rig.publish(numbers("a", 1))
+    with rig.loop() as running:
+        wait_until(lambda: rig.committed_records() == 1)
+        rig.publish(numbers("a", 2))
+        os.kill(own_kafka.pids[0], signal.SIGSTOP)
+        try:
+            wait_until(lambda: running.loop._failures > 0 or running.loop.ledger.uncommitted > 0)
+            assert running.loop.intake.assigned
+        finally:
+            os.kill(own_kafka.pids[0], signal.SIGCONT)
+        wait_until(lambda: rig.committed_records() == 2, saying=own_kafka.log_tail)
+    assert rig.tally("a") == Tally.of(*numbers("a", 1, 2))
