@@ -22,7 +22,7 @@ from schemas.experts import ExpertTopology
 from schemas.frame import JSON, SAFETENSORS, Axes, Count, Frame, Name, TimeNs
 from schemas.tokens import TokenBatch
 from schemas.topics import CONTROL, EXPERTS_TOPOLOGY, ROUTING_PLAN, TOKENS_BATCH, TOPICS, Topic, dead_letter_name
-from tests.benchmarks.worker import follow, servers, worker
+from tests.benchmarks.worker import Servers, follow, servers, worker
 
 Row = tuple[str, float, str, str]
 
@@ -90,14 +90,14 @@ class Sums:
         reports = 0 if state is None else state.reports
         energy = np.zeros(GPUS) if state is None else state.energy_j.copy()
         counters = np.zeros(COUNTERS, np.int64) if state is None else state.counters.copy()
+        frames = [record.frame for record in batch.records if isinstance(record.frame, Telemetry)]
+        power = np.stack([report.power_w for report in frames])
+        energy += power.sum(0)
+        counters += np.stack([report.counters for report in frames]).sum(0)
         events = []
-        for record in batch.records:
-            report = record.frame
-            assert isinstance(report, Telemetry)
+        for record, watts in zip(batch.records, power.sum(1).tolist(), strict=True):
             reports += 1
-            energy += report.power_w
-            counters += report.counters
-            usage = Usage(node=batch.key, reports=reports, power_w=float(report.power_w.sum()))
+            usage = Usage(node=batch.key, reports=reports, power_w=watts)
             events.append(Event(USAGE, batch.key, record.event_id(0), usage, record))
         return Result(events, (), NodeState(reports=reports, energy_j=energy, counters=counters))
 
@@ -174,17 +174,13 @@ def token_rows() -> list[Row]:
 
 def worker_token_rows() -> list[Row]:
     """The same through the routing agent's worker."""
-    bodies = [token_batch(number).encode() for number in range(GROUP)]
     found = []
     for label, target, options in (
         ("routing plans", ">= 1", {"placement": "off"}),
         ("routing and placement plans", "-", {}),
     ):
         with servers(TOPICS) as at:
-            with Publisher(at.kafka) as publisher:
-                publisher.publish(EXPERTS_TOPOLOGY, topology())
-                for number in range(BATCHES):
-                    publisher.publish_raw(TOKENS_BATCH.name, b"m", bodies[number % GROUP], [("content-type", SAFETENSORS.encode())])
+            publish_batches(at, BATCHES)
             with worker("agents.routing:AGENT", at, options=options) as running:
                 progress = follow(running, at, ROUTING_PLAN, BATCHES)
         cpu_s, wall_s = progress.between()
@@ -194,6 +190,16 @@ def worker_token_rows() -> list[Row]:
             (f"  CPU a batch of {TOKENS} tokens", cpu_s * 1e6, "us", "-"),
         ]
     return found
+
+
+def publish_batches(at: Servers, number: int) -> None:
+    """The topology, then token batches."""
+    bodies = [token_batch(n).encode() for n in range(GROUP)]
+    headers = [("content-type", SAFETENSORS.encode())]
+    with Publisher(at.kafka) as publisher:
+        publisher.publish(EXPERTS_TOPOLOGY, topology())
+        for n in range(number):
+            publisher.publish_raw(TOKENS_BATCH.name, b"m", bodies[n % GROUP], headers)
 
 
 def topology() -> ExpertTopology:

@@ -7,7 +7,6 @@ import statistics
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -60,8 +59,8 @@ def servers(topics: Sequence[Topic]) -> Iterator[Servers]:
 class Worker:
     """One running worker, read from outside."""
 
-    def __init__(self, pid: int, port: int, log: Path) -> None:
-        self.started = time.perf_counter()
+    def __init__(self, pid: int, port: int, log: Path, started: float) -> None:
+        self.started = started
         self.log = log
         self._process = psutil.Process(pid)
         self._page = f"http://127.0.0.1:{port}/readyz"
@@ -91,7 +90,7 @@ class Worker:
         try:
             with urllib.request.urlopen(self._page, timeout=1) as answer:
                 return bool(answer.status == 200)
-        except (urllib.error.URLError, OSError):
+        except OSError:  # refused, or 503
             return False
 
 
@@ -102,9 +101,10 @@ def worker(agent: str, at: Servers, **settings: Any) -> Iterator[Worker]:
     given = {"bootstrap_servers": at.kafka, "redis_url": at.redis, "port": port, "worker_id": "bench", **settings}
     with tempfile.TemporaryDirectory(prefix="qstream-bench-") as folder:
         log = Path(folder) / "worker.log"
+        started = time.perf_counter()
         child = start_child([sys.executable, "-c", _PROGRAM, agent, json.dumps(given)], log, ROOT)
         try:
-            yield Worker(child.pid, port, log)
+            yield Worker(child.pid, port, log, started)
         finally:
             end_child(child, _GRACE_S)
 
@@ -140,7 +140,7 @@ def follow(running: Worker, at: Servers, topic: Topic, total: int, period_s: flo
         progress.seconds.append(time.perf_counter())
         progress.cpu_s.append(running.cpu_s())
         progress.events.append(events)
-        return events >= total
+        return bool(events >= total)
 
     try:
         running.wait(sample, period_s)
