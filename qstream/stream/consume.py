@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +17,7 @@ from qstream.metrics import REBALANCES
 
 log = logging.getLogger(__name__)
 CHUNK = 128
+STATISTICS_MS = 2000
 FROM_START: int = OFFSET_BEGINNING
 FENCING_ERRORS = {KafkaError.FENCED_INSTANCE_ID, KafkaError._FENCED, KafkaError.UNRELEASED_INSTANCE_ID}
 
@@ -65,7 +67,11 @@ class Intake:
         self._held_until: dict[TopicPartition, float] = {}
         self._paused: set[TopicPartition] = set()
         self._seeks: dict[TopicPartition, int] = {}
-        self._consumer = Consumer(consumer_config(settings, self.group), logger=logging.getLogger("qstream.librdkafka"))
+        config = consumer_config(settings, self.group)
+        if settings.group_protocol == "consumer":
+            config |= {"statistics.interval.ms": STATISTICS_MS, "stats_cb": self._note_statistics}
+        self._coordinated = 0
+        self._consumer = Consumer(config, logger=logging.getLogger("qstream.librdkafka"))
         self._consumer.subscribe(list(topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
 
     def poll(self, wait_s: float) -> list[Message]:
@@ -184,6 +190,11 @@ class Intake:
                 log.debug("%s cannot seek yet: %s", partition, exc.args[0])
             else:
                 del self._seeks[partition]
+
+    def _note_statistics(self, statistics: str) -> None:
+        """A KIP-848 member that gets no partition is never told so: it counts as joined once its coordinator stays up."""
+        self._coordinated += (json.loads(statistics).get("cgrp") or {}).get("state") == "up"
+        self.joined = self.joined or self._coordinated > 1
 
     def _on_assign(self, _consumer: Consumer, partitions: list[KafkaPartition]) -> None:
         gained = _own(partitions)

@@ -42,7 +42,12 @@ def test_nested_values_in_the_environment_are_json(monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "value", "allowed"),
-    [("port", 70_000, "65535"), ("delivery", "maybe", "exactly_once"), ("worker_id", "a b", "pattern"), ("max_batch_records", 0, "1")],
+    [
+        ("port", 70_000, "65535"),
+        ("delivery", "maybe", "exactly_once"),
+        ("worker_id", "a b", "pattern"),
+        ("max_batch_records", 0, "1"),
+    ],
 )
 def test_a_bad_value_is_named_with_what_is_allowed(name, value, allowed):
     with pytest.raises(ConfigError, match=rf"{name}: .*{allowed}.*got '{value}'"):
