@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 import time
@@ -162,6 +163,10 @@ class BatchLoop(Generic[S]):
             )
         self.outbox.start()
         self.processor.warm()
+        # A batch makes thousands of objects and drops them together: look for cycles once in many batches, and not among
+        # all that was loaded by now. At the defaults that is a fifth of the loop's time.
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 50)
         self._settle()
         self.warm = self.running = True
 
@@ -193,7 +198,7 @@ class BatchLoop(Generic[S]):
         for partition in [partition for partition in new if self.topics[partition.topic].compacted]:
             self.intake.seek(partition, FROM_START)
             moved.add(partition)
-        return [m for m in messages if TopicPartition(m.topic(), m.partition()) not in moved]
+        return [m for m in messages if TopicPartition(m.topic(), m.partition()) not in moved] if moved else messages
 
     def _find_replays(self, new: set[TopicPartition]) -> set[TopicPartition]:
         """After a crash between a transaction's commit and the write of its states, the states are behind the committed
