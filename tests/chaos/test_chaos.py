@@ -43,7 +43,7 @@ ACCOUNTS = 64
 WORKERS = 3
 JOIN_S = 60.0
 SETTLE_S = 120.0
-WORKERS_ONLY: Mapping[Action, int] = {"kill": 4, "terminate": 3, "pause": 2, "add": 2, "remove": 1}
+BROKER_STAYS: Mapping[Action, int] = {"kill": 5, "terminate": 3, "pause": 2, "add": 2, "remove": 1, "store": 2}
 
 
 @dataclass
@@ -222,15 +222,17 @@ def run_chaos(scene: Scene, seed: int, faults: list[Fault], count: int, duration
 @pytest.mark.parametrize(
     "scene",
     [{"group_protocol": "classic"}, {"group_protocol": "consumer"}, {"topics": 2}],
-    ids=["classic", "kip-848", "two-topics"],
+    ids=["classic", "next-generation", "two-topics"],
     indirect=True,
 )
 def test_nothing_is_lost_and_every_repetition_has_a_known_id(scene: Scene, chaos_seed: int) -> None:
     run_chaos(scene, chaos_seed, schedule(chaos_seed, 18.0), count=6000, duration_s=18.0)
 
 
-@pytest.mark.parametrize("scene", [{"delivery": "exactly_once"}], ids=["classic"], indirect=True)
-def test_a_committed_reader_sees_every_event_once_while_workers_are_killed(scene: Scene, chaos_seed: int) -> None:
-    faults = schedule(chaos_seed, 12.0, WORKERS_ONLY)
+@pytest.mark.parametrize("bounces", [0, 1], ids=["broker-stays", "broker-bounces"])
+@pytest.mark.parametrize("scene", [{"delivery": "exactly_once"}], ids=["exactly-once"], indirect=True)
+def test_a_reader_of_committed_records_sees_every_event_once(scene: Scene, chaos_seed: int, bounces: int) -> None:
+    faults = schedule(chaos_seed, 12.0, BROKER_STAYS, gap_s=(0.7, 2.0))
+    faults += [Fault(6.0, "broker", 0, 0.5)] * bounces
     verdict = run_chaos(scene, chaos_seed, faults, count=2000, duration_s=12.0)
     assert (verdict.repeated, verdict.repeated_dead_letters) == (0, 0)
