@@ -258,6 +258,11 @@ class Rig:
         found = self.tail(self.sample.pongs, isolation)
         return [(header(message, "ce_id"), Pong.decode(message.value())) for message in found]
 
+    def expected_ids(self, count: int) -> set[str]:
+        """The ids of the events of all pings, once `count` of them are there."""
+        wait_until(lambda: len(self.tail(self.sample.pings)) >= count)
+        return {f"{m.topic()}/{m.partition()}/{m.offset()}/0" for m in self.tail(self.sample.pings)}
+
     def letters(self) -> list[tuple[DeadLetter, Message]]:
         """Every dead letter so far."""
         return [(DeadLetter.from_headers(message.headers() or ()), message) for message in self.tail(self.sample.letters)]

@@ -23,7 +23,7 @@ def pings(count: int, seed: int, names: int = 12) -> list[Ping]:
 def all_exact(rig: Rig, sent: Sequence[Ping]) -> None:
     """Every record was answered, repetitions are known by their ids, and every state saw each record once, in order."""
     wait_until(lambda: rig.committed_records() == len(sent), saying=rig.committed)
-    expected = {f"{m.topic()}/{m.partition()}/{m.offset()}/0" for m in rig.tail(rig.sample.pings)}
+    expected = rig.expected_ids(len(sent))
     wait_until(lambda: {event_id for event_id, _ in rig.pongs()} == expected)
     bodies: dict[str, set[bytes]] = {}
     for message, (event_id, _) in zip(rig.tail(rig.sample.pongs), rig.pongs(), strict=False):

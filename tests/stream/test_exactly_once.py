@@ -1,0 +1,149 @@
+"""Exactly once: read-committed readers see each event once over deaths, aborts and zombies, and states follow."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from qstream.embedded.kafka import EmbeddedKafka
+from qstream.embedded.redis import EmbeddedRedis
+from qstream.errors import ConfigError, Fenced
+from qstream.state.store import StateStore
+from qstream.stream.loop import BatchLoop
+from qstream.testing.rig import Rig, wait_until
+from qstream.testing.sample import Ping, Sample, Tally
+
+MakeRig = Callable[..., Rig]
+SLOW = {"pause_s": 0.01}
+
+
+@pytest.fixture
+def rig(make_rig: MakeRig) -> Rig:
+    return make_rig(delivery="exactly_once", transaction_timeout_ms=6000)
+
+
+def pings(count: int, start: int = 0) -> list[Ping]:
+    return [Ping.of(f"name-{i % 8}", i) for i in range(start, start + count)]
+
+
+def once_each(rig: Rig, sent: Sequence[Ping]) -> None:
+    expected = Counter(rig.expected_ids(len(sent)))
+    wait_until(lambda: len(rig.pongs()) >= len(sent), saying=lambda: len(rig.pongs()))
+    wait_until(lambda: all(rig.tally(name) == of(name, sent) for name in {ping.name for ping in sent}))
+    assert Counter(event_id for event_id, _ in rig.pongs()) == expected
+    for name in {ping.name for ping in sent}:
+        counts = [pong.count for _, pong in rig.pongs() if pong.name == name]
+        assert counts == list(range(1, len(counts) + 1))
+
+
+def of(name: str, sent: Sequence[Ping]) -> Tally:
+    return Tally.of(*(ping for ping in sent if ping.name == name))
+
+
+def test_each_record_gives_one_event_and_the_next_run_goes_on(rig: Rig):
+    sent = pings(300)
+    rig.publish(sent[:200])
+    with rig.loop():
+        once_each(rig, sent[:200])
+    rig.publish(sent[200:])
+    with rig.loop():
+        once_each(rig, sent)
+
+
+def test_a_worker_killed_in_the_middle_shows_readers_each_event_once(rig: Rig, tmp_path: Path):
+    sent = pings(400)
+    with rig.program(tmp_path / "one.log", SLOW, max_batch_records=20) as one:
+        rig.publish(sent[:250])
+        wait_until(lambda: len(rig.pongs()) > 60, saying=one.log_tail)
+        one.kill()
+    rig.publish(sent[250:])
+    with rig.program(tmp_path / "two.log", max_batch_records=50) as two:
+        wait_until(lambda: len(rig.pongs()) >= 400, saying=two.log_tail)
+        once_each(rig, sent)
+
+
+def test_states_behind_the_committed_offsets_are_rebuilt_without_a_second_event(
+    rig: Rig, redis_server: EmbeddedRedis, tmp_path: Path
+):
+    """Redis stops; transactions commit; the worker dies before it can write the states that belong to them."""
+    sent = pings(160)
+    with rig.program(tmp_path / "one.log", max_batch_records=20) as one:
+        rig.publish(sent[:40])
+        wait_until(lambda: rig.tally("name-7") == of("name-7", sent[:40]), saying=one.log_tail)
+        redis_server.pause()
+        rig.publish(sent[40:80])
+        wait_until(lambda: len(rig.pongs()) >= 80, saying=one.log_tail)
+        wait_until(lambda: rig.committed_records() >= 80)
+        one.kill()
+    redis_server.resume()
+    assert rig.tally("name-7") == of("name-7", sent[:40])
+    rig.publish(sent[80:])
+    with rig.program(tmp_path / "two.log") as two:
+        wait_until(lambda: len(rig.pongs()) >= 160, saying=two.log_tail)
+        once_each(rig, sent)
+
+
+def test_states_behind_the_very_first_transaction_are_rebuilt_too(rig: Rig, redis_server: EmbeddedRedis, tmp_path: Path):
+    sent = pings(40)
+    with rig.program(tmp_path / "one.log", {"pause_s": 0.5}) as one:
+        rig.publish([Ping.of("first", 0)])
+        wait_until(lambda: rig.store.watermarks(), saying=one.log_tail)
+        rig.publish(sent[:20])
+        wait_until(lambda: rig.pongs())
+        redis_server.pause()
+        wait_until(lambda: rig.committed_records() >= 21, saying=one.log_tail)
+        one.kill()
+    redis_server.resume()
+    rig.publish(sent[20:])
+    sent.insert(0, Ping.of("first", 0))
+    with rig.program(tmp_path / "two.log") as two:
+        wait_until(lambda: len(rig.pongs()) >= 41, saying=two.log_tail)
+        once_each(rig, sent)
+
+
+def test_an_aborted_transaction_leaves_nothing_to_see_and_comes_again(make_rig: MakeRig):
+    """An event that the broker refuses aborts the transaction of all events beside it."""
+    rig = make_rig(delivery="exactly_once", topic_config={"max.message.bytes": "20000"})
+    sent = [Ping.of(f"name-{i}", i) for i in range(12)]
+    rig.publish([*sent[:6], Ping.of("large", 1, act="large", size=50_000), *sent[6:]])
+    with rig.loop(batch_window_ms=300):
+        wait_until(rig.letters)
+        wait_until(lambda: len(rig.pongs()) >= 12)
+        wait_until(lambda: rig.tally("large"))
+    assert sorted(pong.name for _, pong in rig.pongs()) == sorted(ping.name for ping in sent)
+    assert len(rig.letters()) == 1
+    uncommitted = [pong.name for _, pong in rig.pongs("read_uncommitted")]
+    assert len(uncommitted) > 12, "the test aborted nothing"
+
+
+def test_a_zombie_with_the_same_transactional_id_is_fenced(rig: Rig):
+    sent = pings(40)
+    zombie = rig.loop()
+    rig.publish(sent[:20])
+    wait_until(lambda: len(rig.pongs()) == 20)
+    with rig.loop():
+        rig.publish(sent[20:])
+        once_each(rig, sent)
+        rig.publish(more := pings(40, start=40))
+        wait_until(lambda: not zombie.alive)
+        once_each(rig, sent + more)
+    assert isinstance(zombie.error, Fenced)
+
+
+def test_a_tick_is_delivered_in_a_transaction_of_its_own(rig: Rig):
+    rig.publish([Ping.of("a", 1)])
+    with rig.loop(rig.processor(tick_s=0.2)):
+        wait_until(lambda: [event_id for event_id, _ in rig.pongs() if event_id.startswith("tick/a/")])
+
+
+def test_exactly_once_on_the_embedded_broker_is_refused_with_the_way_out(
+    embedded_kafka: EmbeddedKafka, redis_server: EmbeddedRedis, rig: Rig
+):
+    settings = rig.settings.model_copy(update={"bootstrap_servers": embedded_kafka.bootstrap_servers})
+    loop = BatchLoop(Sample("sample"), settings, StateStore(redis_server.url, "sample", Tally))
+    with pytest.raises(ConfigError, match=r"exactly_once.*embedded broker cannot.*--bootstrap-servers"):
+        loop.run()
+    loop.intake.close()
