@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message
 from confluent_kafka import TopicPartition as KafkaPartition
@@ -48,6 +49,29 @@ def consumer_config(settings: Settings, group: str) -> dict[str, object]:
     return config | dict(settings.kafka)
 
 
+def raise_if_fatal(error: KafkaError) -> None:
+    """`Fenced` or `Fatal` for an error after which this client can do nothing more."""
+    if error.code() in FENCING_ERRORS:
+        raise Fenced(f"another worker with this identity took over: {error}")
+    if error.fatal():
+        raise Fatal(f"the Kafka client failed for good: {error}")
+
+
+@contextmanager
+def fatal_named() -> Iterator[None]:
+    """`Fenced` or `Fatal` for a fatal error that the client raises by itself, from any call that serves its callbacks.
+
+    Callbacks that run after it turn it into the cause of a SystemError.
+    """
+    try:
+        yield
+    except (KafkaException, SystemError) as exc:
+        error = exc if isinstance(exc, KafkaException) else exc.__cause__
+        if isinstance(error, KafkaException):
+            raise_if_fatal(error.args[0])
+        raise
+
+
 class Intake:
     """One member of a consumer group, used by one thread.
 
@@ -74,6 +98,7 @@ class Intake:
         self._consumer = Consumer(config, logger=logging.getLogger("qstream.librdkafka"))
         self._consumer.subscribe(list(topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
 
+    @fatal_named()
     def poll(self, wait_s: float) -> list[Message]:
         """At most the batch's records and bytes: waits `wait_s` for the first, the batch window for more."""
         self._apply_pauses()
@@ -236,14 +261,6 @@ def _raise_first(answers: Iterable[KafkaPartition]) -> None:
     for answer in answers:
         if answer.error is not None:
             raise KafkaException(answer.error)
-
-
-def raise_if_fatal(error: KafkaError) -> None:
-    """`Fenced` or `Fatal` for an error after which this client can do nothing more."""
-    if error.code() in FENCING_ERRORS:
-        raise Fenced(f"another worker with this identity took over: {error}")
-    if error.fatal():
-        raise Fatal(f"the Kafka client failed for good: {error}")
 
 
 def _size(message: Message) -> int:

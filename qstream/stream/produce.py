@@ -17,7 +17,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from qstream.config import Settings
 from qstream.contract import Event, TopicPartition
 from qstream.errors import EXIT_FATAL, DeliveryFailed, Fenced
-from qstream.stream.consume import kafka_partitions, raise_if_fatal
+from qstream.stream.consume import fatal_named, kafka_partitions, raise_if_fatal
 from qstream.stream.decode import CONTENT_TYPE, EVENT_TYPE, Rejected, reject
 from schemas.deadletter import Headers
 from schemas.frame import MAX_MESSAGE_BYTES, SAFETENSORS, ContentType, FrameError
@@ -102,6 +102,7 @@ class Outbox:
             with _watchdog(3 * self.settings.transaction_timeout_ms / 1000):
                 _transact(self._producer.init_transactions)
 
+    @fatal_named()
     def send(self, events: Sequence[Event], rejected: Sequence[Rejected]) -> list[Rejected]:
         """Deliver all and wait. Events that the broker can never take come back as dead letters of their cause, delivered.
 
@@ -131,7 +132,7 @@ class Outbox:
                 _transact(self._producer.send_offsets_to_transaction, kafka_partitions(offsets), group_metadata)
                 _transact(self._producer.commit_transaction)
         except DeliveryFailed:
-            with _watchdog(3 * self.settings.transaction_timeout_ms / 1000):
+            with fatal_named(), _watchdog(3 * self.settings.transaction_timeout_ms / 1000):
                 self._producer.purge()
                 _transact(self._producer.abort_transaction)
                 self._producer.flush(1.0)  # serves the reports of what was purged
@@ -206,10 +207,10 @@ def _transact(call: Any, *arguments: object) -> None:
     """A transactional call: retried while it may be, else `Fenced`, `Fatal`, or `DeliveryFailed` (abort and begin anew)."""
     while True:
         try:
-            call(*arguments)
+            with fatal_named():
+                call(*arguments)
         except KafkaException as exc:
             error = exc.args[0]
-            raise_if_fatal(error)
             if error.code() == KafkaError.INVALID_PRODUCER_EPOCH:
                 raise Fenced(f"a newer worker has this transactional id: {error}") from exc
             if not error.retriable():
