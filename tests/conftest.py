@@ -29,16 +29,25 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="session")
-def kafka() -> Iterator[str]:
-    """Bootstrap servers of a real broker; without one the test is skipped, in CI it fails."""
-    with ExitStack() as running:
+def open_kafka() -> Callable[[ExitStack], str]:
+    """Start a real broker that ends with the stack; without one the test is skipped, in CI it fails."""
+
+    def start(running: ExitStack) -> str:
         try:
-            address = running.enter_context(real_kafka())
+            return running.enter_context(real_kafka())
         except ConfigError as exc:
             if os.environ.get("CI") == "true":
                 pytest.fail(str(exc))
             pytest.skip(str(exc))
-        yield address
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def kafka(open_kafka: Callable[[ExitStack], str]) -> Iterator[str]:
+    """Bootstrap servers of a real broker that all tests share."""
+    with ExitStack() as running:
+        yield open_kafka(running)
 
 
 @pytest.fixture

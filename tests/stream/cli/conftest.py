@@ -13,8 +13,6 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from qstream.cli.main import app
-from qstream.errors import ConfigError
-from qstream.testing.real_kafka import real_kafka
 
 Invoke = Callable[..., Result]
 
@@ -69,14 +67,9 @@ def started() -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[str]:
+def cluster(open_kafka: Callable[[ExitStack], str]) -> Iterator[str]:
     """A broker with all topics of the registry, the only ones that the command knows; shared within a file."""
     with ExitStack() as running:
-        try:
-            address = running.enter_context(real_kafka())
-        except ConfigError as exc:
-            if os.environ.get("CI") == "true":
-                pytest.fail(str(exc))
-            pytest.skip(str(exc))
+        address = open_kafka(running)
         assert _invoke("topics", "apply", "-b", address).exit_code == 0
         yield address
