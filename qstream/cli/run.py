@@ -12,7 +12,7 @@ from qstream.cli.cluster import reach, require_topics
 from qstream.cli.names import find_agent, parse_options
 from qstream.cli.options import BootstrapServers, OptionChanges, RedisUrl, new_app
 from qstream.config import EMBEDDED, Settings, load_settings
-from qstream.embedded.kafka import EmbeddedKafka
+from qstream.embedded.kafka import PROMPT, EmbeddedKafka
 from qstream.embedded.redis import EmbeddedRedis
 from qstream.errors import ConfigError
 from schemas.topics import CONTROL, TOPICS, Topic, dead_letter_topic
@@ -61,20 +61,23 @@ def run(
 def _with_servers(settings: Settings, needed: list[Topic], servers: ExitStack) -> Settings:
     """The settings with real addresses, of servers that answer; embedded ones are started and told."""
     own: dict[str, str] = {}
+    prompt: dict[str, str] = {}
     if settings.bootstrap_servers == EMBEDDED:
         _refuse_transactions(settings)
         kafka = servers.enter_context(EmbeddedKafka({topic.name: topic.partitions for topic in TOPICS}))
         own["bootstrap_servers"] = kafka.bootstrap_servers
+        prompt = PROMPT
     else:
         cluster = reach(settings)
         if cluster.embedded:
             _refuse_transactions(settings)
+            prompt = PROMPT
         require_topics(cluster, needed)
     if settings.redis_url == EMBEDDED:
         own["redis_url"] = servers.enter_context(EmbeddedRedis()).url
     for name, address in own.items():
         typer.echo(f"export QSTREAM_{name.upper()}={address}")
-    return settings.model_copy(update=own)
+    return settings.model_copy(update={**own, "kafka": prompt | settings.kafka})
 
 
 def _refuse_transactions(settings: Settings) -> None:

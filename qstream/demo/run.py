@@ -27,7 +27,7 @@ from qstream.demo.model import MoELanguageModel, Shape, train
 from qstream.demo.score import Score, Summary
 from qstream.demo.text import batches, load_corpus
 from qstream.demo.view import View, summary_table
-from qstream.embedded.kafka import EmbeddedKafka
+from qstream.embedded.kafka import PROMPT, EmbeddedKafka
 from qstream.embedded.redis import EmbeddedRedis
 from qstream.routing.warm import warm
 from qstream.stream.client import PlanSubscriber, Publisher
@@ -39,8 +39,6 @@ SHAPE = Shape()
 SEQUENCES = 8  # a step
 WINDOW_TOKENS = 8192
 OPTIONS = {"window_tokens": WINDOW_TOKENS, "windows": 16, "min_gain": 0.02, "move_cost": 0.01}
-# The embedded broker answers a fetch that finds nothing only when its wait is over, even if records come meanwhile.
-PROMPT = {"fetch.wait.max.ms": "10"}
 QUIET = {"log.connection.close": "false"}  # the broker ends before its last clients are gone
 READY_S = 180.0
 DRAIN_S = 15.0

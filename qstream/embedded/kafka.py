@@ -16,6 +16,9 @@ from confluent_kafka.admin import AdminClient
 
 from qstream.errors import ConfigError
 
+PROMPT: Final = {"fetch.wait.max.ms": "10"}
+"""Client settings that keep latency low here, where an empty fetch waits to its end."""
+
 _PRODUCER: Final = 0  # rd_kafka_type_t
 _REPLICAS: Final = 1
 _REBALANCE_DELAY_MS: Final = 50
