@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import random
+import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal, Self
 
@@ -18,7 +21,8 @@ from numpy.typing import NDArray
 from agents.app import Agent, run
 from qstream.config import load_settings
 from qstream.contract import Batch, Event, Result
-from qstream.errors import OptionError, Poison
+from qstream.errors import OptionError, Poison, StoreConflict
+from qstream.state.store import StateStore, Stored, Write
 from schemas.control import Scalar
 from schemas.frame import Axes, Count, Frame, Name
 from schemas.topics import Topic
@@ -109,10 +113,33 @@ class Ledgers:
     def warm(self) -> None: ...
 
 
+def die_at_saves(share: float) -> None:
+    """Have this process kill itself at that share of the writes to the store, as often before a write as after it.
+
+    Kills from outside seldom meet the moments between delivery, write and commit, which last a millisecond each.
+    """
+    save_all, rng = StateStore[Balance].save_all, random.Random(os.getpid())
+
+    def save_or_die(store: StateStore[Balance], writes: Sequence[Write[Balance]]) -> list[Stored[Balance] | StoreConflict]:
+        chance = rng.random()
+        if chance < share / 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        saved = save_all(store, writes)
+        if chance < share:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return saved
+
+    StateStore.save_all = save_or_die  # type: ignore[method-assign,assignment]
+
+
 def main() -> None:
-    """Run the worker; ends the process. The key ``topics`` beside the settings, 1 or 2, is how many inputs it reads."""
+    """Run the worker; ends the process.
+
+    Beside the settings, ``topics`` (1 or 2) is how many inputs it reads, and ``deaths`` the share of `die_at_saves`.
+    """
     given = json.loads(sys.argv[1])
     topics = (PAYMENTS, REFUNDS)[: given.pop("topics", 1)]
+    die_at_saves(given.pop("deaths", 0.0))
     run(Agent(lambda settings: Ledgers(topics)), load_settings(**given))
 
 

@@ -43,6 +43,7 @@ ACCOUNTS = 64
 WORKERS = 3
 JOIN_S = 60.0
 SETTLE_S = 120.0
+DEATHS = 0.01  # of the writes to the store; a worker makes some 50 a second
 BROKER_STAYS: Mapping[Action, int] = {"kill": 5, "terminate": 3, "pause": 2, "add": 2, "remove": 1, "store": 2}
 
 
@@ -87,7 +88,7 @@ def scene(request: pytest.FixtureRequest, servers: tuple[JavaKafka, EmbeddedRedi
     create_topics(kafka.bootstrap_servers)
 
     def command(slot: str) -> Sequence[str]:
-        text = json.dumps({**given, "worker_id": slot, "topics": topics})
+        text = json.dumps({**given, "worker_id": slot, "topics": topics, "deaths": DEATHS})
         return [sys.executable, "-m", "qstream.testing.chaos_worker", text]
 
     fleet = Fleet(command, tmp_path)
@@ -209,6 +210,8 @@ def run_chaos(scene: Scene, seed: int, faults: list[Fault], count: int, duration
         verdict = verify(expected, found)
         done = dict(Counter(fault.action for fault in faults))
         print(f"seed {seed}: {verdict}; settled in {settle_s:.1f} s, {len(published.poison)} poison, {done}")
+        ended = [line for line in scene.fleet.diary if "ended by itself" in line]
+        print(f"{len(ended)} deaths at saves or other ends:", *(line for line in ended if not line.endswith("-9")), sep="\n")
         assert len(records) == count
         assert verdict.ok, str(verdict)
         assert all(child.poll() is not None for child in scene.fleet.processes())

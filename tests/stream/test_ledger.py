@@ -1,0 +1,68 @@
+"""The ledger against a real Redis: what a rebalance must make it forget, and which partitions it asks to read again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from qstream.contract import Record, TopicPartition
+from qstream.embedded.redis import EmbeddedRedis
+from qstream.state.store import StateStore
+from qstream.stream.commit import Ledger
+from qstream.testing.chaos_worker import PAYMENTS, REFUNDS, Balance, Payment
+
+KEY = "account-1"
+FIRST, SECOND = TopicPartition(PAYMENTS.name, 0), TopicPartition(REFUNDS.name, 0)
+
+
+def balance(count: int) -> Balance:
+    return Balance(account=KEY, counts=np.array([count, 0]), digests=np.zeros(2, np.uint64))
+
+
+def record(partition: TopicPartition, offset: int) -> Record:
+    return Record(*partition, offset, KEY, Payment(account=KEY, number=offset), 0)
+
+
+@pytest.fixture
+def store(redis_server: EmbeddedRedis) -> Iterator[StateStore[Balance]]:
+    with StateStore(redis_server.url, "ledger", Balance, timeout_ms=2000) as store:
+        yield store
+
+
+def answered(ledger: Ledger[Balance], partition: TopicPartition, offset: int) -> None:
+    """What a turn over one record leaves in the ledger."""
+    ledger.adopt([partition])
+    ledger.stage(KEY, balance(offset + 1), ledger.unseen(KEY, [record(partition, offset)]))
+    ledger.advance({partition: offset}, {partition: offset + 1})
+
+
+def test_a_state_that_was_only_looked_at_is_loaded_anew_when_its_partition_comes_back(store: StateStore[Balance]) -> None:
+    ours: Ledger[Balance] = Ledger(store, "ledger", 10)
+    theirs: Ledger[Balance] = Ledger(store, "ledger", 10)
+    ours.adopt([FIRST])
+    assert ours.unseen(KEY, [record(FIRST, 0)])  # its events could not be delivered, so nothing was staged
+    ours.forget([FIRST])
+    answered(theirs, FIRST, 0)
+    assert theirs.save() == set()
+    ours.adopt([FIRST])
+    assert ours.unseen(KEY, [record(FIRST, 0)]) == []
+    assert ours.entry(KEY).state == balance(1)
+
+
+def test_a_partition_that_fed_a_state_which_a_lost_one_takes_along_unsaved_is_read_again(store: StateStore[Balance]) -> None:
+    ledger: Ledger[Balance] = Ledger(store, "ledger", 10)
+    answered(ledger, FIRST, 0)
+    answered(ledger, SECOND, 0)
+    assert ledger.forget([FIRST]) == {SECOND}
+    assert ledger.entry(KEY).state is None
+
+
+def test_a_saved_state_is_loaded_again_without_reading_any_partition_again(store: StateStore[Balance]) -> None:
+    ledger: Ledger[Balance] = Ledger(store, "ledger", 10)
+    answered(ledger, FIRST, 0)
+    answered(ledger, SECOND, 0)
+    ledger.save()
+    assert ledger.forget([FIRST]) == set()
+    assert ledger.entry(KEY).state == balance(1)
