@@ -161,8 +161,8 @@ def _check_weights(field: str, weight: NDArray[Any], length: int) -> None:
 
 
 def _salt(seed: int) -> np.uint64:
-    mixed: np.uint64 = mix64(np.uint64(seed % 2**64) + GOLDEN)
-    return mixed
+    # A kernel's uint64 comes back as a Python int, which the next kernel would take for int64.
+    return np.uint64(mix64(np.uint64(seed % 2**64) + GOLDEN))
 
 
 def _prime_from(n: int) -> int:

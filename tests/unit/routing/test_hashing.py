@@ -157,3 +157,12 @@ def test_a_gate_choice_out_of_range_is_named_with_its_place() -> None:
         choose_replica(TOKENS[:2], np.zeros((2, 1), np.int32), maps[0], np.full(2, 2, np.int32))
     with pytest.raises(ProblemError, match="logical_to_physical"):
         choose_replica(TOKENS[:2], np.zeros((2, 1), np.int32), np.full((2, 1), -1, np.int32), maps[1])
+
+
+def test_every_seed_serves_every_kernel():
+    token_id, topk = np.arange(64, dtype=np.uint64), np.zeros((64, 1), np.int32)
+    for seed in range(64):  # half of the salts are above 2**63
+        assert assign(token_id, 8, seed).max() < 8
+        assert assign_bounded(token_id, 8, seed=seed).max() < 8
+        assert choose_replica(token_id, topk, np.array([[3, 5]], np.int32), np.array([2], np.int32), seed).min() >= 3
+    assert len({assign(token_id, 8, seed).tobytes() for seed in range(64)}) == 64
