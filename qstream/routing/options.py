@@ -24,7 +24,7 @@ class RoutingOptions(BaseModel):
     routing_plans: bool = Field(default=True, description="publish a routing plan for every token batch")
     window_tokens: int = Field(default=8192, ge=1, le=1 << 30, description="tokens a layer in one window of the history")
     windows: int = Field(default=16, ge=1, le=64, description="windows in the ring, the scenarios of a plan")
-    steps: int = Field(default=8000, ge=0, le=1_000_000, description="annealing steps a layer of the scenario tier")
+    steps: int = Field(default=3000, ge=0, le=1_000_000, description="annealing steps a layer of the scenario tier")
     min_gain: float = Field(default=0.01, ge=0, le=1, description="balancedness that a new placement must win to be published")
     move_cost: float = Field(
         default=0.0005, ge=0, le=10, description="price of one moved expert, in mean GPU loads of its layer; 0 moves freely"

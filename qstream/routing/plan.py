@@ -15,7 +15,7 @@ from qstream.routing.migrate import Moves, align, moves
 from qstream.routing.options import PlacementTier, RoutingOptions
 from qstream.routing.pack import place
 from qstream.routing.problem import fullest_gpu_bound, logical_maps
-from qstream.routing.scenarios import anneal, place_scenarios
+from qstream.routing.scenarios import anneal, place_quartile
 from qstream.routing.score import balancedness, cross_node_copies, gpu_loads, holds, nodes_per_token
 from schemas.experts import ExpertTopology
 from schemas.placement import PlacementScore
@@ -49,15 +49,15 @@ def _fast(
 def _scenario(
     history: NDArray[np.float64], previous: NDArray[np.int32], topology: ExpertTopology, options: RoutingOptions
 ) -> NDArray[np.int32]:
-    """With a price on moves, anneal from the plan nearest to the one in force; without, from scratch."""
-    gpus, slots = topology.num_gpus, topology.num_slots
-    start = _near(previous, place_scenarios(history, gpus, slots, steps=options.steps, seed=options.seed), gpus)
-    if options.move_cost == 0:
-        return start
-    priced = {"steps": options.steps, "seed": options.seed, "move_cost": options.move_cost, "previous": previous}
-    starts = [start] if _repeats_experts(previous, topology) else [start, previous]
-    plans = [anneal(plan, history, gpus, **priced) for plan in starts]  # type: ignore[arg-type]
-    return min(plans, key=lambda plan: _priced(plan, previous, history, gpus, options.move_cost))
+    """Anneal over the windows, from a fresh plan near the one in force and from that itself; the better of the two."""
+    gpus, move_cost = topology.num_gpus, options.move_cost
+    fresh = _near(previous, place_quartile(history, gpus, topology.num_slots), gpus)
+    starts = [fresh] if _repeats_experts(previous, topology) else [fresh, previous]
+    plans = [
+        anneal(start, history, gpus, steps=options.steps, seed=options.seed, move_cost=move_cost, previous=previous)
+        for start in starts
+    ]
+    return min(plans, key=lambda plan: _priced(plan, previous, history, gpus, move_cost))
 
 
 PLANNERS: Mapping[PlacementTier, Planner] = {"fast": _fast, "scenario": _scenario}
