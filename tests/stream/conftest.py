@@ -19,8 +19,8 @@ def make_rig(kafka: str, redis_server: EmbeddedRedis, topic_prefix: str) -> Iter
     with ExitStack() as open_rigs:
 
         def make(**settings: Any) -> Rig:
-            bootstrap = settings.pop("bootstrap_servers", kafka)
-            return open_rigs.enter_context(Rig(bootstrap, redis_server.url, topic_prefix, **settings))
+            bootstrap, redis_url = settings.pop("bootstrap_servers", kafka), settings.pop("redis_url", redis_server.url)
+            return open_rigs.enter_context(Rig(bootstrap, redis_url, topic_prefix, **settings))
 
         yield make
 
