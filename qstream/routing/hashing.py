@@ -86,8 +86,8 @@ def assign_bounded(
     if not 0.0 <= slack < np.inf:
         raise ProblemError(f"slack: {slack}, must be finite and >= 0")
     tokens = array("token_id", token_id, np.uint64, "T")
-    weight = np.ones(len(tokens), np.float32) if cost is None else array("cost", cost, np.float32, "T")
-    share = np.ones(experts) if capacity is None else array("capacity", capacity, np.float64, "E")
+    weight = array("cost", np.ones(len(tokens), np.float32) if cost is None else cost, np.float32, "T")
+    share = array("capacity", np.ones(experts) if capacity is None else capacity, np.float64, "E")
     _check_weights("cost", weight, len(tokens))
     _check_weights("capacity", share, experts)
     if share.sum() == 0.0:
@@ -136,16 +136,22 @@ def choose_replica(
         raise ProblemError(f"topk_ids: {len(chosen)} rows, must be one a token ({len(tokens)})")
     if len(counts) != len(slots):
         raise ProblemError(f"replica_count: {len(counts)} experts, logical_to_physical has {len(slots)}")
-    if len(counts) and not 1 <= counts.min() <= counts.max() <= slots.shape[1]:
-        raise ProblemError(f"replica_count: {counts.min()}..{counts.max()}, must be in 1..{slots.shape[1]}")
-    if (slots[np.arange(slots.shape[1]) < counts[:, None]] < 0).any():
-        raise ProblemError("logical_to_physical: -1 within the first replica_count slots of an expert")
     out = np.empty(chosen.shape, np.int32)
     bad = _choose_replica(tokens, chosen, slots, counts, _salt(seed), out)
     if bad >= 0:
-        token, k = divmod(bad, chosen.shape[1])
-        raise ProblemError(f"topk_ids: expert {chosen[token, k]} at [{token}, {k}], must be in 0..{len(slots) - 1}")
+        raise _bad_choice(*divmod(bad, chosen.shape[1]), chosen, slots, counts)
     return out
+
+
+def _bad_choice(
+    token: int, k: int, chosen: NDArray[np.int32], slots: NDArray[np.int32], counts: NDArray[np.int32]
+) -> ProblemError:
+    expert = chosen[token, k]
+    if not 0 <= expert < len(slots):
+        return ProblemError(f"topk_ids: expert {expert} at [{token}, {k}], must be in 0..{len(slots) - 1}")
+    if not 1 <= counts[expert] <= slots.shape[1]:
+        return ProblemError(f"replica_count: {counts[expert]} of expert {expert}, must be in 1..{slots.shape[1]}")
+    return ProblemError(f"logical_to_physical: -1 within the first replica_count slots of expert {expert}")
 
 
 def _check_experts(experts: int) -> None:
@@ -249,14 +255,16 @@ def _next_free(word: Any, home: int, load: Any, limit: Any, share: Any, prime: i
 
 @compiled
 def _choose_replica(token_id: Any, topk_ids: Any, slots: Any, counts: Any, salt: Any, out: Any) -> Any:
-    """Fill `out`; return the flat position of the first expert out of range, or -1."""
-    width = topk_ids.shape[1]
+    """Fill `out`; return the flat position of the first choice that no slot can serve, or -1."""
+    width, most = topk_ids.shape[1], slots.shape[1]
     for t in range(len(token_id)):
         word = mix64(token_id[t] ^ salt)
         for k in range(width):
             e = topk_ids[t, k]
-            if e < 0 or e >= len(slots):
+            if e < 0 or e >= len(slots) or counts[e] < 1 or counts[e] > most:
                 return t * width + k
             replica = below(mix64(word + np.uint64(e) * GOLDEN), counts[e]) if counts[e] > 1 else 0
             out[t, k] = slots[e, replica]
+            if out[t, k] < 0:
+                return t * width + k
     return -1

@@ -43,7 +43,9 @@ def below(x: Any, n: Any) -> Any:
 
 
 def array(field: str, value: ArrayLike, dtype: type[np.generic], axes: str) -> NDArray[Any]:
-    """Return `value` as a writable C-ordered array of `dtype`, so that one compiled kernel serves every caller.
+    """Return `value` as a read-only C-ordered array of `dtype`, so that one compiled kernel serves every caller.
+
+    Nothing is copied that has the form already, as the arrays of a frame have.
 
     Raises
     ------
@@ -51,10 +53,18 @@ def array(field: str, value: ArrayLike, dtype: type[np.generic], axes: str) -> N
         The number of axes differs from ``len(axes.split())``, or the values are not numbers of that kind.
     """
     given = np.asarray(value)
-    names = axes.split()
-    if given.ndim != len(names):
-        raise ProblemError(f"{field}: shape {given.shape}, must have the axes [{', '.join(names)}]")
+    if given.ndim != 1 + axes.count(" "):
+        raise ProblemError(f"{field}: shape {given.shape}, must have the axes [{axes.replace(' ', ', ')}]")
+    if given.dtype == dtype and given.flags.c_contiguous:
+        return read_only(given)
     kinds = "iuf" if np.issubdtype(dtype, np.floating) else "iu"
     if given.dtype.kind not in kinds:
         raise ProblemError(f"{field}: dtype {given.dtype}, must be convertible to {np.dtype(dtype)} without loss of kind")
-    return np.require(given, dtype=dtype, requirements=["C", "W"])
+    return read_only(np.require(given, dtype=dtype, requirements=["C"]))
+
+
+def read_only(value: NDArray[Any]) -> NDArray[Any]:
+    """The same data, not to be written through."""
+    view = value.view() if value.flags.writeable else value
+    view.flags.writeable = False
+    return view

@@ -139,22 +139,34 @@ def cross_node_copies(topk_ids: NDArray[np.int32], node_of_expert: NDArray[np.in
     tokens, layers, _ = ids.shape
     if len(nodes) != layers or len(source) != tokens or tokens * layers == 0:
         raise ProblemError(f"topk_ids: {ids.shape}, must be [{len(source)} tokens, {len(nodes)} layers, K], neither 0")
-    if ids.size and not 0 <= ids.min() <= ids.max() < nodes.shape[1]:
-        raise ProblemError(f"topk_ids: experts {ids.min()}..{ids.max()}, must be in 0..{nodes.shape[1] - 1}")
-    for field, value, least in (("node_of_expert", nodes, 0), ("source_node", source, -1)):
-        if value.size and not least <= value.min() <= value.max() < _MAX_NODES:
-            raise ProblemError(f"{field}: {value.min()}..{value.max()}, must be in {least}..{_MAX_NODES - 1}")
-    return float(_copies(ids, nodes, source) / (tokens * layers))
+    total = _copies(ids, nodes, source, _MAX_NODES)
+    if total < 0:
+        raise _out_of_range(ids, nodes, source)
+    return float(total / (tokens * layers))
+
+
+def _out_of_range(ids: NDArray[np.int32], nodes: NDArray[np.int64], source: NDArray[np.int64]) -> ProblemError:
+    if not 0 <= ids.min() <= ids.max() < nodes.shape[1]:
+        return ProblemError(f"topk_ids: experts {ids.min()}..{ids.max()}, must be in 0..{nodes.shape[1] - 1}")
+    good_nodes = 0 <= nodes.min() <= nodes.max() < _MAX_NODES
+    field, value, least = ("source_node", source, -1) if good_nodes else ("node_of_expert", nodes, 0)
+    return ProblemError(f"{field}: {value.min()}..{value.max()}, must be in {least}..{_MAX_NODES - 1}")
 
 
 @compiled
-def _copies(ids: Any, nodes: Any, source: Any) -> Any:
+def _copies(ids: Any, nodes: Any, source: Any, max_nodes: int) -> Any:
+    """Copies in all; -1 if an expert or a node is out of range."""
     total = 0
     for t in range(ids.shape[0]):
+        if source[t] < -1 or source[t] >= max_nodes:
+            return -1
         for layer in range(ids.shape[1]):
             seen = np.int64(1) << source[t] if source[t] >= 0 else np.int64(0)
             for k in range(ids.shape[2]):
-                bit = np.int64(1) << nodes[layer, ids[t, layer, k]]
+                e = ids[t, layer, k]
+                if e < 0 or e >= nodes.shape[1] or nodes[layer, e] < 0 or nodes[layer, e] >= max_nodes:
+                    return -1
+                bit = np.int64(1) << nodes[layer, e]
                 if seen & bit == 0:
                     total += 1
                     seen |= bit

@@ -34,7 +34,7 @@ def test_after_warming_no_layout_dtype_or_read_only_view_compiles_anything() -> 
     before = forms()
     entries = {name for name in before if name.split(".")[1] in ENTRIES}
     assert len(entries) == len(ENTRIES)
-    assert all(before[name] == 1 for name in entries)
+    assert {name: before[name] for name in entries} == dict.fromkeys(entries, 1)
     history = np.arange(24, dtype=np.int64).reshape(2, 3, 4)
     history.flags.writeable = False
     plan = place_scenarios(history.astype(np.float32), 2, 4, steps=3, seed=9)
