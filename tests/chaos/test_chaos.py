@@ -81,14 +81,18 @@ def scene(request: pytest.FixtureRequest, servers: tuple[JavaKafka, EmbeddedRedi
     kafka, redis = servers
     asked = dict(request.param)
     topics = asked.pop("topics", 1)
+    first_deaths = asked.pop("first_deaths", DEATHS)
+    born: set[str] = set()
     given = {
-        "bootstrap_servers": kafka.bootstrap_servers, "redis_url": redis.url, "session_timeout_ms": 3000, "port": 0,
-        "transaction_timeout_ms": 8000, **asked,
+        "bootstrap_servers": kafka.bootstrap_servers, "redis_url": redis.url, "session_timeout_ms": 1500, "port": 0,
+        "max_batch_records": 50, "transaction_timeout_ms": 8000, **asked,
     }  # fmt: skip
     create_topics(kafka.bootstrap_servers)
 
     def command(slot: str) -> Sequence[str]:
-        text = json.dumps({**given, "worker_id": slot, "topics": topics, "deaths": DEATHS})
+        deaths = DEATHS if slot in born else first_deaths
+        born.add(slot)
+        text = json.dumps({**given, "worker_id": slot, "topics": topics, "deaths": deaths})
         return [sys.executable, "-m", "qstream.testing.chaos_worker", text]
 
     fleet = Fleet(command, tmp_path)
@@ -238,4 +242,11 @@ def test_a_reader_of_committed_records_sees_every_event_once(scene: Scene, chaos
     faults = schedule(chaos_seed, 12.0, BROKER_STAYS, gap_s=(0.7, 2.0))
     faults += [Fault(6.0, "broker", 0, 0.5)] * bounces
     verdict = run_chaos(scene, chaos_seed, faults, count=2000, duration_s=12.0)
+    assert (verdict.repeated, verdict.repeated_dead_letters) == (0, 0)
+
+
+@pytest.mark.parametrize("scene", [{"delivery": "exactly_once", "first_deaths": 2.0}], ids=["exactly-once"], indirect=True)
+def test_a_worker_that_dies_right_after_its_first_transaction_leaves_no_state_behind(scene: Scene) -> None:
+    verdict = run_chaos(scene, seed=0, faults=[], count=300, duration_s=3.0)
+    assert sum("by itself with -9" in line for line in scene.fleet.diary) >= WORKERS
     assert (verdict.repeated, verdict.repeated_dead_letters) == (0, 0)
