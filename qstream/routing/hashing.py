@@ -139,7 +139,8 @@ def choose_replica(
     out = np.empty(chosen.shape, np.int32)
     bad = _choose_replica(tokens, chosen, slots, counts, _salt(seed), out)
     if bad >= 0:
-        raise _bad_choice(*divmod(bad, chosen.shape[1]), chosen, slots, counts)
+        token, k = divmod(bad, chosen.shape[1])
+        raise _bad_choice(token, k, chosen, slots, counts)
     return out
 
 

@@ -6,7 +6,6 @@ import gc
 import logging
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -14,25 +13,15 @@ from typing import Generic, TypeVar
 from confluent_kafka import KafkaException, Message
 
 from qstream.config import EMBEDDED_CLUSTER, Settings
-from qstream.contract import Event, Processor, Record, TopicPartition
+from qstream.contract import Event, Processor, Record, TopicPartition, partition_of
 from qstream.errors import ConfigError, DeliveryFailed, OptionError, StoreUnavailable
-from qstream.metrics import (
-    BATCH_SECONDS,
-    CONSUMED,
-    DEAD_LETTERS,
-    DEGRADED,
-    END_TO_END_SECONDS,
-    LAG,
-    PAUSED,
-    PROCESS_SECONDS,
-    PRODUCED,
-    RETRIES,
-)
+from qstream.metrics import DEGRADED, LAG, PAUSED, PROCESS_SECONDS, RETRIES
 from qstream.state.store import StateStore
 from qstream.stream.commit import Ledger
 from qstream.stream.consume import FROM_START, Intake
 from qstream.stream.decode import Rejected, by_key, decode
 from qstream.stream.isolate import Outcome, isolate
+from qstream.stream.observe import count_turn
 from qstream.stream.produce import Outbox
 from schemas.control import Control
 from schemas.frame import Frame
@@ -153,7 +142,10 @@ class BatchLoop(Generic[S]):
         self.ledger.advance(starts, ends)
         self._settle()
         self._failures = 0
-        self._count(messages, events, dead, time.monotonic() - started)
+        self._waiting_since = {at: t for at, t in self._waiting_since.items() if at[1] >= self.ledger.positions.get(at[0], 0)}
+        count_turn(self.agent, messages, events, dead, time.monotonic() - started)
+        for event in events:
+            self.observe(event)
 
     def _start(self) -> None:
         if self.outbox.transactional and (self.intake.cluster_id(10.0) or "").startswith(EMBEDDED_CLUSTER):
@@ -345,33 +337,17 @@ class BatchLoop(Generic[S]):
             for topic, records in self.intake.lag(self.ledger.positions).items():
                 LAG.labels(self.agent, topic).set(records)
 
-    def _count(self, messages: Sequence[Message], events: Sequence[Event], dead: Sequence[Rejected], seconds: float) -> None:
-        now_ms = time.time() * 1000
-        self._waiting_since = {at: t for at, t in self._waiting_since.items() if at[1] >= self.ledger.positions.get(at[0], 0)}
-        for topic, count in Counter(message.topic() for message in messages).items():
-            CONSUMED.labels(self.agent, topic).inc(count)
-        for topic, count in Counter(event.topic.name for event in events).items():
-            PRODUCED.labels(self.agent, topic).inc(count)
-        end_to_end = END_TO_END_SECONDS.labels(self.agent)
-        for event in events:
-            if event.cause is not None:
-                end_to_end.observe(max(0.0, now_ms - event.cause.timestamp_ms) / 1000)
-            self.observe(event)
-        for letter in dead:
-            DEAD_LETTERS.labels(self.agent, letter.letter.stage, letter.letter.error_class).inc()
-        BATCH_SECONDS.labels(self.agent).observe(seconds)
-
 
 def _span(messages: Sequence[Message]) -> tuple[Ends, Ends]:
     """First offset and next offset of each partition of a batch."""
     starts: Ends = {}
     ends: Ends = {}
     for message in messages:
-        partition = TopicPartition(message.topic(), message.partition())
+        partition = partition_of(message.topic(), message.partition())
         starts.setdefault(partition, message.offset())
         ends[partition] = message.offset() + 1
     return starts, ends
 
 
 def _origin(dead: Rejected) -> TopicPartition:
-    return TopicPartition(dead.letter.topic, dead.letter.partition)
+    return partition_of(dead.letter.topic, dead.letter.partition)
