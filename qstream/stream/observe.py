@@ -1,0 +1,29 @@
+"""Observe: what a turn did, in the metrics."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+
+from confluent_kafka import Message
+
+from qstream.contract import Event
+from qstream.metrics import BATCH_SECONDS, CONSUMED, DEAD_LETTERS, END_TO_END_SECONDS, PRODUCED
+from qstream.stream.decode import Rejected
+
+
+def count_turn(
+    agent: str, messages: Sequence[Message], events: Sequence[Event], dead: Sequence[Rejected], seconds: float
+) -> None:
+    """Count one committed batch; its end-to-end time is that of its oldest record with an event."""
+    for topic, count in Counter(message.topic() for message in messages).items():
+        CONSUMED.labels(agent, topic).inc(count)
+    for topic, count in Counter(event.topic.name for event in events).items():
+        PRODUCED.labels(agent, topic).inc(count)
+    for (stage, error), count in Counter((d.letter.stage, d.letter.error_class) for d in dead).items():
+        DEAD_LETTERS.labels(agent, stage, error).inc(count)
+    oldest_ms = min((event.cause.timestamp_ms for event in events if event.cause is not None), default=None)
+    if oldest_ms is not None:
+        END_TO_END_SECONDS.labels(agent).observe(max(0.0, time.time() - oldest_ms / 1000))
+    BATCH_SECONDS.labels(agent).observe(seconds)
