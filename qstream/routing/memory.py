@@ -13,6 +13,8 @@ from schemas.frame import Axes, Frame
 
 COUNT_MAX = np.iinfo(np.int32).max
 REMEMBERED_WINDOWS = 64
+# Not strict: a tuple is stored as a list. Source and window id have up to 200 letters each.
+WindowNames = Annotated[tuple[str, ...], Field(strict=False)]
 
 
 class RoutingState(Frame):
@@ -26,7 +28,7 @@ class RoutingState(Frame):
     version: int = Field(default=0, ge=0)
     closed: int = Field(default=0, ge=0)
     open_tokens: int = Field(default=0, ge=0)
-    seen_windows: tuple[str, ...] = Field(default=())
+    seen_windows: WindowNames = Field(default=())
     ring: Annotated[NDArray[np.int32], Axes("windows", "layers", "experts")]
     open_count: Annotated[NDArray[np.int64], Axes("layers", "experts")]
     placement: Annotated[NDArray[np.int32], Axes("layers", "slots")]

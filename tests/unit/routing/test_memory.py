@@ -3,6 +3,7 @@
 import numpy as np
 
 from qstream.routing.memory import COUNT_MAX, Memory, RoutingState, contiguous
+from qstream.state.fields import pack, unpack
 from schemas import ExpertTopology
 
 TOPOLOGY = ExpertTopology(num_layers=2, num_logical_experts=3, num_gpus=2, slots_per_gpu=2)
@@ -66,6 +67,15 @@ def test_a_working_copy_leaves_the_state_alone():
     filled(memory, 5)
     memory.close_window(1)
     assert state.encode() == before
+
+
+def test_a_state_with_history_and_seen_windows_survives_its_storage():
+    memory = Memory.fresh(TOPOLOGY.model_copy(update={"node_of_gpu": np.array([0, 1], np.int32), "num_nodes": 2}), windows=2)
+    memory.remember_window("a/1")
+    filled(memory, 3)
+    memory.close_window(2)
+    state = memory.state()
+    assert unpack(RoutingState, pack(state)) == state
 
 
 def test_without_a_plan_slot_p_holds_expert_p_modulo_e():
