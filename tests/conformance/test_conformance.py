@@ -25,13 +25,13 @@ AGENTS = [name for _, name, _ in pkgutil.iter_modules(agents.__path__) if name !
 def routing_records() -> list[Record]:
     """A model with its topology, batches of two layers with and without gate, loads, some repeated, and some poison."""
     rng = np.random.default_rng(5)
-    frames: list[tuple[Any, Frame]] = [
-        (EXPERTS_TOPOLOGY, ExpertTopology(model="m", num_layers=2, num_logical_experts=8, top_k=2, num_nodes=2, num_gpus=4, slots_per_gpu=3))
-    ]
+    shape = {"num_layers": 2, "num_logical_experts": 8, "top_k": 2, "num_nodes": 2, "num_gpus": 4, "slots_per_gpu": 3}
+    frames: list[tuple[Any, Frame]] = [(EXPERTS_TOPOLOGY, ExpertTopology(model="m", **shape))]
     for n in range(60):
         layer = int(rng.integers(0, 3)) if n % 13 == 0 else n % 2
         tokens = int(rng.integers(100, 900))
-        gate = {} if n % 11 == 3 else {"layer": layer, "topk_ids": np.minimum(rng.geometric(0.4, (tokens, 2)) - 1, 7 + (n % 17 == 5))}
+        topk_ids = np.minimum(rng.geometric(0.4, (tokens, 2)) - 1, 7 + (n % 17 == 5))
+        gate = {} if n % 11 == 3 else {"layer": layer, "topk_ids": topk_ids}
         frames.append((TOKENS_BATCH, TokenBatch(
             batch_id=f"b{n}", ts_ns=n, model="m", token_id=np.arange(tokens, dtype=np.uint64) + 10_000 * n, **gate)))
         if n % 9 == 0:

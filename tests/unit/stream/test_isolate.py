@@ -1,0 +1,94 @@
+"""Isolation: one bad record costs one record, whatever it does."""
+
+from __future__ import annotations
+
+import pytest
+
+from qstream.contract import Batch, Record, Result
+from qstream.errors import Fatal, Poison, Transient
+from qstream.stream.isolate import isolate
+from qstream.testing.sample import Ping, Sample, Tally
+from schemas.deadletter import MAX_STACK
+
+SAMPLE = Sample("t", 1)
+GOOD = (1, 2, 3, 4, 5, 6, 7)
+
+
+def record(offset: int, act: str = "count", **headers: str) -> Record:
+    ping = Ping.of("a", offset, act=act)
+    pairs = [(name, value.encode()) for name, value in headers.items()]
+    return Record(SAMPLE.pings.name, 0, offset, "a", ping, 1000 + offset, pairs, ping.encode(), b"a")
+
+
+def never(_record: Record) -> bool:
+    return False
+
+
+def counted(*offsets: int) -> Tally:
+    return Tally.of(*(Ping.of("a", offset) for offset in offsets))
+
+
+@pytest.mark.parametrize("act", ["poison", "reject", "break"])
+@pytest.mark.parametrize("at", [0, 3, 7])
+def test_a_bad_record_becomes_a_dead_letter_and_the_others_count(act, at):
+    records = [record(n, act if n == at else "count") for n in range(8)]
+    outcome = isolate(SAMPLE, "a", records, None, never)
+    assert outcome.state == counted(*(n for n in range(8) if n != at))
+    assert [event.cause.offset for event in outcome.events] == [n for n in range(8) if n != at]
+    assert [dead.letter.offset for dead in outcome.rejected] == [at]
+    assert outcome.rejected[0].value == records[at].value
+    assert outcome.waits is None
+
+
+def test_many_bad_records_of_all_kinds_cost_only_themselves():
+    acts = ["count", "break", "poison", "count", "break", "reject", "poison", "count"]
+    outcome = isolate(SAMPLE, "a", [record(n, act) for n, act in enumerate(acts)], None, never)
+    assert outcome.state == counted(0, 3, 7)
+    assert sorted(dead.letter.offset for dead in outcome.rejected) == [1, 2, 4, 5, 6]
+
+
+def test_an_unexpected_exception_leaves_its_class_and_the_end_of_its_stack():
+    letter = isolate(SAMPLE, "a", [record(0, "break")], None, never).rejected[0].letter
+    assert (letter.stage, letter.error_class) == ("process", "ZeroDivisionError")
+    assert "ZeroDivisionError" in letter.stack_trace
+    assert len(letter.stack_trace) <= MAX_STACK
+
+
+def test_a_record_that_failed_before_counts_its_attempts():
+    letter = isolate(SAMPLE, "a", [record(0, "break", qstream_attempts="2")], None, never).rejected[0].letter
+    assert letter.attempts == 3
+
+
+def test_processing_stops_at_the_record_that_must_wait_and_keeps_what_came_before():
+    outcome = isolate(SAMPLE, "a", [record(n, "need" if n == 5 else "count") for n in range(8)], None, never)
+    waiting, reason = outcome.waits
+    assert waiting.offset == 5
+    assert isinstance(reason, Transient)
+    assert outcome.state == counted(0, 1, 2, 3, 4)
+    assert len(outcome.events) == 5
+
+
+def test_a_record_that_has_waited_long_enough_becomes_a_dead_letter():
+    outcome = isolate(SAMPLE, "a", [record(n, "need" if n == 5 else "count") for n in range(8)], None, lambda r: r.offset == 5)
+    assert outcome.waits is None
+    assert [dead.letter.offset for dead in outcome.rejected] == [5]
+    assert outcome.state == counted(0, 1, 2, 3, 4, 6, 7)
+
+
+def test_fatal_passes_through():
+    with pytest.raises(Fatal):
+        isolate(SAMPLE, "a", [record(0), record(1, "fatal")], None, never)
+
+
+def test_poison_that_names_no_record_of_the_batch_is_fatal():
+    class Astray(Sample):
+        def process(self, batch: Batch, state: Tally | None, now_ns: int) -> Result[Tally]:
+            raise Poison(record(99), "not yours")
+
+    with pytest.raises(Fatal, match="not in the batch"):
+        isolate(Astray("t", 1), "a", [record(0)], None, never)
+
+
+def test_nothing_to_do_changes_nothing():
+    outcome = isolate(SAMPLE, "a", [], counted(1), never)
+    assert (outcome.changed, outcome.events, outcome.rejected, outcome.waits) == (False, [], [], None)
