@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message
 from confluent_kafka import TopicPartition as KafkaPartition
@@ -18,6 +18,7 @@ from qstream.metrics import REBALANCES
 
 log = logging.getLogger(__name__)
 CHUNK = 128
+ENDS_ANSWER_S = 0.2
 STATISTICS_MS = 2000
 FROM_START: int = OFFSET_BEGINNING
 FENCING_ERRORS = {KafkaError.FENCED_INSTANCE_ID, KafkaError._FENCED, KafkaError.UNRELEASED_INSTANCE_ID}
@@ -165,9 +166,19 @@ class Intake:
         """
         lag: dict[str, int] = dict.fromkeys((partition.topic for partition in self.assigned), 0)
         for partition in self.assigned:
-            low, high = self._consumer.get_watermark_offsets(KafkaPartition(*partition), cached=True)
+            low, high = self._ends(partition)
             lag[partition.topic] += max(0, high - positions.get(partition, max(low, 0))) if high >= 0 else 0
         return lag
+
+    def _ends(self, partition: TopicPartition) -> tuple[int, int]:
+        """The first and next offset as the last fetch told them; a paused partition is not fetched, so they are asked for."""
+        at = KafkaPartition(*partition)
+        if partition in self._paused:
+            with suppress(KafkaException):
+                found: tuple[int, int] = self._consumer.get_watermark_offsets(at, timeout=ENDS_ANSWER_S)
+                return found
+        known: tuple[int, int] = self._consumer.get_watermark_offsets(at, cached=True)
+        return known
 
     def group_metadata(self) -> object:
         """What a transaction needs to send offsets for this member."""

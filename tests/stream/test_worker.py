@@ -1,0 +1,228 @@
+"""The real worker as a process: its pages, its control topic, SIGTERM and SIGKILL, on the routing agent."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from confluent_kafka.admin import AdminClient
+
+from qstream.embedded.child import free_ports
+from qstream.embedded.redis import EmbeddedRedis
+from qstream.stream.admin import apply_topics
+from qstream.stream.client import Publisher
+from qstream.testing.rig import Program, Tail, header, wait_until
+from schemas import Control, ExpertTopology, TokenBatch
+from schemas.topics import CONTROL, EXPERTS_TOPOLOGY, ROUTING_PLAN, TOKENS_BATCH, TOPICS
+
+CODE = "from agents import app, routing; from qstream.config import load_settings; app.run(routing.AGENT, load_settings())"
+START_S = 120.0  # compiles the kernels where no cache has them
+
+
+class Worker(Program):
+    """The routing agent with its pages on a free port."""
+
+    def __init__(self, log: Path, environment: dict[str, str]) -> None:
+        self.port = free_ports(1)[0]
+        super().__init__(["-c", CODE], environment | {"QSTREAM_PORT": str(self.port)}, log)
+
+    def page(self, path: str) -> tuple[int, str]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        try:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+        except OSError:
+            return 0, ""
+        finally:
+            connection.close()
+
+    def status(self, path: str = "/healthz") -> dict[str, Any]:
+        text = self.page(path)[1]
+        found: dict[str, Any] = json.loads(text) if text else {}
+        return found
+
+    def metric(self, name: str) -> float:
+        lines = [line for line in self.page("/metrics")[1].splitlines() if line.startswith(name)]
+        return sum(float(line.rpartition(" ")[2]) for line in lines)
+
+
+@pytest.fixture
+def broker(open_kafka: Callable[[ExitStack], str]) -> Iterator[str]:
+    """A broker of the test's own: the control topic is everybody's."""
+    with ExitStack() as running:
+        address = open_kafka(running)
+        client = AdminClient({"bootstrap.servers": address})
+        apply_topics(client, TOPICS)
+        yield address
+
+
+@pytest.fixture
+def start(broker: str, redis_server: EmbeddedRedis, topic_prefix: str, tmp_path: Path) -> Iterator[Callable[..., Worker]]:
+    with ExitStack() as running:
+
+        def run(name: str = "worker", **settings: str) -> Worker:
+            environment = {
+                "QSTREAM_BOOTSTRAP_SERVERS": broker, "QSTREAM_REDIS_URL": redis_server.url, "QSTREAM_WORKER_ID": name,
+                "QSTREAM_GROUP_PREFIX": topic_prefix, "QSTREAM_SESSION_TIMEOUT_MS": "6000",
+            } | {f"QSTREAM_{key.upper()}": value for key, value in settings.items()}  # fmt: skip
+            worker = running.enter_context(Worker(tmp_path / f"{name}.log", environment))
+            wait_until(lambda: worker.page("/readyz")[0] == 200, START_S, worker.log_tail)
+            return worker
+
+        yield run
+
+
+@pytest.fixture
+def plans(broker: str) -> Iterator[Callable[[], list[str]]]:
+    """Ids of the routing plans so far."""
+    tail = Tail(broker, ROUTING_PLAN.name, ROUTING_PLAN.partitions)
+    yield lambda: [header(message, "ce_id") for message in tail.read()]
+    tail.close()
+
+
+@pytest.fixture
+def publisher(broker: str) -> Iterator[Publisher]:
+    with Publisher(broker) as found:
+        yield found
+
+
+def publish(publisher: Publisher, first: int, count: int, models: int = 3) -> None:
+    """The topologies, and batches of those models in turn."""
+    rng = np.random.default_rng(first)
+    for model in range(models if first == 0 else 0):
+        topology = ExpertTopology(model=f"m{model}", num_layers=2, num_logical_experts=8, num_gpus=4, slots_per_gpu=2, top_k=2)
+        publisher.publish(EXPERTS_TOPOLOGY, topology)
+    for n in range(first, first + count):
+        batch = TokenBatch(
+            batch_id=str(n), ts_ns=time.time_ns(), model=f"m{n % models}", layer=n % 2,
+            token_id=np.arange(64, dtype=np.uint64), topk_ids=rng.integers(0, 8, (64, 2)).astype(np.int32),
+        )  # fmt: skip
+        publisher.publish(TOKENS_BATCH, batch)
+    publisher.flush()
+
+
+def wish(publisher: Publisher, paused: bool = False, **options: Any) -> None:
+    publisher.publish(CONTROL, Control(agent="routing", ts_ns=time.time_ns(), paused=paused, options=options))
+    publisher.flush()
+
+
+def test_the_pages_tell_health_readiness_and_valid_metrics(
+    start: Callable[..., Worker], publisher: Publisher, plans: Callable[[], list[str]]
+):
+    worker = start()
+    publish(publisher, 0, 30)
+    wait_until(lambda: len(plans()) == 30, saying=worker.log_tail)
+    assert worker.page("/healthz")[0] == 200
+    status = worker.status("/readyz")
+    assert status | {"last_turn_age_s": 0, "uncommitted": 0} == {
+        "agent": "routing", "ready": True, "running": True, "warm": True, "joined": True, "degraded": False, "paused": False,
+        "partitions": 24, "uncommitted": 0, "last_turn_age_s": 0, "control_error": "",
+    }  # fmt: skip
+    wait_until(lambda: worker.metric(f'qstream_records_consumed_total{{agent="routing",topic="{TOKENS_BATCH.name}"}}') == 30)
+    assert worker.metric(f'qstream_records_produced_total{{agent="routing",topic="{ROUTING_PLAN.name}"}}') == 30
+    wait_until(lambda: worker.metric('qstream_ready{agent="routing"}') == 1)
+    check_metrics(worker.page("/metrics")[1])
+
+
+def check_metrics(text: str) -> None:
+    """What promtool says of the families of qstream."""
+    ours = [line for line in text.splitlines() if "qstream_" in line.split(" ")[2 if line.startswith("#") else 0]]
+    assert len(ours) > 50
+    if (promtool := shutil.which("promtool")) is None:
+        pytest.skip("no promtool on PATH; the pages were checked")
+    body = "\n".join(ours) + "\n"
+    checked = subprocess.run([promtool, "check", "metrics"], input=body, text=True, capture_output=True, check=False)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_sigterm_finishes_the_batch_in_hand_commits_and_exits_with_0(
+    start: Callable[..., Worker], publisher: Publisher, plans: Callable[[], list[str]]
+):
+    worker = start(max_batch_records="10")
+    publish(publisher, 0, 400)
+    wait_until(lambda: len(plans()) > 20, saying=worker.log_tail)
+    began = time.monotonic()
+    worker.terminate()
+    assert worker.wait(10.0) == 0, worker.log_tail()
+    assert time.monotonic() - began < 10
+    start("next")
+    wait_until(lambda: len(plans()) >= 400)
+    assert len(set(plans())) == 400
+    assert len(plans()) == 400, "what was delivered before the end was not committed"
+
+
+def test_sigkill_loses_nothing(start: Callable[..., Worker], publisher: Publisher, plans: Callable[[], list[str]]):
+    worker = start(max_batch_records="10")
+    publish(publisher, 0, 300)
+    wait_until(lambda: len(plans()) > 20, saying=worker.log_tail)
+    worker.kill()
+    publish(publisher, 300, 100)
+    start("next")
+    wait_until(lambda: len(set(plans())) == 400)
+
+
+def test_the_control_topic_pauses_resumes_and_changes_options_while_the_worker_runs(
+    start: Callable[..., Worker], publisher: Publisher, plans: Callable[[], list[str]]
+):
+    worker = start()
+    publish(publisher, 0, 5)
+    wait_until(lambda: len(plans()) == 5, saying=worker.log_tail)
+    lag = f'qstream_consumer_lag_records{{agent="routing",topic="{TOKENS_BATCH.name}"}}'
+
+    wish(publisher, paused=True)
+    wait_until(lambda: worker.status()["paused"], saying=worker.log_tail)
+    publish(publisher, 5, 5)
+    wait_until(lambda: worker.metric(lag) == 5, saying=worker.log_tail)
+    assert len(plans()) == 5
+    assert worker.page("/healthz")[0] == 200
+
+    wish(publisher, routing_plans=False)
+    wait_until(lambda: not worker.status()["paused"])
+    wait_until(lambda: worker.metric(lag) == 0)
+    assert len(plans()) == 5, "the option holds from the first batch after the pause"
+
+    wish(publisher, no_such_option=1)
+    wait_until(lambda: worker.status()["control_error"])
+    assert "routing has no option 'no_such_option'" in worker.status()["control_error"]
+    publish(publisher, 10, 5)
+    wait_until(lambda: worker.metric(f'qstream_records_consumed_total{{agent="routing",topic="{TOKENS_BATCH.name}"}}') == 15)
+    assert len(plans()) == 5, "a refused wish leaves the options as they were"
+
+    wish(publisher)
+    wait_until(lambda: not worker.status()["control_error"])
+    publish(publisher, 15, 5)
+    wait_until(lambda: len(plans()) == 10)
+
+
+def test_an_agent_that_was_paused_stays_paused_over_a_restart(
+    start: Callable[..., Worker], publisher: Publisher, plans: Callable[[], list[str]]
+):
+    wish(publisher, paused=True)
+    publish(publisher, 0, 5)
+    worker = start()
+    wait_until(lambda: worker.status()["paused"] and worker.status()["partitions"] == 24, saying=worker.log_tail)
+    assert plans() == []
+    wish(publisher)
+    wait_until(lambda: len(plans()) == 5, saying=worker.log_tail)
+
+
+def test_an_unreadable_wish_and_one_for_another_agent_change_nothing(
+    start: Callable[..., Worker], publisher: Publisher, plans: Callable[[], list[str]]
+):
+    publisher.publish_raw(CONTROL.name, b"routing", b"no frame")
+    publisher.publish(CONTROL, Control(agent="other", ts_ns=0, paused=True))
+    publisher.publish_raw(CONTROL.name, b"routing", None)
+    publish(publisher, 0, 5)
+    worker = start()
+    wait_until(lambda: len(plans()) == 5, saying=worker.log_tail)
+    assert not worker.status()["paused"]
