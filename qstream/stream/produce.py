@@ -23,6 +23,7 @@ from schemas.deadletter import Headers
 from schemas.frame import MAX_MESSAGE_BYTES, SAFETENSORS, ContentType, FrameError
 
 log = logging.getLogger(__name__)
+LAST_MS = 253_402_300_799_000  # 9999-12-31T23:59:59Z, the last second that RFC 3339 can write
 PASSED_ON = ("traceparent", "tracestate")
 MAX_RECORD_BYTES = 2 * MAX_MESSAGE_BYTES + 48_576  # what a dead-letter topic allows; the others refuse earlier
 REFUSED_FOR_GOOD = {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_RECORD, KafkaError._BAD_MSG}
@@ -62,8 +63,8 @@ def event_headers(
 
 @lru_cache(maxsize=1024)
 def _moment(timestamp_ms: int) -> bytes:
-    """RFC 3339; records that come in a batch share few milliseconds."""
-    moment = datetime.fromtimestamp(timestamp_ms / 1000, UTC)
+    """RFC 3339; records that come in a batch share few milliseconds. A time beyond the year 9999 becomes its last second."""
+    moment = datetime.fromtimestamp(min(timestamp_ms, LAST_MS) / 1000, UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z").encode()
 
 

@@ -166,13 +166,14 @@ class Rig:
     ----------
     name
         Names the agent, its topics and its group.
-    topic_config, letter_config
-        Further configuration of the topics of the pongs and of the dead letters.
+    ping_config, topic_config, letter_config
+        Further configuration of the topics of the pings, the pongs and the dead letters.
     """
 
     def __init__(
         self, bootstrap_servers: str, redis_url: str, name: str, partitions: int = 4,
-        topic_config: Mapping[str, str] | None = None, letter_config: Mapping[str, str] | None = None, **settings: Any,
+        ping_config: Mapping[str, str] | None = None, topic_config: Mapping[str, str] | None = None,
+        letter_config: Mapping[str, str] | None = None, **settings: Any,
     ) -> None:  # fmt: skip
         self.sample = Sample(name, partitions)
         self.bootstrap_servers = bootstrap_servers
@@ -195,7 +196,7 @@ class Rig:
         self.store: StateStore[Tally] = StateStore(redis_url, name, Tally, 2000)
         self._tails: dict[tuple[str, str], Tail] = {}
         sample = self.sample
-        self.create_topic(sample.pings)
+        self.create_topic(sample.pings, ping_config)
         self.create_topic(sample.gates)
         self.create_topic(sample.pongs, topic_config)
         self.create_topic(sample.letters, letter_config)
@@ -235,7 +236,7 @@ class Rig:
     def publish_raw(
         self, topic: str, value: bytes | None, key: bytes | None, headers: Headers = (), *, flush: bool = True, **where: int
     ) -> None:
-        """Publish bytes as they are; ``partition=`` names the partition."""
+        """Publish bytes as they are; ``partition=`` and ``timestamp=`` (ms) say where and when."""
         self._producer.produce(topic, value, key, headers=list(headers), **where)
         self._producer.poll(0)
         if flush:

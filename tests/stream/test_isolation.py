@@ -182,6 +182,16 @@ def test_a_record_too_large_for_the_dead_letter_topic_leaves_its_letter_without_
     assert (record.value(), record.key()) == (None, KEY)
 
 
+def test_a_record_from_a_far_future_is_answered_as_any_other(make_rig: MakeRig):
+    rig = make_rig(ping_config={"message.timestamp.after.max.ms": str(2**63 - 1)})
+    rig.publish_raw(rig.sample.pings.name, good(1), KEY, partition=0, timestamp=2**62)
+    rig.publish_raw(rig.sample.pings.name, b"noise", KEY, partition=0, timestamp=2**62)
+    with rig.loop():
+        wait_until(lambda: rig.committed_records() == 2)
+    assert [pong.count for _, pong in rig.pongs()] == [1]
+    assert the_letter(rig)[0].timestamp_ms == 2**62
+
+
 def test_a_redriven_record_that_fails_again_counts_its_attempts(rig: Rig):
     rig.publish([Ping.of("a", 1, act="break")])
     with rig.loop():
