@@ -17,7 +17,7 @@ RETRIES = Counter("qstream_batch_retries_total", "Batches that had to wait and t
 PROCESS_SECONDS = Histogram("qstream_process_seconds", "Time of a batch inside the module", ["agent"], buckets=SECONDS)
 BATCH_SECONDS = Histogram("qstream_batch_seconds", "From the poll of a batch to its commit", ["agent"], buckets=SECONDS)
 END_TO_END_SECONDS = Histogram(
-    "qstream_end_to_end_seconds", "From the oldest record's timestamp to its confirmed event, by batch", ["agent"], buckets=SECONDS
+    "qstream_end_to_end_seconds", "From a batch's oldest record to its confirmed event", ["agent"], buckets=SECONDS
 )
 LAG = Gauge("qstream_consumer_lag_records", "Records not yet committed by the group", ["agent", "topic"])
 REBALANCES = Counter("qstream_rebalances_total", "Partition assignments and revocations", ["agent", "kind"])
