@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer
+from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, Message, Producer
 from confluent_kafka import TopicPartition as KafkaPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
 from qstream.config import Settings, load_settings
 from qstream.contract import Record, TopicPartition
@@ -167,10 +167,28 @@ def committed_everything(scene: Scene) -> bool:
     return all(end == 0 or end == done[at] == written.get(at) for at, end in ends.items())
 
 
+def no_transaction_is_open(scene: Scene) -> bool:
+    """Whether readers of committed records see the outputs to their ends: a commit's marks follow a moment after it."""
+    admin = AdminClient({"bootstrap.servers": scene.settings.bootstrap_servers, "log_level": 2})
+    outputs = [KafkaPartition(RECEIPTS.name, n) for n in range(8)] + [KafkaPartition(dead_letter_name(NAME), 0)]
+    asked = dict.fromkeys(outputs, OffsetSpec.latest())
+    try:
+        stable, written = (
+            {(at.topic, at.partition): future.result().offset for at, future in answers.items()}
+            for answers in (
+                admin.list_offsets(asked, isolation_level=level, request_timeout=5.0)
+                for level in (IsolationLevel.READ_COMMITTED, IsolationLevel.READ_UNCOMMITTED)
+            )
+        )
+    except KafkaException:
+        return False
+    return stable == written
+
+
 def settle(scene: Scene) -> float:
     """Seconds until everything is committed; AssertionError after two minutes."""
     began = time.monotonic()
-    while not committed_everything(scene):
+    while not (committed_everything(scene) and no_transaction_is_open(scene)):
         assert time.monotonic() - began < SETTLE_S, "records are left uncommitted"
         scene.fleet.supervise()
         time.sleep(0.25)
