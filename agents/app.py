@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import socket
 import ssl
 import uuid
 from collections.abc import Callable
@@ -88,8 +89,25 @@ class Worker(faust.Worker):  # type: ignore[misc]  # faust is untyped
 
 
 def run(agent: Agent, settings: Settings, loglevel: str = "INFO") -> None:
-    """Run the worker until SIGTERM or SIGINT; ends the process. `Transient` if the cluster does not answer."""
+    """Run the worker until SIGTERM or SIGINT; ends the process.
+
+    `Transient` if the cluster does not answer, `ConfigError` if the pages' port is taken.
+    """
+    if settings.port:
+        _require_free(settings.host, settings.port)
+    if loglevel != "DEBUG":
+        for library in ("faust", "mode", "aiokafka"):  # they tell every step of their own start and stop
+            logging.getLogger(library).setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[loglevel]))
     Worker(build_app(agent, settings), loglevel=loglevel, quiet=True, redirect_stdouts=False).execute_from_commandline()
+
+
+def _require_free(host: str, port: int) -> None:
+    """Faust's worker would neither serve nor end without its port."""
+    try:
+        socket.create_server((host, port)).close()
+    except OSError as exc:
+        reason = exc.strerror or exc
+        raise ConfigError(f"host is {host!r} and port {port}, allowed is an address that is free here: {reason}") from exc
 
 
 def _follow_control(app: faust.App, loop: BatchLoop[Any]) -> None:

@@ -20,8 +20,12 @@ from pydantic_settings import (
 from qstream.errors import ConfigError
 
 EMBEDDED = "embedded"
-EMBEDDED_CLUSTER = "mockCluster"  # how the cluster id of librdkafka's mock broker begins
 CONFIG_VARIABLE = "QSTREAM_CONFIG"
+
+
+def is_embedded(cluster_id: str | None) -> bool:
+    """Whether the cluster id that a client's ``list_topics()`` reports is an embedded broker's (librdkafka's mock cluster)."""
+    return cluster_id is not None and cluster_id.startswith("mockCluster")
 
 
 class Settings(BaseSettings):
@@ -60,7 +64,7 @@ class Settings(BaseSettings):
     )
     max_cached_keys: int = Field(default=4096, ge=1, description="states kept in memory")
     retry_max_s: float = Field(default=5.0, gt=0, le=600, description="longest pause between two tries of a batch")
-    give_up_s: float = Field(default=30.0, gt=0, description="a batch that waits longer for what it lacks is dead-lettered")
+    give_up_s: float = Field(default=5.0, gt=0, description="a batch that waits longer for what it lacks is dead-lettered")
     drain_s: float = Field(default=8.0, gt=0, le=600, description="time to finish the batch in hand after SIGTERM")
     host: str = Field(default="127.0.0.1", description="address of the pages /healthz, /readyz and /metrics")
     port: int = Field(default=6066, ge=0, le=65535)

@@ -10,7 +10,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from qstream.cli.options import LOCAL_BROKER, QUIET, START_HINT
-from qstream.config import EMBEDDED_CLUSTER, Settings
+from qstream.config import Settings, is_embedded
 from qstream.errors import Transient
 from schemas.topics import Topic
 
@@ -34,7 +34,7 @@ def reach(settings: Settings, timeout_s: float = ANSWER_S) -> Cluster:
     except KafkaException as exc:
         hint = f"; {START_HINT}" if settings.bootstrap_servers == LOCAL_BROKER else ""
         raise Transient(f"no Kafka broker answers at {settings.bootstrap_servers}: {exc.args[0].str()}{hint}") from exc
-    embedded = known.cluster_id is not None and known.cluster_id.startswith(EMBEDDED_CLUSTER)
+    embedded = is_embedded(known.cluster_id)
     return Cluster(client, frozenset(known.topics), embedded)
 
 

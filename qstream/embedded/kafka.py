@@ -44,11 +44,6 @@ _SIGNATURES: Final = {
 }
 
 
-def is_embedded(cluster_id: str | None) -> bool:
-    """Say whether the ``cluster_id`` that a client's ``list_topics()`` reports is an embedded broker's."""
-    return cluster_id is not None and cluster_id.startswith("mockCluster")
-
-
 class EmbeddedKafka:
     """A Kafka broker inside this process, for demos, development and tests; any client may connect to it.
 

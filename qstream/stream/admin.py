@@ -10,7 +10,7 @@ from typing import Literal
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
-from qstream.config import EMBEDDED_CLUSTER
+from qstream.config import is_embedded
 from qstream.errors import Transient
 from schemas.topics import Topic
 
@@ -38,7 +38,7 @@ def inspect_topics(client: AdminClient, topics: Sequence[Topic], timeout_s: floa
         raise Transient(f"no broker answers: {exc.args[0].str()}") from exc
     known = cluster.topics
     present = [topic for topic in topics if topic.name in known]
-    embedded = (cluster.cluster_id or "").startswith(EMBEDDED_CLUSTER)
+    embedded = is_embedded(cluster.cluster_id)
     configs = {} if embedded else _configs(client, present, timeout_s)
     states = []
     for topic in topics:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
 from qstream.contract import Record, TopicPartition
@@ -17,6 +18,7 @@ from schemas.frame import Frame
 S = TypeVar("S", bound=Frame)
 T = TypeVar("T")
 STORE_RETRY_S = 0.5
+log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
@@ -93,6 +95,11 @@ class Ledger(Generic[S]):
             return self._entries[key]
         store = self.store
         stored: Stored[S] = Stored() if store is None else self._ask(lambda: store.load(key))
+        if stored.reason is not None:
+            # Without its state nothing was seen: tables are read into it again, as into a new one.
+            log.error("the stored state of %r cannot be read, it starts cold: %s", key, stored.reason)
+            CONFLICTS.labels(self.agent, "unreadable").inc()
+            stored = replace(stored, offsets={})
         entry = self._entries[key] = Entry(stored, stored.state, dict(stored.offsets))
         return entry
 

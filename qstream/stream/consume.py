@@ -234,7 +234,7 @@ class Intake:
 
     def _on_assign(self, _consumer: Consumer, partitions: list[KafkaPartition]) -> None:
         gained = _own(partitions)
-        log.info("assigned %s", sorted(map(str, gained)))
+        log.info("assigned %s", _told(gained))
         REBALANCES.labels(self.agent, "assigned").inc()
         self.joined = True
         self.assigned |= gained
@@ -249,7 +249,7 @@ class Intake:
 
     def _give_up(self, partitions: list[KafkaPartition], kind: str) -> None:
         gone = _own(partitions)
-        log.info("%s %s", kind, sorted(map(str, gone)))
+        log.info("%s %s", kind, _told(gone))
         REBALANCES.labels(self.agent, kind).inc()
         self.assigned -= gone
         self._new -= gone
@@ -260,6 +260,14 @@ class Intake:
 
 def _own(partitions: Iterable[KafkaPartition]) -> set[TopicPartition]:
     return {TopicPartition(p.topic, p.partition) for p in partitions}
+
+
+def _told(partitions: Iterable[TopicPartition]) -> str:
+    """For people: ``topic 0 1 2, ...``."""
+    by_topic: dict[str, list[str]] = {}
+    for topic, partition in sorted(partitions):
+        by_topic.setdefault(topic, [topic]).append(str(partition))
+    return ", ".join(" ".join(words) for words in by_topic.values()) or "nothing"
 
 
 def kafka_partitions(offsets: Mapping[TopicPartition, int]) -> list[KafkaPartition]:

@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 
 from confluent_kafka import KafkaException, Message
 
-from qstream.config import EMBEDDED_CLUSTER, Settings
+from qstream.config import Settings, is_embedded
 from qstream.contract import Event, Processor, Record, TopicPartition, partition_of
 from qstream.errors import ConfigError, DeliveryFailed, OptionError, StoreUnavailable
 from qstream.metrics import DEGRADED, LAG, PAUSED, PROCESS_SECONDS, RETRIES
@@ -148,12 +148,13 @@ class BatchLoop(Generic[S]):
             self.observe(event)
 
     def _start(self) -> None:
-        if self.outbox.transactional and (self.intake.cluster_id(10.0) or "").startswith(EMBEDDED_CLUSTER):
+        if self.outbox.transactional and is_embedded(self.intake.cluster_id(10.0)):
             raise ConfigError(
                 "delivery is 'exactly_once', which the embedded broker cannot do: "
                 "name a real cluster by --bootstrap-servers, or use 'at_least_once'"
             )
         self.outbox.start()
+        log.info("%s: loading kernels; the first start on a machine compiles them", self.agent)
         self.processor.warm()
         # A batch makes thousands of objects and drops them together: look for cycles once in many batches, and not among
         # all that was loaded by now. At the defaults that is a fifth of the loop's time.
@@ -161,6 +162,7 @@ class BatchLoop(Generic[S]):
         gc.set_threshold(50_000, 20, 50)
         self._settle()
         self.warm = self.running = True
+        log.info("%s: ready to join its group", self.agent)
 
     def _obey(self) -> None:
         wish, self._wish = self._wish, None

@@ -43,7 +43,7 @@ def producer_config(settings: Settings) -> dict[str, object]:
         "message.timeout.ms": settings.delivery_timeout_ms,
         "reconnect.backoff.ms": 20,
         "reconnect.backoff.max.ms": 500,
-    } | dict(settings.kafka)
+    } | {name: value for name, value in settings.kafka.items() if not name.startswith("fetch.")}
 
 
 def event_headers(

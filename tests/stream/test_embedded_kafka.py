@@ -13,8 +13,9 @@ import confluent_kafka
 import pytest
 from confluent_kafka.admin import AdminClient
 
+from qstream.config import is_embedded
 from qstream.embedded import kafka as embedded
-from qstream.embedded.kafka import EmbeddedKafka, is_embedded
+from qstream.embedded.kafka import EmbeddedKafka
 from qstream.errors import ConfigError
 
 COUNTING_CONSUMER = """

@@ -1,0 +1,24 @@
+"""The worker refuses what it cannot serve, before it starts."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from agents.app import run
+from agents.routing import AGENT
+from qstream.config import Settings
+from qstream.errors import ConfigError
+
+
+def test_a_port_that_is_taken_is_refused_by_name():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=rf"port {port}, allowed is an address that is free here: .*in use"):
+            run(AGENT, Settings(bootstrap_servers="127.0.0.1:1", port=port))
+
+
+def test_a_host_that_is_not_here_is_refused_by_name():
+    with pytest.raises(ConfigError, match=r"host is '203\.0\.113\.9'"):
+        run(AGENT, Settings(bootstrap_servers="127.0.0.1:1", host="203.0.113.9"))
