@@ -15,6 +15,13 @@ MakeRig = Callable[..., Rig]
 
 
 @pytest.fixture
+def durable_redis() -> Iterator[EmbeddedRedis]:
+    """A Redis that has its data again after a kill."""
+    with EmbeddedRedis(append_only=True) as server:
+        yield server
+
+
+@pytest.fixture
 def make_rig(kafka: str, redis_server: EmbeddedRedis, topic_prefix: str) -> Iterator[MakeRig]:
     with ExitStack() as open_rigs:
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -33,12 +33,6 @@ def all_exact(rig: Rig, sent: Sequence[Ping]) -> None:
 def warm_up(rig: Rig, sent: Sequence[Ping]) -> None:
     rig.publish(sent)
     wait_until(lambda: rig.committed_records() == len(sent))
-
-
-@pytest.fixture
-def durable_redis() -> Iterator[EmbeddedRedis]:
-    with EmbeddedRedis(append_only=True) as server:
-        yield server
 
 
 def test_while_redis_does_not_answer_events_come_from_memory_and_nothing_is_committed(rig: Rig, redis_server: EmbeddedRedis):

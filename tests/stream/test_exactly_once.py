@@ -66,20 +66,26 @@ def test_a_worker_killed_in_the_middle_shows_readers_each_event_once(rig: Rig, t
         once_each(rig, sent)
 
 
+@pytest.fixture
+def durable_rig(make_rig: MakeRig, durable_redis: EmbeddedRedis) -> Rig:
+    return make_rig(delivery="exactly_once", transaction_timeout_ms=6000, redis_url=durable_redis.url)
+
+
 def test_states_behind_the_committed_offsets_are_rebuilt_without_a_second_event(
-    rig: Rig, redis_server: EmbeddedRedis, tmp_path: Path
+    durable_rig: Rig, durable_redis: EmbeddedRedis, tmp_path: Path
 ):
-    """Redis stops; transactions commit; the worker dies before it can write the states that belong to them."""
-    sent = pings(160)
+    """Redis is gone; transactions commit; the worker dies before it can write the states that belong to them."""
+    rig, sent = durable_rig, pings(160)
     with rig.program(tmp_path / "one.log", max_batch_records=20) as one:
         rig.publish(sent[:40])
         wait_until(lambda: rig.tally("name-7") == of("name-7", sent[:40]), saying=one.log_tail)
-        redis_server.pause()
+        wait_until(lambda: sum(rig.store.watermarks().values()) >= 40)
+        durable_redis.kill()
         rig.publish(sent[40:80])
         wait_until(lambda: len(rig.pongs()) >= 80, saying=one.log_tail)
         wait_until(lambda: rig.committed_records() >= 80)
         one.kill()
-    redis_server.resume()
+    durable_redis.start()
     assert rig.tally("name-7") == of("name-7", sent[:40])
     rig.publish(sent[80:])
     with rig.program(tmp_path / "two.log") as two:
@@ -87,15 +93,15 @@ def test_states_behind_the_committed_offsets_are_rebuilt_without_a_second_event(
         once_each(rig, sent)
 
 
-def test_states_behind_the_very_first_transaction_are_rebuilt_too(rig: Rig, redis_server: EmbeddedRedis, tmp_path: Path):
-    sent = [Ping.of("a", i) for i in range(40)]
+def test_states_behind_the_very_first_transaction_are_rebuilt_too(durable_rig: Rig, durable_redis: EmbeddedRedis, tmp_path: Path):
+    rig, sent = durable_rig, [Ping.of("a", i) for i in range(40)]
     rig.publish(sent[:20])
     with rig.program(tmp_path / "one.log", {"pause_s": 2.0}) as one:
-        wait_until(lambda: has_loaded(redis_server), saying=one.log_tail)
-        redis_server.pause()
+        wait_until(lambda: has_loaded(durable_redis), saying=one.log_tail)
+        durable_redis.kill()
         wait_until(lambda: rig.committed_records() >= 20, saying=one.log_tail)
         one.kill()
-    redis_server.resume()
+    durable_redis.start()
     assert rig.tally("a") is None
     rig.publish(sent[20:])
     with rig.program(tmp_path / "two.log") as two:
