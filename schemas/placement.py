@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,11 +28,16 @@ class PlacementScore(BaseModel):
 class PlacementPlan(Frame):
     """A placement that orchestrators apply, or the reason why none was worth its moves.
 
-    Compare-and-set: apply it only on a placement of version `base_version`. Arrays are absent when `skip_reason` says
-    that the placement in force stays. Slot p is on GPU ``p // slots_per_gpu``. `logical_to_physical_map` is padded with
-    -1; `replica_shares` of the replicas of one expert sum to 1. Moves are ordered by gain per byte; `move_src_gpu` is -1
-    if no GPU holds the expert. `apply_layers` is the order of layers, most gain first.
+    The map is whole: a reader applies a plan if its `version` is higher than that of the placement it has. The moves lead
+    from version `base_version`: a reader that has another compares the maps instead. Versions rise even if the agent loses
+    its state, and are near the time in ms. Arrays are absent when `skip_reason` says that the placement in force stays; a
+    plan with `reset_reason` begins a new topology. Slot p is on GPU ``p // slots_per_gpu``. `logical_to_physical_map` is
+    padded with -1 and absent for large models: the slots of an expert are those whose `physical_to_logical_map` names it.
+    `replica_shares` of the replicas of one expert sum to 1. Moves are ordered by gain per byte; `move_src_gpu` is -1 if no
+    GPU holds the expert. `apply_layers` is the order of layers, most gain first.
     """
+
+    MAX_BYTES: ClassVar[int] = 4_000_000
 
     model: Name
     plan_id: Name

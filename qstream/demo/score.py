@@ -112,6 +112,7 @@ class Score:
     def __init__(self, topology: ExpertTopology, window_tokens: int) -> None:
         self.placement = NextWindow(topology, window_tokens)
         self.waiting: dict[str, tuple[float, float]] = {}  # batch id -> published at, copies under contiguous
+        self._first_version: int | None = None  # of the contiguous placement, which the first batches meet
         self.dead_letters = self.tokens = 0
         self._topology = topology
         self._contiguous = contiguous(topology)
@@ -145,7 +146,8 @@ class Score:
             return
         published_s, copies = asked
         self._latency_ms.append((at_s - published_s) * 1000)
-        if plan.placement_version > 0:
+        self._first_version = plan.placement_version if self._first_version is None else self._first_version
+        if plan.placement_version > self._first_version:
             self._copies.append((copies, plan.metrics.cross_node_copies_per_token or 0.0))
 
     def summary(self, seconds: float, repeated_on_the_wire: int = 0) -> Summary:

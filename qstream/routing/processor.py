@@ -17,11 +17,15 @@ from qstream.routing.problem import logical_maps
 from qstream.routing.warm import warm
 from schemas.control import Scalar
 from schemas.experts import ExpertLoad, ExpertTopology
-from schemas.placement import PlacementPlan
+from schemas.placement import PlacementPlan, PlacementScore
 from schemas.routing import RoutingPlan
 from schemas.solver import SolverRecord
 from schemas.tokens import TokenBatch
 from schemas.topics import EXPERTS_LOAD, EXPERTS_TOPOLOGY, PLACEMENT_PLAN, ROUTING_PLAN, TOKENS_BATCH
+
+MAP_MAX_BYTES = 1 << 18
+SLOT_BYTES = 32  # of a plan, a slot in the worst case: its expert, its share, and the five columns of a move
+TIME_MAX_MS = 10**14
 
 
 class RoutingProcessor:
@@ -91,13 +95,27 @@ class RoutingProcessor:
         capacity = topology.gpu_capacity
         if capacity is not None and (capacity != 1.0).any():
             raise ProblemError(f"gpu_capacity has {capacity.min():g} to {capacity.max():g}, allowed is 1 for every GPU")
+        size = topology.num_layers * (SLOT_BYTES * topology.num_slots + 4 * topology.num_logical_experts)
+        if size > PlacementPlan.MAX_BYTES * 0.95:
+            raise ProblemError(f"a plan of this topology may have {size} bytes, allowed are at most {PlacementPlan.MAX_BYTES}")
         # The state keeps what planning needs; the cost matrix of a large cluster would outgrow a field.
         kept = topology.model_copy(update={"rank_cost": None})
         if memory is not None and kept == memory.topology:
             return memory, []
         fresh = Memory.fresh(kept, self.options.windows)
-        fresh.version = 0 if memory is None else memory.version + 1
-        return fresh, []
+        fresh.version = _next_version(0 if memory is None else memory.version, record)
+        return fresh, [] if memory is None else [self._reset_event(record, fresh, memory.version)]
+
+    def _reset_event(self, record: Record, fresh: Memory, base: int) -> Event:
+        """The contiguous placement of a changed topology, so that readers know what the slots of the next plans mean."""
+        topology, event_id = fresh.topology, record.event_id(0)
+        plan = PlacementPlan(
+            model=record.key, plan_id=event_id, ts_ns=record.timestamp_ms * 1_000_000, version=fresh.version, base_version=base,
+            num_gpus=topology.num_gpus, slots_per_gpu=topology.slots_per_gpu, reset_reason="the topology changed",
+            expected=PlacementScore(balancedness_before=1.0, balancedness=1.0, worst_layer_balancedness=1.0, moved_experts=0),
+            solver=SolverRecord(tier=0, name="contiguous"), **_map_arrays(fresh.placement, topology.num_logical_experts),
+        )  # fmt: skip
+        return Event(PLACEMENT_PLAN, record.key, event_id, plan, record)
 
     def _routing_event(self, record: Record, batch: TokenBatch, memory: Memory) -> Event:
         route = plan_route(batch, memory.placement, memory.topology, self.options)
@@ -117,7 +135,7 @@ class RoutingProcessor:
         base = memory.version
         arrays: dict[str, Any] = {}
         if decision.skip_reason is None:
-            memory.version += 1
+            memory.version = _next_version(base, record)
             memory.placement = decision.physical_to_logical
             arrays = _plan_arrays(decision, topology)
         event_id = record.event_id(n)
@@ -130,13 +148,8 @@ class RoutingProcessor:
 
 
 def _plan_arrays(decision: Decision, topology: ExpertTopology) -> dict[str, Any]:
-    plan, steps = decision.physical_to_logical, decision.moves
-    slots_of, counts = logical_maps(plan, topology.num_logical_experts)
-    return {
-        "physical_to_logical_map": plan,
-        "logical_to_physical_map": slots_of,
-        "logical_replica_count": counts,
-        "replica_shares": (1.0 / np.take_along_axis(counts, plan, 1)).astype(np.float32),
+    steps = decision.moves
+    return _map_arrays(decision.physical_to_logical, topology.num_logical_experts) | {
         "move_layer": steps.layer,
         "move_expert": steps.expert,
         "move_src_gpu": steps.src_gpu,
@@ -144,6 +157,21 @@ def _plan_arrays(decision: Decision, topology: ExpertTopology) -> dict[str, Any]
         "move_bytes": np.full(len(steps.layer), topology.expert_bytes, np.int64),
         "apply_layers": tuple(dict.fromkeys(steps.layer.tolist())),
     }
+
+
+def _map_arrays(plan: NDArray[np.int32], experts: int) -> dict[str, Any]:
+    slots_of, counts = logical_maps(plan, experts)
+    return {
+        "physical_to_logical_map": plan,
+        "logical_to_physical_map": slots_of if slots_of.nbytes <= MAP_MAX_BYTES else None,
+        "logical_replica_count": counts,
+        "replica_shares": (1.0 / np.take_along_axis(counts, plan, 1)).astype(np.float32),
+    }
+
+
+def _next_version(version: int, record: Record) -> int:
+    """Higher than before, and than any before a loss of the state: the record's time where that is one."""
+    return max(version + 1, record.timestamp_ms if record.timestamp_ms < TIME_MAX_MS else 0)
 
 
 def _gate_counts(batch: TokenBatch, topology: ExpertTopology) -> NDArray[np.int64] | None:

@@ -20,12 +20,13 @@ from qstream.errors import EXIT_FATAL, DeliveryFailed, Fenced
 from qstream.stream.consume import fatal_named, kafka_partitions, raise_if_fatal
 from qstream.stream.decode import CONTENT_TYPE, EVENT_TYPE, Rejected, reject
 from schemas.deadletter import Headers
-from schemas.frame import MAX_MESSAGE_BYTES, SAFETENSORS, ContentType, FrameError
+from schemas.frame import SAFETENSORS, ContentType, FrameError
+from schemas.topics import TOPICS
 
 log = logging.getLogger(__name__)
 LAST_MS = 253_402_300_799_000  # 9999-12-31T23:59:59Z, the last second that RFC 3339 can write
 PASSED_ON = ("traceparent", "tracestate")
-MAX_RECORD_BYTES = 2 * MAX_MESSAGE_BYTES + 48_576  # what a dead-letter topic allows; the others refuse earlier
+MAX_RECORD_BYTES = max(int(topic.config()["max.message.bytes"]) for topic in TOPICS)  # each topic refuses at its own
 REFUSED_FOR_GOOD = {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_RECORD, KafkaError._BAD_MSG}
 
 

@@ -106,6 +106,10 @@ def test_a_bug_keeps_its_traceback():
         (["run", "routing", "--set", "nonesuch=1"], "nonesuch"),
         (["run", "routing", "--set", "min_gain=7"], "min_gain"),
         (["run", "routing", "--set", "min_gain"], "OPTION=VALUE"),
+        (["run", "routing", "--set", "min_gain=1e999"], "finite"),
+        (["control", "routing", "--set", "min_gain=-1e999"], "finite"),
+        (["control", "routing", "--set", "min_gain=NaN"], "finite"),
+        (["demo", "--json", "/nonexistent/x.json"], "/nonexistent/x.json"),
         (["watch", "nonesuch"], "qstream.tokens.batch.v1"),
         (["publish", "-", "--topic", "dlq"], "unknown"),
         (["dlq", "list", "--agent", "nonesuch"], "routing"),
@@ -137,6 +141,19 @@ def test_the_registry_is_shown_without_a_broker():
     assert result.exit_code == 0
     assert "qstream.placement.plan.v1" in result.stdout
     assert "PlacementPlan.v1" in result.stdout
+
+
+def test_a_demo_that_does_not_run_leaves_the_file_of_its_figures_as_it_was(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(sys.modules, "qstream.demo.run", raising=False)
+    monkeypatch.delitem(sys.modules, "qstream.demo.model", raising=False)
+    kept = tmp_path / "kept.json"
+    kept.write_text("{}")
+    for path in (tmp_path / "new.json", kept):
+        result = invoke("demo", "--json", str(path))
+        assert result.exit_code == 2
+        assert "qstream[demo]" in result.stderr
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("kept.json", "{}")]
 
 
 def test_the_demo_without_torch_says_how_to_install_it():

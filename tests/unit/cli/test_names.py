@@ -79,6 +79,12 @@ def test_a_value_is_a_json_scalar_or_text(typed, value):
     assert type(found) is type(value)
 
 
+@pytest.mark.parametrize("typed", ["a=1e999", "a=-1e999", f"a={2**63}", f"a={10**30}"])
+def test_a_number_that_no_record_can_hold_is_refused(typed):
+    with pytest.raises(ConfigError, match="--set .*allowed are"):
+        parse_options([typed])
+
+
 @pytest.mark.parametrize("typed", [["a"], ["=1"], ["a=1", "a=2"]])
 def test_what_is_no_option_or_comes_twice_is_refused(typed):
     with pytest.raises(ConfigError, match="--set"):

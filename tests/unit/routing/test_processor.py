@@ -7,6 +7,7 @@ import pytest
 
 from qstream.contract import Batch, Record
 from qstream.errors import Transient
+from qstream.routing.memory import contiguous
 from qstream.routing.options import RoutingOptions
 from qstream.routing.processor import RoutingProcessor
 from schemas import ExpertLoad, ExpertTopology, PlacementPlan, RoutingPlan, TokenBatch
@@ -70,10 +71,10 @@ def test_a_published_placement_is_in_force_for_the_batches_after_it():
     stream = Stream()
     stream.send(TOPOLOGY)
     placement = [e.frame for n in range(4) for e in stream.send(batch(n, layer=n % 2)).events][-1]
-    assert (placement.base_version, placement.version, placement.skip_reason) == (0, 1, None)
+    assert (placement.base_version, placement.version, placement.skip_reason) == (1000, 1003, None)
     after = batch(9, layer=1)
     plan = stream.send(after).events[0].frame
-    assert plan.placement_version == 1
+    assert plan.placement_version == 1003
     assert placement.physical_to_logical_map[1][plan.slot_ids].tolist() == after.topk_ids.tolist()
 
 
@@ -95,7 +96,7 @@ def test_a_skipped_plan_keeps_version_and_placement_and_says_why():
     stream.send(TOPOLOGY)
     before = stream.state.placement
     plan = stream.send(load("1")).events[0].frame
-    assert (plan.version, plan.base_version, plan.physical_to_logical_map) == (0, 0, None)
+    assert (plan.version, plan.base_version, plan.physical_to_logical_map) == (1000, 1000, None)
     assert "below min_gain 1" in plan.skip_reason
     assert stream.state.placement.tolist() == before.tolist()
 
@@ -139,15 +140,46 @@ def test_what_contradicts_the_topology_is_dead_and_changes_nothing(frame, reason
     assert stream.state == before
 
 
-def test_a_changed_topology_starts_afresh_under_a_higher_version():
+def test_a_changed_topology_starts_afresh_and_readers_are_told_what_its_slots_mean():
     stream = Stream()
-    stream.send(TOPOLOGY)
+    assert stream.send(TOPOLOGY).events == []
     stream.send(load("1"))
-    assert stream.state.version == 1
-    stream.send(TOPOLOGY)
+    before = stream.state.version
+    assert stream.send(TOPOLOGY).events == []
     assert stream.state.closed == 1
-    stream.send(TOPOLOGY.model_copy(update={"num_gpus": 8}))
-    assert (stream.state.version, stream.state.closed, stream.state.placement.shape) == (2, 0, (2, 24))
+    changed = TOPOLOGY.model_copy(update={"num_gpus": 8})
+    plan = stream.send(changed).events[0].frame
+    assert (plan.reset_reason, plan.base_version, plan.version) == ("the topology changed", before, stream.state.version)
+    assert plan.version > before
+    assert plan.physical_to_logical_map.tolist() == contiguous(changed).tolist()
+    assert (stream.state.closed, stream.state.placement.shape) == (0, (2, 24))
+
+
+def test_versions_rise_even_if_the_state_is_lost():
+    stream, again = Stream(), Stream()
+    for each in (stream, again):
+        each.send(TOPOLOGY)
+    stream.send(load("1"))
+    again.offsets = dict.fromkeys((EXPERTS_LOAD.name, EXPERTS_TOPOLOGY.name), 50)
+    assert again.send(load("2")).events[0].frame.version > stream.state.version
+
+
+def test_the_plan_of_a_large_model_fits_its_message():
+    topology = ExpertTopology(model="m", num_layers=61, num_logical_experts=384, num_gpus=64, slots_per_gpu=8, num_nodes=8)
+    stream = Stream(OPTIONS.changed({"steps": 0}))
+    stream.send(topology)
+    count = (1000 * np.random.default_rng(0).lognormal(0, 1.5, (61, 384))).astype(np.int64)
+    plan = stream.send(
+        ExpertLoad(model="m", window_id="1", t0_ns=0, t1_ns=1, num_tokens=1 << 20, logical_count=count)
+    ).events[0].frame
+    assert plan.logical_to_physical_map is None
+    assert len(plan.move_layer) > 5000
+    assert PlacementPlan.decode(plan.encode()) == plan
+
+
+def test_a_topology_whose_plans_cannot_travel_is_refused():
+    big = ExpertTopology(model="m", num_layers=128, num_logical_experts=1024, num_gpus=256, slots_per_gpu=8)
+    assert "allowed are at most 4000000" in Stream().send(big).dead[0].reason
 
 
 def test_placement_and_routing_plans_can_be_switched_off():
