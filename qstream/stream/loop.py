@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import threading
 import time
@@ -156,10 +155,6 @@ class BatchLoop(Generic[S]):
         self.outbox.start()
         log.info("%s: loading kernels; the first start on a machine compiles them", self.agent)
         self.processor.warm()
-        # A batch makes thousands of objects and drops them together: look for cycles once in many batches, and not among
-        # all that was loaded by now. At the defaults that is a fifth of the loop's time.
-        gc.freeze()
-        gc.set_threshold(50_000, 20, 50)
         self._settle()
         self.warm = self.running = True
         log.info("%s: ready to join its group", self.agent)
