@@ -13,7 +13,7 @@ from qstream.cli.output import print_json, print_table, printable, utc
 from qstream.config import Settings
 from qstream.errors import ConfigError
 from qstream.stream.read import frame_of
-from qstream.stream.redrive import DeadRecord, dead_records, redrive
+from qstream.stream.redrive import DeadRecord, choose_letters, dead_records, redrive
 from schemas.deadletter import DeadLetter
 from schemas.frame import FrameError
 from schemas.topics import BY_NAME, dead_letter_topic
@@ -106,7 +106,7 @@ def redrive_letters(
     settings = _settings(agent, bootstrap_servers)
     records, _ = dead_records(settings, agent)
     wanted = set(ids or [record.letter.id for record in records])
-    open_ids = {record.letter.id for record in records if record.letter.id in wanted and not record.redriven}
+    open_ids = {record.letter.id for record in choose_letters(agent, records, wanted)}
     require_topics(reach(settings), [BY_NAME[name] for name in {i.rsplit("/", 2)[0] for i in open_ids} if name in BY_NAME])
     sent = sorted(open_ids) if dry_run else [record.letter.id for record in redrive(settings, agent, records, wanted)]
     passed_over = sorted(wanted - open_ids)

@@ -49,6 +49,18 @@ def dead_records(settings: Settings, agent: str) -> tuple[list[DeadRecord], int]
     return [DeadRecord(letter, message, letter.id in done) for letter, message in letters], len(messages) - len(letters)
 
 
+def choose_letters(agent: str, records: Sequence[DeadRecord], ids: Iterable[str]) -> list[DeadRecord]:
+    """The letters named by `ids` that were not redriven yet, each id once, by partition and offset.
+
+    `ConfigError` names an id that none of `records` has.
+    """
+    wanted = set(ids)
+    if unknown := wanted - {record.letter.id for record in records}:
+        raise ConfigError(f"no dead letter of agent {agent} has the id {min(unknown)!r}; see them by: qstream dlq list")
+    chosen = {record.letter.id: record for record in reversed(records) if record.letter.id in wanted and not record.redriven}
+    return sorted(chosen.values(), key=lambda record: (record.message.partition(), record.message.offset()))
+
+
 def redrive(settings: Settings, agent: str, records: Sequence[DeadRecord], ids: Iterable[str]) -> list[DeadRecord]:
     """Send the letters named by `ids` back to their topics, each id once, and remember them; returns what was sent.
 
@@ -71,14 +83,10 @@ def redrive(settings: Settings, agent: str, records: Sequence[DeadRecord], ids: 
     DeliveryFailed, Transient
         Not everything was confirmed or remembered.
     """
-    wanted = set(ids)
-    if unknown := wanted - {record.letter.id for record in records}:
-        raise ConfigError(f"no dead letter of agent {agent} has the id {min(unknown)!r}; see them by: qstream dlq list")
-    chosen = {record.letter.id: record for record in reversed(records) if record.letter.id in wanted and not record.redriven}
-    sent = sorted(chosen.values(), key=lambda record: (record.message.partition(), record.message.offset()))
+    sent = choose_letters(agent, records, ids)
     if not sent:
         return []
-    memory = _memory(records, chosen.keys())
+    memory = _memory(records, [record.letter.id for record in sent])
     with Publisher(settings.bootstrap_servers, settings=settings) as publisher:
         for record in sent:
             publisher.publish_raw(record.letter.topic, record.message.key(), record.message.value(), _headers(record))

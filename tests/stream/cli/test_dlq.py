@@ -131,9 +131,11 @@ def test_a_letter_that_processing_refused_is_shown_decoded(cluster, told):
 
 def test_an_unknown_id_sends_nothing(cluster, bury, told, invoke):
     (letter_id,) = bury((b"z", BAD, []))
-    result = invoke("dlq", "redrive", letter_id, "nonesuch/0/1", "-b", cluster)
-    assert result.exit_code == 2
-    assert "nonesuch/0/1" in result.stderr
+    for more in ([], ["--dry-run"]):
+        result = invoke("dlq", "redrive", letter_id, "nonesuch/0/1", *more, "-b", cluster)
+        assert result.exit_code == 2
+        assert "nonesuch/0/1" in result.stderr
+        assert result.stdout == ""
     assert bury.again() == []
 
 
