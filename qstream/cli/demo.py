@@ -29,6 +29,8 @@ def demo(
     Example:
       qstream demo --seconds 30 --json demo.json
     """
+    if json_path is not None:
+        _require_writable(json_path.resolve())
     try:
         run = importlib.import_module("qstream.demo.run")  # which imports torch: not needed by any other command
     except ModuleNotFoundError as exc:
@@ -36,3 +38,15 @@ def demo(
             raise
         raise ConfigError("the demo trains a real model and needs PyTorch: pip install 'qstream[demo]'") from exc
     raise typer.Exit(run.main(seconds, json_path, seed, plain))
+
+
+def _require_writable(path: Path) -> None:
+    """`ConfigError` if figures could not be written there; said before the run, which would be lost, and no file is left."""
+    try:
+        absent = not path.exists()
+        with path.open("a"):
+            pass
+    except OSError as exc:
+        raise ConfigError(f"--json is {str(path)!r}, allowed is a file that can be written: {exc.strerror}") from exc
+    if absent:
+        path.unlink()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import pkgutil
 from collections.abc import Sequence
 
@@ -13,6 +14,8 @@ from agents.app import Agent
 from qstream.errors import ConfigError
 from schemas.control import Scalar
 from schemas.topics import TOPICS, Topic
+
+INT64_END = 1 << 63  # a control record holds no larger integer
 
 
 def find_topic(name: str, topics: Sequence[Topic] = TOPICS) -> Topic:
@@ -52,7 +55,12 @@ def parse_options(changes: Sequence[str]) -> dict[str, Scalar]:
             raise ConfigError(f"--set {change!r}, allowed is OPTION=VALUE")
         if name in options:
             raise ConfigError(f"--set names {name!r} twice")
-        options[name] = _scalar(text)
+        value = _scalar(text)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"--set {change!r}, allowed are finite numbers")
+        if isinstance(value, int) and not -INT64_END <= value < INT64_END:
+            raise ConfigError(f"--set {name} is an integer of {value.bit_length()} bits, allowed are 64 with the sign")
+        options[name] = value
     return options
 
 

@@ -79,9 +79,9 @@ def test_a_value_is_a_json_scalar_or_text(typed, value):
     assert type(found) is type(value)
 
 
-@pytest.mark.parametrize("typed", ["a=1e999", "a=-1e999", f"a={2**63}", f"a={10**30}"])
+@pytest.mark.parametrize("typed", ["a=1e999", "a=-1e999", f"a={2**63}", f"a={-(2**63) - 1}"])
 def test_a_number_that_no_record_can_hold_is_refused(typed):
-    with pytest.raises(ConfigError, match="--set .*allowed are"):
+    with pytest.raises(ConfigError, match=r"--set .*allowed are"):
         parse_options([typed])
 
 
