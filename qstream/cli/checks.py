@@ -24,10 +24,11 @@ from qstream.embedded.redis import EmbeddedRedis
 from qstream.errors import ConfigError, StoreUnavailable, Transient
 from qstream.stream.admin import inspect_topics
 from qstream.stream.groups import group_state
-from schemas.topics import TOPICS
+from schemas.topics import BY_NAME, TOPICS
 
 PACKAGES: Final = ("confluent-kafka", "faust-streaming", "numba", "numpy", "pydantic", "redis", "safetensors")
 REDIS_ANSWER_S: Final = 3.0
+GROUPS_ANSWER_S: Final = 10.0
 BEHIND: Final = 1000
 MIB: Final = 1 << 20
 
@@ -101,7 +102,7 @@ def check_broker(settings: Settings) -> list[Check]:
             "warn", "broker", f"{settings.bootstrap_servers} is an embedded one: nothing survives its end", "for development only"
         )
         return [broker, *_check_topics(cluster)]
-    broker = Check("ok", "broker", f"{settings.bootstrap_servers} answers, {len(cluster.topics)} topics")
+    broker = Check("ok", "broker", f"{settings.bootstrap_servers} answers, {len(cluster.topics & BY_NAME.keys())} of our topics")
     return [broker, *_check_topics(cluster), *_check_groups(cluster, settings.group_prefix)]
 
 
@@ -149,6 +150,10 @@ def _check_groups(cluster: Cluster, prefix: str) -> list[Check]:
     for agent in agent_names():
         what = f"group {prefix}.{agent}"
         try:
+            # Not described if absent: on a fresh cluster no broker coordinates groups yet, and the answer says nothing.
+            if _is_absent(cluster, f"{prefix}.{agent}"):
+                found.append(Check("warn", what, f"no worker of {agent} has joined yet", f"qstream run {agent}"))
+                continue
             state = group_state(cluster.client, f"{prefix}.{agent}")
         except Transient as exc:
             found.append(Check("warn", what, str(exc)))
@@ -161,6 +166,15 @@ def _check_groups(cluster: Cluster, prefix: str) -> list[Check]:
         else:
             found.append(Check("ok", what, detail))
     return found
+
+
+def _is_absent(cluster: Cluster, group: str) -> bool:
+    """Whether all brokers told their groups, and this is none of them."""
+    try:
+        told = cluster.client.list_consumer_groups(request_timeout=GROUPS_ANSWER_S).result()
+    except confluent_kafka.KafkaException as exc:
+        raise Transient(f"the broker does not list its groups: {exc.args[0].str()}") from exc
+    return not told.errors and group not in {known.group_id for known in told.valid}
 
 
 def _redis_detail(url: str) -> dict[str, Any]:

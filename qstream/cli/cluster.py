@@ -19,10 +19,11 @@ ANSWER_S: Final = 10.0
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cluster:
-    """An answering cluster: a client for it, the topics that it has, and whether it is an embedded broker."""
+    """An answering cluster: a client for it, its topics, how many brokers it has, and whether it is an embedded one."""
 
     client: AdminClient
     topics: frozenset[str]
+    brokers: int
     embedded: bool
 
 
@@ -35,7 +36,7 @@ def reach(settings: Settings, timeout_s: float = ANSWER_S) -> Cluster:
         hint = f"; {START_HINT}" if settings.bootstrap_servers == LOCAL_BROKER else ""
         raise Transient(f"no Kafka broker answers at {settings.bootstrap_servers}: {exc.args[0].str()}{hint}") from exc
     embedded = is_embedded(known.cluster_id)
-    return Cluster(client, frozenset(known.topics), embedded)
+    return Cluster(client, frozenset(known.topics), len(known.brokers), embedded)
 
 
 def require_topics(cluster: Cluster, topics: Sequence[Topic]) -> None:

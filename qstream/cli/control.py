@@ -60,7 +60,9 @@ def control(
     processor = find_agent(agent).processor
     settings = client_settings(bootstrap_servers)
     require_topics(reach(settings), [CONTROL])
-    wish = _in_force(settings, agent)
+    wish, unreadable = _in_force(settings, agent)
+    if show and unreadable:
+        typer.echo(f"unreadable records passed over on {CONTROL.name}: {unreadable}", err=True)
     if changing:
         if absent := dropped - wish.options.keys():
             raise ConfigError(f"--unset {min(absent)!r}: not set, set are {', '.join(wish.options) or 'none'}")
@@ -75,18 +77,18 @@ def control(
     _tell(wish, as_json)
 
 
-def _in_force(settings: Settings, agent: str) -> Control:
-    """The newest readable wish of the agent, else one that changes nothing."""
-    newest = Control(agent=agent, ts_ns=0)
+def _in_force(settings: Settings, agent: str) -> tuple[Control, int]:
+    """The newest readable wish of the agent, else one that changes nothing; and how many records are unreadable."""
+    newest, unreadable = Control(agent=agent, ts_ns=0), 0
     for message in read_all(settings, CONTROL.name):
         try:
             wish = frame_of(message, Control)
-        except FrameError as exc:
-            typer.echo(f"unreadable record {CONTROL.name}/{message.partition()}/{message.offset()}: {exc}", err=True)
+        except FrameError:
+            unreadable += 1
             continue
         if wish.agent == agent:
             newest = wish
-    return newest
+    return newest, unreadable
 
 
 def _publish(settings: Settings, wish: Control) -> None:

@@ -56,4 +56,5 @@ def publish(
     if as_json:
         print_json({"published": len(items), "topics": counts})
     else:
-        typer.echo(f"published {len(items)}: " + ", ".join(f"{count} on {at}" for at, count in counts.items()))
+        of_model = f", of model {model!r}" if any(item.headed for item in items) else ""
+        typer.echo(f"published {len(items)}: " + ", ".join(f"{count} on {at}" for at, count in counts.items()) + of_model)

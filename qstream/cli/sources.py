@@ -35,10 +35,11 @@ class BatchHeader:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Item:
-    """One frame to publish."""
+    """One frame to publish; `headed` if it was made of tokens, under the header."""
 
     topic: Topic
     frame: Frame
+    headed: bool = False
 
 
 def read_items(path: Path, topic: Topic | None, header: BatchHeader) -> list[Item]:
@@ -100,7 +101,7 @@ def _from_tokens(tokens: Sequence[dict[str, Any]], header: BatchHeader) -> list[
     for start in starts:
         some, batch_id = tokens[start : start + TOKENS_A_BATCH], _batch_id(header, start, starts)
         batch = from_objects(some, batch_id=batch_id, model=header.model, ts_ns=header.ts_ns)
-        items.append(Item(TOKENS_BATCH, batch.model_copy(update={"layer": header.layer})))
+        items.append(Item(TOKENS_BATCH, batch.model_copy(update={"layer": header.layer}), headed=True))
     return items
 
 
@@ -153,7 +154,7 @@ def _from_csv(path: Path, topic: Topic | None, header: BatchHeader) -> list[Item
     for start in starts:
         some, batch_id = table.iloc[start : start + TOKENS_A_BATCH], _batch_id(header, start, starts)
         batch = from_dataframe(some, batch_id=batch_id, model=header.model, ts_ns=header.ts_ns, layer=header.layer)
-        items.append(Item(TOKENS_BATCH, batch))
+        items.append(Item(TOKENS_BATCH, batch, headed=True))
     return items
 
 

@@ -23,6 +23,7 @@ app = new_app(
     """
 )
 STYLES = {"ok": "green", "created": "green", "missing": "yellow", "differs": "red", "failed": "red"}
+TOO_FEW_BROKERS = "replication factor"  # in the broker's words
 
 
 @app.command("list")
@@ -74,10 +75,19 @@ def apply(
     if as_json:
         print_json([dataclasses.asdict(state) for state in states])
     else:
-        rows = [(s.finding, s.topic, "" if s.partitions is None else s.partitions, s.detail) for s in states]
+        rows = [(s.finding, s.topic, "" if s.partitions is None else s.partitions, _brief(s)) for s in states]
         print_table(("finding", "topic", "partitions", "detail"), rows, [STYLES[s.finding] for s in states])
+        if any(s.finding == "failed" and TOO_FEW_BROKERS in s.detail for s in states):
+            typer.echo(f"Brokers of the cluster: {cluster.brokers}; name that many copies or fewer by --replication.")
     if any(state.finding in ("differs", "failed") for state in states):
         raise typer.Exit(1)
+
+
+def _brief(state: TopicState) -> str:
+    """The detail; of a failure, the first sentence, without the reason that is told once below the table."""
+    if state.finding != "failed":
+        return state.detail
+    return state.detail.partition(": " if TOO_FEW_BROKERS in state.detail else ". ")[0]
 
 
 def _row(topic: Topic) -> dict[str, object]:

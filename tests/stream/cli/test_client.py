@@ -92,6 +92,21 @@ def test_more_copies_than_brokers_is_a_failure_with_the_brokers_reason(fresh_clu
     states = json.loads(result.stdout)
     assert {state["finding"] for state in states} == {"failed"}
     assert all("replication" in state["detail"].lower() for state in states)
+    read = invoke("topics", "apply", "-b", fresh_cluster, "--replication", 3)
+    assert read.exit_code == 1
+    assert "registered" not in read.stdout
+    assert read.stdout.splitlines()[-1].startswith("Brokers of the cluster: 1; ")
+
+
+def test_the_doctor_says_of_a_fresh_cluster_that_no_worker_has_joined_and_counts_no_topics_of_others(fresh_cluster, invoke):
+    client = AdminClient({"bootstrap.servers": fresh_cluster})
+    client.create_topics([NewTopic("other", num_partitions=1)])["other"].result()
+    assert invoke("topics", "apply", "-b", fresh_cluster).exit_code == 0
+    checks = {check["what"]: check for check in json.loads(invoke("doctor", "-b", fresh_cluster, "--json").stdout)}
+    group = checks["group qstream.routing"]
+    assert (group["verdict"], group["detail"]) == ("warn", "no worker of routing has joined yet")
+    assert group["mend"] == "qstream run routing"
+    assert f" {len(TOPICS)} of our topics" in checks["broker"]["detail"]
 
 
 def test_the_embedded_broker_has_its_topics_already_and_says_so(invoke, told):
@@ -147,6 +162,15 @@ def test_a_table_becomes_token_batches_with_the_gates_choices(cluster, told, tmp
     batches = frames(cluster, TOKENS_BATCH, model)
     assert [(batch.batch_id, len(batch.token_id), batch.layer) for batch in batches] == [("b/0", 8192, 2), ("b/1", 808, 2)]
     assert batches[1].topk_ids[-1].tolist() == [8999 % 4, 9000 % 4]
+
+
+def test_the_result_names_the_model_of_tokens_that_have_none_of_their_own(cluster, invoke, tmp_path, model):
+    tokens = tmp_path / "tokens.json"
+    tokens.write_text('[{"id": 1}]')
+    assert invoke("publish", tokens, "-b", cluster).stdout.endswith(", of model 'default'\n")
+    assert invoke("publish", tokens, "--model", model, "-b", cluster).stdout.endswith(f", of model {model!r}\n")
+    frame, _ = example(EXPERTS_LOAD, tmp_path, model=model)
+    assert "model" not in invoke("publish", frame, "-b", cluster).stdout
 
 
 def test_a_file_with_one_bad_frame_sends_nothing(cluster, invoke, tmp_path, model):
@@ -209,6 +233,9 @@ def test_control_changes_the_newest_wish_and_publishes_it_whole(cluster, told, i
         assert result.exit_code == 2
         assert refused[1].partition("=")[0] in result.stderr
     assert ask("--show") == shown
+    assert "unreadable" not in invoke("control", "routing", "-b", cluster).stderr
+    warning = invoke("control", "routing", "--show", "-b", cluster).stderr
+    assert warning == f"unreadable records passed over on {CONTROL.name}: 1\n"
     after = ask("--resume", "--unset", "min_gain")
     assert (after["paused"], after["options"]) == (False, {"placement": "fast"})
     assert after["ts_ns"] > shown["ts_ns"]
