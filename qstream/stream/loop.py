@@ -124,6 +124,7 @@ class BatchLoop(Generic[S]):
         records, rejected = decode(messages, self.topics)
         with PROCESS_SECONDS.labels(self.agent).time():
             outcomes = self._process(records, ends)
+        answered = messages if not self._waiting_since else _before(messages, ends)
         rejected = [dead for dead in rejected if dead.letter.offset < ends[_origin(dead)]]
         for outcome, _ in outcomes.values():
             rejected += outcome.rejected
@@ -142,7 +143,7 @@ class BatchLoop(Generic[S]):
         self._settle()
         self._failures = 0
         self._waiting_since = {at: t for at, t in self._waiting_since.items() if at[1] >= self.ledger.positions.get(at[0], 0)}
-        count_turn(self.agent, messages, events, dead, time.monotonic() - started)
+        count_turn(self.agent, answered, events, dead, time.monotonic() - started)
         for event in events:
             self.observe(event)
 
@@ -344,6 +345,11 @@ def _span(messages: Sequence[Message]) -> tuple[Ends, Ends]:
         starts.setdefault(partition, message.offset())
         ends[partition] = message.offset() + 1
     return starts, ends
+
+
+def _before(messages: Sequence[Message], ends: Ends) -> list[Message]:
+    """The messages of a batch without those that wait and are read again."""
+    return [message for message in messages if message.offset() < ends[TopicPartition(message.topic(), message.partition())]]
 
 
 def _origin(dead: Rejected) -> TopicPartition:

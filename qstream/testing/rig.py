@@ -91,6 +91,9 @@ class LoopThread:
         except BaseException as exc:  # noqa: BLE001 raised again by `stop`
             self.error = exc
             self.loop.intake.close()
+        finally:
+            if (store := self.loop.ledger.store) is not None:
+                store.close()
 
     @property
     def alive(self) -> bool:
