@@ -57,7 +57,8 @@ def started() -> Iterator[Callable[..., subprocess.Popen[str]]]:
         def start(*words: str) -> subprocess.Popen[str]:
             kept = {name: value for name, value in os.environ.items() if name not in _foreign()}
             process = subprocess.Popen(
-                [sys.executable, "-m", "qstream.cli", *words],
+                # A run in the background of a shell ignores Ctrl-C, and would hand that down.
+                ["/usr/bin/env", "--default-signal=INT", sys.executable, "-m", "qstream.cli", *words],
                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=kept | {"PYTHONUNBUFFERED": "1"},
             )  # fmt: skip
             running.enter_context(ended(process))
