@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
-from confluent_kafka import Consumer, KafkaException, Message, Producer
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer
 from confluent_kafka import TopicPartition as KafkaPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
@@ -30,6 +30,7 @@ T = TypeVar("T")
 PATIENCE_S: Final = 60.0
 _ANSWER_S: Final = 30.0
 _GROUP_ANSWER_S: Final = 5.0
+_TAIL_ANSWER_S: Final = 2.0
 
 
 class NeverHappened(QstreamError):
@@ -56,6 +57,7 @@ class Tail:
                 "bootstrap.servers": bootstrap_servers,
                 "group.id": f"{topic}.tail",
                 "enable.auto.commit": False,
+                "enable.partition.eof": True,
                 "auto.offset.reset": "earliest",
                 "isolation.level": isolation,
                 "fetch.wait.max.ms": 50,
@@ -63,17 +65,33 @@ class Tail:
                 "log_level": 0,
             }
         )
-        self._consumer.assign([KafkaPartition(topic, partition, 0) for partition in range(partitions)])
+        self._partitions = [KafkaPartition(topic, partition, 0) for partition in range(partitions)]
+        self._next = dict.fromkeys(range(partitions), 0)
+        self._consumer.assign(self._partitions)
 
-    def read(self, wait_s: float = 0.05) -> list[Message]:
-        """Everything that has come."""
-        while batch := self._consumer.consume(500, wait_s):
-            self.messages += [message for message in batch if message.error() is None]
+    def read(self) -> list[Message]:
+        """Everything that a reader could see when the call began; less while the broker does not answer."""
+        try:
+            ends = [self._consumer.get_watermark_offsets(at, timeout=_TAIL_ANSWER_S)[1] for at in self._partitions]
+        except KafkaException:
+            return self.messages
+        deadline = time.monotonic() + _ANSWER_S
+        while any(self._next[partition] < end for partition, end in enumerate(ends)) and time.monotonic() < deadline:
+            for message in self._consumer.consume(500, 0.02):
+                self._take(message)
         return self.messages
 
     def close(self) -> None:
         """Stop reading."""
         self._consumer.close()
+
+    def _take(self, message: Message) -> None:
+        error = message.error()
+        if error is None:
+            self.messages.append(message)
+            self._next[message.partition()] = message.offset() + 1
+        elif error.code() == KafkaError._PARTITION_EOF:  # the marks of transactions are no messages, but they end here
+            self._next[message.partition()] = message.offset()
 
 
 class LoopThread:
