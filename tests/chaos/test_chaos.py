@@ -12,22 +12,19 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, Message, Producer
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer
 from confluent_kafka import TopicPartition as KafkaPartition
-from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
+from confluent_kafka.admin import AdminClient, NewTopic
 
 from qstream.config import Settings, load_settings
 from qstream.contract import Record, TopicPartition
 from qstream.embedded.redis import EmbeddedRedis
-from qstream.errors import Transient
 from qstream.state.store import StateStore
-from qstream.stream.groups import group_state
 from qstream.stream.produce import producer_config
 from qstream.stream.read import read_all
 from qstream.testing.chaos import Action, Fault, Fleet, schedule, storm
@@ -71,15 +68,14 @@ class Scene:
 
 
 @pytest.fixture
-def servers() -> Iterator[tuple[JavaKafka, EmbeddedRedis]]:
-    with ExitStack() as running:
-        yield running.enter_context(JavaKafka()), running.enter_context(EmbeddedRedis(append_only=True))
-
-
-@pytest.fixture
-def scene(request: pytest.FixtureRequest, servers: tuple[JavaKafka, EmbeddedRedis], tmp_path: Path) -> Iterator[Scene]:
-    kafka, redis = servers
+def scene(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Scene]:
     asked = dict(request.param)
+    with JavaKafka(asked.pop("nodes", 1)) as kafka, EmbeddedRedis(append_only=True) as redis:
+        yield from staged(kafka, redis, asked, tmp_path)
+
+
+def staged(kafka: JavaKafka, redis: EmbeddedRedis, asked: dict[str, Any], folder: Path) -> Iterator[Scene]:
+    """The scene on given servers; its workers end with it."""
     topics = asked.pop("topics", 1)
     first_deaths = asked.pop("first_deaths", DEATHS)
     born: set[str] = set()
@@ -95,7 +91,7 @@ def scene(request: pytest.FixtureRequest, servers: tuple[JavaKafka, EmbeddedRedi
         text = json.dumps({**given, "worker_id": slot, "topics": topics, "deaths": deaths})
         return [sys.executable, "-m", "qstream.testing.chaos_worker", text]
 
-    fleet = Fleet(command, tmp_path)
+    fleet = Fleet(command, folder)
     try:
         yield Scene(kafka, redis, fleet, load_settings(**given), topics)
     finally:
@@ -111,14 +107,11 @@ def create_topics(bootstrap_servers: str) -> None:
 
 def await_members(scene: Scene) -> None:
     """Wait until the first workers are in the group."""
-    admin = AdminClient({"bootstrap.servers": scene.settings.bootstrap_servers})
     began = time.monotonic()
-    members = 0
-    while members < WORKERS:
+    while scene.fleet.log_tail().count("] assigned ") < WORKERS:
         assert time.monotonic() - began < JOIN_S, "the workers do not join"
+        scene.fleet.supervise()
         time.sleep(0.2)
-        with suppress(Transient):  # the group's coordinator is not there before the first member asks for it
-            members = group_state(admin, f"qstream.{NAME}", timeout_s=2.0).members
 
 
 def publish(scene: Scene, seed: int, count: int, duration_s: float, poison_share: float) -> Published:
@@ -173,19 +166,18 @@ def uncommitted(scene: Scene) -> list[str]:
 
 def hidden(scene: Scene) -> list[str]:
     """Output partitions that hold an open transaction, which hides all behind it from readers of committed records."""
-    admin = AdminClient({"bootstrap.servers": scene.settings.bootstrap_servers, "log_level": 2})
     outputs = [KafkaPartition(RECEIPTS.name, n) for n in range(8)] + [KafkaPartition(dead_letter_name(NAME), 0)]
-    asked = dict.fromkeys(outputs, OffsetSpec.latest())
-    try:
-        stable, written = (
-            {(at.topic, at.partition): future.result().offset for at, future in answers.items()}
-            for answers in (
-                admin.list_offsets(asked, isolation_level=level, request_timeout=5.0)
-                for level in (IsolationLevel.READ_COMMITTED, IsolationLevel.READ_UNCOMMITTED)
-            )
-        )
-    except KafkaException as exc:
-        return [str(exc)]
+    ends = {}
+    for level in ("read_committed", "read_uncommitted"):
+        config = {"bootstrap.servers": scene.settings.bootstrap_servers, "group.id": "chaos.reader", "log_level": 2}
+        reader = Consumer(config | {"isolation.level": level})
+        try:
+            ends[level] = {(at.topic, at.partition): reader.get_watermark_offsets(at, 5.0)[1] for at in outputs}
+        except KafkaException as exc:
+            return [str(exc)]
+        finally:
+            reader.close()
+    stable, written = ends.values()
     return [f"{at} ends at {end}, is stable to {stable[at]}" for at, end in written.items() if end != stable[at]]
 
 
@@ -260,8 +252,14 @@ def test_nothing_is_lost_and_every_repetition_has_a_known_id(scene: Scene, chaos
     run_chaos(scene, chaos_seed, schedule(chaos_seed, 18.0), count=6000, duration_s=18.0)
 
 
-@pytest.mark.parametrize("bounces", [0, 1], ids=["broker-stays", "broker-bounces"])
-@pytest.mark.parametrize("scene", [{"delivery": "exactly_once"}], ids=["exactly-once"], indirect=True)
+# A single broker that is killed while it rolls a transaction back may forget to mark it: then records that were never
+# committed become visible, or committed ones stay hidden. A cluster keeps the promise.
+@pytest.mark.parametrize(
+    ("scene", "bounces"),
+    [({"delivery": "exactly_once"}, 0), ({"delivery": "exactly_once", "nodes": 3}, 1)],
+    ids=["brokers-stay", "one-of-three-brokers-bounces"],
+    indirect=["scene"],
+)
 def test_a_reader_of_committed_records_sees_every_event_once(scene: Scene, chaos_seed: int, bounces: int) -> None:
     faults = schedule(chaos_seed, 12.0, BROKER_STAYS, gap_s=(0.7, 2.0))
     faults += [Fault(6.0, "broker", 0, 0.5)] * bounces
