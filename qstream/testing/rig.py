@@ -27,7 +27,7 @@ from schemas.frame import SAFETENSORS
 from schemas.topics import Topic
 
 T = TypeVar("T")
-PATIENCE_S: Final = 60.0
+PATIENCE_S: Final = 120.0
 _ANSWER_S: Final = 30.0
 _GROUP_ANSWER_S: Final = 5.0
 _TAIL_ANSWER_S: Final = 2.0
