@@ -239,7 +239,6 @@ class Intake:
         self.joined = True
         self.assigned |= gained
         self._new |= gained
-        self._paused -= gained
 
     def _on_revoke(self, _consumer: Consumer, partitions: list[KafkaPartition]) -> None:
         self._give_up(partitions, "revoked")
@@ -254,6 +253,10 @@ class Intake:
         self.assigned -= gone
         self._new -= gone
         self._lost |= gone
+        # The client keeps a partition paused over a new assignment, in which nobody would know of it.
+        if paused := gone & self._paused:
+            self._consumer.resume([KafkaPartition(*partition) for partition in paused])
+        self._paused -= gone
         for partition in gone & self._seeks.keys():
             del self._seeks[partition]
 
