@@ -73,7 +73,8 @@ def control(
         )  # fmt: skip
         # What the workers started with is their own affair: an option that they were given may still contradict.
         processor(settings.model_copy(update={"options": {}})).configure(wish.options)
-        _publish(settings, wish)
+        with Publisher(settings.bootstrap_servers, "qstream/control", settings) as publisher:
+            publisher.publish(CONTROL, wish)
     _tell(wish, as_json)
 
 
@@ -89,13 +90,6 @@ def _in_force(settings: Settings, agent: str) -> tuple[Control, int]:
         if wish.agent == agent:
             newest = wish
     return newest, unreadable
-
-
-def _publish(settings: Settings, wish: Control) -> None:
-    # Uncompressed: the workers read this topic by Faust's consumer, which has no lz4 of its own.
-    plain = settings.model_copy(update={"kafka": settings.kafka | {"compression.type": "none"}})
-    with Publisher(settings.bootstrap_servers, "qstream/control", plain) as publisher:
-        publisher.publish(CONTROL, wish)
 
 
 def _tell(wish: Control, as_json: bool) -> None:
