@@ -12,7 +12,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 from confluent_kafka import TopicPartition as KafkaPartition
 
 from qstream.config import Settings
-from qstream.contract import TopicPartition
+from qstream.contract import TopicPartition, partition_of
 from qstream.errors import Fatal, Fenced
 from qstream.metrics import REBALANCES
 
@@ -196,7 +196,7 @@ class Intake:
     def _usable(self, message: Message) -> bool:
         error = message.error()
         if error is None:
-            partition = TopicPartition(message.topic(), message.partition())
+            partition = came_from(message)
             return partition in self.assigned and partition not in self._seeks
         raise_if_fatal(error)
         if error.code() != KafkaError._PARTITION_EOF:
@@ -259,6 +259,11 @@ class Intake:
         self._paused -= gone
         for partition in gone & self._seeks.keys():
             del self._seeks[partition]
+
+
+def came_from(message: Message) -> TopicPartition:
+    """The partition of a message."""
+    return partition_of(message.topic(), message.partition())
 
 
 def _own(partitions: Iterable[KafkaPartition]) -> set[TopicPartition]:

@@ -17,7 +17,7 @@ from qstream.errors import ConfigError, DeliveryFailed, OptionError, StoreUnavai
 from qstream.metrics import DEGRADED, LAG, PAUSED, PROCESS_SECONDS, RETRIES
 from qstream.state.store import StateStore
 from qstream.stream.commit import Ledger
-from qstream.stream.consume import FROM_START, Intake
+from qstream.stream.consume import FROM_START, Intake, came_from
 from qstream.stream.decode import Rejected, by_key, decode
 from qstream.stream.isolate import Outcome, isolate
 from qstream.stream.observe import count_turn
@@ -188,7 +188,7 @@ class BatchLoop(Generic[S]):
         for partition in [partition for partition in new if self.topics[partition.topic].compacted]:
             self.intake.seek(partition, FROM_START)
             moved.add(partition)
-        return [m for m in messages if TopicPartition(m.topic(), m.partition()) not in moved] if moved else messages
+        return [message for message in messages if came_from(message) not in moved] if moved else messages
 
     def _find_replays(self, new: set[TopicPartition]) -> set[TopicPartition]:
         """After a crash between a transaction's commit and the write of its states, the states are behind the committed
@@ -341,7 +341,7 @@ def _span(messages: Sequence[Message]) -> tuple[Ends, Ends]:
     starts: Ends = {}
     ends: Ends = {}
     for message in messages:
-        partition = partition_of(message.topic(), message.partition())
+        partition = came_from(message)
         starts.setdefault(partition, message.offset())
         ends[partition] = message.offset() + 1
     return starts, ends
@@ -349,7 +349,7 @@ def _span(messages: Sequence[Message]) -> tuple[Ends, Ends]:
 
 def _before(messages: Sequence[Message], ends: Ends) -> list[Message]:
     """The messages of a batch without those that wait and are read again."""
-    return [message for message in messages if message.offset() < ends[TopicPartition(message.topic(), message.partition())]]
+    return [message for message in messages if message.offset() < ends[came_from(message)]]
 
 
 def _origin(dead: Rejected) -> TopicPartition:
