@@ -22,7 +22,7 @@ from qstream.contract import Event, Processor
 from qstream.errors import ConfigError
 from qstream.metrics import READY
 from qstream.state.store import StateStore
-from qstream.stream.loop import BatchLoop
+from qstream.stream.loop import BatchLoop, Status
 from qstream.stream.read import read_all
 from qstream.stream.service import LoopService
 from schemas.control import Control
@@ -147,20 +147,21 @@ def _serve_pages(app: faust.App, loop: BatchLoop[Any]) -> None:
         """Alive: the loop's thread turns."""
         status = loop.status()
         alive = status.running and status.last_turn_age_s < STUCK_S
-        return view.json(_page(loop), status=200 if alive else 503)
+        return view.json(_page(loop.agent, status), status=200 if alive else 503)
 
     @app.page("/readyz")  # type: ignore[untyped-decorator]
     async def readyz(view: View, request: Request) -> Response:
         """Ready: in the group, kernels warm, and the store answers or its absence is declared."""
-        return view.json(_page(loop), status=200 if loop.status().ready else 503)
+        status = loop.status()
+        return view.json(_page(loop.agent, status), status=200 if status.ready else 503)
 
     @app.page("/metrics")  # type: ignore[untyped-decorator]
     async def metrics(view: View, request: Request) -> Response:
         return view.bytes(prometheus_client.generate_latest(), headers={"Content-Type": prometheus_client.CONTENT_TYPE_LATEST})
 
 
-def _page(loop: BatchLoop[Any]) -> dict[str, Any]:
-    return {"agent": loop.agent, "ready": loop.status().ready} | dataclasses.asdict(loop.status())
+def _page(agent: str, status: Status) -> dict[str, Any]:
+    return {"agent": agent, "ready": status.ready} | dataclasses.asdict(status)
 
 
 def _credentials(kafka: dict[str, str]) -> Any:

@@ -4,7 +4,6 @@ QstreamError
 ├── ConfigError            a setting is wrong: names the setting, the value and what is allowed
 │   └── OptionError        a toggle of a module is wrong or contradicts another
 ├── ProblemError           the input of a solver breaks a rule (shape, sign, capacity)
-├── SolverUnavailable      a solver needs an extra that is not installed
 ├── Poison                 one record can never be processed: dead letter
 ├── Transient              try again later; nothing is lost meanwhile
 │   ├── DeliveryFailed     the broker did not confirm some records in time
@@ -36,15 +35,6 @@ class OptionError(ConfigError):
 
 class ProblemError(QstreamError, ValueError):
     """The input of a solver breaks a rule of shape, sign or capacity."""
-
-
-class SolverUnavailable(QstreamError):
-    """A known solver needs an extra that is not installed."""
-
-    def __init__(self, name: str, install: str) -> None:
-        super().__init__(f"solver {name!r} is not installed: {install}")
-        self.name = name
-        self.install = install
 
 
 class Poison(QstreamError):

@@ -10,42 +10,11 @@ Objective: the load of the fullest GPU of each layer, seen as balancedness = mea
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
 from qstream.errors import ProblemError
 from qstream.routing.kernels import array
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PlacementProblem:
-    """Where shall the experts of each layer live?
-
-    Attributes
-    ----------
-    load : float64 [L, E]
-        Tokens that each expert receives in a window, finite and >= 0.
-    num_gpus : int
-    slots_per_gpu : int
-        S, with E <= G * S (every expert has a slot) and S <= E (no expert twice on a GPU).
-    """
-
-    load: NDArray[np.float64]
-    num_gpus: int
-    slots_per_gpu: int
-
-    @property
-    def slots(self) -> int:
-        """P, the slots of a layer."""
-        return self.num_gpus * self.slots_per_gpu
-
-
-def check_problem(problem: PlacementProblem) -> None:
-    """Raise ProblemError with the field, its value and the rule if `problem` has no plan."""
-    check_load("load", problem.load)
-    check_slots(problem.load.shape[1], problem.num_gpus, problem.slots_per_gpu)
 
 
 def check_load(field: str, load: NDArray[np.float64]) -> None:
