@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from qstream.embedded.child import end_child, free_ports, start_child
+from qstream.embedded.child import end_child, free_ports, log_end, start_child
 
 GRACE_S = 12.0  # more than the agent's own drain_s
 PAGE_TIMEOUT_S = 0.5
@@ -65,8 +65,7 @@ class AgentProcess:
 
     def log_tail(self, lines: int = 20) -> str:
         """The end of what it wrote."""
-        text = self.log.read_text(errors="replace") if self.log.exists() else ""
-        return "\n".join(text.splitlines()[-lines:])
+        return "\n".join(log_end(self.log, lines))
 
     def close(self) -> None:
         """SIGTERM, and SIGKILL if it does not end in time."""

@@ -31,6 +31,11 @@ if os.getppid() == int(sys.argv[1]):
 """
 
 
+def log_end(log: Path, lines: int) -> list[str]:
+    """The last lines of a child's log; none if there is no log yet."""
+    return log.read_text(errors="replace").splitlines()[-lines:] if log.exists() else []
+
+
 def start_child(command: Sequence[str], log: Path, folder: Path) -> Child:
     """Start a server that the kernel kills when this process dies, however it dies.
 

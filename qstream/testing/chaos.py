@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, Protocol
 
-from qstream.embedded.child import Child, end_child, start_child
+from qstream.embedded.child import Child, end_child, log_end, start_child
 
 Action = Literal["kill", "terminate", "pause", "add", "remove", "broker", "store"]
 
@@ -187,7 +187,7 @@ class Fleet:
         """The last lines of each worker's log."""
         parts = []
         for log in sorted(self.folder.glob("*.log")):
-            parts += [f"--- {log.name}", *log.read_text(errors="replace").splitlines()[-lines:]]
+            parts += [f"--- {log.name}", *log_end(log, lines)]
         return "\n".join(parts)
 
     def close(self) -> None:

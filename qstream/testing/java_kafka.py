@@ -17,7 +17,7 @@ from typing import Final, Self
 import confluent_kafka
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from qstream.embedded.child import Child, end_child, free_ports, release, start_child
+from qstream.embedded.child import Child, end_child, free_ports, log_end, release, start_child
 from qstream.errors import ConfigError, QstreamError
 from qstream.testing.kafka_jars import JVM_FLAGS, KafkaHome, kafka_home, resource_text
 
@@ -108,8 +108,7 @@ class JavaKafka:
         parts = []
         for folder in self._folders:
             for log in (folder / "server.log", folder / "java.log"):
-                text = log.read_text(errors="replace") if log.exists() else ""
-                parts += [f"--- {folder.name}/{log.name}", *text.splitlines()[-lines:]]
+                parts += [f"--- {folder.name}/{log.name}", *log_end(log, lines)]
         return "\n".join(parts)
 
     def close(self) -> None:

@@ -17,7 +17,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from qstream.config import Settings
 from qstream.contract import TopicPartition
-from qstream.embedded.child import end_child, start_child
+from qstream.embedded.child import end_child, log_end, start_child
 from qstream.errors import QstreamError
 from qstream.state.store import StateStore
 from qstream.stream.loop import BatchLoop
@@ -171,7 +171,7 @@ class Program:
 
     def log_tail(self, lines: int = 60) -> str:
         """The end of what it wrote."""
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:]) if self.log.exists() else ""
+        return "\n".join(log_end(self.log, lines))
 
     def __enter__(self) -> Self:
         return self
