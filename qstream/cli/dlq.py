@@ -7,13 +7,13 @@ from typing import Annotated, Any
 import typer
 
 from qstream.cli.cluster import reach, require_topics
-from qstream.cli.names import agent_names
+from qstream.cli.names import require_agent
 from qstream.cli.options import AsJson, BootstrapServers, client_settings, new_app
 from qstream.cli.output import print_json, print_table, printable, utc
 from qstream.config import Settings
 from qstream.errors import ConfigError
 from qstream.stream.read import frame_of
-from qstream.stream.redrive import DeadRecord, choose_letters, dead_records, redrive
+from qstream.stream.redrive import DeadRecord, choose_letters, dead_records, named_letters, redrive
 from schemas.deadletter import DeadLetter
 from schemas.frame import FrameError
 from schemas.topics import BY_NAME, dead_letter_topic
@@ -64,10 +64,7 @@ def show(
       qstream dlq show qstream.tokens.batch.v1/3/17
     """
     records, _ = dead_records(_settings(agent, bootstrap_servers), agent)
-    found = [record for record in records if record.letter.id == letter_id]
-    if not found:
-        raise ConfigError(f"no dead letter of agent {agent} has the id {letter_id!r}; see them by: qstream dlq list")
-    record = found[-1]
+    record = named_letters(agent, records, [letter_id])[-1]
     value = _value(record)
     headers = {name: _text(text) for name, text in DeadLetter.original(record.message.headers() or ())}
     key = _text(record.message.key())
@@ -120,8 +117,7 @@ def redrive_letters(
 
 
 def _settings(agent: str, bootstrap_servers: str | None) -> Settings:
-    if agent not in agent_names():
-        raise ConfigError(f"agent {agent!r} is unknown, allowed are {', '.join(agent_names())}")
+    require_agent(agent)
     settings = client_settings(bootstrap_servers)
     require_topics(reach(settings), [dead_letter_topic(agent)])
     return settings

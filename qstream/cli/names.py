@@ -36,10 +36,15 @@ def agent_names() -> list[str]:
     return [module.name for module in pkgutil.iter_modules(agents.__path__) if module.name != "app"]
 
 
-def find_agent(name: str) -> Agent:
-    """The agent of a file in `agents/`; `ConfigError` lists the known ones."""
+def require_agent(name: str) -> None:
+    """`ConfigError` lists the known agents if this is none of them."""
     if name not in agent_names():
         raise ConfigError(f"agent {name!r} is unknown, allowed are {', '.join(agent_names())}")
+
+
+def find_agent(name: str) -> Agent:
+    """The agent of a file in `agents/`; `ConfigError` as in `require_agent`."""
+    require_agent(name)
     agent = getattr(importlib.import_module(f"agents.{name}"), "AGENT", None)
     if not isinstance(agent, Agent):
         raise ConfigError(f"agents.{name} has no AGENT: not a module that can run")

@@ -145,7 +145,7 @@ class Intake:
         A refusal loses nothing: what is not committed is delivered again, here or to the next owner.
         """
         try:
-            _raise_first(self._consumer.commit(offsets=kafka_partitions(offsets), asynchronous=False))
+            raise_first(self._consumer.commit(offsets=kafka_partitions(offsets), asynchronous=False))
         except KafkaException as exc:
             raise_if_fatal(exc.args[0])
             log.warning("commit refused, records will be delivered again: %s", exc.args[0])
@@ -156,7 +156,7 @@ class Intake:
         """Committed next offsets of the group; partitions without one are left out. KafkaException if nobody answers."""
         asked = [KafkaPartition(p.topic, p.partition) for p in partitions]
         answers = self._consumer.committed(asked, timeout=timeout_s)
-        _raise_first(answers)
+        raise_first(answers)
         return {TopicPartition(a.topic, a.partition): a.offset for a in answers if a.offset >= 0}
 
     def lag(self, positions: Mapping[TopicPartition, int]) -> dict[str, int]:
@@ -283,7 +283,7 @@ def kafka_partitions(offsets: Mapping[TopicPartition, int]) -> list[KafkaPartiti
     return [KafkaPartition(p.topic, p.partition, offset) for p, offset in offsets.items()]
 
 
-def _raise_first(answers: Iterable[KafkaPartition]) -> None:
+def raise_first(answers: Iterable[KafkaPartition]) -> None:
     """KafkaException if one partition was refused, though others were not."""
     for answer in answers:
         if answer.error is not None:

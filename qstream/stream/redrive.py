@@ -12,6 +12,7 @@ from confluent_kafka import TopicPartition as KafkaPartition
 from qstream.config import Settings
 from qstream.errors import ConfigError, Transient
 from qstream.stream.client import Publisher
+from qstream.stream.consume import raise_first
 from qstream.stream.decode import ATTEMPTS_HEADER
 from qstream.stream.read import read_all
 from schemas.deadletter import DeadLetter
@@ -49,15 +50,18 @@ def dead_records(settings: Settings, agent: str) -> tuple[list[DeadRecord], int]
     return [DeadRecord(letter, message, letter.id in done) for letter, message in letters], len(messages) - len(letters)
 
 
-def choose_letters(agent: str, records: Sequence[DeadRecord], ids: Iterable[str]) -> list[DeadRecord]:
-    """The letters named by `ids` that were not redriven yet, each id once, by partition and offset.
-
-    `ConfigError` names an id that none of `records` has.
-    """
+def named_letters(agent: str, records: Sequence[DeadRecord], ids: Iterable[str]) -> list[DeadRecord]:
+    """All of `records` whose id is in `ids`; `ConfigError` names an id that none of them has."""
     wanted = set(ids)
     if unknown := wanted - {record.letter.id for record in records}:
         raise ConfigError(f"no dead letter of agent {agent} has the id {min(unknown)!r}; see them by: qstream dlq list")
-    chosen = {record.letter.id: record for record in reversed(records) if record.letter.id in wanted and not record.redriven}
+    return [record for record in records if record.letter.id in wanted]
+
+
+def choose_letters(agent: str, records: Sequence[DeadRecord], ids: Iterable[str]) -> list[DeadRecord]:
+    """Those of `named_letters` that were not redriven yet, each id once, by partition and offset; errors as there."""
+    named = named_letters(agent, records, ids)
+    chosen = {record.letter.id: record for record in reversed(named) if not record.redriven}
     return sorted(chosen.values(), key=lambda record: (record.message.partition(), record.message.offset()))
 
 
@@ -149,9 +153,7 @@ def _memory(records: Sequence[DeadRecord], sending: Iterable[str]) -> list[Kafka
 def _remember(settings: Settings, agent: str, memory: list[KafkaPartition]) -> None:
     consumer = _group(settings, agent)
     try:
-        for answer in consumer.commit(offsets=memory, asynchronous=False):
-            if answer.error is not None:
-                raise KafkaException(answer.error)
+        raise_first(consumer.commit(offsets=memory, asynchronous=False))
     except KafkaException as exc:
         raise Transient(f"letters sent but not remembered, the next redrive sends them again: {exc.args[0].str()}") from exc
     finally:
