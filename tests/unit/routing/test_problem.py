@@ -7,7 +7,7 @@ import pytest
 
 from qstream.errors import ProblemError
 from qstream.routing.pack import place
-from qstream.routing.problem import check_load, check_slots, fullest_gpu_bound, logical_maps
+from qstream.routing.problem import check_slots, fullest_gpu_bound, logical_maps
 from qstream.routing.replicate import replica_counts
 from qstream.routing.score import gpu_loads
 
@@ -27,8 +27,7 @@ from qstream.routing.score import gpu_loads
 )
 def test_a_problem_without_a_plan_is_named(load: np.ndarray, gpus: int, slots: int, field: str) -> None:
     with pytest.raises(ProblemError, match=f"^{field}"):
-        check_load("load", load)
-        check_slots(load.shape[1], gpus, slots)
+        replica_counts(load, gpus * slots, gpus)
 
 
 def test_every_expert_on_every_gpu_is_a_problem_with_a_plan() -> None:
