@@ -103,7 +103,7 @@ def check_broker(settings: Settings) -> list[Check]:
         )
         return [broker, *_check_topics(cluster)]
     broker = Check("ok", "broker", f"{settings.bootstrap_servers} answers, {len(cluster.topics & BY_NAME.keys())} of our topics")
-    return [broker, *_check_topics(cluster), *_check_groups(cluster, settings.group_prefix)]
+    return [broker, *_check_topics(cluster), *_check_groups(cluster, settings)]
 
 
 def check_redis(url: str) -> list[Check]:
@@ -145,8 +145,8 @@ def _check_topics(cluster: Cluster) -> list[Check]:
     return found or [Check("ok", "topics", f"all {len(states)} are there")]
 
 
-def _check_groups(cluster: Cluster, prefix: str) -> list[Check]:
-    found = []
+def _check_groups(cluster: Cluster, settings: Settings) -> list[Check]:
+    found, prefix = [], settings.group_prefix
     for agent in agent_names():
         what = f"group {prefix}.{agent}"
         try:
@@ -154,7 +154,7 @@ def _check_groups(cluster: Cluster, prefix: str) -> list[Check]:
             if _is_absent(cluster, f"{prefix}.{agent}"):
                 found.append(Check("warn", what, f"no worker of {agent} has joined yet", f"qstream run {agent}"))
                 continue
-            state = group_state(cluster.client, f"{prefix}.{agent}")
+            state = group_state(cluster.client, settings, f"{prefix}.{agent}")
         except Transient as exc:
             found.append(Check("warn", what, str(exc)))
             continue

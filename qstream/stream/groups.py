@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka import Consumer, KafkaError, KafkaException
+from confluent_kafka import TopicPartition as KafkaPartition
+from confluent_kafka.admin import AdminClient
 
+from qstream.config import Settings
 from qstream.errors import Transient
+from qstream.stream.consume import raise_first
+from schemas.topics import TOPICS
 
 
 @dataclass(frozen=True, slots=True)
 class GroupState:
-    """State in Kafka's word, members, and records behind the end of the partitions that have a committed offset."""
+    """State in Kafka's word, members, and records behind the end of the registry's partitions with a committed offset."""
 
     group: str
     state: str
@@ -20,18 +24,37 @@ class GroupState:
     lag: int
 
 
-def group_state(client: AdminClient, group: str, timeout_s: float = 10.0) -> GroupState:
+def group_client(settings: Settings, group: str) -> Consumer:
+    """A client that asks for the group's offsets and sets them without being a member. To be closed.
+
+    Not the admin client: librdkafka 2.16 may crash in its answer when the coordinator reports an error.
+    """
+    return Consumer(
+        {"bootstrap.servers": settings.bootstrap_servers, "group.id": group, "enable.auto.commit": False} | dict(settings.kafka)
+    )
+
+
+def group_state(client: AdminClient, settings: Settings, group: str, timeout_s: float = 10.0) -> GroupState:
     """Describe one group, ``absent`` if it never was; `Transient` if the broker does not tell: the embedded one never does."""
     try:
         described = client.describe_consumer_groups([group], request_timeout=timeout_s)[group].result()
-        listed = client.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)], request_timeout=timeout_s)
-        committed = [found for found in listed[group].result().topic_partitions if found.offset >= 0]
-        asked = {found: OffsetSpec.latest() for found in committed}
-        ends = client.list_offsets(asked, request_timeout=timeout_s) if asked else {}
-        high = {(at.topic, at.partition): future.result().offset for at, future in ends.items()}
+        lag = _lag(settings, group, timeout_s)
     except KafkaException as exc:
         if exc.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
             return GroupState(group, "absent", 0, 0)
         raise Transient(f"group {group}: {exc.args[0].str()}") from exc
-    lag = sum(max(0, high[found.topic, found.partition] - found.offset) for found in committed)
     return GroupState(group, described.state.name.lower(), len(described.members), lag)
+
+
+def _lag(settings: Settings, group: str, timeout_s: float) -> int:
+    consumer = group_client(settings, group)
+    try:
+        known = consumer.list_topics(timeout=timeout_s).topics
+        names = [topic.name for topic in TOPICS if topic.name in known]
+        asked = [KafkaPartition(name, partition) for name in names for partition in known[name].partitions]
+        answers = consumer.committed(asked, timeout=timeout_s) if asked else []
+        raise_first(answers)
+        committed = [answer for answer in answers if answer.offset >= 0]
+        return sum(max(0, consumer.get_watermark_offsets(at, timeout=timeout_s)[1] - at.offset) for at in committed)
+    finally:
+        consumer.close()

@@ -14,6 +14,7 @@ from qstream.errors import ConfigError, Transient
 from qstream.stream.client import Publisher
 from qstream.stream.consume import raise_first
 from qstream.stream.decode import ATTEMPTS_HEADER
+from qstream.stream.groups import group_client
 from qstream.stream.read import read_all
 from schemas.deadletter import DeadLetter
 from schemas.frame import FrameError
@@ -104,11 +105,8 @@ def _headers(record: DeadRecord) -> list[tuple[str, bytes | None]]:
     return [*(header for header in original if header[0] != ATTEMPTS_HEADER), (ATTEMPTS_HEADER, b"%d" % record.letter.attempts)]
 
 
-def _group(settings: Settings, agent: str) -> Consumer:
-    group = f"{settings.group_prefix}.{agent}.redrive"
-    return Consumer(
-        {"bootstrap.servers": settings.bootstrap_servers, "group.id": group, "enable.auto.commit": False} | dict(settings.kafka)
-    )
+def _memory_client(settings: Settings, agent: str) -> Consumer:
+    return group_client(settings, f"{settings.group_prefix}.{agent}.redrive")
 
 
 def _recall(settings: Settings, agent: str, partitions: Iterable[int]) -> dict[int, tuple[int, set[int]]]:
@@ -117,7 +115,7 @@ def _recall(settings: Settings, agent: str, partitions: Iterable[int]) -> dict[i
     asked = [KafkaPartition(topic, partition) for partition in partitions]
     if not asked:
         return {}
-    consumer = _group(settings, agent)
+    consumer = _memory_client(settings, agent)
     try:
         committed = consumer.committed(asked, timeout=_ANSWER_S)
     except KafkaException as exc:
@@ -151,7 +149,7 @@ def _memory(records: Sequence[DeadRecord], sending: Iterable[str]) -> list[Kafka
 
 
 def _remember(settings: Settings, agent: str, memory: list[KafkaPartition]) -> None:
-    consumer = _group(settings, agent)
+    consumer = _memory_client(settings, agent)
     try:
         raise_first(consumer.commit(offsets=memory, asynchronous=False))
     except KafkaException as exc:
