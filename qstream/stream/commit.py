@@ -23,12 +23,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(eq=False)
 class Entry(Generic[S]):
-    """The state of one key: as stored, as it is now, the offsets that the present one has seen, and where it was asked for."""
+    """The state of one key: as stored, as it is now, and the offsets that the present one has seen.
+
+    `held` are the partitions that were ours when it was loaded, `fed_by` those whose records have asked for it.
+    """
 
     stored: Stored[S]
     state: S | None
     seen: dict[TopicPartition, int] = field(default_factory=dict)
     dirty: bool = False
+    held: set[TopicPartition] = field(default_factory=set)
     fed_by: set[TopicPartition] = field(default_factory=set)
 
 
@@ -67,6 +71,8 @@ class Ledger(Generic[S]):
         for table in (self.positions, self.durable, self._epochs):
             for partition in gone & table.keys():
                 del table[partition]
+        for entry in self._entries.values():
+            entry.held -= gone
         return self.drop_states(gone) - gone
 
     def drop_states(self, partitions: Iterable[TopicPartition]) -> set[TopicPartition]:
@@ -100,7 +106,7 @@ class Ledger(Generic[S]):
             log.error("the stored state of %r cannot be read, it starts cold: %s", key, stored.reason)
             CONFLICTS.labels(self.agent, "unreadable").inc()
             stored = replace(stored, offsets={})
-        entry = self._entries[key] = Entry(stored, stored.state, dict(stored.offsets))
+        entry = self._entries[key] = Entry(stored, stored.state, dict(stored.offsets), held=set(self._epochs))
         return entry
 
     def cached_keys(self) -> list[str]:
@@ -108,9 +114,19 @@ class Ledger(Generic[S]):
         return list(self._entries)
 
     def unseen(self, key: str, records: Sequence[Record]) -> list[Record]:
-        """The records that the key's state has not seen: a redelivery changes nothing twice."""
+        """The records that the key's state has not seen: a redelivery changes nothing twice; `StoreUnavailable`.
+
+        A state that was loaded before one of their partitions came to us is loaded anew, for the partition's earlier owner
+        may have written it since. One that holds what the store does not know yet cannot be: its records must wait.
+        """
         entry = self.entry(key)
-        entry.fed_by.update(record.origin for record in records)
+        origins = {record.origin for record in records}
+        if (origins & self._epochs.keys()) - entry.held:
+            if entry.dirty:
+                raise StoreUnavailable(f"the state of {key!r} is not saved yet, and a partition that feeds it has come since")
+            del self._entries[key]
+            entry = self.entry(key)
+        entry.fed_by |= origins
         seen = entry.seen
         return [record for record in records if record.offset > seen.get(record.origin, -1)] if seen else list(records)
 
