@@ -1,0 +1,149 @@
+"""IsingProblem: the minimisation of an Ising energy, and its exact evaluation.
+
+Conventions, for all of ``qstream.quantum``: energies are minimised; a solution is an array of spins +1 and -1; spin +1 is
+bit 0 is state |0>; qubit 0 is the most significant bit of a basis state's index, so index ``0b10...0`` is spin 0 at -1.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from qstream.errors import ProblemError
+
+MAX_SPINS: Final = 4096
+MAX_DIAGONAL_BITS: Final = 24
+
+
+@dataclass(frozen=True, eq=False)
+class IsingProblem:
+    """Minimise ``E(s) = offset + sum_i h_i s_i + sum_{i<j} J_ij s_i s_j`` over spins s_i in {+1, -1}.
+
+    Parameters
+    ----------
+    n
+        Number of spins, 1 to 4,096.
+    J : float64 [n, n]
+        Couplings, strictly upper triangular: of a symmetric matrix that counts each pair once pass ``np.triu(J, 1)``.
+    h : float64 [n]
+        Fields, by default none.
+    offset
+        Added to every energy.
+    labels
+        A name for each spin, by default its number.
+
+    Raises
+    ------
+    ProblemError
+        A shape is wrong, a number is not finite, J has entries on or below its diagonal, or n is out of range.
+    """
+
+    n: int
+    J: NDArray[np.float64]
+    h: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    offset: float = 0.0
+    labels: tuple[Hashable, ...] = ()
+
+    def __post_init__(self) -> None:
+        if isinstance(self.n, bool) or not isinstance(self.n, (int, np.integer)) or not 1 <= self.n <= MAX_SPINS:
+            raise ProblemError(f"n is {self.n!r}, allowed are 1 to {MAX_SPINS} spins")
+        couplings = finite_array("J", self.J, (self.n, self.n))
+        fields = np.zeros(self.n) if np.size(self.h) == 0 else finite_array("h", self.h, (self.n,))
+        if np.any(low := np.tril(couplings)):
+            i, j = np.argwhere(low)[0]
+            raise ProblemError(f"J[{i}, {j}] is {couplings[i, j]}, allowed is 0 on and below the diagonal")
+        if not math.isfinite(self.offset):
+            raise ProblemError(f"offset is {self.offset!r}, allowed is a finite number")
+        if self.labels and len(self.labels) != self.n:
+            raise ProblemError(f"labels are {len(self.labels)}, allowed is one for each of the {self.n} spins")
+        for name, value in (("J", couplings), ("h", fields)):
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "n", int(self.n))
+        object.__setattr__(self, "offset", float(self.offset))
+        object.__setattr__(self, "labels", tuple(self.labels) or tuple(range(self.n)))
+
+    def energy(self, spins: ArrayLike) -> float:
+        """The energy of one solution, spins [n]."""
+        return float(self.energies(np.asarray(spins)[np.newaxis])[0])
+
+    def energies(self, spins: ArrayLike) -> NDArray[np.float64]:
+        """Energies [S] of solutions [S, n]."""
+        s = np.asarray(spins, np.float64)
+        energies: NDArray[np.float64] = self.offset + s @ self.h + np.einsum("si,si->s", s @ self.J, s)
+        return energies
+
+    def diagonal(self, max_bits: int = 22) -> NDArray[np.float64]:
+        """Energies [2^n] of all basis states, in index order, by one matrix product over two halves of the spins.
+
+        `ProblemError` above `max_bits` spins, which may be at most 24 (128 MiB).
+        """
+        if self.n > min(max_bits, MAX_DIAGONAL_BITS):
+            raise ProblemError(f"n is {self.n}, allowed are {min(max_bits, MAX_DIAGONAL_BITS)} spins for a whole diagonal")
+        left = self.n // 2
+        a, b = basis_spins(left), basis_spins(self.n - left)
+        low = self.energies_of(slice(0, left), a) + self.offset
+        high = self.energies_of(slice(left, self.n), b)
+        total = (a @ self.J[:left, left:]) @ b.T
+        total += low[:, np.newaxis]
+        total += high
+        return total.reshape(-1)
+
+    def energies_of(self, part: slice, spins: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Energies [S] within one run of spins, without the offset and without couplings to the others."""
+        inner = self.J[part, part]
+        result: NDArray[np.float64] = spins @ self.h[part] + np.einsum("si,si->s", spins @ inner, spins)
+        return result
+
+    def sigma(self) -> float:
+        """Root mean square of the local field, ``sqrt(mean_i(sum_j J_ij^2 + h_i^2))``: by it all angles transfer."""
+        square = self.J * self.J
+        return math.sqrt(float(np.mean(square.sum(0) + square.sum(1) + self.h * self.h)))
+
+    def symmetric(self) -> NDArray[np.float64]:
+        """The couplings as a symmetric matrix [n, n], ``J + J^T``."""
+        return self.J + self.J.T
+
+    def digest(self) -> str:
+        """Hex SHA-256 of n, J, h and offset: equal for equal problems, whatever their labels."""
+        parts = (np.int64(self.n), self.J, self.h, np.float64(self.offset))
+        # Adding 0.0 makes a negative zero positive.
+        return hashlib.sha256(b"ising" + b"".join((part + 0).astype("<f8").tobytes() for part in parts)).hexdigest()
+
+
+def basis_spins(n: int) -> NDArray[np.float64]:
+    """Spins [2^n, n] of all basis states of n qubits, in index order."""
+    bits = np.arange(1 << n, dtype=np.int64)[:, np.newaxis] >> np.arange(n - 1, -1, -1) & 1
+    return (1 - 2 * bits).astype(np.float64)
+
+
+def spins_of(indices: ArrayLike, n: int) -> NDArray[np.int8]:
+    """Spins [..., n] of basis states by their index."""
+    bits = np.asarray(indices, np.int64)[..., np.newaxis] >> np.arange(n - 1, -1, -1) & 1
+    return (1 - 2 * bits).astype(np.int8)
+
+
+def indices_of(spins: ArrayLike) -> NDArray[np.int64]:
+    """Indices [...] of the basis states that these spins [..., n] are."""
+    s = np.asarray(spins)
+    return (s < 0) @ (np.int64(1) << np.arange(s.shape[-1] - 1, -1, -1, dtype=np.int64))
+
+
+def finite_array(name: str, value: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """A read-only float64 copy; `ProblemError` that names `name` if it is of another shape or not finite."""
+    try:
+        array = np.array(value, np.float64)
+    except (TypeError, ValueError) as exc:
+        raise ProblemError(f"{name} is no array of numbers: {exc}") from exc
+    if array.shape != shape:
+        raise ProblemError(f"{name} has shape {array.shape}, allowed is {shape}")
+    if not np.isfinite(array).all():
+        at = [int(i) for i in np.argwhere(~np.isfinite(array))[0]]
+        raise ProblemError(f"{name}{at} is {array[tuple(at)]}, allowed are finite numbers")
+    array.flags.writeable = False
+    return array

@@ -1,0 +1,109 @@
+"""OneHotProblem: variables that each take one of k levels, with pairwise costs."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from qstream.errors import ProblemError
+from qstream.quantum.ising import finite_array
+
+MAX_VARIABLES: Final = 1024
+MAX_LEVELS: Final = 1024
+MAX_STATES: Final = 4_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class OneHotProblem:
+    """Minimise ``E(x) = offset + sum_i unary_i[x_i] + sum_{i<j} pair_ij[x_i, x_j]`` over levels x_i in 0..sizes[i]-1.
+
+    A solution is an integer array [m] of levels.
+
+    Parameters
+    ----------
+    sizes
+        Levels k_i of each of the m variables, each 1 to 1,024.
+    unary : m arrays of float64 [k_i]
+        Costs of the levels; by default all 0.
+    pair : (i, j) with i < j to float64 [k_i, k_j]
+        Costs of pairs of levels; an absent pair costs nothing.
+    offset
+        Added to every energy.
+
+    Raises
+    ------
+    ProblemError
+        A size, an index or a shape is wrong, or a number is not finite.
+    """
+
+    sizes: tuple[int, ...]
+    unary: tuple[NDArray[np.float64], ...] = ()
+    pair: Mapping[tuple[int, int], NDArray[np.float64]] = field(default_factory=dict)
+    offset: float = 0.0
+
+    def __post_init__(self) -> None:
+        sizes = tuple(int(k) for k in self.sizes)
+        m = len(sizes)
+        if not 1 <= m <= MAX_VARIABLES:
+            raise ProblemError(f"sizes name {m} variables, allowed are 1 to {MAX_VARIABLES}")
+        if wrong := [k for k in sizes if not 1 <= k <= MAX_LEVELS]:
+            raise ProblemError(f"sizes hold {wrong[0]}, allowed are 1 to {MAX_LEVELS} levels a variable")
+        if self.unary and len(self.unary) != m:
+            raise ProblemError(f"unary has {len(self.unary)} arrays, allowed is one for each of the {m} variables")
+        given: Sequence[ArrayLike] = self.unary or [np.zeros(k) for k in sizes]
+        unary = tuple(finite_array(f"unary[{i}]", costs, (k,)) for i, (costs, k) in enumerate(zip(given, sizes, strict=True)))
+        pair = {}
+        for (i, j), costs in sorted(self.pair.items()):
+            if not 0 <= i < j < m:
+                raise ProblemError(f"pair ({i}, {j}) is none, allowed is 0 <= i < j < {m}")
+            pair[i, j] = finite_array(f"pair[{i}, {j}]", costs, (sizes[i], sizes[j]))
+        if not math.isfinite(self.offset):
+            raise ProblemError(f"offset is {self.offset!r}, allowed is a finite number")
+        for name, value in (("sizes", sizes), ("unary", unary), ("pair", pair), ("offset", float(self.offset))):
+            object.__setattr__(self, name, value)
+
+    @property
+    def states(self) -> int:
+        """How many solutions there are."""
+        return math.prod(self.sizes)
+
+    def energy(self, levels: ArrayLike) -> float:
+        """The energy of one solution, levels [m]."""
+        return float(self.energies(np.asarray(levels)[np.newaxis])[0])
+
+    def energies(self, levels: ArrayLike) -> NDArray[np.float64]:
+        """Energies [S] of solutions [S, m]."""
+        x = np.asarray(levels, np.int64)
+        total = np.full(len(x), self.offset)
+        for i, costs in enumerate(self.unary):
+            total += costs[x[:, i]]
+        for (i, j), costs in self.pair.items():
+            total += costs[x[:, i], x[:, j]]
+        return total
+
+    def diagonal(self) -> NDArray[np.float64]:
+        """Energies [k_1, ..., k_m] of all solutions; `ProblemError` above 4 million."""
+        if self.states > MAX_STATES:
+            raise ProblemError(f"sizes give {self.states} states, allowed are {MAX_STATES} for a whole diagonal")
+        m = len(self.sizes)
+        total = np.full(self.sizes, self.offset)
+        for i, costs in enumerate(self.unary):
+            total += costs.reshape([-1 if axis == i else 1 for axis in range(m)])
+        for (i, j), costs in self.pair.items():
+            total += costs.reshape([self.sizes[axis] if axis in (i, j) else 1 for axis in range(m)])
+        return total
+
+    def digest(self) -> str:
+        """Hex SHA-256 of all that the energies depend on."""
+        found = hashlib.sha256(f"onehot{self.sizes}{self.offset!r}".encode())
+        for costs in self.unary:
+            found.update((costs + 0).astype("<f8").tobytes())
+        for at, costs in self.pair.items():
+            found.update(f"{at}".encode() + (costs + 0).astype("<f8").tobytes())
+        return found.hexdigest()

@@ -1,0 +1,257 @@
+"""What is asked of a solver and what it answers, with the record that keeps the answer honest."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qstream.errors import ProblemError
+from qstream.quantum.ising import IsingProblem
+from qstream.quantum.onehot import OneHotProblem
+
+Problem = IsingProblem | OneHotProblem
+Solution = NDArray[np.int8] | NDArray[np.int64]
+Schedule = Literal["auto", "tree", "ramp", "optimize"]
+ProducedBy = Literal["sample", "polish", "incumbent", "search"]
+Execution = Literal[
+    "none", "simulated-statevector", "simulated-subspace", "simulated-analytic-p1", "simulated-noisy", "device"
+]  # fmt: skip
+Remaining = Callable[[], float]
+
+
+class Reason(StrEnum):
+    """Why a requested solver did not answer; a closed list, fit for a metric's label."""
+
+    DISABLED = "disabled"
+    NOT_INSTALLED = "not_installed"
+    UNAVAILABLE = "unavailable"
+    UNHEALTHY = "unhealthy"
+    BREAKER_OPEN = "breaker_open"
+    OVERLOADED = "overloaded"
+    TOO_LARGE = "too_large"
+    UNSUPPORTED = "unsupported"
+    DEADLINE_INSUFFICIENT = "deadline_insufficient"
+    TIMEOUT = "timeout"
+    ERROR = "error"
+    INVALID_OUTPUT = "invalid_output"
+    NOT_READY = "not_ready"
+
+
+class Refused(Exception):
+    """A solver cannot serve this request: operational, never a fault of the problem's form."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+@dataclass(frozen=True, eq=False)
+class SolveRequest:
+    """One problem and the terms of its solution.
+
+    Parameters
+    ----------
+    deadline_s
+        Wall-clock budget; infinite by default, and then the work is fixed and the answer reproducible to the byte.
+    shots
+        Samples that a quantum solver takes.
+    p
+        Layers of a quantum circuit; by default what fits the deadline.
+    schedule
+        Angles: ``tree`` (transferred, p <= 5), ``ramp`` (linear), ``optimize`` (L-BFGS, offline), or ``auto``.
+    device
+        Name in the device pool, for the solver ``device:NAME``.
+    noise
+        Probability of depolarising per gate and qubit, of a simulated noisy device.
+    warm_start
+        A solution to start from; `incumbent` is one to beat, and to return if it is not beaten.
+
+    Raises
+    ------
+    ProblemError
+        A number is out of range, or a given solution does not fit the problem.
+    """
+
+    problem: Problem
+    deadline_s: float = math.inf
+    seed: int = 0
+    shots: int = 256
+    p: int | None = None
+    schedule: Schedule = "auto"
+    device: str | None = None
+    noise: float | None = None
+    warm_start: Solution | None = None
+    incumbent: Solution | None = None
+
+    def __post_init__(self) -> None:
+        for name, value, low, high in (
+            ("seed", self.seed, 0, 2**63 - 1), ("shots", self.shots, 1, 1_000_000), ("p", self.p, 1, 1024),
+        ):  # fmt: skip
+            if value is not None and not low <= value <= high:
+                raise ProblemError(f"{name} is {value!r}, allowed are {low} to {high}")
+        if not self.deadline_s > 0:
+            raise ProblemError(f"deadline_s is {self.deadline_s!r}, allowed are seconds above 0")
+        if self.noise is not None and not 0 <= self.noise < 1:
+            raise ProblemError(f"noise is {self.noise!r}, allowed is 0 <= noise < 1")
+        for name in ("warm_start", "incumbent"):
+            given = getattr(self, name)
+            if given is not None:
+                object.__setattr__(self, name, checked_solution(name, self.problem, given))
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What a solver found, before it is compared with others.
+
+    `samples` are distinct solutions [S, n] with `energies` [S] and `counts` [S]; `expectation` and `p_opt` are exact where
+    the simulated state is at hand. `produced_by` says what found the solution. `n_2q` counts two-qubit gates of the circuit.
+    """
+
+    solution: Solution
+    energy: float
+    produced_by: ProducedBy
+    execution: Execution = "none"
+    engine: str = "numpy"
+    samples: Solution | None = None
+    energies: NDArray[np.float64] | None = None
+    counts: NDArray[np.int64] | None = None
+    shots: int | None = None
+    p: int | None = None
+    n_2q: int | None = None
+    schedule: str | None = None
+    expectation: float | None = None
+    p_opt: float | None = None
+    optimum: float | None = None
+    control: Control | None = None
+
+
+@dataclass(frozen=True)
+class Control:
+    """The same number of shots of uniformly random solutions, which is the circuit at p = 0."""
+
+    best_energy: float
+    mean_energy: float
+    p_opt: float | None = None
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One solver that was tried on the problem: what it reached and what it cost, or why it did not answer."""
+
+    solver: str
+    energy: float | None
+    wall_ms: float
+    cpu_ms: float
+    reason: Reason | None = None
+
+
+@dataclass(frozen=True)
+class Fallback:
+    """That another solver answered than the one requested."""
+
+    from_solver: str
+    to_solver: str
+    reason: Reason
+    detail: str
+
+
+@dataclass(frozen=True)
+class SolveMeta:
+    """The record of one answer.
+
+    `solver` gave the solution and `requested` was asked for. `baseline` is the classical twin, `tried` are all solvers that
+    ran, `optimum` the exact minimum where it is known, `ratio` is ``(E_max - E) / (E_max - E_min)`` of the expectation where
+    both are known, `p_opt` the probability of an optimal state, `control` what random solutions give at equal shots.
+    """
+
+    solver: str
+    requested: str
+    path: Literal["quantum", "classical"]
+    execution: Execution
+    engine: str
+    device: str | None
+    digest: str
+    n: int
+    seed: int
+    shots: int | None
+    p: int | None
+    n_2q: int | None
+    schedule: str | None
+    wall_ms: float
+    cpu_ms: float
+    queue_ms: float
+    deadline_ms: float | None
+    expectation: float | None
+    ratio: float | None
+    p_opt: float | None
+    optimum: float | None
+    control: Control | None
+    baseline: Arm
+    tried: tuple[Arm, ...]
+    produced_by: ProducedBy
+    fallback: Fallback | None = None
+
+    @property
+    def label(self) -> str:
+        """``simulated``, ``device`` or ``classical``: what a reader must know first."""
+        if self.execution == "none":
+            return "classical"
+        return "device" if self.execution == "device" else "simulated"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The record as plain data, with its label."""
+        return {"label": self.label, **asdict(self)}
+
+
+@dataclass(frozen=True, eq=False)
+class SolveResult:
+    """A solution (spins +1/-1 [n], or levels [m] of a one-hot problem), its energy, what was sampled, and the record."""
+
+    solution: Solution
+    energy: float
+    meta: SolveMeta
+    samples: Solution | None = None
+    energies: NDArray[np.float64] | None = field(default=None)
+    counts: NDArray[np.int64] | None = field(default=None)
+
+
+class Solver(Protocol):
+    """A way to solve: pure, deterministic for request and seed unless the deadline cuts it short."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def path(self) -> Literal["quantum", "classical"]: ...
+
+    def refusal(self, request: SolveRequest) -> Refused | None:
+        """Why this solver cannot serve the request by its kind or size, or None."""
+        ...
+
+    def estimate_ms(self, request: SolveRequest) -> float:
+        """Expected wall time of the cheapest useful run."""
+        ...
+
+    def run(self, request: SolveRequest, remaining_s: Remaining) -> Answer:
+        """Solve. `remaining_s` gives the seconds left, to be asked between units of work; raises `Refused`."""
+        ...
+
+
+def checked_solution(name: str, problem: Problem, solution: object) -> Solution:
+    """A solution of the problem's form as an array of its dtype; `ProblemError` if it is none."""
+    array = np.asarray(solution)
+    if isinstance(problem, IsingProblem):
+        if array.shape != (problem.n,) or not np.isin(array, (-1, 1)).all():
+            raise ProblemError(f"{name} is no solution, allowed are {problem.n} spins of +1 or -1")
+        return array.astype(np.int8)
+    sizes = np.array(problem.sizes)
+    if array.shape != sizes.shape or np.any(array != np.floor(array)) or np.any(array < 0) or np.any(array >= sizes):
+        raise ProblemError(f"{name} is no solution, allowed are {len(sizes)} levels, each from 0 to below its variable's size")
+    return array.astype(np.int64)
