@@ -17,6 +17,7 @@ from qstream.quantum.ising import finite_array
 MAX_VARIABLES: Final = 1024
 MAX_LEVELS: Final = 1024
 MAX_STATES: Final = 4_000_000
+MAX_STACKED: Final = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +99,21 @@ class OneHotProblem:
         for (i, j), costs in self.pair.items():
             total += costs.reshape([self.sizes[axis] if axis in (i, j) else 1 for axis in range(m)])
         return total
+
+    def stacked(self) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+        """All levels side by side, K in all: first index of each variable [m + 1], costs [K], symmetric pair costs [K, K].
+
+        `ProblemError` above 4,096 levels in all (128 MiB).
+        """
+        starts = np.concatenate(([0], np.cumsum(self.sizes, dtype=np.int64)))
+        if starts[-1] > MAX_STACKED:
+            raise ProblemError(f"sizes give {starts[-1]} levels in all, allowed are {MAX_STACKED} for a cost matrix")
+        matrix = np.zeros((starts[-1], starts[-1]))
+        for (i, j), costs in self.pair.items():
+            rows, columns = slice(starts[i], starts[i + 1]), slice(starts[j], starts[j + 1])
+            matrix[rows, columns] = costs
+            matrix[columns, rows] = costs.T
+        return starts, np.concatenate(self.unary), matrix
 
     def digest(self) -> str:
         """Hex SHA-256 of all that the energies depend on."""
