@@ -1,0 +1,77 @@
+"""Classical features as batches of quantum states: angle, amplitude and IQP; for numpy arrays and torch tensors alike.
+
+Conventions are PennyLane's AngleEmbedding, AmplitudeEmbedding and IQPEmbedding (Havlicek et al., Nature 2019); qubit 0 is
+the most significant bit. The dtype of the states is the complex one of the features' float32 or float64.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import reduce
+from typing import Final
+
+import numpy as np
+
+from qstream.errors import ProblemError
+from qstream.quantum.ising import basis_spins
+from qstream.quantum.variational.gates import MAX_QUBITS, Array, Axis, checked_qubits, group_matrices, namespace, rotate, rotation
+
+_HADAMARD: Final = np.array([[1, 1], [1, -1]]) / math.sqrt(2)
+
+
+def angle(x: Array, axis: Axis = "X", start: Array | None = None) -> Array:
+    """States [B, 2^n] of features [B, n]: one rotation a qubit, a product state.
+
+    `start` are states [B, 2^n] to act on; by default all qubits are in state 0, of which axis Z changes the phase alone.
+    """
+    _check_features(x)
+    gates = rotation(x, axis)
+    if start is not None:
+        return rotate(start[:, None, :], group_matrices(gates))[:, 0, :]
+    return reduce(_outer, [gates[:, qubit, :, 0] for qubit in range(x.shape[1])])
+
+
+def amplitude(x: Array, n: int) -> Array:
+    """States [B, 2^n] whose amplitudes are the features [B, F], F <= 2^n, normalised and filled up with 0.
+
+    `ProblemError` on too many features or on a row of zeros.
+    """
+    xp = namespace(x)
+    size = 1 << checked_qubits(n)
+    if x.ndim != 2 or not 1 <= x.shape[1] <= size:
+        raise ProblemError(f"x has shape {tuple(x.shape)}, allowed is [samples, 1 to {size} features]")
+    norm = xp.sqrt((x * x).sum(-1))[:, None]
+    if bool((norm == 0).any()):
+        raise ProblemError("x has a row of zeros, allowed are rows that can be normalised")
+    padding = xp.zeros((x.shape[0], size - x.shape[1]), dtype=x.dtype, device=x.device)
+    return xp.concat([x / norm, padding], -1) * (1.0 + 0.0j)
+
+
+def iqp(x: Array, repeats: int = 1, start: Array | None = None) -> Array:
+    """States [B, 2^n] of features [B, n]: `repeats` times Hadamards, then ``RZ(x_i)`` and ``exp(-i x_i x_j ZZ / 2)`` on all pairs.
+
+    `start` are states [B, 2^n] to act on, by default all qubits are in state 0.
+    """
+    _check_features(x)
+    if repeats < 1:
+        raise ProblemError(f"repeats is {repeats!r}, allowed is 1 or more")
+    xp = namespace(x)
+    n = x.shape[1]
+    spins = xp.asarray(basis_spins(n), dtype=x.dtype, device=x.device)
+    field = x @ spins.T
+    # sum_{i<j} x_i x_j z_i z_j = ((sum_i x_i z_i)^2 - sum_i x_i^2) / 2
+    diagonal = xp.exp(-0.5j * (field + (field * field - (x * x).sum(-1)[:, None]) / 2))
+    hadamards = group_matrices(xp.asarray(np.broadcast_to(_HADAMARD, (n, 2, 2)).copy(), dtype=diagonal.dtype, device=x.device))
+    states = diagonal / 2 ** (n / 2) if start is None else diagonal * rotate(start, hadamards)
+    for _ in range(repeats - 1):
+        states = diagonal * rotate(states, hadamards)
+    return states
+
+
+def _outer(left: Array, right: Array) -> Array:
+    return (left[:, :, None] * right[:, None, :]).reshape(left.shape[0], -1)
+
+
+def _check_features(x: Array) -> None:
+    if x.ndim != 2 or not 1 <= x.shape[1] <= MAX_QUBITS:
+        raise ProblemError(f"x has shape {tuple(x.shape)}, allowed is [samples, 1 to {MAX_QUBITS} features]")
