@@ -1,0 +1,1 @@
+"""PennyLane devices behind worker processes that can be killed."""
