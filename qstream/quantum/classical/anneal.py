@@ -1,0 +1,167 @@
+"""Simulated annealing of replicas, of spins and of levels, in rounds of growing length."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeVar, cast
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from qstream.quantum.classical.greedy import descend, random_solutions, stacked_refusal
+from qstream.quantum.ising import IsingProblem
+from qstream.quantum.onehot import OneHotProblem
+from qstream.quantum.record import Answer, Problem, Refused, Remaining, Solution, SolveRequest
+
+REPLICAS: Final = 32
+# Sweeps of each round: a short one first, for a good answer soon.
+ROUNDS: Final = (20, 200)
+_HOT, _COLD = 3.0, 0.05  # temperatures of the ends, in units of the typical local field
+_PROPOSALS_A_LOOK: Final = 200_000
+_RESERVE_S: Final = 0.0005
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def compiled(function: Function) -> Function:
+    """Compile on first call, keep on disk, release the GIL."""
+    return cast(Function, njit(cache=True, nogil=True, error_model="numpy")(function))
+
+
+@compiled
+def sweep_spins(couplings: Any, local: Any, spins: Any, temperatures: Any, chance: Any) -> None:
+    """Metropolis sweeps in place: spin i flips when its cost, -2 s_i local_i, is below T times an exponential variate.
+
+    local float64 [R, n] are the fields that the spins [R, n] feel; chance float32 [sweeps, R, n] unit exponentials.
+    """
+    replicas, n = spins.shape
+    for r in range(replicas):
+        felt = local[r]
+        for sweep in range(len(temperatures)):
+            for i in range(n):
+                if -2.0 * spins[r, i] * felt[i] < temperatures[sweep] * chance[sweep, r, i]:
+                    change = -2.0 * spins[r, i]
+                    spins[r, i] = -spins[r, i]
+                    row = couplings[i]
+                    for j in range(n):
+                        felt[j] += change * row[j]
+
+
+@compiled
+def sweep_levels(pair: Any, cost: Any, starts: Any, taken: Any, temperatures: Any, chance: Any, pick: Any) -> None:
+    """Metropolis sweeps in place over variables, each proposed one other level; `taken` [R, m] are stacked indices.
+
+    cost float64 [R, K] holds each level's cost while the others stay; pick float32 [sweeps, R, m] uniform in [0, 1).
+    """
+    replicas, m = taken.shape
+    for r in range(replicas):
+        felt = cost[r]
+        for sweep in range(len(temperatures)):
+            for i in range(m):
+                size = starts[i + 1] - starts[i]
+                if size == 1:
+                    continue
+                old = taken[r, i]
+                new = starts[i] + min(size - 2, np.int64(pick[sweep, r, i] * (size - 1)))
+                if new >= old:
+                    new += 1
+                if felt[new] - felt[old] < temperatures[sweep] * chance[sweep, r, i]:
+                    taken[r, i] = new
+                    for k in range(len(felt)):
+                        felt[k] += pair[new, k] - pair[old, k]
+
+
+def anneal_spins(
+    problem: IsingProblem, start: NDArray[np.int8], sweeps: int, rng: np.random.Generator, remaining_s: Remaining
+) -> NDArray[np.int8]:
+    """Anneal spins int8 [R, n] over a geometric schedule; cut short, still warm, when no time remains."""
+    couplings, spins = problem.symmetric(), start.copy()
+    local = spins @ couplings + problem.h
+    for temperatures in schedule(problem.sigma(), sweeps, spins.size):
+        chance = rng.standard_exponential((len(temperatures), *spins.shape), np.float32)
+        sweep_spins(couplings, local, spins, temperatures, chance)
+        if remaining_s() <= _RESERVE_S:
+            break
+    return spins
+
+
+def anneal_levels(
+    problem: OneHotProblem, start: NDArray[np.int64], sweeps: int, rng: np.random.Generator, remaining_s: Remaining
+) -> NDArray[np.int64]:
+    """Anneal levels int64 [R, m] over a geometric schedule; cut short, still warm, when no time remains."""
+    firsts, unary, pair = problem.stacked()
+    taken = start + firsts[:-1]
+    chosen = np.zeros((len(start), len(unary)))
+    np.put_along_axis(chosen, taken, 1.0, 1)
+    cost = unary + chosen @ pair
+    unit = math.sqrt(float(np.mean(unary * unary + (pair * pair).sum(1) * len(problem.sizes) / len(unary))))
+    for temperatures in schedule(unit, sweeps, taken.size):
+        shape = (len(temperatures), *taken.shape)
+        chance, pick = rng.standard_exponential(shape, np.float32), rng.random(shape, np.float32)
+        sweep_levels(pair, cost, firsts, taken, temperatures, chance, pick)
+        if remaining_s() <= _RESERVE_S:
+            break
+    levels: NDArray[np.int64] = taken - firsts[:-1]
+    return levels
+
+
+def schedule(unit: float, sweeps: int, proposals: int) -> list[NDArray[np.float64]]:
+    """Temperatures of all sweeps from hot to cold, cut into blocks of bounded work."""
+    temperatures = unit * np.geomspace(_HOT, _COLD, sweeps)
+    block = max(1, _PROPOSALS_A_LOOK // proposals)
+    return [temperatures[first : first + block] for first in range(0, sweeps, block)]
+
+
+@dataclass(frozen=True)
+class Anneal:
+    """Simulated annealing; every replica ends in a descent. A warm start is descended and kept as one to beat."""
+
+    name: str = "sa"
+    path: Literal["classical"] = "classical"
+
+    def refusal(self, request: SolveRequest) -> Refused | None:
+        return stacked_refusal(request.problem)
+
+    def estimate_ms(self, request: SolveRequest) -> float:
+        size = request.problem.n if isinstance(request.problem, IsingProblem) else sum(request.problem.sizes)
+        return 0.2 + ROUNDS[0] * replicas(request.problem) * size * (3e-5 + size * 1e-7)
+
+    def run(self, request: SolveRequest, remaining_s: Remaining) -> Answer:
+        problem = request.problem
+        first = random_solutions(problem, 1, np.random.default_rng([request.seed, 2]))
+        if request.warm_start is not None:
+            first[0] = request.warm_start
+        best, energy = best_descended(problem, first, remaining_s)
+        for number, sweeps in enumerate(ROUNDS):
+            rng = np.random.default_rng([request.seed, 2, number])
+            start = random_solutions(problem, replicas(problem), rng)
+            if isinstance(problem, IsingProblem):
+                found: Solution = anneal_spins(problem, start.astype(np.int8), sweeps, rng, remaining_s)
+            else:
+                found = anneal_levels(problem, start.astype(np.int64), sweeps, rng, remaining_s)
+            candidate, reached = best_descended(problem, found, remaining_s)
+            if reached < energy:
+                best, energy = candidate, reached
+            if remaining_s() <= _RESERVE_S:
+                break
+        return Answer(best, energy, "search", engine="numba")
+
+
+def replicas(problem: Problem) -> int:
+    """Fewer where each is long."""
+    size = problem.n if isinstance(problem, IsingProblem) else sum(problem.sizes)
+    return max(4, min(REPLICAS, 32_768 // size))
+
+
+def best_descended(problem: Problem, solutions: Solution, remaining_s: Remaining) -> tuple[Solution, float]:
+    """The lowest of these solutions [S, n], each descended first, and its energy."""
+    found = descend(problem, solutions, remaining_s)
+    energies = problem.energies(found)
+    at = int(energies.argmin())
+    return found[at], float(energies[at])
+
+
+ANNEAL: Final = Anneal()

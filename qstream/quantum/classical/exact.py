@@ -1,0 +1,162 @@
+"""Exact search: all solutions are enumerated, in blocks of one matrix product over two halves of the variables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qstream.quantum.ising import IsingProblem, basis_spins, spins_of
+from qstream.quantum.onehot import MAX_STATES, OneHotProblem
+from qstream.quantum.record import Answer, Problem, Reason, Refused, Remaining, Solution, SolveRequest
+
+MAX_BITS: Final = 24
+# Energies closer than this share of the largest are equal: rounding differs with the order of a sum.
+TOLERANCE: Final = 1e-11
+_BLOCK: Final = 1 << 16  # energies that stay in a core's cache
+
+Halves = tuple[NDArray[np.float64], NDArray[np.float64]]
+
+
+@dataclass(frozen=True, eq=False)
+class Spectrum:
+    """Both ends of a problem's spectrum: its first optimal solution, E_min, E_max, and how many of all solutions are optimal."""
+
+    solution: Solution
+    minimum: float
+    maximum: float
+    optimal: int
+    states: int
+
+    def is_optimal(self, energies: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Which energies are the minimum, but for rounding."""
+        close: NDArray[np.bool_] = energies <= self.minimum + margin(self.minimum, self.maximum)
+        return close
+
+
+def spectrum(problem: Problem, remaining_s: Remaining = lambda: math.inf) -> Spectrum:
+    """Enumerate all solutions; `Refused` when they are too many (2^24 spins, 4 million levels) or time runs out."""
+    if (refused := size_refusal(problem)) is not None:
+        raise refused
+    left, right = spin_halves(problem) if isinstance(problem, IsingProblem) else level_halves(problem)
+    rows = max(1, _BLOCK // right.shape[1])
+    starts = range(0, len(left), rows)
+    lows, highs = [], []
+    for block in blocks(left, right, starts, rows):
+        lows.append(float(block.min()))
+        highs.append(float(block.max()))
+        if remaining_s() <= 0:
+            raise Refused(Reason.DEADLINE_INSUFFICIENT, f"{len(lows)} of {len(starts)} blocks of solutions enumerated")
+    close = min(lows) + margin(min(lows), max(highs))
+    again = [start for start, low in zip(starts, lows, strict=True) if low <= close]
+    hits = [np.flatnonzero(block <= close) for block in blocks(left, right, again, rows)]
+    solution = solution_at(problem, again[0] * right.shape[1] + int(hits[0][0]))
+    optimal, states = sum(map(len, hits)), len(left) * right.shape[1]
+    return Spectrum(solution, problem.energy(solution), max(highs), optimal, states)
+
+
+def blocks(
+    left: NDArray[np.float64], right: NDArray[np.float64], starts: Iterable[int], rows: int
+) -> Iterator[NDArray[np.float64]]:
+    """Products of `rows` rows of `left`, from each start, with `right`, flat; each overwrites the one before."""
+    buffer = np.empty((rows, right.shape[1]))
+    for start in starts:
+        part = left[start : start + rows]
+        yield np.matmul(part, right, out=buffer[: len(part)]).reshape(-1)
+
+
+def spin_halves(problem: IsingProblem) -> Halves:
+    """Matrices [2^a, b + 2] and [b + 2, 2^b] whose product are the energies of all spins, in index order."""
+    split = problem.n // 2
+    a, b = basis_spins(split), basis_spins(problem.n - split)
+    low = problem.energies_of(slice(0, split), a) + problem.offset
+    high = problem.energies_of(slice(split, problem.n), b)
+    cross = a @ problem.J[:split, split:]
+    return np.column_stack((cross, low, np.ones(len(a)))), np.vstack((b.T, np.ones(len(b)), high))
+
+
+def level_halves(problem: OneHotProblem) -> Halves:
+    """Matrices [A, K + 2] and [K + 2, B] whose product are the energies of all levels, in index order; K levels at the right."""
+    sizes, m = problem.sizes, len(problem.sizes)
+    split = min(range(m), key=lambda at: sum(sizes[at:]) * (math.prod(sizes[:at]) + math.prod(sizes[at:])))
+    a, b = all_levels(sizes[:split]), all_levels(sizes[split:])
+    firsts = np.cumsum((0, *sizes[split:]))
+    cross, chosen = np.zeros((len(a), firsts[-1])), np.zeros((firsts[-1], len(b)))
+    low, high = np.full(len(a), problem.offset), np.zeros(len(b))
+    for i, costs in enumerate(problem.unary):
+        if i < split:
+            low += costs[a[:, i]]
+        else:
+            high += costs[b[:, i - split]]
+            chosen[firsts[i - split] + b[:, i - split], np.arange(len(b))] = 1
+    for (i, j), pair in problem.pair.items():
+        if j < split:
+            low += pair[a[:, i], a[:, j]]
+        elif i >= split:
+            high += pair[b[:, i - split], b[:, j - split]]
+        else:
+            cross[:, firsts[j - split] : firsts[j - split + 1]] += pair[a[:, i]]
+    return np.column_stack((cross, low, np.ones(len(a)))), np.vstack((chosen, np.ones(len(b)), high))
+
+
+def all_levels(sizes: Sequence[int]) -> NDArray[np.int64]:
+    """All solutions [states, m] over variables of these sizes, the first variable changing slowest."""
+    index, levels = np.arange(math.prod(sizes), dtype=np.int64), []
+    for size in reversed(sizes):
+        index, level = np.divmod(index, size)
+        levels.append(level)
+    return np.stack(levels[::-1], 1) if levels else np.zeros((1, 0), np.int64)
+
+
+def solution_at(problem: Problem, index: int) -> Solution:
+    """The solution of this index."""
+    if isinstance(problem, IsingProblem):
+        return spins_of(index, problem.n)
+    levels = []
+    for size in reversed(problem.sizes):
+        index, level = divmod(index, size)
+        levels.append(level)
+    return np.array(levels[::-1], np.int64)
+
+
+def margin(minimum: float, maximum: float) -> float:
+    """How far above the minimum an energy may seem that equals it."""
+    return TOLERANCE * max(abs(minimum), abs(maximum), maximum - minimum)
+
+
+def size_refusal(problem: Problem) -> Refused | None:
+    """Whether the problem has more solutions than are enumerated."""
+    if isinstance(problem, IsingProblem):
+        if problem.n > MAX_BITS:
+            return Refused(Reason.TOO_LARGE, f"{problem.n} spins, allowed are {MAX_BITS}")
+    elif problem.states > MAX_STATES:
+        return Refused(Reason.TOO_LARGE, f"{problem.states:.3g} states, allowed are {MAX_STATES}")
+    return None
+
+
+@dataclass(frozen=True)
+class Exact:
+    """The optimum, proven by enumeration; of equal ones the first."""
+
+    name: str = "exact"
+    path: Literal["classical"] = "classical"
+
+    def refusal(self, request: SolveRequest) -> Refused | None:
+        return size_refusal(request.problem)
+
+    def estimate_ms(self, request: SolveRequest) -> float:
+        problem = request.problem
+        if isinstance(problem, IsingProblem):
+            return 0.1 + 2.0 ** (problem.n - 18)  # twice of what a quiet core of 2024 takes
+        return 0.1 + problem.states * 4e-5
+
+    def run(self, request: SolveRequest, remaining_s: Remaining) -> Answer:
+        found = spectrum(request.problem, remaining_s)
+        return Answer(found.solution, found.minimum, "search", optimum=found.minimum)
+
+
+EXACT: Final = Exact()
