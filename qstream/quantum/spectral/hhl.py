@@ -1,0 +1,176 @@
+"""HHL: linear systems by phase estimation, simulated eigenvalue by eigenvalue, and its circuit."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from qstream.errors import ProblemError
+from qstream.quantum.spectral.answer import Clock, Run, Simulated, SpectralAnswer, beside_twin, relative
+from qstream.quantum.spectral.matrices import (
+    Array,
+    condition,
+    hermitian_dilation,
+    is_hermitian,
+    matrix,
+    padded,
+    qubits_for,
+    vector,
+)  # fmt: skip
+from qstream.quantum.spectral.qft import inverse_gates, run_gates
+from qstream.quantum.spectral.qpe import check_circuit, check_clock, clock_distribution, clock_gates
+
+NEEDS: Final = "needs the eigendecomposition a classical solve also needs"
+MAX_AMPLITUDES: Final = 1 << 22
+_GUARD = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Spectrum:
+    """A Hermitian matrix as the clock sees it.
+
+    Eigenvalues [N] and eigenvectors [N, N], their `phases` [N] in turns on a clock of ``M = 2^clock`` values, and for each
+    value k of the clock the amplitude `rotation` [M] that the ancilla is turned to: ``k_min / k``, at most 1 in size and 0
+    at k = 0. With eigenvalues of both signs the upper half of the clock counts as negative.
+
+    The smallest eigenvalue in size lies on the value k_min, where an error would weigh most; an eighth of the clock stays
+    free above the largest, so that the tails of the distribution do not wrap round into small or opposite values.
+    """
+
+    values: NDArray[np.float64]
+    vectors: Array
+    phases: NDArray[np.float64]
+    rotation: NDArray[np.float64]
+    smallest: float
+    condition: float
+
+
+def solve(
+    A: ArrayLike,  # noqa: N803 the name of the field, as in A x = b
+    b: ArrayLike,
+    *,
+    clock: int = 8,
+    timer: Clock = time.perf_counter,
+) -> SpectralAnswer:
+    """Solve ``A x = b`` as a noiseless HHL circuit would, with ``numpy.linalg.solve`` beside it.
+
+    A matrix that is not Hermitian is solved in its Hermitian dilation, of twice the size. The clock's uncompute and
+    post-selection leave each eigenvector with the factor ``f(phase) = sum_k P(k | phase) k_min / k``. Source: Harrow,
+    Hassidim and Lloyd (2009), with uniform clock amplitudes.
+
+    Parameters
+    ----------
+    A : float64 or complex128 [N, N]
+        Regular, N <= 1,024.
+    b : float64 or complex128 [N]
+        Not zero.
+    clock : int
+        Qubits of the clock register. Three more than log2(condition) give about one per cent; a spectrum of both signs
+        takes one more for the sign.
+    timer
+        Seconds, for the record's times.
+
+    Raises
+    ------
+    ProblemError
+        A is singular or not square, a shape is wrong, a number is not finite, or the clock is too short for the condition.
+    """
+    given = matrix("A", A)
+    right = vector("b", b, len(given))
+    check_clock(clock)
+    return beside_twin(
+        lambda: _simulate(given, right, clock),
+        lambda: np.linalg.solve(given, right),
+        lambda x: relative(given @ x - right, right),
+        method="hhl", execution="simulated-spectral", needs=NEEDS, twin_name="numpy.linalg.solve", timer=timer,
+    )  # fmt: skip
+
+
+def spectrum_on_clock(hermitian: Array, clock: int) -> Spectrum:
+    """Place the eigenvalues of a Hermitian matrix on a clock; `ProblemError` if it is singular or the clock too short."""
+    if len(hermitian) << clock > MAX_AMPLITUDES:
+        allowed = MAX_AMPLITUDES >> clock
+        raise ProblemError(f"A has {len(hermitian)} rows with its dilation, allowed are {allowed} at clock {clock}")
+    values, vectors = np.linalg.eigh(hermitian)
+    sizes = np.abs(values)
+    kappa = condition("A", sizes)
+    signed = bool(values[0] < 0)
+    size = 1 << clock
+    top = size // 2 - 1 if signed else size - 1
+    top -= top // _GUARD
+    least = math.floor(top / kappa * (1 + 1e-12))
+    if least < 1:
+        needed = math.ceil(math.log2(kappa)) + 1 + signed
+        raise ProblemError(f"clock is {clock}, allowed are {needed} qubits or more at the condition {kappa:.4g} of A")
+    smallest = float(sizes.min())
+    k = np.arange(size)
+    if signed:
+        k[size // 2 :] -= size
+    rotation = np.divide(least, k, out=np.zeros(size), where=k != 0)
+    return Spectrum(values, vectors, values * (least / smallest / size), np.clip(rotation, -1, 1), smallest, kappa)
+
+
+def solve_by_circuit(A: ArrayLike, b: ArrayLike, *, clock: int) -> Simulated:  # noqa: N803
+    """`solve` by PennyLane's simulation of the whole circuit: ancilla, clock and system, 14 qubits at most."""
+    import pennylane as qml  # noqa: PLC0415 slow, and an extra
+
+    given = matrix("A", A)
+    right = vector("b", b, len(given))
+    check_clock(clock)
+    hermitian, embedded = _embedded(given, right)
+    on_clock = spectrum_on_clock(hermitian, clock)
+    system = qubits_for(len(hermitian))
+    check_circuit(1 + clock + system)
+    ancilla, clock_wires = 0, list(range(1, 1 + clock))
+    system_wires = list(range(1 + clock, 1 + clock + system))
+    state = np.zeros(1 << system, embedded.dtype)
+    state[: len(embedded)] = embedded / np.linalg.norm(embedded)
+    estimation = clock_gates(_powers(on_clock, clock), clock_wires, system_wires)
+    gates: list[Any] = [
+        qml.StatePrep(state, wires=system_wires),
+        *estimation,
+        qml.SelectPauliRot(2 * np.arcsin(on_clock.rotation), control_wires=clock_wires, target_wire=ancilla, rot_axis="Y"),
+        *inverse_gates(estimation),
+    ]
+    amplitudes = run_gates(gates, 1 + clock + system).reshape(2, 1 << clock, -1)[1, 0]
+    probability = float(np.linalg.norm(amplitudes) ** 2)
+    scaled = amplitudes[: len(hermitian)] * (np.linalg.norm(embedded) / on_clock.smallest)
+    return Simulated(scaled[len(hermitian) - len(given) :], probability)
+
+
+def _simulate(given: Array, right: Array, clock: int) -> Run:
+    hermitian, embedded = _embedded(given, right)
+    on_clock = spectrum_on_clock(hermitian, clock)
+    factors = clock_distribution(on_clock.phases, clock) @ on_clock.rotation
+    length = float(np.linalg.norm(embedded))
+    amplitudes = factors * (on_clock.vectors.conj().T @ (embedded / length))
+    solution = on_clock.vectors @ amplitudes * (length / on_clock.smallest)
+    return Run(
+        Simulated(solution[len(hermitian) - len(given) :], float(np.linalg.norm(amplitudes) ** 2)),
+        n_qubits=1 + clock + qubits_for(len(hermitian)),
+        queries=2 * ((1 << clock) - 1),
+        condition=on_clock.condition,
+    )
+
+
+def _embedded(given: Array, right: Array) -> tuple[Array, Array]:
+    """The system as a Hermitian one: itself, or ``[[0, A], [A^+, 0]] [0, x] = [b, 0]``."""
+    if is_hermitian(given):
+        return given, right
+    return hermitian_dilation(given), np.concatenate([right, np.zeros_like(right)])
+
+
+def _powers(on_clock: Spectrum, clock: int) -> list[Array]:
+    """``exp(2 pi i phase 2^j)`` as matrices on whole qubits, the highest power first."""
+    vectors = on_clock.vectors
+
+    def power(exponent: int) -> Array:
+        turned = np.exp(2j * np.pi * exponent * on_clock.phases)
+        return padded((vectors * turned) @ vectors.conj().T, 1.0)
+
+    return [power(1 << j) for j in range(clock - 1, -1, -1)]
