@@ -26,7 +26,7 @@ def sample(spec: DeviceSpec, circuit: Circuit) -> Samples:
     device = open_device(spec, circuit.n, circuit.seed)
     try:
         result = _execute(spec, device, circuit)
-    except Exception as exc:  # noqa: BLE001 the device guard: a device may raise anything
+    except Exception as exc:  # the device guard: a device may raise anything
         raise Refused(Reason.ERROR, f"{type(exc).__name__}: {str(exc)[:200]}") from exc
     return samples_of(result, circuit)
 
@@ -42,7 +42,7 @@ def open_device(spec: DeviceSpec, wires: int, seed: int) -> Any:
         if ":" in spec.pennylane:
             return _device_class(spec.pennylane)(**kwargs)
         return qml.device(spec.pennylane, **kwargs)
-    except Exception as exc:  # noqa: BLE001 the device guard: a constructor may raise anything
+    except Exception as exc:  # the device guard: a constructor may raise anything
         missing = isinstance(exc, ImportError) or "Make sure the required plugin is installed" in str(exc)
         reason = Reason.NOT_INSTALLED if missing else Reason.UNAVAILABLE
         raise Refused(reason, f"{type(exc).__name__}: {str(exc)[:200]}") from exc

@@ -1,0 +1,64 @@
+"""PennyLane devices that go wrong on demand: how is told by a file, so that a test can change it while they run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pennylane.devices import Device
+
+
+class Misbehaving(Device):
+    """Answers all zeros, except that the file at `told` may say: hang, crash, raise, nan, short, alien, slow, stop.
+
+    `spares` is the number of wires up to which it behaves, so that a warm-up or a probe passes.
+    """
+
+    name = "misbehaving"
+
+    def __init__(self, wires: int, told: str, spares: int = 2, delay_s: float = 0.1) -> None:
+        super().__init__(wires=wires)
+        self._told = Path(told)
+        self._spares = spares
+        self._delay_s = delay_s
+
+    def execute(self, circuits: Any, execution_config: Any = None) -> Any:
+        scripts = list(circuits) if isinstance(circuits, (list, tuple)) else [circuits]
+        return tuple(self._one(script) for script in scripts)
+
+    def _one(self, script: Any) -> Any:
+        wires, shots = len(self.wires), script.shots.total_shots
+        how = self._told.read_text().strip() if wires > self._spares and self._told.exists() else ""
+        if how == "hang":
+            time.sleep(3600)
+        elif how == "stop":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        elif how == "crash":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif how == "raise":
+            raise ZeroDivisionError("the cryostat is warm")
+        elif how == "nan":
+            return np.full(2**wires, np.nan)
+        elif how == "short":
+            return {"0" * (wires - 1): shots}
+        elif how == "alien":
+            return {"0" * wires: float("nan")}
+        elif how == "slow":
+            time.sleep(self._delay_s)
+        return {"0" * wires: shots}
+
+
+class Unopened(Device):
+    """Fails to open while the file at `told` exists."""
+
+    def __init__(self, wires: int, told: str) -> None:
+        super().__init__(wires=wires)
+        if Path(told).exists():
+            raise ConnectionError("no route to the cryostat")
+
+    def execute(self, circuits: Any, execution_config: Any = None) -> Any:
+        return tuple({"0" * len(self.wires): script.shots.total_shots} for script in circuits)
