@@ -67,7 +67,7 @@ class ExpertTopology(Frame):
         """int32 [gpus]: the node of each GPU, given or spread evenly in order."""
         if self.node_of_gpu is not None:
             return self.node_of_gpu
-        return (np.arange(self.num_gpus) * self.num_nodes // self.num_gpus).astype(np.int32)
+        return even_nodes(self.num_gpus, self.num_nodes)
 
     @classmethod
     def example(cls) -> Self:
@@ -75,6 +75,11 @@ class ExpertTopology(Frame):
             model="demo-moe", num_layers=2, num_logical_experts=4, top_k=2, num_nodes=2, num_gpus=4, slots_per_gpu=2,
             node_of_gpu=np.array([0, 0, 1, 1], np.int32),
         )  # fmt: skip
+
+
+def even_nodes(gpus: int, nodes: int) -> NDArray[np.int32]:
+    """int32 [gpus]: GPUs spread evenly over nodes, in order."""
+    return (np.arange(gpus) * nodes // gpus).astype(np.int32)
 
 
 class ExpertLoad(Frame):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -167,6 +168,7 @@ def _check_weights(field: str, weight: NDArray[Any], length: int) -> None:
         raise ProblemError(f"{field}: from {weight.min()} to {weight.max()}, must be finite and >= 0")
 
 
+@lru_cache(maxsize=4096)
 def _salt(seed: int) -> np.uint64:
     # A kernel's uint64 comes back as a Python int, which the next kernel would take for int64.
     return np.uint64(mix64(np.uint64(seed % 2**64) + GOLDEN))

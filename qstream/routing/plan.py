@@ -17,7 +17,7 @@ from qstream.routing.pack import place
 from qstream.routing.problem import fullest_gpu_bound, logical_maps
 from qstream.routing.scenarios import anneal, place_quartile
 from qstream.routing.score import balancedness, cross_node_copies, gpu_loads, holds, nodes_per_token
-from schemas.experts import ExpertTopology
+from schemas.experts import ExpertTopology, even_nodes
 from schemas.placement import PlacementScore
 from schemas.routing import RoutingMetrics
 from schemas.solver import SolverRecord
@@ -163,14 +163,25 @@ def _copies(batch: TokenBatch, slot_ids: NDArray[np.int32], topology: ExpertTopo
         return None
     if topology.num_nodes == 1:
         return 0.0
-    node_of_gpu = topology.nodes()
-    node_of_slot = np.repeat(node_of_gpu, topology.slots_per_gpu)
+    given = topology.node_of_gpu
+    shape = topology.num_gpus, topology.num_nodes, topology.slots_per_gpu
+    node_of_gpu, node_of_slot = _nodes(*shape, None if given is None else given.tobytes())
     source = batch.src_rank
     if source is None or source.min() < 0:
         return nodes_per_token(slot_ids, node_of_slot) - 1.0
     if source.max() >= topology.num_gpus:
         raise ProblemError(f"src_rank has {source.max()}, allowed are -1 to {topology.num_gpus - 1}, the GPUs of the topology")
     return cross_node_copies(slot_ids[:, None], node_of_slot[None], node_of_gpu[source])
+
+
+@lru_cache(maxsize=256)
+def _nodes(gpus: int, nodes: int, slots_per_gpu: int, given: bytes | None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The node of each GPU and of each slot, once for all batches of a topology."""
+    node_of_gpu = even_nodes(gpus, nodes) if given is None else np.frombuffer(given, np.int32)
+    found = node_of_gpu.astype(np.int64), np.repeat(node_of_gpu, slots_per_gpu).astype(np.int64)
+    for array in found:
+        array.flags.writeable = False
+    return found
 
 
 def _near(previous: NDArray[np.int32], plan: NDArray[np.int32], gpus: int) -> NDArray[np.int32]:

@@ -11,6 +11,7 @@ from qstream.errors import ProblemError
 from qstream.routing.kernels import array, compiled
 from qstream.routing.problem import plan_array, slots_per_gpu
 
+Nodes = NDArray[np.int32] | NDArray[np.int64]
 _MAX_NODES = 63
 
 
@@ -99,7 +100,7 @@ def holds(physical_to_logical: NDArray[np.int32], experts: int, num_gpus: int) -
     return out
 
 
-def nodes_per_token(topk_ids: NDArray[np.int32], node_of_expert: NDArray[np.int32]) -> float:
+def nodes_per_token(topk_ids: NDArray[np.int32], node_of_expert: Nodes) -> float:
     """Distinct nodes that the experts of a token lie on in one layer (lambda), mean over tokens.
 
     Parameters
@@ -117,7 +118,7 @@ def nodes_per_token(topk_ids: NDArray[np.int32], node_of_expert: NDArray[np.int3
     return cross_node_copies(ids[:, None], nodes[None], np.full(len(ids), -1, np.int32))
 
 
-def cross_node_copies(topk_ids: NDArray[np.int32], node_of_expert: NDArray[np.int32], source_node: NDArray[np.int32]) -> float:
+def cross_node_copies(topk_ids: NDArray[np.int32], node_of_expert: Nodes, source_node: Nodes) -> float:
     """Copies that a token sends to other nodes in a layer, mean over tokens and layers; one copy a node (DeepEP).
 
     Parameters

@@ -5,6 +5,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from confluent_kafka import Message
@@ -77,7 +78,7 @@ def _record(message: Message, topic: Topic) -> Record:
     content_type = ""
     for name, text in headers:
         if name == CONTENT_TYPE and text:
-            content_type = text.decode(errors="replace").split(";")[0].strip()
+            content_type = _media_type(text)
         elif name == EVENT_TYPE and text is not None and text != topic.name.encode():
             raise FrameError(f"header {EVENT_TYPE} is {text.decode(errors='replace')[:100]!r}, allowed is {topic.name!r}")
     frame = topic.frame.decode(value, content_type or body_type(value))
@@ -88,6 +89,12 @@ def _record(message: Message, topic: Topic) -> Record:
     return Record(
         topic.name, message.partition(), message.offset(), key, frame, max(message.timestamp()[1], 0), headers, value, raw_key
     )
+
+
+@lru_cache(maxsize=256)
+def _media_type(content_type: bytes) -> str:
+    """Without parameters such as the charset."""
+    return content_type.decode(errors="replace").split(";")[0].strip()
 
 
 def _reject_message(message: Message, error: FrameError) -> Rejected:

@@ -52,14 +52,19 @@ def event_headers(
 ) -> list[tuple[str, bytes]]:
     """CloudEvents 1.0 headers in Kafka's binary mode."""
     return [
-        ("ce_specversion", b"1.0"),
+        *_kind(topic, source, content),
         ("ce_id", event_id.encode()),
-        ("ce_source", source.encode()),
-        (EVENT_TYPE, topic.encode()),
         ("ce_time", _moment(timestamp_ms)),
         ("ce_subject", subject.encode()),
-        (CONTENT_TYPE, content.encode()),
     ]
+
+
+@lru_cache(maxsize=1024)
+def _kind(topic: str, source: str, content: str) -> tuple[tuple[str, bytes], ...]:
+    """The headers that all events of one kind share."""
+    return (
+        ("ce_specversion", b"1.0"), ("ce_source", source.encode()), (EVENT_TYPE, topic.encode()), (CONTENT_TYPE, content.encode()),
+    )  # fmt: skip
 
 
 @lru_cache(maxsize=1024)
