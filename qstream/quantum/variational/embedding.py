@@ -19,16 +19,30 @@ from qstream.quantum.variational.gates import MAX_QUBITS, Array, Axis, checked_q
 _HADAMARD: Final = np.array([[1, 1], [1, -1]]) / math.sqrt(2)
 
 
+def product_state(x: Array) -> Array:
+    """Real states [B, 2^n] of features [B, n], ``cos(x_i / 2) |0> + sin(x_i / 2) |1>`` a qubit: angle embedding about Y."""
+    _check_features(x)
+    xp = namespace(x)
+    pairs = xp.stack([xp.cos(x / 2), xp.sin(x / 2)], -1)
+    return reduce(_outer, [pairs[:, qubit] for qubit in range(x.shape[1])])
+
+
 def angle(x: Array, axis: Axis = "X", start: Array | None = None) -> Array:
     """States [B, 2^n] of features [B, n]: one rotation a qubit, a product state.
 
-    `start` are states [B, 2^n] to act on; by default all qubits are in state 0, of which axis Z changes the phase alone.
+    `start` are states [B, 2^n] to act on, by default all qubits are in state 0.
     """
     _check_features(x)
-    gates = rotation(x, axis)
+    if axis not in ("X", "Y"):
+        raise ProblemError(f"axis is {axis!r}, allowed are X and Y")
     if start is not None:
-        return rotate(start[:, None, :], group_matrices(gates))[:, 0, :]
-    return reduce(_outer, [gates[:, qubit, :, 0] for qubit in range(x.shape[1])])
+        return rotate(start[:, None, :], group_matrices(rotation(x, axis)))[:, 0, :]
+    states = product_state(x) * (1.0 + 0.0j)
+    if axis == "Y":
+        return states
+    # RX|0> is RY|0> with a factor -i on state 1.
+    phases = (-1j) ** (basis_spins(x.shape[1]) < 0).sum(1)
+    return states * namespace(x).asarray(phases, dtype=states.dtype, device=x.device)
 
 
 def amplitude(x: Array, n: int) -> Array:
@@ -48,7 +62,7 @@ def amplitude(x: Array, n: int) -> Array:
 
 
 def iqp(x: Array, repeats: int = 1, start: Array | None = None) -> Array:
-    """States [B, 2^n] of features [B, n]: `repeats` times Hadamards, then ``RZ(x_i)`` and ``exp(-i x_i x_j ZZ / 2)`` on all pairs.
+    """States [B, 2^n] of features [B, n]: Hadamards, ``RZ(x_i)`` and ``exp(-i x_i x_j ZZ / 2)`` on all pairs, `repeats` times.
 
     `start` are states [B, 2^n] to act on, by default all qubits are in state 0.
     """

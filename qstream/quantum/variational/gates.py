@@ -5,6 +5,7 @@ A batch of states is ``[..., S, 2^n]``; leading axes match those of the gates, s
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Sequence
 from functools import cache
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from qstream.errors import ProblemError
 
 Array = Any  # a numpy array or a torch tensor; each function returns the kind it was given
-Axis = Literal["X", "Y", "Z"]
+Axis = Literal["X", "Y"]
 MAX_QUBITS: Final = 14
 _GROUP: Final = 4
 
@@ -46,11 +47,7 @@ def rot(weights: Array) -> Array:
 
 def rotation(x: Array, axis: Axis) -> Array:
     """Gates ``exp(-i x axis / 2)`` [..., 2, 2] of angles [...]."""
-    xp = namespace(x)
-    if axis == "Z":
-        phase = xp.exp(-0.5j * x)
-        return _matrix(phase, 0 * phase, 0 * phase, phase.conj())
-    one = 1.0 + 0.0j
+    xp, one = namespace(x), 1.0 + 0.0j
     c, s = xp.cos(x / 2) * one, xp.sin(x / 2) * one
     return _matrix(c, -1j * s, -1j * s, c) if axis == "X" else _matrix(c, -s, s, c)
 
@@ -64,7 +61,7 @@ def group_matrices(gates: Array) -> tuple[Array, ...]:
     n = gates.shape[-3]
     bounds = np.linspace(0, n, -(-n // _GROUP) + 1).round().astype(int).tolist()
     matrices = []
-    for first, last in zip(bounds, bounds[1:], strict=False):
+    for first, last in itertools.pairwise(bounds):
         product = gates[..., first, :, :]
         for qubit in range(first + 1, last):
             size = 2 * product.shape[-1]

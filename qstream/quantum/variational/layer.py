@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -70,6 +70,9 @@ class VariationalLayer(nn.Module):  # type: ignore[misc]
         checked_qubits(n)
         if layers < 1:
             raise ProblemError(f"layers is {layers!r}, allowed is 1 or more")
+        for name, value, kind in (("embedding", embedding, Embedding), ("axis", axis, Axis), ("readout", readout, Readout)):
+            if value not in get_args(kind):
+                raise ProblemError(f"{name} is {value!r}, allowed are {', '.join(get_args(kind))}")
         if reupload and embedding == "amplitude":
             raise ProblemError("reupload is True, allowed with embedding 'amplitude' is False: it prepares a state")
         self.n, self.embedding, self.axis, self.readout, self.reupload = n, embedding, axis, readout, reupload
@@ -168,29 +171,41 @@ def circuit_unitary(weights: Tensor, rings: Tensor | None) -> Tensor:
 class ClassicalTwin(nn.Module):  # type: ignore[misc]
     """A perceptron with one hidden layer that stands in for a VariationalLayer: same input, output and range."""
 
-    def __init__(self, features: int, hidden: int, outputs: int, readout: Readout, dtype: torch.dtype, bias: bool) -> None:
+    def __init__(self, hidden: nn.Linear, output: nn.Linear, readout: Readout) -> None:
         super().__init__()
-        self.hidden = nn.Linear(features, hidden, dtype=dtype)
-        self.output = nn.Linear(hidden, outputs, bias=bias, dtype=dtype)
-        self.readout = readout
+        self.hidden, self.output, self.readout = hidden, output, readout
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.output(torch.tanh(self.hidden(x)))
         return torch.tanh(y) if self.readout == "z" else torch.softmax(y, -1)
 
 
-def parameters(module: nn.Module) -> int:
-    """How many numbers are trained."""
-    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
-
-
-def classical_twin(layer: VariationalLayer, features: int | None = None) -> ClassicalTwin:
+def classical_twin(
+    layer: VariationalLayer, features: int | None = None, generator: torch.Generator | None = None
+) -> ClassicalTwin:
     """The perceptron whose count of parameters is nearest to the layer's; what a quantum result must be compared with.
 
-    `features` is needed for ``amplitude``, else it is n.
+    `features` are the layer's inputs where they are not n, as ``amplitude`` allows.
     """
     inputs, outputs = features or layer.n, layer.n if layer.readout == "z" else 1 << layer.n
     wanted, unit = parameters(layer), inputs + 1 + outputs
-    sizes = [(hidden, bias) for bias in (True, False) for hidden in (wanted // unit, wanted // unit + 1) if hidden]
-    hidden, bias = min(sizes, key=lambda size: abs(size[0] * unit + size[1] * outputs - wanted))
-    return ClassicalTwin(inputs, hidden, outputs, layer.readout, layer.weights.dtype, bias)
+    sizes = [(width, bias) for width in range(1, wanted // unit + 2) for bias in (True, False)]
+    width, bias = min(sizes, key=lambda size: abs(size[0] * unit + size[1] * outputs - wanted))
+    dtype = layer.weights.dtype
+    hidden = linear(inputs, width, dtype=dtype, generator=generator)
+    return ClassicalTwin(hidden, linear(width, outputs, bias=bias, dtype=dtype, generator=generator), layer.readout)
+
+
+def linear(
+    inputs: int, outputs: int, *, bias: bool = True, dtype: torch.dtype, generator: torch.Generator | None = None
+) -> nn.Linear:
+    """A linear map with torch's usual initial values, from a generator of one's own."""
+    module = nn.Linear(inputs, outputs, bias=bias, dtype=dtype)
+    for parameter in module.parameters():
+        nn.init.uniform_(parameter, -1 / math.sqrt(inputs), 1 / math.sqrt(inputs), generator=generator)
+    return module
+
+
+def parameters(module: nn.Module) -> int:
+    """How many numbers are trained."""
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
