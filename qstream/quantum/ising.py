@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -109,6 +109,31 @@ class IsingProblem:
         """The couplings as a symmetric matrix [n, n], ``J + J^T``."""
         return self.J + self.J.T
 
+    def fix(self, spins: Mapping[int, int]) -> IsingProblem:
+        """The problem of the other spins, in their order and with their labels, while these, by number, stay +1 or -1.
+
+        `ProblemError` for a number or a spin that is none, and when no spin is left.
+        """
+        for i, spin in spins.items():
+            if not 0 <= i < self.n or spin not in (-1, 1):
+                raise ProblemError(f"spin {i!r} fixed at {spin!r}, allowed are spins 0 to {self.n - 1} at +1 or -1")
+        if len(spins) == self.n:
+            raise ProblemError(f"all {self.n} spins are fixed, allowed is to leave at least one")
+        fixed = np.zeros(self.n)
+        fixed[list(spins)] = list(spins.values())
+        free = [i for i in range(self.n) if i not in spins]
+        fields = self.h + self.symmetric() @ fixed
+        labels = tuple(self.labels[i] for i in free)
+        return IsingProblem(len(free), self.J[np.ix_(free, free)], fields[free], self.energy(fixed), labels)
+
+    def gauge(self, flips: ArrayLike) -> IsingProblem:
+        """The problem whose energy of s is this one's of s with the spins of the mask `flips` [n] turned."""
+        mask = np.asarray(flips)
+        if mask.shape != (self.n,) or mask.dtype != np.bool_:
+            raise ProblemError(f"flips have shape {mask.shape} and dtype {mask.dtype}, allowed is a mask of {self.n}")
+        sign = np.where(mask, -1.0, 1.0)
+        return IsingProblem(self.n, self.J * np.outer(sign, sign), self.h * sign, self.offset, self.labels)
+
     def digest(self) -> str:
         """Hex SHA-256 of n, J, h and offset: equal for equal problems, whatever their labels."""
         parts = (np.int64(self.n), self.J, self.h, np.float64(self.offset))
@@ -138,7 +163,7 @@ def finite_array(name: str, value: ArrayLike, shape: tuple[int, ...]) -> NDArray
     """A read-only float64 copy; `ProblemError` that names `name` if it is of another shape or not finite."""
     try:
         array = np.array(value, np.float64)
-    except (TypeError, ValueError) as exc:
+    except (TypeError, ValueError, OverflowError) as exc:
         raise ProblemError(f"{name} is no array of numbers: {exc}") from exc
     if array.shape != shape:
         raise ProblemError(f"{name} has shape {array.shape}, allowed is {shape}")

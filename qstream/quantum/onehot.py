@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qstream.errors import ProblemError
-from qstream.quantum.ising import finite_array
+from qstream.quantum.ising import IsingProblem, finite_array
 
 MAX_VARIABLES: Final = 1024
 MAX_LEVELS: Final = 1024
@@ -114,6 +115,40 @@ class OneHotProblem:
             matrix[rows, columns] = costs
             matrix[columns, rows] = costs.T
         return starts, np.concatenate(self.unary), matrix
+
+    def to_ising(self, penalty: float | None = None) -> IsingProblem:
+        """The problem in one bit a level, for devices without a mixer of levels; labels are (variable, level).
+
+        Each variable adds ``penalty * (1 - levels taken)^2``. The default is large enough that every minimum takes one level
+        of each variable; a smaller one may do and is easier on a device. `ProblemError` above 4,096 levels in all.
+        """
+        starts, unary, pair = self.stacked()
+        if penalty is None:
+            # A violation costs the penalty or more, and can gain at most what separates a solution from all negative costs.
+            known = self.energy([int(costs.argmin()) for costs in self.unary]) - self.offset
+            penalty = known - float(np.minimum(unary, 0).sum() + np.minimum(np.triu(pair), 0).sum())
+            penalty = 1.01 * penalty + max(1e-6, 0.01 * float(np.max(np.abs(unary), initial=0)))
+        if not 0 < penalty < math.inf:
+            raise ProblemError(f"penalty is {penalty!r}, allowed are finite numbers above 0")
+        owner = np.repeat(np.arange(len(self.sizes)), self.sizes)
+        # (1 - sum_a x_a)^2 = 1 - sum_a x_a + 2 sum_{a<b} x_a x_b over bits, and x = (1 - s) / 2.
+        quadratic = np.triu(pair + 2 * penalty * (owner[:, np.newaxis] == owner), 1)
+        linear = unary - penalty
+        fields = -linear / 2 - (quadratic.sum(0) + quadratic.sum(1)) / 4
+        offset = self.offset + penalty * len(self.sizes) + float(linear.sum() / 2 + quadratic.sum() / 4)
+        labels = tuple((int(i), int(a - starts[i])) for a, i in enumerate(owner))
+        return IsingProblem(len(unary), quadratic / 4, fields, offset, labels)
+
+    def decode(self, spins: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Levels [S, m] of spins [S, K] of `to_ising`, and which of them are valid [S]: one bit for each variable.
+
+        Where none or several bits of a variable are set, its first set level is taken, or level 0.
+        """
+        bits = np.asarray(spins) < 0
+        starts = np.cumsum((0, *self.sizes))
+        groups = [bits[:, low:high] for low, high in itertools.pairwise(starts)]
+        levels = np.stack([group.argmax(1) for group in groups], 1).astype(np.int64)
+        return levels, np.logical_and.reduce([group.sum(1) == 1 for group in groups])
 
     def digest(self) -> str:
         """Hex SHA-256 of all that the energies depend on."""
