@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from qstream.quantum.classical.greedy import GREEDY, one_flip_descent, polish, polish_levels
+from qstream.quantum.classical.greedy import GREEDY, one_flip_descent, polish, polish_levels, stacked_refusal
 from qstream.quantum.ising import IsingProblem
 from qstream.quantum.onehot import OneHotProblem
 from qstream.quantum.record import Reason, SolveRequest
@@ -82,7 +82,17 @@ def test_the_solver_repeats_itself_and_starts_from_the_warm_start():
     assert again.solution.tobytes() == answer.solution.tobytes()
 
 
-def test_too_many_levels_are_refused():
-    refused = GREEDY.refusal(SolveRequest(OneHotProblem((1024,) * 5)))
+def test_a_problem_too_large_for_a_descent_is_still_answered_each_variable_after_those_before_it():
+    rising = np.arange(1024.0)
+    problem = OneHotProblem((1024,) * 5, (rising,) * 5, {(0, 3): -2 * np.outer(rising == 0, rising == 9)})
+    answer = GREEDY.run(SolveRequest(problem), lambda: math.inf)
+    assert answer.solution.tolist() == [0] * 5
+    stronger = OneHotProblem((1024,) * 5, (rising,) * 5, {(0, 3): -20 * np.outer(rising == 0, rising == 9)})
+    assert GREEDY.run(SolveRequest(stronger), lambda: math.inf).solution.tolist() == [0, 0, 0, 9, 0]
+
+
+def test_only_annealing_and_descent_need_the_cost_matrix():
+    refused = stacked_refusal(OneHotProblem((1024,) * 5))
     assert refused is not None
     assert refused.reason is Reason.TOO_LARGE
+    assert stacked_refusal(OneHotProblem((1024,) * 4)) is None
