@@ -1,0 +1,1 @@
+"""QAOA, simulated: circuits whose cost is an Ising energy."""
