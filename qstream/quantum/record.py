@@ -200,8 +200,8 @@ class SolveMeta:
 
     @property
     def label(self) -> str:
-        """``simulated``, ``device`` or ``classical``: what a reader must know first."""
-        if self.execution == "none":
+        """``simulated``, ``device`` or ``classical``: what gave the solution, which a reader must know first."""
+        if self.execution == "none" or self.path == "classical":
             return "classical"
         return "device" if self.execution == "device" else "simulated"
 

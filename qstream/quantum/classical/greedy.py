@@ -101,6 +101,20 @@ def one_level_descent(
     return result
 
 
+def constructed(problem: OneHotProblem) -> NDArray[np.int64]:
+    """Levels [m], each the best for those chosen before it."""
+    costs = [unary.copy() for unary in problem.unary]
+    levels = np.zeros(len(costs), np.int64)
+    after: dict[int, list[int]] = {}
+    for i, j in problem.pair:
+        after.setdefault(i, []).append(j)
+    for i, cost in enumerate(costs):
+        levels[i] = cost.argmin()
+        for j in after.get(i, ()):
+            costs[j] += problem.pair[i, j][levels[i]]
+    return levels
+
+
 def random_solutions(problem: Problem, count: int, rng: np.random.Generator) -> Solution:
     """Uniformly random solutions [count, n]: spins int8, or levels int64."""
     if isinstance(problem, IsingProblem):
@@ -124,13 +138,16 @@ def stacked_refusal(problem: Problem) -> Refused | None:
 
 @dataclass(frozen=True)
 class Greedy:
-    """Restart greedy: the warm start, if there is one, and random solutions, each descended to a local minimum."""
+    """Restart greedy: the warm start, if there is one, and random solutions, each descended to a local minimum.
+
+    It always answers: of one-hot problems too large for a descent, with one solution built variable by variable.
+    """
 
     name: str = "greedy"
     path: Literal["classical"] = "classical"
 
     def refusal(self, request: SolveRequest) -> Refused | None:
-        return stacked_refusal(request.problem)
+        return None
 
     def estimate_ms(self, request: SolveRequest) -> float:
         size = request.problem.n if isinstance(request.problem, IsingProblem) else sum(request.problem.sizes)
@@ -138,6 +155,9 @@ class Greedy:
 
     def run(self, request: SolveRequest, remaining_s: Remaining) -> Answer:
         problem = request.problem
+        if isinstance(problem, OneHotProblem) and stacked_refusal(problem) is not None:
+            levels = constructed(problem)
+            return Answer(levels, problem.energy(levels), "search")
         starts = random_solutions(problem, RESTARTS, np.random.default_rng([request.seed, 1]))
         if request.warm_start is not None:
             starts[0] = request.warm_start

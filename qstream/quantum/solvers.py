@@ -1,0 +1,140 @@
+"""The table of solvers, and `solve`: ask one, compare it with its classical twin, return the best and keep the record."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Final, ParamSpec, TypeVar, cast
+
+import numpy as np
+
+from qstream.errors import ProblemError
+from qstream.quantum.attempt import Clock
+from qstream.quantum.ising import IsingProblem
+from qstream.quantum.onehot import OneHotProblem
+from qstream.quantum.race import AUTO, race
+from qstream.quantum.record import Answer, Problem, Reason, Refused, Remaining, Solver, SolveRequest, SolveResult
+
+Given = ParamSpec("Given")
+Found = TypeVar("Found")
+
+# name -> module and object; a module is imported when its solver is asked for the first time.
+SOLVERS: Final[Mapping[str, str]] = {
+    "exact": "qstream.quantum.classical.exact:EXACT",
+    "greedy": "qstream.quantum.classical.greedy:GREEDY",
+    "sa": "qstream.quantum.classical.anneal:ANNEAL",
+    "dsb": "qstream.quantum.classical.bifurcation:BIFURCATION",
+    "qaoa": "qstream.quantum.qaoa.solver:QAOA",
+    "qaoa-xy": "qstream.quantum.qaoa.subspace_solver:QAOA_XY",
+    "rqaoa": "qstream.quantum.qaoa.rqaoa:RQAOA",
+}
+# Seconds that a first import may take, where it is not a blink: numba's.
+LOAD_S: Final[Mapping[str, float]] = {"sa": 2.0}
+ENTRY_POINTS: Final = "qstream.solvers"
+DEVICE: Final = "device:"
+# What an entry point's solver, which is not ours, may raise without ending the solve.
+_FOREIGN_FAULTS: Final = (ArithmeticError, AttributeError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError)
+
+
+def solve(problem: Problem | SolveRequest, solver: str = AUTO, *, clock: Clock = time.perf_counter, **terms: Any) -> SolveResult:
+    """Solve a problem and say honestly how.
+
+    Greedy answers first; then the solver asked for; then its classical twin, within the time that it took; then the exact
+    optimum where it can be enumerated in time. The best answer is returned; of equal ones that of the solver asked for.
+
+    Parameters
+    ----------
+    problem
+        An IsingProblem, a OneHotProblem, or a SolveRequest.
+    solver
+        A name of `solver_names()`, ``device:NAME``, or ``auto``: exact where it fits the deadline, else annealing and
+        bifurcation.
+    clock
+        Seconds that only rise.
+    terms
+        Fields of SolveRequest, as ``deadline_s=0.05, seed=7``.
+
+    Raises
+    ------
+    ProblemError
+        The problem, a term or the solver's name is wrong. That a solver cannot answer is no error: another does, and
+        ``result.meta.fallback`` says why.
+    """
+    if solver.startswith(DEVICE):
+        terms["device"] = solver.removeprefix(DEVICE)
+    request = replace(problem, **terms) if isinstance(problem, SolveRequest) else SolveRequest(problem, **terms)
+    name = f"{DEVICE}{request.device}" if request.device and solver == AUTO else solver
+    if name != AUTO and not name.startswith(DEVICE) and name not in solver_names():
+        raise ProblemError(f"solver is {name!r}, allowed are {AUTO}, {', '.join(solver_names())}, {DEVICE}NAME")
+    return race(request, name, find_solver, clock)
+
+
+def solver_names() -> tuple[str, ...]:
+    """The solvers of the table, and those that installed packages add by entry points."""
+    return (*SOLVERS, *sorted(_extras().keys() - SOLVERS.keys()))
+
+
+def find_solver(name: str, left_s: float = math.inf) -> Solver:
+    """Load a solver within `left_s` seconds; `Refused` if it is not installed or loads too slowly, `ProblemError` if unknown."""
+    if name.startswith(DEVICE):
+        return cast(Solver, _load("qstream.quantum.devices.solver:device_solver")(name.removeprefix(DEVICE)))
+    if name in SOLVERS:
+        if left_s < LOAD_S.get(name, 0.0) and SOLVERS[name].partition(":")[0] not in sys.modules:
+            raise Refused(Reason.NOT_READY, f"{name} loads in up to {LOAD_S[name]} s, {left_s:.3g} s left: call warm() at start")
+        return cast(Solver, _load(SOLVERS[name]))
+    extra = _extras().get(name)
+    if extra is None:
+        raise ProblemError(f"solver is {name!r}, allowed are {', '.join(solver_names())}")
+    return _Foreign(name, extra)
+
+
+def warm() -> None:
+    """Load and run the classical solvers once, so that no request waits for it; on a new machine this compiles for seconds."""
+    for problem in (IsingProblem(2, np.zeros((2, 2))), OneHotProblem((2, 2))):
+        for name in ("exact", "greedy", "sa"):
+            find_solver(name).run(SolveRequest(problem), lambda: math.inf)
+
+
+def _load(path: str) -> Any:
+    module, _, attribute = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as exc:
+        if exc.name is not None and exc.name.startswith("qstream"):
+            raise
+        raise Refused(Reason.NOT_INSTALLED, f"{exc}: pip install 'qstream[quantum]'") from exc
+
+
+def _extras() -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
+
+
+class _Foreign:
+    """A solver of another package: its faults are refusals."""
+
+    def __init__(self, name: str, entry: EntryPoint) -> None:
+        self.name = name
+        self._solver: Solver = self._guarded(entry.load)
+        self.path = self._solver.path
+
+    def refusal(self, request: SolveRequest) -> Refused | None:
+        return self._guarded(self._solver.refusal, request)
+
+    def estimate_ms(self, request: SolveRequest) -> float:
+        return self._guarded(self._solver.estimate_ms, request)
+
+    def run(self, request: SolveRequest, remaining_s: Remaining) -> Answer:
+        return self._guarded(self._solver.run, request, remaining_s)
+
+    def _guarded(self, call: Callable[Given, Found], *args: Given.args, **kwargs: Given.kwargs) -> Found:
+        try:
+            return call(*args, **kwargs)
+        except ImportError as exc:
+            raise Refused(Reason.NOT_INSTALLED, f"solver {self.name}: {exc}") from exc
+        except _FOREIGN_FAULTS as exc:
+            raise Refused(Reason.ERROR, f"solver {self.name}: {type(exc).__name__}: {exc}") from exc
