@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qstream.errors import ProblemError
 from qstream.quantum.ising import MAX_SPINS, IsingProblem, finite_array
-from qstream.quantum.onehot import OneHotProblem
+from qstream.quantum.onehot import MAX_LEVELS, MAX_VARIABLES, OneHotProblem
 
+MAX_PAIR_COSTS: Final = 1 << 25  # 256 MiB
 Vartype = Literal["SPIN", "BINARY"]
 
 
@@ -102,14 +102,22 @@ def coloring_of(graph: Any, colors: int, weight: str = "weight") -> OneHotProble
 
 def maxcut(labels: Sequence[Hashable], edges: Iterable[tuple[int, int, float]]) -> IsingProblem:
     """Minus the weight of the cut, over edges (i, j, weight) between numbered nodes."""
-    terms = [term for i, j, value in edges for term in (((i, j), value / 2), ((), -value / 2))]
+    terms: list[tuple[tuple[int, ...], float]] = []
+    for i, j, value in edges:
+        half = _number(f"edge ({i}, {j})", value) / 2
+        terms += [((i, j), half), ((), -half)]
     return from_terms(len(labels), terms, tuple(labels))
 
 
 def coloring(n: int, edges: Iterable[tuple[int, int, float]], colors: int) -> OneHotProblem:
     """The weight of edges (i, j, weight) whose nodes have one colour, over `colors` colours for each of n nodes."""
-    if not 1 <= colors <= 1024:
-        raise ProblemError(f"colors is {colors}, allowed are 1 to 1024")
+    if not 1 <= colors <= MAX_LEVELS:
+        raise ProblemError(f"colors is {colors}, allowed are 1 to {MAX_LEVELS}")
+    if n > MAX_VARIABLES:
+        raise ProblemError(f"the graph has {n} nodes, allowed are {MAX_VARIABLES} to be coloured")
+    edges = list(edges)
+    if len(edges) * colors**2 > MAX_PAIR_COSTS:
+        raise ProblemError(f"{len(edges)} edges of {colors}^2 costs, allowed are {MAX_PAIR_COSTS} costs in all")
     pair: dict[tuple[int, int], NDArray[np.float64]] = {}
     same = np.eye(colors)
     for i, j, value in edges:
@@ -184,10 +192,4 @@ def _empty(n: int) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
 
 
 def _number(name: str, value: Any) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError) as exc:
-        raise ProblemError(f"{name} is {str(value)[:40]!r}, allowed is a finite number") from exc
-    if not math.isfinite(number):
-        raise ProblemError(f"{name} is {number}, allowed is a finite number")
-    return number
+    return float(finite_array(name, value, ()))

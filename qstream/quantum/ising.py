@@ -19,6 +19,7 @@ from qstream.errors import ProblemError
 
 MAX_SPINS: Final = 4096
 MAX_DIAGONAL_BITS: Final = 24
+MAX_NUMBER: Final = 1e100
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +42,7 @@ class IsingProblem:
     Raises
     ------
     ProblemError
-        A shape is wrong, a number is not finite, J has entries on or below its diagonal, or n is out of range.
+        A shape is wrong, a number is not finite or beyond +-1e100, J has entries on or below its diagonal, or n is out of range.
     """
 
     n: int
@@ -58,14 +59,13 @@ class IsingProblem:
         if np.any(low := np.tril(couplings)):
             i, j = np.argwhere(low)[0]
             raise ProblemError(f"J[{i}, {j}] is {couplings[i, j]}, allowed is 0 on and below the diagonal")
-        if not math.isfinite(self.offset):
-            raise ProblemError(f"offset is {self.offset!r}, allowed is a finite number")
+        offset = float(finite_array("offset", self.offset, ()))
         if self.labels and len(self.labels) != self.n:
             raise ProblemError(f"labels are {len(self.labels)}, allowed is one for each of the {self.n} spins")
         for name, value in (("J", couplings), ("h", fields)):
             object.__setattr__(self, name, value)
         object.__setattr__(self, "n", int(self.n))
-        object.__setattr__(self, "offset", float(self.offset))
+        object.__setattr__(self, "offset", offset)
         object.__setattr__(self, "labels", tuple(self.labels) or tuple(range(self.n)))
 
     def energy(self, spins: ArrayLike) -> float:
@@ -160,15 +160,22 @@ def indices_of(spins: ArrayLike) -> NDArray[np.int64]:
 
 
 def finite_array(name: str, value: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """A read-only float64 copy; `ProblemError` that names `name` if it is of another shape or not finite."""
+    """A read-only float64 copy; `ProblemError` that names `name` if it has another shape or a number beyond +-1e100.
+
+    Within that bound no sum or square of a problem's numbers overflows.
+    """
     try:
-        array = np.array(value, np.float64)
+        given = np.asarray(value)
+        if given.dtype.kind not in "biufO":
+            raise TypeError(f"dtype {given.dtype}")
+        array = given.astype(np.float64)
     except (TypeError, ValueError, OverflowError) as exc:
-        raise ProblemError(f"{name} is no array of numbers: {exc}") from exc
+        raise ProblemError(f"{name} is no {'array of numbers' if shape else 'number'}: {exc}") from exc
     if array.shape != shape:
         raise ProblemError(f"{name} has shape {array.shape}, allowed is {shape}")
-    if not np.isfinite(array).all():
-        at = [int(i) for i in np.argwhere(~np.isfinite(array))[0]]
-        raise ProblemError(f"{name}{at} is {array[tuple(at)]}, allowed are finite numbers")
+    wrong = ~(np.abs(array) <= MAX_NUMBER)
+    if wrong.any():
+        at = [int(i) for i in np.argwhere(wrong)[0]]
+        raise ProblemError(f"{name}{at or ''} is {array[tuple(at)]}, allowed are finite numbers up to {MAX_NUMBER:g}")
     array.flags.writeable = False
     return array

@@ -65,9 +65,8 @@ class OneHotProblem:
             if not 0 <= i < j < m:
                 raise ProblemError(f"pair ({i}, {j}) is none, allowed is 0 <= i < j < {m}")
             pair[i, j] = finite_array(f"pair[{i}, {j}]", costs, (sizes[i], sizes[j]))
-        if not math.isfinite(self.offset):
-            raise ProblemError(f"offset is {self.offset!r}, allowed is a finite number")
-        for name, value in (("sizes", sizes), ("unary", unary), ("pair", pair), ("offset", float(self.offset))):
+        offset = float(finite_array("offset", self.offset, ()))
+        for name, value in (("sizes", sizes), ("unary", unary), ("pair", pair), ("offset", offset)):
             object.__setattr__(self, name, value)
 
     @property
