@@ -1,4 +1,4 @@
-"""Every Prometheus metric of qstream. Labels are bounded: agent, topic, stage, error class, model; never an offset or a key."""
+"""Every Prometheus metric of qstream. Labels are bounded: agent, topic, stage, error, model, solver; never an offset or a key."""
 
 from __future__ import annotations
 
@@ -36,3 +36,12 @@ ROUTING_WORST_LAYER = Gauge("qstream_routing_worst_layer_balancedness", "The sam
 ROUTING_COPIES = Gauge("qstream_routing_cross_node_copies_per_token", "Copies of a token sent to other nodes", ["model"])
 ROUTING_MOVED = Counter("qstream_routing_moved_experts_total", "Experts that plans asked a GPU to load", ["model"])
 ROUTING_PLANS = Counter("qstream_routing_placement_plans_total", "Placement plans by outcome", ["model", "outcome"])
+
+QUANTUM_SOLVE_SECONDS = Histogram(
+    "qstream_quantum_solve_seconds", "Time of a request to the solvers' runtime, by the solver asked for", ["solver"],
+    buckets=SECONDS,
+)  # fmt: skip
+QUANTUM_FALLBACKS = Counter(
+    "qstream_quantum_fallbacks_total", "Requests that another solver answered than the one asked for", ["solver", "reason"]
+)
+QUANTUM_LATE = Counter("qstream_quantum_late_total", "Late answers, applied or dropped", ["solver", "outcome"])

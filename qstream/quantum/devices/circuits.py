@@ -37,7 +37,7 @@ class Circuit:
         Its fields.
     blocks
         Sizes of the one-hot blocks, in order of the wires; () for the X mixer.
-    gammas, betas : float64 [p]
+    gammas, betas : float64 [p], float64 [p] or of blocks [p, m]
         Angles of the layers.
     shots, seed
         How often to measure, and the seed of simulators.
@@ -66,10 +66,11 @@ class Circuit:
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """Distinct measured bits as spins, int8 [S, n], and how often each was seen, int64 [S]."""
+    """Distinct measured bits as spins, int8 [S, n], how often each was seen, int64 [S], and the CPU time that they took."""
 
     spins: NDArray[np.int8]
     counts: NDArray[np.int64]
+    cpu_s: float = 0.0
 
 
 # What a worker runs to warm up, and what a probe asks of a device: one edge, one layer.
@@ -180,15 +181,15 @@ def _layer(n: int, edges: tuple[Edge, ...], fielded: tuple[int, ...], blocks: tu
     return tuple(cost)
 
 
-def _layer_angles(circuit: Circuit, gamma: float, beta: float) -> list[float]:
+def _layer_angles(circuit: Circuit, gamma: float, beta: float | NDArray[np.float64]) -> list[float]:
     """RZ(a) is ``exp(-i a Z / 2)``, and so are RX and IsingZZ; IsingXY(a) is ``exp(+i a (XX + YY) / 4)``."""
     cost: list[float] = (2 * gamma * np.concatenate((circuit.weights, circuit.fields))).tolist()
     if not circuit.blocks:
-        return cost + [2 * beta] * circuit.n
-    for size in circuit.blocks:
+        return cost + [2 * float(beta)] * circuit.n
+    for size, turn in zip(circuit.blocks, np.broadcast_to(beta, len(circuit.blocks)).tolist(), strict=True):
         # exp(-i b (11^T - I)) is a phase of the uniform state alone: rotate that state to the first level and back.
         spread = _spread_angles(size)
-        cost += [*(-angle for angle in spread[::-1]), -beta * size, *spread]
+        cost += [*(-angle for angle in spread[::-1]), -turn * size, *spread]
     return cost
 
 

@@ -20,6 +20,8 @@ import select
 import signal
 import socket
 import sys
+import time
+from dataclasses import replace
 
 from qstream.quantum.devices.channel import ChannelClosed, receive, send
 from qstream.quantum.devices.circuits import PROBE
@@ -118,7 +120,9 @@ def serve(channel: socket.socket, spec: DeviceSpec) -> None:
         while True:
             circuit = receive(channel)
             try:
-                send(channel, sample(spec, circuit))
+                before_s = time.process_time()
+                found = sample(spec, circuit)
+                send(channel, replace(found, cpu_s=time.process_time() - before_s))
             except Refused as refused:
                 send(channel, (refused.reason, refused.detail))
 

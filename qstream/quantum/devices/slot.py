@@ -68,7 +68,7 @@ class Slots:
             self.fault = Refused(Reason.NOT_INSTALLED, f"PennyLane is not installed: {INSTALL}")
 
     def sample(self, circuit: Circuit, remaining_s: Remaining) -> tuple[Samples, float]:
-        """Samples of a circuit, and the milliseconds that it waited for a slot.
+        """Samples of a circuit, and the seconds that it waited for a slot.
 
         A device that takes longer than its own timeout is killed; one that only takes longer than the request may wait is
         left to finish, and its answer is dropped. `Refused` says what happened.
@@ -91,7 +91,7 @@ class Slots:
             self._wait_s += _SMOOTHING * (begun - asked - self._wait_s)
             self._service_s += _SMOOTHING * (time.monotonic() - begun - self._service_s)
         self.put_back(slot)
-        return self.judged(reply), 1e3 * (begun - asked)
+        return self.judged(reply), begun - asked
 
     def judged(self, reply: object) -> Samples:
         """The samples that a process sent; `Refused`, and a failure for the breaker, if it sent something else."""

@@ -1,0 +1,270 @@
+"""The runtime: every request is answered by its deadline, whatever the solver that was asked for does."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from functools import partial
+from types import TracebackType
+from typing import Final, Literal, Self
+
+from qstream.metrics import QUANTUM_FALLBACKS, QUANTUM_LATE, QUANTUM_SOLVE_SECONDS
+from qstream.quantum.devices.circuits import Circuit, Samples
+from qstream.quantum.devices.keeper import Keeper
+from qstream.quantum.devices.lanes import Lanes
+from qstream.quantum.devices.pool import DEFAULT_POOL, DevicePool, DeviceSpec
+from qstream.quantum.devices.slot import Slots
+from qstream.quantum.devices.solver import PREFIX, DeviceSolver, device_solver
+from qstream.quantum.race import AUTO, race
+from qstream.quantum.record import Answer, Problem, Reason, Refused, Remaining, Solver, SolveRequest, SolveResult
+from qstream.quantum.solvers import find_solver, warm
+
+UNKNOWN: Final = f"{PREFIX}unknown"
+
+
+@dataclass
+class Spent:
+    """What a request spent outside of its own thread."""
+
+    queue_s: float = 0.0
+    cpu_s: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class InLane:
+    """A solver of this process that runs in a lane and is left there at the deadline."""
+
+    solver: Solver
+    lanes: Lanes
+    spent: Spent
+
+    @property
+    def name(self) -> str:
+        return self.solver.name
+
+    @property
+    def path(self) -> Literal["quantum", "classical"]:
+        return self.solver.path
+
+    def refusal(self, request: SolveRequest) -> Refused | None:
+        return self.solver.refusal(request)
+
+    def estimate_ms(self, request: SolveRequest) -> float:
+        return self.solver.estimate_ms(request)
+
+    def run(self, request: SolveRequest, remaining_s: Remaining) -> Answer:
+        work = partial(self.solver.run, request)
+        answer, queue_s, cpu_s = self.lanes.run(work, remaining_s, self.solver.estimate_ms(request) / 1e3)
+        self.spent.queue_s += queue_s
+        self.spent.cpu_s += cpu_s
+        return answer
+
+
+class Ticket:
+    """The promise of a late answer to a submitted request, to be taken once; `refused` if the runtime did not accept it."""
+
+    def __init__(self, solver: str, digest: str, future: Future[SolveResult], refused: Refused | None = None) -> None:
+        self.solver = solver
+        self.digest = digest
+        self.refused = refused
+        self._future = future
+
+    @property
+    def done(self) -> bool:
+        """Whether there is an answer, or never will be one."""
+        return self._future.done()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until `done`, for so many seconds at most."""
+        ended = threading.Event()
+        self._future.add_done_callback(lambda _: ended.set())
+        return ended.wait(timeout_s)
+
+    def take(self, problem: Problem, energy: float) -> SolveResult | None:
+        """The answer, if it is there, is of this problem still, and is lower than `energy`; else it is counted and dropped.
+
+        Parameters
+        ----------
+        problem
+            The problem in force now.
+        energy
+            Of the solution in force.
+        """
+        if not self._future.done():
+            return None
+        result = None if self._future.cancelled() else self._future.result()
+        outcome = "failed"
+        if result is not None and result.meta.fallback is None:
+            stale = problem.digest() != self.digest
+            outcome = "stale" if stale else "applied" if result.energy < energy else "worse"
+        QUANTUM_LATE.labels(self.solver, outcome).inc()
+        return result if outcome == "applied" else None
+
+
+class QuantumRuntime:
+    """Solvers and devices behind deadlines, queues, breakers and worker processes. Thread-safe; close it, or use ``with``.
+
+    Parameters
+    ----------
+    pool
+        Devices by name; each is started when it is first asked for, or by `prepare`.
+    threads, queue_limit
+        How many simulations run in this process at a time, and how many may wait.
+    late_jobs
+        How many submitted requests may be under way.
+    """
+
+    def __init__(self, pool: DevicePool = DEFAULT_POOL, *, threads: int = 2, queue_limit: int = 8, late_jobs: int = 4) -> None:
+        self._pool = pool
+        self._keeper = Keeper()
+        self._lanes = Lanes(threads, queue_limit)
+        self._lock = threading.Lock()
+        self._devices: dict[str, Slots] = {}
+        self._late: set[threading.Thread] = set()
+        self._late_jobs = late_jobs
+        self._closed = False
+
+    def solve(self, request: SolveRequest, solver: str = AUTO) -> SolveResult:
+        """Answer by the deadline; whatever hinders the solver asked for is in ``result.meta.fallback``.
+
+        Greedy answers first, so that there is always something to return; the order of the rest is that of
+        `qstream.quantum.solvers.solve`.
+
+        Raises
+        ------
+        ProblemError
+            There is no solver of this name.
+        """
+        return self._solve(request, solver, late=False)
+
+    def submit(self, request: SolveRequest, solver: str = AUTO) -> Ticket:
+        """Solve in the background, for answers that come after the decision: of devices in a queue, above all.
+
+        The deadline of the request is that of the background work.
+
+        Raises
+        ------
+        ProblemError
+            There is no solver of this name.
+        """
+        name, digest = asked_name(request, solver), request.problem.digest()
+        if name != AUTO and not name.startswith(PREFIX):
+            with contextlib.suppress(Refused):
+                find_solver(name)
+        future: Future[SolveResult] = Future()
+        with self._lock:
+            busy = len(self._late)
+            if self._closed or busy >= self._late_jobs:
+                reason = Reason.UNAVAILABLE if self._closed else Reason.OVERLOADED
+                future.cancel()
+                return Ticket(self._label(name), digest, future, Refused(reason, f"{busy} late requests are under way"))
+            thread = threading.Thread(target=self._run_late, args=(request, name, future), name="qstream late", daemon=True)
+            self._late.add(thread)
+            thread.start()
+        return Ticket(self._label(name), digest, future)
+
+    def prepare(self, *names: str, timeout_s: float = 60.0) -> dict[str, bool]:
+        """Load the classical solvers, start devices, and wait until each is ready, or is known not to be.
+
+        Raises
+        ------
+        Refused
+            The pool has no device of that name.
+        """
+        due = time.monotonic() + timeout_s
+        started = {name: self._slots(self._pool.device(name)) for name in names}
+        warm()
+        return {name: slots.wait_ready(due) for name, slots in started.items()}
+
+    def health(self) -> dict[str, object]:
+        """The state of lanes and of started devices as plain data."""
+        with self._lock:
+            devices, late = dict(self._devices), len(self._late)
+        return {
+            "closed": self._closed, "lanes": self._lanes.health(), "late": {"jobs": late, "limit": self._late_jobs},
+            "devices": {name: slots.health() for name, slots in devices.items()},
+        }  # fmt: skip
+
+    def close(self) -> None:
+        """Stop all work, end all processes and threads. Requests that are under way, or come later, get what greedy found."""
+        with self._lock:
+            self._closed = True
+            late = list(self._late)
+        self._keeper.close()
+        self._lanes.close()
+        for thread in late:
+            thread.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _solve(self, request: SolveRequest, solver: str, *, late: bool) -> SolveResult:
+        name = asked_name(request, solver)
+        if name.startswith(PREFIX):
+            request = replace(request, device=name.removeprefix(PREFIX))
+        spent = Spent()
+
+        def find(wanted: str, left_s: float) -> Solver:
+            return self._find(wanted, left_s, spent, late=late)
+
+        result = race(request, name, find, time.monotonic)
+        meta = result.meta
+        tried = (replace(arm, cpu_ms=arm.cpu_ms + 1e3 * spent.cpu_s) if arm.solver == name else arm for arm in meta.tried)
+        meta = replace(
+            meta, queue_ms=1e3 * spent.queue_s, cpu_ms=meta.cpu_ms + 1e3 * spent.cpu_s, tried=tuple(tried)
+        )  # fmt: skip
+        label = self._label(name)
+        QUANTUM_SOLVE_SECONDS.labels(label).observe(meta.wall_ms / 1e3)
+        if meta.fallback is not None:
+            QUANTUM_FALLBACKS.labels(label, meta.fallback.reason).inc()
+        return replace(result, meta=meta)
+
+    def _find(self, name: str, left_s: float, spent: Spent, *, late: bool) -> Solver:
+        if not name.startswith(PREFIX):
+            solver = find_solver(name, left_s)
+            return solver if solver.path == "classical" else InLane(solver, self._lanes, spent)
+        spec = self._pool.device(name.removeprefix(PREFIX))
+        if spec.mode == "inline":
+            return InLane(device_solver(spec.name, self._pool), self._lanes, spent)
+        if spec.mode == "late" and not late:
+            raise Refused(Reason.DEADLINE_INSUFFICIENT, f"{spec.name} answers late: submit the request instead")
+        slots = self._slots(spec)
+
+        def sampler(circuit: Circuit, remaining_s: Remaining) -> Samples:
+            samples, queue_s = slots.sample(circuit, remaining_s)
+            spent.queue_s += queue_s
+            spent.cpu_s += samples.cpu_s
+            return samples
+
+        return DeviceSolver(spec, sampler)
+
+    def _slots(self, spec: DeviceSpec) -> Slots:
+        with self._lock:
+            slots = self._devices.get(spec.name)
+            if slots is None:
+                slots = self._devices[spec.name] = self._keeper.add(spec)
+            return slots
+
+    def _run_late(self, request: SolveRequest, name: str, future: Future[SolveResult]) -> None:
+        try:
+            future.set_result(self._solve(request, name, late=True))
+        finally:
+            future.cancel()
+            with self._lock:
+                self._late.discard(threading.current_thread())
+
+    def _label(self, name: str) -> str:
+        """The solver as a metric's label, of which there are as many as solvers and devices of the pool."""
+        known = {device.name for device in self._pool.devices}
+        return UNKNOWN if name.startswith(PREFIX) and name.removeprefix(PREFIX) not in known else name
+
+
+def asked_name(request: SolveRequest, solver: str) -> str:
+    """The solver by its own name, or by the device that the request names."""
+    return f"{PREFIX}{request.device}" if request.device and solver == AUTO else solver
