@@ -84,7 +84,7 @@ def all_spins(count: int) -> Vector:
 
 def centre_spin(p: int) -> Vector:
     """The measured spin [2^(2p+1)] of all histories."""
-    return all_spins(2 * p + 1)[p]
+    return np.asarray(all_spins(2 * p + 1)[p], np.float64)
 
 
 def convolve(values: Complex, phases: list[tuple[complex, complex]]) -> Complex:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from qstream.errors import ProblemError
 from qstream.quantum.ising import IsingProblem
+from qstream.quantum.record import Reason, Refused, SolveRequest
 
 RAMP_GAMMA: Final = 0.75
 RAMP_BETA: Final = 0.65
@@ -73,6 +74,25 @@ def effective_degree(problem: IsingProblem) -> float:
     if not heavy.size:
         return math.inf
     return float(np.mean(heavy.sum(axis=1) ** 2 / (heavy**2).sum(axis=1)))
+
+
+def angles(request: SolveRequest, p: int) -> tuple[NDArray[np.float64], NDArray[np.float64], str]:
+    """Fixed gammas [p] and betas [p] for a request, and the name of their schedule.
+
+    A warm start has the ramp; else ``auto`` has tree angles up to p = 5 and the stretched ones beyond. `Refused` where tree
+    angles are asked for above p = 5.
+    """
+    problem = request.problem
+    if not isinstance(problem, IsingProblem):
+        raise Refused(Reason.UNSUPPORTED, "the problem has one-hot variables, these angles are for spins")
+    sigma = problem.sigma()
+    if request.schedule == "ramp" or (request.schedule == "auto" and request.warm_start is not None):
+        return *ramp(p, sigma), "ramp"
+    if p <= MAX_TREE_P:
+        return *tree(p, sigma, effective_degree(problem)), "tree"
+    if request.schedule == "tree":
+        raise Refused(Reason.UNSUPPORTED, f"p is {p}, tree angles are kept up to {MAX_TREE_P}")
+    return *stretched(p, sigma), "stretched"
 
 
 @cache

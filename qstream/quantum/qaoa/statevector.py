@@ -23,10 +23,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from qstream.errors import ProblemError
 from qstream.quantum.ising import IsingProblem
+from qstream.quantum.qaoa.diagonals import checked_size, diagonals, integer_levels
 from qstream.quantum.record import Reason, Refused, Remaining
 
-MAX_QUBITS: Final = 22
-MAX_LEVELS: Final = 4096
 WARM_EPSILON: Final = 0.25
 _BLOCK: Final = 1 << 15  # states whose phases stay in a core's cache
 
@@ -47,7 +46,7 @@ class Statevector:
         B problems of equal n, 1 to 22.
     dtype
         float32 to be fast (probabilities to 1e-6 at depth 32), float64 to check (1e-14).
-    start : int8 [n]
+    start : int [n]
         Warm start: a solution of all these problems' size, from whose neighbourhood the state begins, with the mixer that
         keeps that beginning (Egger, Marecek, Woerner, arXiv:2009.10095). By default all states are equally likely.
     epsilon
@@ -73,14 +72,14 @@ class Statevector:
         self,
         problems: Sequence[IsingProblem],
         dtype: type[np.float32] | type[np.float64] = np.float32,
-        start: NDArray[np.int8] | None = None,
+        start: NDArray[np.integer[Any]] | None = None,
         epsilon: float = WARM_EPSILON,
     ) -> None:
         self.n = checked_size(problems)
         self.mirrored = self.n > 1 and start is None and not any(np.any(problem.h) for problem in problems)
         self.qubits = self.n - self.mirrored
         self.offsets = np.array([problem.offset for problem in problems])
-        self.energies = np.concatenate([diagonal(problem, self.mirrored)[np.newaxis] for problem in problems])
+        self.energies = diagonals(problems, self.mirrored)
         shape = (2, *self.energies.shape)
         self.state, self._spare = np.empty(shape, dtype), np.empty(shape, dtype)
         self._trig = np.empty((2, len(problems), min(shape[-1], _BLOCK)), dtype)
@@ -200,44 +199,11 @@ def probabilities(state: Floats) -> NDArray[np.float64]:
     return square
 
 
-def checked_size(problems: Sequence[IsingProblem]) -> int:
-    """The one n of all problems; `ProblemError` if there is none or it is too large."""
-    sizes = {problem.n for problem in problems}
-    if len(sizes) != 1:
-        raise ProblemError(f"problems have {sorted(sizes)} spins, allowed is one size in a call")
-    (n,) = sizes
-    if n > MAX_QUBITS:
-        raise ProblemError(f"n is {n}, allowed are {MAX_QUBITS} qubits for a simulated state")
-    return n
-
-
 def checked_epsilon(epsilon: float) -> float:
     """`epsilon` if a warm start can have it, else `ProblemError`."""
     if not 0 < epsilon <= 0.5:
         raise ProblemError(f"epsilon is {epsilon!r}, allowed is 0 < epsilon <= 0.5")
     return epsilon
-
-
-def diagonal(problem: IsingProblem, mirrored: bool) -> NDArray[np.float64]:
-    """Energies of all states, or of those with spin 0 at +1, without the offset, which would cost their last digits."""
-    if mirrored:
-        return IsingProblem(problem.n - 1, problem.J[1:, 1:], problem.J[0, 1:]).diagonal(MAX_QUBITS)
-    return IsingProblem(problem.n, problem.J, problem.h).diagonal(MAX_QUBITS)
-
-
-def integer_levels(problem: IsingProblem, energies: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.float64]] | None:
-    """Of energies that are few multiples of a unit: the level of each state [N], and the energy of each level; else None."""
-    terms = np.abs(np.concatenate([problem.J[np.nonzero(problem.J)], problem.h[np.nonzero(problem.h)]]))
-    unit = float(terms.min(initial=math.inf))
-    multiples = terms / unit
-    if terms.size == 0 or np.any(np.abs(multiples - np.rint(multiples)) > 1e-12 * multiples):
-        return None
-    low = float(energies.min())
-    count = round((float(energies.max()) - low) / unit) + 1
-    if count > min(MAX_LEVELS, energies.size):
-        return None
-    values = np.asarray(low + unit * np.arange(count), np.float64)
-    return np.rint((energies - low) / unit).astype(np.intp), values
 
 
 def groups(qubits: int) -> list[tuple[int, int]]:

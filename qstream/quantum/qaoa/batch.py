@@ -1,0 +1,92 @@
+"""Many small problems of equal size in one call: one state, one mixer, one descent for all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qstream.quantum.classical.exact import margin
+from qstream.quantum.ising import IsingProblem, spins_of
+from qstream.quantum.qaoa.schedule import scale, stretched
+from qstream.quantum.qaoa.statevector import Statevector, unlimited
+from qstream.quantum.record import Remaining
+
+DEFAULT_P: Final = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Of each of B problems: the best sample, descended by single flips, and what its state tells."""
+
+    solutions: NDArray[np.int8]
+    energies: NDArray[np.float64]
+    sampled: NDArray[np.float64]
+    """The least energy among the samples, before the descent."""
+    expectations: NDArray[np.float64]
+    p_opt: NDArray[np.float64]
+    optima: NDArray[np.float64]
+
+
+def solve_batch(
+    problems: Sequence[IsingProblem], p: int = DEFAULT_P, shots: int = 256, seed: int = 0, remaining_s: Remaining = unlimited
+) -> Batch:
+    """QAOA at the stretched angles on all problems at once; equal seeds give equal bytes.
+
+    Raises
+    ------
+    ProblemError
+        The problems differ in n, or are too large.
+    Refused
+        ``timeout``: no time remained before some layer.
+    """
+    circuit = Statevector(problems)
+    gammas, betas = stretched(p, 1.0)
+    circuit.evolve(np.array([gammas / scale(problem.sigma()) for problem in problems]), betas, remaining_s)
+    probabilities, energies = circuit.probabilities(), circuit.energies
+    states = sampled_states(probabilities, shots, np.random.default_rng(seed))
+    rows = np.arange(len(problems))
+    start = states[rows, np.take_along_axis(energies, states, 1).argmin(1)]
+    found = descended_states(energies, start, flips(circuit.qubits, circuit.mirrored))
+    lows, highs = energies.min(1), energies.max(1)
+    close = lows + [margin(low, high) for low, high in zip(lows.tolist(), highs.tolist(), strict=True)]
+    return Batch(
+        solutions=spins_of(found, circuit.n),
+        energies=energies[rows, found] + circuit.offsets,
+        sampled=energies[rows, start] + circuit.offsets,
+        expectations=np.einsum("bn,bn->b", probabilities, energies) + circuit.offsets,
+        p_opt=np.sum(probabilities, axis=1, where=energies <= close[:, np.newaxis]),
+        optima=lows + circuit.offsets,
+    )
+
+
+def sampled_states(probabilities: NDArray[np.float64], shots: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """`shots` samples of each row of probabilities [B, N], as indices [B, shots]."""
+    count, size = probabilities.shape
+    levels = np.cumsum(probabilities, axis=1)
+    levels /= levels[:, -1:]
+    row = np.arange(count)[:, np.newaxis]
+    # Row b has its levels in (b, b + 1], so that one search serves all rows.
+    found = np.searchsorted((levels + row).reshape(-1), (rng.random((count, shots)) + row).reshape(-1), side="right")
+    return np.asarray(np.clip(found.reshape(count, shots) - row * size, 0, size - 1), np.int64)
+
+
+def flips(qubits: int, mirrored: bool) -> NDArray[np.int64]:
+    """The masks by which single flips change an index; where spin 0 is held, its flip is that of all others."""
+    single = np.int64(1) << np.arange(qubits, dtype=np.int64)
+    return np.append(single, (1 << qubits) - 1) if mirrored else single
+
+
+def descended_states(energies: NDArray[np.float64], states: NDArray[np.int64], masks: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Follow the best single flip of each state [B] in its row of energies [B, N] until none is lower."""
+    rows = np.arange(len(states))
+    while True:
+        near = states[:, np.newaxis] ^ masks
+        best = near[rows, np.take_along_axis(energies, near, 1).argmin(1)]
+        better = energies[rows, best] < energies[rows, states]
+        if not better.any():
+            return states
+        states = np.where(better, best, states)

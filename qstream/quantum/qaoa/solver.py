@@ -1,0 +1,150 @@
+"""The solver ``qaoa``: spins by QAOA on a simulated state, its best samples descended by single flips; on the CPU."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from functools import cache
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qstream.quantum.classical.exact import margin
+from qstream.quantum.classical.greedy import polish
+from qstream.quantum.ising import IsingProblem, spins_of
+from qstream.quantum.qaoa.cost import CostModel, calibrate
+from qstream.quantum.qaoa.diagonals import MAX_QUBITS
+from qstream.quantum.qaoa.measure import Distribution, distributions
+from qstream.quantum.qaoa.optimize import MAX_EVALUATIONS, optimised
+from qstream.quantum.qaoa.schedule import MAX_TREE_P, angles
+from qstream.quantum.qaoa.statevector import Statevector, unlimited
+from qstream.quantum.record import Answer, Control, ProducedBy, Reason, Refused, Remaining, SolveRequest
+
+MOST_P: Final = 32
+OPTIMIZED_P: Final = 3
+POLISHED: Final = 16
+# A gradient costs three circuits.
+_OPTIMIZE_WORK: Final = 3 * MAX_EVALUATIONS + 1
+
+
+@dataclass(frozen=True)
+class Qaoa:
+    """QAOA at fixed angles, as deep as the deadline allows; with the schedule ``optimize`` the angles are sought first.
+
+    A warm start begins, and mixes, around its solution, of which each spin is kept with probability 3/4.
+    """
+
+    name: str = "qaoa"
+    path: Literal["quantum"] = "quantum"
+
+    def refusal(self, request: SolveRequest) -> Refused | None:
+        problem = request.problem
+        if not isinstance(problem, IsingProblem):
+            return Refused(Reason.UNSUPPORTED, "the problem has one-hot variables, this solver takes spins")
+        if request.noise is not None or request.device is not None:
+            return Refused(Reason.UNSUPPORTED, "this solver simulates without noise, and on no device")
+        if request.schedule == "optimize" and request.warm_start is not None:
+            return Refused(Reason.UNSUPPORTED, "schedule is 'optimize', a warm start has fixed angles")
+        if request.schedule == "tree" and request.p is not None and request.p > MAX_TREE_P:
+            return Refused(Reason.UNSUPPORTED, f"p is {request.p}, tree angles are kept up to {MAX_TREE_P}")
+        if problem.n > MAX_QUBITS:
+            return Refused(Reason.TOO_LARGE, f"{problem.n} spins, allowed are {MAX_QUBITS} for a simulated state")
+        return None
+
+    def estimate_ms(self, request: SolveRequest) -> float:
+        return 1e3 * calibrated().estimate_s(state_qubits(request), (request.p or 1) * work(request))
+
+    def run(self, request: SolveRequest, remaining_s: Remaining) -> Answer:
+        if (refused := self.refusal(request)) is not None:
+            raise refused
+        problem, p = spins(request), layers(request, remaining_s())
+        circuit = Statevector([problem], start=request.warm_start)
+        gammas, betas, schedule = angles(request, p)
+        if request.schedule == "optimize":
+            gammas, betas = optimised(circuit, (gammas, betas), problem.sigma(), remaining_s)
+            circuit.reset()
+            schedule = "optimize"
+        circuit.evolve(gammas, betas, remaining_s)
+        return measured(request, distributions(circuit)[0], p, schedule)
+
+
+QAOA: Final = Qaoa()
+
+
+def spins(request: SolveRequest) -> IsingProblem:
+    """The request's problem, if it has spins."""
+    if not isinstance(request.problem, IsingProblem):
+        raise Refused(Reason.UNSUPPORTED, "the problem has one-hot variables, this solver takes spins")
+    return request.problem
+
+
+def layers(request: SolveRequest, remaining_s: float) -> int:
+    """The depth that is asked for, or the deepest useful one that fits; `Refused` if it does not fit."""
+    deepest = {"tree": MAX_TREE_P, "optimize": OPTIMIZED_P}.get(request.schedule, MOST_P)
+    if math.isinf(remaining_s):
+        return request.p or deepest
+    model, qubits = calibrated(), state_qubits(request)
+    if request.p is None:
+        return model.fitting_layers(qubits, remaining_s, deepest, work(request))
+    model.fitting_layers(qubits, remaining_s, 1, request.p * work(request))
+    return request.p
+
+
+def work(request: SolveRequest) -> int:
+    """How many layers must be simulated for each layer of the circuit."""
+    return _OPTIMIZE_WORK if request.schedule == "optimize" else 1
+
+
+def state_qubits(request: SolveRequest) -> int:
+    """Qubits that are simulated: without fields one spin is held."""
+    problem = spins(request)
+    return problem.n - (problem.n > 1 and request.warm_start is None and not np.any(problem.h))
+
+
+def measured(request: SolveRequest, found: Distribution, p: int, schedule: str) -> Answer:
+    """Sample, descend from the best, and write down what the state tells."""
+    problem = spins(request)
+    rng = np.random.default_rng(request.seed)
+    states, counts = found.sample(request.shots, rng)
+    samples = spins_of(states, problem.n)
+    energies = problem.energies(samples)
+    best, produced_by = descended(problem, samples, energies)
+    return Answer(
+        best, problem.energy(best), produced_by, execution="simulated-statevector", samples=samples, energies=energies,
+        counts=counts, shots=request.shots, p=p, n_2q=p * int(np.count_nonzero(problem.J)), schedule=schedule,
+        expectation=found.expectation, p_opt=found.p_opt, optimum=found.optimum, control=control(found, request.shots, rng),
+    )  # fmt: skip
+
+
+def descended(
+    problem: IsingProblem, samples: NDArray[np.int8], energies: NDArray[np.float64]
+) -> tuple[NDArray[np.int8], ProducedBy]:
+    """The best sample, or what the best 16 descend to where that is lower."""
+    order = np.argsort(energies, kind="stable")[:POLISHED]
+    lower = polish(problem, samples[order])
+    reached = problem.energies(lower)
+    at = int(reached.argmin())
+    least = float(energies[order[0]])
+    if reached[at] < least - margin(least, float(energies.max())):
+        return lower[at], "polish"
+    return samples[order[0]], "sample"
+
+
+def control(found: Distribution, shots: int, rng: np.random.Generator) -> Control:
+    """Uniformly random solutions in place of the circuit's samples."""
+    energies = found.offset + found.energies[rng.integers(0, found.energies.size, shots)]
+    return Control(float(energies.min()), float(energies.mean()), found.random_p_opt)
+
+
+@cache
+def calibrated() -> CostModel:
+    """The cost of this solver on this machine, measured once a process."""
+
+    def run(qubits: int, p: int) -> Answer:
+        rng = np.random.default_rng(qubits)
+        couplings = np.triu(rng.normal(size=(qubits, qubits)), 1)
+        return QAOA.run(SolveRequest(IsingProblem(qubits, couplings, rng.normal(size=qubits)), p=p), unlimited)
+
+    return calibrate(run, time.perf_counter)
