@@ -9,15 +9,24 @@ from numpy.typing import NDArray
 
 from qstream.errors import ProblemError
 from qstream.routing.kernels import array, compiled
-from qstream.routing.problem import check_load, check_slots, plan_array, slots_per_gpu
+from qstream.routing.problem import check_load, check_slots, plan_array, relative_capacity, slots_per_gpu
 from qstream.routing.replicate import replica_counts
 from qstream.routing.score import violations
 
 _LEAST_GAIN = 1e-12  # of the fullest GPU: below it, an exchange is rounding noise
 
 
-def place(load: NDArray[np.float64], num_gpus: int, slots: int) -> NDArray[np.int32]:
+def place(
+    load: NDArray[np.float64],
+    num_gpus: int,
+    slots: int,
+    *,
+    least: NDArray[np.int32] | None = None,
+    capacity: NDArray[np.float64] | None = None,
+) -> NDArray[np.int32]:
     """Replicate, pack and exchange: the plan for one window of `load` [L, E].
+
+    `least` as in `replica_counts`, `capacity` as in `pack`.
 
     Returns
     -------
@@ -29,11 +38,16 @@ def place(load: NDArray[np.float64], num_gpus: int, slots: int) -> NDArray[np.in
     ProblemError
         As in `replica_counts`.
     """
-    counts = replica_counts(load, slots, num_gpus)
-    return swap(pack(load, counts, num_gpus), load, num_gpus)
+    counts = replica_counts(load, slots, num_gpus, least)
+    return swap(pack(load, counts, num_gpus, capacity), load, num_gpus, capacity)
 
 
-def pack(load: NDArray[np.float64], counts: NDArray[np.int32], num_gpus: int) -> NDArray[np.int32]:
+def pack(
+    load: NDArray[np.float64],
+    counts: NDArray[np.int32],
+    num_gpus: int,
+    capacity: NDArray[np.float64] | None = None,
+) -> NDArray[np.int32]:
     """Put the replicas of each layer on GPUs, heaviest expert first, each on the lightest GPU that has room and not the expert.
 
     Always succeeds. When every GPU with room holds expert e already, take one of them, a, and the lightest GPU b without e.
@@ -47,6 +61,8 @@ def pack(load: NDArray[np.float64], counts: NDArray[np.int32], num_gpus: int) ->
     counts : int32 [L, E]
         Replicas, in 1..G, with the same sum P in each layer, a multiple of G.
     num_gpus : int
+    capacity : float64 [G], optional
+        Speed of each GPU, > 0, by which its load is divided; the same by default.
 
     Returns
     -------
@@ -72,11 +88,16 @@ def pack(load: NDArray[np.float64], counts: NDArray[np.int32], num_gpus: int) ->
     check_slots(experts, num_gpus, slots_per_gpu(slots, num_gpus))
     order = np.argsort(-(tokens / replicas), axis=1, kind="stable")
     plan = np.full((layers, slots), -1, np.int32)
-    _pack(tokens / replicas, replicas, order, num_gpus, plan)
+    _pack(tokens / replicas, replicas, order, 1.0 / relative_capacity(capacity, num_gpus), plan)
     return plan
 
 
-def swap(physical_to_logical: NDArray[np.int32], load: NDArray[np.float64], num_gpus: int) -> NDArray[np.int32]:
+def swap(
+    physical_to_logical: NDArray[np.int32],
+    load: NDArray[np.float64],
+    num_gpus: int,
+    capacity: NDArray[np.float64] | None = None,
+) -> NDArray[np.int32]:
     """Exchange a slot of the fullest GPU with a slot of another while that lowers the fuller of the two, best exchange first.
 
     Never worsens a layer. Ends, because the sorted GPU loads fall lexicographically. No exchange makes a duplicate.
@@ -88,6 +109,8 @@ def swap(physical_to_logical: NDArray[np.int32], load: NDArray[np.float64], num_
     load : float64 [L, E]
         Finite and >= 0.
     num_gpus : int
+    capacity : float64 [G], optional
+        As in `pack`.
 
     Returns
     -------
@@ -102,7 +125,7 @@ def swap(physical_to_logical: NDArray[np.int32], load: NDArray[np.float64], num_
     tokens = array("load", load, np.float64, "L E")
     check_load("load", tokens)
     plan = valid_plan("physical_to_logical", physical_to_logical, len(tokens), tokens.shape[1], num_gpus).copy()
-    _swap(plan, tokens, num_gpus)
+    _swap(plan, tokens, 1.0 / relative_capacity(capacity, num_gpus))
     return plan
 
 
@@ -117,8 +140,9 @@ def valid_plan(field: str, physical_to_logical: NDArray[np.int32], layers: int, 
 
 
 @compiled
-def _pack(replica: Any, counts: Any, order: Any, num_gpus: int, plan: Any) -> None:
+def _pack(replica: Any, counts: Any, order: Any, slowness: Any, plan: Any) -> None:
     layers, experts = replica.shape
+    num_gpus = len(slowness)
     for layer in range(layers):
         slots = plan[layer].reshape(num_gpus, -1)
         load = np.zeros(num_gpus)
@@ -126,7 +150,7 @@ def _pack(replica: Any, counts: Any, order: Any, num_gpus: int, plan: Any) -> No
         on = np.zeros((experts, num_gpus), np.bool_)
         for e in order[layer]:
             for _ in range(counts[layer, e]):
-                gpu = _lightest(load, fill, on[e], slots.shape[1])
+                gpu = _lightest(load, replica[layer, e], slowness, fill, on[e], slots.shape[1])
                 if gpu < 0:
                     gpu = _make_room(e, slots, replica[layer], load, fill, on)
                 slots[gpu, fill[gpu]] = e
@@ -136,12 +160,14 @@ def _pack(replica: Any, counts: Any, order: Any, num_gpus: int, plan: Any) -> No
 
 
 @compiled
-def _lightest(load: Any, fill: Any, taken: Any, room: int) -> int:
-    """Lightest GPU with a free slot that is not taken, or -1."""
-    best = -1
+def _lightest(load: Any, more: float, slowness: Any, fill: Any, taken: Any, room: int) -> int:
+    """GPU with a free slot that is not taken and would be least full with `more` load, or -1."""
+    best, level = -1, 0.0
     for g in range(len(load)):
-        if fill[g] < room and not taken[g] and (best < 0 or load[g] < load[best]):
-            best = g
+        if fill[g] < room and not taken[g]:
+            filled = (load[g] + more) * slowness[g]
+            if best < 0 or filled < level:
+                best, level = g, filled
     return best
 
 
@@ -172,8 +198,9 @@ def _make_room(e: int, slots: Any, replica: Any, load: Any, fill: Any, on: Any) 
 
 
 @compiled
-def _swap(plan: Any, tokens: Any, num_gpus: int) -> None:
+def _swap(plan: Any, tokens: Any, slowness: Any) -> None:
     layers, experts = tokens.shape
+    num_gpus = len(slowness)
     for layer in range(layers):
         slots = plan[layer].reshape(num_gpus, -1)
         on = np.zeros((experts, num_gpus), np.bool_)
@@ -188,8 +215,8 @@ def _swap(plan: Any, tokens: Any, num_gpus: int) -> None:
             for e in slots[g]:
                 load[g] += replica[e]
         while True:
-            full = np.argmax(load)
-            i, other, j = _best_exchange(slots, replica, load, on, full)
+            full = np.argmax(load * slowness)
+            i, other, j = _best_exchange(slots, replica, load, slowness, on, full)
             if other < 0:
                 break
             e, f = slots[full, i], slots[other, j]
@@ -200,12 +227,12 @@ def _swap(plan: Any, tokens: Any, num_gpus: int) -> None:
 
 
 @compiled
-def _best_exchange(slots: Any, replica: Any, load: Any, on: Any, full: Any) -> Any:
+def _best_exchange(slots: Any, replica: Any, load: Any, slowness: Any, on: Any, full: Any) -> Any:
     """Slots (i on the fullest GPU, j on `other`) whose exchange leaves the fuller of the two lightest; other = -1 if none."""
-    best = load[full] * (1.0 - _LEAST_GAIN)
+    best = load[full] * slowness[full] * (1.0 - _LEAST_GAIN)
     pick = (-1, -1, -1)
     for other in range(slots.shape[0]):
-        if (load[full] + load[other]) / 2 >= best:
+        if (load[full] + load[other]) / (1.0 / slowness[full] + 1.0 / slowness[other]) >= best:
             continue
         for i in range(slots.shape[1]):
             e = slots[full, i]
@@ -214,7 +241,7 @@ def _best_exchange(slots: Any, replica: Any, load: Any, on: Any, full: Any) -> A
             for j in range(slots.shape[1]):
                 f = slots[other, j]
                 gap = replica[e] - replica[f]
-                fuller = max(load[full] - gap, load[other] + gap)
+                fuller = max((load[full] - gap) * slowness[full], (load[other] + gap) * slowness[other])
                 if fuller < best and not on[f, full]:
                     best = fuller
                     pick = (i, other, j)

@@ -88,6 +88,18 @@ def logical_maps(physical_to_logical: NDArray[np.int32], experts: int) -> tuple[
     return logical.reshape(layers, experts, -1), counts.reshape(layers, experts).astype(np.int32)
 
 
+def relative_capacity(capacity: NDArray[np.float64] | None, num_gpus: int) -> NDArray[np.float64]:
+    """Capacity of each GPU with mean 1, float64 [G], all ones for None; ProblemError unless every value is finite and > 0."""
+    if capacity is None:
+        return np.ones(num_gpus)
+    given = array("capacity", capacity, np.float64, "G")
+    check_load("capacity", given)
+    if len(given) != num_gpus or given.min(initial=1.0) == 0.0:
+        raise ProblemError(f"capacity: {given.tolist()}, must be {num_gpus} values > 0")
+    scaled: NDArray[np.float64] = given / given.mean()
+    return scaled
+
+
 def fullest_gpu_bound(load: NDArray[np.float64], counts: NDArray[np.int32], num_gpus: int) -> NDArray[np.float64]:
     """Lower bound float64 [L] on the load of the fullest GPU: the mean GPU, or the heaviest replica of load / counts [L, E]."""
     bound: NDArray[np.float64] = np.maximum(load.sum(1) / num_gpus, (load / counts).max(1))

@@ -7,11 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qstream.errors import ProblemError
 from qstream.routing.kernels import array, compiled
 from qstream.routing.problem import check_load, check_slots, slots_per_gpu
 
 
-def replica_counts(load: NDArray[np.float64], slots: int, num_gpus: int) -> NDArray[np.int32]:
+def replica_counts(
+    load: NDArray[np.float64], slots: int, num_gpus: int, least: NDArray[np.int32] | None = None
+) -> NDArray[np.int32]:
     """Replicate experts so that the heaviest replica is as light as possible, with at most one replica on each GPU.
 
     Minimises max(load / counts) exactly, O((P - E) E) a layer. Source: DeepSeek EPLB (2025), replicate_experts; the cap
@@ -25,11 +28,13 @@ def replica_counts(load: NDArray[np.float64], slots: int, num_gpus: int) -> NDAr
         P, a multiple of `num_gpus` with E <= P <= E * G.
     num_gpus : int
         G, the most replicas that an expert may have.
+    least : int32 [L, E], optional
+        The fewest replicas that each expert may have, in 1..G, sum <= P in each layer; 1 by default.
 
     Returns
     -------
     counts : int32 [L, E]
-        In 1..G, sum P in each layer; ties go to the lowest index.
+        In least..G, sum P in each layer; ties go to the lowest index.
 
     Raises
     ------
@@ -42,8 +47,19 @@ def replica_counts(load: NDArray[np.float64], slots: int, num_gpus: int) -> NDAr
     tokens = array("load", load, np.float64, "L E")
     check_load("load", tokens)
     check_slots(tokens.shape[1], num_gpus, slots_per_gpu(slots, num_gpus))
-    counts = np.ones(tokens.shape, np.int32)
+    counts = np.ones(tokens.shape, np.int32) if least is None else _at_least(least, tokens.shape, slots, num_gpus)
     _replicate(tokens, slots, num_gpus, counts)
+    return counts
+
+
+def _at_least(least: NDArray[np.int32], shape: tuple[int, ...], slots: int, num_gpus: int) -> NDArray[np.int32]:
+    counts: NDArray[np.int32] = array("least", least, np.int32, "L E").copy()
+    if counts.shape != shape:
+        raise ProblemError(f"least: shape {counts.shape}, must be {shape}")
+    if counts.size and not 1 <= counts.min() <= counts.max() <= num_gpus:
+        raise ProblemError(f"least: {counts.min()}..{counts.max()}, must be in 1..{num_gpus} GPUs")
+    if counts.sum(1).max(initial=0) > slots:
+        raise ProblemError(f"least: {counts.sum(1).max()} replicas in a layer, must be <= {slots} slots")
     return counts
 
 
@@ -51,8 +67,8 @@ def replica_counts(load: NDArray[np.float64], slots: int, num_gpus: int) -> NDAr
 def _replicate(load: Any, slots: int, num_gpus: int, counts: Any) -> None:
     layers, experts = load.shape
     for layer in range(layers):
-        replica = np.where(num_gpus > 1, load[layer], -1.0)
-        for _ in range(slots - experts):
+        replica = np.where(counts[layer] < num_gpus, load[layer] / counts[layer], -1.0)
+        for _ in range(slots - counts[layer].sum()):
             best = 0
             for e in range(1, experts):
                 if replica[e] > replica[best]:

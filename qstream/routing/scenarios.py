@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from qstream.errors import ProblemError
 from qstream.routing.kernels import GOLDEN, array, below, compiled, mix64
 from qstream.routing.pack import place, valid_plan
-from qstream.routing.problem import check_load
+from qstream.routing.problem import check_load, relative_capacity
 from qstream.routing.score import holds
 
 _HOT = 0.02  # first and last temperature, as parts of what the fullest GPU of the start has above the mean
@@ -66,6 +66,8 @@ def anneal(
     seed: int = 0,
     move_cost: float = 0.0,
     previous: NDArray[np.int32] | None = None,
+    weights: NDArray[np.float64] | None = None,
+    capacity: NDArray[np.float64] | None = None,
 ) -> NDArray[np.int32]:
     """Improve a plan by exchanging slots between GPUs.
 
@@ -79,7 +81,7 @@ def anneal(
     start : int32 [L, P]
         A plan without violations.
     scenarios : float64 [W, L, E]
-        Tokens of each expert, finite and >= 0, W >= 1; each window weighs the same.
+        Tokens of each expert, finite and >= 0, W >= 1.
     num_gpus : int
     steps : int
         Proposals a layer, >= 0.
@@ -89,6 +91,10 @@ def anneal(
         4 of 72 to 96 slots a layer.
     previous : int32 [L, P], optional
         The plan in force, which may break invariants; `start` by default.
+    weights : float64 [W], optional
+        What each scenario counts in the mean, >= 0, not all 0; the same by default.
+    capacity : float64 [G], optional
+        Speed of each GPU, > 0, by which its load is divided; the same by default.
 
     Returns
     -------
@@ -109,11 +115,25 @@ def anneal(
     was = holds(plan if previous is None else previous, experts, num_gpus)
     if len(was) != layers:
         raise ProblemError(f"previous: {len(was)} layers, must be {layers}")
+    weight = _weights(weights, len(past))
+    slowness = 1.0 / relative_capacity(capacity, num_gpus)
     if num_gpus > 1:
         mean = past.sum(2, keepdims=True) / num_gpus
-        relative = np.divide(past, mean, out=np.zeros_like(past), where=mean > 0.0)
-        _anneal(plan, was, np.ascontiguousarray(relative.transpose(1, 2, 0)), steps, np.uint64(seed % 2**64), float(move_cost))
+        # The fullest GPU grows as its load does, so a scenario's weight can be a factor of its load.
+        relative = np.divide(past, mean, out=np.zeros_like(past), where=mean > 0.0) * weight[:, None, None]
+        load = np.ascontiguousarray(relative.transpose(1, 2, 0))
+        _anneal(plan, was, load, slowness, steps, np.uint64(seed % 2**64), float(move_cost))
     return plan
+
+
+def _weights(weights: NDArray[np.float64] | None, windows: int) -> NDArray[np.float64]:
+    """Weights with mean 1."""
+    given = array("weights", np.ones(windows) if weights is None else weights, np.float64, "W")
+    check_load("weights", given)
+    if len(given) != windows or given.sum() == 0.0:
+        raise ProblemError(f"weights: {given.tolist()}, must be {windows} values, not all 0")
+    scaled: NDArray[np.float64] = given * (windows / given.sum())
+    return scaled
 
 
 def _scenarios(field: str, value: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -125,21 +145,21 @@ def _scenarios(field: str, value: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 @compiled
-def _anneal(plan: Any, was: Any, load: Any, steps: int, seed: Any, move_cost: float) -> None:
+def _anneal(plan: Any, was: Any, load: Any, slowness: Any, steps: int, seed: Any, move_cost: float) -> None:
     """Anneal each layer in place; was bool [L, G, E], load float64 [L, E, W] in units of the mean GPU load."""
     state = np.empty(1, np.uint64)
     for layer in range(len(plan)):
         state[0] = mix64(seed * GOLDEN + np.uint64(layer))
         slots = plan[layer].reshape(was.shape[1], -1)
-        _anneal_layer(slots, was[layer], load[layer], steps, state, move_cost)
+        _anneal_layer(slots, was[layer], load[layer], slowness, steps, state, move_cost)
 
 
 @compiled
-def _anneal_layer(slots: Any, was: Any, load: Any, steps: int, state: Any, move_cost: float) -> None:
-    on, replica, gpu = _tables(slots, load, was.shape)
+def _anneal_layer(slots: Any, was: Any, load: Any, slowness: Any, steps: int, state: Any, move_cost: float) -> None:
+    on, replica, gpu = _tables(slots, load, slowness, was.shape)
     peak = np.empty(gpu.shape[1])
     cost = 0.0  # relative to the start, so that the price of what `start` has moved already cancels out
-    level = _fullest(gpu, replica[0], replica[0], 0, 1, peak)
+    level = _fullest(gpu, slowness, replica[0], replica[0], 0, 1, peak)
     best, kept = 0.0, slots.copy()
     temperature, cooling = _HOT * max(level - 1.0, 0.0), (_COLD / _HOT) ** (1.0 / max(steps, 1))
     for _ in range(steps):
@@ -148,7 +168,7 @@ def _anneal_layer(slots: Any, was: Any, load: Any, steps: int, state: Any, move_
         e, f = slots[a, i], slots[b, j]
         if on[b, e] or on[a, f]:
             continue
-        after = _fullest(gpu, replica[e], replica[f], a, b, peak)
+        after = _fullest(gpu, slowness, replica[e], replica[f], a, b, peak)
         moved = np.int64(was[a, e]) + np.int64(was[b, f]) - np.int64(was[b, e]) - np.int64(was[a, f])
         rise = after - level + move_cost * moved
         if rise > 0.0 and rise > -temperature * np.log((below(_word(state), _DRAWS) + 1.0) / _DRAWS):
@@ -157,8 +177,8 @@ def _anneal_layer(slots: Any, was: Any, load: Any, steps: int, state: Any, move_
         level = after
         for w in range(gpu.shape[1]):
             gap = replica[e, w] - replica[f, w]
-            gpu[a, w] -= gap
-            gpu[b, w] += gap
+            gpu[a, w] -= gap * slowness[a]
+            gpu[b, w] += gap * slowness[b]
         slots[a, i], slots[b, j] = f, e
         on[a, e], on[b, f], on[a, f], on[b, e] = False, False, True, True
         if cost < best - _LEAST_GAIN:
@@ -168,8 +188,8 @@ def _anneal_layer(slots: Any, was: Any, load: Any, steps: int, state: Any, move_
 
 
 @compiled
-def _tables(slots: Any, load: Any, shape: Any) -> Any:
-    """Whether GPUs hold experts [G, E], load of one replica [E, W], load of each GPU [G, W]."""
+def _tables(slots: Any, load: Any, slowness: Any, shape: Any) -> Any:
+    """Whether GPUs hold experts [G, E], load of one replica [E, W], load over speed of each GPU [G, W]."""
     on = np.zeros(shape, np.bool_)
     count = np.zeros(len(load))
     for g in range(len(slots)):
@@ -180,7 +200,7 @@ def _tables(slots: Any, load: Any, shape: Any) -> Any:
     gpu = np.zeros((len(slots), load.shape[1]))
     for g in range(len(slots)):
         for e in slots[g]:
-            gpu[g] += replica[e]
+            gpu[g] += replica[e] * slowness[g]
     return on, replica, gpu
 
 
@@ -205,12 +225,12 @@ def _propose(gpu: Any, room: int, state: Any) -> Any:
 
 
 @compiled
-def _fullest(gpu: Any, out: Any, into: Any, a: int, b: int, peak: Any) -> float:
+def _fullest(gpu: Any, slowness: Any, out: Any, into: Any, a: int, b: int, peak: Any) -> float:
     """Mean over scenarios of the fullest GPU, if a gave the replica `out` [W] to b and took `into` [W] for it."""
     windows = len(peak)
     for w in range(windows):
         gap = out[w] - into[w]
-        peak[w] = max(gpu[a, w] - gap, gpu[b, w] + gap)
+        peak[w] = max(gpu[a, w] - gap * slowness[a], gpu[b, w] + gap * slowness[b])
     for g in range(len(gpu)):
         if g not in (a, b):
             for w in range(windows):
