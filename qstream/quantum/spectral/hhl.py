@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from dataclasses import dataclass
@@ -34,19 +35,16 @@ _GUARD = 8
 class Spectrum:
     """A Hermitian matrix as the clock sees it.
 
-    Eigenvalues [N] and eigenvectors [N, N], their `phases` [N] in turns on a clock of ``M = 2^clock`` values, and for each
+    Eigenvectors [N, N], the `phases` [N] of their eigenvalues in turns on a clock of ``M = 2^clock`` values, and for each
     value k of the clock the amplitude `rotation` [M] that the ancilla is turned to: ``k_min / k``, at most 1 in size and 0
-    at k = 0. With eigenvalues of both signs the upper half of the clock counts as negative.
-
-    The smallest eigenvalue in size lies on the value k_min, where an error would weigh most; an eighth of the clock stays
-    free above the largest, so that the tails of the distribution do not wrap round into small or opposite values.
+    at k = 0, where k_min stands for the eigenvalue `constant`, the largest value of the clock that no eigenvalue is below.
+    With a negative eigenvalue the upper half of the clock counts as negative.
     """
 
-    values: NDArray[np.float64]
     vectors: Array
     phases: NDArray[np.float64]
     rotation: NDArray[np.float64]
-    smallest: float
+    constant: float
     condition: float
 
 
@@ -55,6 +53,7 @@ def solve(
     b: ArrayLike,
     *,
     clock: int = 8,
+    unit: float | None = None,
     timer: Clock = time.perf_counter,
 ) -> SpectralAnswer:
     """Solve ``A x = b`` as a noiseless HHL circuit would, with ``numpy.linalg.solve`` beside it.
@@ -72,50 +71,54 @@ def solve(
     clock : int
         Qubits of the clock register. Three more than log2(condition) give about one per cent; a spectrum of both signs
         takes one more for the sign.
+    unit
+        The eigenvalue that one step of the clock stands for, ``2 pi / (2^clock t)`` at evolution time t. By default such
+        that the smallest eigenvalue in size, where an error weighs most, lies on a value of the clock, and an eighth of the
+        clock stays free above the largest, so that no tail wraps round into small or opposite values.
     timer
         Seconds, for the record's times.
 
     Raises
     ------
     ProblemError
-        A is singular or not square, a shape is wrong, a number is not finite, or the clock is too short for the condition.
+        A is singular or not square, a shape is wrong, a number is not finite, the clock is too short for the condition, or
+        the unit does not fit the spectrum.
     """
     given = matrix("A", A)
     right = vector("b", b, len(given))
     check_clock(clock)
     return beside_twin(
-        lambda: _simulate(given, right, clock),
+        lambda: _simulate(given, right, clock, unit),
         lambda: np.linalg.solve(given, right),
         lambda x: relative(given @ x - right, right),
         method="hhl", execution="simulated-spectral", needs=NEEDS, twin_name="numpy.linalg.solve", timer=timer,
     )  # fmt: skip
 
 
-def spectrum_on_clock(hermitian: Array, clock: int) -> Spectrum:
-    """Place the eigenvalues of a Hermitian matrix on a clock; `ProblemError` if it is singular or the clock too short."""
+def spectrum_on_clock(hermitian: Array, clock: int, unit: float | None = None) -> Spectrum:
+    """Place the eigenvalues of a Hermitian matrix on a clock; errors as of `solve`."""
     if len(hermitian) << clock > MAX_AMPLITUDES:
         allowed = MAX_AMPLITUDES >> clock
         raise ProblemError(f"A has {len(hermitian)} rows with its dilation, allowed are {allowed} at clock {clock}")
     values, vectors = np.linalg.eigh(hermitian)
-    sizes = np.abs(values)
+    sizes, signed = np.abs(values), bool(values[0] < 0)
     kappa = condition("A", sizes)
-    signed = bool(values[0] < 0)
+    smallest, largest = float(sizes.min()), float(sizes.max())
     size = 1 << clock
-    top = size // 2 - 1 if signed else size - 1
-    top -= top // _GUARD
-    least = math.floor(top / kappa * (1 + 1e-12))
-    if least < 1:
-        needed = math.ceil(math.log2(kappa)) + 1 + signed
-        raise ProblemError(f"clock is {clock}, allowed are {needed} qubits or more at the condition {kappa:.4g} of A")
-    smallest = float(sizes.min())
+    if unit is None:
+        unit = _unit(clock, signed, smallest, largest)
+    elif not unit > 0 or largest / unit > _highest(clock, signed) * (1 + 1e-12) or smallest / unit < 1 - 1e-12:
+        lowest = largest / max(1, _highest(clock, signed))
+        raise ProblemError(f"unit is {unit!r}, allowed is {lowest:.6g} to {smallest:.6g}")
+    least = math.floor(smallest / unit * (1 + 1e-12))
     k = np.arange(size)
     if signed:
         k[size // 2 :] -= size
-    rotation = np.divide(least, k, out=np.zeros(size), where=k != 0)
-    return Spectrum(values, vectors, values * (least / smallest / size), np.clip(rotation, -1, 1), smallest, kappa)
+    rotation = np.clip(np.divide(least, k, out=np.zeros(size), where=k != 0), -1, 1)
+    return Spectrum(vectors, values / (unit * size), rotation, least * unit, kappa)
 
 
-def solve_by_circuit(A: ArrayLike, b: ArrayLike, *, clock: int) -> Simulated:  # noqa: N803
+def solve_by_circuit(A: ArrayLike, b: ArrayLike, *, clock: int, unit: float | None = None) -> Simulated:  # noqa: N803
     """`solve` by PennyLane's simulation of the whole circuit: ancilla, clock and system, 14 qubits at most."""
     import pennylane as qml  # noqa: PLC0415 slow, and an extra
 
@@ -123,7 +126,7 @@ def solve_by_circuit(A: ArrayLike, b: ArrayLike, *, clock: int) -> Simulated:  #
     right = vector("b", b, len(given))
     check_clock(clock)
     hermitian, embedded = _embedded(given, right)
-    on_clock = spectrum_on_clock(hermitian, clock)
+    on_clock = spectrum_on_clock(hermitian, clock, unit)
     system = qubits_for(len(hermitian))
     check_circuit(1 + clock + system)
     ancilla, clock_wires = 0, list(range(1, 1 + clock))
@@ -139,17 +142,17 @@ def solve_by_circuit(A: ArrayLike, b: ArrayLike, *, clock: int) -> Simulated:  #
     ]
     amplitudes = run_gates(gates, 1 + clock + system).reshape(2, 1 << clock, -1)[1, 0]
     probability = float(np.linalg.norm(amplitudes) ** 2)
-    scaled = amplitudes[: len(hermitian)] * (np.linalg.norm(embedded) / on_clock.smallest)
+    scaled = amplitudes[: len(hermitian)] * (np.linalg.norm(embedded) / on_clock.constant)
     return Simulated(scaled[len(hermitian) - len(given) :], probability)
 
 
-def _simulate(given: Array, right: Array, clock: int) -> Run:
+def _simulate(given: Array, right: Array, clock: int, unit: float | None) -> Run:
     hermitian, embedded = _embedded(given, right)
-    on_clock = spectrum_on_clock(hermitian, clock)
+    on_clock = spectrum_on_clock(hermitian, clock, unit)
     factors = clock_distribution(on_clock.phases, clock) @ on_clock.rotation
     length = float(np.linalg.norm(embedded))
     amplitudes = factors * (on_clock.vectors.conj().T @ (embedded / length))
-    solution = on_clock.vectors @ amplitudes * (length / on_clock.smallest)
+    solution = on_clock.vectors @ amplitudes * (length / on_clock.constant)
     return Run(
         Simulated(solution[len(hermitian) - len(given) :], float(np.linalg.norm(amplitudes) ** 2)),
         n_qubits=1 + clock + qubits_for(len(hermitian)),
@@ -163,6 +166,25 @@ def _embedded(given: Array, right: Array) -> tuple[Array, Array]:
     if is_hermitian(given):
         return given, right
     return hermitian_dilation(given), np.concatenate([right, np.zeros_like(right)])
+
+
+def _unit(clock: int, signed: bool, smallest: float, largest: float) -> float:
+    """The step that puts `smallest` on as high a value as keeps `largest` below the guard."""
+    kappa = largest / smallest
+
+    def least(clock: int) -> int:
+        top = _highest(clock, signed)
+        return math.floor((top - top // _GUARD) / kappa * (1 + 1e-12))
+
+    if least(clock) < 1:
+        needed = next(longer for longer in itertools.count(clock) if least(longer) >= 1)
+        raise ProblemError(f"clock is {clock}, allowed are {needed} qubits or more at the condition {kappa:.4g} of A")
+    return smallest / least(clock)
+
+
+def _highest(clock: int, signed: bool) -> int:
+    """The highest value of a clock, of its positive half if signed."""
+    return (1 << clock - signed) - 1
 
 
 def _powers(on_clock: Spectrum, clock: int) -> list[Array]:

@@ -15,14 +15,15 @@ Array = NDArray[Any]  # float64, or complex128 where the input is complex
 
 
 def matrix(name: str, value: ArrayLike, *, square: bool = True) -> Array:
-    """A copy of `value` as float64 or complex128 [M, N], scaled by nothing.
+    """A copy of `value` as float64 or complex128 [M, N].
 
     Raises
     ------
     ProblemError
-        It has not two axes, is empty, not square where it must be, above 1,024 rows or columns, not finite, or all zero.
+        It has not two axes, is empty, not square where it must be, above 1,024 rows or columns, not finite, all zero, or its
+        largest entry is out of 1e-100 to 1e100 in size.
     """
-    array = finite_numbers(name, value)
+    array = _in_range(name, finite_numbers(name, value))
     if array.ndim != 2 or not 1 <= min(array.shape) <= max(array.shape) <= MAX_DIMENSION:
         raise ProblemError(f"{name} has shape {array.shape}, allowed is [rows, columns] with 1 to {MAX_DIMENSION} each")
     if square and array.shape[0] != array.shape[1]:
@@ -33,8 +34,8 @@ def matrix(name: str, value: ArrayLike, *, square: bool = True) -> Array:
 
 
 def vector(name: str, value: ArrayLike, size: int) -> Array:
-    """A copy of `value` as float64 or complex128 [size]; `ProblemError` if of another shape, not finite, or zero."""
-    array = finite_numbers(name, value)
+    """A copy of `value` as float64 or complex128 [size]; `ProblemError` if of another shape, zero or not in range."""
+    array = _in_range(name, finite_numbers(name, value))
     if array.shape != (size,):
         raise ProblemError(f"{name} has shape {array.shape}, allowed is {(size,)}")
     if not array.any():
@@ -91,11 +92,7 @@ def padded(array: Array, diagonal: float) -> Array:
 
 
 def finite_numbers(name: str, value: ArrayLike) -> Array:
-    """A copy as float64 or complex128 of any shape.
-
-    `ProblemError` if an entry is no finite number, or if the largest is so large or small that squares would leave the range
-    of the type: allowed are all zero, or 1e-100 to 1e100.
-    """
+    """A copy as float64 or complex128 of any shape; `ProblemError` if an entry is no finite number."""
     try:
         given = np.asarray(value)
     except ValueError as exc:
@@ -107,6 +104,11 @@ def finite_numbers(name: str, value: ArrayLike) -> Array:
     if not np.isfinite(array).all():
         at = [int(i) for i in np.argwhere(~np.isfinite(array))[0]]
         raise ProblemError(f"{name}{at} is {array[tuple(at)]}, allowed are finite numbers")
+    return array
+
+
+def _in_range(name: str, array: Array) -> Array:
+    """`ProblemError` if the largest entry is so large or small that squares would leave the range of the type."""
     largest = float(np.abs(array.reshape(-1).view(np.float64)).max(initial=0.0))
     if largest and not 1e-100 <= largest <= 1e100:
         raise ProblemError(f"{name} has a largest entry of {largest:.3g} in size, allowed is 1e-100 to 1e100")

@@ -25,6 +25,7 @@ NEEDS: Final[dict[Execution, str]] = {
     "simulated-spectral": "needs the singular-value decomposition a classical solve also needs",
 }
 CACHED_PROGRAMS: Final = 64
+MAX_CORRECTIONS: Final = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,55 +221,60 @@ def transform_by_circuit(contraction: Array, vector: Array, program: Program) ->
     return Simulated(result, relative(result, vector) ** 2)
 
 
+def compiled(fit: Fit) -> Program:
+    """The phases of a fit; `ProblemError` if it exceeds 1, see `phases`.
+
+    They are those for reflections ``R = [[x, s], [s, -x]]``: ``W = i e^{-i pi/4 Z} R e^{-i pi/4 Z}``, and the factor i^degree
+    stays outside.
+    """
+    angles = phases(fit.coefficients) - np.pi / 2
+    angles[[0, -1]] += np.pi / 4
+    return Program(fit, angles)
+
+
 @lru_cache(maxsize=CACHED_PROGRAMS)
 def inverse_program(kappa: float, degree: int) -> Program:
     """Fit and phases of `fit_inverse`; the last 64 are kept."""
-    return _program(fit_inverse(kappa, degree))
+    return compiled(fit_inverse(kappa, degree))
 
 
 @lru_cache(maxsize=CACHED_PROGRAMS)
 def sign_program(gap: float, degree: int) -> Program:
     """Fit and phases of `fit_sign`; the last 64 are kept."""
-    return _program(fit_sign(gap, degree))
+    return compiled(fit_sign(gap, degree))
 
 
 @lru_cache(maxsize=CACHED_PROGRAMS)
 def filter_program(threshold: float, degree: int) -> Program:
     """Fit and phases of `fit_filter`; the last 64 are kept."""
-    return _program(fit_filter(threshold, degree))
+    return compiled(fit_filter(threshold, degree))
 
 
 @lru_cache(maxsize=CACHED_PROGRAMS)
 def inverse_degree(kappa: float, eps: float) -> int:
-    """The odd degree at which `fit_inverse` comes within `eps`; `ProblemError` if there is none up to 1,000."""
+    """An odd degree, the least or near it, at which `fit_inverse` is within `eps`; `ProblemError` if above 1,000."""
     if not 1e-12 <= eps < 1:
         raise ProblemError(f"eps is {eps!r}, allowed is 1e-12 <= eps < 1")
-
-    def fits(degree: int) -> bool:
-        return fit_inverse(kappa, degree).error <= eps
-
-    # The error falls as exp(-degree / kappa): start there, and walk to where it passes eps.
-    guess = min(kappa * math.log(2.6 / eps), MAX_DEGREE - 2)
-    degree = 2 * (int(guess) // 2) + 1
-    while degree > 1 and fits(degree - 2):
-        degree -= 2
-    while not fits(degree):
-        degree += 2
-        if degree > MAX_DEGREE:
-            raise ProblemError(f"A has a condition number of {kappa:.4g}, too large for eps {eps} at a degree up to {MAX_DEGREE}")
-    return degree
+    if kappa == 1:
+        return 1
+    # The error falls as 2.6 ((kappa - 1) / (kappa + 1))^(degree / 2), the 2.6 being a fit.
+    decay = math.log((kappa + 1) / (kappa - 1)) / 2
+    following, found, degree = math.log(2.6 / eps) / decay, 0, 0
+    for _ in range(MAX_CORRECTIONS if following < 1.1 * MAX_DEGREE else 0):
+        before, degree = degree, 2 * (min(max(1, int(following)), MAX_DEGREE - 1) // 2) + 1
+        if degree == before:
+            break
+        error = max(fit_inverse(kappa, degree).error, 1e-16)
+        found = degree if error <= eps else found
+        following = degree + 2 * math.ceil(math.log(error / eps) / decay / 2)
+    if not found:
+        raise ProblemError(f"A has a condition number of {kappa:.4g}, too large for eps {eps} at a degree up to {MAX_DEGREE}")
+    return found
 
 
 def kappa_bucket(kappa: float) -> float:
     """The least ``10^(n / 10)`` at or above a condition number, up to rounding."""
     return float(10 ** (math.ceil(10 * math.log10(kappa) - 1e-6) / 10))
-
-
-def _program(fit: Fit) -> Program:
-    """Phases for reflections ``[[x, s], [s, -x]]``: ``W = i e^{-i pi/4 Z} R e^{-i pi/4 Z}``, so i^degree stays outside."""
-    angles = phases(fit.coefficients) - np.pi / 2
-    angles[[0, -1]] += np.pi / 4
-    return Program(fit, angles)
 
 
 def _by_gates(contraction: Array, vectors: Array, program: Program) -> Array:
