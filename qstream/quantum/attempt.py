@@ -42,9 +42,9 @@ def attempt(name: str, find: Find, request: SolveRequest, remaining_s: Remaining
         solver = find(name, remaining_s())
         path = solver.path
         if (refused := solver.refusal(request)) is None:
-            estimate_ms, left_ms = solver.estimate_ms(request), 1e3 * remaining_s()
+            estimate_ms, left_ms = solver.estimate_ms(request), 1e3 * max(remaining_s(), 0.0)
             if estimate_ms > left_ms:
-                detail = f"about {estimate_ms:.3g} ms needed, {max(left_ms, 0):.3g} ms left"
+                detail = f"about {estimate_ms:.3g} ms needed, {left_ms:.3g} ms left"
                 raise Refused(Reason.DEADLINE_INSUFFICIENT, detail)
             answer = checked(request, solver.run(request, remaining_s))
     except Refused as exc:

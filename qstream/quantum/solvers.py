@@ -84,7 +84,7 @@ def find_solver(name: str, left_s: float = math.inf) -> Solver:
     if name.startswith(DEVICE):
         return cast(Solver, _load("qstream.quantum.devices.solver:device_solver")(name.removeprefix(DEVICE)))
     if name in SOLVERS:
-        if left_s < LOAD_S.get(name, 0.0) and SOLVERS[name].partition(":")[0] not in sys.modules:
+        if left_s < LOAD_S.get(name, -math.inf) and SOLVERS[name].partition(":")[0] not in sys.modules:
             raise Refused(Reason.NOT_READY, f"{name} loads in up to {LOAD_S[name]} s, {left_s:.3g} s left: call warm() at start")
         return cast(Solver, _load(SOLVERS[name]))
     extra = _extras().get(name)

@@ -1,0 +1,359 @@
+"""One call solves by any solver, keeps its deadline, and its record tells who answered and what it was worth."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import math
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from qstream.errors import ProblemError
+from qstream.quantum import solvers
+from qstream.quantum.ising import IsingProblem
+from qstream.quantum.onehot import OneHotProblem
+from qstream.quantum.planted import planted_torus
+from qstream.quantum.record import Answer, Reason, Refused, SolveRequest
+from qstream.quantum.solvers import SOLVERS, find_solver, solve, solver_names, warm
+
+SPIN_SOLVERS = ("exact", "greedy", "sa", "dsb", "qaoa", "rqaoa", "device:lightning.qubit")
+LEVEL_SOLVERS = ("exact", "greedy", "sa", "qaoa-xy")
+
+
+def glass(n: int, seed: int = 0) -> IsingProblem:
+    rng = np.random.default_rng(seed)
+    return IsingProblem(n, np.triu(rng.normal(size=(n, n)), 1), rng.normal(size=n), 0.5)
+
+
+def levels(sizes: tuple[int, ...], seed: int = 0) -> OneHotProblem:
+    rng = np.random.default_rng(seed)
+    pair = {(i, i + 1): rng.normal(size=(sizes[i], sizes[i + 1])) for i in range(len(sizes) - 1)}
+    return OneHotProblem(sizes, tuple(rng.normal(size=k) for k in sizes), pair)
+
+
+class Stub:
+    """A solver that does what it is told."""
+
+    name = "stub"
+    path = "quantum"
+
+    def __init__(self, solution=None, refused=None, estimate_ms=0.0, expectation=None):
+        self.solution, self.refused, self.estimate, self.expectation = solution, refused, estimate_ms, expectation
+        self.left: list[float] = []
+        self.seen: list[SolveRequest] = []
+
+    def refusal(self, request):
+        return self.refused
+
+    def estimate_ms(self, request):
+        return self.estimate
+
+    def run(self, request, remaining_s):
+        self.left.append(remaining_s())
+        self.seen.append(request)
+        return Answer(
+            self.solution, -1e9, "sample", "simulated-statevector", shots=10, expectation=self.expectation, p=1
+        )  # fmt: skip
+
+
+@pytest.fixture
+def stub(monkeypatch):
+    """Make the module that the name 'qaoa' stands for give this solver instead."""
+
+    def put(solver):
+        monkeypatch.setattr(solvers, "SOLVERS", {**SOLVERS, "qaoa": f"{__name__}_stub:IT"})
+        monkeypatch.setitem(sys.modules, f"{__name__}_stub", type("Module", (), {"IT": solver}))
+        return solver
+
+    return put
+
+
+@pytest.mark.parametrize("name", SPIN_SOLVERS)
+def test_every_solver_of_spins_gives_the_optimum_and_a_whole_record(name):
+    problem = glass(10)
+    result = solve(problem, name, seed=7)
+    meta = result.meta
+    assert result.energy == pytest.approx(problem.diagonal().min())
+    assert result.energy == problem.energy(result.solution)
+    assert (meta.requested, meta.fallback, meta.n, meta.seed, meta.deadline_ms) == (name, None, 10, 7, None)
+    assert meta.optimum == pytest.approx(result.energy)
+    assert meta.digest == problem.digest()
+    assert {arm.solver for arm in meta.tried} >= {"greedy", name}
+    json.dumps(meta.as_dict())
+
+
+@pytest.mark.parametrize("name", LEVEL_SOLVERS)
+def test_every_solver_of_levels_gives_the_optimum(name):
+    problem = levels((3, 4, 2, 3))
+    result = solve(problem, name)
+    assert result.energy == pytest.approx(problem.diagonal().min())
+    assert (result.meta.fallback, result.meta.n) == (None, 4)
+
+
+@pytest.mark.parametrize(("name", "problem"), [("qaoa", glass(8)), ("qaoa-xy", levels((3, 3, 3)))])
+def test_a_quantum_solver_is_judged_by_the_optimum_its_twin_and_a_control(name, problem):
+    meta = solve(problem, name, shots=64).meta
+    energies = problem.diagonal()
+    assert meta.label == "simulated"
+    assert meta.solver == name
+    assert meta.baseline.solver == "sa"
+    assert meta.baseline.energy == pytest.approx(energies.min())
+    assert meta.shots == 64
+    assert meta.ratio == pytest.approx((energies.max() - meta.expectation) / np.ptp(energies), abs=1e-6)
+    assert meta.ratio > (energies.max() - energies.mean()) / np.ptp(energies)
+    assert meta.control.p_opt == pytest.approx(1 / energies.size)
+    assert meta.p_opt > meta.control.p_opt
+    assert meta.control.best_energy >= energies.min() - 1e-9
+
+
+@pytest.mark.parametrize("name", ["auto", "sa", "dsb", "qaoa", "rqaoa"])
+def test_without_a_deadline_the_same_seed_gives_the_same_bytes(name):
+    first, second = (solve(glass(12), name, seed=5) for _ in range(2))
+    assert first.solution.tobytes() == second.solution.tobytes()
+    assert first.energy == second.energy
+    if first.counts is not None:
+        assert first.counts.tobytes() == second.counts.tobytes()
+
+
+def test_auto_proves_the_optimum_where_it_can_and_searches_where_it_cannot():
+    assert solve(glass(14)).meta.solver == "exact"
+    assert solve(levels((4, 4, 4))).meta.solver == "exact"
+    problem, ground = planted_torus(8, np.random.default_rng(0))
+    result = solve(problem)
+    assert result.energy == ground
+    assert result.meta.solver in ("sa", "dsb")
+    assert {arm.solver for arm in result.meta.tried} == {"greedy", "sa", "dsb"}
+    assert result.meta.optimum is None
+    assert result.meta.label == "classical"
+
+
+def test_a_worse_answer_is_replaced_by_the_best_and_the_record_says_by_whom(stub):
+    problem = glass(8)
+    worst = 1 - 2 * (int(problem.diagonal().argmax()) >> np.arange(7, -1, -1) & 1)
+    stub(Stub(worst, expectation=float(problem.diagonal().max())))
+    result = solve(problem, "qaoa")
+    assert result.energy == pytest.approx(problem.diagonal().min())
+    assert result.meta.solver != "qaoa"
+    assert (result.meta.path, result.meta.label, result.meta.fallback) == ("classical", "classical", None)
+    assert result.meta.execution == "simulated-statevector"
+    assert result.meta.ratio == pytest.approx(0)
+    claimed = next(arm for arm in result.meta.tried if arm.solver == "qaoa")
+    assert claimed.energy == pytest.approx(problem.diagonal().max())  # and not what it claimed
+
+
+@pytest.mark.parametrize("solution", [None, [1] * 7, [0] * 8, "text", [[1] * 8], [math.nan] * 8])
+def test_an_answer_that_is_no_solution_is_not_returned(stub, solution):
+    stub(Stub(solution))
+    fallback = solve(glass(8), "qaoa").meta.fallback
+    assert (fallback.from_solver, fallback.to_solver, fallback.reason) == ("qaoa", "exact", Reason.INVALID_OUTPUT)
+
+
+def test_a_refusal_is_told_and_another_answers(stub):
+    stub(Stub(refused=Refused(Reason.UNHEALTHY, "too warm")))
+    meta = solve(glass(8), "qaoa").meta
+    assert (meta.fallback.reason, meta.fallback.detail) == (Reason.UNHEALTHY, "too warm")
+    assert next(arm for arm in meta.tried if arm.solver == "qaoa").reason is Reason.UNHEALTHY
+    assert meta.baseline.solver == "greedy"
+
+
+def test_a_solver_that_needs_longer_than_there_is_is_not_started(stub):
+    solver = stub(Stub(np.ones(8), estimate_ms=1e4))
+    assert solve(glass(8), "qaoa", deadline_s=1.0).meta.fallback.reason is Reason.DEADLINE_INSUFFICIENT
+    assert solver.left == []
+
+
+def test_a_quantum_solver_leaves_its_twin_as_much_time_as_it_has(stub):
+    solver = stub(Stub(np.ones(8)))
+    solve(glass(8), "qaoa", deadline_s=10.0)
+    assert 0 < solver.left[0] <= 5.0
+
+
+def test_the_incumbent_is_returned_if_nothing_beats_it_and_no_solver_sees_it(stub):
+    problem, _ = planted_torus(16, np.random.default_rng(3))
+    rng = np.random.default_rng(0)
+    best = min((solve(problem, "sa", seed=seed).solution for seed in range(3)), key=problem.energy)
+    solver = stub(Stub(rng.choice([-1, 1], 256)))
+    result = solve(problem, "qaoa", incumbent=best, deadline_s=0.02)
+    assert result.energy <= problem.energy(best)
+    assert (result.meta.solver, result.meta.produced_by) == ("incumbent", "incumbent")
+    assert solver.seen[0].incumbent is None
+    poor = solve(glass(8), "exact", incumbent=np.ones(8))
+    assert poor.meta.solver == "exact"
+
+
+def test_a_deadline_is_kept_where_all_the_work_would_take_far_longer():
+    warm()
+    problem, ground = planted_torus(24, np.random.default_rng(1))
+    problem.digest()
+    unhurried = time.perf_counter()
+    best = solve(problem, "sa")
+    unhurried = time.perf_counter() - unhurried
+    result = solve(problem, "sa", deadline_s=0.05)
+    assert result.meta.deadline_ms == 50
+    assert result.meta.wall_ms < 1e3 * unhurried / 2
+    assert ground <= best.energy <= result.energy < 0
+
+
+def test_energies_that_only_rounding_tells_apart_do_not_take_the_answer_from_who_was_asked(stub):
+    numbers = np.arange(1.0, 11) / 7  # many partitions without rest, whose energies are rounded differently
+    problem = IsingProblem(10, np.triu(2 * np.outer(numbers, numbers), 1), offset=float(numbers @ numbers))
+    optimal = np.flatnonzero(problem.diagonal() < problem.diagonal().min() + 1e-9)
+    for index in optimal[::5]:
+        stub(Stub(1 - 2 * (int(index) >> np.arange(9, -1, -1) & 1)))
+        assert solve(problem, "qaoa").meta.solver == "qaoa"
+
+
+def test_a_request_and_further_terms_are_merged():
+    request = SolveRequest(glass(6), seed=3)
+    assert solve(request, "greedy").meta.seed == 3
+    assert solve(request, "greedy", seed=4).meta.seed == 4
+
+
+def test_a_device_may_be_named_in_the_request_or_as_the_solver():
+    for result in (solve(glass(4), "device:nonesuch"), solve(glass(4), device="nonesuch")):
+        assert (result.meta.requested, result.meta.device) == ("device:nonesuch", "nonesuch")
+        assert result.meta.fallback.reason is Reason.UNAVAILABLE
+
+
+@pytest.mark.parametrize(
+    ("terms", "told"),
+    [
+        ({"solver": "nonesuch"}, "allowed are auto, exact, greedy"),
+        ({"shots": 0}, "shots is 0"),
+        ({"deadline_s": -1}, "deadline_s is -1"),
+        ({"deadline_s": math.nan}, "deadline_s is nan"),
+        ({"incumbent": [1, 1]}, "incumbent"),
+        ({"warm_start": [0] * 6}, "warm_start"),
+    ],
+)
+def test_wrong_input_is_an_error(terms, told):
+    with pytest.raises(ProblemError, match=told):
+        solve(glass(6), **terms)
+
+
+def test_the_table_s_names_are_the_solvers_own():
+    assert set(SOLVERS) <= set(solver_names())
+    assert [find_solver(name).name for name in SOLVERS] == list(SOLVERS)
+    with pytest.raises(ProblemError, match="nonesuch"):
+        find_solver("nonesuch")
+
+
+def test_a_solver_whose_library_is_missing_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "numba", None)
+    monkeypatch.delitem(sys.modules, "qstream.quantum.classical.anneal", raising=False)
+    fallback = solve(glass(6), "sa").meta.fallback
+    assert fallback.reason is Reason.NOT_INSTALLED
+    assert "numba" in fallback.detail
+    assert "pip install" in fallback.detail
+
+
+def test_a_fault_of_our_own_is_not_taken_for_a_missing_library(monkeypatch):
+    monkeypatch.setattr(solvers, "SOLVERS", {**SOLVERS, "qaoa": "qstream.quantum.nonesuch:IT"})
+    with pytest.raises(ModuleNotFoundError):
+        solve(glass(6), "qaoa")
+
+
+FRESH = """
+import sys
+import numpy as np
+import qstream.quantum
+from qstream.quantum import IsingProblem, solve
+result = solve(IsingProblem(20, np.triu(np.ones((20, 20)), 1)), {solver!r}, deadline_s=0.2)
+print(getattr(result.meta.fallback, "reason", None))
+print([name for name in ("numba", "torch", "pennylane", "scipy", "networkx") if name in sys.modules])
+"""
+
+
+def fresh(solver: str) -> list[str]:
+    code = FRESH.format(solver=solver)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
+
+
+def test_a_first_hurried_request_does_not_wait_for_a_slow_import():
+    assert fresh("sa") == ["not_ready", "[]"]
+
+
+def test_exact_search_needs_no_library_but_numpy():
+    assert fresh("exact")[1] == "[]"
+
+
+def test_importing_the_package_imports_nothing_and_its_names_are_there():
+    code = (
+        "import sys; import qstream.quantum as q\n"
+        "print([m for m in sys.modules if m.startswith('qstream.')], 'numpy' in sys.modules)\n"
+        "print(q.solve.__module__, q.IsingProblem.__name__, 'OneHotProblem' in dir(q), hasattr(q, 'nonesuch'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["['qstream.quantum'] False", "qstream.quantum.solvers IsingProblem True False"]
+
+
+PLUGIN = """
+import numpy as np
+from qstream.quantum.record import Answer
+
+class Up:
+    name = "up"
+    path = "classical"
+    def refusal(self, request): return None
+    def estimate_ms(self, request): return 0.0
+    def run(self, request, remaining_s):
+        if request.seed == 13:
+            raise KeyError("13")
+        return Answer(np.ones(request.problem.n), 0.0, "search")
+
+UP = Up()
+"""
+
+
+@pytest.fixture
+def plugin(tmp_path, monkeypatch):
+    """A distribution on the path that offers two solvers, of which one lacks its library."""
+    info = tmp_path / "up-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: up\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[qstream.solvers]\nup = up_solver:UP\nbroken = up_missing:IT\n")
+    (tmp_path / "up_solver.py").write_text(PLUGIN)
+    (tmp_path / "up_missing.py").write_text("import a_library_that_is_not_here\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.invalidate_caches()
+    yield
+    for name in ("up_solver", "up_missing"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.usefixtures("plugin")
+def test_a_solver_of_another_package_is_found_by_its_entry_point_and_its_faults_are_refusals():
+    assert {"up", "broken"} <= set(solver_names())
+    ferromagnet = IsingProblem(4, -np.triu(np.ones((4, 4)), 1))
+    result = solve(ferromagnet, "up")
+    assert (result.meta.solver, result.energy, result.meta.fallback) == ("up", -6, None)
+    faulty = solve(ferromagnet, "up", seed=13).meta.fallback
+    assert (faulty.reason, faulty.detail) == (Reason.ERROR, "solver up: KeyError: '13'")
+    missing = solve(ferromagnet, "broken").meta.fallback
+    assert missing.reason is Reason.NOT_INSTALLED
+    assert "a_library_that_is_not_here" in missing.detail
+
+
+def test_a_clock_that_jumps_ends_the_solve_with_an_answer():
+    times = iter([0.0, *[1e9] * 10_000])
+    result = solve(glass(10), "sa", deadline_s=1.0, clock=lambda: next(times))
+    assert result.energy == glass(10).energy(result.solution)
+    assert result.meta.fallback.reason in (Reason.DEADLINE_INSUFFICIENT, Reason.NOT_READY)
+
+
+def test_a_problem_that_only_greedy_can_hold_is_answered():
+    result = solve(OneHotProblem((1024,) * 5, offset=2.0), "sa")
+    assert result.energy == 2.0
+    assert (result.meta.solver, result.meta.fallback.reason) == ("greedy", Reason.TOO_LARGE)
+
+
+def test_the_record_is_plain_data():
+    meta = solve(glass(5), "qaoa").meta
+    assert dataclasses.asdict(meta)["digest"] == glass(5).digest()
+    assert meta.as_dict()["label"] == meta.label
