@@ -13,17 +13,19 @@ from functools import lru_cache
 from typing import Final, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
 from qstream.errors import ProblemError
-from qstream.quantum.classical.exact import margin
 from qstream.quantum.ising import IsingProblem, spins_of
 from qstream.quantum.onehot import OneHotProblem
+from qstream.quantum.qaoa.measure import Distribution
+from qstream.quantum.qaoa.statevector import unlimited
 from qstream.quantum.record import Answer, Control, Reason, Refused, Remaining
 
 OneHotMixer = Literal["complete", "ring"]
 MAX_WEIGHT_SPINS: Final = 14
+_BLOCK: Final = 32
 MAX_WEIGHT_LAYERS: Final = 64
 # Angles for p = 1 to 4: gammas on the scale of the energies' standard deviation, betas, and the start's falloff. They bring
 # the expected best of 32 samples furthest from a random incumbent in windows of 10 and 12 experts of recorded routing and
@@ -35,11 +37,6 @@ _ANGLES: Final = (
     ((0.697, 1.233, 1.374, 1.545), (-0.193, -0.130, -0.092, -0.091), 0.80),
 )
 _JITTER: Final = 0.02
-
-
-def unlimited() -> float:
-    """The time left where nothing limits it."""
-    return math.inf
 
 
 def complete_mixer(beta: float, around: NDArray[np.float64]) -> NDArray[np.complex128]:
@@ -58,14 +55,14 @@ def ring_mixer(beta: float, k: int) -> NDArray[np.complex128]:
 
 def onehot_state(
     energies: NDArray[np.float64],
-    gammas: Sequence[float],
-    betas: Sequence[float],
+    gammas: ArrayLike,
+    betas: ArrayLike,
     *,
     mixer: OneHotMixer = "complete",
     around: Sequence[NDArray[np.float64]] | None = None,
     remaining_s: Remaining = unlimited,
 ) -> NDArray[np.complex128]:
-    """The state after ``len(gammas)`` layers, of the shape of `energies`, the diagonal [k_1, ..., k_m].
+    """The state after p layers of gammas [p] and betas [p] or [p, m], of the shape of `energies`, the diagonal [k_1, ..., k_m].
 
     It starts from the product of the unit vectors `around`, by default uniform; the complete mixer turns around them, the
     ring mixer knows only the uniform ones. `Refused` (timeout) where the time ends between two layers.
@@ -77,14 +74,32 @@ def onehot_state(
     psi = np.ones(1, np.complex128)
     for vector in local:
         psi = np.multiply.outer(psi, vector).reshape(-1)
-    for gamma, beta in zip(gammas, betas, strict=True):
+    gammas, betas = np.asarray(gammas, np.float64), np.asarray(betas, np.float64)
+    each = np.broadcast_to(betas if betas.ndim == 2 else betas[:, np.newaxis], (len(gammas), len(sizes)))
+    for gamma, row in zip(gammas, each, strict=True):
         in_time(remaining_s)
         psi = psi.reshape(-1) * np.exp(-1j * gamma * energies.reshape(-1))
-        for k, vector in zip(sizes, local, strict=True):
-            matrix = complete_mixer(beta, vector) if mixer == "complete" else ring_mixer(beta, k)
-            # The first axis goes to the end, so after all variables the order is the first one again.
-            psi = psi.reshape(k, -1).T @ matrix.T
+        mixers = [
+            complete_mixer(beta, vector) if mixer == "complete" else ring_mixer(beta, len(vector))
+            for vector, beta in zip(local, row, strict=True)
+        ]
+        for matrix in blocks(mixers):
+            # The first axis goes to the end, so after all blocks the order is the first one again.
+            psi = psi.reshape(len(matrix), -1).T @ matrix.T
     return psi.reshape(sizes)
+
+
+def blocks(mixers: Sequence[NDArray[np.complex128]]) -> list[NDArray[np.complex128]]:
+    """Kronecker products of neighbours up to 32 rows, which fill a matrix product better than each alone."""
+    result: list[NDArray[np.complex128]] = []
+    for mixer in mixers:
+        if result and len(result[-1]) * len(mixer) <= _BLOCK:
+            left = result[-1]
+            size = len(left) * len(mixer)
+            result[-1] = (left[:, np.newaxis, :, np.newaxis] * mixer[:, np.newaxis, :]).reshape(size, size)
+        else:
+            result.append(mixer)
+    return result
 
 
 def local_scale(problem: OneHotProblem) -> float:
@@ -240,15 +255,15 @@ def solve_fixed_weight(
     gammas, betas, falloff = weight_angles(p, float(energies.std()))
     start = weight_start(n, weight, warm_start, falloff=falloff, jitter=_JITTER, seed=seed)
     psi = weight_state(energies, start, gammas, betas, n=n, weight=weight, remaining_s=remaining_s)
+    found = Distribution(n, 0.0, False, energies, np.abs(psi) ** 2)
     rng = np.random.default_rng([seed, n, weight])
-    probabilities, least = np.abs(psi) ** 2, float(energies.min())
-    states, counts = draw(probabilities, shots, rng)
+    states, counts = found.sample(shots, rng)
     spins, best = weight_spins(n, weight), states[energies[states].argmin()]
     return Answer(
         spins[best], float(energies[best]), "sample", execution="simulated-subspace", samples=spins[states],
         energies=energies[states], counts=counts, shots=shots, p=p, schedule="transferred",
-        n_2q=p * (int(np.count_nonzero(problem.J)) + n * (n - 1) // 2), expectation=float(probabilities @ energies),
-        p_opt=optimal_share(probabilities, energies), optimum=least, control=control(start**2, energies, shots, rng),
+        n_2q=p * (int(np.count_nonzero(problem.J)) + n * (n - 1) // 2), expectation=found.expectation, p_opt=found.p_opt,
+        optimum=found.optimum, control=control(Distribution(n, 0.0, False, energies, start**2), shots, rng),
     )  # fmt: skip
 
 
@@ -261,26 +276,10 @@ def weight_angles(p: int, deviation: float) -> tuple[list[float], list[float], f
     return (scale * np.interp(at, own, gammas)).tolist(), np.interp(at, own, betas).tolist(), falloff
 
 
-def control(
-    probabilities: NDArray[np.float64], energies: NDArray[np.float64], shots: int, rng: np.random.Generator
-) -> Control:
-    """What as many shots give before the first layer; mean and share of optimal states are exact."""
-    states, _ = draw(probabilities, shots, rng)
-    return Control(float(energies[states].min()), float(probabilities @ energies), optimal_share(probabilities, energies))
-
-
-def optimal_share(probabilities: NDArray[np.float64], energies: NDArray[np.float64]) -> float:
-    """The probability of a state whose energy is the least, up to rounding."""
-    return float(probabilities[energies <= energies.min() + margin(float(energies.min()), float(energies.max()))].sum())
-
-
-def draw(
-    probabilities: NDArray[np.float64], shots: int, rng: np.random.Generator
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Sample states: their distinct indices, ascending, and the count of each."""
-    total = np.cumsum(probabilities)
-    drawn = np.searchsorted(total, rng.random(shots) * total[-1], side="right")
-    return np.unique(np.minimum(drawn, len(total) - 1), return_counts=True)
+def control(start: Distribution, shots: int, rng: np.random.Generator) -> Control:
+    """What as many shots give before the first layer; mean and probability of the optimum are exact."""
+    states, _ = start.sample(shots, rng)
+    return Control(float(start.energies[states].min()), start.expectation, start.p_opt)
 
 
 def in_time(remaining_s: Remaining) -> None:
