@@ -85,7 +85,7 @@ class Rbf:
 
 @dataclass(frozen=True)
 class AngleOverlap:
-    """``prod_i cos^2((x_i - y_i) / 2)``: what `Fidelity` of angle embedding is, without any state."""
+    """``prod_i cos^2((x_i - y_i) / 2)``: what `Fidelity` of angle embedding is, about X or Y, without any state."""
 
     def __call__(self, x: ArrayLike, y: ArrayLike | None = None) -> Matrix:
         a = points(x)

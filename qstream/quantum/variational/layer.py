@@ -185,7 +185,7 @@ def classical_twin(
 ) -> ClassicalTwin:
     """The perceptron whose count of parameters is nearest to the layer's; what a quantum result must be compared with.
 
-    `features` are the layer's inputs where they are not n, as ``amplitude`` allows.
+    It has one hidden unit at least. `features` are the layer's inputs where they are not n, as ``amplitude`` allows.
     """
     inputs, outputs = features or layer.n, layer.n if layer.readout == "z" else 1 << layer.n
     wanted, unit = parameters(layer), inputs + 1 + outputs
