@@ -164,7 +164,8 @@ class Frame(BaseModel):
         _check_size(cls, data)
         try:
             if content_type == JSON:
-                return _from_json(cls, data)
+                frame: Self = _from_json(cls, data)
+                return frame
             if content_type == SAFETENSORS:
                 return cls.model_validate(_read_safetensors(cls, data))
         except ValidationError as exc:

@@ -39,8 +39,9 @@ class Entry(Generic[S]):
 class Ledger(Generic[S]):
     """What this worker has processed and the store and the broker may not know yet.
 
-    `positions` are the next offsets after what was processed, `durable` those that were committed. While the store is away,
-    states live here, their partitions are not committed, and `uncommitted` grows.
+    `positions` are the next offsets after what was processed, `durable` those whose states are written and whose commit
+    was asked for, `refused` the partitions where it must be asked for again. While the store is away, states live here,
+    their partitions are not committed, and `uncommitted` grows.
     """
 
     def __init__(self, store: StateStore[S] | None, agent: str, max_keys: int) -> None:
@@ -49,6 +50,7 @@ class Ledger(Generic[S]):
         self.max_keys = max_keys
         self.positions: dict[TopicPartition, int] = {}
         self.durable: dict[TopicPartition, int] = {}
+        self.refused: set[TopicPartition] = set()
         self._entries: OrderedDict[str, Entry[S]] = OrderedDict()
         self._epochs: dict[TopicPartition, int] = {}
         self._away_until = 0.0
@@ -71,6 +73,7 @@ class Ledger(Generic[S]):
         for table in (self.positions, self.durable, self._epochs):
             for partition in gone & table.keys():
                 del table[partition]
+        self.refused -= gone
         for entry in self._entries.values():
             entry.held -= gone
         return self.drop_states(gone) - gone
@@ -173,7 +176,14 @@ class Ledger(Generic[S]):
         for entry in self._entries.values():
             if entry.dirty:
                 waiting |= entry.seen.keys()
-        return {p: end for p, end in self.positions.items() if p not in waiting and end != self.durable.get(p)}
+        return {
+            p: end for p, end in self.positions.items() if p not in waiting and (end != self.durable.get(p) or p in self.refused)
+        }
+
+    def handed_over(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Note that these next offsets go to the broker."""
+        self.durable |= offsets
+        self.refused -= offsets.keys()
 
     def watermarks(self) -> dict[TopicPartition, int]:
         """Next offsets up to which the stored states have followed; `StoreUnavailable`."""

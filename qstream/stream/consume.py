@@ -92,7 +92,9 @@ class Intake:
         self._held_until: dict[TopicPartition, float] = {}
         self._paused: set[TopicPartition] = set()
         self._seeks: dict[TopicPartition, int] = {}
-        config = consumer_config(settings, self.group)
+        self._in_flight: dict[TopicPartition, int] = {}
+        self._refused: set[TopicPartition] = set()
+        config = consumer_config(settings, self.group) | {"on_commit": self._on_commit}
         if settings.group_protocol == "consumer":
             config |= {"statistics.interval.ms": STATISTICS_MS, "stats_cb": self._note_statistics}
         self._coordinated = 0
@@ -139,18 +141,18 @@ class Intake:
             self._seeks[partition] = offset
             self._apply_seeks()
 
-    def commit(self, offsets: Mapping[TopicPartition, int]) -> bool:
-        """Commit the next offsets to read and wait for the answer; False if the group did not take them.
+    def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Commit the next offsets to read, without waiting; what the group does not take is told by `refused`.
 
         A refusal loses nothing: what is not committed is delivered again, here or to the next owner.
         """
-        try:
-            raise_first(self._consumer.commit(offsets=kafka_partitions(offsets), asynchronous=False))
-        except KafkaException as exc:
-            raise_if_fatal(exc.args[0])
-            log.warning("commit refused, records will be delivered again: %s", exc.args[0])
-            return False
-        return True
+        self._in_flight |= offsets
+        self._consumer.commit(offsets=kafka_partitions(offsets), asynchronous=True)
+
+    def refused(self) -> set[TopicPartition]:
+        """Partitions of ours whose commits were refused since the last call."""
+        refused, self._refused = self._refused & self.assigned, set()
+        return refused
 
     def committed(self, partitions: Iterable[TopicPartition], timeout_s: float) -> dict[TopicPartition, int]:
         """Committed next offsets of the group; partitions without one are left out. KafkaException if nobody answers."""
@@ -190,7 +192,8 @@ class Intake:
         return cluster
 
     def close(self) -> None:
-        """Leave the group."""
+        """Leave the group, with the last commits answered."""
+        self._await_commits(set(self._in_flight))
         self._consumer.close()
 
     def _usable(self, message: Message) -> bool:
@@ -232,6 +235,25 @@ class Intake:
         self._coordinated += (json.loads(statistics).get("cgrp") or {}).get("state") == "up"
         self.joined = self.joined or self._coordinated > 1
 
+    def _on_commit(self, error: KafkaError | None, partitions: list[KafkaPartition]) -> None:
+        for at in partitions:
+            partition = partition_of(at.topic, at.partition)
+            if self._in_flight.get(partition) == at.offset:
+                del self._in_flight[partition]
+            if fault := error or at.error:
+                raise_if_fatal(fault)
+                log.warning("commit of %s refused, records will be delivered again: %s", partition, fault)
+                self._refused.add(partition)
+
+    def _await_commits(self, partitions: set[TopicPartition]) -> None:
+        """Commit once more what has no answer yet and wait: a new owner begins where the last answer says."""
+        if waiting := {p: offset for p, offset in self._in_flight.items() if p in partitions}:
+            try:
+                raise_first(self._consumer.commit(offsets=kafka_partitions(waiting), asynchronous=False))
+            except KafkaException as exc:
+                raise_if_fatal(exc.args[0])
+                log.warning("commit refused, records will be delivered again: %s", exc.args[0])
+
     def _on_assign(self, _consumer: Consumer, partitions: list[KafkaPartition]) -> None:
         gained = _own(partitions)
         log.info("assigned %s", _told(gained))
@@ -241,6 +263,7 @@ class Intake:
         self._new |= gained
 
     def _on_revoke(self, _consumer: Consumer, partitions: list[KafkaPartition]) -> None:
+        self._await_commits(_own(partitions))
         self._give_up(partitions, "revoked")
 
     def _on_lost(self, _consumer: Consumer, partitions: list[KafkaPartition]) -> None:
@@ -253,6 +276,9 @@ class Intake:
         self.assigned -= gone
         self._new -= gone
         self._lost |= gone
+        self._refused -= gone
+        for partition in gone & self._in_flight.keys():
+            del self._in_flight[partition]
         # The client keeps a partition paused over a new assignment, in which nobody would know of it.
         if paused := gone & self._paused:
             self._consumer.resume([KafkaPartition(*partition) for partition in paused])

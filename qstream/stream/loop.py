@@ -106,9 +106,10 @@ class BatchLoop(Generic[S]):
             self._obey()
             messages = self.intake.poll(IDLE_POLL_S)
             messages = self._follow_assignment(messages)
+            self.ledger.refused |= self.intake.refused() & self.ledger.positions.keys()
             if messages:
                 self.turn(messages)
-            elif self.degraded or self.ledger.uncommitted:
+            elif self.degraded or self.ledger.uncommitted or self.ledger.refused:
                 self._settle()
             self._tick()
             self._report_lag()
@@ -274,16 +275,17 @@ class BatchLoop(Generic[S]):
         self._note_store(away=False)
         self._read_again(again)
         offsets = self.ledger.committable()
-        if offsets and (self._mark(offsets) if self.outbox.transactional else self.intake.commit(offsets)):
-            self.ledger.durable |= offsets
-
-    def _mark(self, offsets: Ends) -> bool:
-        """The transaction has committed the offsets already: note how far the states have followed."""
-        try:
-            self.ledger.mark(offsets)
-        except StoreUnavailable:
-            return False
-        return True
+        if not offsets:
+            return
+        if self.outbox.transactional:
+            # The transaction has committed the offsets already: note how far the states have followed.
+            try:
+                self.ledger.mark(offsets)
+            except StoreUnavailable:
+                return
+        else:
+            self.intake.commit(offsets)
+        self.ledger.handed_over(offsets)
 
     def _read_again(self, partitions: set[TopicPartition]) -> None:
         """Process again what a moved-on state has not seen; what a transaction has committed is not emitted twice."""

@@ -63,8 +63,11 @@ def event_headers(
 def _kind(topic: str, source: str, content: str) -> tuple[tuple[str, bytes], ...]:
     """The headers that all events of one kind share."""
     return (
-        ("ce_specversion", b"1.0"), ("ce_source", source.encode()), (EVENT_TYPE, topic.encode()), (CONTENT_TYPE, content.encode()),
-    )  # fmt: skip
+        ("ce_specversion", b"1.0"),
+        ("ce_source", source.encode()),
+        (EVENT_TYPE, topic.encode()),
+        (CONTENT_TYPE, content.encode()),
+    )
 
 
 @lru_cache(maxsize=1024)
