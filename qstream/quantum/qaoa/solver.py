@@ -59,7 +59,7 @@ class Qaoa:
     def run(self, request: SolveRequest, remaining_s: Remaining) -> Answer:
         if (refused := self.refusal(request)) is not None:
             raise refused
-        problem, p = spins(request), layers(request, remaining_s())
+        problem, p = spins(request), layers(request, remaining_s)
         circuit = Statevector([problem], start=request.warm_start)
         gammas, betas, schedule = angles(request, p)
         if request.schedule == "optimize":
@@ -80,15 +80,15 @@ def spins(request: SolveRequest) -> IsingProblem:
     return request.problem
 
 
-def layers(request: SolveRequest, remaining_s: float) -> int:
+def layers(request: SolveRequest, remaining_s: Remaining) -> int:
     """The depth that is asked for, or the deepest useful one that fits; `Refused` if it does not fit."""
     deepest = {"tree": MAX_TREE_P, "optimize": OPTIMIZED_P}.get(request.schedule, MOST_P)
-    if math.isinf(remaining_s):
+    if math.isinf(remaining_s()):
         return request.p or deepest
     model, qubits = calibrated(), state_qubits(request)
     if request.p is None:
-        return model.fitting_layers(qubits, remaining_s, deepest, work(request))
-    model.fitting_layers(qubits, remaining_s, 1, request.p * work(request))
+        return model.fitting_layers(qubits, remaining_s(), deepest, work(request))
+    model.fitting_layers(qubits, remaining_s(), 1, request.p * work(request))
     return request.p
 
 
@@ -140,11 +140,5 @@ def control(found: Distribution, shots: int, rng: np.random.Generator) -> Contro
 
 @cache
 def calibrated() -> CostModel:
-    """The cost of this solver on this machine, measured once a process."""
-
-    def run(qubits: int, p: int) -> Answer:
-        rng = np.random.default_rng(qubits)
-        couplings = np.triu(rng.normal(size=(qubits, qubits)), 1)
-        return QAOA.run(SolveRequest(IsingProblem(qubits, couplings, rng.normal(size=qubits)), p=p), unlimited)
-
-    return calibrate(run, time.perf_counter)
+    """The cost of this solver on this machine, measured once a process, by whoever asks first."""
+    return calibrate(lambda problem: QAOA.run(SolveRequest(problem, p=1), unlimited), time.perf_counter)
