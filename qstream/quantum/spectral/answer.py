@@ -55,7 +55,6 @@ class SpectralRecord:
     wall_ms: float
     twin: str
     twin_ms: float
-
     label: Literal["simulated"] = "simulated"
 
     def as_dict(self) -> dict[str, Any]:

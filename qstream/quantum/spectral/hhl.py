@@ -22,7 +22,7 @@ from qstream.quantum.spectral.matrices import (
     padded,
     qubits_for,
     vector,
-)  # fmt: skip
+)
 from qstream.quantum.spectral.qft import inverse_gates, run_gates
 from qstream.quantum.spectral.qpe import check_circuit, check_clock, clock_distribution, clock_gates
 

@@ -25,6 +25,7 @@ NEEDS: Final[dict[Execution, str]] = {
     "simulated-spectral": "needs the singular-value decomposition a classical solve also needs",
 }
 CACHED_PROGRAMS: Final = 64
+MAX_GATE_DIMENSION: Final = 256
 MAX_CORRECTIONS: Final = 5
 
 
@@ -53,7 +54,7 @@ def invert(
     Parameters
     ----------
     A : float64 or complex128 [N, N]
-        Regular, N <= 1,024.
+        Regular, N <= 1,024, by gates 256.
     b : float64 or complex128 [N]
         Not zero.
     eps
@@ -102,12 +103,11 @@ def sign(
     """The unitary nearest to A, ``V W^+`` of ``A = V S W^+``, by an odd polynomial near the sign of its singular values.
 
     Exact up to the fit where every singular value is at least `gap` times the largest. Beside it stands the polar factor
-    by SVD. `relative_residual` is ``|X X^+ - 1| / |1|``. `ProblemError` if A is not square or not finite, if gap is not within
-    (0, 1), or if the degree is not odd.
+    by SVD. `relative_residual` is ``|X X^+ - 1| / |1|``; the success probability is the mean over all states. `ProblemError`
+    if A is not square, not finite or, by gates, above 256 rows, if gap is not within (0, 1), or if the degree is not odd.
     """
     given = matrix("A", A)
     program = sign_program(gap, degree)
-
     one = np.eye(len(given))
 
     def simulate() -> Run:
@@ -144,7 +144,7 @@ def truncate(
     Parameters
     ----------
     A : float64 or complex128 [M, N]
-        Need not be square nor of full rank.
+        Need not be square nor of full rank; up to 1,024 rows and columns, by gates 256.
     threshold
         Part of the largest singular value, within (0, 1); the step is about 8 / degree wide.
     degree
@@ -158,7 +158,6 @@ def truncate(
     given = matrix("A", A, square=False)
     program = filter_program(threshold, degree)
     rows, columns = given.shape
-
     size = max(rows, columns)
 
     def simulate() -> Run:
@@ -280,22 +279,33 @@ def kappa_bucket(kappa: float) -> float:
 def _by_gates(contraction: Array, vectors: Array, program: Program) -> Array:
     """The circuit's unitaries one after the other, on both branches of the sign ancilla at once."""
     size, degree = len(contraction), program.fit.degree
+    if size > MAX_GATE_DIMENSION:
+        raise ProblemError(f"A has {size} rows or columns, allowed are {MAX_GATE_DIMENSION} with execution 'simulated-gates'")
     encoding = unitary_dilation(contraction)
-    forth_and_back = (encoding, encoding.conj().T)
+    forth_and_back = (encoding, np.ascontiguousarray(encoding.conj().T))
     columns = vectors.reshape(size, -1)
     count = columns.shape[1]
-    state = np.zeros((2 * size, 2 * count), np.complex128)
-    state[:size, :count] = state[:size, count:] = columns
-    turns = np.repeat(np.exp(1j * np.outer(program.angles, (1, -1))), count, axis=1)
+    real = np.isrealobj(contraction) and np.isrealobj(vectors)
+    signs = (1,) if real else (1, -1)  # of real numbers the second branch is the conjugate of the first
+    state = np.zeros((2 * size, len(signs) * count), np.complex128)
+    state[:size] = np.tile(columns, len(signs))
+    turns = np.repeat(np.exp(1j * np.outer(program.angles, signs)), count, axis=1)
     for k in range(degree, -1, -1):
         state[:size] *= turns[k]
         state[size:] *= turns[k].conj()
         if k:
-            state = forth_and_back[(degree - k) % 2] @ state
-    plus, minus = state[:size, :count], state[:size, count:]
-    result = (1j**degree * plus - (-1j) ** degree * minus) / 2j
-    real = np.isrealobj(contraction) and np.isrealobj(vectors)
-    return (result.real if real else result).reshape(vectors.shape)
+            state = _product(forth_and_back[(degree - k) % 2], state)
+    plus, minus = 1j**degree * state[:size, :count], (-1j) ** degree * state[:size, count:]
+    result: Array = plus.imag if real else (plus - minus) / 2j
+    return result.reshape(vectors.shape)
+
+
+def _product(unitary: Array, state: Array) -> Array:
+    """``unitary @ state``; a real unitary acts on real and imaginary parts as on columns of their own."""
+    if np.iscomplexobj(unitary):
+        return unitary @ state
+    product: Array = (unitary @ state.view(np.float64)).view(np.complex128)
+    return product
 
 
 def _by_singular_values(contraction: Array, vectors: Array, program: Program) -> Array:
