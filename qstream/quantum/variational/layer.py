@@ -125,10 +125,15 @@ class VariationalLayer(nn.Module):  # type: ignore[misc]
 class _Reorder(torch.autograd.Function):  # type: ignore[misc]
     """Reorder the last axis by a permutation; the gradient is its inverse, much faster than indexing's scatter-add."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, states: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
-        ctx.save_for_backward(index, inverse)
+    def forward(states: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
         return states.index_select(-1, index)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[1:])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:

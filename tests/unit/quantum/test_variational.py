@@ -147,6 +147,19 @@ def test_gradients_are_finite_differences_to_the_second_order(options):
     assert torch.autograd.gradgradcheck(outputs, (weights, x))
 
 
+def test_gradients_of_single_samples_come_from_one_call():
+    layer, x = layer_of(3, 2), features(4, 3)
+
+    def total(weights: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(layer, {"weights": weights}, (row[None],)).square().sum()
+
+    weights = layer.weights.detach()
+    found = torch.func.vmap(torch.func.grad(total), (None, 0))(weights, x)
+    for row, gradient in zip(x, found, strict=True):
+        expected = torch.autograd.functional.jacobian(lambda given, row=row: total(given, row), weights)
+        torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-12)
+
+
 def test_the_frozen_unitary_is_the_circuit_s_matrix():
     layer, x = layer_of(3, 2), features(4, 3)
     frozen = layer.freeze()
