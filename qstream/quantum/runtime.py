@@ -20,7 +20,7 @@ from qstream.quantum.devices.slot import Slots
 from qstream.quantum.devices.solver import PREFIX, DeviceSolver, device_solver
 from qstream.quantum.race import AUTO, race
 from qstream.quantum.record import Answer, Problem, Reason, Refused, Remaining, Solver, SolveRequest, SolveResult
-from qstream.quantum.solvers import find_solver, warm
+from qstream.quantum.solvers import find_solver, solver_names, warm
 
 UNKNOWN: Final = f"{PREFIX}unknown"
 
@@ -107,6 +107,8 @@ class Ticket:
 class QuantumRuntime:
     """Solvers and devices behind deadlines, queues, breakers and worker processes. Thread-safe; close it, or use ``with``.
 
+    To begin takes a second or more, as all solvers are loaded then and not by a request.
+
     Parameters
     ----------
     pool
@@ -126,6 +128,10 @@ class QuantumRuntime:
         self._late: set[threading.Thread] = set()
         self._late_jobs = late_jobs
         self._closed = False
+        warm()
+        for name in solver_names():
+            with contextlib.suppress(Refused):
+                find_solver(name)
 
     def solve(self, request: SolveRequest, solver: str = AUTO) -> SolveResult:
         """Answer by the deadline; whatever hinders the solver asked for is in ``result.meta.fallback``.
@@ -167,7 +173,7 @@ class QuantumRuntime:
         return Ticket(self._label(name), digest, future)
 
     def prepare(self, *names: str, timeout_s: float = 60.0) -> dict[str, bool]:
-        """Load the classical solvers, start devices, and wait until each is ready, or is known not to be.
+        """Start devices and wait until each is ready, or is known not to be.
 
         Raises
         ------
@@ -176,7 +182,6 @@ class QuantumRuntime:
         """
         due = time.monotonic() + timeout_s
         started = {name: self._slots(self._pool.device(name)) for name in names}
-        warm()
         return {name: slots.wait_ready(due) for name, slots in started.items()}
 
     def health(self) -> dict[str, object]:
@@ -210,8 +215,8 @@ class QuantumRuntime:
             request = replace(request, device=name.removeprefix(PREFIX))
         spent = Spent()
 
-        def find(wanted: str, left_s: float) -> Solver:
-            return self._find(wanted, left_s, spent, late=late)
+        def find(wanted: str, _: float) -> Solver:
+            return self._find(wanted, spent, late=late)
 
         result = race(request, name, find, time.monotonic)
         meta = result.meta
@@ -225,9 +230,9 @@ class QuantumRuntime:
             QUANTUM_FALLBACKS.labels(label, meta.fallback.reason).inc()
         return replace(result, meta=meta)
 
-    def _find(self, name: str, left_s: float, spent: Spent, *, late: bool) -> Solver:
+    def _find(self, name: str, spent: Spent, *, late: bool) -> Solver:
         if not name.startswith(PREFIX):
-            solver = find_solver(name, left_s)
+            solver = find_solver(name)
             return solver if solver.path == "classical" else InLane(solver, self._lanes, spent)
         spec = self._pool.device(name.removeprefix(PREFIX))
         if spec.mode == "inline":

@@ -57,7 +57,7 @@ class Keeper:
 
     def add(self, spec: DeviceSpec) -> Slots:
         """Start the processes of a device."""
-        slots = Slots(spec, self.errand)
+        slots = Slots(spec, self.errand, self._wake)
         with self._lock:
             if self._closing:
                 slots.close()

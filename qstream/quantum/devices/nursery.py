@@ -79,7 +79,10 @@ def obey(control: socket.socket, children: set[int]) -> bool:
         become_device(nursery, control, descriptors[0], request["spawn"])
     os.close(descriptors[0])
     children.add(pid)
-    control.send(json.dumps({"pid": pid}).encode())
+    try:
+        control.send(json.dumps({"pid": pid}).encode())
+    except OSError:
+        return False
     return True
 
 

@@ -47,15 +47,17 @@ class Counts:
 class Slots:
     """Processes of one device, `spec.slots` in use at most and one spare. Thread-safe.
 
-    `errand` hands a slot to the keeper, with the moment at which it has to be done.
+    `errand` hands a slot to the keeper, with the moment at which it has to be done; `wake` makes the keeper look at the
+    breaker.
     """
 
-    def __init__(self, spec: DeviceSpec, errand: Callable[[Slots, Slot, Errand, float], None]) -> None:
+    def __init__(self, spec: DeviceSpec, errand: Callable[[Slots, Slot, Errand, float], None], wake: Callable[[], None]) -> None:
         self.spec = spec
         self.breaker = Breaker(**spec.breaker.model_dump(), clock=time.monotonic)
         self.counts = Counts()
         self.fault: Refused | None = None
         self._errand = errand
+        self._wake = wake
         self._changed = threading.Condition()
         self._starting: set[Slot] = set()
         self._idle: list[Slot] = []
@@ -100,6 +102,7 @@ class Slots:
             return reply
         self._count("faults")
         self.breaker.failed()
+        self._wake()
         reason, detail = reply if isinstance(reply, tuple) else (Reason.INVALID_OUTPUT, str(reply)[:200])
         raise Refused(Reason(reason), detail)
 
@@ -192,7 +195,8 @@ class Slots:
             return {
                 "mode": self.spec.mode, "breaker": self.breaker.state, "idle": len(self._idle), "busy": len(self._busy),
                 "starting": len(self._starting), "waiting": self._waiting, "wait_ms": 1e3 * self._wait_s,
-                "service_ms": 1e3 * self._service_s, "fault": self.fault and str(self.fault), **asdict(self.counts),
+                "service_ms": 1e3 * self._service_s, "fault": self.fault and str(self.fault),
+                "pids": sorted(slot.pid for slot in (*self._idle, *self._busy) if slot.pid), **asdict(self.counts),
             }  # fmt: skip
 
     def _await(self, slot: Slot, due: float, limit: float) -> object:

@@ -26,8 +26,8 @@ X = np.array([[0.0, 1.0], [1.0, 0.0]])
 
 def ising(n: int = 5, seed: int = 0, density: float = 1.0) -> IsingProblem:
     rng = np.random.default_rng(seed)
-    J = np.triu(rng.normal(size=(n, n)), 1) * (rng.random((n, n)) < density)
-    return IsingProblem(n, J, rng.normal(size=n) * (rng.random(n) < 0.7))
+    couplings = np.triu(rng.normal(size=(n, n)), 1) * (rng.random((n, n)) < density)
+    return IsingProblem(n, couplings, rng.normal(size=n) * (rng.random(n) < 0.7))
 
 
 def one_hot(sizes: tuple[int, ...] = (3, 1, 4)) -> OneHotProblem:
