@@ -1,6 +1,7 @@
 """QLSTM: an LSTM whose four gates are variational circuits, all simulated in one product of matrices a step.
 
-Source: Chen, Yoo & Fang, "Quantum Long Short-Term Memory", ICASSP 2022. The gates share one embedded state.
+Source: Chen, Yoo & Fang, "Quantum Long Short-Term Memory", ICASSP 2022; here the gates share one embedded state, and linear maps
+lead into and out of the circuits.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ class QLSTM(nn.Module):  # type: ignore[misc]
         outputs = []
         for drive in driven:
             parts = product_state(drive + hidden @ from_hidden.T) @ circuits
-            gates = parts.square().reshape(len(drive), len(GATES), -1) @ readout + self.readout.bias
+            gates = parts.square().reshape(len(drive), len(GATES), len(readout)) @ readout + self.readout.bias
             forget, write, _, out = torch.sigmoid(gates).unbind(1)
             cell = forget * cell + write * torch.tanh(gates[:, 2])
             hidden = out * torch.tanh(cell)

@@ -83,7 +83,7 @@ def iqp(x: Array, repeats: int = 1, start: Array | None = None) -> Array:
 
 
 def _outer(left: Array, right: Array) -> Array:
-    return (left[:, :, None] * right[:, None, :]).reshape(left.shape[0], -1)
+    return (left[:, :, None] * right[:, None, :]).reshape(left.shape[0], left.shape[1] * right.shape[1])
 
 
 def _check_features(x: Array) -> None:

@@ -48,7 +48,7 @@ class FrozenQLSTM:
             raise ProblemError(f"x has shape {inputs.shape}, allowed is [samples, {len(self.from_input)} features]")
         hidden, cell = state
         parts = product_state(inputs @ self.from_input + hidden @ self.from_hidden + self.shift) @ self.circuits
-        gates = (parts * parts).reshape(len(inputs), 4, -1) @ self.readout + self.offset
+        gates = (parts * parts).reshape(len(inputs), 4, len(self.readout)) @ self.readout + self.offset
         opened = _sigmoid(gates)
         cell = opened[:, 0] * cell + opened[:, 1] * np.tanh(gates[:, 2])
         return opened[:, 3] * np.tanh(cell), cell

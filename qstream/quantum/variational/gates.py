@@ -77,11 +77,11 @@ def rotate(states: Array, matrices: Sequence[Array]) -> Array:
     shape = states.shape
     for matrix in reversed(matrices):
         size = matrix.shape[-1]
-        turned = states.reshape(*shape[:-2], -1, size) @ matrix.swapaxes(-1, -2)
+        turned = states.reshape(*shape[:-2], shape[-2] * shape[-1] // size, size) @ matrix.swapaxes(-1, -2)
         if size == shape[-1]:
             return turned
         # The group just done moves to the front; after the last group all are in their order again.
-        states = turned.reshape(*shape[:-1], -1, size).swapaxes(-1, -2)
+        states = turned.reshape(*shape[:-1], shape[-1] // size, size).swapaxes(-1, -2)
     return states.reshape(shape)
 
 

@@ -130,6 +130,13 @@ def test_a_frozen_cell_does_not_follow_further_training():
     assert np.array_equal(frozen.step(x, frozen.start(1))[0], before)
 
 
+def test_an_empty_batch_gives_an_empty_answer():
+    model = qlstm_of(3, 5)
+    frozen = model.freeze()
+    assert model(sequence(2, 0, 3))[0].shape == (2, 0, 5)
+    assert frozen.step(np.zeros((0, 3)), frozen.start(0))[0].shape == (0, 5)
+
+
 def test_extreme_inputs_stay_finite():
     frozen = QLSTM(1, 4, generator=torch.Generator().manual_seed(0)).freeze()
     state = frozen.step([[1e6]], frozen.start(1))

@@ -160,6 +160,11 @@ def test_gradients_of_single_samples_come_from_one_call():
         torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("options", [{}, {"reupload": True}, {"embedding": "iqp", "reupload": True}, {"embedding": "amplitude"}])
+def test_an_empty_batch_gives_an_empty_answer(options):
+    assert layer_of(8, 2, **options)(features(0, 8)).shape == (0, 8)
+
+
 def test_the_frozen_unitary_is_the_circuit_s_matrix():
     layer, x = layer_of(3, 2), features(4, 3)
     frozen = layer.freeze()
