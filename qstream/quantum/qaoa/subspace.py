@@ -107,16 +107,18 @@ def local_scale(problem: OneHotProblem) -> float:
 
     For two levels it is ``IsingProblem.sigma``: the scale by which angles transfer between problems.
     """
-    main = [costs - costs.mean() for costs in problem.unary]
-    square = np.zeros(len(main))
-    for (i, j), costs in problem.pair.items():
-        rows, columns = costs.mean(1), costs.mean(0)
-        mean = costs.mean()
-        main[i] = main[i] + rows - mean
-        main[j] = main[j] + columns - mean
-        square[[i, j]] += np.mean((costs - rows[:, np.newaxis] - columns + mean) ** 2)
-    square += [np.mean(costs**2) for costs in main]
-    return math.sqrt(float(square.mean()))
+    starts, unary, pair = problem.stacked()
+    sizes = np.diff(starts)
+    weight = np.repeat(1 / sizes, sizes)
+
+    def centred(costs: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Less the mean over each variable's levels, along the first axis."""
+        means = np.add.reduceat(costs.T * weight, starts[:-1], axis=-1)
+        rest: NDArray[np.float64] = costs - np.repeat(means, sizes, axis=-1).T
+        return rest
+
+    alone, together = centred(unary + pair @ weight), centred(centred(pair).T)
+    return math.sqrt(float(weight @ (alone**2 + together**2 @ weight)) / len(sizes))
 
 
 @lru_cache(maxsize=64)
@@ -145,35 +147,32 @@ def weight_energies(problem: IsingProblem, weight: int) -> NDArray[np.float64]:
 
 
 @lru_cache(maxsize=32)
-def swap_graph(n: int, weight: int) -> sparse.csr_array:
-    """The Johnson graph: states one swap of two unequal spins apart, as a sparse matrix [C, C] of ones.
-
-    It is ``sum_{i<j} (X_i X_j + Y_i Y_j) / 2`` inside the subspace.
-    """
-    indices = weight_indices(n, weight)
-    i, j = np.triu_indices(n, 1)
-    masks = (np.int64(1) << i) | (np.int64(1) << j)
-    swapped = indices[:, np.newaxis] ^ masks
-    row, column = np.nonzero(np.bitwise_count(swapped) == weight)
-    at = np.searchsorted(indices, swapped[row, column])
-    size = len(indices)
-    return sparse.csr_array((np.ones(len(row), np.complex128), (row, at)), shape=(size, size))
+def raising(n: int, weight: int) -> tuple[sparse.csr_array, sparse.csr_array]:
+    """``sum_i |+1><-1|_i`` of spins, a sparse matrix [C(n, weight-1), C(n, weight)] of ones, and its transpose."""
+    indices, raised = weight_indices(n, weight), weight_indices(n, weight - 1)
+    column, qubit = np.nonzero(weight_spins(n, weight) < 0)
+    row = np.searchsorted(raised, indices[column] ^ (np.int64(1) << (n - 1 - qubit)))
+    matrix = sparse.csr_array((np.ones(len(row)), (row, column)), shape=(len(raised), len(indices)))
+    return matrix, matrix.T.tocsr()
 
 
 def swap_mixer(psi: NDArray[np.complex128], beta: float, n: int, weight: int) -> NDArray[np.complex128]:
-    """Apply ``exp(-i beta A)``, A the swap graph, without error and without a matrix function.
+    """Apply ``exp(-i beta A)``, A taking a state to all that are one swap of unequal spins away, without error.
 
-    A has min(k, n-k) + 1 distinct eigenvalues ``(k-j)(n-k-j) - j``, so the exponential is a polynomial of that degree less
-    one, here in Newton's form at the eigenvalues.
+    A is ``sum_{i<j} (X_i X_j + Y_i Y_j) / 2`` inside the subspace, the Johnson graph. It has min(k, n-k) + 1 distinct
+    eigenvalues ``(k-j)(n-k-j) - j``, so the exponential is a polynomial of one degree less, here in Newton's form at the
+    eigenvalues; raising and lowering one spin and then less the states that come back is A.
     """
-    graph = swap_graph(n, weight)
     nodes = np.array([(weight - j) * (n - weight - j) - j for j in range(min(weight, n - weight) + 1)], np.float64)
     coefficients = np.exp(-1j * beta * nodes)
     for order in range(1, len(nodes)):
         coefficients[order:] = (coefficients[order:] - coefficients[order - 1 : -1]) / (nodes[order:] - nodes[:-order])
     result: NDArray[np.complex128] = coefficients[-1] * psi
-    for c, node in zip(coefficients[-2::-1], nodes[-2::-1], strict=True):
-        result = graph @ result - node * result + c * psi
+    if len(nodes) > 1:
+        up, down = raising(n, weight)
+        for c, node in zip(coefficients[-2::-1], nodes[-2::-1], strict=True):
+            swapped: NDArray[np.float64] = down @ (up @ result.view(np.float64).reshape(-1, 2))
+            result = swapped.view(np.complex128)[:, 0] - (weight + node) * result + c * psi
     return result
 
 
