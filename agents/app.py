@@ -7,6 +7,7 @@ import gc
 import logging
 import socket
 import ssl
+import tempfile
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -66,6 +67,7 @@ def build_app(agent: Agent, settings: Settings) -> faust.App:
         broker_heartbeat_interval=3.0,
         consumer_auto_offset_reset="earliest",
         store="memory://",
+        datadir=Path(tempfile.gettempdir()) / "qstream-faust",  # Faust makes it though nothing is kept there
         topic_allow_declare=False,
         topic_disable_leader=True,
         stream_wait_empty=False,

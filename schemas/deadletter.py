@@ -23,6 +23,7 @@ HEADER_NAMES = {
     "stack_trace": "exception.stacktrace",
     "attempts": "attempts",
     "timestamp_ms": "timestamp",
+    "omitted_bytes": "omitted.bytes",
 }
 
 
@@ -38,7 +39,8 @@ class DeadLetter(Frame):
     """The error of one record, written as Kafka Connect's error headers on the dead-letter topic.
 
     Source: Kafka Connect, DeadLetterQueueReporter (``__connect.errors.*``). `attempts` counts how often the record came
-    here: a redriven record that fails again keeps counting.
+    here: a redriven record that fails again keeps counting. `omitted_bytes` is the size of a value that is not beside the
+    letter, because both together were too large for the topic; it still lies where `id` says.
     """
 
     topic: Name
@@ -50,6 +52,7 @@ class DeadLetter(Frame):
     stack_trace: Message = Field(default="", max_length=MAX_STACK)
     attempts: int = Field(default=1, ge=1, lt=2**63)
     timestamp_ms: Count
+    omitted_bytes: Count = Field(default=0)
 
     @property
     def id(self) -> str:
@@ -58,7 +61,7 @@ class DeadLetter(Frame):
 
     def headers(self) -> list[tuple[str, bytes]]:
         """The error headers."""
-        values = self.model_dump(exclude={"frame"})
+        values = self.model_dump(exclude={"frame"} if self.omitted_bytes else {"frame", "omitted_bytes"})
         return [(PREFIX + HEADER_NAMES[name], str(value).encode()) for name, value in values.items() if value != ""]
 
     @classmethod

@@ -102,18 +102,21 @@ def redrive_letters(
         raise ConfigError("allowed are either ids of dead letters or --all")
     settings = _settings(agent, bootstrap_servers)
     records, _ = dead_records(settings, agent)
-    wanted = set(ids or [record.letter.id for record in records])
+    without_bytes = {record.letter.id for record in records if record.letter.omitted_bytes}
+    wanted = set(ids) if ids else {record.letter.id for record in records} - without_bytes
     open_ids = {record.letter.id for record in choose_letters(agent, records, wanted)}
     require_topics(reach(settings), [BY_NAME[name] for name in {i.rsplit("/", 2)[0] for i in open_ids} if name in BY_NAME])
     sent = sorted(open_ids) if dry_run else [record.letter.id for record in redrive(settings, agent, records, wanted)]
     passed_over = sorted(wanted - open_ids)
     if as_json:
-        print_json({"dry_run": dry_run, "redriven": sent, "passed_over": passed_over})
+        print_json({"dry_run": dry_run, "redriven": sent, "passed_over": passed_over, "without_bytes": sorted(without_bytes)})
         return
     for letter_id in sent:
         typer.echo(printable(letter_id))
     done = "would be redriven" if dry_run else "redriven"
     typer.echo(f"{len(sent)} {done}" + (f", {len(passed_over)} were redriven before" if passed_over else ""))
+    for letter_id in sorted(without_bytes):
+        typer.echo(printable(f"{letter_id} cannot be: its bytes were too large to travel with the letter"))
 
 
 def _settings(agent: str, bootstrap_servers: str | None) -> Settings:
@@ -141,7 +144,8 @@ def _value(record: DeadRecord) -> dict[str, str]:
     body = record.message.value()
     topic = BY_NAME.get(record.letter.topic)
     if body is None:
-        return {"value": "null"}
+        omitted = record.letter.omitted_bytes
+        return {"value": f"{omitted} bytes, too large to travel with the letter" if omitted else "null"}
     try:
         if topic is None:
             raise FrameError("no such topic in the registry")

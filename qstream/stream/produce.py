@@ -166,8 +166,10 @@ class Outbox:
     def _put_dead(self, dead: Rejected) -> None:
         """A record as large as its topic allows may be too large with its letter: then the letter goes without the bytes."""
         name = f"dead letter {dead.letter.id}"
-        value = None if name in self._refused else dead.value
-        self._put(name, self.dead_letter_topic, dead.key, value, [*dead.headers, *dead.letter.headers()])
+        letter, value = dead.letter, dead.value
+        if name in self._refused and value is not None:
+            letter, value = letter.model_copy(update={"omitted_bytes": len(value)}), None
+        self._put(name, self.dead_letter_topic, dead.key, value, [*dead.headers, *letter.headers()])
 
     def _put(self, name: str, topic: str, key: bytes | None, value: bytes | None, headers: Headers) -> None:
         alone = name in self._suspects

@@ -60,8 +60,15 @@ def named_letters(agent: str, records: Sequence[DeadRecord], ids: Iterable[str])
 
 
 def choose_letters(agent: str, records: Sequence[DeadRecord], ids: Iterable[str]) -> list[DeadRecord]:
-    """Those of `named_letters` that were not redriven yet, each id once, by partition and offset; errors as there."""
+    """Those of `named_letters` that were not redriven yet, each id once, by partition and offset; errors as there, and
+    `ConfigError` for one that came without its bytes."""
     named = named_letters(agent, records, ids)
+    for record in named:
+        if size := record.letter.omitted_bytes:
+            raise ConfigError(
+                f"dead letter {record.letter.id} came without the record's {size} bytes, which were too large beside it; "
+                f"they are at that topic, partition and offset as long as the topic keeps them: publish them again from there"
+            )
     chosen = {record.letter.id: record for record in reversed(named) if not record.redriven}
     return sorted(chosen.values(), key=lambda record: (record.message.partition(), record.message.offset()))
 

@@ -180,6 +180,7 @@ def test_a_record_too_large_for_the_dead_letter_topic_leaves_its_letter_without_
     letter, record = the_letter(rig)
     assert (letter.stage, letter.offset) == ("decode", 0)
     assert (record.value(), record.key()) == (None, KEY)
+    assert letter.omitted_bytes > 1_000_000
 
 
 def test_a_record_from_a_far_future_is_answered_as_any_other(make_rig: MakeRig):

@@ -73,7 +73,8 @@ def test_a_letter_is_listed_shown_and_redriven_once_with_its_attempts_counted(cl
     again = stored(cluster, second_id)
     assert (again.key(), again.value()) == (b"z", BAD)
     assert again.headers() == [*headers[:3], (ATTEMPTS_HEADER, b"5")]
-    assert told("dlq", "redrive", letter_id, "-b", cluster) == {"dry_run": False, "redriven": [], "passed_over": [letter_id]}
+    nothing = {"dry_run": False, "redriven": [], "passed_over": [letter_id], "without_bytes": []}
+    assert told("dlq", "redrive", letter_id, "-b", cluster) == nothing
 
     state = {letter["id"]: letter for letter in told("dlq", "list", "-b", cluster)}
     assert state[letter_id]["redriven"]
@@ -114,6 +115,22 @@ def test_a_record_without_value_or_key_is_shown_and_goes_back_as_it_was(cluster,
     (second_id,) = bury.again()
     again = stored(cluster, second_id)
     assert (again.key(), again.value()) == (None, None)
+
+
+def test_a_letter_without_its_bytes_is_not_sent_as_nothing(cluster, told, invoke):
+    letter = DeadLetter.example().model_copy(
+        update={"topic": EXPERTS_LOAD.name, "offset": uuid.uuid4().int >> 80, "omitted_bytes": 999_999}
+    )
+    with Publisher(cluster) as publisher:
+        publisher.publish_raw(ROUTING_DLQ.name, b"m", None, letter.headers())
+    result = invoke("dlq", "redrive", letter.id, "-b", cluster)
+    assert result.exit_code == 2
+    assert letter.id in result.stderr
+    assert "999999 bytes" in result.stderr
+    assert "999999 bytes" in told("dlq", "show", letter.id, "-b", cluster)["value"]
+    answer = told("dlq", "redrive", "--all", "-b", cluster)
+    assert letter.id not in answer["redriven"]
+    assert letter.id in answer["without_bytes"]
 
 
 def test_a_letter_that_processing_refused_is_shown_decoded(cluster, told):
