@@ -53,7 +53,7 @@ def fit_inverse(kappa: float, degree: int) -> Fit:
     """
     if not 1 <= kappa < np.inf:
         raise ProblemError(f"kappa is {kappa!r}, allowed is a finite number from 1")
-    _check_degree(degree, odd=True)
+    degree = _checked_degree(degree, odd=True)
     x = _nodes(1 / kappa, 1.0, degree)
     coefficients = _least_squares(x, 1 / (kappa * x), degree, weight=kappa * x)
     fine = _nodes(1 / kappa, 1.0, 4 * degree)
@@ -64,7 +64,7 @@ def fit_sign(gap: float, degree: int) -> Fit:
     """Odd fit of ``sign(x)`` on ``gap <= |x| <= 1``; `ProblemError` if gap is not within (0, 1) or the degree not odd."""
     if not 0 < gap < 1:
         raise ProblemError(f"gap is {gap!r}, allowed is 0 < gap < 1")
-    _check_degree(degree, odd=True)
+    degree = _checked_degree(degree, odd=True)
     x = _nodes(gap, 1.0, degree)
     coefficients = _least_squares(x, np.ones_like(x), degree)
     fine = _nodes(gap, 1.0, 4 * degree)
@@ -83,7 +83,7 @@ def fit_filter(threshold: float, degree: int) -> Fit:
     """
     if not 0 < threshold < 1:
         raise ProblemError(f"threshold is {threshold!r}, allowed is 0 < threshold < 1")
-    _check_degree(degree, odd=False)
+    degree = _checked_degree(degree, odd=False)
 
     def step(x: Values) -> Values:
         return np.array([(1 + math.erf(degree / 4 * (value - threshold))) / 2 for value in x.tolist()])
@@ -131,7 +131,8 @@ def _nodes(low: float, high: float, degree: int) -> Values:
     return np.clip(nodes, low, high)
 
 
-def _check_degree(degree: int, *, odd: bool) -> None:
+def _checked_degree(degree: int, *, odd: bool) -> int:
     whole = isinstance(degree, (int, np.integer)) and not isinstance(degree, bool)
     if not whole or not 1 <= degree <= MAX_DEGREE or degree % 2 != odd:
         raise ProblemError(f"degree is {degree!r}, allowed is an {'odd' if odd else 'even'} number up to {MAX_DEGREE}")
+    return int(degree)

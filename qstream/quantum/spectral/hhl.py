@@ -24,7 +24,7 @@ from qstream.quantum.spectral.matrices import (
     vector,
 )
 from qstream.quantum.spectral.qft import inverse_gates, run_gates
-from qstream.quantum.spectral.qpe import check_circuit, check_clock, clock_distribution, clock_gates
+from qstream.quantum.spectral.qpe import check_circuit, checked_clock, clock_distribution, clock_gates
 
 NEEDS: Final = "needs the eigendecomposition a classical solve also needs"
 MAX_AMPLITUDES: Final = 1 << 22
@@ -86,7 +86,7 @@ def solve(
     """
     given = matrix("A", A)
     right = vector("b", b, len(given))
-    check_clock(clock)
+    clock = checked_clock(clock)
     return beside_twin(
         lambda: _simulate(given, right, clock, unit),
         lambda: np.linalg.solve(given, right),
@@ -124,7 +124,7 @@ def solve_by_circuit(A: ArrayLike, b: ArrayLike, *, clock: int, unit: float | No
 
     given = matrix("A", A)
     right = vector("b", b, len(given))
-    check_clock(clock)
+    clock = checked_clock(clock)
     hermitian, embedded = _embedded(given, right)
     on_clock = spectrum_on_clock(hermitian, clock, unit)
     system = qubits_for(len(hermitian))

@@ -36,7 +36,7 @@ def clock_distribution(phases: ArrayLike, clock: int) -> Distribution:
     ProblemError
         The clock is out of range, or a phase is not finite.
     """
-    check_clock(clock)
+    clock = checked_clock(clock)
     turns = finite_numbers("phases", phases)
     if np.iscomplexobj(turns):
         raise ProblemError("phases are complex, allowed are real numbers of turns")
@@ -69,7 +69,7 @@ def estimate_by_circuit(unitary: ArrayLike, state: ArrayLike, clock: int) -> Dis
     import pennylane as qml  # noqa: PLC0415 slow, and an extra
 
     operator, amplitudes = _unitary_and_state(unitary, state)
-    check_clock(clock)
+    clock = checked_clock(clock)
     system = power_of_two("state", len(amplitudes))
     check_circuit(clock + system)
     wires = list(range(clock + system))
@@ -89,10 +89,11 @@ def clock_gates(powers: Sequence[Array], clock: Sequence[int], system: Sequence[
     return gates + inverse_gates(qft_gates(clock))
 
 
-def check_clock(clock: int) -> None:
-    """`ProblemError` if the clock is no whole number of qubits from 1 to 16."""
-    if isinstance(clock, bool) or not isinstance(clock, int) or not 1 <= clock <= MAX_CLOCK:
+def checked_clock(clock: int) -> int:
+    """The clock's qubits as an int; `ProblemError` if they are no whole number from 1 to 16."""
+    if isinstance(clock, bool) or not isinstance(clock, (int, np.integer)) or not 1 <= clock <= MAX_CLOCK:
         raise ProblemError(f"clock is {clock!r}, allowed are 1 to {MAX_CLOCK} qubits")
+    return int(clock)
 
 
 def check_circuit(n_qubits: int) -> None:

@@ -102,3 +102,7 @@ def test_a_degree_of_the_wrong_parity_is_refused():
         fit_inverse(2, 4)
     with pytest.raises(ProblemError, match="an even number"):
         fit_filter(0.2, 5)
+
+
+def test_a_degree_may_be_a_small_numpy_integer():
+    assert np.array_equal(fit_inverse(10, np.int8(79)).coefficients, fit_inverse(10, 79).coefficients)

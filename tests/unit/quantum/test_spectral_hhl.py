@@ -114,6 +114,10 @@ def test_scaling_either_side_scales_the_solution():
     assert np.abs(solve(matrix, right * -1e-6).solution * -1e6 - plain).max() < 1e-9 * np.abs(plain).max()
 
 
+def test_a_clock_may_be_a_numpy_integer():
+    assert solve(rotated([1, 2]), [1.0, 2], clock=np.int8(9)).record.as_dict()["n_qubits"] == 11
+
+
 def test_real_systems_have_real_solutions():
     assert solve(*random_system(4, 5, 0)).solution.dtype == np.float64
     assert solve(complex_hermitian(), [1.0, 0]).solution.dtype == np.complex128
@@ -147,6 +151,8 @@ EYE = [[1.0, 0], [0, 1]]
         ([[1.0, 2], [2, 4]], [1, 1], 8, "A is singular"),
         ([[1.0, 1], [1, 1 + 1e-16]], [1, 1], 8, "A is singular"),
         ([[0.0, 1], [0, 0]], [1, 1], 8, "A is singular"),
+        (rotated([0, 1, 2], 3), [1, 1, 1], 8, "A is singular"),
+        (rotated([0, 1, 2], 4), [1, 1, 1], 8, "A is singular"),
         ([[0.0, 0], [0, 0]], [1, 1], 8, "A is zero"),
         ([[1.0, 2, 3], [4, 5, 6]], [1, 1], 8, "A has shape"),
         ([1.0, 2], [1, 1], 8, "A has shape"),
