@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from qstream.quantum.classical.exact import margin
 from qstream.quantum.ising import IsingProblem, spins_of
-from qstream.quantum.qaoa.schedule import scale, stretched
+from qstream.quantum.qaoa.schedule import stretched
 from qstream.quantum.qaoa.statevector import Statevector, unlimited
 from qstream.quantum.record import Remaining
 
@@ -45,7 +45,7 @@ def solve_batch(
     """
     circuit = Statevector(problems)
     gammas, betas = stretched(p, 1.0)
-    circuit.evolve(np.array([gammas / scale(problem.sigma()) for problem in problems]), betas, remaining_s)
+    circuit.evolve(gammas / sigmas(problems)[:, np.newaxis], betas, remaining_s)
     probabilities, energies = circuit.probabilities(), circuit.energies
     states = sampled_states(probabilities, shots, np.random.default_rng(seed))
     rows = np.arange(len(problems))
@@ -61,6 +61,13 @@ def solve_batch(
         p_opt=np.sum(probabilities, axis=1, where=energies <= close[:, np.newaxis]),
         optima=lows + circuit.offsets,
     )
+
+
+def sigmas(problems: Sequence[IsingProblem]) -> NDArray[np.float64]:
+    """`IsingProblem.sigma` of each, or 1 of a problem without terms."""
+    couplings, fields = np.array([problem.J for problem in problems]), np.array([problem.h for problem in problems])
+    square = (2 * np.einsum("bij,bij->b", couplings, couplings) + np.einsum("bi,bi->b", fields, fields)) / fields.shape[1]
+    return np.sqrt(np.where(square > 0, square, 1.0))
 
 
 def sampled_states(probabilities: NDArray[np.float64], shots: int, rng: np.random.Generator) -> NDArray[np.int64]:

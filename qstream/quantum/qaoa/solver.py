@@ -27,6 +27,7 @@ OPTIMIZED_P: Final = 3
 POLISHED: Final = 16
 # A gradient costs three circuits.
 _OPTIMIZE_WORK: Final = 3 * MAX_EVALUATIONS + 1
+_KEPT_STATES: Final = 1 << 26  # half a gigabyte
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class Qaoa:
             return Refused(Reason.UNSUPPORTED, f"p is {request.p}, tree angles are kept up to {MAX_TREE_P}")
         if problem.n > MAX_QUBITS:
             return Refused(Reason.TOO_LARGE, f"{problem.n} spins, allowed are {MAX_QUBITS} for a simulated state")
+        if request.schedule == "optimize" and (kept := (request.p or OPTIMIZED_P) << problem.n) > _KEPT_STATES:
+            return Refused(Reason.TOO_LARGE, f"{kept} amplitudes of all layers, allowed are {_KEPT_STATES} for a gradient")
         return None
 
     def estimate_ms(self, request: SolveRequest) -> float:

@@ -83,7 +83,10 @@ class Statevector:
         shape = (2, *self.energies.shape)
         self.state, self._spare = np.empty(shape, dtype), np.empty(shape, dtype)
         self._trig = np.empty((2, len(problems), min(shape[-1], _BLOCK)), dtype)
-        self._angles = self.energies.astype(dtype, copy=False)
+        # Scaled, so that no energy overflows or vanishes in single precision.
+        self._unit = np.abs(self.energies).max(axis=1)
+        self._unit[self._unit == 0] = 1
+        self._angles = (self.energies / self._unit[:, np.newaxis]).astype(dtype, copy=False)
         self._levels = integer_levels(problems[0], self.energies[0]) if len(problems) == 1 and start is None else None
         self.groups = groups(self.qubits)
         self._mirror = mirror(self.qubits, dtype) if self.mirrored else None
@@ -163,7 +166,7 @@ class Statevector:
             table = np.stack([np.cos(energies * gamma), np.sin(energies * gamma)]).astype(trig.dtype)
             np.take(table, level[np.newaxis, part], axis=1, out=trig, mode="clip")
             return trig
-        np.multiply(angles, gamma.astype(sine.dtype)[..., np.newaxis], out=sine)
+        np.multiply(angles, (gamma * self._unit).astype(sine.dtype)[:, np.newaxis], out=sine)
         if self._agreement is not None:
             sine += self._agreement[part] * sine.dtype.type(turn)
         np.cos(sine, out=cosine)

@@ -8,7 +8,7 @@ import pytest
 
 from qstream.errors import ProblemError
 from qstream.quantum.ising import IsingProblem, basis_spins
-from qstream.quantum.qaoa.batch import descended_states, flips, sampled_states, solve_batch
+from qstream.quantum.qaoa.batch import descended_states, flips, sampled_states, sigmas, solve_batch
 from qstream.quantum.qaoa.measure import distributions
 from qstream.quantum.qaoa.schedule import stretched
 from qstream.quantum.qaoa.statevector import Statevector
@@ -59,6 +59,11 @@ def test_equal_seeds_give_equal_bytes() -> None:
     assert one.solutions.tobytes() == two.solutions.tobytes()
     assert one.sampled.tobytes() == two.sampled.tobytes()
     assert one.sampled.tobytes() != other.sampled.tobytes()
+
+
+def test_each_problem_has_its_own_scale() -> None:
+    given = [*problems(6, True), IsingProblem(6, np.zeros((6, 6)))]
+    np.testing.assert_allclose(sigmas(given), [*(problem.sigma() for problem in given[:-1]), 1.0])
 
 
 def test_each_row_is_sampled_by_its_own_probabilities() -> None:

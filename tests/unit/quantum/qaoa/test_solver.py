@@ -159,6 +159,7 @@ START: NDArray[np.int8] = np.ones(4, np.int8)
     [
         (SolveRequest(OneHotProblem((2, 2), (np.zeros(2), np.zeros(2)), {})), Reason.UNSUPPORTED),
         (SolveRequest(dense(23, 0)), Reason.TOO_LARGE),
+        (SolveRequest(dense(20, 0), schedule="optimize", p=100), Reason.TOO_LARGE),
         (SolveRequest(dense(4, 0), noise=0.01), Reason.UNSUPPORTED),
         (SolveRequest(dense(4, 0), device="lightning"), Reason.UNSUPPORTED),
         (SolveRequest(dense(4, 0), schedule="tree", p=6), Reason.UNSUPPORTED),

@@ -168,6 +168,13 @@ def test_an_offset_however_large_changes_no_probability() -> None:
     np.testing.assert_array_equal(run(replace(problem, offset=1e15), GAMMAS, BETAS), run(problem, GAMMAS, BETAS))
 
 
+@pytest.mark.parametrize("size", [1e-60, 1e60])
+def test_single_precision_serves_energies_of_any_size(size: float) -> None:
+    problem = dense(6, 18)
+    scaled = IsingProblem(6, size * problem.J, size * problem.h)
+    np.testing.assert_allclose(run(scaled, GAMMAS / size, BETAS, np.float32), run(problem, GAMMAS, BETAS), atol=1e-5)
+
+
 def test_a_field_on_spin_0_favours_states_whose_highest_bit_opposes_it() -> None:
     problem = IsingProblem(3, np.zeros((3, 3)), np.array([1.0, 0.0, 0.0]))
     p = run(problem, [math.pi / 4], [-math.pi / 4])
