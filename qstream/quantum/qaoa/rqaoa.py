@@ -47,7 +47,7 @@ class Rqaoa:
     """Recursive QAOA at p = 1.
 
     Each round takes the strongest of all means of coupled pairs and of spins, and makes it a rule; with a deadline, as many
-    of the strongest as bring the end in time. The solution is descended by single flips at last.
+    of the strongest as bring the end in time. The solution is descended by single flips at last. A warm start changes nothing.
     """
 
     name: str = "rqaoa"

@@ -14,7 +14,6 @@ from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import sparse
 
 from qstream.errors import ProblemError
 from qstream.quantum.ising import IsingProblem, spins_of
@@ -147,13 +146,17 @@ def weight_energies(problem: IsingProblem, weight: int) -> NDArray[np.float64]:
 
 
 @lru_cache(maxsize=32)
-def raising(n: int, weight: int) -> tuple[sparse.csr_array, sparse.csr_array]:
-    """``sum_i |+1><-1|_i`` of spins, a sparse matrix [C(n, weight-1), C(n, weight)] of ones, and its transpose."""
-    indices, raised = weight_indices(n, weight), weight_indices(n, weight - 1)
-    column, qubit = np.nonzero(weight_spins(n, weight) < 0)
-    row = np.searchsorted(raised, indices[column] ^ (np.int64(1) << (n - 1 - qubit)))
-    matrix = sparse.csr_array((np.ones(len(row)), (row, column)), shape=(len(raised), len(indices)))
-    return matrix, matrix.T.tocsr()
+def ladder(n: int, weight: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """What ``sum_i |+1><-1|_i`` and its transpose gather, for 0 < weight <= n.
+
+    For each state of one weight less [n - weight + 1, C(n, weight - 1)] the states it is raised from, and for each state of
+    this weight [weight, C(n, weight)] those that it is raised to.
+    """
+    here, above = weight_indices(n, weight), weight_indices(n, weight - 1)
+    bits = np.int64(1) << np.arange(n)
+    down = np.array([below[below > state] for state, below in zip(above, above[:, np.newaxis] | bits, strict=True)])
+    up = np.array([less[less < state] for state, less in zip(here, here[:, np.newaxis] & ~bits, strict=True)])
+    return np.searchsorted(here, down.T), np.searchsorted(above, up.T)
 
 
 def swap_mixer(psi: NDArray[np.complex128], beta: float, n: int, weight: int) -> NDArray[np.complex128]:
@@ -169,10 +172,10 @@ def swap_mixer(psi: NDArray[np.complex128], beta: float, n: int, weight: int) ->
         coefficients[order:] = (coefficients[order:] - coefficients[order - 1 : -1]) / (nodes[order:] - nodes[:-order])
     result: NDArray[np.complex128] = coefficients[-1] * psi
     if len(nodes) > 1:
-        up, down = raising(n, weight)
+        raised_from, raised_to = ladder(n, weight)
         for c, node in zip(coefficients[-2::-1], nodes[-2::-1], strict=True):
-            swapped: NDArray[np.float64] = down @ (up @ result.view(np.float64).reshape(-1, 2))
-            result = swapped.view(np.complex128)[:, 0] - (weight + node) * result + c * psi
+            raised = result[raised_from].sum(0)
+            result = raised[raised_to].sum(0) - (weight + node) * result + c * psi
     return result
 
 
