@@ -1,0 +1,120 @@
+"""What the next window may bring: weighted scenarios from the past windows, and from the labels of queued requests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qstream.errors import ProblemError
+from qstream.routing.kernels import array
+from qstream.routing.problem import check_load
+
+_DECAY = 0.85  # what a window counts less than the next newer one
+_SPREAD = 0.3
+_PRIOR_TOKENS = 32.0  # of the mean of all labels, in what is known of one label
+_PSEUDO_COUNT = 1.0
+_MIX_SWEEPS = 30
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Forecast:
+    """Loads that the next window may bring, and what each counts.
+
+    Attributes
+    ----------
+    scenarios : float64 [W, L, E]
+        Tokens of each expert.
+    weights : float64 [W]
+        Sum 1.
+    """
+
+    scenarios: NDArray[np.float64]
+    weights: NDArray[np.float64]
+
+    def load(self) -> NDArray[np.float64]:
+        """One load for all: mean + 0.3 standard deviations of the scenarios, float64 [L, E]."""
+        mean = np.tensordot(self.weights, self.scenarios, 1)
+        variance = np.tensordot(self.weights, (self.scenarios - mean) ** 2, 1)
+        load: NDArray[np.float64] = mean + _SPREAD * np.sqrt(variance)
+        return load
+
+
+def forecast(
+    history: NDArray[np.int64],
+    *,
+    labels: NDArray[np.int64] | None = None,
+    queued: NDArray[np.int64] | None = None,
+) -> Forecast:
+    """Scenarios of the window that follows `history`.
+
+    Without labels they are the past windows, newer ones counting more. With labels and queued tokens they are the forecast
+    by label, once for each past window, times what that window had more or less of each expert than its own labels foretold:
+    known demand, and an example of what labels do not explain. Which labels a past window had is inferred (`label_mix`).
+
+    Parameters
+    ----------
+    history : int [W, L, E]
+        Tokens of each expert in past windows, newest last, finite and >= 0, W >= 1.
+    labels : int [K, L, E], optional
+        Tokens of each expert that requests of each label had so far.
+    queued : int [K], optional
+        Tokens by label that the next window will process; with `labels` only. All 0 is as if not given.
+
+    Raises
+    ------
+    ProblemError
+        An argument breaks a rule above.
+
+    References
+    ----------
+    Sample average approximation: Kleywegt, Shapiro, Homem-de-Mello (2002).
+    """
+    past = array("history", history, np.float64, "W L E")
+    check_load("history", past)
+    if not len(past):
+        raise ProblemError("history: no window, must be >= 1")
+    weights = _DECAY ** np.arange(len(past))[::-1]
+    weights /= weights.sum()
+    if (labels is None) != (queued is None):
+        raise ProblemError("labels, queued: one without the other, must be both or none")
+    if labels is None or queued is None:
+        return Forecast(past, weights)
+    seen, waiting = array("labels", labels, np.float64, "K L E"), array("queued", queued, np.float64, "K")
+    check_load("labels", seen)
+    check_load("queued", waiting)
+    if seen.shape[1:] != past.shape[1:] or len(seen) != len(waiting):
+        raise ProblemError(f"labels: shape {seen.shape}, must be {(len(waiting), *past.shape[1:])}")
+    if waiting.sum() == 0.0 or past.sum() == 0.0:
+        return Forecast(past, weights)
+    rates = label_rates(seen, past.sum(0))
+    foretold = np.einsum("wk,kle->wle", label_mix(past, rates), rates)
+    window = past.sum() / len(past) / past.shape[1]
+    demand = np.einsum("k,kle->le", waiting / waiting.sum() * window, rates)
+    return Forecast(demand * (past + _PSEUDO_COUNT) / (foretold + _PSEUDO_COUNT), weights)
+
+
+def label_rates(labels: NDArray[np.float64], every: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Part of each label's tokens that each expert gets: float64 [K, L, E], sum 1 over the experts.
+
+    Shrunk to that of all tokens, `every` [L, E], which is also what a label without a token gets.
+    """
+    experts = every.shape[1]
+    share = (every + 1.0 / experts) / (every.sum(1, keepdims=True) + 1.0)
+    rates: NDArray[np.float64] = (labels + _PRIOR_TOKENS * share) / (labels.sum(2, keepdims=True) + _PRIOR_TOKENS)
+    return rates
+
+
+def label_mix(history: NDArray[np.float64], rates: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Gate choices a layer of each label in each window, float64 [W, K], as its counts [W, L, E] make most likely.
+
+    Thirty sweeps of expectation-maximisation for Poisson counts (Richardson 1972, Lucy 1974).
+    """
+    counts = history.reshape(len(history), -1)
+    profile = rates.reshape(len(rates), -1)
+    layers = rates.shape[1]
+    mix: NDArray[np.float64] = np.repeat(counts.sum(1, keepdims=True) / layers / len(rates), len(rates), axis=1)
+    for _ in range(_MIX_SWEEPS):
+        mix *= (counts / np.maximum(mix @ profile, 1e-300)) @ profile.T / layers
+    return mix
