@@ -75,7 +75,7 @@ def forecast(
     check_load("history", past)
     if not len(past):
         raise ProblemError("history: no window, must be >= 1")
-    weights = _DECAY ** np.arange(len(past))[::-1]
+    weights: NDArray[np.float64] = np.power(_DECAY, np.arange(len(past), dtype=np.float64)[::-1])
     weights /= weights.sum()
     if (labels is None) != (queued is None):
         raise ProblemError("labels, queued: one without the other, must be both or none")

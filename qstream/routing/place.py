@@ -199,7 +199,7 @@ def _parts(problem: _Problem, coactivation: NDArray[np.int64] | None) -> list[_P
 def _apportion(experts: int, slots: NDArray[np.int64]) -> NDArray[np.int64]:
     """Experts of each node in proportion to its slots, largest remainder first; at most one a slot."""
     exact = experts * slots / slots.sum()
-    sizes = np.floor(exact).astype(np.int64)
+    sizes: NDArray[np.int64] = np.floor(exact).astype(np.int64)
     sizes[np.argsort(sizes - exact, kind="stable")[: experts - sizes.sum()]] += 1
     return sizes
 

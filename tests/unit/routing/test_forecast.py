@@ -1,0 +1,125 @@
+"""Scenarios of the next window: labels are recovered from mixed counts, bad windows do no harm, real windows come out nearer."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qstream.errors import ProblemError
+from qstream.routing.forecast import forecast, label_mix, label_rates
+from qstream.routing.pack import place
+from qstream.routing.scenarios import anneal
+from qstream.routing.score import balancedness
+
+
+def profiles(rng: np.random.Generator, labels: int, layers: int, experts: int) -> np.ndarray:
+    """Part of a label's tokens that each expert gets."""
+    return rng.dirichlet(np.full(experts, 0.5), (labels, layers))
+
+
+def test_without_labels_the_windows_themselves_are_the_scenarios_and_newer_ones_count_more() -> None:
+    history = np.random.default_rng(0).integers(0, 9, (5, 2, 4))
+    ahead = forecast(history)
+    np.testing.assert_array_equal(ahead.scenarios, history)
+    assert ahead.weights.sum() == pytest.approx(1.0)
+    assert (np.diff(ahead.weights) > 0).all()
+
+
+def test_the_labels_of_a_window_are_recovered_from_its_counts() -> None:
+    rng = np.random.default_rng(0)
+    rates = profiles(rng, 3, 4, 32)
+    mix = rng.dirichlet(np.ones(3), 6) * 5000
+    history = np.einsum("wk,kle->wle", mix, rates)
+    np.testing.assert_allclose(label_mix(history, rates), mix, rtol=0.05, atol=25)
+
+
+def test_windows_that_labels_explain_in_full_give_the_demand_of_the_queue_alone() -> None:
+    rng = np.random.default_rng(0)
+    rates = profiles(rng, 2, 3, 16)
+    mix = np.array([[90_000, 10_000], [20_000, 80_000], [50_000, 50_000]])
+    history = np.einsum("wk,kle->wle", mix, rates).round().astype(np.int64)
+    labels = np.einsum("wk,kle->kle", mix, rates).round().astype(np.int64)
+    ahead = forecast(history, labels=labels, queued=np.array([300, 100]))
+    want = 0.75 * rates[0] + 0.25 * rates[1]
+    for scenario in ahead.scenarios:
+        np.testing.assert_allclose(scenario / scenario.sum(1, keepdims=True), want, atol=0.003)
+
+
+def test_what_labels_do_not_explain_stays_in_the_scenarios() -> None:
+    rng = np.random.default_rng(0)
+    rates = profiles(rng, 2, 1, 16)
+    history = (np.einsum("wk,kle->wle", np.full((2, 2), 50_000.0), rates)).round()
+    history[1, 0, 0] *= 2
+    labels = (rates * 100_000).round().astype(np.int64)
+    ahead = forecast(history, labels=labels, queued=np.array([1, 1]))
+    twice = ahead.scenarios[1, 0, 0] / ahead.scenarios[0, 0, 0]
+    assert twice == pytest.approx(2.0, rel=0.1)
+
+
+def test_a_label_never_seen_is_foretold_as_the_mean_of_all_tokens() -> None:
+    every = np.array([[30.0, 10.0, 0.0]])
+    rates = label_rates(np.zeros((1, 1, 3)), every)
+    np.testing.assert_allclose(rates[0], every / 40, atol=0.02)
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    shape=st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(1, 6)),
+    labels=st.integers(1, 3),
+    queue=st.sampled_from([0, 1, 1000]),
+    empty=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_every_input_gives_finite_loads_and_the_same_ones_again(
+    shape: tuple[int, int, int], labels: int, queue: int, empty: bool, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    history = rng.integers(0, 20, shape) * (rng.random(shape) < 0.5) * (not empty)
+    seen = rng.integers(0, 3, (labels, *shape[1:]))
+    queued = np.full(labels, queue)
+    ahead, again = (forecast(history, labels=seen, queued=queued) for _ in range(2))
+    assert ahead.scenarios.shape == shape
+    for load in (ahead.scenarios, ahead.load()):
+        assert np.isfinite(load).all()
+        assert load.min() >= 0
+    assert ahead.scenarios.tobytes() == again.scenarios.tobytes()
+
+
+def test_bad_input_is_named() -> None:
+    history, labels, queued = np.ones((2, 1, 3)), np.ones((2, 1, 3)), np.ones(2)
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"history": history[:0]}, "history"),
+        ({"history": -history}, "history"),
+        ({"history": np.where(np.eye(3)[:2, None], np.nan, 1)}, "history"),
+        ({"labels": labels}, "labels, queued"),
+        ({"queued": queued}, "labels, queued"),
+        ({"labels": labels[:, :, :2], "queued": queued}, "labels"),
+        ({"labels": labels, "queued": np.ones(3)}, "labels"),
+        ({"labels": -labels, "queued": queued}, "labels"),
+        ({"labels": labels, "queued": -queued}, "queued"),
+    ]
+    for arguments, field in cases:
+        with pytest.raises(ProblemError, match=f"^{field}: "):
+            forecast(**{"history": history} | arguments)
+
+
+def test_plans_for_next_windows_of_real_routing_are_better_balanced_with_labels(stick: ModuleType) -> None:
+    trace = stick.stream(stick.load(), seed=2)
+    windows = stick.window_counts(trace.ids)
+    scores: list[list[float]] = []
+    for i in range(3, len(windows) - 1):
+        seen, ahead = trace.label[: (i + 1) * 1024], trace.label[(i + 1) * 1024 : (i + 2) * 1024]
+        labels = np.stack([stick.counts(trace.ids[: (i + 1) * 1024][seen == k]) for k in range(2)])
+        queued = np.bincount(ahead, minlength=2)
+        plans = [place(windows[i].astype(np.float64), 8, 72)]
+        for known in ({}, {"labels": labels, "queued": queued}):
+            look = forecast(windows[: i + 1], **known)
+            plans.append(anneal(place(look.load(), 8, 72), look.scenarios, 8, steps=2000, weights=look.weights))
+        scores.append([balancedness(plan, windows[i + 1].astype(np.float64), 8) for plan in plans])
+    last, history, with_labels = np.mean(scores, axis=0)
+    assert last < history < with_labels
