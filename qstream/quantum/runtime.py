@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
 from concurrent.futures import Future
@@ -11,6 +12,8 @@ from functools import partial
 from types import TracebackType
 from typing import Final, Literal, Self
 
+import numpy as np
+
 from qstream.metrics import QUANTUM_FALLBACKS, QUANTUM_LATE, QUANTUM_SOLVE_SECONDS
 from qstream.quantum.devices.circuits import Circuit, Samples
 from qstream.quantum.devices.keeper import Keeper
@@ -18,9 +21,11 @@ from qstream.quantum.devices.lanes import Lanes
 from qstream.quantum.devices.pool import DEFAULT_POOL, DevicePool, DeviceSpec
 from qstream.quantum.devices.slot import Slots
 from qstream.quantum.devices.solver import PREFIX, DeviceSolver, device_solver
+from qstream.quantum.ising import IsingProblem
+from qstream.quantum.onehot import OneHotProblem
 from qstream.quantum.race import AUTO, race
 from qstream.quantum.record import Answer, Problem, Reason, Refused, Remaining, Solver, SolveRequest, SolveResult
-from qstream.quantum.solvers import find_solver, solver_names, warm
+from qstream.quantum.solvers import SOLVERS, find_solver, solver_names, warm
 
 UNKNOWN: Final = f"{PREFIX}unknown"
 
@@ -128,10 +133,7 @@ class QuantumRuntime:
         self._late: set[threading.Thread] = set()
         self._late_jobs = late_jobs
         self._closed = False
-        warm()
-        for name in solver_names():
-            with contextlib.suppress(Refused):
-                find_solver(name)
+        load_solvers()
 
     def solve(self, request: SolveRequest, solver: str = AUTO) -> SolveResult:
         """Answer by the deadline; whatever hinders the solver asked for is in ``result.meta.fallback``.
@@ -268,6 +270,19 @@ class QuantumRuntime:
         """The solver as a metric's label, of which there are as many as solvers and devices of the pool."""
         known = {device.name for device in self._pool.devices}
         return UNKNOWN if name.startswith(PREFIX) and name.removeprefix(PREFIX) not in known else name
+
+
+def load_solvers() -> None:
+    """Load all solvers, and run those of the table once: they compile and calibrate themselves at their first request."""
+    warm()
+    smallest = SolveRequest(IsingProblem(2, np.zeros((2, 2)))), SolveRequest(OneHotProblem((2, 2)))
+    for name in solver_names():
+        with contextlib.suppress(Refused):
+            solver = find_solver(name)
+            for request in smallest if name in SOLVERS else ():
+                if solver.refusal(request) is None:
+                    solver.estimate_ms(request)
+                    solver.run(request, lambda: math.inf)
 
 
 def asked_name(request: SolveRequest, solver: str) -> str:

@@ -87,6 +87,9 @@ class Slots:
                 # It ended while idle, which is no fault of this request: the next one, please.
                 self._let_go(slot)
                 continue
+            except TimeoutError:
+                self.hung(slot)
+                raise self._too_long() from None
             break
         reply = self._await(slot, due, limit)
         with self._changed:
@@ -210,7 +213,10 @@ class Slots:
                 self._errand(self, slot, "abandoned", limit)
                 raise Refused(Reason.TIMEOUT, "no answer within the deadline of the request") from None
             self.hung(slot)
-            raise Refused(Reason.TIMEOUT, f"no answer in {self.spec.timeout_ms:g} ms, the process is killed") from None
+            raise self._too_long() from None
+
+    def _too_long(self) -> Refused:
+        return Refused(Reason.TIMEOUT, f"no answer in {self.spec.timeout_ms:g} ms, the process is killed")
 
     def _take(self, remaining_s: Remaining) -> Slot:
         with self._changed:
