@@ -20,6 +20,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "watch": ("watch:app", "Print the plans of a topic as they come."),
     "control": ("control:app", "Pause, resume or retune a running agent."),
     "dlq": ("dlq:app", "See records that failed, and send them back."),
+    "solve": ("solve:app", "Solve a problem file by classical, simulated or real quantum solvers."),
     "doctor": ("doctor:app", "Check the installation, Kafka, Redis and the GPU."),
     "broker": ("servers:broker", "Run the embedded Kafka broker until Ctrl-C."),
     "redis": ("servers:redis", "Run the bundled Redis until Ctrl-C."),

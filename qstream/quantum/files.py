@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,15 +16,13 @@ from qstream.quantum.ising import MAX_SPINS, IsingProblem, finite_array
 from qstream.quantum.onehot import MAX_LEVELS, MAX_VARIABLES, OneHotProblem
 from qstream.quantum.record import Problem
 
-Kind = Literal["maxcut", "ising", "coloring"]
-
 KINDS: Final = ("maxcut", "ising", "coloring")
 MAX_FILE_BYTES: Final = 16 << 20
 MAX_ENTRIES: Final = 1 << 23
 FORMS: Final = "'n' with 'h' and 'J', 'Q', 'sizes' with 'unary' and 'pair', or 'nodes' with 'links' or 'edges'"
 
 
-def read_problem(path: Path, kind: Kind = "maxcut", colors: int | None = None) -> Problem:
+def read_problem(path: Path, kind: str = "maxcut", colors: int | None = None) -> Problem:
     """The problem of a JSON file; `kind` and `colors` say what is made of a graph.
 
     Raises
@@ -43,7 +41,7 @@ def read_problem(path: Path, kind: Kind = "maxcut", colors: int | None = None) -
     return parse_problem(body, kind, colors)
 
 
-def parse_problem(body: bytes, kind: Kind = "maxcut", colors: int | None = None) -> Problem:
+def parse_problem(body: bytes, kind: str = "maxcut", colors: int | None = None) -> Problem:
     """The same of bytes.
 
     Forms, each a JSON object: ``{"n", "h", "J": [[i, j, value]], "offset"}`` spins; ``{"Q": [[...]]}`` a square matrix over
@@ -113,7 +111,7 @@ def _levels(value: Mapping[str, Any]) -> OneHotProblem:
     return OneHotProblem(sizes, unary, pair, _offset(value))
 
 
-def _graph(value: Mapping[str, Any], kind: Kind, colors: int | None) -> Problem:
+def _graph(value: Mapping[str, Any], kind: str, colors: int | None) -> Problem:
     if value.get("directed") or value.get("multigraph"):
         raise ProblemError("the graph is directed or a multigraph, allowed are simple undirected graphs")
     at: dict[Hashable, int] = {}

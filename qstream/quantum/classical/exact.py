@@ -17,7 +17,9 @@ from qstream.quantum.record import Answer, Problem, Reason, Refused, Remaining, 
 MAX_BITS: Final = 24
 # Energies closer than this share of the largest are equal: rounding differs with the order of a sum.
 TOLERANCE: Final = 1e-11
-_BLOCK: Final = 1 << 16  # energies that stay in a core's cache
+# Multiplications of a block: few enough that its energies stay in a core's cache, and that BLAS wakes no other cores.
+_BLOCK: Final = 400_000
+_RIGHT_BITS: Final = 11
 
 Halves = tuple[NDArray[np.float64], NDArray[np.float64]]
 
@@ -43,7 +45,7 @@ def spectrum(problem: Problem, remaining_s: Remaining = lambda: math.inf) -> Spe
     if (refused := size_refusal(problem)) is not None:
         raise refused
     left, right = spin_halves(problem) if isinstance(problem, IsingProblem) else level_halves(problem)
-    rows = max(1, _BLOCK // right.shape[1])
+    rows = max(1, _BLOCK // right.size)
     starts = range(0, len(left), rows)
     lows, highs = [], []
     for block in blocks(left, right, starts, rows):
@@ -71,7 +73,7 @@ def blocks(
 
 def spin_halves(problem: IsingProblem) -> Halves:
     """Matrices [2^a, b + 2] and [b + 2, 2^b] whose product are the energies of all spins, in index order."""
-    split = problem.n // 2
+    split = max(problem.n // 2, problem.n - _RIGHT_BITS)
     a, b = basis_spins(split), basis_spins(problem.n - split)
     low = problem.energies_of(slice(0, split), a) + problem.offset
     high = problem.energies_of(slice(split, problem.n), b)

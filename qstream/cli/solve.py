@@ -1,0 +1,151 @@
+"""`qstream solve`: a problem file, one solver, its record; or all solvers side by side."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import math
+import re
+import time
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from qstream.cli.options import AsJson, new_app
+from qstream.cli.output import print_json, print_table
+from qstream.errors import ConfigError
+from qstream.quantum.files import read_problem
+from qstream.quantum.ising import IsingProblem
+from qstream.quantum.race import AUTO
+from qstream.quantum.record import Problem, SolveMeta, SolveRequest, SolveResult
+from qstream.quantum.solvers import DEVICE, solver_names, warm
+from qstream.quantum.solvers import solve as solve_problem
+
+app = new_app()
+STYLES: Final = {"simulated": "yellow", "device": "magenta", "classical": "green"}
+SHOWN: Final = 64
+BENCH_SIZES: Final = (12, 16)
+BENCH_INSTANCES: Final = 10
+
+
+@app.command()
+def solve(
+    file: Annotated[Path | None, typer.Argument(metavar="FILE", help="JSON: spins, bits, levels or a graph.")] = None,
+    solver: Annotated[str, typer.Option(help="Its name, device:NAME, or auto.")] = "auto",
+    deadline: Annotated[str | None, typer.Option(metavar="TIME", help="As 50ms or 2s; else all the work is done.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all that is random.")] = 0,
+    shots: Annotated[int, typer.Option(min=1, max=1_000_000, help="Samples of a quantum solver.")] = 256,
+    p: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Layers of a quantum circuit; else what fits the deadline.")
+    ] = None,
+    kind: Annotated[str, typer.Option(help="What a graph is: maxcut, ising or coloring.")] = "maxcut",
+    colors: Annotated[int | None, typer.Option(help="Colours of --kind coloring.")] = None,
+    bench: Annotated[bool, typer.Option("--bench", help="Compare all solvers on this machine instead.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Solve an Ising problem, a QUBO, a one-hot problem or a graph, beside a classical twin.
+
+    \b
+    Example:
+      qstream solve graph.json --solver qaoa --deadline 50ms --seed 7
+      qstream solve --bench
+    """
+    if bench:
+        if file is not None:
+            raise ConfigError(f"FILE is {str(file)!r}, allowed with --bench is none: it makes its problems itself")
+        _compare(seed, shots, as_json)
+        return
+    if file is None:
+        raise ConfigError("FILE is missing, allowed is a problem file, or --bench")
+    if solver != AUTO and not solver.startswith(DEVICE) and solver not in solver_names():
+        raise ConfigError(f"solver is {solver!r}, allowed are {AUTO}, {', '.join(solver_names())}, {DEVICE}NAME")
+    deadline_s = math.inf if deadline is None else seconds(deadline)
+    problem = read_problem(file, kind, colors)
+    if deadline_s < math.inf:
+        warm()
+    result = solve_problem(SolveRequest(problem, deadline_s=deadline_s, seed=seed, shots=shots, p=p), solver)
+    if as_json:
+        print_json(as_data(problem, result))
+        return
+    print_table(("", "answer"), summary(problem, result), [STYLES[result.meta.label]])
+    print_table(("solver", "energy", "wall ms", "CPU ms", ""), arms(result.meta))
+
+
+def seconds(text: str) -> float:
+    """A time as ``50ms`` or ``2s``; `ConfigError` for anything else."""
+    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)(ms|s)", text)
+    value = float(found[1]) * (1e-3 if found[2] == "ms" else 1.0) if found else 0.0
+    if value <= 0:
+        raise ConfigError(f"deadline is {text!r}, allowed are times above 0 such as 50ms or 2s")
+    return value
+
+
+def as_data(problem: Problem, result: SolveResult) -> dict[str, Any]:
+    """The answer with its record, for machines."""
+    labels = list(problem.labels) if isinstance(problem, IsingProblem) else list(range(len(problem.sizes)))
+    return {
+        "energy": result.energy, "solution": result.solution.tolist(), "labels": labels, "meta": result.meta.as_dict(),
+    }  # fmt: skip
+
+
+def summary(problem: Problem, result: SolveResult) -> list[tuple[str, str]]:
+    """The answer for people, its label first."""
+    meta = result.meta
+    rows = [
+        (meta.label, f"{meta.solver}, asked for {meta.requested}, found by {meta.produced_by}"),
+        ("energy", f"{result.energy:.9g}"),
+    ]
+    rows.append(("optimum", "not known" if meta.optimum is None else f"{meta.optimum:.9g}"))
+    rows.append(("solution", _told(problem, result)))
+    if meta.fallback is not None:
+        rows.append(("fallback", f"{meta.fallback.reason}: {meta.fallback.detail}"))
+    if meta.execution != "none":
+        rows.append(("circuit", f"{meta.execution}, p={meta.p}, {meta.schedule} angles, {meta.n_2q} two-qubit gates"))
+        rows.append(
+            (
+                "samples",
+                f"{meta.shots}, mean {_number(meta.expectation)}, ratio {_number(meta.ratio)}, P(opt) {_number(meta.p_opt)}",
+            )
+        )
+    if meta.control is not None:
+        at_random = meta.control
+        rows.append(
+            ("random", f"best {at_random.best_energy:.6g}, mean {at_random.mean_energy:.6g}, P(opt) {_number(at_random.p_opt)}")
+        )
+    rows.append(("time", f"{meta.wall_ms:.3g} ms" + ("" if meta.deadline_ms is None else f" of {meta.deadline_ms:g} ms")))
+    return rows
+
+
+def arms(meta: SolveMeta) -> list[tuple[str, str, str, str, str]]:
+    """What each solver reached, and what it cost."""
+    return [
+        (arm.solver, _number(arm.energy), f"{arm.wall_ms:.3g}", f"{arm.cpu_ms:.3g}", arm.reason or "") for arm in meta.tried
+    ]  # fmt: skip
+
+
+def _told(problem: Problem, result: SolveResult) -> str:
+    if len(result.solution) > SHOWN:
+        return f"{len(result.solution)} values, shown by --json"
+    if isinstance(problem, IsingProblem):
+        return "".join("+" if spin > 0 else "-" for spin in result.solution)
+    return " ".join(map(str, result.solution))
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"
+
+
+def _compare(seed: int, shots: int, as_json: bool) -> None:
+    comparison = importlib.import_module("qstream.quantum.comparison")  # which imports networkx: not needed for a file
+    warm()
+    rows = [row for n in BENCH_SIZES for row in comparison.compare(n, BENCH_INSTANCES, seed, shots, time.perf_counter)]
+    if as_json:
+        print_json({"rows": [dataclasses.asdict(row) for row in rows], "verdict": comparison.verdict(rows)})
+        return
+    columns = ("method", "family", "n", "ms", "ratio", "P(opt)", "hit")
+    cells = [
+        (row.method, row.family, row.n, f"{row.ms:.2f}", f"{row.ratio:.3f}", _number(row.p_opt), f"{row.hit:.2f}") for row in rows
+    ]  # fmt: skip
+    print_table(columns, cells, [STYLES["simulated" if row.quantum else "classical"] for row in rows])
+    typer.echo(f"{BENCH_INSTANCES} instances a family, {shots} shots, seed {seed}. {comparison.verdict(rows)}")
