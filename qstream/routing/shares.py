@@ -95,7 +95,7 @@ def _share_layers(load: Any, plan: Any, capacity: Any, start: Any, shares: Any) 
 
 @compiled
 def _pools(row: Any, experts: int, capacity: Any) -> Any:
-    """The GPUs with capacity that hold expert e, each once: gpu[first[e] : first[e + 1]]; parts_of[p] is the part of slot p or -1."""
+    """The GPUs with capacity that hold expert e, each once: gpu[first[e] : first[e + 1]]; parts_of[p] is slot p in it, or -1."""
     room = len(row) // len(capacity)
     by_expert = np.argsort(row, kind="mergesort")  # stable: the slots of an expert rise, so its GPUs stand side by side
     first = np.zeros(experts + 1, np.int64)

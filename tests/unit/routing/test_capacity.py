@@ -1,0 +1,125 @@
+"""Capacity-limited tokens: rules on random gates, and the gate mass beside the optimum of the linear program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import linprog
+from scipy.sparse import coo_array, vstack
+
+from qstream.errors import ProblemError
+from qstream.routing.capacity import assign_capacity, dense_gate, even_capacity
+from tests.benchmarks.stick import TRACE
+
+
+def optimum(gate: np.ndarray, capacity: np.ndarray, k: int, cost: np.ndarray, relaxed: bool = False) -> float:
+    """Most gate mass of the linear program; relaxed: a token may take fewer than k, so that pairs without mass drop out."""
+    token, expert = np.nonzero(gate if relaxed else np.ones_like(gate))
+    pairs, tokens = np.arange(len(token)), len(gate)
+    taken = coo_array((np.ones(len(token)), (token, pairs)), shape=(tokens, len(token))).tocsr()
+    used = coo_array((cost[token], (expert, pairs)), shape=(len(capacity), len(token))).tocsr()
+    limits = {"A_ub": vstack([used, taken]), "b_ub": np.r_[capacity, np.full(tokens, k)]}
+    if not relaxed:
+        limits = {"A_ub": used, "b_ub": capacity, "A_eq": taken, "b_eq": np.full(tokens, k)}
+    return -float(linprog(-gate[token, expert], bounds=(0, 1), method="highs", **limits).fun)
+
+
+@st.composite
+def problems(draw: Any) -> tuple[np.ndarray, np.ndarray, int]:
+    """Gates with and without ties, capacities from tight to roomy, one or more experts a token."""
+    experts = draw(st.integers(1, 7))
+    k, tokens = draw(st.integers(1, experts)), draw(st.integers(1, 60))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    gate = rng.dirichlet(np.full(experts, 0.5), tokens).astype(np.float32)
+    if draw(st.booleans()):
+        gate = np.round(gate, 1)
+    return gate, even_capacity(tokens, experts, draw(st.sampled_from([1.0, 1.05, 1.5])), k), k
+
+
+@settings(deadline=None, max_examples=80)
+@given(problems())
+def test_choices_are_distinct_within_capacity_and_between_nine_tenths_of_the_optimum_and_the_bound(
+    problem: tuple[np.ndarray, np.ndarray, int],
+) -> None:
+    gate, capacity, k = problem
+    plan = assign_capacity(gate, capacity, k=k)
+    chosen = np.take_along_axis(gate, plan.assignment, 1)
+    assert plan.assignment.shape == (len(gate), k)
+    assert (np.diff(np.sort(plan.assignment, 1), axis=1) > 0).all()
+    assert (np.diff(chosen, axis=1) <= 0).all()
+    assert (np.bincount(plan.assignment.ravel(), minlength=len(capacity)) <= capacity).all()
+    assert plan.over_capacity == 0
+    assert plan.gate_mass == pytest.approx(chosen.sum(dtype=float))
+    best = optimum(gate, capacity, k, np.ones(len(gate)))
+    assert 0.9 * best <= plan.gate_mass <= best * (1 + 1e-5) <= plan.bound * (1 + 1e-4)
+    again = assign_capacity(gate, capacity, k=k)
+    assert plan.assignment.tobytes() == again.assignment.tobytes()
+
+
+@pytest.mark.parametrize(("k", "uneven_cost"), [(1, False), (2, False), (1, True)])
+def test_skewed_gates_keep_nearly_the_gate_mass_of_the_linear_program(k: int, uneven_cost: bool) -> None:
+    rng = np.random.default_rng(3)
+    gate = rng.dirichlet(rng.lognormal(-1, 1, 16), 1500).astype(np.float32)
+    gate[gate < 0.02] = 0
+    cost = rng.uniform(0.5, 2, 1500).astype(np.float32) if uneven_cost else np.ones(1500, np.float32)
+    capacity = np.full(16, 1.05 * k * cost.sum() / 16) if uneven_cost else even_capacity(1500, 16, 1.05, k)
+    plan = assign_capacity(gate, capacity, k=k, cost=cost if uneven_cost else None)
+    assert plan.gate_mass >= (0.99 if uneven_cost else 0.995) * optimum(gate, capacity, k, cost, relaxed=True)
+    load = np.bincount(plan.assignment.ravel(), np.repeat(cost, k), minlength=16)
+    assert np.maximum(load - capacity, 0).sum() == pytest.approx(plan.over_capacity, abs=1e-3)
+    assert plan.over_capacity <= 0.01 * load.sum()
+    assert plan.max_over_mean == pytest.approx(load.max() / load.mean(), rel=1e-5)
+
+
+def test_with_room_for_all_every_token_keeps_its_best_experts() -> None:
+    gate = np.random.default_rng(0).random((50, 6)).astype(np.float32)
+    plan = assign_capacity(gate, np.full(6, 50.0), k=2)
+    assert (plan.assignment == np.argsort(-gate, axis=1)[:, :2]).all()
+    assert plan.gate_kept == 1
+    assert plan.off_candidate == 0
+
+
+def test_when_each_expert_has_one_place_the_plan_is_the_best_matching() -> None:
+    # Token 0 loses least by giving way: 0.5 + 0.9 beats 0.6 + 0.1.
+    plan = assign_capacity(np.array([[0.6, 0.5], [0.9, 0.1]], np.float32), np.ones(2))
+    assert plan.assignment.tolist() == [[1], [0]]
+
+
+def test_real_gates_keep_the_gate_mass_of_the_linear_program(stick: ModuleType) -> None:
+    traces = stick.load(TRACE)
+    ids, weights = (np.concatenate([trace[part] for trace in traces.values()]) for part in ("ids", "weights"))
+    some = np.random.default_rng(0).choice(len(ids), 3000, replace=False)
+    gate = dense_gate(ids[some, 10].astype(np.int32), weights[some, 10].astype(np.float32), 64)
+    capacity = even_capacity(3000, 64, 1.05)
+    plan = assign_capacity(gate, capacity)
+    assert plan.gate_mass >= 0.995 * optimum(gate, capacity, 1, np.ones(3000), relaxed=True)
+    assert plan.max_over_mean <= 1.07
+
+
+def test_bad_input_is_named() -> None:
+    gate, room = np.ones((4, 2), np.float32), np.full(2, 2.0)
+    ids, weights = np.zeros((3, 2), np.int32), np.ones((3, 2), np.float32)
+    cases: list[tuple[Callable[[], object], str]] = [
+        (lambda: assign_capacity(-gate, room), "gate"),
+        (lambda: assign_capacity(gate * np.nan, room), "gate"),
+        (lambda: assign_capacity(gate, room - 1), "capacity"),
+        (lambda: assign_capacity(gate, np.array([-1.0, 9.0])), "capacity"),
+        (lambda: assign_capacity(gate, np.ones(3)), "capacity"),
+        (lambda: assign_capacity(gate, room, k=3), "k"),
+        (lambda: assign_capacity(gate, np.array([7.0, 1.0]), k=2), "capacity"),
+        (lambda: assign_capacity(gate, room, cost=np.zeros(4, np.float32)), "cost"),
+        (lambda: assign_capacity(gate, room, cost=np.ones(3, np.float32)), "cost"),
+        (lambda: even_capacity(4, 2, 0.5), "factor"),
+        (lambda: even_capacity(4, 0, 1.5), "experts"),
+        (lambda: dense_gate(ids + 2, weights, 2), "topk_ids"),
+        (lambda: dense_gate(ids, weights[:2], 2), "topk_weights"),
+    ]
+    for call, field in cases:
+        with pytest.raises(ProblemError, match=f"^{field}: "):
+            call()
