@@ -170,23 +170,20 @@ def _parts(problem: _Problem, coactivation: NDArray[np.int64] | None) -> list[_P
     whole = [_Part(problem.live, every)]
     gpus_of = [problem.live[topology.nodes()[problem.live] == n] for n in range(topology.num_nodes)]
     gpus_of = [gpus for gpus in gpus_of if len(gpus)]
-    if coactivation is None or len(gpus_of) == 1:
+    if coactivation is None:
+        return whole
+    together = array("coactivation", coactivation, np.float64, "L E F")
+    if together.shape != (*load.shape, load.shape[1]):
+        raise ProblemError(f"coactivation: shape {together.shape}, must be {(*load.shape, load.shape[1])}")
+    if len(gpus_of) == 1:
         return whole
     slots = np.array([len(gpus) * topology.slots_per_gpu for gpus in gpus_of])
     sizes = _apportion(load.shape[1], slots)
     if sizes.min() < topology.slots_per_gpu:
         return whole
     share = np.array([problem.capacity[gpus].sum() for gpus in gpus_of])
-    together = array("coactivation", coactivation, np.float64, "L E F")
-    node = colocate(
-        together,
-        sizes,
-        load=load,
-        share=share,
-        eps=problem.options.node_slack,
-        steps=problem.options.node_steps,
-        seed=problem.seed,
-    )
+    options = problem.options
+    node = colocate(together, sizes, load=load, share=share, eps=options.node_slack, steps=options.node_steps, seed=problem.seed)
     if problem.move_cost > 0:
         node = _stay(problem, node, together, gpus_of, share)
     members = np.argsort(node, axis=1, kind="stable")
