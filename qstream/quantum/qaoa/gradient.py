@@ -11,6 +11,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from qstream.errors import ProblemError
 from qstream.quantum.qaoa.statevector import Floats, Statevector, multiply_group, probabilities
 
 
@@ -19,8 +20,10 @@ def expectation_gradient(
 ) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
     """Expectation and its derivatives by gamma [p] and by beta [p], of one problem from the uniform start.
 
-    `circuit` is reset first, and of no use until the next reset afterwards.
+    `circuit` is reset first, and of no use until the next reset afterwards. `ProblemError` if it has a warm start.
     """
+    if circuit.warm:
+        raise ProblemError("the circuit has a warm start, allowed is the uniform start for a gradient")
     phases, mixers = np.asarray(gammas, np.float64), np.asarray(betas, np.float64)
     circuit.reset()
     states = [circuit.state.copy()]

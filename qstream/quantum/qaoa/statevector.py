@@ -61,6 +61,8 @@ class Statevector:
         Real and imaginary part in the turned frame, normalised to 1 over these N entries.
     mirrored
         Whether spin 0 is held at +1.
+    warm
+        Whether there is a warm start.
 
     Raises
     ------
@@ -90,6 +92,7 @@ class Statevector:
         self._levels = integer_levels(problems[0], self.energies[0]) if len(problems) == 1 and start is None else None
         self.groups = groups(self.qubits)
         self._mirror = mirror(self.qubits, dtype) if self.mirrored else None
+        self.warm = start is not None
         self._epsilon = 0.5 if start is None else checked_epsilon(epsilon)
         self._start: list[int] | None = None if start is None else start.tolist()
         self._agreement = None if self._start is None else agreement(self._start, dtype)
@@ -98,6 +101,7 @@ class Statevector:
     def reset(self) -> None:
         """Begin anew: all states equally likely, or the warm start."""
         same, other = math.sqrt(1 - self._epsilon), math.sqrt(self._epsilon)
+        self._turn = 0.0
         (real, imag), size = self.state, 1
         real[:, 0], imag[:, 0] = 1, 0
         for spin in reversed(self._start or [1] * self.qubits):
@@ -121,14 +125,14 @@ class Statevector:
         Refused
             ``timeout``: `remaining_s` is not above 0; the state is then of no use until `reset`.
         """
-        phases, last = np.asarray(gammas, np.float64), 0.0
+        phases = np.asarray(gammas, np.float64)
         for layer, beta in enumerate(np.asarray(betas, np.float64).tolist()):
             if remaining_s() <= 0:
                 raise Refused(Reason.TIMEOUT, f"the time ended before layer {layer + 1}")
             cosine, sine, turn = self.rotation(beta)
-            self.phase(phases[..., layer], last + turn)
+            self.phase(phases[..., layer], self._turn + turn)
             self.mix(cosine, sine)
-            last = turn  # the mixer's second phase waits for the next layer; after the last, no probability sees it
+            self._turn = turn  # the mixer's second phase waits for the next layer; after the last, no probability sees it
 
     def rotation(self, beta: float) -> tuple[float, float, float]:
         """Cosine and sine of the real rotation that the mixer is, and the warm start's phase before and after it.

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from qstream.errors import ProblemError
 from qstream.quantum.ising import IsingProblem
 from qstream.quantum.qaoa.gradient import expectation_gradient
 from qstream.quantum.qaoa.measure import distributions
@@ -62,6 +63,11 @@ def test_it_is_that_of_torch(problem: IsingProblem) -> None:
     assert found[0] == pytest.approx(value.item(), abs=1e-12)
     np.testing.assert_allclose(found[1], gammas.grad.numpy(), atol=1e-12)
     np.testing.assert_allclose(found[2], betas.grad.numpy(), atol=1e-12)
+
+
+def test_a_warm_start_has_none() -> None:
+    with pytest.raises(ProblemError, match="warm start"):
+        expectation_gradient(Statevector([dense(3, True)], start=np.ones(3, np.int8)), GAMMAS, BETAS)
 
 
 def test_single_precision_gives_it_to_five_digits() -> None:
