@@ -15,10 +15,11 @@ from typing import Final, Literal, Self
 import numpy as np
 
 from qstream.metrics import QUANTUM_FALLBACKS, QUANTUM_LATE, QUANTUM_SOLVE_SECONDS
-from qstream.quantum.devices.circuits import Circuit, Samples
+from qstream.quantum.devices.circuits import PROBE, Circuit, Samples
 from qstream.quantum.devices.keeper import Keeper
 from qstream.quantum.devices.lanes import Lanes
 from qstream.quantum.devices.pool import DEFAULT_POOL, DevicePool, DeviceSpec
+from qstream.quantum.devices.sample import sample
 from qstream.quantum.devices.slot import Slots
 from qstream.quantum.devices.solver import PREFIX, DeviceSolver, device_solver
 from qstream.quantum.ising import IsingProblem
@@ -76,6 +77,7 @@ class Ticket:
         self.digest = digest
         self.refused = refused
         self._future = future
+        self._taken = False
 
     @property
     def done(self) -> bool:
@@ -91,6 +93,8 @@ class Ticket:
     def take(self, problem: Problem, energy: float) -> SolveResult | None:
         """The answer, if it is there, is of this problem still, and is lower than `energy`; else it is counted and dropped.
 
+        None from then on.
+
         Parameters
         ----------
         problem
@@ -98,8 +102,9 @@ class Ticket:
         energy
             Of the solution in force.
         """
-        if not self._future.done():
+        if self._taken or not self._future.done():
             return None
+        self._taken = True
         result = None if self._future.cancelled() else self._future.result()
         outcome = "failed"
         if result is not None and result.meta.fallback is None:
@@ -183,8 +188,10 @@ class QuantumRuntime:
             The pool has no device of that name.
         """
         due = time.monotonic() + timeout_s
-        started = {name: self._slots(self._pool.device(name)) for name in names}
-        return {name: slots.wait_ready(due) for name, slots in started.items()}
+        specs = [self._pool.device(name) for name in names]
+        started = {spec.name: self._slots(spec) for spec in specs if spec.mode != "inline"}
+        here = {spec.name: opens(spec) for spec in specs if spec.mode == "inline"}
+        return here | {name: slots.wait_ready(due) for name, slots in started.items()}
 
     def health(self) -> dict[str, object]:
         """The state of lanes and of started devices as plain data."""
@@ -270,6 +277,15 @@ class QuantumRuntime:
         """The solver as a metric's label, of which there are as many as solvers and devices of the pool."""
         known = {device.name for device in self._pool.devices}
         return UNKNOWN if name.startswith(PREFIX) and name.removeprefix(PREFIX) not in known else name
+
+
+def opens(spec: DeviceSpec) -> bool:
+    """Whether a device runs a small circuit in this process, which has PennyLane loaded then."""
+    try:
+        sample(spec, PROBE)
+    except Refused:
+        return False
+    return True
 
 
 def load_solvers() -> None:

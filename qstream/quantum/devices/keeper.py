@@ -199,21 +199,28 @@ class Keeper:
                 return
 
     def _spawn(self, slots: Slots) -> bool:
-        if self._nursery is None:
-            self._nursery = self._start_nursery()
-        ours, theirs = socket.socketpair()
-        slot = Slot(ours)
-        slots.started(slot)
+        try:
+            if self._nursery is None:
+                self._nursery = self._start_nursery()
+            ours, theirs = socket.socketpair()
+        except OSError as exc:
+            return self._cannot_spawn(slots, exc)
         with theirs:
             packet = json.dumps({"spawn": slots.spec.model_dump(mode="json")}).encode()
             try:
                 socket.send_fds(self._nursery.control, [packet], [theirs.fileno()])
             except OSError as exc:
-                self._failed_start(slots, slot, Refused(Reason.UNAVAILABLE, f"no process could be started: {exc}"))
-                return False
+                ours.close()
+                return self._cannot_spawn(slots, exc)
+        slots.started(slot := Slot(ours))
         self._nursery.spawned.append(slot)
         self._watch(slots, slot, "start", time.monotonic() + START_S)
         return True
+
+    def _cannot_spawn(self, slots: Slots, exc: OSError) -> bool:
+        self._retry_at[slots] = time.monotonic() + slots.spec.probe_s
+        slots.down(Refused(Reason.UNAVAILABLE, f"no process could be started: {exc}"))
+        return False
 
     def _probe(self, slots: Slots, now: float) -> None:
         at = slots.breaker.probe_at()

@@ -79,6 +79,9 @@ class Slots:
         while True:
             slot = self._take(remaining_s)
             begun = time.monotonic()
+            if remaining_s() <= 0:
+                self.put_back(slot)
+                raise Refused(Reason.TIMEOUT, "no time was left for the device")
             limit = begun + self.spec.timeout_ms / 1e3
             due = min(limit, begun + remaining_s())
             try:
@@ -134,8 +137,14 @@ class Slots:
 
     def unready(self, slot: Slot, fault: Refused) -> None:
         """A process could not open the device; no failure for the breaker, which judges answers alone."""
-        self.fault = fault
+        self.down(fault)
         self._let_go(slot)
+
+    def down(self, fault: Refused) -> None:
+        """Why there is no process, until one is ready."""
+        with self._changed:
+            self.fault = fault
+            self._changed.notify_all()
 
     def put_back(self, slot: Slot) -> None:
         """Make a slot free for the next request."""

@@ -50,7 +50,9 @@ def runtime(told: Path) -> Iterator[QuantumRuntime]:
     devices = [device("bad", told), device("brief", told, timeout_ms=50.0), device("late", told, mode="late")]
     missing = DeviceSpec(name="missing", pennylane="nobody.qpu")
     with QuantumRuntime(DevicePool(devices=(*simulated, inline, *devices, missing)), late_jobs=1) as runtime:
-        runtime.prepare("lightning.qubit", "bad", "brief", "late", "missing")
+        assert runtime.prepare("lightning.qubit", "inline", "bad", "brief", "late", "missing") == {
+            "lightning.qubit": True, "inline": True, "bad": True, "brief": True, "late": True, "missing": False,
+        }  # fmt: skip
         yield runtime
 
 
@@ -92,6 +94,14 @@ def test_a_simulated_device_finds_the_optimum_and_says_what_it_is(runtime: Quant
     assert result.counts.sum() == 256
     again = runtime.solve(request(math.inf), f"device:{name}")
     assert (again.samples.tobytes(), again.counts.tobytes()) == (result.samples.tobytes(), result.counts.tobytes())  # type: ignore[union-attr]
+
+
+def test_without_a_runtime_a_device_runs_in_this_process_with_the_same_samples(runtime: QuantumRuntime):
+    there = runtime.solve(request(math.inf), "device:lightning.qubit")
+    here = solve(request(math.inf), "device:lightning.qubit")
+    assert here.counts is not None
+    assert there.counts is not None
+    assert (here.counts.tobytes(), here.meta.fallback) == (there.counts.tobytes(), None)
 
 
 def test_a_request_may_name_its_device(runtime: QuantumRuntime):
@@ -192,6 +202,7 @@ def test_a_late_answer_is_applied_only_while_its_problem_is_in_force_and_it_is_b
         if result is not None:
             assert result.energy == pytest.approx(best)
             assert result.meta.execution == "device"
+        assert ticket.take(in_force, math.inf) is None
         assert eventually(lambda: runtime.health()["late"] == {"jobs": 0, "limit": 1})
     assert {outcome: late("device:late", outcome) - before[outcome] for outcome in before} == {
         "applied": 1, "stale": 1, "worse": 1,
