@@ -61,7 +61,9 @@ def pennylane_rows() -> list[Row]:
         circuit, angles = Statevector([problem]), tree(2, problem.sigma())
         qnode = lightning_qnode(problem, angles)
         difference = abs(qnode() - expectation(circuit, angles)) / problem.sigma()
-        calls = (qnode, lightning_script(problem, angles), partial(expectation, circuit, angles))
+        script = lightning_script(problem, angles)
+        assert abs(script() - qnode()) < 1e-9 * problem.sigma()
+        calls = (qnode, script, partial(expectation, circuit, angles))
         costs = np.median([[cost_ms(call) for call in calls] for _ in range(repeats)], axis=0)
         (their_wall, their_cpu), (_, bare_cpu), (our_wall, our_cpu) = costs
         found += [
@@ -69,7 +71,7 @@ def pennylane_rows() -> list[Row]:
             ("  its time over ours", their_wall / our_wall, "", ">= 7"),
             ("  its CPU time over ours", their_cpu / our_cpu, "", ">= 7"),
             ("  difference of the expectations, in sigma", difference, "", "<= 0.0001"),
-            ("  its CPU time without the QNode, over ours", bare_cpu / our_cpu, "", "-"),
+            ("  CPU time of its prebuilt circuit's probabilities, over ours", bare_cpu / our_cpu, "", "-"),
         ]
     return found
 
@@ -144,14 +146,15 @@ def lightning_qnode(problem: IsingProblem, angles: tuple[np.ndarray, np.ndarray]
 
 
 def lightning_script(problem: IsingProblem, angles: tuple[np.ndarray, np.ndarray]) -> Callable[[], float]:
-    """The execution alone, of a circuit that was built and prepared before."""
+    """The fastest way round: a circuit built and prepared before, whose probabilities meet the energies of all states."""
     import pennylane as qml  # noqa: PLC0415 - an extra
 
     device = qml.device("lightning.qubit", wires=problem.n)
     program, config = device.preprocess()
-    script = qml.tape.QuantumScript(gates(problem, angles), [qml.expval(hamiltonian(problem))])
+    script = qml.tape.QuantumScript(gates(problem, angles), [qml.probs(wires=range(problem.n))])
     scripts, _ = program([script])
-    return lambda: float(device.execute(scripts, config)[0])
+    energies = problem.diagonal()
+    return lambda: float(device.execute(scripts, config)[0] @ energies)
 
 
 def gates(problem: IsingProblem, angles: tuple[np.ndarray, np.ndarray]) -> list[Any]:
