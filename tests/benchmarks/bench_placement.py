@@ -1,0 +1,165 @@
+"""Placement in full on real routing: next windows with and without labels, few moves, nodes a token touches, EPLB's own call."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from types import ModuleType
+
+import numpy as np
+
+from qstream.routing.colocate import coactivation, colocate
+from qstream.routing.eplb import rebalance_experts
+from qstream.routing.place import PlaceOptions, place
+from schemas.experts import ExpertTopology
+from schemas.placement import PlacementPlan
+from tests.benchmarks.stick import TRACE, load_stick
+
+Row = tuple[str, float, str, str]
+Planner = Callable[[np.ndarray, ExpertTopology, np.ndarray, np.ndarray, np.ndarray | None], np.ndarray]
+
+SEEDS, SLOTS, GPUS, FIRST = (0, 1), (72, 96), 8, 3
+WINDOW = 1024
+LAYERS = range(0, 26, 5)
+
+
+def rows() -> list[Row]:
+    """Speed of EPLB's call; the rest where the data folder is present."""
+    stick = load_stick()
+    speeds = speed_rows()
+    if stick is None:
+        return speeds
+    traces = stick.load(TRACE)
+    streams = {seed: stick.stream(traces, seed) for seed in SEEDS}
+    return [*speeds, *next_window_rows(stick, streams), *node_rows(stick, traces)]
+
+
+def speed_rows() -> list[Row]:
+    rng = np.random.default_rng(0)
+    found: list[Row] = []
+    for layers, experts, slots, gpus, limit in ((26, 64, 72, 8, 2), (58, 256, 288, 32, 40)):
+        load = rng.lognormal(0, 1, (layers, experts))
+        for algorithm in ("default", "eplb"):
+            ms = _median_ms(lambda a=algorithm, x=load, p=slots, g=gpus: rebalance_experts(x, p, 1, 1, g, a))  # type: ignore[misc]
+            found.append((f"rebalance_experts {layers} x {experts} -> {slots} on {gpus}, {algorithm}", ms, "ms", f"<= {limit}"))
+    return found
+
+
+def next_window_rows(stick: ModuleType, streams: dict[int, object]) -> list[Row]:
+    """Plan from every window seen, score on the next: means over seeds and slots."""
+
+    def frame(plan: PlacementPlan) -> np.ndarray:
+        assert plan.physical_to_logical_map is not None
+        return plan.physical_to_logical_map
+
+    def published(history: np.ndarray, topology: ExpertTopology, *_: object) -> np.ndarray:
+        found: np.ndarray = rebalance_experts(history[-1], topology.num_slots, 1, 1, GPUS, "eplb")[0]
+        return found
+
+    tiers: tuple[tuple[str, Planner, str, str], ...] = (
+        ("EPLB, published", published, "-", "-"),
+        ("place", lambda h, t, *_: frame(place(h, t)), ">= 0.935", "-"),
+        ("place, labels", lambda h, t, seen, queued, _: frame(place(h, t, labels=seen, queued=queued)), ">= 0.942", "-"),
+        ("place, move cost .001", lambda h, t, _, __, p: frame(place(h, t, previous=p, move_cost=0.001)), ">= 0.914", "<= 6"),
+        (
+            "place, labels, move cost .002",
+            lambda h, t, seen, queued, p: frame(place(h, t, labels=seen, queued=queued, previous=p, move_cost=0.002)),
+            ">= 0.914",
+            "-",
+        ),
+    )
+    return [row for tier in tiers for row in _next_window(stick, streams, *tier)]
+
+
+def _next_window(
+    stick: ModuleType, streams: dict[int, object], name: str, planner: Planner, target: str, most_moved: str
+) -> list[Row]:
+    scores, moved, cpu_ms, bad = [], [], [], 0
+    for trace in streams.values():
+        for slots in SLOTS:
+            in_force = None
+            for history, seen, queued, following in _windows(stick, trace):
+                topology = ExpertTopology(
+                    num_layers=26, num_logical_experts=64, top_k=6, num_gpus=GPUS, slots_per_gpu=slots // GPUS
+                )
+                start = time.process_time()
+                plan = planner(history, topology, seen, queued, in_force)
+                cpu_ms.append(1e3 * (time.process_time() - start))
+                scores.append(stick.balancedness(plan, following, GPUS))
+                bad += stick.violations(plan, GPUS)
+                if in_force is not None:
+                    moved.append(stick.moved_experts(in_force, plan, GPUS))
+                in_force = plan.astype(np.int32)
+    return [
+        (f"{name}: next-window balancedness", statistics.mean(scores), "", target),
+        ("  experts without slot, and duplicates on a GPU", float(bad), "", "-" if "EPLB" in name else "0"),
+        ("  moved experts", statistics.mean(moved), "a layer", most_moved),
+        ("  CPU time, 26 layers", statistics.median(cpu_ms), "ms", "<= 150"),
+    ]
+
+
+def _windows(stick: ModuleType, trace: object) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+    """History, counts by label so far, queued tokens by label, and the window that follows."""
+    ids, label = trace.ids, trace.label  # type: ignore[attr-defined]
+    windows = stick.window_counts(ids, WINDOW)
+    found = []
+    for i in range(FIRST, len(windows) - 1):
+        now, then = (i + 1) * WINDOW, (i + 2) * WINDOW
+        seen = np.stack([stick.counts(ids[:now][label[:now] == k]) for k in range(label.max() + 1)])
+        queued = np.bincount(label[now:then], minlength=len(seen))
+        found.append((windows[: i + 1], seen, queued, windows[i + 1]))
+    return found
+
+
+def node_rows(stick: ModuleType, traces: dict[str, dict[str, np.ndarray]]) -> list[Row]:
+    """Four nodes of 16 experts: assigned from the first half of each task, scored on the second."""
+    first, second = (np.concatenate([np.array_split(t["ids"], 2)[half] for t in traces.values()]) for half in (0, 1))
+    mixed = np.random.default_rng(0).permutation(len(first))
+    ids, unseen = first[mixed][:, LAYERS].astype(np.int32), second[:, LAYERS]
+    together = coactivation(ids, 64)
+    load = stick.counts(unseen)
+    found: list[Row] = [
+        ("count co-activations, tokens of 6 layers", len(ids) / _median_ms(lambda: coactivation(ids, 64)), "k/s", "-")
+    ]
+    for name, steps, target in (("even load", 0, "-"), ("colocate", 40_000, "<= 2.51")):
+        touched, fullest = [], []
+        for seed in range(3):
+            node = colocate(together, np.full(4, 16), steps=steps, seed=seed)
+            touched.append(np.mean([stick.nodes_per_token(unseen[:, i], node[i]) for i in range(len(node))]))
+            carried = np.stack([np.bincount(row, weights, minlength=4) for row, weights in zip(node, load, strict=True)])
+            fullest.append((carried.max(1) / carried.mean(1)).mean())
+        ms = _median_ms(lambda s=steps: colocate(together, np.full(4, 16), steps=s)) / len(LAYERS)  # type: ignore[misc]
+        found += [
+            (f"{name}: nodes a token touches, of 4", float(np.mean(touched)), "", target),
+            ("  fullest node over mean", float(np.mean(fullest)), "", "<= 1.06"),
+            ("  time", ms, "ms a layer", "<= 2"),
+        ]
+    topology = ExpertTopology(num_layers=len(LAYERS), num_logical_experts=64, top_k=6, num_nodes=4, num_gpus=8, slots_per_gpu=9)
+    history = stick.window_counts(ids, WINDOW)
+    for name, pairs, slack in (
+        ("any node", None, 0.0),
+        ("co-activation", together, 0.05),
+        ("co-activation, slack .01", together, 0.01),
+    ):
+        plan = place(history, topology, coactivation=pairs, options=PlaceOptions(node_slack=slack)).physical_to_logical_map
+        assert plan is not None
+        found.append(
+            (f"place on 4 nodes of 2 GPUs, {name}: balancedness, unseen half", stick.balancedness(plan, load, 8), "", "-")
+        )
+    return found
+
+
+def _median_ms(call: Callable[[], object], repeats: int = 9) -> float:
+    call()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return 1e3 * statistics.median(times)
+
+
+if __name__ == "__main__":
+    for what, value, unit, target in rows():
+        print(f"{what:<70} {value:10.4f} {unit:<11} target {target}")
