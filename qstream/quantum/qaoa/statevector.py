@@ -100,16 +100,16 @@ class Statevector:
 
     def reset(self) -> None:
         """Begin anew: all states equally likely, or the warm start."""
-        same, other = math.sqrt(1 - self._epsilon), math.sqrt(self._epsilon)
         self._turn = 0.0
+        ratio = math.sqrt(self._epsilon / (1 - self._epsilon))
+        ratios = [ratio if spin > 0 else 1 / ratio for spin in self._start or [1] * self.qubits]
         (real, imag), size = self.state, 1
-        real[:, 0], imag[:, 0] = 1, 0
-        for spin in reversed(self._start or [1] * self.qubits):
-            up, down = (same, other) if spin > 0 else (other, same)
+        real[:, 0] = math.prod(1 / math.hypot(1, of_one) for of_one in ratios)
+        imag[:, 0] = 0
+        for of_one in reversed(ratios):
             # In the turned frame a one has the factor i.
-            np.multiply(imag[:, :size], -down, out=real[:, size : 2 * size])
-            np.multiply(real[:, :size], down, out=imag[:, size : 2 * size])
-            self.state[:, :, :size] *= up
+            np.multiply(imag[:, :size], -of_one, out=real[:, size : 2 * size])
+            np.multiply(real[:, :size], of_one, out=imag[:, size : 2 * size])
             size *= 2
 
     def evolve(self, gammas: ArrayLike, betas: ArrayLike, remaining_s: Remaining = unlimited) -> None:
@@ -179,8 +179,9 @@ class Statevector:
 
     def mix(self, cosine: float, sine: float) -> None:
         """Rotate every qubit of the state by ``[[cosine, -sine], [sine, cosine]]``."""
+        blocks = {qubits: rotations(cosine, sine, qubits).astype(self.state.dtype) for qubits, _ in self.groups}
         for qubits, right in self.groups:
-            multiply_group(rotations(cosine, sine, qubits).astype(self.state.dtype), right, self.state, self._spare)
+            multiply_group(blocks[qubits], right, self.state, self._spare)
             self.state, self._spare = self._spare, self.state
         if self._mirror is not None:
             self.turn_all(self.state, self._spare)
