@@ -1,4 +1,4 @@
-"""The routing agent: token batches and expert loads in, placement and routing plans out."""
+"""The routing agent: token batches and expert loads in, placements, dispatch shares and routing plans out."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from qstream.routing.options import RoutingOptions
 from qstream.routing.processor import RoutingProcessor
 from schemas.placement import PlacementPlan
 from schemas.routing import RoutingPlan
+from schemas.shares import DispatchShares
 
 
 def processor(settings: Settings) -> RoutingProcessor:
@@ -24,6 +25,8 @@ def observe(event: Event) -> None:
         copies = plan.metrics.cross_node_copies_per_token
         if copies is not None:
             metrics.ROUTING_COPIES.labels(plan.model).set(copies)
+    elif isinstance(plan, DispatchShares):
+        metrics.ROUTING_SHARES_BALANCEDNESS.labels(plan.model).set(plan.score.balancedness)
     elif isinstance(plan, PlacementPlan):
         skipped = plan.skip_reason is not None
         expected = plan.expected

@@ -33,6 +33,9 @@ ROUTING_BALANCEDNESS = Gauge(
     "qstream_routing_balancedness", "Mean over maximum GPU load that the placement in force is expected to give", ["model"]
 )
 ROUTING_WORST_LAYER = Gauge("qstream_routing_worst_layer_balancedness", "The same of the worst layer", ["model"])
+ROUTING_SHARES_BALANCEDNESS = Gauge(
+    "qstream_routing_shares_balancedness", "Mean over maximum GPU load of the newest tokens under their shares", ["model"]
+)
 ROUTING_COPIES = Gauge("qstream_routing_cross_node_copies_per_token", "Copies of a token sent to other nodes", ["model"])
 ROUTING_MOVED = Counter("qstream_routing_moved_experts_total", "Experts that plans asked a GPU to load", ["model"])
 ROUTING_PLANS = Counter("qstream_routing_placement_plans_total", "Placement plans by outcome", ["model", "outcome"])

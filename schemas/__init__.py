@@ -4,12 +4,13 @@ from schemas.control import Control
 from schemas.deadletter import DeadLetter
 from schemas.experts import ExpertLoad, ExpertTopology
 from schemas.frame import JSON, SAFETENSORS, Frame, FrameError
-from schemas.placement import PlacementPlan
+from schemas.placement import PlacementAck, PlacementPlan
 from schemas.routing import RoutingPlan
+from schemas.shares import DispatchShares
 from schemas.tokens import TokenBatch
 from schemas.topics import TOPICS, Topic
 
 __all__ = [
-    "JSON", "SAFETENSORS", "TOPICS", "Control", "DeadLetter", "ExpertLoad", "ExpertTopology", "Frame", "FrameError",
-    "PlacementPlan", "RoutingPlan", "TokenBatch", "Topic",
+    "JSON", "SAFETENSORS", "TOPICS", "Control", "DeadLetter", "DispatchShares", "ExpertLoad", "ExpertTopology", "Frame",
+    "FrameError", "PlacementAck", "PlacementPlan", "RoutingPlan", "TokenBatch", "Topic",
 ]  # fmt: skip

@@ -106,3 +106,16 @@ class PlacementPlan(Frame):
             move_dst_gpu=np.array([1], np.int32),
             move_bytes=np.array([1048576], np.int64),
         )
+
+
+class PlacementAck(Frame):
+    """A consumer says that it has applied a placement: from then on that version is the one in force."""
+
+    model: Name
+    source: Name = Field(default="default")
+    version: Count
+    ts_ns: TimeNs
+
+    @classmethod
+    def example(cls) -> Self:
+        return cls(model="demo-moe", source="engine-0", version=3, ts_ns=1_700_000_002_000_000_000)

@@ -9,8 +9,9 @@ from schemas.control import Control
 from schemas.deadletter import DeadLetter
 from schemas.experts import ExpertLoad, ExpertTopology
 from schemas.frame import Frame
-from schemas.placement import PlacementPlan
+from schemas.placement import PlacementAck, PlacementPlan
 from schemas.routing import RoutingPlan
+from schemas.shares import DispatchShares
 from schemas.tokens import TokenBatch
 
 HOUR_MS = 3_600_000
@@ -51,8 +52,12 @@ EXPERTS_TOPOLOGY = Topic(
     "qstream.experts.topology.v1", ExpertTopology, "model", "input", "layers, experts, GPUs and nodes of a model",
     compacted=True,
 )  # fmt: skip
+PLACEMENT_ACK = Topic("qstream.placement.ack.v1", PlacementAck, "model", "input", "placements that consumers have applied")
 ROUTING_PLAN = Topic("qstream.routing.plan.v1", RoutingPlan, "model", "plan", "where each token of a batch goes")
 PLACEMENT_PLAN = Topic("qstream.placement.plan.v1", PlacementPlan, "model", "plan", "where experts and replicas live")
+DISPATCH_SHARES = Topic(
+    "qstream.dispatch.shares.v1", DispatchShares, "model", "plan", "how tokens of an expert spread over its replicas"
+)
 CONTROL = Topic(
     "qstream.control.v1", Control, "agent", "control", "toggles, pause and resume of agents", partitions=1, compacted=True
 )
@@ -62,7 +67,8 @@ ROUTING_DLQ = Topic(
 )  # fmt: skip
 
 TOPICS: tuple[Topic, ...] = (
-    TOKENS_BATCH, EXPERTS_LOAD, EXPERTS_TOPOLOGY, ROUTING_PLAN, PLACEMENT_PLAN, CONTROL, ROUTING_DLQ,
+    TOKENS_BATCH, EXPERTS_LOAD, EXPERTS_TOPOLOGY, PLACEMENT_ACK, ROUTING_PLAN, PLACEMENT_PLAN, DISPATCH_SHARES, CONTROL,
+    ROUTING_DLQ,
 )  # fmt: skip
 BY_NAME = {topic.name: topic for topic in TOPICS}
 

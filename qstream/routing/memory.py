@@ -21,7 +21,8 @@ class RoutingState(Frame):
     """One model: its topology, a ring of window counts, the window that is filling, the placement in force.
 
     `open_tokens` counts tokens times layers. Window w of the `closed` ones stands in ring row ``w % windows``.
-    `seen_windows` are the newest load windows taken, as ``source/window_id``.
+    `seen_windows` are the newest load windows taken, as ``source/window_id``. `live_count` and `live_tokens` are what came
+    since the last dispatch shares. `proposed` is a placement that no consumer has acknowledged yet, of `proposed_version`.
     """
 
     topology: ExpertTopology
@@ -32,6 +33,11 @@ class RoutingState(Frame):
     ring: Annotated[NDArray[np.int32], Axes("windows", "layers", "experts")]
     open_count: Annotated[NDArray[np.int64], Axes("layers", "experts")]
     placement: Annotated[NDArray[np.int32], Axes("layers", "slots")]
+    live_tokens: int = Field(default=0, ge=0)
+    live_count: Annotated[NDArray[np.int64], Axes("layers", "experts")] | None = None
+    proposed_version: int = Field(default=0, ge=0)
+    proposed_ns: int = Field(default=0, ge=0)
+    proposed: Annotated[NDArray[np.int32], Axes("layers", "slots")] | None = None
 
     @classmethod
     def example(cls) -> Self:
@@ -50,6 +56,11 @@ class Memory:
         self.placement = state.placement
         self.ring = state.ring
         self.open_count = state.open_count.copy()
+        self.live_tokens = state.live_tokens
+        self.live_count = np.zeros_like(self.open_count) if state.live_count is None else state.live_count.copy()
+        self.proposed_version = state.proposed_version
+        self.proposed_ns = state.proposed_ns
+        self.proposed = state.proposed
 
     @classmethod
     def fresh(cls, topology: ExpertTopology, windows: int) -> Self:
@@ -65,7 +76,10 @@ class Memory:
 
     def fields(self) -> dict[str, Any]:
         """The fields of the state."""
-        names = ("topology", "version", "closed", "open_tokens", "seen_windows", "ring", "open_count", "placement")
+        names = (
+            "topology", "version", "closed", "open_tokens", "seen_windows", "ring", "open_count", "placement",
+            "live_tokens", "live_count", "proposed_version", "proposed_ns", "proposed",
+        )  # fmt: skip
         return {name: getattr(self, name) for name in names}
 
     def state(self) -> RoutingState:
@@ -73,12 +87,14 @@ class Memory:
         return RoutingState(**self.fields())
 
     def add(self, counts: NDArray[np.int64], layer: int | None, token_layers: int) -> None:
-        """Count tokens of one layer ([E]) or of all ([L, E]) into the open window."""
-        if layer is None:
-            self.open_count += counts
-        else:
-            self.open_count[layer] += counts
+        """Count tokens of one layer ([E]) or of all ([L, E]) into the open window and the live counts."""
+        for total in (self.open_count, self.live_count):
+            if layer is None:
+                total += counts
+            else:
+                total[layer] += counts
         self.open_tokens += token_layers
+        self.live_tokens += token_layers
 
     def remember_window(self, name: str) -> bool:
         """Note a load window; False if it was counted before."""
@@ -90,6 +106,25 @@ class Memory:
     def is_full(self, window_tokens: int) -> bool:
         """Whether the open window has its tokens, in all layers together."""
         return self.open_tokens >= window_tokens * self.topology.num_layers
+
+    def is_live(self, shares_tokens: int) -> bool:
+        """Whether enough tokens came for new dispatch shares, in all layers together."""
+        return 0 < shares_tokens * self.topology.num_layers <= self.live_tokens
+
+    def take_live(self) -> NDArray[np.int64]:
+        """The live counts [L, E], which begin anew."""
+        counts, self.live_count, self.live_tokens = self.live_count, np.zeros_like(self.live_count), 0
+        return counts
+
+    def propose(self, placement: NDArray[np.int32], version: int, now_ns: int) -> None:
+        """Note a placement that is in force once it is acknowledged."""
+        self.proposed, self.proposed_version, self.proposed_ns = placement, version, now_ns
+
+    def acknowledge(self, version: int) -> bool:
+        """Put the proposed placement in force; False if the version is neither that one nor the one in force."""
+        if self.proposed is not None and version == self.proposed_version:
+            self.placement, self.version, self.proposed = self.proposed, version, None
+        return version == self.version
 
     def close_window(self, windows: int) -> NDArray[np.int64]:
         """Move the open window into the ring of `windows` rows. Returns the history int64 [W, L, E], newest last."""

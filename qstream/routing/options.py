@@ -25,6 +25,12 @@ class RoutingOptions(BaseModel):
     window_tokens: int = Field(default=8192, ge=1, le=1 << 30, description="tokens a layer in one window of the history")
     windows: int = Field(default=16, ge=1, le=64, description="windows in the ring, the scenarios of a plan")
     steps: int = Field(default=3000, ge=0, le=1_000_000, description="annealing steps a layer of the scenario tier")
+    shares_tokens: int = Field(
+        default=2048, ge=0, le=1 << 30, description="tokens a layer between two dispatch shares; 0 publishes none"
+    )
+    acknowledge: bool = Field(
+        default=False, description="a placement is in force only when a consumer has acknowledged it, not when it is published"
+    )
     min_gain: float = Field(default=0.01, ge=0, le=1, description="balancedness that a new placement must win to be published")
     move_cost: float = Field(
         default=0.0005, ge=0, le=10, description="price of one moved expert, in mean GPU loads of its layer; 0 moves freely"

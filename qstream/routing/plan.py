@@ -83,34 +83,38 @@ def plan_placement(
     windows = (history[-1:] if options.placement == "fast" else history).astype(np.float64)
     plan = PLANNERS[options.placement](windows, previous, topology, options)
     before, after = (_mean_balancedness(p, windows, gpus) for p in (previous, plan))
-    load = windows.mean(0)
-    steps = moves(previous, plan, load, gpus, max(1, topology.expert_bytes), topology.nodes())
     skip = None
     if after - before < options.min_gain:
         skip = f"gain {after - before:.4f} is below min_gain {options.min_gain:g}"
+    tier, name = TIERS[options.placement]
+    return _decision(plan, previous, windows, topology, skip, SolverRecord(tier=tier, name=name, seed=options.seed))
+
+
+def keep_placement(
+    history: NDArray[np.int64], placement: NDArray[np.int32], topology: ExpertTopology, reason: str
+) -> Decision:
+    """The decision to leave the placement in force as it is, for this reason, without a search."""
+    windows = history.astype(np.float64)
+    return _decision(placement, placement, windows, topology, reason, SolverRecord(tier=0, name="kept"))
+
+
+def _decision(
+    plan: NDArray[np.int32], previous: NDArray[np.int32], windows: NDArray[np.float64], topology: ExpertTopology,
+    skip: str | None, solver: SolverRecord,
+) -> Decision:  # fmt: skip
+    gpus, load = topology.num_gpus, windows.mean(0)
+    steps = moves(previous, plan, load, gpus, max(1, topology.expert_bytes), topology.nodes())
     fullest = gpu_loads(plan, load, gpus).max(1)
     by_layer = np.divide(load.sum(1) / gpus, fullest, out=np.ones_like(fullest), where=fullest > 0)
     counts = logical_maps(plan, topology.num_logical_experts)[1]
-    tier, name = TIERS[options.placement]
-    return Decision(
-        plan,
-        skip,
-        PlacementScore(
-            balancedness_before=before,
-            balancedness=after,
-            worst_layer_balancedness=float(by_layer.min()),
-            moved_experts=len(steps.layer),
-        ),
-        SolverRecord(
-            tier=tier,
-            name=name,
-            n=topology.num_slots,
-            seed=options.seed,
-            objective=float(fullest.sum()),
-            bound=float(fullest_gpu_bound(load, counts, gpus).sum()),
-        ),
-        steps,
+    score = PlacementScore(
+        balancedness_before=_mean_balancedness(previous, windows, gpus),
+        balancedness=_mean_balancedness(plan, windows, gpus),
+        worst_layer_balancedness=float(by_layer.min()),
+        moved_experts=len(steps.layer),
     )
+    found = {"objective": float(fullest.sum()), "bound": float(fullest_gpu_bound(load, counts, gpus).sum())}
+    return Decision(plan, skip, score, solver.model_copy(update={"n": topology.num_slots, **found}), steps)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

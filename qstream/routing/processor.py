@@ -12,16 +12,27 @@ from qstream.contract import Batch, Event, Record, Result
 from qstream.errors import Poison, ProblemError, Transient
 from qstream.routing.memory import Memory, RoutingState
 from qstream.routing.options import RoutingOptions
-from qstream.routing.plan import Decision, plan_placement, plan_route
+from qstream.routing.plan import Decision, keep_placement, plan_placement, plan_route
 from qstream.routing.problem import logical_maps
+from qstream.routing.score import balancedness
+from qstream.routing.shares import dispatch_shares
 from qstream.routing.warm import warm
 from schemas.control import Scalar
 from schemas.experts import ExpertLoad, ExpertTopology
-from schemas.placement import PlacementPlan, PlacementScore
+from schemas.placement import PlacementAck, PlacementPlan, PlacementScore
 from schemas.routing import RoutingPlan
+from schemas.shares import DispatchShares, SharesScore
 from schemas.solver import SolverRecord
 from schemas.tokens import TokenBatch
-from schemas.topics import EXPERTS_LOAD, EXPERTS_TOPOLOGY, PLACEMENT_PLAN, ROUTING_PLAN, TOKENS_BATCH
+from schemas.topics import (
+    DISPATCH_SHARES,
+    EXPERTS_LOAD,
+    EXPERTS_TOPOLOGY,
+    PLACEMENT_ACK,
+    PLACEMENT_PLAN,
+    ROUTING_PLAN,
+    TOKENS_BATCH,
+)
 
 MAP_MAX_BYTES = 1 << 18
 SLOT_BYTES = 32  # of a plan, a slot in the worst case: its expert, its share, and the five columns of a move
@@ -29,15 +40,18 @@ TIME_MAX_MS = 10**14
 
 
 class RoutingProcessor:
-    """Counts the tokens of each expert in windows; plans the placement when a window closes, and every batch's slots.
+    """Counts the tokens of each expert in windows; plans the placement when a window closes, the shares of replicas as
+    tokens come, and every batch's slots.
 
-    A token batch or load of a model without topology waits for it (`Transient`); one that contradicts the topology is
-    poison. Windows close at records, so any split of the records into batches gives the same plans.
+    With the option `acknowledge` a published placement is in force once a consumer says that it has applied it; until then,
+    or until its time is over, no other is planned. A token batch or load of a model without topology waits for it
+    (`Transient`); one that contradicts the topology is poison. Windows close at records, so any split of the records into
+    batches gives the same plans.
     """
 
     name = "routing"
-    inputs = (TOKENS_BATCH, EXPERTS_LOAD, EXPERTS_TOPOLOGY)
-    outputs = (ROUTING_PLAN, PLACEMENT_PLAN)
+    inputs = (TOKENS_BATCH, EXPERTS_LOAD, EXPERTS_TOPOLOGY, PLACEMENT_ACK)
+    outputs = (ROUTING_PLAN, PLACEMENT_PLAN, DISPATCH_SHARES)
     state = RoutingState
     tick_s: float | None = None
 
@@ -82,10 +96,15 @@ class RoutingProcessor:
             _check_load(frame, memory.topology)
             if memory.remember_window(f"{frame.source}/{frame.window_id}"):
                 memory.add(frame.logical_count, None, frame.num_tokens * memory.topology.num_layers)
+        elif isinstance(frame, PlacementAck) and not memory.acknowledge(frame.version):
+            waiting = "" if memory.proposed is None else f" and {memory.proposed_version}, which waits for it"
+            raise ProblemError(f"version is {frame.version}, allowed are {memory.version}, which is in force,{waiting}")
         if memory.is_full(self.options.window_tokens):
             history = memory.close_window(self.options.windows)
             if self.options.placement != "off":
                 events.append(self._placement_event(record, history, memory, n=len(events)))
+        if memory.is_live(self.options.shares_tokens):
+            events.append(self._shares_event(record, memory, n=len(events)))
         return memory, events
 
     def _adopt_topology(
@@ -110,7 +129,7 @@ class RoutingProcessor:
         """The contiguous placement of a changed topology, so that readers know what the slots of the next plans mean."""
         topology, event_id = fresh.topology, record.event_id(0)
         plan = PlacementPlan(
-            model=record.key, plan_id=event_id, ts_ns=record.timestamp_ms * 1_000_000, version=fresh.version, base_version=base,
+            model=record.key, plan_id=event_id, ts_ns=_event_ns(record), version=fresh.version, base_version=base,
             num_gpus=topology.num_gpus, slots_per_gpu=topology.slots_per_gpu, reset_reason="the topology changed",
             expected=PlacementScore(balancedness_before=1.0, balancedness=1.0, worst_layer_balancedness=1.0, moved_experts=0),
             solver=SolverRecord(tier=0, name="contiguous"), **_map_arrays(fresh.placement, topology.num_logical_experts),
@@ -129,22 +148,46 @@ class RoutingProcessor:
         )  # fmt: skip
         return Event(ROUTING_PLAN, record.key, event_id, plan, record)
 
+    def _shares_event(self, record: Record, memory: Memory, n: int) -> Event:
+        live, topology = memory.take_live(), memory.topology
+        load = live.astype(np.float64)
+        shares = dispatch_shares(load, memory.placement, topology)
+        event_id = record.event_id(n)
+        plan = DispatchShares(
+            model=record.key, plan_id=event_id, ts_ns=_event_ns(record), ttl_s=self.options.ttl_s,
+            placement_version=memory.version, gate_choices=int(live.sum()), shares=shares,
+            score=SharesScore(
+                balancedness_even=balancedness(memory.placement, load, topology.num_gpus),
+                balancedness=balancedness(memory.placement, load, topology.num_gpus, shares),
+            ),
+        )  # fmt: skip
+        return Event(DISPATCH_SHARES, record.key, event_id, plan, record)
+
     def _placement_event(self, record: Record, history: NDArray[np.int64], memory: Memory, n: int) -> Event:
-        topology = memory.topology
-        decision = plan_placement(history, memory.placement, topology, self.options)
-        base = memory.version
-        arrays: dict[str, Any] = {}
+        topology, base = memory.topology, memory.version
+        decision = self._decide(record, history, memory)
+        version, arrays = base, {}
         if decision.skip_reason is None:
-            memory.version = _next_version(base, record)
-            memory.placement = decision.physical_to_logical
+            version = _next_version(max(base, memory.proposed_version), record)
             arrays = _plan_arrays(decision, topology)
+            memory.propose(decision.physical_to_logical, version, _event_ns(record))
+            if not self.options.acknowledge:
+                memory.acknowledge(version)
         event_id = record.event_id(n)
         plan = PlacementPlan(
-            model=record.key, plan_id=event_id, ts_ns=record.timestamp_ms * 1_000_000, version=memory.version,
+            model=record.key, plan_id=event_id, ts_ns=_event_ns(record), version=version,
             base_version=base, num_gpus=topology.num_gpus, slots_per_gpu=topology.slots_per_gpu, ttl_s=self.options.ttl_s,
             skip_reason=decision.skip_reason, expected=decision.score, solver=decision.solver, **arrays,
         )  # fmt: skip
         return Event(PLACEMENT_PLAN, record.key, event_id, plan, record)
+
+    def _decide(self, record: Record, history: NDArray[np.int64], memory: Memory) -> Decision:
+        """A new plan, unless one is still waiting to be acknowledged."""
+        age_s = (_event_ns(record) - memory.proposed_ns) / 1e9
+        if self.options.acknowledge and memory.proposed is not None and age_s <= self.options.ttl_s:
+            reason = f"version {memory.proposed_version} is not acknowledged yet"
+            return keep_placement(history, memory.placement, memory.topology, reason)
+        return plan_placement(history, memory.placement, memory.topology, self.options)
 
 
 def _plan_arrays(decision: Decision, topology: ExpertTopology) -> dict[str, Any]:
@@ -167,6 +210,10 @@ def _map_arrays(plan: NDArray[np.int32], experts: int) -> dict[str, Any]:
         "logical_replica_count": counts,
         "replica_shares": (1.0 / np.take_along_axis(counts, plan, 1)).astype(np.float32),
     }
+
+
+def _event_ns(record: Record) -> int:
+    return record.timestamp_ms * 1_000_000
 
 
 def _next_version(version: int, record: Record) -> int:

@@ -19,7 +19,7 @@ def gpu_loads(
     physical_to_logical: NDArray[np.int32],
     load: NDArray[np.float64],
     num_gpus: int,
-    shares: NDArray[np.float64] | None = None,
+    shares: NDArray[np.float64] | NDArray[np.float32] | None = None,
 ) -> NDArray[np.float64]:
     """Tokens on each GPU, float64 [L, G].
 
@@ -58,7 +58,7 @@ def balancedness(
     physical_to_logical: NDArray[np.int32],
     load: NDArray[np.float64],
     num_gpus: int,
-    shares: NDArray[np.float64] | None = None,
+    shares: NDArray[np.float64] | NDArray[np.float32] | None = None,
 ) -> float:
     """Mean GPU load over maximum GPU load, each summed over layers first (vLLM, ADRS); 1 is perfect and stands for no load.
 

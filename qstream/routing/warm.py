@@ -9,6 +9,8 @@ from qstream.routing.migrate import align
 from qstream.routing.problem import logical_maps
 from qstream.routing.scenarios import place_scenarios
 from qstream.routing.score import nodes_per_token
+from qstream.routing.shares import dispatch_shares
+from schemas.experts import ExpertTopology
 
 
 def warm() -> None:
@@ -23,3 +25,4 @@ def warm() -> None:
     choose_replica(token_id, topk, slots[0], counts[0])
     assign_bounded(token_id, 3)
     nodes_per_token(topk, np.zeros(3, np.int32))
+    dispatch_shares(np.ones((1, 3)), plan[:1], ExpertTopology(num_layers=1, num_logical_experts=3, num_gpus=2, slots_per_gpu=2))

@@ -10,8 +10,8 @@ from qstream.errors import Transient
 from qstream.routing.memory import contiguous
 from qstream.routing.options import RoutingOptions
 from qstream.routing.processor import RoutingProcessor
-from schemas import ExpertLoad, ExpertTopology, PlacementPlan, RoutingPlan, TokenBatch
-from schemas.topics import EXPERTS_LOAD, EXPERTS_TOPOLOGY, TOKENS_BATCH
+from schemas import DispatchShares, ExpertLoad, ExpertTopology, PlacementAck, PlacementPlan, RoutingPlan, TokenBatch
+from schemas.topics import EXPERTS_LOAD, EXPERTS_TOPOLOGY, PLACEMENT_ACK, TOKENS_BATCH
 
 TOPOLOGY = ExpertTopology(model="m", num_layers=2, num_logical_experts=8, top_k=2, num_nodes=2, num_gpus=4, slots_per_gpu=3)
 OPTIONS = RoutingOptions(window_tokens=256, windows=4, steps=200, min_gain=0.0)
@@ -26,7 +26,9 @@ class Stream:
         self.offsets: dict[str, int] = {}
 
     def send(self, frame):
-        topic = {ExpertTopology: EXPERTS_TOPOLOGY, TokenBatch: TOKENS_BATCH, ExpertLoad: EXPERTS_LOAD}[type(frame)]
+        topic = {
+            ExpertTopology: EXPERTS_TOPOLOGY, TokenBatch: TOKENS_BATCH, ExpertLoad: EXPERTS_LOAD, PlacementAck: PLACEMENT_ACK,
+        }[type(frame)]  # fmt: skip
         offset = self.offsets[topic.name] = self.offsets.get(topic.name, -1) + 1
         record = Record(topic.name, 0, offset, "m", frame, 1000 + offset)
         result = self.processor.process(Batch("m", [record]), self.state, 0)
@@ -188,3 +190,60 @@ def test_placement_and_routing_plans_can_be_switched_off():
     assert quiet.send(load("1")).events == []
     assert quiet.send(batch(1)).events == []
     assert quiet.state.closed == 1
+
+
+def test_dispatch_shares_follow_the_tokens_that_came_since_the_last_ones():
+    stream = Stream(OPTIONS.changed({"placement": "off", "routing_plans": False, "shares_tokens": 256}))
+    stream.send(TOPOLOGY)
+    assert stream.send(load("1", tokens=255)).events == []
+    (event,) = stream.send(load("2", tokens=1)).events
+    shares = event.frame
+    assert isinstance(shares, DispatchShares)
+    assert (event.id, shares.placement_version) == ("qstream.experts.load.v1/0/1/0", 1000)
+    assert shares.gate_choices == 2 * 2 * 256
+    placement = contiguous(TOPOLOGY)
+    for layer in range(2):
+        sums = np.bincount(placement[layer], shares.shares[layer], minlength=8)
+        assert np.allclose(sums, 1, atol=1e-6)
+    assert shares.score.balancedness > shares.score.balancedness_even
+    assert stream.send(load("3", tokens=255)).events == []
+
+
+def test_shares_of_a_closing_window_are_those_of_its_new_placement():
+    stream = Stream(OPTIONS.changed({"shares_tokens": 256}))
+    stream.send(TOPOLOGY)
+    placement, shares = (event.frame for event in stream.send(load("1")).events)
+    assert placement.skip_reason is None
+    assert shares.placement_version == placement.version > placement.base_version
+
+
+def test_with_acknowledgements_a_placement_is_in_force_when_a_consumer_has_applied_it():
+    stream = Stream(OPTIONS.changed({"acknowledge": True}))
+    stream.send(TOPOLOGY)
+    (first,) = (event.frame for event in stream.send(load("1")).events)
+    assert stream.send(batch(1)).events[0].frame.placement_version == first.base_version
+    (second,) = (event.frame for event in stream.send(load("2")).events)
+    assert second.skip_reason == f"version {first.version} is not acknowledged yet"
+    assert stream.send(PlacementAck(model="m", version=first.version, ts_ns=1)).dead == []
+    assert stream.send(batch(2)).events[0].frame.placement_version == first.version
+    assert np.array_equal(stream.state.placement, first.physical_to_logical_map)
+    assert stream.send(PlacementAck(model="m", version=first.version, ts_ns=2)).dead == []  # another consumer's
+
+
+def test_a_placement_that_nobody_acknowledges_in_time_gives_way_to_another():
+    stream = Stream(OPTIONS.changed({"acknowledge": True, "ttl_s": 0.001}))
+    stream.send(TOPOLOGY)
+    first = stream.send(load("1")).events[0].frame
+    stream.send(batch(1))
+    stream.send(load("2"))
+    third = stream.send(load("3")).events[0].frame
+    assert third.version > first.version
+    assert third.base_version == first.base_version
+    (dead,) = stream.send(PlacementAck(model="m", version=first.version, ts_ns=1)).dead
+    assert f"version is {first.version}" in dead.reason
+    assert str(third.version) in dead.reason
+
+
+def test_an_acknowledgement_of_a_model_without_topology_waits():
+    with pytest.raises(Transient):
+        Stream().send(PlacementAck.example())

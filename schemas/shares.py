@@ -1,0 +1,55 @@
+"""DispatchShares: which part of an expert's tokens each of its replicas serves, until the next ones."""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from schemas.frame import Axes, Count, Frame, Name, TimeNs, require
+
+
+class SharesScore(BaseModel):
+    """Balancedness (mean over max GPU load, layers summed first) on the counted tokens: split evenly, and by the shares."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", allow_inf_nan=False)
+
+    balancedness_even: float = Field(ge=0, le=1.000001)
+    balancedness: float = Field(ge=0, le=1.000001)
+
+
+class DispatchShares(Frame):
+    """How to spread the tokens of each expert over its replicas now; no weight moves.
+
+    `shares` of the replicas of one expert in one layer sum to 1. They hold for the placement `placement_version` only: a
+    reader with another one goes on with the shares of its own. `gate_choices` were counted for them.
+    """
+
+    model: Name
+    plan_id: Name
+    ts_ns: TimeNs
+    ttl_s: float | None = Field(default=None, gt=0)
+    placement_version: Count
+    gate_choices: Count
+    score: SharesScore = Field(strict=False)
+    shares: Annotated[NDArray[np.float32], Axes("layers", "slots")]
+
+    @model_validator(mode="after")
+    def _in_range(self) -> Self:
+        require(self, "shares", "0 to 1", lambda a: a.min() >= 0 and a.max() <= 1)
+        return self
+
+    @classmethod
+    def example(cls) -> Self:
+        return cls(
+            model="demo-moe",
+            plan_id="qstream.tokens.batch.v1/3/17/1",
+            ts_ns=1_700_000_001_000_000_000,
+            ttl_s=60.0,
+            placement_version=3,
+            gate_choices=160,
+            score=SharesScore(balancedness_even=0.75, balancedness=1.0),
+            shares=np.array([[0.25, 1.0, 1.0, 0.75]], np.float32),
+        )
