@@ -19,7 +19,7 @@ from qstream.quantum.files import read_problem
 from qstream.quantum.ising import IsingProblem
 from qstream.quantum.race import AUTO
 from qstream.quantum.record import Problem, SolveMeta, SolveRequest, SolveResult
-from qstream.quantum.solvers import DEVICE, solver_names, warm
+from qstream.quantum.solvers import DEVICE, is_known, solver_names, warm
 from qstream.quantum.solvers import solve as solve_problem
 
 app = new_app()
@@ -58,7 +58,7 @@ def solve(
         return
     if file is None:
         raise ConfigError("FILE is missing, allowed is a problem file, or --bench")
-    if solver != AUTO and not solver.startswith(DEVICE) and solver not in solver_names():
+    if not is_known(solver):
         raise ConfigError(f"solver is {solver!r}, allowed are {AUTO}, {', '.join(solver_names())}, {DEVICE}NAME")
     deadline_s = math.inf if deadline is None else seconds(deadline)
     problem = read_problem(file, kind, colors)
@@ -132,8 +132,8 @@ def _told(problem: Problem, result: SolveResult) -> str:
     return " ".join(map(str, result.solution))
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.6g}"
+def _number(value: float | None, form: str = ".6g") -> str:
+    return "" if value is None else format(value, form)
 
 
 def _compare(seed: int, shots: int, as_json: bool) -> None:
@@ -145,7 +145,8 @@ def _compare(seed: int, shots: int, as_json: bool) -> None:
         return
     columns = ("method", "family", "n", "ms", "ratio", "P(opt)", "hit")
     cells = [
-        (row.method, row.family, row.n, f"{row.ms:.2f}", f"{row.ratio:.3f}", _number(row.p_opt), f"{row.hit:.2f}") for row in rows
-    ]  # fmt: skip
+        (row.method, row.family, row.n, f"{row.ms:.2f}", f"{row.ratio:.3f}", _number(row.p_opt, ".2g"), f"{row.hit:.2f}")
+        for row in rows
+    ]
     print_table(columns, cells, [STYLES["simulated" if row.quantum else "classical"] for row in rows])
     typer.echo(f"{BENCH_INSTANCES} instances a family, {shots} shots, seed {seed}. {comparison.verdict(rows)}")

@@ -69,7 +69,7 @@ def solve(problem: Problem | SolveRequest, solver: str = AUTO, *, clock: Clock =
         terms["device"] = solver.removeprefix(DEVICE)
     request = replace(problem, **terms) if isinstance(problem, SolveRequest) else SolveRequest(problem, **terms)
     name = f"{DEVICE}{request.device}" if request.device and solver == AUTO else solver
-    if name != AUTO and not name.startswith(DEVICE) and name not in solver_names():
+    if not is_known(name):
         raise ProblemError(f"solver is {name!r}, allowed are {AUTO}, {', '.join(solver_names())}, {DEVICE}NAME")
     return race(request, name, find_solver, clock)
 
@@ -77,6 +77,11 @@ def solve(problem: Problem | SolveRequest, solver: str = AUTO, *, clock: Clock =
 def solver_names() -> tuple[str, ...]:
     """The solvers of the table, and those that installed packages add by entry points."""
     return (*SOLVERS, *sorted(_extras().keys() - SOLVERS.keys()))
+
+
+def is_known(name: str) -> bool:
+    """Whether `solve` takes this name. Entry points are looked up last: to scan what is installed takes milliseconds."""
+    return name == AUTO or name.startswith(DEVICE) or name in SOLVERS or name in _extras()
 
 
 def find_solver(name: str, left_s: float = math.inf) -> Solver:
