@@ -7,17 +7,22 @@ import pickle
 import socket
 import struct
 import time
-from typing import Any
+from typing import Any, Final
 
+# How long the rest of a message may take after its first byte, if its time is up by then.
+GRACE_S: Final = 0.01
 _LENGTH = struct.Struct("<Q")
 
 
 class ChannelClosed(Exception):
-    """The other side has ended."""
+    """The other side has ended, or stopped within a message: the channel is of no more use."""
 
 
 def send(channel: socket.socket, message: object, due: float = math.inf) -> None:
-    """Write one message; `TimeoutError` at `due` (of `time.monotonic`), `ChannelClosed` if nobody will read it."""
+    """Write one message; `ChannelClosed` if nobody will read it, `TimeoutError` if it was not whole at `due`.
+
+    `due` is a moment of ``time.monotonic``. After a `TimeoutError` the channel is of no more use.
+    """
     body = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
     try:
         _limit(channel, due)
@@ -29,16 +34,22 @@ def send(channel: socket.socket, message: object, due: float = math.inf) -> None
 
 
 def receive(channel: socket.socket, due: float = math.inf) -> Any:
-    """Read one message; `TimeoutError` at `due`, `ChannelClosed` if the other side ended before it was whole.
+    """Read one message; `TimeoutError` if none has begun at `due`, after which the channel can be read again.
 
-    After a `TimeoutError` before the first byte the channel can be read again; the two sides trust each other.
+    The two sides trust each other: a message is a pickle.
     """
     try:
-        first = _exactly(channel, 1, due)
-        rest = _exactly(channel, _LENGTH.size - 1, due)
-        return pickle.loads(_exactly(channel, _LENGTH.unpack(first + rest)[0], due))
+        _limit(channel, due)
+        if not channel.recv(1, socket.MSG_PEEK):
+            raise ChannelClosed
     except TimeoutError:
         raise
+    except OSError as exc:
+        raise ChannelClosed from exc
+    end = max(due, time.monotonic() + GRACE_S)
+    try:
+        (length,) = _LENGTH.unpack(_exactly(channel, _LENGTH.size, end))
+        return pickle.loads(_exactly(channel, length, end))
     except OSError as exc:
         raise ChannelClosed from exc
 

@@ -76,25 +76,9 @@ class Slots:
         left to finish, and its answer is dropped. `Refused` says what happened.
         """
         asked = time.monotonic()
-        while True:
-            slot = self._take(remaining_s)
-            begun = time.monotonic()
-            if remaining_s() <= 0:
-                self.put_back(slot)
-                raise Refused(Reason.TIMEOUT, "no time was left for the device")
-            limit = begun + self.spec.timeout_ms / 1e3
-            due = min(limit, begun + remaining_s())
-            try:
-                send(slot.channel, circuit, limit)
-            except ChannelClosed:
-                # It ended while idle, which is no fault of this request: the next one, please.
-                self._let_go(slot)
-                continue
-            except TimeoutError:
-                self.hung(slot)
-                raise self._too_long() from None
-            break
-        reply = self._await(slot, due, limit)
+        slot, begun = self._hand_over(circuit, remaining_s)
+        limit = begun + self.spec.timeout_ms / 1e3
+        reply = self._await(slot, min(limit, begun + remaining_s()), limit)
         with self._changed:
             self._wait_s += _SMOOTHING * (begun - asked - self._wait_s)
             self._service_s += _SMOOTHING * (time.monotonic() - begun - self._service_s)
@@ -210,6 +194,24 @@ class Slots:
                 "service_ms": 1e3 * self._service_s, "fault": self.fault and str(self.fault),
                 "pids": sorted(slot.pid for slot in (*self._idle, *self._busy) if slot.pid), **asdict(self.counts),
             }  # fmt: skip
+
+    def _hand_over(self, circuit: Circuit, remaining_s: Remaining) -> tuple[Slot, float]:
+        """The slot that has the circuit now, and when it got it."""
+        while True:
+            slot, begun = self._take(remaining_s), time.monotonic()
+            if remaining_s() <= 0:
+                self.put_back(slot)
+                raise Refused(Reason.TIMEOUT, "no time was left for the device")
+            try:
+                send(slot.channel, circuit, begun + self.spec.timeout_ms / 1e3)
+            except ChannelClosed:
+                # It ended while idle, which is no fault of this request: the next one, please.
+                self._let_go(slot)
+            except TimeoutError:
+                self.hung(slot)
+                raise self._too_long() from None
+            else:
+                return slot, begun
 
     def _await(self, slot: Slot, due: float, limit: float) -> object:
         try:
