@@ -15,6 +15,7 @@ _DECAY = 0.85  # what a window counts less than the next newer one
 _SPREAD = 0.3
 _PRIOR_TOKENS = 32.0  # of the mean of all labels, in what is known of one label
 _PSEUDO_COUNT = 1.0
+_UNEXPLAINED = 0.7  # of what labels do not explain, the part that is no counting noise
 _MIX_SWEEPS = 30
 
 
@@ -50,8 +51,9 @@ def forecast(
     """Scenarios of the window that follows `history`.
 
     Without labels they are the past windows, newer ones counting more. With labels and queued tokens they are the forecast
-    by label, once for each past window, times what that window had more or less of each expert than its own labels foretold:
-    known demand, and an example of what labels do not explain. Which labels a past window had is inferred (`label_mix`).
+    by label, once for each past window, times what that window had more or less of each expert than its own labels foretold
+    (seven tenths of it; the rest is counting noise): known demand, and an example of what labels do not explain. Which labels
+    a past window had is inferred (`label_mix`).
 
     Parameters
     ----------
@@ -92,7 +94,9 @@ def forecast(
     foretold = np.einsum("wk,kle->wle", label_mix(past, rates), rates)
     window = past.sum() / len(past) / past.shape[1]
     demand = np.einsum("k,kle->le", waiting / waiting.sum() * window, rates)
-    return Forecast(demand * (past + _PSEUDO_COUNT) / (foretold + _PSEUDO_COUNT), weights)
+    scenarios = demand * (past + _PSEUDO_COUNT) / (foretold + _PSEUDO_COUNT)
+    mean = np.tensordot(weights, scenarios, 1)
+    return Forecast(mean + _UNEXPLAINED * (scenarios - mean), weights)
 
 
 def label_rates(labels: NDArray[np.float64], every: NDArray[np.float64]) -> NDArray[np.float64]:

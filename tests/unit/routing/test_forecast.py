@@ -58,7 +58,9 @@ def test_what_labels_do_not_explain_stays_in_the_scenarios() -> None:
     labels = (rates * 100_000).round().astype(np.int64)
     ahead = forecast(history, labels=labels, queued=np.array([1, 1]))
     twice = ahead.scenarios[1, 0, 0] / ahead.scenarios[0, 0, 0]
-    assert twice == pytest.approx(2.0, rel=0.1)
+    assert 1.5 < twice < 2.0
+    others = ahead.scenarios[1, 0, 1:] / ahead.scenarios[0, 0, 1:]
+    assert np.abs(others - 1).max() < 0.2
 
 
 def test_a_label_never_seen_is_foretold_as_the_mean_of_all_tokens() -> None:
