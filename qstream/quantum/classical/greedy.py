@@ -17,6 +17,7 @@ RESTARTS: Final = 32
 # A move must gain more than this share of the largest local cost: the running sums carry rounding errors below it.
 TOLERANCE: Final = 1e-10
 _MOVES_A_LOOK: Final = 16
+_SMALL: Final = 256  # variables whose starts descend all at once, deadline or not
 
 
 def polish(problem: IsingProblem, spins: NDArray[np.int8]) -> NDArray[np.int8]:
@@ -160,7 +161,7 @@ class Greedy:
         starts = random_solutions(problem, RESTARTS, np.random.default_rng([request.seed, 1]))
         if request.warm_start is not None:
             starts[0] = request.warm_start
-        block = RESTARTS if remaining_s() == math.inf else 4
+        block = RESTARTS if len(starts[0]) <= _SMALL or remaining_s() == math.inf else 4
         best, energy = starts[0], problem.energy(starts[0])
         for first in range(0, RESTARTS, block):
             found = descend(problem, starts[first : first + block], remaining_s)
