@@ -17,6 +17,7 @@ _PRIOR_TOKENS = 32.0  # of the mean of all labels, in what is known of one label
 _PSEUDO_COUNT = 1.0
 _UNEXPLAINED = 0.7  # of what labels do not explain, the part that is no counting noise
 _MIX_SWEEPS = 30
+_MAX_LABELS = 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,7 +54,7 @@ def forecast(
     Without labels they are the past windows, newer ones counting more. With labels and queued tokens they are the forecast
     by label, once for each past window, times what that window had more or less of each expert than its own labels foretold
     (seven tenths of it; the rest is counting noise): known demand, and an example of what labels do not explain. Which labels
-    a past window had is inferred (`label_mix`).
+    a past window had is inferred (`label_mix`). Labels beyond the 63 most frequent count as one.
 
     Parameters
     ----------
@@ -90,6 +91,7 @@ def forecast(
         raise ProblemError(f"labels: shape {seen.shape}, must be {(len(waiting), *past.shape[1:])}")
     if waiting.sum() == 0.0 or past.sum() == 0.0:
         return Forecast(past, weights)
+    seen, waiting = _merge_rare(seen, waiting)
     rates = label_rates(seen, past.sum(0))
     foretold = np.einsum("wk,kle->wle", label_mix(past, rates), rates)
     window = past.sum() / len(past) / past.shape[1]
@@ -97,6 +99,15 @@ def forecast(
     scenarios = demand * (past + _PSEUDO_COUNT) / (foretold + _PSEUDO_COUNT)
     mean = np.tensordot(weights, scenarios, 1)
     return Forecast(mean + _UNEXPLAINED * (scenarios - mean), weights)
+
+
+def _merge_rare(labels: NDArray[np.float64], queued: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Labels beyond the most frequent ones as one, so that many tenants cost no more than some."""
+    if len(labels) <= _MAX_LABELS:
+        return labels, queued
+    order = np.argsort(-labels.sum((1, 2)), kind="stable")
+    often, rare = order[: _MAX_LABELS - 1], order[_MAX_LABELS - 1 :]
+    return np.concatenate([labels[often], labels[rare].sum(0)[None]]), np.append(queued[often], queued[rare].sum())
 
 
 def label_rates(labels: NDArray[np.float64], every: NDArray[np.float64]) -> NDArray[np.float64]:

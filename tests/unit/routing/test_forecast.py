@@ -69,6 +69,17 @@ def test_a_label_never_seen_is_foretold_as_the_mean_of_all_tokens() -> None:
     np.testing.assert_allclose(rates[0], every / 40, atol=0.02)
 
 
+def test_rare_labels_count_as_one_without_losing_their_tokens() -> None:
+    rng = np.random.default_rng(0)
+    common, rare = profiles(rng, 2, 1, 8)
+    labels = np.concatenate([np.tile(common * 1e6, (70, 1, 1)), np.tile(rare * 1e3, (30, 1, 1))]).round()
+    queued = np.repeat([0, 1], [70, 30])
+    history = labels.sum(0)[None]
+    known = labels[70:].sum(0)[None] + labels[63:70].sum(0)[None]
+    ahead = forecast(history, labels=labels, queued=queued).load()
+    np.testing.assert_allclose(ahead / ahead.sum(), (known / known.sum())[0], atol=0.01)
+
+
 @settings(deadline=None, max_examples=100)
 @given(
     shape=st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(1, 6)),
