@@ -10,6 +10,7 @@ import hashlib
 import math
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -136,6 +137,10 @@ class IsingProblem:
 
     def digest(self) -> str:
         """Hex SHA-256 of n, J, h and offset: equal for equal problems, whatever their labels."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         parts = (np.int64(self.n), self.J, self.h, np.float64(self.offset))
         # Adding 0.0 makes a negative zero positive.
         return hashlib.sha256(b"ising" + b"".join((part + 0).astype("<f8").tobytes() for part in parts)).hexdigest()

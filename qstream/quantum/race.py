@@ -78,12 +78,12 @@ def asked_for(track: Track, name: str) -> Attempt:
 
 
 def by_default(track: Track) -> list[Attempt]:
-    """Exact where it fits the time, else annealing, and bifurcation for as long again."""
+    """Exact where it fits the time, else annealing, then bifurcation if time remains."""
     if reserve_s(track) > 0:
         exact = track.attempt(EXACT.name)
         if exact.answer is not None:
             return [exact]
-    first = track.attempt("sa", 0.5 * track.remaining_s())
+    first = track.attempt("sa")
     return [first, track.attempt("dsb")] if isinstance(track.request.problem, IsingProblem) else [first]
 
 

@@ -20,7 +20,7 @@ REPLICAS: Final = 32
 # Sweeps of each round: a short one first, for a good answer soon.
 ROUNDS: Final = (20, 200)
 _HOT, _COLD = 3.0, 0.05  # temperatures of the ends, in units of the typical local field
-_PROPOSALS_A_LOOK: Final = 200_000
+_WORK_A_LOOK: Final = 10_000_000  # elementary steps between two looks at the clock, about 2 ms
 _RESERVE_S: Final = 0.0005
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -80,7 +80,7 @@ def anneal_spins(
     """Anneal spins int8 [R, n] over a geometric schedule; cut short, still warm, when no time remains."""
     couplings, spins = problem.symmetric(), start.copy()
     local = spins @ couplings + problem.h
-    for temperatures in schedule(problem.sigma(), sweeps, spins.size):
+    for temperatures in schedule(problem.sigma(), sweeps, spins.size, len(couplings)):
         chance = rng.standard_exponential((len(temperatures), *spins.shape), np.float32)
         sweep_spins(couplings, local, spins, temperatures, chance)
         if remaining_s() <= _RESERVE_S:
@@ -98,7 +98,7 @@ def anneal_levels(
     np.put_along_axis(chosen, taken, 1.0, 1)
     cost = unary + chosen @ pair
     unit = math.sqrt(float(np.mean(unary * unary + (pair * pair).sum(1) * len(problem.sizes) / len(unary))))
-    for temperatures in schedule(unit, sweeps, taken.size):
+    for temperatures in schedule(unit, sweeps, taken.size, len(unary)):
         shape = (len(temperatures), *taken.shape)
         chance, pick = rng.standard_exponential(shape, np.float32), rng.random(shape, np.float32)
         sweep_levels(pair, cost, firsts, taken, temperatures, chance, pick)
@@ -108,10 +108,10 @@ def anneal_levels(
     return levels
 
 
-def schedule(unit: float, sweeps: int, proposals: int) -> list[NDArray[np.float64]]:
+def schedule(unit: float, sweeps: int, proposals: int, row: int) -> list[NDArray[np.float64]]:
     """Temperatures of all sweeps from hot to cold, cut into blocks of bounded work."""
     temperatures = unit * np.geomspace(_HOT, _COLD, sweeps)
-    block = max(1, _PROPOSALS_A_LOOK // proposals)
+    block = max(1, _WORK_A_LOOK // (proposals * (50 + row)))
     return [temperatures[first : first + block] for first in range(0, sweeps, block)]
 
 
