@@ -62,3 +62,15 @@ class Unopened(Device):
 
     def execute(self, circuits: Any, execution_config: Any = None) -> Any:
         return tuple({"0" * len(self.wires): script.shots.total_shots} for script in circuits)
+
+
+class Slow(Device):
+    """Takes a second to open while the file at `told` exists."""
+
+    def __init__(self, wires: int, told: str) -> None:
+        super().__init__(wires=wires)
+        if Path(told).exists():
+            time.sleep(1.0)
+
+    def execute(self, circuits: Any, execution_config: Any = None) -> Any:
+        return tuple({"0" * len(self.wires): script.shots.total_shots} for script in circuits)

@@ -183,13 +183,23 @@ def test_a_full_queue_refuses_at_once_and_a_hopeless_wait_is_refused(keeper: Kee
     slots.close()
 
 
-def test_a_device_that_starts_is_not_ready_and_one_that_is_missing_not_installed(keeper: Keeper, tmp_path: Path):
-    starting = keeper.add(misbehaving(tmp_path / "told"))
-    assert reason_of(starting) in {Reason.NOT_READY, None}
-    missing = keeper.add(DeviceSpec(name="missing", pennylane="nobody.qpu"))
-    assert not missing.wait_ready(time.monotonic() + START_S)
-    assert reason_of(missing) is Reason.NOT_INSTALLED
-    starting.close()
+def test_a_device_that_is_slow_to_open_is_not_ready_until_then(keeper: Keeper, tmp_path: Path):
+    told = tmp_path / "told"
+    told.touch()
+    slots = keeper.add(DeviceSpec(name="slow", pennylane=f"{FILE}:Slow", kwargs={"told": str(told)}))
+    assert eventually(lambda: slots.health()["starting"] == 2)
+    assert reason_of(slots) is Reason.NOT_READY
+    assert slots.wait_ready(time.monotonic() + START_S)
+    told.unlink()
+    assert reason_of(slots) is None
+    assert (slots.breaker.state, slots.counts.timeouts, slots.fault) == ("closed", 0, None)
+    slots.close()
+
+
+def test_a_device_that_is_missing_is_not_installed(keeper: Keeper):
+    slots = keeper.add(DeviceSpec(name="missing", pennylane="nobody.qpu"))
+    assert not slots.wait_ready(time.monotonic() + START_S)
+    assert reason_of(slots) is Reason.NOT_INSTALLED
 
 
 def test_a_device_that_does_not_open_is_tried_again(keeper: Keeper, tmp_path: Path):
