@@ -1,0 +1,143 @@
+"""Placements and assignments to nodes as partitions, layer by layer, and back."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qstream.errors import ProblemError
+from qstream.routing.kernels import array
+from qstream.routing.pack import valid_plan
+from qstream.routing.problem import check_load, relative_capacity
+from qstream.routing.score import holds
+from qstream.routing.window_model import Partition, Prices
+
+_OVER: Final = 5.0  # price of a mean node's load above a limit, in parts of all co-activations: in effect a wall
+
+
+def gpu_partitions(
+    plan: NDArray[np.int32],
+    scenarios: NDArray[np.float64],
+    num_gpus: int,
+    *,
+    move_cost: float = 0.0,
+    previous: NDArray[np.int32] | None = None,
+    weights: NDArray[np.float64] | None = None,
+    capacity: NDArray[np.float64] | None = None,
+    nodes: NDArray[np.int32] | None = None,
+) -> tuple[Partition, ...]:
+    """The slots of each layer as items, GPUs as bins; the objective is that of `scenarios.anneal`.
+
+    Parameters
+    ----------
+    plan, scenarios, num_gpus, move_cost, previous, weights, capacity
+        As in `anneal`.
+    nodes : int [G], optional
+        Node of each GPU: then replicas change GPUs within a node only.
+
+    Raises
+    ------
+    ProblemError
+        An argument breaks a rule of `anneal`.
+    """
+    past = array("scenarios", scenarios, np.float64, "W L E")
+    check_load("scenarios", past)
+    windows, layers, experts = past.shape
+    slots = valid_plan("plan", plan, layers, experts, num_gpus)
+    if not 0.0 <= move_cost < np.inf:
+        raise ProblemError(f"move_cost: {move_cost}, must be finite and >= 0")
+    weight = array("weights", np.ones(windows) if weights is None else weights, np.float64, "W")
+    check_load("weights", weight)
+    if len(weight) != windows or not weight.sum() > 0:
+        raise ProblemError(f"weights: {weight.tolist()}, must be {windows} values, not all 0")
+    group = array("nodes", np.zeros(num_gpus, np.int64) if nodes is None else nodes, np.int64, "G")
+    if len(group) != num_gpus:
+        raise ProblemError(f"nodes: {len(group)}, must be one for each of {num_gpus} GPUs")
+    was = holds(slots if previous is None else previous, experts, num_gpus)
+    if len(was) != layers:
+        raise ProblemError(f"previous: {len(was)} layers, must be {layers}")
+    share = relative_capacity(capacity, num_gpus)
+    mean = past.sum(2, keepdims=True) / num_gpus
+    relative = np.divide(past, mean, out=np.zeros_like(past), where=mean > 0.0)
+    found = []
+    for layer, row in enumerate(slots.astype(np.int64)):
+        replica = relative[:, layer] / np.bincount(row, minlength=experts)
+        found.append(
+            Partition(
+                bin_of=np.repeat(np.arange(num_gpus), slots.shape[1] // num_gpus), kind=row,
+                load=np.ascontiguousarray(replica[:, row].T), weights=weight / weight.sum(), share=share, group=group,
+                together=None, unary=move_cost * ~was[layer][:, row].T, prices=Prices(balance=1.0),
+            )  # fmt: skip
+        )
+    return tuple(found)
+
+
+def gpu_plan(partitions: tuple[Partition, ...], plan: NDArray[np.int32]) -> NDArray[np.int32]:
+    """The plan int32 [L, P] of partitions that came from `plan`: experts that stay on a GPU keep their slots."""
+    found = plan.copy()
+    for row, partition in zip(found, partitions, strict=True):
+        room = len(row) // len(partition.share)
+        gpu = np.arange(len(row)) // room
+        for g in np.unique(gpu[partition.bin_of != gpu]):
+            mine = gpu == g
+            row[mine & (partition.bin_of != g)] = partition.kind[~mine & (partition.bin_of == g)]
+    return found
+
+
+def node_partitions(
+    node_of_expert: NDArray[np.int32],
+    together: NDArray[np.int64],
+    num_nodes: int,
+    *,
+    load: NDArray[np.float64] | None = None,
+    share: NDArray[np.float64] | None = None,
+    eps: float = 0.05,
+) -> tuple[Partition, ...]:
+    """The experts of each layer as items, nodes as bins; the objective is the part of co-activations between nodes, with a
+    steep price on load above 1 + eps of a node's share.
+
+    Parameters
+    ----------
+    node_of_expert : int [L, E]
+        From `colocate`.
+    together, load, share, eps
+        As in `colocate`; the share is even by default.
+
+    Raises
+    ------
+    ProblemError
+        Shapes disagree or a node is out of range.
+    """
+    pairs = array("together", together, np.float64, "L E F")
+    check_load("together", pairs)
+    nodes = array("node_of_expert", node_of_expert, np.int64, "L E")
+    if pairs.shape != (*nodes.shape, nodes.shape[1]) or not np.array_equal(pairs, pairs.transpose(0, 2, 1)):
+        raise ProblemError(f"together: {list(pairs.shape)}, must be {[*nodes.shape, nodes.shape[1]]} and symmetric")
+    if nodes.size and not 0 <= nodes.min() <= nodes.max() < num_nodes:
+        raise ProblemError(f"node_of_expert: {nodes.min()}..{nodes.max()}, must be in 0..{num_nodes - 1}")
+    tokens = array("load", np.einsum("lee->le", pairs) if load is None else load, np.float64, "L E")
+    check_load("load", tokens)
+    if tokens.shape != nodes.shape:
+        raise ProblemError(f"load: shape {tokens.shape}, must be {nodes.shape}")
+    if not eps >= 0:
+        raise ProblemError(f"eps: {eps}, must be >= 0")
+    parts, group = relative_capacity(share, num_nodes), np.zeros(num_nodes, np.int64)
+    prices = Prices(traffic=1.0, over=_OVER, limit=1.0 + eps)
+    found = []
+    for row, bonds, weight in zip(nodes, pairs, tokens, strict=True):
+        bonds = np.where(np.eye(len(row), dtype=np.bool_), 0.0, bonds)
+        found.append(
+            Partition(
+                bin_of=row.copy(), kind=np.arange(len(row)), load=(num_nodes * weight / max(weight.sum(), 1e-300))[:, None],
+                weights=np.ones(1), share=parts, group=group, together=bonds / max(bonds.sum() / 2, 1e-300),
+                unary=np.zeros((len(row), num_nodes)), prices=prices,
+            )  # fmt: skip
+        )
+    return tuple(found)
+
+
+def nodes_of(partitions: tuple[Partition, ...]) -> NDArray[np.int32]:
+    """The node of each expert, int32 [L, E]."""
+    return np.stack([partition.bin_of for partition in partitions]).astype(np.int32)
