@@ -18,7 +18,7 @@ _EXTRA = 5  # the next ones all tokens, each with its k + 5 best experts at thes
 _SWEEPS = 20
 _CHAINS = 400  # most improvements, at 20 to 50 us each
 _LINKS = 5  # most moves of a chain
-_LEAST_GAIN = 1e-6
+_LEAST_GAIN = 1e-5  # of the gate mass: a chain that gains less ends the search
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,7 +108,7 @@ def assign_capacity(
     bound = _shortlist(mass, weight, room, price, k, ids, listed)
     out = np.full((tokens, k), -1, np.int32)
     load = _choose(mass, weight, room, price, _regret_order(listed, ids, weight, price, k), out)
-    _improve(mass, weight, room, load, out, _CHAINS // k)
+    _improve(mass, weight, room, load, out, _CHAINS // k, _LEAST_GAIN * float(bound))
     return _described(mass, room, k, out, load, float(bound))
 
 
@@ -185,7 +185,7 @@ def _price(ids: Any, mass: Any, cost: Any, room: Any, k: int, sweeps: int, first
 
 
 @compiled
-def _shortlist(gate: Any, cost: Any, room: Any, price: Any, k: int, ids: Any, mass: Any) -> float:
+def _shortlist(gate: Any, cost: Any, room: Any, price: Any, k: int, ids: Any, mass: Any) -> Any:
     """Fill each token's best candidates at these prices, best first; return the dual value, an upper bound."""
     everyone = np.arange(len(room))
     reduced = price.astype(np.float32)
@@ -249,7 +249,7 @@ def _choose(gate: Any, cost: Any, room: Any, price: Any, order: Any, out: Any) -
 
 
 @compiled
-def _improve(gate: Any, cost: Any, room: Any, load: Any, out: Any, chains: int) -> None:
+def _improve(gate: Any, cost: Any, room: Any, load: Any, out: Any, chains: int, least_gain: float) -> None:
     """Pass tokens on along the chain of experts that gains most and ends where there is room, until none gains."""
     experts = len(room)
     gain, mover = np.full((experts, experts), -np.inf), np.full((experts, experts), -1)
@@ -257,7 +257,7 @@ def _improve(gate: Any, cost: Any, room: Any, load: Any, out: Any, chains: int) 
         _movers(e, gate, out, gain[e], mover[e])
     for _ in range(chains):
         chain, total = _best_chain(gain, mover, cost, room, load)
-        if total <= _LEAST_GAIN:
+        if total <= least_gain:
             break
         blocked = _first_misfit(chain, mover, cost, room, load)
         if blocked >= 0:
@@ -276,8 +276,8 @@ def _improve(gate: Any, cost: Any, room: Any, load: Any, out: Any, chains: int) 
         stale[chain] = True
         for u in tokens:
             stale[out[u]] = True
-        for e in np.flatnonzero(stale):
-            _movers(e, gate, out, gain[e], mover[e])
+        for expert in np.flatnonzero(stale):
+            _movers(expert, gate, out, gain[expert], mover[expert])
 
 
 @compiled
@@ -295,7 +295,7 @@ def _first_misfit(chain: Any, mover: Any, cost: Any, room: Any, load: Any) -> An
 
 
 @compiled
-def _movers(e: int, gate: Any, out: Any, gain: Any, mover: Any) -> None:
+def _movers(e: Any, gate: Any, out: Any, gain: Any, mover: Any) -> None:
     """Of the tokens of expert e, which gains most by a move to each other expert."""
     gain[:] = -np.inf
     flat = out.ravel()
