@@ -1,0 +1,136 @@
+"""One HTML page without any other file: a table, the balance of each layer, and the load of each GPU as heat maps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from html import escape
+from itertools import pairwise
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qstream.cli.placements import Row
+from qstream.routing.formats.recording import Recording
+from schemas.experts import ExpertTopology
+
+COLOURS: Final = {"contiguous": "#8a8f98", "in force": "#8a8f98", "EPLB": "#c9822b", "qstream": "#1b6e8c"}
+# Load over the mean of the layer: blue is idle, white is even, red is overfull; the last one is everything above.
+LEVELS: Final = (0.5, 0.7, 0.85, 0.95, 1.05, 1.15, 1.3, 1.5, 2.0)
+SHADES: Final = (
+    "#2f6f9f", "#6fa3c7", "#a9cbe0", "#d8e7f0", "#f7f6f2", "#fbe3d3", "#f4bd9b", "#e58f66", "#cf5f3e", "#9e2a24",
+)  # fmt: skip
+WIDTH: Final = 860
+LEFT: Final = 44
+STYLE: Final = """
+body{font:15px/1.5 system-ui,sans-serif;color:#1c2127;background:#fff;max-width:920px;margin:32px auto;padding:0 20px}
+h1{font-size:22px;margin:0 0 4px}h2{font-size:16px;margin:32px 0 6px}p{margin:4px 0 12px;color:#4a525c}
+table{border-collapse:collapse;width:100%}th,td{text-align:right;padding:6px 10px;border-bottom:1px solid #e4e7eb}
+th{font-weight:600;color:#4a525c}th:first-child,td:first-child{text-align:left}tr.ours td{font-weight:600}
+svg{display:block;width:100%;height:auto}text{font:11px system-ui,sans-serif;fill:#4a525c}
+i{display:inline-block;width:12px;height:12px;border-radius:2px;margin-right:6px;vertical-align:-1px}
+.key span{margin-right:14px;white-space:nowrap}.key{font-size:13px;color:#4a525c}
+""".replace("\n", "")
+EXTRA: Final = {"unseen": "unseen window", "nodes": "nodes a token", "together": "pairs on a node"}
+
+
+def page(rows: Sequence[Row], topology: ExpertTopology, given: Recording, source: str) -> str:
+    """The page as text, the same for the same rows."""
+    windows, layers, experts = given.history.shape
+    facts = (
+        f"{escape(given.tool)}, {windows} windows, {given.history.sum():,} gate choices; {layers} layers of {experts} experts on"
+        f" {topology.num_slots} slots of {topology.num_gpus} GPUs, {topology.num_nodes} nodes"
+    )
+    window = "the last window, planned from those before it" if rows[0].unseen is not None else "the recording"
+    maps = "".join(f"<h2>{escape(row.name)}</h2>{_heat(row.loads, given.layer_ids)}" for row in rows)
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f"<title>Expert placement: {escape(source)}</title><style>{STYLE}</style></head><body>"
+        f"<h1>Expert placement: {escape(source)}</h1><p>{facts}</p>{_table(rows)}"
+        "<h2>Balancedness of each layer</h2><p>Mean over maximum GPU load, mean over the windows; 1 is perfect.</p>"
+        f"{_key([(COLOURS[row.name], row.name) for row in rows])}{_lines(rows, given.layer_ids)}"
+        f"<h2>Load of each GPU</h2><p>Over the mean of its layer, in {window}. A row is a layer, a column a GPU.</p>"
+        f"{_key(_levels())}{maps}</body></html>\n"
+    )
+
+
+def _table(rows: Sequence[Row]) -> str:
+    extra = [field for field in EXTRA if all(getattr(row, field) is not None for row in rows)]
+    head = ["placement", "balancedness", "worst layer", "max/mean", "moved experts", *(EXTRA[field] for field in extra)]
+    lines = []
+    for row in rows:
+        cells = [row.name, f"{row.balancedness:.4f}", f"{row.worst_layer:.4f}", f"{row.max_over_mean:.3f}", f"{row.moved:,}"]
+        cells += [f"{getattr(row, field):.4f}" for field in extra]
+        mark = ' class="ours"' if row.name == "qstream" else ""
+        lines.append(f"<tr{mark}>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>")
+    return f"<table><tr>{''.join(f'<th>{name}</th>' for name in head)}</tr>{''.join(lines)}</table>"
+
+
+def _key(entries: Sequence[tuple[str, str]]) -> str:
+    shown = "".join(f'<span><i style="background:{colour}"></i>{escape(name)}</span>' for colour, name in entries)
+    return f'<div class="key">{shown}</div>'
+
+
+def _levels() -> list[tuple[str, str]]:
+    """A colour and the loads that it stands for."""
+    names = [f"below {LEVELS[0]:g}", *(f"{low:g}-{high:g}" for low, high in pairwise(LEVELS))]
+    return list(zip(SHADES, [*names, f"above {LEVELS[-1]:g}"], strict=True))
+
+
+def _lines(rows: Sequence[Row], layer_ids: Sequence[int]) -> str:
+    """A line a placement over the layers, dots where there are few."""
+    layers, height, top = len(layer_ids), 220, 8
+    worst = 1.0 - min(float(row.by_layer.min()) for row in rows)
+    step = 0.05 if worst <= 0.3 else 0.1 if worst <= 0.6 else 0.2
+    steps = max(1, math.ceil(worst / step))
+    low = 1.0 - steps * step
+    xs = LEFT + (np.arange(layers) + 0.5) * (WIDTH - LEFT) / layers
+
+    def y(value: float) -> float:
+        return top + (1.0 - value) / (1.0 - low) * (height - top - 24)
+
+    shown = []
+    for number in range(steps + 1):
+        value = low + number * step
+        at = y(value)
+        shown.append(f'<path d="M{LEFT} {at:.1f}H{WIDTH}" stroke="#e4e7eb"/>')
+        shown.append(f'<text x="{LEFT - 6}" y="{at + 4:.1f}" text-anchor="end">{value:.2f}</text>')
+    for row in rows:
+        points = [(float(x), y(float(value))) for x, value in zip(xs, row.by_layer, strict=True)]
+        line = "L".join(f"{x:.1f} {at:.1f}" for x, at in points)
+        shown.append(f'<path d="M{line}" fill="none" stroke="{COLOURS[row.name]}" stroke-width="2"/>')
+        if layers <= 128:
+            shown += [f'<circle cx="{x:.1f}" cy="{at:.1f}" r="2.6" fill="{COLOURS[row.name]}"/>' for x, at in points]
+    shown += [f'<text x="{xs[n]:.1f}" y="{height - 6}" text-anchor="middle">{layer_ids[n]}</text>' for n in _ticks(layers, 16)]
+    return f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="balancedness by layer">{"".join(shown)}</svg>'
+
+
+def _heat(loads: NDArray[np.float64], layer_ids: Sequence[int]) -> str:
+    """Cells [layers, GPUs]; one path a colour keeps a large cluster small."""
+    layers, gpus = loads.shape
+    mean = loads.mean(1, keepdims=True)
+    relative = np.divide(loads, mean, out=np.ones_like(loads), where=mean > 0)
+    shade = np.digitize(relative, LEVELS)
+    tall, wide = min(16.0, max(3.0, 420.0 / layers)), (WIDTH - LEFT) / gpus
+    shown = []
+    for number, colour in enumerate(SHADES):
+        rows, columns = np.nonzero(shade == number)
+        cells = "".join(
+            f"M{LEFT + column * wide:.1f} {row * tall:.1f}h{wide:.2f}v{tall:.1f}h-{wide:.2f}z"
+            for row, column in zip(rows.tolist(), columns.tolist(), strict=True)
+        )
+        if cells:
+            shown.append(f'<path d="{cells}" fill="{colour}" stroke="#fff" stroke-width="{min(1.0, wide / 8):.2f}"/>')
+    bottom = layers * tall
+    every = _ticks(layers, max(1, int(bottom // 14)))
+    shown += [f'<text x="{LEFT - 6}" y="{(n + 0.5) * tall + 4:.1f}" text-anchor="end">{layer_ids[n]}</text>' for n in every]
+    shown += [
+        f'<text x="{LEFT + (n + 0.5) * wide:.1f}" y="{bottom + 14:.1f}" text-anchor="middle">{n}</text>' for n in _ticks(gpus, 32)
+    ]
+    return f'<svg viewBox="0 0 {WIDTH} {bottom + 20:.0f}" role="img" aria-label="load of each GPU">{"".join(shown)}</svg>'
+
+
+def _ticks(many: int, most: int) -> range:
+    """At most that many of 0..many-1, evenly spread."""
+    return range(0, many, -(-many // most))

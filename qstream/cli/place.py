@@ -1,0 +1,141 @@
+"""`qstream place`: a recording of an engine in, a placement plan in the engine's own format out, without a server."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from qstream.cli.options import AsJson, new_app
+from qstream.cli.output import print_json, print_table
+from qstream.cli.page import page
+from qstream.cli.placements import Row, compare, topology_of
+from qstream.errors import ConfigError
+from qstream.routing.formats.export import EXPORTERS, export
+from qstream.routing.formats.read import read_map, read_recording
+from qstream.routing.formats.recording import Recording, fold
+from qstream.routing.place import PlaceOptions
+from schemas.experts import ExpertTopology
+from schemas.placement import PlacementPlan
+
+app = new_app()
+STYLES: Final = {"qstream": "green"}
+
+
+@app.command()
+def place(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help=".json, .npy, .npz, .safetensors, .pt, or a folder.")],
+    gpus: Annotated[int, typer.Option(min=1, max=65536, help="GPUs that hold the experts of a layer.")],
+    slots: Annotated[int | None, typer.Option(min=1, help="Slots of a layer over all GPUs; else one an expert.")] = None,
+    nodes: Annotated[int, typer.Option(min=1, max=65536, help="Nodes, among which the GPUs are spread in order.")] = 1,
+    experts: Annotated[int | None, typer.Option(min=1, max=65536, help="Experts of a layer, if tokens do not show all.")] = None,
+    model: Annotated[str, typer.Option(help="Name of the model in the plan.")] = "default",
+    previous: Annotated[Path | None, typer.Option(metavar="FILE", help="Placement in force; else the contiguous one.")] = None,
+    move_cost: Annotated[float, typer.Option(min=0.0, help="Price of a moved expert, in mean GPU loads of its layer.")] = 0.0,
+    eps: Annotated[float, typer.Option(min=0.0, help="Load of a node above its share, where co-activations count.")] = 0.05,
+    windows: Annotated[int, typer.Option(min=1, max=1024, help="Windows into which the recording is folded.")] = 16,
+    steps: Annotated[int, typer.Option(min=0, max=10_000_000, help="Annealing steps a layer.")] = 8000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the annealing.")] = 0,
+    export_as: Annotated[str | None, typer.Option("--export", metavar="FORMAT", help=f"One of {', '.join(EXPORTERS)}.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Where the exported plan goes.")] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Where a page with pictures goes.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Plan where the experts of a recorded model live, beside the contiguous placement and EPLB's.
+
+    FILE is a dump of SGLang's expert distribution recorder, a folder of TensorRT-LLM expert statistics, a load window of
+    vLLM, {"load_history": [{"logical_expert_load"}]}, or an array [windows, layers, experts]. The column "unseen" scores
+    plans made from all windows but the last on that last one.
+
+    \b
+    Example:
+      qstream place recorder.pt --gpus 32 --slots 288 --nodes 4 --export sglang --out placement.json
+      qstream place counts.npz --gpus 8 --html report.html
+    """
+    if (export_as is None) != (out is None):
+        raise ConfigError(f"--export is {export_as} and --out is {out}, allowed are both or none")
+    if export_as is not None and export_as not in EXPORTERS:
+        raise ConfigError(f"--export is {export_as!r}, allowed are {', '.join(EXPORTERS)}")
+    given = fold(read_recording(file, experts), windows)
+    topology = topology_of(given, model, gpus, slots, nodes)
+    before = None
+    if previous is not None:
+        before = read_map(previous, topology.num_layers, topology.num_slots, topology.num_logical_experts)
+    options = PlaceOptions(windows=windows, steps=steps, node_slack=eps)
+    started = time.perf_counter()
+    plan, rows = compare(given, topology, previous=before, move_cost=move_cost, options=options, seed=seed)
+    now_ns = time.time_ns()
+    plan = plan.model_copy(update={"ts_ns": now_ns, "version": now_ns // 1_000_000})
+    written = _write(plan, rows, given, topology, export_as, out, html, file.name)
+    if as_json:
+        print_json(_as_data(plan, rows, given, topology, written, time.perf_counter() - started))
+        return
+    print_table(*_table(rows), styles=[STYLES.get(row.name, "") for row in rows])
+    shape = f"{len(given.history)} windows, {topology.num_layers} layers x {topology.num_logical_experts} experts"
+    typer.echo(f"{given.tool}: {shape}, on {topology.num_slots} slots of {gpus} GPUs, {nodes} nodes; {plan.solver.name}")
+    for path in written:
+        typer.echo(f"written: {path}")
+
+
+def _write(
+    plan: PlacementPlan,
+    rows: Sequence[Row],
+    given: Recording,
+    topology: ExpertTopology,
+    export_as: str | None,
+    out: Path | None,
+    html: Path | None,
+    source: str,
+) -> list[str]:
+    """The files that were asked for; all are made before any is written."""
+    bodies: list[tuple[Path, bytes]] = []
+    if export_as is not None and out is not None:
+        bodies.append((out, export(plan, export_as, given.layer_ids)))
+    if html is not None:
+        bodies.append((html, page(rows, topology, given, source).encode()))
+    for path, body in bodies:
+        path.write_bytes(body)
+    return [str(path) for path, _ in bodies]
+
+
+def _table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Columns that some row has, and the cells."""
+    columns = ["placement", "balancedness", "worst layer", "max/mean", "moved experts"]
+    cells = [[r.name, f"{r.balancedness:.4f}", f"{r.worst_layer:.4f}", f"{r.max_over_mean:.3f}", str(r.moved)] for r in rows]
+    extra = {"unseen": "unseen", "nodes": "nodes a token", "together": "pairs on a node"}
+    for field, title in extra.items():
+        values = [getattr(row, field) for row in rows]
+        if all(value is not None for value in values):
+            columns.append(title)
+            for cell, value in zip(cells, values, strict=True):
+                cell.append(f"{value:.4f}")
+    return columns, cells
+
+
+def _as_data(
+    plan: PlacementPlan,
+    rows: Sequence[Row],
+    given: Recording,
+    topology: ExpertTopology,
+    written: Sequence[str],
+    wall_s: float,
+) -> dict[str, object]:
+    """The rows with what they were made of, for machines."""
+    return {
+        "tool": given.tool,
+        "windows": len(given.history),
+        "layers": topology.num_layers,
+        "experts": topology.num_logical_experts,
+        "gpus": topology.num_gpus,
+        "slots": topology.num_slots,
+        "nodes": topology.num_nodes,
+        "layer_ids": list(given.layer_ids),
+        "placements": [row.scores() for row in rows],
+        "solver": plan.solver.model_dump(exclude_none=True),
+        "expected": plan.expected.model_dump(),
+        "written": list(written),
+        "wall_s": round(wall_s, 3),
+    }

@@ -1,0 +1,102 @@
+"""A placement plan as the files that engines load: SGLang, TensorRT-LLM, vLLM-Ascend, ExFlow, NumPy, and the plan itself."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qstream.errors import ConfigError, ProblemError
+from schemas.frame import JSON
+from schemas.placement import PlacementPlan
+
+Exporter = Callable[[PlacementPlan, Sequence[int]], bytes]
+
+
+def export(plan: PlacementPlan, name: str, layer_ids: Sequence[int] | None = None) -> bytes:
+    """The bytes of a file of that format; `layer_ids` are the model's numbers of the layers, by default 0, 1, ...
+
+    Raises
+    ------
+    ConfigError
+        The format is unknown.
+    ProblemError
+        The plan has no map, or the format cannot say it.
+    """
+    if name not in EXPORTERS:
+        raise ConfigError(f"export is {name!r}, allowed are {', '.join(EXPORTERS)}")
+    layers = len(_map(plan))
+    ids = range(layers) if layer_ids is None else layer_ids
+    if len(ids) != layers:
+        raise ProblemError(f"layer_ids: {len(ids)}, must be {layers}, one a layer of the plan")
+    return EXPORTERS[name](plan, ids)
+
+
+def _sglang(plan: PlacementPlan, _: Sequence[int]) -> bytes:
+    """For ``--init-expert-location FILE``: one row a layer of the model, dense ones too."""
+    return _json({"physical_to_logical_map": _map(plan).tolist()})
+
+
+def _tensorrt_llm(plan: PlacementPlan, layer_ids: Sequence[int]) -> bytes:
+    """For ``moe_config.load_balancer``: a static placement, which no layer updates."""
+    rows = [f"  {layer}: [{', '.join(map(str, row))}]\n" for layer, row in zip(layer_ids, _map(plan).tolist(), strict=True)]
+    slots = plan.num_gpus * plan.slots_per_gpu
+    return f"num_slots: {slots}\ninitial_global_assignments:\n{''.join(rows)}layer_updates_per_iter: 0\n".encode()
+
+
+def _ascend(plan: PlacementPlan, _: Sequence[int]) -> bytes:
+    """For ``expert_map_path``: readers take the MoE layers by position."""
+    by_gpu = _map(plan).reshape(-1, plan.num_gpus, plan.slots_per_gpu).tolist()
+    layers = [
+        {
+            "layer_id": number,
+            "device_count": plan.num_gpus,
+            "device_list": [{"device_id": gpu, "device_expert": experts} for gpu, experts in enumerate(layer)],
+        }
+        for number, layer in enumerate(by_gpu)
+    ]
+    return _json({"moe_layer_count": len(layers), "layer_list": layers})
+
+
+def _exflow(plan: PlacementPlan, _: Sequence[int]) -> bytes:
+    """Rows ``Expert,Node``: experts are numbered on through the layers, a node is a GPU; it knows no replicas."""
+    slots = _map(plan)
+    experts = int(slots.max()) + 1
+    if slots.shape[1] != experts or not np.array_equal(np.sort(slots, axis=1), np.tile(np.arange(experts), (len(slots), 1))):
+        raise ProblemError(f"the plan has {slots.shape[1]} slots for {experts} experts, allowed for exflow is each expert once")
+    gpu = np.argsort(slots, axis=1, kind="stable") // plan.slots_per_gpu
+    rows = [f"{number},{at}\n" for number, at in enumerate(gpu.ravel().tolist())]
+    return f"Expert,Node\n{''.join(rows)}".encode()
+
+
+def _numpy(plan: PlacementPlan, layer_ids: Sequence[int]) -> bytes:
+    """An npz of the plan's maps: physical_to_logical_map, logical_replica_count, replica_shares, layer_ids."""
+    names = ("physical_to_logical_map", "logical_to_physical_map", "logical_replica_count", "replica_shares")
+    arrays = {name: getattr(plan, name) for name in names if getattr(plan, name) is not None}
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays, layer_ids=np.array(layer_ids, np.int32))
+    return buffer.getvalue()
+
+
+def _plan(plan: PlacementPlan, _: Sequence[int]) -> bytes:
+    """The frame itself as JSON, for ``qstream publish`` and for readers of plans."""
+    return plan.encode(JSON)
+
+
+EXPORTERS: Final[Mapping[str, Exporter]] = {
+    "sglang": _sglang, "tensorrt-llm": _tensorrt_llm, "ascend": _ascend, "exflow": _exflow, "numpy": _numpy, "plan": _plan,
+}  # fmt: skip
+
+
+def _map(plan: PlacementPlan) -> NDArray[np.int32]:
+    if plan.physical_to_logical_map is None:
+        raise ProblemError(f"the plan has no map, its skip_reason is {plan.skip_reason!r}, allowed is a plan with one")
+    return plan.physical_to_logical_map
+
+
+def _json(value: object) -> bytes:
+    return (json.dumps(value, separators=(",", ":")) + "\n").encode()

@@ -1,0 +1,148 @@
+"""Which tool a recording is of, by what stands in the file; and placements of the same tools, to plan from."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qstream.errors import ConfigError, ProblemError
+from qstream.routing.formats import sglang, tensorrt_llm, vllm
+from qstream.routing.formats.files import FORMATS, MAX_ENTRIES, Tree, bounded, numbers, read_tree
+from qstream.routing.formats.recording import Recording, recording
+
+KNOWN: Final = (
+    "logical_count, records or topk_ids_of_layer (SGLang), load_history, expert_load_window or global_expert_load_window (vLLM),"
+    " names ITERATION_LAYER (TensorRT-LLM), history with coactivation, or one array [W, L, E] or [L, E]"
+)
+MAX_YAML_BYTES: Final = 64 << 20
+
+
+def read_recording(path: Path, experts: int | None = None) -> Recording:
+    """The counts in a file, or in a folder of one file a rank (TensorRT-LLM statistics, SGLang recorder).
+
+    Parameters
+    ----------
+    path : Path
+    experts : int, optional
+        Logical experts, where gate choices do not say it and the last expert may have had no token.
+
+    Raises
+    ------
+    ConfigError
+        The file is missing or of an unknown kind.
+    ProblemError
+        What it holds is too large, broken, or no recording.
+    """
+    if path.is_dir():
+        if any(path.glob("rank*.safetensors")):
+            return tensorrt_llm.read_folder(path)
+        files = sorted(file for file in path.iterdir() if file.suffix in (".pt", ".json"))
+        trees = [read_tree(file) for file in files]
+        if not trees or not all("records" in tree for tree in trees):
+            raise ConfigError(
+                f"FILE is the folder {str(path)!r}, allowed is one with rank*.safetensors (TensorRT-LLM), or of files with"
+                " records (SGLang)"
+            )
+        return sglang.read_records(trees, experts)
+    return from_tree(read_tree(path), experts)
+
+
+def from_tree(tree: Tree, experts: int | None = None) -> Recording:
+    """The same of named values."""
+    if "records" in tree:
+        return sglang.read_records([tree], experts)
+    if "load_history" in tree:
+        return _load_history(tree["load_history"])
+    if "logical_count" in tree:
+        return sglang.read_counts(tree)
+    if "topk_ids_of_layer" in tree:
+        return _choices(tree, experts)
+    if vllm.is_window(tree):
+        return vllm.read_window(tree)
+    if tensorrt_llm.is_statistic(tree):
+        return tensorrt_llm.read_statistic([tree])
+    return _plain(tree)
+
+
+def read_map(path: Path, layers: int, slots: int, experts: int) -> NDArray[np.int32]:
+    """A placement int32 [L, P] from a file: any that `export` writes but ExFlow's, or an array ``physical_to_logical_map``.
+
+    Raises
+    ------
+    ConfigError, ProblemError
+        As `read_recording`; or the map has another shape or an expert out of range.
+    """
+    plan = _map_of_yaml(path) if path.suffix in (".yaml", ".yml") else _map_of_tree(path.name, read_tree(path))
+    if plan.shape != (layers, slots):
+        raise ProblemError(f"{path.name} has a placement of shape {list(plan.shape)}, allowed is [{layers}, {slots}]")
+    if plan.max() >= experts:
+        raise ProblemError(f"{path.name} has expert {plan.max()}, allowed are 0 to {experts - 1}")
+    return plan.astype(np.int32)
+
+
+def _map_of_tree(name: str, tree: Tree) -> NDArray[np.int64]:
+    if "layer_list" in tree:
+        return numbers("device_expert", _ascend_lists(tree["layer_list"]), 2)
+    field = "physical_to_logical_map" if "physical_to_logical_map" in tree else "array"
+    if tree.get(field) is None:
+        raise ProblemError(f"{name} has the names {sorted(tree)[:8]}, allowed are physical_to_logical_map or layer_list")
+    return numbers(field, tree[field], 2)
+
+
+def _ascend_lists(layers: Any) -> list[list[Any]]:
+    try:
+        return [[expert for device in layer["device_list"] for expert in device["device_expert"]] for layer in layers]
+    except (TypeError, KeyError) as exc:
+        raise ProblemError("layer_list has a wrong entry, allowed are objects with device_list of device_expert") from exc
+
+
+def _map_of_yaml(path: Path) -> NDArray[np.int64]:
+    """The lists of ``initial_global_assignments``, one a line, as TensorRT-LLM and we write them."""
+    if not path.is_file():
+        raise ConfigError(f"{str(path)!r} is no file, allowed is a placement")
+    text = bounded(path, MAX_YAML_BYTES).decode(errors="replace")
+    rows = re.findall(r"^ +(\d{1,4}): *\[([\d, ]*)\] *$", text, re.MULTILINE)
+    if not rows:
+        raise ProblemError(f"{path.name} has no list below initial_global_assignments, allowed is one a layer and line")
+    ordered = [row for _, row in sorted((int(layer), row) for layer, row in rows)]
+    experts = [[int(cell) for cell in row.split(",") if cell.strip()] for row in ordered]
+    return numbers("initial_global_assignments", experts, 2)
+
+
+def _load_history(entries: Any) -> Recording:
+    """``[{"logical_expert_load": [L][E]}]``, one window an entry."""
+    if not isinstance(entries, list) or not entries:
+        raise ProblemError(f"load_history is a {type(entries).__name__}, allowed is a list of at least one window")
+    windows: list[NDArray[np.int64]] = []
+    for number, entry in enumerate(entries):
+        if not isinstance(entry, dict) or "logical_expert_load" not in entry:
+            raise ProblemError(f"load_history[{number}] has no logical_expert_load, allowed is an object with it")
+        windows.append(numbers(f"load_history[{number}].logical_expert_load", entry["logical_expert_load"], 2))
+        if windows[-1].shape != windows[0].shape:
+            shapes = [list(windows[-1].shape), list(windows[0].shape)]
+            raise ProblemError(f"load_history[{number}] has shape {shapes[0]}, allowed is {shapes[1]} as in the first")
+        if len(windows) * windows[0].size > MAX_ENTRIES:
+            raise ProblemError(f"load_history has more than {MAX_ENTRIES} entries, which are allowed")
+    return recording("load history", np.stack(windows))
+
+
+def _choices(tree: Tree, experts: int | None) -> Recording:
+    """``topk_ids_of_layer`` [L, T, K] in one piece."""
+    field = "last_physical_to_logical_map"
+    slots = None if tree.get(field) is None else numbers(field, tree[field], 2)
+    return sglang.tokens_of([numbers("topk_ids_of_layer", tree["topk_ids_of_layer"], 3, least=-1)], slots, experts)
+
+
+def _plain(tree: Tree) -> Recording:
+    """``history`` with an optional ``coactivation``, or one array under any name."""
+    names = [name for name in tree if name != "coactivation"]
+    name = "history" if "history" in tree else names[0] if len(names) == 1 else None
+    if name is None:
+        raise ProblemError(f"the file has the names {sorted(tree)[:8]}, allowed are {KNOWN}; in {FORMATS}")
+    pairs = tree.get("coactivation")
+    together = None if pairs is None else numbers("coactivation", pairs, 3)
+    return recording("arrays", numbers(name, tree[name], (2, 3)), None, together)

@@ -1,0 +1,114 @@
+"""Recording: what a tool has counted of a model's routing, as windows of counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qstream.errors import ProblemError
+from qstream.routing.formats.files import MAX_COUNT, check_size
+
+MAX_LAYERS: Final = 4096
+MAX_EXPERTS: Final = 65536
+TOKENS_KEPT: Final = 4096
+_CELLS_AT_ONCE: Final = 1 << 24
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Recording:
+    """Counts of one model. W windows, L layers, E experts, T tokens, K choices.
+
+    Attributes
+    ----------
+    tool : str
+        Which tool's format it came in.
+    history : int64 [W, L, E]
+        Tokens of each expert by window, newest last.
+    layer_ids : tuple of int
+        The tool's name of each layer: its position, or where dense layers lie between, the model's number.
+    coactivation : int64 [L, E, E] or None
+        How often two experts served one token; the diagonal counts the tokens of each.
+    tokens : int32 [T, L, K] or None
+        Gate choices of a sample of the tokens; -1 for none.
+    """
+
+    tool: str
+    history: NDArray[np.int64]
+    layer_ids: tuple[int, ...]
+    coactivation: NDArray[np.int64] | None = None
+    tokens: NDArray[np.int32] | None = None
+
+
+def recording(
+    tool: str,
+    history: NDArray[np.int64],
+    layer_ids: tuple[int, ...] | None = None,
+    coactivation: NDArray[np.int64] | None = None,
+    tokens: NDArray[np.int32] | None = None,
+) -> Recording:
+    """A recording whose arrays agree; `history` [W, L, E] or, of one window, [L, E].
+
+    Raises
+    ------
+    ProblemError
+        Shapes disagree or are beyond what a model has, or there is no token at all.
+    """
+    windows = history[None] if history.ndim == 2 else history
+    _, layers, experts = windows.shape
+    if layers > MAX_LAYERS or experts > MAX_EXPERTS:
+        raise ProblemError(f"{tool}: {layers} layers x {experts} experts, allowed are at most {MAX_LAYERS} x {MAX_EXPERTS}")
+    total = windows.sum(dtype=np.float64)
+    if not 0 < total <= MAX_COUNT:
+        raise ProblemError(f"{tool}: {total:g} tokens in all, allowed are 1 to 2**53")
+    if coactivation is not None:
+        if coactivation.shape != (layers, experts, experts):
+            allowed = [layers, experts, experts]
+            raise ProblemError(f"{tool}: coactivation has shape {list(coactivation.shape)}, allowed is {allowed}")
+        if not np.array_equal(coactivation, coactivation.transpose(0, 2, 1)):
+            raise ProblemError(f"{tool}: coactivation is not symmetric, which it must be")
+    return Recording(tool, windows, layer_ids or tuple(range(layers)), coactivation, tokens)
+
+
+def fold(given: Recording, windows: int) -> Recording:
+    """The same counts in at most that many windows, each the sum of neighbours, as even in number as they can be.
+
+    A tool may write one window a forward pass; a planner wants few windows with many tokens.
+    """
+    if windows < 1:
+        raise ProblemError(f"windows: {windows}, must be >= 1")
+    many = len(given.history)
+    if many <= windows:
+        return given
+    starts = np.arange(windows) * many // windows
+    return replace(given, history=np.add.reduceat(given.history, starts, axis=0))
+
+
+def count(choices: NDArray[np.int64], experts: int) -> NDArray[np.int64]:
+    """Tokens of each expert: int64 [L, E] from gate choices [L, T, K] with -1 for none."""
+    layers = len(choices)
+    flat = (choices + np.arange(layers)[:, None, None] * experts)[choices >= 0]
+    return np.bincount(flat, minlength=layers * experts).reshape(layers, experts)
+
+
+def count_pairs(choices: NDArray[np.int64], experts: int) -> NDArray[np.int64]:
+    """How often two experts serve one token: int64 [L, E, E] from gate choices [L, T, K] with -1 for none."""
+    layers, tokens, _ = choices.shape
+    check_size("coactivation", (layers, experts, experts))
+    together = np.zeros((layers, experts, experts), np.int64)
+    step = max(1, _CELLS_AT_ONCE // (experts + 1))
+    for layer in range(layers):
+        for start in range(0, tokens, step):
+            some = choices[layer, start : start + step]
+            chosen = np.zeros((len(some), experts + 1), np.float32)
+            np.put_along_axis(chosen, np.where(some >= 0, some, experts), 1.0, 1)
+            together[layer] += (chosen[:, :-1].T @ chosen[:, :-1]).astype(np.int64)
+    return together
+
+
+def sample(choices: NDArray[np.int64]) -> NDArray[np.int32]:
+    """At most 4,096 tokens of gate choices [L, T, K], evenly spread: int32 [T, L, K]."""
+    step = -(-choices.shape[1] // TOKENS_KEPT)
+    return np.ascontiguousarray(choices[:, ::step].transpose(1, 0, 2), np.int32)

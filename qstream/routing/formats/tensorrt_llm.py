@@ -1,0 +1,79 @@
+"""TensorRT-LLM: the folder of its expert statistics, one safetensors file a rank, tensors named ``iteration_layer``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qstream.errors import ProblemError
+from qstream.routing.formats.files import MAX_ENTRIES, Tree, check_size, numbers, read_tree
+from qstream.routing.formats.recording import Recording, recording
+
+TOOL: Final = "TensorRT-LLM"
+KEY: Final = re.compile(r"(\d{1,9})_(\d{1,4})")
+Counts = dict[tuple[int, int], NDArray[np.int64]]
+
+
+def is_statistic(tree: Tree) -> bool:
+    """Whether all names are ``iteration_layer``."""
+    return bool(tree) and all(KEY.fullmatch(name) for name in tree)
+
+
+def read_folder(folder: Path) -> Recording:
+    """``rank*.safetensors`` added up over the ranks, and ``cooccurrence_rank*.safetensors`` where there are such."""
+    ranks = [path for path in sorted(folder.glob("rank*.safetensors")) if not path.stem.endswith("_raw")]
+    pairs = sorted(folder.glob("cooccurrence_rank*.safetensors"))
+    return read_statistic([read_tree(path) for path in ranks], [read_tree(path) for path in pairs])
+
+
+def read_statistic(trees: Sequence[Tree], pairs: Sequence[Tree] = ()) -> Recording:
+    """Counts [E] of each iteration and layer, of all ranks, and co-occurrences [E, E] if given.
+
+    Raises
+    ------
+    ProblemError
+        A name or shape is wrong, or an iteration lacks a layer.
+    """
+    counted = _summed("statistics", trees, 1)
+    iterations, layers = (sorted({key[axis] for key in counted}) for axis in (0, 1))
+    missing = next(((i, layer) for i in iterations for layer in layers if (i, layer) not in counted), None)
+    if missing is not None:
+        raise ProblemError(f"statistics lack {missing[0]}_{missing[1]}, allowed are all layers in each iteration")
+    history = np.stack([[counted[i, layer] for layer in layers] for i in iterations])
+    return recording(TOOL, history, tuple(layers), _together(pairs, layers) if pairs else None)
+
+
+def _together(pairs: Sequence[Tree], layers: Sequence[int]) -> NDArray[np.int64]:
+    """Co-occurrences of all iterations by layer."""
+    by_layer: dict[int, NDArray[np.int64]] = {}
+    for (_, layer), found in _summed("cooccurrence", pairs, 2).items():
+        by_layer[layer] = by_layer[layer] + found if layer in by_layer else found
+    absent = [layer for layer in layers if layer not in by_layer]
+    if absent:
+        raise ProblemError(f"cooccurrence lacks layer {absent[0]}, allowed are the layers of the statistics")
+    return np.stack([by_layer[layer] for layer in layers])
+
+
+def _summed(field: str, trees: Sequence[Tree], axes: int) -> Counts:
+    """The tensors of all ranks by iteration and layer, all of one shape."""
+    out: Counts = {}
+    for tree in trees:
+        for name, value in tree.items():
+            key = KEY.fullmatch(name)
+            if key is None:
+                raise ProblemError(f"{field} has the name {name[:80]!a}, allowed is ITERATION_LAYER")
+            found, at = numbers(f"{field} {name}", value, axes), (int(key[1]), int(key[2]))
+            shape = next(iter(out.values())).shape if out else found.shape
+            if found.shape != shape:
+                raise ProblemError(f"{field} {name} has shape {list(found.shape)}, allowed is {list(shape)} as before")
+            out[at] = out[at] + found if at in out else found
+            if len(out) * found.size > MAX_ENTRIES:
+                check_size(field, (len(out), *shape))
+    if not out:
+        raise ProblemError(f"{field} holds no tensor, allowed is at least one named ITERATION_LAYER")
+    return out

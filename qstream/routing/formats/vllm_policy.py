@@ -1,0 +1,146 @@
+"""A policy class for vLLM's EPLB: the newest plan of qstream where it fits, else our own planner; needs no vLLM to import."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qstream.errors import ProblemError
+from qstream.routing.eplb import rebalance_experts
+from qstream.routing.formats.files import bounded
+from qstream.routing.kernels import array
+from qstream.routing.migrate import align
+from schemas.frame import FrameError, body_type
+from schemas.placement import PlacementPlan
+
+Source = Callable[[], PlacementPlan | bytes | None]
+Agree = Callable[[Any], Any]
+
+
+class Subscriber(Protocol):
+    """What `newest_of` needs of ``qstream.stream.client.PlanSubscriber``."""
+
+    latest: Mapping[str, PlacementPlan]
+
+    def poll(self, timeout_s: float = 0.0) -> PlacementPlan | None: ...
+
+
+class QstreamPolicy:
+    """Answers ``rebalance_experts`` as vLLM's ``AbstractEplbPolicy`` declares it. Use a class that `policy` makes.
+
+    Attributes
+    ----------
+    used : str
+        What the last answer was: ``plan VERSION``, or ``own planner: REASON``.
+    """
+
+    source: ClassVar[Source]
+    agree: ClassVar[Agree]
+    used: ClassVar[str] = ""
+
+    @classmethod
+    def rebalance_experts(
+        cls,
+        weight: Any,
+        num_replicas: int,
+        num_groups: int,
+        num_nodes: int,
+        num_ranks: int,
+        old_global_expert_indices: Any = None,
+    ) -> Any:
+        """The physical-to-logical map int64 [L, num_replicas], of the kind of `weight`; tensors on the CPU.
+
+        Parameters
+        ----------
+        weight : float or int [L, E], NumPy array or torch tensor
+            Load of each expert.
+        num_replicas, num_groups, num_nodes, num_ranks : int
+            Slots, groups of experts, nodes and GPUs, as in `rebalance_experts` of ``qstream.routing.eplb``.
+        old_global_expert_indices : int [L, num_replicas], optional
+            The map in force, from which our own planner moves few experts.
+
+        Raises
+        ------
+        ProblemError
+            The arguments contradict each other, whoever answers.
+        """
+        experts = int(weight.shape[1])
+        fresh = rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_ranks)[0]
+        plan, cls.used = _newest(cls.source, fresh.shape, experts, num_ranks)
+        if plan is None:
+            plan = _near(_numpy(fresh), old_global_expert_indices, num_groups, num_nodes, num_ranks)
+        answer = cls.agree(plan)
+        return fresh.new_tensor(answer) if hasattr(fresh, "new_tensor") else np.asarray(answer, np.int64)
+
+
+def policy(source: Source, agree: Agree = lambda plan: plan) -> type[QstreamPolicy]:
+    """A policy class that asks `source` for the newest plan: ``EPLB_POLICIES["default"] = policy(source)``.
+
+    Parameters
+    ----------
+    source : callable
+        The newest plan, its bytes as they are in Kafka or Redis, or None: `newest_of` a subscriber, `of_file`, or
+        ``lambda: redis.get(key)``.
+    agree : callable
+        Every rank calls the policy, and all must answer alike or weights are lost. Where the ranks read the source apart, give
+        what hands rank 0's map to all, such as a broadcast over the group; it takes and returns int64 [L, P].
+    """
+    return type("QstreamPolicy", (QstreamPolicy,), {"source": staticmethod(source), "agree": staticmethod(agree)})
+
+
+def newest_of(subscriber: Subscriber, model: str) -> Source:
+    """The newest plan of a model that a subscriber to the placement plans has seen."""
+
+    def source() -> PlacementPlan | None:
+        while subscriber.poll(0.0) is not None:
+            pass
+        return subscriber.latest.get(model)
+
+    return source
+
+
+def of_file(path: Path) -> Source:
+    """The plan in a file, as ``qstream place --export plan`` writes it; None while there is no such file."""
+    return lambda: bounded(path, PlacementPlan.MAX_BYTES) if path.is_file() else None
+
+
+def _newest(source: Source, shape: tuple[int, ...], experts: int, ranks: int) -> tuple[NDArray[np.int64] | None, str]:
+    """The map of the source's plan where it fits this model, and what was used."""
+    found = source()
+    try:
+        plan = PlacementPlan.decode(found, body_type(found)) if isinstance(found, bytes) else found
+    except FrameError as exc:
+        return None, f"own planner: {exc}"
+    if plan is None or plan.physical_to_logical_map is None:
+        return None, "own planner: no plan" if plan is None else f"own planner: {plan.skip_reason}"
+    slots = plan.physical_to_logical_map
+    if slots.shape != tuple(shape) or plan.num_gpus != ranks:
+        told = f"{list(slots.shape)} on {plan.num_gpus} GPUs, allowed is {list(shape)} on {ranks}"
+        return None, f"own planner: plan {plan.version} has {told}"
+    if slots.max() >= experts or not all(np.unique(row).size == experts for row in slots):
+        return None, f"own planner: plan {plan.version} does not hold the experts 0 to {experts - 1} in each layer"
+    return slots.astype(np.int64), f"plan {plan.version}"
+
+
+def _near(plan: NDArray[np.int64], old: Any, groups: int, nodes: int, ranks: int) -> NDArray[np.int64]:
+    """The same plan with GPUs renamed for few moves; within a node where groups of experts belong to nodes."""
+    if old is None:
+        return plan
+    before = array("old_global_expert_indices", _numpy(old), np.int64, "L P")
+    if before.shape != plan.shape or before.min() < 0:
+        return plan
+    parts = nodes if groups % nodes == 0 and ranks % nodes == 0 else 1
+    pairs = zip(np.split(before, parts, axis=1), np.split(plan, parts, axis=1), strict=True)
+    named = [align(was.astype(np.int32), new.astype(np.int32), ranks // parts) for was, new in pairs]
+    return np.concatenate(named, axis=1).astype(np.int64)
+
+
+def _numpy(value: Any) -> NDArray[Any]:
+    out: NDArray[Any] = value.detach().cpu().numpy() if hasattr(value, "detach") else np.asarray(value)
+    if out.dtype.kind not in "iuf":
+        raise ProblemError(f"old_global_expert_indices: dtype {out.dtype}, must be whole numbers")
+    return out
