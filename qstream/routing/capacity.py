@@ -16,7 +16,7 @@ _SAMPLE = 8  # the first sweeps price every 8th token, roughly
 _SAMPLE_SWEEPS = 30
 _EXTRA = 5  # the next ones all tokens, each with its k + 5 best experts at these prices
 _SWEEPS = 20
-_CHAINS = 400  # most improvements, at 20 to 50 us each
+_CHAINS = 400  # most improvements
 _LINKS = 5  # most moves of a chain
 _LEAST_GAIN = 1e-5  # of the gate mass: a chain that gains less ends the search
 
