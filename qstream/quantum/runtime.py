@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import threading
 import time
 from concurrent.futures import Future
@@ -11,8 +10,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from types import TracebackType
 from typing import Final, Literal, Self
-
-import numpy as np
 
 from qstream.metrics import QUANTUM_FALLBACKS, QUANTUM_LATE, QUANTUM_SOLVE_SECONDS
 from qstream.quantum.devices.circuits import PROBE, Circuit, Samples
@@ -22,11 +19,9 @@ from qstream.quantum.devices.pool import DEFAULT_POOL, DevicePool, DeviceSpec
 from qstream.quantum.devices.sample import sample
 from qstream.quantum.devices.slot import Slots
 from qstream.quantum.devices.solver import PREFIX, DeviceSolver, device_solver
-from qstream.quantum.ising import IsingProblem
-from qstream.quantum.onehot import OneHotProblem
 from qstream.quantum.race import AUTO, race
 from qstream.quantum.record import Answer, Problem, Reason, Refused, Remaining, Solver, SolveRequest, SolveResult
-from qstream.quantum.solvers import SOLVERS, find_solver, solver_names, warm
+from qstream.quantum.solvers import find_solver, solver_names, warm
 
 UNKNOWN: Final = f"{PREFIX}unknown"
 
@@ -138,7 +133,10 @@ class QuantumRuntime:
         self._late: set[threading.Thread] = set()
         self._late_jobs = late_jobs
         self._closed = False
-        load_solvers()
+        warm()
+        for name in solver_names():
+            with contextlib.suppress(Refused):
+                find_solver(name)
 
     def solve(self, request: SolveRequest, solver: str = AUTO) -> SolveResult:
         """Answer by the deadline; whatever hinders the solver asked for is in ``result.meta.fallback``.
@@ -286,19 +284,6 @@ def opens(spec: DeviceSpec) -> bool:
     except Refused:
         return False
     return True
-
-
-def load_solvers() -> None:
-    """Load all solvers, and run those of the table once: they compile and calibrate themselves at their first request."""
-    warm()
-    smallest = SolveRequest(IsingProblem(2, np.zeros((2, 2)))), SolveRequest(OneHotProblem((2, 2)))
-    for name in solver_names():
-        with contextlib.suppress(Refused):
-            solver = find_solver(name)
-            for request in smallest if name in SOLVERS else ():
-                if solver.refusal(request) is None:
-                    solver.estimate_ms(request)
-                    solver.run(request, lambda: math.inf)
 
 
 def asked_name(request: SolveRequest, solver: str) -> str:
