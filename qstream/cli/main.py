@@ -21,6 +21,8 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "control": ("control:app", "Pause, resume or retune a running agent."),
     "dlq": ("dlq:app", "See records that failed, and send them back."),
     "solve": ("solve:app", "Solve a problem file by classical, simulated or real quantum solvers."),
+    "place": ("place:app", "Plan where the experts of a recorded model live, offline."),
+    "route": ("route:app", "Route tokens of a file by a model graph, offline."),
     "doctor": ("doctor:app", "Check the installation, Kafka, Redis and the GPU."),
     "broker": ("servers:broker", "Run the embedded Kafka broker until Ctrl-C."),
     "redis": ("servers:redis", "Run the bundled Redis until Ctrl-C."),

@@ -128,7 +128,7 @@ def _heat(loads: NDArray[np.float64], layer_ids: Sequence[int]) -> str:
     shown += [
         f'<text x="{LEFT + (n + 0.5) * wide:.1f}" y="{bottom + 14:.1f}" text-anchor="middle">{n}</text>' for n in _ticks(gpus, 32)
     ]
-    return f'<svg viewBox="0 0 {WIDTH} {bottom + 20:.0f}" role="img" aria-label="load of each GPU">{"".join(shown)}</svg>'
+    return f'<svg viewBox="0 -6 {WIDTH} {bottom + 26:.0f}" role="img" aria-label="load of each GPU">{"".join(shown)}</svg>'
 
 
 def _ticks(many: int, most: int) -> range:
