@@ -113,9 +113,9 @@ class PlacementAck(Frame):
 
     model: Name
     source: Name = Field(default="default")
-    version: Count
+    applied_version: Count
     ts_ns: TimeNs
 
     @classmethod
     def example(cls) -> Self:
-        return cls(model="demo-moe", source="engine-0", version=3, ts_ns=1_700_000_002_000_000_000)
+        return cls(model="demo-moe", source="engine-0", applied_version=3, ts_ns=1_700_000_002_000_000_000)

@@ -21,11 +21,13 @@ INT64_END = 1 << 63  # a control record holds no larger integer
 def find_topic(name: str, topics: Sequence[Topic] = TOPICS) -> Topic:
     """The topic of a full name or of an alias: its domain (``placement``), its entity (``load``), or both (``routing.dlq``).
 
-    A domain means its data, not its dead letters. `ConfigError` lists what is allowed.
+    A domain means its data, not its dead letters; among several its plan. `ConfigError` lists what is allowed.
     """
     found = [topic for topic in topics if name == topic.name or name in _aliases(topic)]
-    if len(found) == 1:
-        return found[0]
+    plans = [topic for topic in found if topic.role == "plan"]
+    for choice in (found, plans):
+        if len(choice) == 1:
+            return choice[0]
     known = ", ".join(topic.name for topic in found or topics)
     fault = "ambiguous" if found else "unknown"
     raise ConfigError(f"topic {name!r} is {fault}, allowed are {known}, or a part such as 'routing' or 'load'")

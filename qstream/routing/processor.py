@@ -96,9 +96,9 @@ class RoutingProcessor:
             _check_load(frame, memory.topology)
             if memory.remember_window(f"{frame.source}/{frame.window_id}"):
                 memory.add(frame.logical_count, None, frame.num_tokens * memory.topology.num_layers)
-        elif isinstance(frame, PlacementAck) and not memory.acknowledge(frame.version):
+        elif isinstance(frame, PlacementAck) and not memory.acknowledge(frame.applied_version):
             waiting = "" if memory.proposed is None else f" and {memory.proposed_version}, which waits for it"
-            raise ProblemError(f"version is {frame.version}, allowed are {memory.version}, which is in force,{waiting}")
+            raise ProblemError(f"applied_version is {frame.applied_version}, allowed are {memory.version}, which is in force,{waiting}")
         if memory.is_full(self.options.window_tokens):
             history = memory.close_window(self.options.windows)
             if self.options.placement != "off":

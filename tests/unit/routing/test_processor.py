@@ -224,10 +224,10 @@ def test_with_acknowledgements_a_placement_is_in_force_when_a_consumer_has_appli
     assert stream.send(batch(1)).events[0].frame.placement_version == first.base_version
     (second,) = (event.frame for event in stream.send(load("2")).events)
     assert second.skip_reason == f"version {first.version} is not acknowledged yet"
-    assert stream.send(PlacementAck(model="m", version=first.version, ts_ns=1)).dead == []
+    assert stream.send(PlacementAck(model="m", applied_version=first.version, ts_ns=1)).dead == []
     assert stream.send(batch(2)).events[0].frame.placement_version == first.version
     assert np.array_equal(stream.state.placement, first.physical_to_logical_map)
-    assert stream.send(PlacementAck(model="m", version=first.version, ts_ns=2)).dead == []  # another consumer's
+    assert stream.send(PlacementAck(model="m", applied_version=first.version, ts_ns=2)).dead == []  # another consumer's
 
 
 def test_a_placement_that_nobody_acknowledges_in_time_gives_way_to_another():
@@ -239,8 +239,8 @@ def test_a_placement_that_nobody_acknowledges_in_time_gives_way_to_another():
     third = stream.send(load("3")).events[0].frame
     assert third.version > first.version
     assert third.base_version == first.base_version
-    (dead,) = stream.send(PlacementAck(model="m", version=first.version, ts_ns=1)).dead
-    assert f"version is {first.version}" in dead.reason
+    (dead,) = stream.send(PlacementAck(model="m", applied_version=first.version, ts_ns=1)).dead
+    assert f"applied_version is {first.version}" in dead.reason
     assert str(third.version) in dead.reason
 
 
