@@ -1,0 +1,136 @@
+"""Files of strangers: what they hold comes back unchanged, and what is broken, huge or code is refused by name."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import struct
+import zipfile
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from qstream.errors import ConfigError, ProblemError
+from qstream.routing.formats import files
+from qstream.routing.formats.files import numbers, read_tree
+
+COUNTS = np.arange(24).reshape(2, 3, 4)
+
+
+def npy_header(shape: tuple[int, ...], descr: str = "<i8") -> bytes:
+    text = str({"descr": descr, "fortran_order": False, "shape": shape}).ljust(117) + "\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text.encode()
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("dtype", ["<i4", ">i8", "<u2", "<f4"])
+def test_an_array_comes_back_whatever_its_order_and_dtype(tmp_path, order, dtype):
+    np.save(tmp_path / "a.npy", np.asarray(COUNTS, dtype, order=order))
+    found = numbers("array", read_tree(tmp_path / "a.npy")["array"], 3)
+    assert found.dtype == np.int64
+    assert found.tolist() == COUNTS.tolist()
+
+
+def test_an_npz_a_safetensors_and_a_json_file_give_the_same_numbers(tmp_path):
+    np.savez_compressed(tmp_path / "a.npz", x=COUNTS)
+    save_file({"x": COUNTS}, tmp_path / "a.safetensors")
+    (tmp_path / "a.json").write_text(json.dumps({"x": COUNTS.tolist()}))
+    for name in ("a.npz", "a.safetensors", "a.json"):
+        assert numbers("x", read_tree(tmp_path / name)["x"], 3).tolist() == COUNTS.tolist()
+
+
+def test_a_pt_file_is_read_and_one_with_code_is_not(tmp_path):
+    torch = pytest.importorskip("torch")
+    torch.save({"x": torch.from_numpy(COUNTS)}, tmp_path / "a.pt")
+    assert numbers("x", read_tree(tmp_path / "a.pt")["x"], 3).tolist() == COUNTS.tolist()
+
+    class Evil:
+        def __reduce__(self):
+            return (print, ("run",))
+
+    torch.save({"x": Evil()}, tmp_path / "evil.pt")
+    with pytest.raises(ProblemError, match=r"evil\.pt: no \.pt file of tensors"):
+        read_tree(tmp_path / "evil.pt")
+
+
+def test_a_view_that_is_larger_than_its_storage_is_refused_before_it_is_copied():
+    torch = pytest.importorskip("torch")
+    with pytest.raises(ProblemError, match="allowed are at most"):
+        numbers("x", torch.zeros(1).expand(1 << 20, 1 << 20), 2)
+
+
+def test_objects_in_an_array_are_refused_and_never_unpickled(tmp_path):
+    np.save(tmp_path / "a.npy", np.array([{"a": 1}]), allow_pickle=True)
+    with pytest.raises(ProblemError, match="dtype object, allowed are numbers"):
+        read_tree(tmp_path / "a.npy")
+    (tmp_path / "b.npy").write_bytes(pickle.dumps([1]))
+    with pytest.raises(ProblemError, match="not an npy file"):
+        read_tree(tmp_path / "b.npy")
+
+
+def test_a_header_that_asks_for_terabytes_is_refused_before_anything_is_read(tmp_path):
+    (tmp_path / "a.npy").write_bytes(npy_header((1 << 20, 1 << 20)))
+    with pytest.raises(ProblemError, match="allowed are at most"):
+        read_tree(tmp_path / "a.npy")
+
+
+def test_an_archive_that_inflates_to_more_than_is_allowed_is_not_inflated(tmp_path, monkeypatch):
+    np.savez_compressed(tmp_path / "a.npz", x=np.zeros(100_000, np.int64))
+    monkeypatch.setattr(files, "MAX_FILE_BYTES", 100_000)
+    assert (tmp_path / "a.npz").stat().st_size < 10_000
+    with pytest.raises(ProblemError, match="1 arrays of 8001"):
+        read_tree(tmp_path / "a.npz")
+
+
+def test_a_member_that_is_shorter_than_its_header_says_is_told(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("x.npy", npy_header((4,)) + b"\0" * 8)
+    with pytest.raises(ProblemError, match="ends after 8 bytes of data, allowed are 32"):
+        read_tree(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".npy", ".safetensors", ".json", ".pt"])
+@pytest.mark.parametrize("body", [b"", b"\x00" * 64, b"PK\x03\x04" + b"\xff" * 100, b"[[[[[[1", b"\x93NUMPY\x01\x00\xff\xff{"])
+def test_rubbish_is_a_problem_of_the_file_whatever_its_ending(tmp_path, suffix, body):
+    if suffix == ".pt":
+        pytest.importorskip("torch")
+    (tmp_path / f"a{suffix}").write_bytes(body)
+    with pytest.raises(ProblemError, match=r"a\.|array"):
+        read_tree(tmp_path / f"a{suffix}")
+
+
+def test_a_file_that_is_too_large_missing_or_of_an_unknown_kind_is_told(tmp_path, monkeypatch):
+    with pytest.raises(ConfigError, match="allowed is a file"):
+        read_tree(tmp_path / "none.npz")
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(1))
+    with pytest.raises(ConfigError, match=r"ending '\.pkl', allowed are"):
+        read_tree(tmp_path / "a.pkl")
+    (tmp_path / "a.json").write_text("[" + "1," * 100 + "1]")
+    monkeypatch.setattr(files, "MAX_JSON_BYTES", 100)
+    with pytest.raises(ProblemError, match="203 bytes, allowed are at most 100"):
+        read_tree(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ([[1, 2], [3]], "ragged"),
+        ([[1, "x"]], "no number"),
+        ([[1, None]], "allowed are 0 to"),
+        ([[1.5, 2]], "1.5, allowed are whole numbers"),
+        ([[-1, 2]], "values from -1"),
+        ([[2**60, 2]], "allowed are 0 to 2"),
+        ([[10**400, 2]], "no number"),
+        ([[]], "no empty axis"),
+        ([1, 2], "1 axes"),
+        ({"a": 1}, "a dict, allowed is an array"),
+        (np.array([["a"]]), "dtype <U1"),
+        (np.array([[True]]), "dtype bool"),
+        (np.array([[np.nan]]), "allowed are 0 to"),
+    ],
+)
+def test_numbers_names_the_field_and_what_is_wrong(value, told):
+    with pytest.raises(ProblemError, match="field") as raised:
+        numbers("field", value, 2)
+    assert told in str(raised.value)

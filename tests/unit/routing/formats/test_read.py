@@ -1,0 +1,207 @@
+"""Recordings as each tool writes them: the counts that come back are those that went in."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from qstream.errors import ConfigError, ProblemError
+from qstream.routing.formats.read import from_tree, read_map, read_recording
+
+RNG = np.random.default_rng(3)
+HISTORY = RNG.integers(0, 50, (5, 2, 6))
+SLOTS = np.array([[0, 1, 2, 3, 4, 5, 0, 1], [5, 4, 3, 2, 1, 0, 5, 5]])
+
+
+def top_k(layers: int, tokens: int, k: int, experts: int) -> np.ndarray:
+    return RNG.permuted(np.broadcast_to(np.arange(experts), (layers, tokens, experts)), axis=2)[:, :, :k].copy()
+
+
+def counted(choices: np.ndarray, experts: int) -> list[list[int]]:
+    """Tokens of each expert in each layer, one by one."""
+    out = np.zeros((len(choices), experts), int)
+    for layer, tokens in enumerate(choices):
+        for token in tokens:
+            for expert in token[token >= 0]:
+                out[layer, expert] += 1
+    return out.tolist()
+
+
+def slots_of(choices: np.ndarray) -> np.ndarray:
+    """Some slot of each chosen expert, by the map SLOTS."""
+    out = np.empty_like(choices)
+    for at in np.ndindex(choices.shape):
+        out[at] = RNG.choice(np.flatnonzero(SLOTS[at[0]] == choices[at]))
+    return out
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.npz"])
+def test_sglang_counts_keep_their_steps(tmp_path, name):
+    if name == "a.json":
+        tree = {"rank": 0, "logical_count": HISTORY.tolist(), "average_utilization_rate_over_window": None}
+        (tmp_path / name).write_text(json.dumps(tree))
+    else:
+        np.savez(tmp_path / name, rank=0, logical_count=HISTORY)
+    found = read_recording(tmp_path / name)
+    assert (found.tool, found.layer_ids) == ("SGLang", (0, 1))
+    assert found.history.tolist() == HISTORY.tolist()
+
+
+def test_counts_of_one_window_are_a_history_of_one():
+    assert from_tree({"logical_count": HISTORY[0].tolist()}).history.tolist() == [HISTORY[0].tolist()]
+
+
+def test_sglang_tokens_are_mapped_from_slots_to_experts_and_counted_by_pass():
+    passes = [top_k(2, tokens, 2, 6) for tokens in (5, 7)]
+    padded = [np.pad(slots_of(part), ((0, 0), (0, 0), (0, 1)), constant_values=-1) for part in passes]
+    records = [
+        {"forward_pass_id": 9 - n, "rank": 0, "topk_ids_of_layer": part.tolist(), "misc_objects": []}
+        for n, part in enumerate(padded)
+    ]
+    found = from_tree({"records": records, "last_physical_to_logical_map": SLOTS.tolist()})
+    # the second record has the lower id: it was the first pass
+    assert found.history.tolist() == [counted(passes[1], 6), counted(passes[0], 6)]
+    assert found.coactivation is not None
+    assert np.einsum("lee->le", found.coactivation).tolist() == found.history.sum(0).tolist()
+    assert found.coactivation.sum((1, 2)).tolist() == [12 * 4, 12 * 4]  # two experts a token: two on the diagonal, two beside
+    assert found.tokens is not None
+    assert found.tokens.shape == (12, 2, 3)
+
+
+def test_a_layer_without_experts_has_no_tokens_and_no_pairs():
+    choices = top_k(2, 4, 2, 6)
+    choices[0] = -1
+    found = from_tree({"topk_ids_of_layer": choices}, experts=6)
+    assert found.history.shape == (1, 2, 6)
+    assert found.history[0, 0].tolist() == [0] * 6
+    assert found.history[0, 1].tolist() == counted(choices, 6)[1]
+
+
+def test_ranks_of_one_pass_are_one_window_over_a_folder(tmp_path):
+    torch = pytest.importorskip("torch")
+    parts = [top_k(2, 3, 2, 6) for _ in range(2)]
+    empty = torch.full((2, 0, 2), -1)
+    for rank, part in enumerate(parts):
+        records = [
+            {"forward_pass_id": 4, "rank": rank, "topk_ids_of_layer": torch.from_numpy(part)},
+            {"forward_pass_id": 5, "rank": rank, "topk_ids_of_layer": empty},
+        ]
+        data = {"records": records, "last_physical_to_logical_map": torch.arange(6).repeat(2, 1)}
+        torch.save(data, tmp_path / f"expert_distribution_recorder_1.5_{rank}.pt")
+    found = read_recording(tmp_path)
+    assert found.history.tolist() == [counted(np.concatenate(parts, axis=1), 6)]
+
+
+def test_sglang_passes_are_summed_over_ranks_and_slots():
+    counts = RNG.integers(0, 9, (2, 2, 8))  # two ranks
+    records = [{"forward_pass_id": 1, "rank": rank, "global_physical_count": part.tolist()} for rank, part in enumerate(counts)]
+    found = from_tree({"records": records, "last_physical_to_logical_map": SLOTS.tolist()})
+    expected = [np.bincount(SLOTS[layer], counts.sum(0)[layer], minlength=6).tolist() for layer in range(2)]
+    assert found.history.tolist() == [expected]
+
+
+def test_load_history_is_one_window_an_entry():
+    found = from_tree({"load_history": [{"logical_expert_load": window.tolist()} for window in HISTORY]})
+    assert found.history.tolist() == HISTORY.tolist()
+
+
+def test_tensorrt_llm_ranks_add_up_and_layers_keep_their_numbers(tmp_path):
+    for rank in range(2):
+        save_file(
+            {f"{10 + i}_{3 + layer}": HISTORY[i, layer].astype(np.int32) for i in range(5) for layer in range(2)},
+            tmp_path / f"rank{rank}.safetensors",
+        )
+        pairs = {f"{10 + i}_{3 + layer}": np.ones((6, 6), np.int32) for i in range(5) for layer in range(2)}
+        save_file(pairs, tmp_path / f"cooccurrence_rank{rank}.safetensors")
+    save_file({"10_3": np.zeros((4, 2), np.int32)}, tmp_path / "rank0_raw.safetensors")
+    (tmp_path / "meta_info.json").write_text('{"num_experts": 6, "num_experts_per_token": 2}')
+    found = read_recording(tmp_path)
+    assert (found.tool, found.layer_ids) == ("TensorRT-LLM", (3, 4))
+    assert found.history.tolist() == (2 * HISTORY).tolist()
+    assert found.coactivation is not None
+    assert (found.coactivation == 10).all()
+    single = read_recording(tmp_path / "rank0.safetensors")
+    assert single.history.tolist() == HISTORY.tolist()
+
+
+def test_vllm_windows_by_expert_and_by_slot(tmp_path):
+    save_file({"global_expert_load_window": HISTORY[0].astype(np.float32)}, tmp_path / "global_expert_load_window_i0.safetensors")
+    found = read_recording(tmp_path / "global_expert_load_window_i0.safetensors")
+    assert (found.tool, found.history.tolist()) == ("vLLM", [HISTORY[0].tolist()])
+    window = RNG.integers(0, 9, (3, 2, 8))
+    found = from_tree({"expert_load_window": window, "physical_to_logical_map": SLOTS})
+    for w in range(3):
+        expected = [np.bincount(SLOTS[layer], window[w, layer], minlength=6).tolist() for layer in range(2)]
+        assert found.history[w].tolist() == expected
+
+
+def test_plain_arrays_with_and_without_a_name(tmp_path):
+    np.save(tmp_path / "a.npy", HISTORY)
+    assert read_recording(tmp_path / "a.npy").history.tolist() == HISTORY.tolist()
+    pairs = np.ones((2, 6, 6), int)
+    np.savez(tmp_path / "a.npz", history=HISTORY, coactivation=pairs)
+    found = read_recording(tmp_path / "a.npz")
+    assert found.coactivation is not None
+    assert (found.history.tolist(), found.coactivation.tolist()) == (HISTORY.tolist(), pairs.tolist())
+
+
+@pytest.mark.parametrize(
+    ("tree", "told"),
+    [
+        ({"a": [[1]], "b": [[1]]}, r"names \['a', 'b'\], allowed are logical_count"),
+        ({}, "allowed are logical_count"),
+        ({"records": 3}, "records is a int, allowed is a list"),
+        ({"records": []}, "no entry with tokens"),
+        ({"records": [3]}, r"records\[0\] is a int"),
+        ({"records": [{}]}, r"records\[0\] has no field topk_ids_of_layer"),
+        ({"records": [{"forward_pass_id": "x", "topk_ids_of_layer": [[[0]]]}]}, "forward_pass_id is a str"),
+        ({"records": [{"topk_ids_of_layer": [[[9]]]}], "last_physical_to_logical_map": [[0, 1]]}, "slot 9"),
+        ({"records": [{"topk_ids_of_layer": [[[0]]]}, {"topk_ids_of_layer": [[[0, 1]]]}]}, "one shape in all records"),
+        ({"load_history": []}, "at least one window"),
+        ({"load_history": [{}]}, r"load_history\[0\] has no logical_expert_load"),
+        ({"load_history": [{"logical_expert_load": [[1]]}, {"logical_expert_load": [[1, 2]]}]}, r"load_history\[1\] has shape"),
+        ({"0_1": [1, 2], "1_2": [1, 2]}, "lack 0_2"),
+        ({"0_1": [1, 2], "0_2": [1]}, "0_2 has shape"),
+        ({"expert_load_window": [[1, 2]], "physical_to_logical_map": [[0, 1, 1]]}, "expert_load_window has shape"),
+        ({"logical_count": [[0, 0]]}, "0 tokens"),
+    ],
+)
+def test_a_broken_recording_is_told_by_field(tree, told):
+    with pytest.raises(ProblemError, match=told):
+        from_tree(tree)
+
+
+def test_a_folder_of_something_else_is_told(tmp_path):
+    with pytest.raises(ConfigError, match="allowed is one with rank"):
+        read_recording(tmp_path)
+
+
+def test_experts_beyond_those_named_are_told():
+    with pytest.raises(ProblemError, match="expert 5, allowed are 0 to 3"):
+        from_tree({"topk_ids_of_layer": [[[5, 1]]]}, experts=4)
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ('{"physical_to_logical_map": [[0, 1, 2]]}', r"shape \[1, 3\], allowed is \[1, 4\]"),
+        ('{"physical_to_logical_map": [[0, 1, 2, 9]]}', "expert 9, allowed are 0 to 2"),
+        ('{"layer_list": [{"device_list": 3}]}', "layer_list has a wrong entry"),
+        ('{"other": 1}', "allowed are physical_to_logical_map or layer_list"),
+    ],
+)
+def test_a_wrong_placement_is_told(tmp_path, body, told):
+    (tmp_path / "p.json").write_text(body)
+    with pytest.raises(ProblemError, match=told):
+        read_map(tmp_path / "p.json", 1, 4, 3)
+
+
+def test_a_yaml_without_lists_is_told(tmp_path):
+    (tmp_path / "p.yaml").write_text("num_slots: 4\n")
+    with pytest.raises(ProblemError, match="no list below initial_global_assignments"):
+        read_map(tmp_path / "p.yaml", 1, 4, 3)
+    with pytest.raises(ConfigError, match="is no file"):
+        read_map(tmp_path / "none.yaml", 1, 4, 3)

@@ -1,0 +1,135 @@
+"""The vLLM policy: the plan where it fits, our planner where none does, and always a whole map of vLLM's shape."""
+
+from __future__ import annotations
+
+import inspect
+
+import numpy as np
+import pytest
+
+from qstream.errors import ProblemError
+from qstream.routing.formats.export import export
+from qstream.routing.formats.vllm_policy import newest_of, of_file, policy
+from qstream.routing.place import place
+from qstream.routing.score import balancedness, moved_experts, violations
+from schemas.experts import ExpertTopology
+from schemas.placement import PlacementPlan
+
+LAYERS, EXPERTS, SLOTS, GPUS, NODES = 2, 16, 24, 4, 2
+WEIGHT = np.random.default_rng(0).lognormal(5, 1, (LAYERS, EXPERTS)).round()
+TOPOLOGY = ExpertTopology(
+    model="moe", num_layers=LAYERS, num_logical_experts=EXPERTS, num_gpus=GPUS, num_nodes=NODES, slots_per_gpu=SLOTS // GPUS
+)
+PLAN = place(WEIGHT[None], TOPOLOGY, seed=3)
+
+
+def ask(chosen, weight=WEIGHT, groups=1, old=None, gpus=GPUS):
+    return chosen.rebalance_experts(weight, SLOTS, groups, NODES, gpus, old)
+
+
+def test_the_call_is_vllm_s():
+    parameters = inspect.signature(policy(lambda: None).rebalance_experts).parameters
+    assert list(parameters) == ["weight", "num_replicas", "num_groups", "num_nodes", "num_ranks", "old_global_expert_indices"]
+    assert parameters["old_global_expert_indices"].default is None
+
+
+@pytest.mark.parametrize("source", [lambda: PLAN, PLAN.encode, lambda: export(PLAN, "plan")])
+def test_the_newest_plan_is_the_answer_as_a_frame_or_as_its_bytes(source):
+    chosen = policy(source)
+    found = ask(chosen)
+    assert (found.dtype, chosen.used) == (np.int64, f"plan {PLAN.version}")
+    assert found.tolist() == PLAN.physical_to_logical_map.tolist()
+
+
+def skipped() -> PlacementPlan:
+    return PLAN.model_copy(update={"physical_to_logical_map": None, "skip_reason": "no gain"})
+
+
+def lacking() -> PlacementPlan:
+    return PLAN.model_copy(update={"physical_to_logical_map": np.zeros((LAYERS, SLOTS), np.int32)})
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        (lambda: None, "no plan"),
+        (lambda: b"rubbish", "PlacementPlan"),
+        (skipped, "no gain"),
+        (lacking, "does not hold the experts"),
+        (lambda: PLAN.model_copy(update={"num_gpus": 8, "slots_per_gpu": 3}), "on 8 GPUs, allowed is"),
+        (lambda: place(np.ones((1, 1, EXPERTS)), TOPOLOGY.model_copy(update={"num_layers": 1})), r"[1, 24]"),
+    ],
+)
+def test_where_no_plan_fits_our_planner_answers_and_says_why(source, reason):
+    chosen = policy(source)
+    found = ask(chosen)
+    assert chosen.used.startswith("own planner: ")
+    assert reason in chosen.used
+    assert violations(found.astype(np.int32), EXPERTS, GPUS) == 0
+    assert balancedness(found.astype(np.int32), WEIGHT, GPUS) > 0.95
+
+
+def test_from_the_map_in_force_few_experts_move():
+    chosen = policy(lambda: None)
+    fresh = ask(chosen)
+    renamed = fresh.reshape(LAYERS, GPUS, -1)[:, ::-1].reshape(LAYERS, -1)  # the same load on GPUs of other names
+    assert moved_experts(renamed.astype(np.int32), ask(chosen, old=renamed).astype(np.int32), GPUS) == 0
+
+
+def test_groups_stay_on_one_node_though_few_experts_move():
+    old = np.tile(np.arange(SLOTS) % EXPERTS, (LAYERS, 1))
+    found = ask(policy(lambda: None), groups=4, old=old)
+    node_of = np.arange(SLOTS) // (SLOTS // NODES)
+    for row in found:
+        for group in range(4):
+            assert len(set(node_of[row // 4 == group])) == 1
+
+
+def test_tensors_in_tensors_out():
+    torch = pytest.importorskip("torch")
+    for source in (lambda: PLAN, lambda: None):
+        found = ask(policy(source), torch.from_numpy(WEIGHT), old=torch.arange(SLOTS).repeat(LAYERS, 1) % EXPERTS)
+        assert isinstance(found, torch.Tensor)
+        assert (found.dtype, tuple(found.shape)) == (torch.int64, (LAYERS, SLOTS))
+
+
+def test_ranks_that_read_different_plans_answer_alike_where_they_agree():
+    board = {}
+
+    def rank_zero(plan):
+        board["map"] = plan
+        return plan
+
+    first = ask(policy(lambda: PLAN, rank_zero))
+    second = ask(policy(lambda: None, lambda _: board["map"]))
+    assert first.tolist() == second.tolist()
+
+
+def test_a_subscriber_is_drained_and_asked_for_the_model():
+    class Plans:
+        latest: dict[str, PlacementPlan] = {}
+        waiting = [PLAN.model_copy(update={"version": 7}), PLAN.model_copy(update={"version": 8})]
+
+        def poll(self, timeout_s: float = 0.0) -> PlacementPlan | None:
+            if not self.waiting:
+                return None
+            self.latest["moe"] = self.waiting.pop(0)
+            return self.latest["moe"]
+
+    chosen = policy(newest_of(Plans(), "moe"))
+    ask(chosen)
+    assert chosen.used == "plan 8"
+
+
+def test_a_file_may_come_later(tmp_path):
+    chosen = policy(of_file(tmp_path / "plan.json"))
+    ask(chosen)
+    assert chosen.used == "own planner: no plan"
+    (tmp_path / "plan.json").write_bytes(export(PLAN, "plan"))
+    ask(chosen)
+    assert chosen.used == f"plan {PLAN.version}"
+
+
+def test_contradicting_arguments_are_told():
+    with pytest.raises(ProblemError, match="num_replicas"):
+        ask(policy(lambda: PLAN), gpus=7)
