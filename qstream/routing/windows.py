@@ -16,8 +16,15 @@ from numpy.typing import NDArray
 
 from qstream.errors import ProblemError
 from qstream.quantum.ising import IsingProblem
-from qstream.quantum.qaoa.subspace import MAX_WEIGHT_SPINS, solve_fixed_weight, weight_energies, weight_spins
-from qstream.quantum.record import Execution, Reason, Refused, Remaining, SolveRequest, SolveResult
+from qstream.quantum.qaoa.subspace import (
+    MAX_WEIGHT_SPINS,
+    solve_fixed_weight,
+    weight_angles,
+    weight_energies,
+    weight_spins,
+    weight_start,
+)
+from qstream.quantum.record import Execution, Reason, Refused, Remaining, SolveMeta, SolveRequest, SolveResult
 from qstream.routing.window_model import Partition, Window, moved, window_of
 
 WindowSolver = Literal["exact", "qaoa", "greedy"]
@@ -57,32 +64,24 @@ class WindowSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class WindowRecord:
-    """One window: its solver and what else would have been found.
+class CircuitRecord:
+    """What a circuit found in a window, and what else would have been found.
 
     Energies are those of the window's Ising model, in deviations from its mean: of the plan `before`, the best `found`, the
     exact `optimum`, and the best `control`, which is as many samples of the circuit at p = 0. `expectation`, `p_opt` and
-    `ratio` = (E_max - expectation) / (E_max - E_min) belong to the circuit. `gain` is what the objective fell by, 0 if nothing
-    was accepted, and `best_gain` what it would have with the best rearrangement of all.
+    `ratio` = (E_max - expectation) / (E_max - E_min) are exact; a device leaves them open.
     """
 
-    layer: int
-    bins: tuple[int, int]
-    solver: WindowSolver
     execution: Execution
-    n: int
     p: int | None
     shots: int | None
-    seed: int
     before: float
     found: float
     optimum: float
-    control: float | None
-    expectation: float | None
-    ratio: float | None
-    p_opt: float | None
-    gain: float
-    best_gain: float
+    control: float
+    expectation: float | None = None
+    ratio: float | None = None
+    p_opt: float | None = None
 
     @property
     def captured(self) -> float:
@@ -90,22 +89,44 @@ class WindowRecord:
         return _share(self.before, self.found, self.optimum)
 
     @property
-    def control_captured(self) -> float | None:
+    def control_captured(self) -> float:
         """The same of the control."""
-        return None if self.control is None else _share(self.before, self.control, self.optimum)
+        return _share(self.before, self.control, self.optimum)
+
+
+@dataclass(frozen=True, slots=True)
+class WindowRecord:
+    """One window of n items between two bins of a layer, and the circuit, if there was one.
+
+    `gain` is what the objective fell by, 0 if nothing was accepted; it would have fallen by `best_gain` with the best
+    rearrangement of all, by `control_gain` with the best of the control's samples, and by `mean_gain`, often below 0, with the
+    mean sample.
+    """
+
+    layer: int
+    bins: tuple[int, int]
+    solver: WindowSolver
+    n: int
+    seed: int
+    gain: float
+    best_gain: float
+    mean_gain: float
+    control_gain: float | None = None
+    circuit: CircuitRecord | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Found:
-    """What a solver proposes for a window: spins [S, n], and what a circuit measured."""
+    """What a solver proposes for a window, spins [S, n]; `whole` if these are all rearrangements.
+
+    A circuit's samples come with their counts [S], its control's spins [C, n] and its record.
+    """
 
     spins: NDArray[np.int8]
-    execution: Execution = "none"
-    p: int | None = None
-    shots: int | None = None
-    expectation: float | None = None
-    p_opt: float | None = None
-    control: float | None = None
+    whole: bool = False
+    counts: NDArray[np.int64] | None = None
+    control: NDArray[np.int8] | None = None
+    circuit: CircuitRecord | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -126,12 +147,15 @@ def improve(
 ) -> Improved:
     """Try `settings.count` windows in every layer, and keep what improves.
 
-    Layers take turns, so a deadline leaves all with about as many windows. Equal arguments give equal bytes where the deadline
+    Layers take turns, the one of the highest objective first, so a deadline leaves all with about as many windows. Equal arguments give equal bytes where the deadline
     does not strike; another `turn` tries other windows. A solver that refuses ends the work with its reason.
     """
-    now, records = list(partitions), []
+    now = list(partitions)
+    records: list[WindowRecord] = []
+    order = sorted(range(len(now)), key=lambda layer: -partitions[layer].objective())
     for i in range(settings.count):
-        for layer, partition in enumerate(now):
+        for layer in order:
+            partition = now[layer]
             if remaining_s() <= 0:
                 return Improved(tuple(now), tuple(records), Reason.TIMEOUT)
             seed = np.random.SeedSequence([settings.seed, turn, layer, i])
@@ -151,16 +175,17 @@ def choose(partition: Partition, size: int, rng: np.random.Generator) -> Window 
 
     With a price on the fullest bin, the first bin is the fullest of a random scenario.
     """
+    levels = partition.levels()
     a = int(rng.integers(len(partition.share)))
     if partition.prices.balance:
-        a = int(partition.levels()[:, rng.integers(partition.load.shape[1])].argmax())
+        a = int(levels[:, rng.integers(partition.load.shape[1])].argmax())
     others = np.flatnonzero(partition.group == partition.group[a])
     others = others[others != a]
     if not len(others):
         return None
     b = int(rng.choice(others))
     free = partition.free(a, b)
-    whole = window_of(partition, (a, b), free)
+    whole = window_of(partition, (a, b), free, levels)
     leaving = _leaving_gains(whole)
     sides = [np.flatnonzero(whole.spins == spin) for spin in (1, -1)]
     if not all(len(side) for side in sides):
@@ -171,7 +196,7 @@ def choose(partition: Partition, size: int, rng: np.random.Generator) -> Window 
         order = side[np.argsort(-leaving[side], kind="stable")]
         best = order[: (k + 1) // 2]
         chosen.append(np.concatenate([best, rng.choice(order[len(best) :], k - len(best), replace=False)]))
-    return window_of(partition, (a, b), np.sort(free[np.concatenate(chosen)]))
+    return window_of(partition, (a, b), np.sort(free[np.concatenate(chosen)]), levels)
 
 
 def _leaving_gains(window: Window) -> NDArray[np.float64]:
@@ -185,35 +210,28 @@ def solve_window(
     partition: Partition, window: Window, settings: WindowSettings, layer: int, seed: int, remaining_s: Remaining
 ) -> tuple[Partition, WindowRecord]:
     """Let the solver propose, accept the best proposal if it lowers the objective; `Refused` if the solver cannot."""
-    problem = window.ising()
-    found = SOLVERS[settings.solver](window, problem, settings, seed, remaining_s)
+    found = SOLVERS[settings.solver](window, settings, seed, remaining_s)
     costs = window.costs(found.spins)
     before = float(window.costs(window.spins[None])[0])
     best = int(costs.argmin())
-    scale = max(abs(before), float(np.abs(costs).max()))
-    gain = before - float(costs[best])
-    accepted = gain > _LEAST_GAIN * scale
-    energies = weight_energies(problem, window.weight)
-    ratio = None
-    if found.expectation is not None:
-        span = float(np.ptp(energies))
-        ratio = (float(energies.max()) - found.expectation) / span if span > 0 else 1.0
+    gain, least = before - float(costs[best]), _LEAST_GAIN * max(1.0, abs(before))
+    every = costs if found.whole else window.costs(weight_spins(len(window.items), window.weight))
+    control = None if found.control is None else max(0.0, before - float(window.costs(found.control).min()))
     record = WindowRecord(
-        layer=layer, bins=window.bins, solver=settings.solver, execution=found.execution, n=len(window.items), p=found.p,
-        shots=found.shots, seed=seed, before=problem.energy(window.spins), found=float(problem.energies(found.spins).min()),
-        optimum=float(energies.min()), control=found.control, expectation=found.expectation, ratio=ratio, p_opt=found.p_opt,
-        gain=gain if accepted else 0.0,
-        best_gain=max(0.0, before - float(window.costs(weight_spins(len(window.items), window.weight)).min())),
+        layer=layer, bins=window.bins, solver=settings.solver, n=len(window.items), seed=seed,
+        gain=gain if gain > least else 0.0, best_gain=max(0.0, before - float(every.min())),
+        mean_gain=gain if found.counts is None else before - float(np.average(costs, weights=found.counts)),
+        control_gain=control, circuit=found.circuit,
     )  # fmt: skip
-    return moved(partition, window, found.spins[best]) if accepted else partition, record
+    return moved(partition, window, found.spins[best]) if gain > least else partition, record
 
 
-def _exact(window: Window, _: IsingProblem, __: WindowSettings, ___: int, ____: Remaining) -> Found:
+def _exact(window: Window, _: WindowSettings, __: int, ___: Remaining) -> Found:
     """All rearrangements, to be judged by the objective itself."""
-    return Found(weight_spins(len(window.items), window.weight))
+    return Found(weight_spins(len(window.items), window.weight), whole=True)
 
 
-def _greedy(window: Window, _: IsingProblem, __: WindowSettings, ___: int, ____: Remaining) -> Found:
+def _greedy(window: Window, _: WindowSettings, __: int, ___: Remaining) -> Found:
     """The best exchange of two items, again and again."""
     spins = window.spins
     cost = float(window.costs(spins[None])[0])
@@ -229,48 +247,63 @@ def _greedy(window: Window, _: IsingProblem, __: WindowSettings, ___: int, ____:
         spins, cost = each[best], float(costs[best])
 
 
-def _qaoa(window: Window, problem: IsingProblem, settings: WindowSettings, seed: int, remaining_s: Remaining) -> Found:
+def _qaoa(window: Window, settings: WindowSettings, seed: int, remaining_s: Remaining) -> Found:
     """Samples of a circuit: simulated in the window's subspace, or of a device."""
+    problem, weight = window.ising(), window.weight
+    energies = weight_energies(problem, weight)
+    before, least, most = problem.energy(window.spins), float(energies.min()), float(energies.max())
+    every = weight_spins(problem.n, weight)
+    rng = np.random.default_rng([seed, _CONTROL])
     if settings.device is not None:
-        return _from_device(window, problem, settings, seed, remaining_s)
-    warm_start = window.spins if settings.warm else None
+        samples, counts, meta = _measure(problem, weight, settings, seed, remaining_s)
+        drawn = rng.choice(len(every), settings.shots)
+        circuit = CircuitRecord(
+            meta.execution, meta.p, meta.shots, before, float(problem.energies(samples).min()), least,
+            float(energies[drawn].min()),
+        )  # fmt: skip
+        return Found(samples, counts=counts, control=every[drawn], circuit=circuit)
+    around = window.spins if settings.warm else None
     answer = solve_fixed_weight(
-        problem, window.weight, p=settings.layers, shots=settings.shots, seed=seed, warm_start=warm_start, remaining_s=remaining_s
+        problem, weight, p=settings.layers, shots=settings.shots, seed=seed, warm_start=around, remaining_s=remaining_s
     )
-    if answer.samples is None or answer.control is None:
+    if answer.samples is None or answer.expectation is None:
         raise Refused(Reason.INVALID_OUTPUT, "the circuit has no samples")
-    return Found(
-        answer.samples.astype(np.int8), answer.execution, answer.p, answer.shots, answer.expectation, answer.p_opt,
-        answer.control.best_energy,
+    falloff = weight_angles(settings.layers, 1.0)[2]
+    start = weight_start(problem.n, weight, around, falloff=falloff) ** 2
+    drawn = rng.choice(len(every), settings.shots, p=start / start.sum())
+    circuit = CircuitRecord(
+        answer.execution, answer.p, answer.shots, before, answer.energy, least, float(energies[drawn].min()),
+        answer.expectation, (most - answer.expectation) / (most - least) if most > least else 1.0, answer.p_opt,
     )  # fmt: skip
+    return Found(answer.samples.astype(np.int8), counts=answer.counts, control=every[drawn], circuit=circuit)
 
 
-def _from_device(window: Window, problem: IsingProblem, settings: WindowSettings, seed: int, remaining_s: Remaining) -> Found:
-    """Samples of the device's circuit, of which those of the window's weight count; `Refused` with the runtime's reason."""
+def _measure(
+    problem: IsingProblem, weight: int, settings: WindowSettings, seed: int, remaining_s: Remaining
+) -> tuple[NDArray[np.int8], NDArray[np.int64], SolveMeta]:
+    """Samples [S, n] of the device's circuit that have the weight, with counts; `Refused` if there are none."""
     if settings.runtime is None:
         raise Refused(Reason.UNAVAILABLE, f"device {settings.device!r} needs a runtime")
-    n, weight = problem.n, window.weight
+    if not (left_s := remaining_s()) > 0:
+        raise Refused(Reason.TIMEOUT, "the deadline passed between two windows")
+    n = problem.n
     aim = n - 2 * weight
-    # (sum_i s_i - aim)^2, without its constant: this device's mixer does not keep the weight.
+    # (sum_i s_i - aim)^2, without its constant: a device's mixer does not keep the weight.
     pair = problem.J + np.triu(np.full((n, n), 2.0 * _DEVICE_PRICE), 1)
     priced = IsingProblem(n, pair, problem.h - 2.0 * _DEVICE_PRICE * aim)
-    request = SolveRequest(
-        priced, deadline_s=remaining_s(), seed=seed, shots=settings.shots, p=settings.layers, device=settings.device
-    )
+    request = SolveRequest(priced, deadline_s=left_s, seed=seed, shots=settings.shots, p=settings.layers, device=settings.device)
     result = settings.runtime.solve(request, f"device:{settings.device}")
-    meta = result.meta
-    if meta.fallback is not None:
-        raise Refused(meta.fallback.reason, meta.fallback.detail)
-    samples = np.empty((0, n), np.int8) if result.samples is None else result.samples.astype(np.int8)
-    kept = samples[np.count_nonzero(samples < 0, axis=1) == weight]
-    rng = np.random.default_rng([seed, _CONTROL])
-    control = rng.choice(weight_energies(problem, weight), settings.shots).min()
-    # Without a sample of that weight the plan stays.
-    spins = kept if len(kept) else window.spins[None]
-    return Found(spins, meta.execution, meta.p, meta.shots, control=float(control))
+    if result.meta.fallback is not None:
+        raise Refused(result.meta.fallback.reason, result.meta.fallback.detail)
+    if result.samples is None or result.counts is None:
+        raise Refused(Reason.INVALID_OUTPUT, f"{settings.device} gave no samples")
+    kept = np.count_nonzero(result.samples < 0, axis=1) == weight
+    if not kept.any():
+        raise Refused(Reason.INVALID_OUTPUT, f"no sample of {settings.device} has {weight} of {n} spins at -1")
+    return result.samples[kept].astype(np.int8), result.counts[kept], result.meta
 
 
-SolveWindow = Callable[[Window, IsingProblem, WindowSettings, int, Remaining], Found]
+SolveWindow = Callable[[Window, WindowSettings, int, Remaining], Found]
 SOLVERS: Final[dict[WindowSolver, SolveWindow]] = {"exact": _exact, "qaoa": _qaoa, "greedy": _greedy}
 
 
