@@ -107,8 +107,9 @@ def test_ranks_that_read_different_plans_answer_alike_where_they_agree():
 
 def test_a_subscriber_is_drained_and_asked_for_the_model():
     class Plans:
-        latest: dict[str, PlacementPlan] = {}
-        waiting = [PLAN.model_copy(update={"version": 7}), PLAN.model_copy(update={"version": 8})]
+        def __init__(self) -> None:
+            self.latest: dict[str, PlacementPlan] = {}
+            self.waiting = [PLAN.model_copy(update={"version": version}) for version in (7, 8)]
 
         def poll(self, timeout_s: float = 0.0) -> PlacementPlan | None:
             if not self.waiting:

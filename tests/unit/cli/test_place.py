@@ -1,0 +1,217 @@
+"""`qstream place`: a recording in, a table, an export and a page out; the scores are those of the exported plan."""
+
+from __future__ import annotations
+
+import json
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from qstream.cli.main import app
+from qstream.cli.placements import nodes_touched, pairs_together
+from schemas.experts import ExpertTopology
+
+LAYERS, EXPERTS, GPUS, SLOTS = 3, 16, 4, 24
+
+
+def invoke(*words: object):
+    return CliRunner().invoke(app, ["place", *map(str, words)], env={"COLUMNS": "200", "NO_COLOR": "1"})
+
+
+def told(*words: object) -> dict:
+    result = invoke(*words, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+@pytest.fixture(scope="module")
+def history() -> np.ndarray:
+    rng = np.random.default_rng(0)
+    base = rng.lognormal(4, 1, (LAYERS, EXPERTS))
+    return rng.poisson(base * rng.lognormal(0, 0.2, (20, LAYERS, EXPERTS)))
+
+
+@pytest.fixture
+def recording(tmp_path, history):
+    np.save(tmp_path / "counts.npy", history)
+    return tmp_path / "counts.npy"
+
+
+@pytest.fixture
+def tokens(tmp_path):
+    """Tokens whose experts come in four families that no contiguous placement keeps together."""
+    rng = np.random.default_rng(1)
+    family = np.broadcast_to(np.arange(400)[:, None] % 4, (2, 400, 1))  # as many tokens each: a node may have a whole family
+    member = rng.permuted(np.broadcast_to(np.arange(4), (2, 400, 4)), axis=2)[:, :, :2]
+    np.savez(tmp_path / "tokens.npz", topk_ids_of_layer=family + 4 * member)
+    return tmp_path / "tokens.npz"
+
+
+def score(plan: np.ndarray, loads: np.ndarray) -> float:
+    """Balancedness from its definition: mean over maximum GPU load, layers summed first, mean over the windows."""
+    found = []
+    for window in loads:
+        mean = fullest = 0.0
+        for row, load in zip(plan, window, strict=True):
+            gpus = [sum(load[e] / (row == e).sum() for e in part) for part in row.reshape(GPUS, -1)]
+            mean, fullest = mean + np.mean(gpus), fullest + max(gpus)
+        found.append(mean / fullest)
+    return float(np.mean(found))
+
+
+def test_the_scores_are_those_of_the_exported_plan_and_better_than_before(recording, history, tmp_path):
+    out = tmp_path / "plan.json"
+    data = told(recording, "--gpus", GPUS, "--slots", SLOTS, "--windows", 20, "--export", "sglang", "--out", out)
+    before, eplb, ours = data["placements"]
+    assert [before["name"], eplb["name"], ours["name"]] == ["contiguous", "EPLB", "qstream"]
+    plan = np.array(json.loads(out.read_text())["physical_to_logical_map"])
+    contiguous = np.tile(np.arange(SLOTS) % EXPERTS, (LAYERS, 1))
+    assert ours["balancedness"] == pytest.approx(score(plan, history), rel=1e-12)
+    assert before["balancedness"] == pytest.approx(score(contiguous, history), rel=1e-12)
+    assert before["balancedness"] < eplb["balancedness"] < ours["balancedness"]
+    assert before["moved"] == 0 < ours["moved"]
+    assert data["written"] == [str(out)]
+
+
+def test_the_unseen_column_knows_nothing_of_the_last_window(tmp_path, history):
+    scores = []
+    for swap in (False, True):
+        changed = history.copy()
+        if swap:
+            changed[-1] = changed[-1, :, ::-1]
+        np.save(tmp_path / "a.npy", changed)
+        scores.append(told(tmp_path / "a.npy", "--gpus", GPUS, "--slots", SLOTS, "--windows", 20)["placements"])
+    last = history[-1:]
+    assert scores[0][2]["unseen"] > 0.8 > scores[1][2]["unseen"]
+    contiguous = np.tile(np.arange(SLOTS) % EXPERTS, (LAYERS, 1))
+    assert scores[0][0]["unseen"] == pytest.approx(score(contiguous, last), rel=1e-12)
+
+
+def test_families_of_experts_come_to_one_node_and_the_table_tells_how_many_nodes_a_token_touches(tokens):
+    data = told(tokens, "--gpus", 4, "--nodes", 4, "--experts", EXPERTS)
+    before, eplb, ours = data["placements"]
+    assert ours["nodes"] == 1.0
+    assert before["nodes"] == 2.0  # a family lies across all nodes: two experts are on two of them
+    assert eplb["nodes"] > 1.2
+    shown = invoke(tokens, "--gpus", 4, "--nodes", 4, "--experts", EXPERTS).stdout
+    assert "nodes a token" in shown
+    assert "colocation" in shown
+
+
+def test_where_only_pairs_are_known_the_table_tells_how_many_are_on_a_node(tmp_path, history):
+    pairs = np.zeros((LAYERS, EXPERTS, EXPERTS), int)
+    for e in range(EXPERTS):
+        pairs[:, e, (e + 8) % EXPERTS] = 10
+    np.savez(tmp_path / "a.npz", history=history, coactivation=pairs)
+    before, _, ours = told(tmp_path / "a.npz", "--gpus", GPUS, "--nodes", 2)["placements"]
+    assert (before["together"], ours["together"]) == (0.0, 1.0)
+
+
+def test_nodes_and_pairs_of_a_small_placement_by_hand():
+    topology = ExpertTopology(num_layers=1, num_logical_experts=3, num_gpus=2, num_nodes=2, slots_per_gpu=2)
+    plan = np.array([[0, 1, 2, 0]], np.int32)  # expert 0 on both nodes
+    tokens = np.array([[[1, 2]], [[1, -1]], [[2, -1]], [[-1, -1]]], np.int32)
+    assert nodes_touched(plan, tokens, topology) == pytest.approx((2 + 1 + 1) / 3)
+    pairs = np.zeros((1, 3, 3), np.int64)
+    pairs[0, 0, 1] = pairs[0, 1, 0] = 6  # on one node half of the time
+    pairs[0, 1, 2] = pairs[0, 2, 1] = 2  # never
+    assert pairs_together(plan, pairs, topology) == pytest.approx(3 / 8)
+
+
+def test_from_the_placement_in_force_few_experts_move_at_a_price(recording, tmp_path):
+    out = tmp_path / "plan.yaml"
+    base = (recording, "--gpus", GPUS, "--slots", SLOTS)
+    told(*base, "--export", "tensorrt-llm", "--out", out)
+    assert yaml.safe_load(out.read_text())["num_slots"] == SLOTS
+    data = told(*base, "--previous", out, "--move-cost", 0.05, "--seed", 5)
+    assert data["placements"][0]["name"] == "in force"
+    assert data["placements"][2]["moved"] <= 3
+
+
+def test_equal_calls_give_equal_placements(recording, tmp_path):
+    plans = []
+    for name in ("a.npz", "b.npz"):
+        told(recording, "--gpus", GPUS, "--slots", SLOTS, "--seed", 3, "--export", "numpy", "--out", tmp_path / name)
+        plans.append((tmp_path / name).read_bytes())
+    assert plans[0] == plans[1]
+
+
+class Page(HTMLParser):
+    """Which tags stand in the page, and what they name outside of it."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.outside: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.outside += [f"{tag} {name}" for name, _ in attrs if name in ("src", "href", "srcset")]
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_stands_alone_and_shows_each_placement(recording, tmp_path):
+    html = tmp_path / "report.html"
+    shown = invoke(recording, "--gpus", GPUS, "--slots", SLOTS, "--html", html)
+    assert shown.exit_code == 0, shown.output
+    assert f"written: {html}" in shown.stdout
+    text = html.read_text()
+    found = Page(text)
+    assert (found.outside, found.open) == ([], [])
+    assert found.tags.count("svg") == 1 + 3
+    assert "script" not in found.tags
+    assert "http" not in text
+    assert "url(" not in text
+    for part in ("contiguous", "EPLB", "qstream", "counts.npy"):
+        assert part in text
+
+
+def test_a_name_of_a_file_cannot_put_tags_into_the_page(tmp_path, history):
+    np.save(tmp_path / "<script>x.npy", history)
+    html = tmp_path / "report.html"
+    assert invoke(tmp_path / "<script>x.npy", "--gpus", GPUS, "--html", html).exit_code == 0
+    assert "script" not in Page(html.read_text()).tags
+
+
+def test_one_window_alone_has_no_unseen_column(tmp_path, history):
+    np.save(tmp_path / "a.npy", history[0])
+    assert all(row["unseen"] is None for row in told(tmp_path / "a.npy", "--gpus", GPUS)["placements"])
+    assert "unseen" not in invoke(tmp_path / "a.npy", "--gpus", GPUS).stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "part"),
+    [
+        (("--gpus", 4, "--slots", 18), 2, "--slots is 18, allowed are multiples of the 4 GPUs"),
+        (("--gpus", 4, "--slots", 12), 1, "allowed are at least 16, one an expert"),
+        (("--gpus", 4, "--nodes", 8), 1, "num_nodes is 8, allowed are at most 4"),
+        (("--gpus", 4, "--export", "sglang"), 2, "allowed are both or none"),
+        (("--gpus", 4, "--export", "vllm", "--out", "x"), 2, "'vllm', allowed are sglang"),
+        (("--gpus", 4, "--slots", 24, "--export", "exflow", "--out", "x"), 1, "allowed for exflow"),
+        (("--gpus", 4, "--previous", "none.json"), 2, "none.json"),
+        (("--gpus", 0), 2, "--gpus"),
+    ],
+)
+def test_wrong_words_are_told_in_one_line(recording, words, code, part):
+    result = invoke(recording, *words)
+    assert result.exit_code == code, result.output
+    assert part in result.stderr
+
+
+def test_a_missing_file_and_a_broken_one_are_told(tmp_path):
+    assert "allowed is a file" in invoke(tmp_path / "none.npy", "--gpus", 4).stderr
+    (tmp_path / "a.json").write_text('{"load_history": 3}')
+    result = invoke(tmp_path / "a.json", "--gpus", 4)
+    assert (result.exit_code, result.stderr) == (1, "Error: load_history is a int, allowed is a list of at least one window\n")
