@@ -14,6 +14,7 @@ from qstream.routing.formats.files import MAX_COUNT, check_size
 MAX_LAYERS: Final = 4096
 MAX_EXPERTS: Final = 65536
 TOKENS_KEPT: Final = 4096
+PAIRED_TOKENS: Final = 16384
 _CELLS_AT_ONCE: Final = 1 << 24
 
 
@@ -49,7 +50,7 @@ def recording(
     coactivation: NDArray[np.int64] | None = None,
     tokens: NDArray[np.int32] | None = None,
 ) -> Recording:
-    """A recording whose arrays agree; `history` [W, L, E] or, of one window, [L, E].
+    """A recording whose arrays agree; `history` [W, L, E] or, of one window, [L, E]. Windows without tokens are left out.
 
     Raises
     ------
@@ -69,20 +70,23 @@ def recording(
             raise ProblemError(f"{tool}: coactivation has shape {list(coactivation.shape)}, allowed is {allowed}")
         if not np.array_equal(coactivation, coactivation.transpose(0, 2, 1)):
             raise ProblemError(f"{tool}: coactivation is not symmetric, which it must be")
-    return Recording(tool, windows, layer_ids or tuple(range(layers)), coactivation, tokens)
+    return Recording(tool, windows[windows.any((1, 2))], layer_ids or tuple(range(layers)), coactivation, tokens)
 
 
 def fold(given: Recording, windows: int) -> Recording:
-    """The same counts in at most that many windows, each the sum of neighbours, as even in number as they can be.
+    """The same counts in at most that many windows of about as many tokens each, neighbours summed.
 
-    A tool may write one window a forward pass; a planner wants few windows with many tokens.
+    A tool may write one window a forward pass, a large one for a prefill and a tiny one for a decoding step; a planner wants
+    few windows that weigh alike.
     """
     if windows < 1:
         raise ProblemError(f"windows: {windows}, must be >= 1")
-    many = len(given.history)
-    if many <= windows:
+    if len(given.history) <= windows:
         return given
-    starts = np.arange(windows) * many // windows
+    tokens = given.history.sum((1, 2), dtype=np.float64)
+    ends = np.cumsum(tokens)
+    window = ((ends - tokens / 2) * (windows / ends[-1])).astype(np.int64)  # the one that the middle of a step falls into
+    starts = np.flatnonzero(np.diff(window, prepend=-1))
     return replace(given, history=np.add.reduceat(given.history, starts, axis=0))
 
 
@@ -94,7 +98,12 @@ def count(choices: NDArray[np.int64], experts: int) -> NDArray[np.int64]:
 
 
 def count_pairs(choices: NDArray[np.int64], experts: int) -> NDArray[np.int64]:
-    """How often two experts serve one token: int64 [L, E, E] from gate choices [L, T, K] with -1 for none."""
+    """How often two experts serve one token: int64 [L, E, E] from gate choices [L, T, K] with -1 for none.
+
+    Of more than 16,384 tokens, every s-th is counted s times.
+    """
+    times = -(-choices.shape[1] // PAIRED_TOKENS)
+    choices = choices[:, ::times]
     layers, tokens, _ = choices.shape
     check_size("coactivation", (layers, experts, experts))
     together = np.zeros((layers, experts, experts), np.int64)
@@ -105,7 +114,7 @@ def count_pairs(choices: NDArray[np.int64], experts: int) -> NDArray[np.int64]:
             chosen = np.zeros((len(some), experts + 1), np.float32)
             np.put_along_axis(chosen, np.where(some >= 0, some, experts), 1.0, 1)
             together[layer] += (chosen[:, :-1].T @ chosen[:, :-1]).astype(np.int64)
-    return together
+    return together * times
 
 
 def sample(choices: NDArray[np.int64]) -> NDArray[np.int32]:

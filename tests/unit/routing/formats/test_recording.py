@@ -28,12 +28,35 @@ def test_pairs_are_counted_as_the_planner_counts_them():
 
 
 def test_folding_sums_neighbours_and_loses_no_token():
-    history = np.random.default_rng(1).integers(0, 9, (11, 2, 3))
+    history = np.full((12, 2, 3), 5)
+    history[:, 1, 2] = np.arange(12)
+    history[:, 1, 1] = 11 - np.arange(12)  # as many tokens in each step
     folded = fold(recording("x", history), 4).history
-    assert folded.shape == (4, 2, 3)
-    assert folded[0].tolist() == history[:2].sum(0).tolist()
+    assert folded.tolist() == history.reshape(4, 3, 2, 3).sum(1).tolist()
+    assert fold(recording("x", history), 12).history.tolist() == history.tolist()
+
+
+def test_windows_have_about_as_many_tokens_though_steps_do_not():
+    rng = np.random.default_rng(1)
+    history = rng.integers(1, 9, (500, 2, 3)) * rng.choice([1, 40], (500, 1, 1), p=[0.9, 0.1])
+    folded = fold(recording("x", history), 8).history
+    assert len(folded) == 8
     assert folded.sum(0).tolist() == history.sum(0).tolist()
-    assert fold(recording("x", history), 11).history.tolist() == history.tolist()
+    tokens = folded.sum((1, 2))
+    assert tokens.max() < 1.3 * tokens.mean()
+
+
+def test_a_step_without_tokens_makes_no_window():
+    history = np.zeros((9, 1, 2), np.int64)
+    history[[2, 7]] = 6
+    found = recording("x", history)
+    assert found.history.tolist() == fold(found, 1 << 20).history.tolist() == [[[6, 6]], [[6, 6]]]
+
+
+def test_of_very_many_tokens_every_second_pair_is_counted_twice():
+    choices = np.zeros((1, 20_000, 2), np.int64)
+    choices[:, :, 1] = 1
+    assert count_pairs(choices, 2).tolist() == [[[20_000, 20_000], [20_000, 20_000]]]
 
 
 def test_a_sample_is_evenly_spread_and_bounded():
