@@ -78,11 +78,10 @@ def gpu_plan(partitions: tuple[Partition, ...], plan: NDArray[np.int32]) -> NDAr
     """The plan int32 [L, P] of partitions that came from `plan`: experts that stay on a GPU keep their slots."""
     found = plan.copy()
     for row, partition in zip(found, partitions, strict=True):
-        room = len(row) // len(partition.share)
-        gpu = np.arange(len(row)) // room
-        for g in np.unique(gpu[partition.bin_of != gpu]):
-            mine = gpu == g
-            row[mine & (partition.bin_of != g)] = partition.kind[~mine & (partition.bin_of == g)]
+        for g, held in enumerate(row.reshape(len(partition.share), -1)):
+            wanted = partition.kind[partition.bin_of == g]
+            gone = ~np.isin(held, wanted)
+            held[gone] = wanted[~np.isin(wanted, held)]
     return found
 
 

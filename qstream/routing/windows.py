@@ -147,8 +147,9 @@ def improve(
 ) -> Improved:
     """Try `settings.count` windows in every layer, and keep what improves.
 
-    Layers take turns, the one of the highest objective first, so a deadline leaves all with about as many windows. Equal arguments give equal bytes where the deadline
-    does not strike; another `turn` tries other windows. A solver that refuses ends the work with its reason.
+    Layers take turns, that of the highest objective first, so a deadline leaves all with about as many windows. Equal
+    arguments give equal bytes where the deadline does not strike; another `turn` tries other windows. A solver that refuses
+    ends the work with its reason.
     """
     now = list(partitions)
     records: list[WindowRecord] = []
