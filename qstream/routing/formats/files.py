@@ -93,7 +93,10 @@ def as_array(field: str, value: Any) -> NDArray[Any]:
     if shape is None:
         raise ProblemError(f"{field} is a {type(value).__name__}, allowed is an array of numbers")
     check_size(field, tuple(shape))
-    given = np.asarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value)
+    try:
+        given = np.asarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value)
+    except (TypeError, RuntimeError) as exc:  # bfloat16, sparse, quantised
+        raise ProblemError(f"{field} is a tensor of {value.dtype}, allowed are dense ones of a dtype that NumPy has") from exc
     if given.dtype.kind not in "iuf":
         raise ProblemError(f"{field} has dtype {given.dtype}, allowed are numbers")
     return given

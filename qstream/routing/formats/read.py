@@ -131,10 +131,12 @@ def _load_history(entries: Any) -> Recording:
 
 
 def _choices(tree: Tree, experts: int | None) -> Recording:
-    """``topk_ids_of_layer`` [L, T, K] in one piece."""
+    """``topk_ids_of_layer`` [L, T, K] in one piece, tokens in their order: windows of 1,024 tokens or more, at most 64."""
     field = "last_physical_to_logical_map"
     slots = None if tree.get(field) is None else numbers(field, tree[field], 2)
-    return sglang.tokens_of([numbers("topk_ids_of_layer", tree["topk_ids_of_layer"], 3, least=-1)], slots, experts)
+    choices = numbers("topk_ids_of_layer", tree["topk_ids_of_layer"], 3, least=-1)
+    windows = np.array_split(choices, min(64, max(1, choices.shape[1] // 1024)), axis=1)
+    return sglang.tokens_of(windows, slots, experts)
 
 
 def _plain(tree: Tree) -> Recording:

@@ -114,7 +114,8 @@ def count_pairs(choices: NDArray[np.int64], experts: int) -> NDArray[np.int64]:
             chosen = np.zeros((len(some), experts + 1), np.float32)
             np.put_along_axis(chosen, np.where(some >= 0, some, experts), 1.0, 1)
             together[layer] += (chosen[:, :-1].T @ chosen[:, :-1]).astype(np.int64)
-    return together * times
+    together *= times
+    return together
 
 
 def sample(choices: NDArray[np.int64]) -> NDArray[np.int32]:

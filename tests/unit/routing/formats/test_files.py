@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import pickle
 import struct
@@ -16,6 +17,10 @@ from qstream.routing.formats import files
 from qstream.routing.formats.files import numbers, read_tree
 
 COUNTS = np.arange(24).reshape(2, 3, 4)
+
+
+def save_torch(tensors, path) -> None:
+    importlib.import_module("safetensors.torch").save_file(tensors, path)
 
 
 def npy_header(shape: tuple[int, ...], descr: str = "<i8") -> bytes:
@@ -58,6 +63,16 @@ def test_a_view_that_is_larger_than_its_storage_is_refused_before_it_is_copied()
     torch = pytest.importorskip("torch")
     with pytest.raises(ProblemError, match="allowed are at most"):
         numbers("x", torch.zeros(1).expand(1 << 20, 1 << 20), 2)
+
+
+def test_a_dtype_that_numpy_does_not_have_is_told(tmp_path):
+    torch = pytest.importorskip("torch")
+    tensor = torch.ones(2, 3, dtype=torch.bfloat16)
+    with pytest.raises(ProblemError, match=r"x is a tensor of torch\.bfloat16"):
+        numbers("x", tensor, 2)
+    save_torch({"x": tensor}, tmp_path / "a.safetensors")
+    with pytest.raises(ProblemError, match=r"a\.safetensors: not a safetensors file of numbers: .*bfloat16"):
+        read_tree(tmp_path / "a.safetensors")
 
 
 def test_objects_in_an_array_are_refused_and_never_unpickled(tmp_path):

@@ -6,12 +6,21 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from qstream.errors import ConfigError, ProblemError
 from qstream.routing.formats.read import from_tree, read_map, read_recording
+from qstream.routing.formats.recording import Recording
 
 RNG = np.random.default_rng(3)
+FIELDS = (
+    "logical_count", "records", "topk_ids_of_layer", "load_history", "logical_expert_load", "expert_load_window",
+    "global_expert_load_window", "physical_to_logical_map", "last_physical_to_logical_map", "global_physical_count",
+    "history", "coactivation", "cooccurrence", "forward_pass_id", "0_1", "0_2",
+)  # fmt: skip
+NAMES = st.sampled_from(FIELDS) | st.text(max_size=3)
 HISTORY = RNG.integers(0, 50, (5, 2, 6))
 SLOTS = np.array([[0, 1, 2, 3, 4, 5, 0, 1], [5, 4, 3, 2, 1, 0, 5, 5]])
 
@@ -78,6 +87,13 @@ def test_a_layer_without_experts_has_no_tokens_and_no_pairs():
     assert found.history.shape == (1, 2, 6)
     assert found.history[0, 0].tolist() == [0] * 6
     assert found.history[0, 1].tolist() == counted(choices, 6)[1]
+
+
+def test_many_tokens_in_one_piece_are_windows_in_their_order():
+    choices = top_k(1, 5000, 2, 6)
+    found = from_tree({"topk_ids_of_layer": choices}, experts=6)
+    parts = np.array_split(choices, 4, axis=1)
+    assert found.history.tolist() == [counted(part, 6) for part in parts]
 
 
 def test_ranks_of_one_pass_are_one_window_over_a_folder(tmp_path):
@@ -172,6 +188,34 @@ def test_plain_arrays_with_and_without_a_name(tmp_path):
 def test_a_broken_recording_is_told_by_field(tree, told):
     with pytest.raises(ProblemError, match=told):
         from_tree(tree)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False) | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3),
+    max_leaves=12,
+)
+COUNTS = st.lists(st.lists(st.integers(-1, 4), min_size=1, max_size=3), min_size=1, max_size=3)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.dictionaries(NAMES, JSON | COUNTS | st.lists(COUNTS, max_size=3), max_size=3))
+def test_whatever_a_file_holds_it_is_a_recording_or_a_problem(tree):
+    found, fault = outcome(tree)
+    if found is None:
+        assert "allowed" in fault or "must be" in fault
+        return
+    windows, layers, experts = found.history.shape
+    assert min(windows, layers, experts) >= 1
+    assert found.history.min() >= 0 < found.history.sum()
+    assert len(found.layer_ids) == layers
+
+
+def outcome(tree: dict) -> tuple[Recording | None, str]:
+    try:
+        return from_tree(tree), ""
+    except ProblemError as exc:
+        return None, str(exc)
 
 
 def test_a_folder_of_something_else_is_told(tmp_path):
