@@ -41,9 +41,9 @@ def coactivation(topk_ids: NDArray[np.int32], experts: int, *, max_tokens: int =
     ids = array("topk_ids", topk_ids[::step], np.int32, "T L K")
     if ids.size and not 0 <= ids.min() <= ids.max() < experts:
         raise ProblemError(f"topk_ids: experts {ids.min()}..{ids.max()}, must be in 0..{experts - 1}")
-    together = np.zeros((ids.shape[1], experts, experts), np.int64)
-    _count(ids, together)
-    return together * step
+    together = np.zeros((ids.shape[1], experts, experts), np.int32)
+    count_pairs(ids, 1, together)
+    return together.astype(np.int64) * step
 
 
 def colocate(
@@ -116,10 +116,11 @@ def colocate(
 
 
 @compiled
-def _count(ids: Any, together: Any) -> None:
+def count_pairs(ids: Any, every: int, together: Any) -> None:
+    """Add to int32 [L, E, E] the co-activations of each `every`-th of the tokens [T, L, K], whose experts are in range."""
     tokens, layers, k = ids.shape
     for layer in range(layers):
-        for t in range(tokens):
+        for t in range(0, tokens, every):
             for i in range(k):
                 a = ids[t, layer, i]
                 together[layer, a, a] += 1

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from qstream.routing.colocate import count_pairs
+from qstream.routing.counts import count_labels
+from qstream.routing.problem import live_slots
 from schemas.experts import ExpertTopology
-from schemas.frame import Axes, Frame
+from schemas.frame import Axes, Count, Frame
+from schemas.tokens import TokenBatch
 
 COUNT_MAX = np.iinfo(np.int32).max
 REMEMBERED_WINDOWS = 64
+OTHER = "other"
+MAX_PAIRS = 1 << 20  # co-activations are kept of models with no more, layers times pairs
+PAIRS_EVERY = 4  # tokens of a batch, of which one counts
+SAMPLED_TOKENS = 1 << 28  # of a window; a longer one counts no more labels and pairs, so that int32 holds them
+LABEL_CHOICES = 1 << 20  # of a label in a layer, above which its counts are halved: old ones fade
 # Not strict: a tuple is stored as a list. Source and window id have up to 200 letters each.
 WindowNames = Annotated[tuple[str, ...], Field(strict=False)]
 
@@ -23,6 +33,8 @@ class RoutingState(Frame):
     `open_tokens` counts tokens times layers. Window w of the `closed` ones stands in ring row ``w % windows``.
     `seen_windows` are the newest load windows taken, as ``source/window_id``. `live_count` and `live_tokens` are what came
     since the last dispatch shares. `proposed` is a placement that no consumer has acknowledged yet, of `proposed_version`.
+    `label_count` are gate choices by label, in the order of `label_names`; labels without a row of their own count as
+    ``other``. `queued` are the tokens by label that wait for the next window. `pair_count` samples co-activations.
     """
 
     topology: ExpertTopology
@@ -38,6 +50,10 @@ class RoutingState(Frame):
     proposed_version: int = Field(default=0, ge=0)
     proposed_ns: int = Field(default=0, ge=0)
     proposed: Annotated[NDArray[np.int32], Axes("layers", "slots")] | None = None
+    label_names: WindowNames = Field(default=())
+    label_count: Annotated[NDArray[np.int32], Axes("layers", "labels", "experts")] | None = None
+    queued: dict[str, Count] | None = Field(default=None)
+    pair_count: Annotated[NDArray[np.int32], Axes("layers", "experts", "experts")] | None = None
 
     @classmethod
     def example(cls) -> Self:
@@ -61,6 +77,10 @@ class Memory:
         self.proposed_version = state.proposed_version
         self.proposed_ns = state.proposed_ns
         self.proposed = state.proposed
+        self.label_names = state.label_names
+        self.label_count = state.label_count
+        self.queued = state.queued
+        self.pair_count = state.pair_count
 
     @classmethod
     def fresh(cls, topology: ExpertTopology, windows: int) -> Self:
@@ -78,7 +98,8 @@ class Memory:
         """The fields of the state."""
         names = (
             "topology", "version", "closed", "open_tokens", "seen_windows", "ring", "open_count", "placement",
-            "live_tokens", "live_count", "proposed_version", "proposed_ns", "proposed",
+            "live_tokens", "live_count", "proposed_version", "proposed_ns", "proposed", "label_names", "label_count", "queued",
+            "pair_count",
         )  # fmt: skip
         return {name: getattr(self, name) for name in names}
 
@@ -95,6 +116,71 @@ class Memory:
                 total[layer] += counts
         self.open_tokens += token_layers
         self.live_tokens += token_layers
+
+    def add_batch(self, batch: TokenBatch, labels: int) -> None:
+        """Count the labels of a batch in at most so many rows, and a sample of its co-activations, where nodes matter.
+
+        The batch fits the topology. One without gate counts nothing.
+        """
+        if batch.topk_ids is None or batch.layer is None or self.open_tokens > SAMPLED_TOKENS:
+            return
+        if batch.label is not None and labels:
+            self._add_labels(batch.layer, batch.topk_ids, batch.label, batch.label_names, labels)
+        layers, experts = self.open_count.shape
+        if self.topology.num_nodes > 1 and layers * experts * experts <= MAX_PAIRS:
+            if self.pair_count is None:
+                self.pair_count = np.zeros((layers, experts, experts), np.int32)
+            elif not self.pair_count.flags.writeable:
+                self.pair_count = self.pair_count.copy()
+            count_pairs(batch.topk_ids[:, None], PAIRS_EVERY, self.pair_count[batch.layer : batch.layer + 1])
+
+    def _add_labels(
+        self, layer: int, topk_ids: NDArray[np.int32], label: NDArray[np.int32], names: tuple[str, ...], most: int
+    ) -> None:
+        used = np.flatnonzero(np.bincount(label + 1)[1:]).tolist()
+        if not used:
+            return
+        row = np.zeros(len(names), np.int64)
+        for index in used:
+            row[index] = self._label_row(names[index], most)
+        layers, experts = self.open_count.shape
+        count = np.zeros((layers, 0, experts), np.int32) if self.label_count is None else self.label_count
+        if new := len(self.label_names) - count.shape[1]:
+            count = np.concatenate([count, np.zeros((layers, new, experts), np.int32)], axis=1)
+        elif not count.flags.writeable:
+            count = count.copy()
+        count_labels(topk_ids, label, row, count[layer])
+        self.label_count = count
+
+    def _label_row(self, name: str, most: int) -> int:
+        """The row of a label, a new one while there is room."""
+        if name not in self.label_names:
+            if len(self.label_names) >= most - 1:
+                name = OTHER
+            if name not in self.label_names:
+                self.label_names = (*self.label_names, name)
+        return self.label_names.index(name)
+
+    def queue(self, queued: Mapping[str, int], most: int) -> None:
+        """Note the tokens that wait, by label: known labels and long queues by name, the rest as ``other``."""
+        ranked = sorted(queued.items(), key=lambda item: (item[0] not in self.label_names, -item[1], item[0]))
+        kept = dict(ranked[:most])
+        if rest := sum(tokens for _, tokens in ranked[most:]):
+            kept[OTHER] = kept.get(OTHER, 0) + rest
+        self.queued = kept or None
+
+    def demand(self) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+        """Tokens that each label had so far, int64 [K, L, E], and those that wait, int64 [K]; None if one is not known."""
+        if self.label_count is None or not self.queued:
+            return None
+        # A last row, without a token, for labels that nothing is known of.
+        labels = np.concatenate([self.label_count, np.zeros_like(self.label_count[:, :1])], axis=1).transpose(1, 0, 2)
+        rows = {name: row for row, name in enumerate(self.label_names)}
+        unknown = rows.get(OTHER, len(rows))
+        queued = np.zeros(len(labels), np.int64)
+        for name, tokens in self.queued.items():
+            queued[rows.get(name, unknown)] += tokens
+        return labels.astype(np.int64), queued
 
     def remember_window(self, name: str) -> bool:
         """Note a load window; False if it was counted before."""
@@ -138,12 +224,48 @@ class Memory:
         self.open_tokens = 0
         return np.stack(history).astype(np.int64)
 
+    def coactivation(self) -> NDArray[np.int64] | None:
+        """Co-activations of a sample of the last windows' tokens, int64 [L, E, E]; None where none are kept."""
+        return None if self.pair_count is None else self.pair_count.astype(np.int64)
+
+    def fade(self, labels: int) -> None:
+        """After the plan of a window: old counts of labels and pairs fade, the queue is served, labels beyond `labels` merge."""
+        self.queued = None
+        if self.pair_count is not None:
+            self.pair_count = (self.pair_count.astype(np.int64) * 7 >> 3).astype(np.int32)
+        if not labels:
+            self.label_names, self.label_count = (), None
+        elif self.label_count is not None:
+            count = self._merged_labels(self.label_count.astype(np.int64), labels)
+            excess = np.maximum(count.sum(2, keepdims=True) / LABEL_CHOICES, 1.0)
+            self.label_count = (count >> np.ceil(np.log2(excess)).astype(np.int64)).astype(np.int32)
+
+    def _merged_labels(self, count: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+        """The counts, with the labels beyond the first ones in one row if there are more than `most`."""
+        names = self.label_names
+        if len(names) <= most:
+            return count
+        named = [row for row, name in enumerate(names) if name != OTHER][: most - 1]
+        rest = [row for row in range(len(names)) if row not in named]
+        self.label_names = (*(names[row] for row in named), OTHER)
+        return np.concatenate([count[:, named], count[:, rest].sum(1, keepdims=True)], axis=1)
+
+    def history(self) -> NDArray[np.int64]:
+        """The closed windows in the ring int64 [W, L, E], newest last; an empty one if none has closed."""
+        return np.stack(self._past() or [np.zeros_like(self.open_count)]).astype(np.int64)
+
     def _past(self) -> list[NDArray[np.int32]]:
         rows = len(self.ring)
         return [self.ring[window % rows] for window in range(max(0, self.closed - rows), self.closed)]
 
 
 def contiguous(topology: ExpertTopology) -> NDArray[np.int32]:
-    """Slot p holds expert p % E: int32 [L, P], what an engine does without a plan."""
-    row = np.arange(topology.num_slots, dtype=np.int32) % topology.num_logical_experts
+    """Slot p holds expert p % E: int32 [L, P], what an engine does without a plan.
+
+    Beside GPUs without capacity, only the slots of the others count.
+    """
+    experts = topology.num_logical_experts
+    row = np.arange(topology.num_slots, dtype=np.int32) % experts
+    live = live_slots(topology)
+    row[live] = np.arange(len(live)) % experts
     return np.tile(row, (topology.num_layers, 1))

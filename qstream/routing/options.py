@@ -48,16 +48,19 @@ class RoutingOptions(BaseModel):
     routing_plans: bool = Field(default=True, description="publish a routing plan for every token batch")
     window_tokens: int = Field(default=8192, ge=1, le=1 << 30, description="tokens a layer in one window of the history")
     windows: int = Field(default=16, ge=1, le=64, description="windows in the ring, the scenarios of a plan")
-    steps: int = Field(default=3000, ge=0, le=1_000_000, description="annealing steps a layer of the scenario tier")
+    labels: int = Field(
+        default=16, ge=0, le=64, description="labels whose counts are kept apart, the last one for all others; 0 keeps none"
+    )
+    steps: int = Field(default=8000, ge=0, le=1_000_000, description="annealing steps a layer of the scenario tier")
     shares_tokens: int = Field(
         default=2048, ge=0, le=1 << 30, description="tokens a layer between two dispatch shares; 0 publishes none"
     )
     acknowledge: bool = Field(
         default=False, description="a placement is in force only when a consumer has acknowledged it, not when it is published"
     )
-    min_gain: float = Field(default=0.01, ge=0, le=1, description="balancedness that a new placement must win to be published")
+    min_gain: float = Field(default=0.005, ge=0, le=1, description="balancedness that a new placement must win to be published")
     move_cost: float = Field(
-        default=0.0005, ge=0, le=10, description="price of one moved expert, in mean GPU loads of its layer; 0 moves freely"
+        default=0.001, ge=0, le=10, description="price of one moved expert, in mean GPU loads of its layer; 0 moves freely"
     )
     slack: float = Field(default=0.05, ge=0, le=10, description="room above the even share of an expert, for tokens without gate")
     ttl_s: float = Field(default=600.0, gt=0, le=86_400, description="how long a placement plan may be applied")

@@ -1,27 +1,28 @@
-"""From the history of a model to a placement plan: forecast, experts to nodes, replicas to GPUs, and the frame that says so."""
+"""From the history of a model to a placement plan: forecast, experts to nodes, replicas to GPUs, slots annealed."""
 
 from __future__ import annotations
 
 import hashlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qstream.errors import ProblemError
 from qstream.routing.colocate import colocate
+from qstream.routing.decision import Decision, decide, placement_frame, scenario_levels
 from qstream.routing.forecast import Forecast, forecast
 from qstream.routing.kernels import array
 from qstream.routing.memory import contiguous
-from qstream.routing.migrate import align, moves
+from qstream.routing.migrate import align
 from qstream.routing.pack import place as place_window
-from qstream.routing.problem import logical_maps, plan_array
+from qstream.routing.problem import capacities, plan_array
 from qstream.routing.scenarios import anneal
-from qstream.routing.score import gpu_loads, holds
+from qstream.routing.score import holds
 from schemas.experts import ExpertTopology
-from schemas.placement import PlacementPlan, PlacementScore
+from schemas.placement import PlacementPlan
 from schemas.solver import SolverRecord
 
 _LAYERS_AT_ONCE = 4  # between two looks at the clock
@@ -51,7 +52,7 @@ class _Part:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Problem:
+class PlacementProblem:
     """What `place` was asked, checked; `live` are the GPUs with capacity, `capacity` [G] and `previous` [L, P] are of all."""
 
     topology: ExpertTopology
@@ -115,28 +116,47 @@ def place(
     def late() -> bool:
         return deadline_s is not None and clock() - started >= deadline_s
 
-    problem = _problem(history, topology, labels, queued, previous, move_cost, options or PlaceOptions(), seed)
+    problem = placement_problem(
+        history, topology, labels=labels, queued=queued, previous=previous, move_cost=move_cost,
+        options=options or PlaceOptions(), seed=seed,
+    )  # fmt: skip
+    found = solve(problem, coactivation, late)
+    if deadline_s is not None:
+        found = replace(found, solver=found.solver.model_copy(update={"wall_ms": 1000.0 * (clock() - started)}))
+    plan_id = f"placement-{hashlib.sha256(found.physical_to_logical.tobytes()).hexdigest()[:16]}"
+    return placement_frame(found, topology, model=topology.model, plan_id=plan_id, ts_ns=0, version=1, base_version=0)
+
+
+def solve(
+    problem: PlacementProblem, coactivation: NDArray[np.int64] | None = None, late: Callable[[], bool] = lambda: False
+) -> Decision:
+    """`place`, without the frame; no further layers are annealed once `late` says so."""
+    topology, options = problem.topology, problem.options
     parts = _parts(problem, coactivation)
-    plan = np.zeros((topology.num_layers, topology.num_gpus, topology.slots_per_gpu), np.int32)
+    plan = problem.previous.reshape(topology.num_layers, topology.num_gpus, -1).copy()
     annealed = min(_fill(problem, part, plan, late) for part in parts)
-    name = "lpt-swap" if annealed == 0 or problem.options.steps == 0 else "swap-annealing"
+    name = "lpt-swap" if annealed == 0 or options.steps == 0 else "swap-annealing"
+    tier = 2 if name == "lpt-swap" else 3
     if 0 < annealed < topology.num_layers:
         name += f" of {annealed} layers"
     if len(parts) > 1:
         name = f"colocation, {name}"
-    return _frame(problem, plan[:, problem.live].reshape(len(plan), -1), name, None if deadline_s is None else clock() - started)
+    solver = SolverRecord(tier=tier, name=name, seed=problem.seed)
+    return decide(plan.reshape(problem.previous.shape), problem.previous, problem.ahead, topology, solver)
 
 
-def _problem(
+def placement_problem(
     history: NDArray[np.int64],
     topology: ExpertTopology,
+    *,
     labels: NDArray[np.int64] | None,
     queued: NDArray[np.int64] | None,
     previous: NDArray[np.int32] | None,
     move_cost: float,
     options: PlaceOptions,
     seed: int,
-) -> _Problem:
+) -> PlacementProblem:
+    """What `place` was asked, checked, with the forecast; arguments and errors are its."""
     layers, experts = topology.num_layers, topology.num_logical_experts
     windows = array("history", history, np.float64, "W L E")
     if windows.shape[1:] != (layers, experts):
@@ -144,7 +164,7 @@ def _problem(
     if options.windows < 1:
         raise ProblemError(f"windows: {options.windows}, must be >= 1")
     ahead = forecast(windows[-options.windows :], labels=labels, queued=queued)
-    given = np.ones(topology.num_gpus) if topology.gpu_capacity is None else topology.gpu_capacity.astype(np.float64)
+    given = capacities(topology)
     live = np.flatnonzero(given > 0)
     slots = len(live) * topology.slots_per_gpu
     if slots < experts + options.hot_experts:
@@ -160,10 +180,10 @@ def _problem(
     before = plan_array("previous", contiguous(topology) if previous is None else previous, experts, topology.num_gpus)
     if before.shape != (layers, topology.num_slots):
         raise ProblemError(f"previous: shape {before.shape}, must be {(layers, topology.num_slots)}")
-    return _Problem(topology, ahead, live, given, least, before, move_cost, options, seed)
+    return PlacementProblem(topology, ahead, live, given, least, before, move_cost, options, seed)
 
 
-def _parts(problem: _Problem, coactivation: NDArray[np.int64] | None) -> list[_Part]:
+def _parts(problem: PlacementProblem, coactivation: NDArray[np.int64] | None) -> list[_Part]:
     """The nodes with their experts; one part with all GPUs and experts where nodes do not matter or cannot be filled."""
     topology, load = problem.topology, problem.ahead.load()
     every = np.tile(np.arange(load.shape[1]), (len(load), 1))
@@ -202,7 +222,7 @@ def _apportion(experts: int, slots: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _stay(
-    problem: _Problem,
+    problem: PlacementProblem,
     node: NDArray[np.int32],
     together: NDArray[np.float64],
     gpus_of: list[NDArray[np.int64]],
@@ -225,7 +245,7 @@ def _stay(
     return kept
 
 
-def _fill(problem: _Problem, part: _Part, plan: NDArray[np.int32], late: Callable[[], bool]) -> int:
+def _fill(problem: PlacementProblem, part: _Part, plan: NDArray[np.int32], late: Callable[[], bool]) -> int:
     """Write the slots of the part's GPUs into `plan` [L, G, S]; returns how many layers were annealed."""
     gpus, slots = len(part.gpus), len(part.gpus) * problem.topology.slots_per_gpu
     capacity = problem.capacity[part.gpus]
@@ -253,7 +273,7 @@ def _fill(problem: _Problem, part: _Part, plan: NDArray[np.int32], late: Callabl
 
 
 def _starts(
-    problem: _Problem, part: _Part, fresh: NDArray[np.int32], least: NDArray[np.int32]
+    problem: PlacementProblem, part: _Part, fresh: NDArray[np.int32], least: NDArray[np.int32]
 ) -> tuple[NDArray[np.int32], list[NDArray[np.int32]]]:
     """What is in force in the part, and plans to anneal from; all in its own numbers of experts, int32 [L, p].
 
@@ -281,69 +301,13 @@ def _cost(
     plan: NDArray[np.int32],
     was: NDArray[np.int32],
     scenarios: NDArray[np.float64],
-    problem: _Problem,
+    problem: PlacementProblem,
     capacity: NDArray[np.float64],
 ) -> NDArray[np.float64]:
     """What `anneal` minimises, of each layer: float64 [L]."""
     experts, gpus = scenarios.shape[2], len(capacity)
     moved = (holds(plan, experts, gpus) & ~holds(was, experts, gpus)).sum((1, 2))
-    mean, fullest = _levels(plan, scenarios, capacity)
+    mean, fullest = scenario_levels(plan, scenarios, capacity)
     ratio = np.divide(fullest, mean, out=np.ones_like(mean), where=mean > 0)
     cost: NDArray[np.float64] = problem.ahead.weights @ ratio + problem.move_cost * moved
     return cost
-
-
-def _levels(
-    plan: NDArray[np.int32], scenarios: NDArray[np.float64], capacity: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Load over capacity, of all GPUs together and of the fullest, in each scenario and layer: float64 [W, L]."""
-    loads = np.stack([gpu_loads(plan, load, len(capacity)) for load in scenarios])
-    return scenarios.sum(2) / capacity.sum(), (loads / capacity).max(2)
-
-
-def _score(plan: NDArray[np.int32], ahead: Forecast, capacity: NDArray[np.float64]) -> tuple[float, float]:
-    """Balancedness expected of a plan, and of its worst layer; 0 if an expert has no slot."""
-    experts = ahead.scenarios.shape[2]
-    if not holds(plan, experts, len(capacity)).any(1).all():
-        return 0.0, 0.0
-    mean, fullest = _levels(plan, ahead.scenarios, capacity)
-    by_window = np.divide(mean.sum(1), fullest.sum(1), out=np.ones(len(mean)), where=fullest.sum(1) > 0)
-    mean, fullest = ahead.weights @ mean, ahead.weights @ fullest
-    by_layer = np.divide(mean, fullest, out=np.ones_like(mean), where=fullest > 0)
-    return min(1.0, float(ahead.weights @ by_window)), min(1.0, float(by_layer.min()))
-
-
-def _frame(problem: _Problem, plan: NDArray[np.int32], name: str, wall_s: float | None) -> PlacementPlan:
-    """The plan of the GPUs with capacity, int32 [L, p], as a frame over all GPUs."""
-    topology, room, live = problem.topology, problem.topology.slots_per_gpu, problem.live
-    capacity, load = problem.capacity[live], problem.ahead.load()
-    slot = (live[:, None] * room + np.arange(room)).ravel()
-    before, whole = problem.previous[:, slot], problem.previous.copy()
-    whole[:, slot] = plan
-    slots_of, counts = logical_maps(plan, topology.num_logical_experts)
-    shares = np.zeros(whole.shape, np.float32)
-    shares[:, slot] = 1.0 / np.take_along_axis(counts, plan, 1)
-    steps = moves(before, plan, load, len(live), max(1, topology.expert_bytes), topology.nodes()[live])
-    balancedness, worst = _score(plan, problem.ahead, capacity)
-    bound = np.maximum(load.sum(1) / capacity.sum(), (load / counts).max(1) / capacity.max())
-    return PlacementPlan(
-        model=topology.model, plan_id=f"placement-{hashlib.sha256(whole.tobytes()).hexdigest()[:16]}", ts_ns=0,
-        version=1, base_version=0, num_gpus=topology.num_gpus, slots_per_gpu=room,
-        expected=PlacementScore(
-            balancedness_before=_score(before, problem.ahead, capacity)[0], balancedness=balancedness,
-            worst_layer_balancedness=worst, moved_experts=len(steps.layer),
-        ),
-        solver=SolverRecord(
-            tier=2 if name.endswith("lpt-swap") else 3, name=name, n=topology.num_slots, seed=problem.seed,
-            wall_ms=None if wall_s is None else 1000.0 * wall_s,
-            objective=float((gpu_loads(plan, load, len(live)) / capacity).max(1).sum()), bound=float(bound.sum()),
-        ),
-        apply_layers=tuple(dict.fromkeys(steps.layer.tolist())),
-        physical_to_logical_map=whole,
-        logical_to_physical_map=np.where(slots_of >= 0, slot[slots_of], -1).astype(np.int32),
-        logical_replica_count=counts, replica_shares=shares,
-        move_layer=steps.layer, move_expert=steps.expert,
-        move_src_gpu=np.where(steps.src_gpu >= 0, live[steps.src_gpu], -1).astype(np.int32),
-        move_dst_gpu=live[steps.dst_gpu].astype(np.int32),
-        move_bytes=np.full(len(steps.layer), topology.expert_bytes, np.int64),
-    )  # fmt: skip

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from qstream.errors import ProblemError
 from qstream.routing.kernels import array
+from schemas.experts import ExpertTopology
 
 
 def check_load(field: str, load: NDArray[np.float64]) -> None:
@@ -86,6 +87,17 @@ def logical_maps(physical_to_logical: NDArray[np.int32], experts: int) -> tuple[
     logical = np.full((layers * experts, int(counts.max(initial=0))), -1, np.int32)
     logical[flat[order], rank] = order % slots
     return logical.reshape(layers, experts, -1), counts.reshape(layers, experts).astype(np.int32)
+
+
+def capacities(topology: ExpertTopology) -> NDArray[np.float64]:
+    """Speed of each GPU, float64 [G]; 1 unless the topology says otherwise, 0 for one that serves nothing."""
+    given = topology.gpu_capacity
+    return np.ones(topology.num_gpus) if given is None else given.astype(np.float64)
+
+
+def live_slots(topology: ExpertTopology) -> NDArray[np.int64]:
+    """The slots of GPUs with capacity, in rising order."""
+    return np.flatnonzero(np.repeat(capacities(topology) > 0, topology.slots_per_gpu))
 
 
 def relative_capacity(capacity: NDArray[np.float64] | None, num_gpus: int) -> NDArray[np.float64]:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qstream.contract import Batch, Event, Record, Result
 from qstream.errors import Poison, ProblemError, Transient
+from qstream.routing.decision import Decision, map_arrays, placement_frame
 from qstream.routing.memory import Memory, RoutingState
 from qstream.routing.options import RoutingOptions
-from qstream.routing.plan import Decision, keep_placement, plan_placement, plan_route
-from qstream.routing.problem import logical_maps
+from qstream.routing.plan import keep_placement, plan_placement, plan_route
+from qstream.routing.problem import capacities, live_slots
 from qstream.routing.score import balancedness
 from qstream.routing.shares import dispatch_shares
 from qstream.routing.warm import warm
@@ -34,7 +35,6 @@ from schemas.topics import (
     TOKENS_BATCH,
 )
 
-MAP_MAX_BYTES = 1 << 18
 SLOT_BYTES = 32  # of a plan, a slot in the worst case: its expert, its share, and the five columns of a move
 TIME_MAX_MS = 10**14
 
@@ -92,28 +92,38 @@ class RoutingProcessor:
                 events.append(self._routing_event(record, frame, memory))
             if counts is not None:
                 memory.add(counts, frame.layer, len(frame.token_id))
+                memory.add_batch(frame, self.options.labels)
         elif isinstance(frame, ExpertLoad):
             _check_load(frame, memory.topology)
             if memory.remember_window(f"{frame.source}/{frame.window_id}"):
                 memory.add(frame.logical_count, None, frame.num_tokens * memory.topology.num_layers)
+                if frame.queued_by_label is not None and self.options.labels:
+                    memory.queue(frame.queued_by_label, self.options.labels)
         elif isinstance(frame, PlacementAck) and not memory.acknowledge(frame.applied_version):
             waiting = "" if memory.proposed is None else f" and {memory.proposed_version}, which waits for it"
-            raise ProblemError(f"applied_version is {frame.applied_version}, allowed are {memory.version}, which is in force,{waiting}")
+            raise ProblemError(
+                f"applied_version is {frame.applied_version}, allowed are {memory.version}, which is in force,{waiting}"
+            )
         if memory.is_full(self.options.window_tokens):
             history = memory.close_window(self.options.windows)
             if self.options.placement != "off":
                 events.append(self._placement_event(record, history, memory, n=len(events)))
+            memory.fade(self.options.labels)
         if memory.is_live(self.options.shares_tokens):
             events.append(self._shares_event(record, memory, n=len(events)))
         return memory, events
 
-    def _adopt_topology(
-        self, record: Record, topology: ExpertTopology, memory: Memory | None
-    ) -> tuple[Memory, list[Event]]:
-        """A new model starts afresh; a changed topology does too, under a higher version, since old slots mean nothing."""
-        capacity = topology.gpu_capacity
-        if capacity is not None and (capacity != 1.0).any():
-            raise ProblemError(f"gpu_capacity has {capacity.min():g} to {capacity.max():g}, allowed is 1 for every GPU")
+    def _adopt_topology(self, record: Record, topology: ExpertTopology, memory: Memory | None) -> tuple[Memory, list[Event]]:
+        """A new model starts afresh; a changed topology does too, under a higher version, since old slots mean nothing.
+
+        Where no more than the capacity of GPUs changed, slots and history stay, and a placement is planned at once.
+        """
+        live = len(live_slots(topology))
+        if live < topology.num_logical_experts:
+            raise ProblemError(
+                f"gpu_capacity leaves {live} slots of GPUs with capacity, allowed are at least {topology.num_logical_experts},"
+                " one an expert"
+            )
         size = topology.num_layers * (SLOT_BYTES * topology.num_slots + 4 * topology.num_logical_experts)
         if size > PlacementPlan.MAX_BYTES * 0.95:
             raise ProblemError(f"a plan of this topology may have {size} bytes, allowed are at most {PlacementPlan.MAX_BYTES}")
@@ -121,18 +131,26 @@ class RoutingProcessor:
         kept = topology.model_copy(update={"rank_cost": None})
         if memory is not None and kept == memory.topology:
             return memory, []
+        if memory is not None and _without_capacity(kept) == _without_capacity(memory.topology):
+            memory.topology = kept
+            planned = self.options.placement != "off"
+            return memory, [self._placement_event(record, memory.history(), memory, n=0)] if planned else []
         fresh = Memory.fresh(kept, self.options.windows)
         fresh.version = _next_version(0 if memory is None else memory.version, record)
-        return fresh, [] if memory is None else [self._reset_event(record, fresh, memory.version)]
+        if memory is not None:
+            return fresh, [self._reset_event(record, fresh, memory.version, "the topology changed")]
+        if live < topology.num_slots:
+            return fresh, [self._reset_event(record, fresh, 0, "GPUs without capacity hold no expert")]
+        return fresh, []
 
-    def _reset_event(self, record: Record, fresh: Memory, base: int) -> Event:
-        """The contiguous placement of a changed topology, so that readers know what the slots of the next plans mean."""
+    def _reset_event(self, record: Record, fresh: Memory, base: int, reason: str) -> Event:
+        """The placement that a topology begins with, so that readers know what the slots of the next plans mean."""
         topology, event_id = fresh.topology, record.event_id(0)
         plan = PlacementPlan(
             model=record.key, plan_id=event_id, ts_ns=_event_ns(record), version=fresh.version, base_version=base,
-            num_gpus=topology.num_gpus, slots_per_gpu=topology.slots_per_gpu, reset_reason="the topology changed",
+            num_gpus=topology.num_gpus, slots_per_gpu=topology.slots_per_gpu, reset_reason=reason,
             expected=PlacementScore(balancedness_before=1.0, balancedness=1.0, worst_layer_balancedness=1.0, moved_experts=0),
-            solver=SolverRecord(tier=0, name="contiguous"), **_map_arrays(fresh.placement, topology.num_logical_experts),
+            solver=SolverRecord(tier=0, name="contiguous"), **map_arrays(fresh.placement, topology),
         )  # fmt: skip
         return Event(PLACEMENT_PLAN, record.key, event_id, plan, record)
 
@@ -149,35 +167,35 @@ class RoutingProcessor:
         return Event(ROUTING_PLAN, record.key, event_id, plan, record)
 
     def _shares_event(self, record: Record, memory: Memory, n: int) -> Event:
-        live, topology = memory.take_live(), memory.topology
-        load = live.astype(np.float64)
-        shares = dispatch_shares(load, memory.placement, topology)
+        counts, topology, placement = memory.take_live(), memory.topology, memory.placement
+        load, even, capacity = counts.astype(np.float64), None, None
+        if topology.gpu_capacity is not None:
+            capacity, maps = capacities(topology), map_arrays(placement, topology)
+            load, even = load * (maps["logical_replica_count"] > 0), maps["replica_shares"]
+        shares = dispatch_shares(load, placement, topology)
         event_id = record.event_id(n)
         plan = DispatchShares(
             model=record.key, plan_id=event_id, ts_ns=_event_ns(record), ttl_s=self.options.ttl_s,
-            placement_version=memory.version, gate_choices=int(live.sum()), shares=shares,
+            placement_version=memory.version, gate_choices=int(counts.sum()), shares=shares,
             score=SharesScore(
-                balancedness_even=balancedness(memory.placement, load, topology.num_gpus),
-                balancedness=balancedness(memory.placement, load, topology.num_gpus, shares),
+                balancedness_even=balancedness(placement, load, topology.num_gpus, even, capacity),
+                balancedness=balancedness(placement, load, topology.num_gpus, shares, capacity),
             ),
         )  # fmt: skip
         return Event(DISPATCH_SHARES, record.key, event_id, plan, record)
 
     def _placement_event(self, record: Record, history: NDArray[np.int64], memory: Memory, n: int) -> Event:
-        topology, base = memory.topology, memory.version
+        base = version = memory.version
         decision = self._decide(record, history, memory)
-        version, arrays = base, {}
         if decision.skip_reason is None:
             version = _next_version(max(base, memory.proposed_version), record)
-            arrays = _plan_arrays(decision, topology)
             memory.propose(decision.physical_to_logical, version, _event_ns(record))
             if not self.options.acknowledge:
                 memory.acknowledge(version)
         event_id = record.event_id(n)
-        plan = PlacementPlan(
-            model=record.key, plan_id=event_id, ts_ns=_event_ns(record), version=version,
-            base_version=base, num_gpus=topology.num_gpus, slots_per_gpu=topology.slots_per_gpu, ttl_s=self.options.ttl_s,
-            skip_reason=decision.skip_reason, expected=decision.score, solver=decision.solver, **arrays,
+        plan = placement_frame(
+            decision, memory.topology, model=record.key, plan_id=event_id, ts_ns=_event_ns(record), version=version,
+            base_version=base, ttl_s=self.options.ttl_s,
         )  # fmt: skip
         return Event(PLACEMENT_PLAN, record.key, event_id, plan, record)
 
@@ -187,29 +205,15 @@ class RoutingProcessor:
         if self.options.acknowledge and memory.proposed is not None and age_s <= self.options.ttl_s:
             reason = f"version {memory.proposed_version} is not acknowledged yet"
             return keep_placement(history, memory.placement, memory.topology, reason)
-        return plan_placement(history, memory.placement, memory.topology, self.options)
+        labels, queued = memory.demand() or (None, None)
+        return plan_placement(
+            history, memory.placement, memory.topology, self.options,
+            labels=labels, queued=queued, coactivation=memory.coactivation(),
+        )  # fmt: skip
 
 
-def _plan_arrays(decision: Decision, topology: ExpertTopology) -> dict[str, Any]:
-    steps = decision.moves
-    return _map_arrays(decision.physical_to_logical, topology.num_logical_experts) | {
-        "move_layer": steps.layer,
-        "move_expert": steps.expert,
-        "move_src_gpu": steps.src_gpu,
-        "move_dst_gpu": steps.dst_gpu,
-        "move_bytes": np.full(len(steps.layer), topology.expert_bytes, np.int64),
-        "apply_layers": tuple(dict.fromkeys(steps.layer.tolist())),
-    }
-
-
-def _map_arrays(plan: NDArray[np.int32], experts: int) -> dict[str, Any]:
-    slots_of, counts = logical_maps(plan, experts)
-    return {
-        "physical_to_logical_map": plan,
-        "logical_to_physical_map": slots_of if slots_of.nbytes <= MAP_MAX_BYTES else None,
-        "logical_replica_count": counts,
-        "replica_shares": (1.0 / np.take_along_axis(counts, plan, 1)).astype(np.float32),
-    }
+def _without_capacity(topology: ExpertTopology) -> ExpertTopology:
+    return topology.model_copy(update={"gpu_capacity": None})
 
 
 def _event_ns(record: Record) -> int:

@@ -59,14 +59,21 @@ def balancedness(
     load: NDArray[np.float64],
     num_gpus: int,
     shares: NDArray[np.float64] | NDArray[np.float32] | None = None,
+    capacity: NDArray[np.float64] | None = None,
 ) -> float:
     """Mean GPU load over maximum GPU load, each summed over layers first (vLLM, ADRS); 1 is perfect and stands for no load.
 
-    Arguments and errors as in `gpu_loads`.
+    With `capacity` [G] it is the mean and the maximum of load over capacity, of the GPUs that have any. Other arguments and
+    errors as in `gpu_loads`.
     """
     loads = gpu_loads(physical_to_logical, load, num_gpus, shares)
+    mean = loads.mean(1)
+    if capacity is not None:
+        live = capacity > 0
+        loads = loads[:, live]
+        mean, loads = loads.sum(1) / capacity.sum(), loads / capacity[live]
     fullest = float(loads.max(1).sum())
-    return float(loads.mean(1).sum()) / fullest if fullest > 0.0 else 1.0
+    return float(mean.sum()) / fullest if fullest > 0.0 else 1.0
 
 
 def moved_experts(before: NDArray[np.int32], after: NDArray[np.int32], num_gpus: int) -> float:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from qstream.errors import ProblemError
 from qstream.routing.kernels import array, compiled
-from qstream.routing.problem import check_load, plan_array
+from qstream.routing.problem import capacities, check_load, plan_array
 from schemas.experts import ExpertTopology
 
 _GAP = 1e-3  # a layer is done when its fullest GPU is proven to be within this part of the optimum
@@ -63,13 +63,12 @@ def dispatch_shares(
     plan = plan_array("physical_to_logical", physical_to_logical, experts, gpus)
     if len(plan) != layers:
         raise ProblemError(f"physical_to_logical: {len(plan)} layers, load has {layers}")
-    capacity = np.ones(gpus) if topology.gpu_capacity is None else topology.gpu_capacity.astype(np.float64)
     given = array("start", np.ones(plan.shape, np.float32) if start is None else start, np.float32, "L P")
     if given.shape != plan.shape:
         raise ProblemError(f"start: shape {given.shape}, must be {plan.shape}")
     check_load("start", given)
     shares = np.empty(plan.shape, np.float32)
-    bad = _share_layers(tokens, plan, array("gpu_capacity", capacity, np.float64, "G"), given, shares)
+    bad = _share_layers(tokens, plan, array("gpu_capacity", capacities(topology), np.float64, "G"), given, shares)
     if bad >= 0:
         layer, expert = divmod(int(bad), experts)
         raise ProblemError(

@@ -6,7 +6,7 @@ import pytest
 from qstream.errors import ProblemError
 from qstream.routing.memory import contiguous
 from qstream.routing.options import RoutingOptions
-from qstream.routing.plan import PLANNERS, TIERS, plan_placement, plan_route
+from qstream.routing.plan import plan_placement, plan_route
 from qstream.routing.score import balancedness, violations
 from schemas import ExpertTopology, TokenBatch
 
@@ -41,7 +41,7 @@ def test_an_even_load_is_not_worth_a_move():
     even = ExpertTopology(num_layers=1, num_logical_experts=8, num_gpus=4, slots_per_gpu=2)
     decision = plan_placement(np.full((2, 1, 8), 100), contiguous(even), even, RoutingOptions(steps=200))
     assert decision.skip_reason is not None
-    assert decision.score.balancedness_before == 1.0
+    assert decision.score.balancedness_before == pytest.approx(1.0)
 
 
 def test_no_load_at_all_is_planned_without_a_fault():
@@ -62,10 +62,6 @@ def test_a_price_on_moves_moves_fewer_experts():
 def test_the_same_input_gives_the_same_plan():
     first, second = (plan_placement(skewed(), contiguous(TOPOLOGY), TOPOLOGY, RoutingOptions()) for _ in range(2))
     assert first.physical_to_logical.tobytes() == second.physical_to_logical.tobytes()
-
-
-def test_every_tier_has_a_planner_and_a_record():
-    assert PLANNERS.keys() == TIERS.keys() == {"fast", "scenario"}
 
 
 def gated(tokens: int = 400, **columns) -> TokenBatch:

@@ -1,0 +1,119 @@
+"""Decision: what a placement wins over the one in force, the moves that lead there, and the frame that says so."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qstream.routing.forecast import Forecast
+from qstream.routing.migrate import Moves, moves
+from qstream.routing.problem import capacities, live_slots, logical_maps
+from qstream.routing.score import gpu_loads, holds
+from schemas.experts import ExpertTopology
+from schemas.placement import PlacementPlan, PlacementScore
+from schemas.solver import SolverRecord
+
+MAP_MAX_BYTES = 1 << 18
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Decision:
+    """A placement int32 [L, P], or the reason to keep the one in force; `moves` lead from that to this, best first."""
+
+    physical_to_logical: NDArray[np.int32]
+    skip_reason: str | None
+    score: PlacementScore
+    solver: SolverRecord
+    moves: Moves
+
+
+def decide(
+    plan: NDArray[np.int32],
+    previous: NDArray[np.int32],
+    ahead: Forecast,
+    topology: ExpertTopology,
+    solver: SolverRecord,
+    skip_reason: str | None = None,
+) -> Decision:
+    """Score a placement and the one in force by the same forecast; of both, only the slots of GPUs with capacity count.
+
+    Balancedness is the weighted mean over scenarios, 0 where an expert has no slot. The record's objective is the fullest
+    level (tokens over capacity) under the forecast as one load, summed over layers.
+    """
+    capacity, slot, load = capacities(topology), live_slots(topology), ahead.load()
+    gpus = np.flatnonzero(capacity)
+    capacity, before, after = capacity[gpus], previous[:, slot], plan[:, slot]
+    steps = moves(before, after, load, len(gpus), max(1, topology.expert_bytes), topology.nodes()[gpus])
+    steps = replace(
+        steps,
+        src_gpu=np.where(steps.src_gpu >= 0, gpus[steps.src_gpu], -1).astype(np.int32),
+        dst_gpu=gpus[steps.dst_gpu].astype(np.int32),
+    )
+    balancedness, worst = _expected(after, ahead, capacity)
+    score = PlacementScore(
+        balancedness_before=_expected(before, ahead, capacity)[0], balancedness=balancedness,
+        worst_layer_balancedness=worst, moved_experts=len(steps.layer),
+    )  # fmt: skip
+    counts = logical_maps(after, topology.num_logical_experts)[1]
+    replica = np.divide(load, counts, out=np.zeros_like(load), where=counts > 0)
+    bound = np.maximum(load.sum(1) / capacity.sum(), replica.max(1) / capacity.max())
+    objective = (gpu_loads(after, load, len(gpus)) / capacity).max(1)
+    found = {"n": topology.num_slots, "objective": float(objective.sum()), "bound": float(bound.sum())}
+    return Decision(plan, skip_reason, score, solver.model_copy(update=found), steps)
+
+
+def scenario_levels(
+    plan: NDArray[np.int32], scenarios: NDArray[np.float64], capacity: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Load over capacity, of all GPUs together and of the fullest, in each scenario and layer: float64 [W, L]."""
+    loads = np.stack([gpu_loads(plan, load, len(capacity)) for load in scenarios])
+    return scenarios.sum(2) / capacity.sum(), (loads / capacity).max(2)
+
+
+def placement_frame(decision: Decision, topology: ExpertTopology, **header: Any) -> PlacementPlan:
+    """The decision as it is published; `header` are the fields that name and date it. Without arrays if it is skipped."""
+    arrays: dict[str, Any] = {}
+    if decision.skip_reason is None:
+        steps = decision.moves
+        arrays = map_arrays(decision.physical_to_logical, topology) | {
+            "move_layer": steps.layer,
+            "move_expert": steps.expert,
+            "move_src_gpu": steps.src_gpu,
+            "move_dst_gpu": steps.dst_gpu,
+            "move_bytes": np.full(len(steps.layer), topology.expert_bytes, np.int64),
+            "apply_layers": tuple(dict.fromkeys(steps.layer.tolist())),
+        }
+    return PlacementPlan(
+        num_gpus=topology.num_gpus, slots_per_gpu=topology.slots_per_gpu, skip_reason=decision.skip_reason,
+        expected=decision.score, solver=decision.solver, **arrays, **header,
+    )  # fmt: skip
+
+
+def map_arrays(plan: NDArray[np.int32], topology: ExpertTopology) -> dict[str, Any]:
+    """The maps of a placement int32 [L, P] as fields of its frame. Slots of GPUs without capacity are in none but the first."""
+    slot = live_slots(topology)
+    live = plan[:, slot]
+    slots_of, counts = logical_maps(live, topology.num_logical_experts)
+    shares = np.zeros(plan.shape, np.float32)
+    shares[:, slot] = 1.0 / np.take_along_axis(counts, live, 1)
+    logical = np.where(slots_of >= 0, slot[slots_of], -1).astype(np.int32)
+    return {
+        "physical_to_logical_map": plan,
+        "logical_to_physical_map": logical if logical.nbytes <= MAP_MAX_BYTES else None,
+        "logical_replica_count": counts,
+        "replica_shares": shares,
+    }
+
+
+def _expected(plan: NDArray[np.int32], ahead: Forecast, capacity: NDArray[np.float64]) -> tuple[float, float]:
+    """Balancedness expected of a plan, and of its worst layer; 0 if an expert has no slot."""
+    if not holds(plan, ahead.scenarios.shape[2], len(capacity)).any(1).all():
+        return 0.0, 0.0
+    mean, fullest = scenario_levels(plan, ahead.scenarios, capacity)
+    by_window = np.divide(mean.sum(1), fullest.sum(1), out=np.ones(len(mean)), where=fullest.sum(1) > 0)
+    mean, fullest = ahead.weights @ mean, ahead.weights @ fullest
+    by_layer = np.divide(mean, fullest, out=np.ones_like(mean), where=fullest > 0)
+    return min(1.0, float(ahead.weights @ by_window)), min(1.0, float(by_layer.min()))
