@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
-from itertools import chain
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
@@ -22,7 +20,9 @@ from pydantic import (
     field_validator,
     model_validator,
 )  # fmt: skip
-from pydantic_core import SchemaValidator, core_schema, from_json, to_json
+from pydantic_core import core_schema, from_json, to_json
+
+from schemas.arrays import as_array, json_schema, plain_lists
 
 ContentType = Literal["application/vnd.safetensors", "application/json"]
 SAFETENSORS: ContentType = "application/vnd.safetensors"
@@ -39,10 +39,6 @@ WIRE_DTYPES = {
     "F32": np.dtype("float32"), "U32": np.dtype("uint32"), "I32": np.dtype("int32"),
     "F16": np.dtype("float16"), "U16": np.dtype("uint16"), "I16": np.dtype("int16"),
     "I8": np.dtype("int8"), "U8": np.dtype("uint8"), "BOOL": np.dtype("bool"),
-}  # fmt: skip
-
-ITEM_TYPES: dict[str, tuple[type, ...]] = {
-    "f": (int, float, np.integer, np.floating), "i": (int, np.integer), "u": (int, np.integer), "b": (bool, np.bool_),
 }  # fmt: skip
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
@@ -74,9 +70,9 @@ class Axes:
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
         dtype = _dtype(source)
         return core_schema.no_info_plain_validator_function(
-            partial(_as_array, dtype=dtype, axes=self.names, plain=_plain_lists(dtype, len(self.names))),
+            partial(as_array, dtype=dtype, axes=self.names, plain=plain_lists(dtype, len(self.names))),
             serialization=core_schema.plain_serializer_function_ser_schema(np.ndarray.tolist, when_used="json"),
-            metadata={"pydantic_js_functions": [partial(_json_schema, dtype=dtype, axes=self.names)]},
+            metadata={"pydantic_js_functions": [partial(json_schema, dtype=dtype, axes=self.names)]},
         )
 
 
@@ -220,97 +216,6 @@ def _check_size(cls: type[Frame], data: bytes) -> None:
         raise FrameError(f"{cls.tag()}: {len(data)} bytes, allowed are at most {cls.MAX_BYTES}")
 
 
-def _as_array(value: Any, dtype: np.dtype[Any], axes: tuple[str, ...], plain: SchemaValidator) -> NDArray[Any]:
-    """Convert a list or array to the declared dtype without changing any value, read-only and contiguous."""
-    if type(value) is list and plain.isinstance_python(value):
-        try:
-            array = np.array(value, dtype)
-        except (OverflowError, ValueError):  # out of range or ragged, which the long way explains
-            array = _from_list(value, dtype, axes)
-        array.setflags(write=False)
-        return array
-    if isinstance(value, np.ndarray):
-        array = _cast(value, dtype, axes)
-        if array is value and value.flags.writeable:
-            array = value.copy()
-    elif isinstance(value, list | tuple):
-        array = _from_list(value, dtype, axes)
-    else:
-        raise ValueError(f"got {type(value).__name__}, allowed is {_declared(dtype, axes)}")
-    if array.ndim != len(axes) or (array.ndim > 1 and array.size == 0):
-        raise ValueError(f"got shape {list(array.shape)}, allowed is {_declared(dtype, axes)} without empty axis")
-    if dtype.kind == "f" and not np.isfinite(array).all():
-        raise ValueError("got NaN or infinity, allowed are finite numbers")
-    array = np.ascontiguousarray(array)
-    array.setflags(write=False)
-    return array
-
-
-def _plain_lists(dtype: np.dtype[Any], ndim: int) -> SchemaValidator:
-    """Knows the nested lists of plain numbers that `dtype` holds, but for the range of integers; quicker than a look at each."""
-    item: core_schema.CoreSchema = core_schema.int_schema(strict=True)
-    if dtype.kind == "f":
-        bound = float(np.finfo(dtype).max)
-        item = core_schema.float_schema(strict=True, allow_inf_nan=False, ge=-bound, le=bound)
-    elif dtype.kind == "b":
-        item = core_schema.bool_schema(strict=True)
-    for _ in range(ndim):
-        item = core_schema.list_schema(item, strict=True, fail_fast=True, min_length=int(ndim > 1))
-    return SchemaValidator(item)
-
-
-def _from_list(value: Sequence[Any], dtype: np.dtype[Any], axes: tuple[str, ...]) -> NDArray[Any]:
-    """Check the type of every item, since NumPy would take a bool or a string for a number, and a long string for width."""
-    shape = [len(value)]
-    for _ in axes[1:]:
-        if not all(isinstance(row, list | tuple | np.ndarray) for row in value):
-            raise ValueError(f"got numbers in place of lists, allowed is {_declared(dtype, axes)}")
-        lengths = {len(row) for row in value}
-        if len(lengths) != 1:
-            raise ValueError(f"got an empty or ragged list, allowed is {_declared(dtype, axes)} without empty axis")
-        shape.append(lengths.pop())
-        value = list(chain.from_iterable(value))
-    kinds = set(map(type, value))
-    for kind in kinds:
-        if not issubclass(kind, ITEM_TYPES[dtype.kind]) or (kind is bool and dtype.kind != "b"):
-            raise ValueError(f"got a {kind.__name__} in the list, allowed is {_declared(dtype, axes)}")
-    try:
-        with np.errstate(over="ignore"):
-            array = np.array(value, dtype) if kinds <= {int, float, bool} else _cast(np.array(value), dtype, axes)
-    except OverflowError as exc:
-        raise ValueError(f"got values beyond the range of {dtype}") from exc
-    return array.reshape(shape)
-
-
-def _cast(array: NDArray[Any], dtype: np.dtype[Any], axes: tuple[str, ...]) -> NDArray[Any]:
-    if array.dtype == dtype:
-        return array
-    kinds = {"f": "fiu", "i": "iu", "u": "iu", "b": "b"}[dtype.kind]
-    if array.dtype.kind not in kinds:
-        raise ValueError(f"got dtype {array.dtype}, allowed is {_declared(dtype, axes)}")
-    with np.errstate(over="ignore"):
-        cast = array.astype(dtype)
-    if dtype.kind in "iu":
-        bounds = np.iinfo(dtype)
-        low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
-        if low < bounds.min or high > bounds.max:
-            raise ValueError(f"got values from {low} to {high}, allowed are {bounds.min} to {bounds.max}")
-    return cast
-
-
-def _declared(dtype: np.dtype[Any], axes: tuple[str, ...]) -> str:
-    return f"{dtype} [{', '.join(axes)}]"
-
-
-def _json_schema(_schema: Any, _handler: Any, dtype: np.dtype[Any], axes: tuple[str, ...]) -> dict[str, Any]:
-    item: dict[str, Any] = {"type": {"f": "number", "b": "boolean"}.get(dtype.kind, "integer")}
-    if dtype.kind in "iu":
-        item |= {"minimum": int(np.iinfo(dtype).min), "maximum": int(np.iinfo(dtype).max)}
-    for _ in axes:
-        item = {"type": "array", "items": item} | ({"minItems": 1} if len(axes) > 1 else {})
-    return item | {"x-dtype": str(dtype), "x-axes": list(axes)}
-
-
 def _write_safetensors(frame: Frame) -> bytes:
     """The bytes that the safetensors library would write, with one copy of the arrays in place of three."""
     fields = frame.model_dump_json(exclude=frame.array_names, exclude_none=True)
@@ -332,8 +237,10 @@ def _from_json(cls: type[Frame], data: bytes) -> Any:
     """A small body in one pass, whose tree of values is larger than Python's. What that refuses goes the long way, which
     tells a fault of the JSON from one of the frame."""
     if len(data) <= SMALL_JSON_BYTES and b"NaN" not in data and b"Infinity" not in data:
-        with suppress(ValidationError):
+        try:  # `suppress` takes longer than many a frame
             return cls.__pydantic_validator__.validate_json(data)
+        except ValidationError:
+            pass
     return cls.model_validate(_read_json(cls, data))
 
 

@@ -1,0 +1,106 @@
+"""Arrays of a frame: numbers and lists to the declared dtype and axes, without changing any value."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic_core import SchemaValidator, core_schema
+
+ITEM_TYPES: dict[str, tuple[type, ...]] = {
+    "f": (int, float, np.integer, np.floating), "i": (int, np.integer), "u": (int, np.integer), "b": (bool, np.bool_),
+}  # fmt: skip
+
+
+def as_array(value: Any, dtype: np.dtype[Any], axes: tuple[str, ...], plain: SchemaValidator) -> NDArray[Any]:
+    """Convert a list or array to the declared dtype without changing any value, read-only and contiguous."""
+    if type(value) is list and plain.isinstance_python(value):
+        try:
+            array = np.array(value, dtype)
+        except (OverflowError, ValueError):  # out of range or ragged, which the long way explains
+            array = _from_list(value, dtype, axes)
+        array.setflags(write=False)
+        return array
+    if isinstance(value, np.ndarray):
+        array = _cast(value, dtype, axes)
+        if array is value and value.flags.writeable:
+            array = value.copy()
+    elif isinstance(value, list | tuple):
+        array = _from_list(value, dtype, axes)
+    else:
+        raise ValueError(f"got {type(value).__name__}, allowed is {_declared(dtype, axes)}")
+    if array.ndim != len(axes) or (array.ndim > 1 and array.size == 0):
+        raise ValueError(f"got shape {list(array.shape)}, allowed is {_declared(dtype, axes)} without empty axis")
+    if dtype.kind == "f" and not np.isfinite(array).all():
+        raise ValueError("got NaN or infinity, allowed are finite numbers")
+    array = np.ascontiguousarray(array)
+    array.setflags(write=False)
+    return array
+
+
+def plain_lists(dtype: np.dtype[Any], ndim: int) -> SchemaValidator:
+    """Knows the nested lists of plain numbers that `dtype` holds, but for the range of integers; quicker than a look at each."""
+    item: core_schema.CoreSchema = core_schema.int_schema(strict=True)
+    if dtype.kind == "f":
+        bound = float(np.finfo(dtype).max)
+        item = core_schema.float_schema(strict=True, allow_inf_nan=False, ge=-bound, le=bound)
+    elif dtype.kind == "b":
+        item = core_schema.bool_schema(strict=True)
+    for _ in range(ndim):
+        item = core_schema.list_schema(item, strict=True, fail_fast=True, min_length=int(ndim > 1))
+    return SchemaValidator(item)
+
+
+def _from_list(value: Sequence[Any], dtype: np.dtype[Any], axes: tuple[str, ...]) -> NDArray[Any]:
+    """Check the type of every item, since NumPy would take a bool or a string for a number, and a long string for width."""
+    shape = [len(value)]
+    for _ in axes[1:]:
+        if not all(isinstance(row, list | tuple | np.ndarray) for row in value):
+            raise ValueError(f"got numbers in place of lists, allowed is {_declared(dtype, axes)}")
+        lengths = {len(row) for row in value}
+        if len(lengths) != 1:
+            raise ValueError(f"got an empty or ragged list, allowed is {_declared(dtype, axes)} without empty axis")
+        shape.append(lengths.pop())
+        value = list(chain.from_iterable(value))
+    kinds = set(map(type, value))
+    for kind in kinds:
+        if not issubclass(kind, ITEM_TYPES[dtype.kind]) or (kind is bool and dtype.kind != "b"):
+            raise ValueError(f"got a {kind.__name__} in the list, allowed is {_declared(dtype, axes)}")
+    try:
+        with np.errstate(over="ignore"):
+            array = np.array(value, dtype) if kinds <= {int, float, bool} else _cast(np.array(value), dtype, axes)
+    except OverflowError as exc:
+        raise ValueError(f"got values beyond the range of {dtype}") from exc
+    return array.reshape(shape)
+
+
+def _cast(array: NDArray[Any], dtype: np.dtype[Any], axes: tuple[str, ...]) -> NDArray[Any]:
+    if array.dtype == dtype:
+        return array
+    kinds = {"f": "fiu", "i": "iu", "u": "iu", "b": "b"}[dtype.kind]
+    if array.dtype.kind not in kinds:
+        raise ValueError(f"got dtype {array.dtype}, allowed is {_declared(dtype, axes)}")
+    with np.errstate(over="ignore"):
+        cast = array.astype(dtype)
+    if dtype.kind in "iu":
+        bounds = np.iinfo(dtype)
+        low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
+        if low < bounds.min or high > bounds.max:
+            raise ValueError(f"got values from {low} to {high}, allowed are {bounds.min} to {bounds.max}")
+    return cast
+
+
+def _declared(dtype: np.dtype[Any], axes: tuple[str, ...]) -> str:
+    return f"{dtype} [{', '.join(axes)}]"
+
+
+def json_schema(_schema: Any, _handler: Any, dtype: np.dtype[Any], axes: tuple[str, ...]) -> dict[str, Any]:
+    item: dict[str, Any] = {"type": {"f": "number", "b": "boolean"}.get(dtype.kind, "integer")}
+    if dtype.kind in "iu":
+        item |= {"minimum": int(np.iinfo(dtype).min), "maximum": int(np.iinfo(dtype).max)}
+    for _ in axes:
+        item = {"type": "array", "items": item} | ({"minItems": 1} if len(axes) > 1 else {})
+    return item | {"x-dtype": str(dtype), "x-axes": list(axes)}
