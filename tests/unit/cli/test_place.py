@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import yaml
+from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from qstream.cli.main import app
@@ -115,7 +116,7 @@ def test_nodes_and_pairs_of_a_small_placement_by_hand():
     plan = np.array([[0, 1, 2, 0]], np.int32)  # expert 0 on both nodes
     tokens = np.array([[[1, 2]], [[1, -1]], [[2, -1]], [[-1, -1]]], np.int32)
     assert nodes_touched(plan, tokens, topology) == pytest.approx((2 + 1 + 1) / 3)
-    pairs = np.zeros((1, 3, 3), np.int64)
+    pairs = 50 * np.eye(3, dtype=np.int64)[None]  # an expert with itself is no pair
     pairs[0, 0, 1] = pairs[0, 1, 0] = 6  # on one node half of the time
     pairs[0, 1, 2] = pairs[0, 2, 1] = 2  # never
     assert pairs_together(plan, pairs, topology) == pytest.approx(3 / 8)
@@ -129,6 +130,18 @@ def test_from_the_placement_in_force_few_experts_move_at_a_price(recording, tmp_
     data = told(*base, "--previous", out, "--move-cost", 0.05, "--seed", 5)
     assert data["placements"][0]["name"] == "in force"
     assert data["placements"][2]["moved"] <= 3
+
+
+def test_layers_keep_the_numbers_that_the_engine_gave_them(tmp_path, history):
+    folder = tmp_path / "expert_statistic"
+    folder.mkdir()
+    for rank in range(2):
+        tensors = {f"{100 + i}_{3 + n}": history[i, n].astype(np.int32) for i in range(8) for n in range(LAYERS)}
+        save_file(tensors, folder / f"rank{rank}.safetensors")
+    out = tmp_path / "plan.yaml"
+    data = told(folder, "--gpus", GPUS, "--export", "tensorrt-llm", "--out", out)
+    assert (data["tool"], data["layer_ids"]) == ("TensorRT-LLM", [3, 4, 5])
+    assert list(yaml.safe_load(out.read_text())["initial_global_assignments"]) == [3, 4, 5]
 
 
 def test_equal_calls_give_equal_placements(recording, tmp_path):
