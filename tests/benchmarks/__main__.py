@@ -22,7 +22,10 @@ from rich.table import Table
 
 import tests.benchmarks
 
-LIBRARIES = ("numpy", "numba", "pydantic", "safetensors", "confluent-kafka", "faust-streaming", "redis")
+LIBRARIES = (
+    "numpy", "scipy", "numba", "torch", "pennylane", "pydantic", "safetensors", "confluent-kafka", "faust-streaming", "redis",
+)  # fmt: skip
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 TIMEOUT_S = 1800
 _ROOT = Path(__file__).parents[2]
 _ROWS = """
@@ -34,7 +37,7 @@ with open(sys.argv[2], "w") as file:
 
 
 def main() -> None:
-    """Run each ``bench_NAME.py`` in a process of its own, so that none warms or breaks another."""
+    """Run each ``bench_NAME.py`` in a process of its own with one BLAS thread, so that none warms or breaks another."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description="Measured figures beside their targets.")
     found = (name for _, name, _ in pkgutil.iter_modules(tests.benchmarks.__path__))
     names = [name.removeprefix("bench_") for name in found if name.startswith("bench_")]
@@ -59,7 +62,9 @@ def run(name: str) -> dict[str, Any]:
         path = Path(folder) / "rows.json"
         command = [sys.executable, "-c", _ROWS, f"tests.benchmarks.bench_{name}", str(path)]
         try:
-            done = subprocess.run(command, stderr=subprocess.PIPE, text=True, cwd=_ROOT, timeout=TIMEOUT_S)
+            done = subprocess.run(
+                command, stderr=subprocess.PIPE, text=True, cwd=_ROOT, timeout=TIMEOUT_S, env=os.environ | ONE_THREAD
+            )
             failed = "" if done.returncode == 0 else done.stderr.strip().splitlines()[-1:] or [f"exit {done.returncode}"]
         except subprocess.TimeoutExpired:
             failed = [f"no answer in {TIMEOUT_S} s"]

@@ -21,6 +21,7 @@ from qstream.routing.pack import place
 from qstream.routing.requests import PrefixCache, place_and_route, route_requests
 from qstream.routing.shares import dispatch_shares
 from schemas.experts import ExpertTopology
+from tests.benchmarks.clock import median_s
 from tests.benchmarks.stick import DATA, TRACE, load_stick
 
 Row = tuple[str, float, str, str]
@@ -55,7 +56,7 @@ def share_rows(stick: ModuleType, traces: dict[str, Any]) -> list[Row]:
         for trace in traces.values():
             live = stick.counts(trace["ids"]).astype(np.float64)
             shares = dispatch_shares(live, plan, topology)
-            ours_us.append(1e6 * _seconds(lambda live=live, plan=plan, top=topology: dispatch_shares(live, plan, top)) / 26)
+            ours_us.append(1e6 * median_s(lambda live=live, plan=plan, top=topology: dispatch_shares(live, plan, top)) / 26)
             even.append(stick.balancedness(plan, live, 8))
             ours.append(stick.balancedness(plan, live, 8, shares))
             fullest = stick.gpu_loads(plan, live, 8, shares).max(1)
@@ -102,7 +103,7 @@ def capacity_rows(traces: dict[str, Any]) -> list[Row]:
     return [
         ("capacity 1.05, greedy in token order: gate mass of the LP", 100 * greedy_mass(gate, room) / best, "%", "-"),
         ("capacity 1.05, ours: gate mass of the LP", 100 * plan.gate_mass / best, "%", ">= 99.5"),
-        ("  ours", 1e3 * _seconds(lambda: assign_capacity(gate, room)), "ms", "<= 20"),
+        ("  ours", 1e3 * median_s(lambda: assign_capacity(gate, room)), "ms", "<= 20"),
         ("  HiGHS on the linear program", lp_ms, "ms", "-"),
         ("  proven bound over the LP", 100 * plan.bound / best, "%", "-"),
         ("  tokens off their candidates", 100 * plan.off_candidate, "%", "-"),
@@ -235,18 +236,3 @@ def _cost_router(number: int, hashes: list[int], written: float, overlap: np.nda
 def ours(number: int, hashes: list[int], written: float, overlap: np.ndarray, recent: np.ndarray) -> int:
     """`route_requests` for a window of one request."""
     return int(route_requests(np.array([len(hashes) + written]), overlap[None], queue=recent)[0])
-
-
-def _seconds(call: Callable[[], object], repeats: int = 9) -> float:
-    """Median wall time of `call`."""
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
-
-
-if __name__ == "__main__":
-    for what, value, unit, target in rows():
-        print(f"{what:<66} {value:10.4f} {unit:<13} target {target}")

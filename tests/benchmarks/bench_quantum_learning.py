@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import statistics
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -16,6 +15,7 @@ from qstream.quantum.kernel import AngleOverlap, Fidelity, Kernel, Projected, Rb
 from qstream.quantum.qlstm import QLSTM, lstm_twin
 from qstream.quantum.variational.embedding import angle, iqp
 from qstream.quantum.variational.layer import VariationalLayer, classical_twin, parameters
+from tests.benchmarks.clock import median_s
 
 Row = tuple[str, float, str, str]
 
@@ -36,16 +36,16 @@ def layer_rows() -> list[Row]:
     theirs.load_state_dict(layer.state_dict())
     twin = classical_twin(layer)
     difference = (layer(x) - theirs(x)).abs().max().item()
-    ours_s, theirs_s = _seconds(lambda: train_step(layer, x)), _seconds(lambda: train_step(theirs, x), 5)
+    ours_s, theirs_s = median_s(lambda: train_step(layer, x)), median_s(lambda: train_step(theirs, x), 5)
     unitary, states = layer.freeze(), angle(np.ones((1024, n), np.float32))
     return [
         ("layer n=8 L=3, batch 64, forward and backward", 1e3 * ours_s, "ms", "<= 20"),
         ("  PennyLane default.qubit", 1e3 * theirs_s, "ms", "-"),
         ("  PennyLane / ours", theirs_s / ours_s, "", ">= 5"),
         ("  largest difference, float32", 1e6 * difference, "1e-6", "<= 10"),
-        ("  classical twin", 1e3 * _seconds(lambda: train_step(twin, x)), "ms", "-"),
-        ("  forward alone", 1e3 * _seconds(lambda: layer(x)), "ms", "-"),
-        ("  frozen, 1,024 states", 1e3 * _seconds(lambda: states @ unitary.T), "ms", "-"),
+        ("  classical twin", 1e3 * median_s(lambda: train_step(twin, x)), "ms", "-"),
+        ("  forward alone", 1e3 * median_s(lambda: layer(x)), "ms", "-"),
+        ("  frozen, 1,024 states", 1e3 * median_s(lambda: states @ unitary.T), "ms", "-"),
     ]
 
 
@@ -60,15 +60,15 @@ def kernel_rows() -> list[Row]:
         return qml.probs(wires=range(8))
 
     few = x[:12]
-    pennylane_s = _seconds(lambda: qml.kernels.square_kernel_matrix(few, lambda a, b: overlap(a, b)[0]), 3)
+    pennylane_s = median_s(lambda: qml.kernels.square_kernel_matrix(few, lambda a, b: overlap(a, b)[0]), 3)
     return [
-        ("Gram of 512 points, n=8, angle", 1e3 * _seconds(lambda: Fidelity()(x)), "ms", "<= 150"),
-        ("Gram of 512 points, n=8, IQP", 1e3 * _seconds(lambda: Fidelity(iqp)(x)), "ms", "<= 150"),
+        ("Gram of 512 points, n=8, angle", 1e3 * median_s(lambda: Fidelity()(x)), "ms", "<= 150"),
+        ("Gram of 512 points, n=8, IQP", 1e3 * median_s(lambda: Fidelity(iqp)(x)), "ms", "<= 150"),
         ("  PennyLane, 12 points", 1e3 * pennylane_s, "ms", "-"),
-        ("  angle without states, classical", 1e3 * _seconds(lambda: AngleOverlap()(x)), "ms", "-"),
-        ("  Gaussian, classical", 1e3 * _seconds(lambda: Rbf()(x)), "ms", "-"),
-        ("  projected IQP", 1e3 * _seconds(lambda: Projected(iqp)(x)), "ms", "-"),
-        ("Nystrom features of 10,000 points, 256 landmarks", 1e3 * _seconds(lambda: features(many), 3), "ms", "-"),
+        ("  angle without states, classical", 1e3 * median_s(lambda: AngleOverlap()(x)), "ms", "-"),
+        ("  Gaussian, classical", 1e3 * median_s(lambda: Rbf()(x)), "ms", "-"),
+        ("  projected IQP", 1e3 * median_s(lambda: Projected(iqp)(x)), "ms", "-"),
+        ("Nystrom features of 10,000 points, 256 landmarks", 1e3 * median_s(lambda: features(many), 3), "ms", "-"),
     ]
 
 
@@ -84,10 +84,10 @@ def qlstm_rows() -> list[Row]:
                 circuit(torch.ones(1, 4))
 
     return [
-        ("QLSTM, frozen, one step of one sample", 1e3 * _seconds(lambda: frozen.step(one, state), 200), "ms", "<= 2"),
-        ("  PennyLane, the four circuits alone", 1e3 * _seconds(pennylane_step), "ms", "-"),
-        ("QLSTM, training step, 16 steps x 32 samples", 1e3 * _seconds(lambda: train_step(model, x)), "ms", "-"),
-        ("  torch LSTM of equal parameters", 1e3 * _seconds(lambda: train_step(twin, x)), "ms", "-"),
+        ("QLSTM, frozen, one step of one sample", 1e3 * median_s(lambda: frozen.step(one, state), 200), "ms", "<= 2"),
+        ("  PennyLane, the four circuits alone", 1e3 * median_s(pennylane_step), "ms", "-"),
+        ("QLSTM, training step, 16 steps x 32 samples", 1e3 * median_s(lambda: train_step(model, x)), "ms", "-"),
+        ("  torch LSTM of equal parameters", 1e3 * median_s(lambda: train_step(twin, x)), "ms", "-"),
         ("  parameters", float(parameters(model)), "", "-"),
         ("  parameters of the twin", float(parameters(twin)), "", "-"),
     ]
@@ -203,19 +203,3 @@ def _nmse(found: torch.Tensor, wanted: torch.Tensor) -> float:
 
 def _mean(error: Callable[..., float], arm: object) -> float:
     return statistics.mean(error(arm, seed) for seed in _SEEDS)
-
-
-def _seconds(call: Callable[[], object], repeats: int = 15) -> float:
-    """Median wall time of `call` in seconds, after one call to warm up."""
-    call()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
-
-
-if __name__ == "__main__":
-    for what, value, unit, target in rows():
-        print(f"{what:<68} {value:10.4f} {unit:<4} target {target}")

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import os
-
-# Before numpy: on matrices this small, threads cost more than they give.
-os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
-
 import statistics
 import time
-from collections.abc import Callable
 
 import numpy as np
 
@@ -17,9 +11,12 @@ from qstream.quantum.spectral import hhl, qpe, qsvt
 from qstream.quantum.spectral.chebyshev import fit_inverse
 from qstream.quantum.spectral.qft import qft, qft_gates, run_gates
 from qstream.quantum.spectral.qsp import phases, signal
+from tests.benchmarks.clock import median_ms
 
 Row = tuple[str, float, str, str]
 System = tuple[np.ndarray, np.ndarray]
+
+CLOSED_FORM = "simulated-spectral"
 
 _SEEDS = 20
 
@@ -34,9 +31,9 @@ def transform_rows() -> list[Row]:
     state = np.ones(1 << 12) / 64
     gates = qft_gates(range(12))
     return [
-        ("QFT, 12 qubits", _ms(lambda: qft(state)), "ms", "-"),
-        ("  its circuit", _ms(lambda: run_gates(gates, 12), 3), "ms", "-"),
-        ("QPE distribution, 8 qubits of clock", _ms(lambda: qpe.clock_distribution(0.3, 8)), "ms", "-"),
+        ("QFT, 12 qubits", median_ms(lambda: qft(state)), "ms", "-"),
+        ("  its circuit", median_ms(lambda: run_gates(gates, 12), 3), "ms", "-"),
+        ("QPE distribution, 8 qubits of clock", median_ms(lambda: qpe.clock_distribution(0.3, 8)), "ms", "-"),
     ]
 
 
@@ -61,9 +58,9 @@ def hhl_rows() -> list[Row]:
         *result,
         ("HHL, eigenvalues on the grid: relative error / 1e-10", record.relative_error / 1e-10, "", "<= 1"),
         ("HHL, N 16, condition 10, clock 8: success probability", hhl.solve(*eight).record.success_probability, "", "-"),
-        ("HHL, N 16, clock 8", _ms(lambda: hhl.solve(*eight)), "ms", "-"),
-        ("  numpy.linalg.solve", _ms(lambda: np.linalg.solve(*eight)), "ms", "-"),
-        ("HHL circuit, N 4, clock 6 (9 qubits)", _ms(lambda: hhl.solve_by_circuit(*small, clock=6), 3), "ms", "-"),
+        ("HHL, N 16, clock 8", median_ms(lambda: hhl.solve(*eight)), "ms", "-"),
+        ("  numpy.linalg.solve", median_ms(lambda: np.linalg.solve(*eight)), "ms", "-"),
+        ("HHL circuit, N 4, clock 6 (9 qubits)", median_ms(lambda: hhl.solve_by_circuit(*small, clock=6), 3), "ms", "-"),
     ]
 
 
@@ -93,14 +90,14 @@ def qsvt_rows() -> list[Row]:
         result += [
             (f"{name}: relative error, worst of 20", 100 * max(record.relative_error for record in records), "%", "<= 0.2"),
             ("  success probability, mean", statistics.mean(record.success_probability for record in records), "", "-"),
-            ("  by gates, polynomial and phases kept", _ms(lambda s=system: qsvt.invert(*s, degree=79)), "ms", "<= 10"),
-            ("  in closed form", _ms(lambda s=system: qsvt.invert(*s, degree=79, execution="simulated-spectral")), "ms", "-"),
-            ("  numpy.linalg.solve", _ms(lambda s=system: np.linalg.solve(*s)), "ms", "-"),
+            ("  by gates, polynomial and phases kept", median_ms(lambda s=system: qsvt.invert(*s, degree=79)), "ms", "<= 10"),
+            ("  in closed form", median_ms(lambda s=system: qsvt.invert(*s, degree=79, execution=CLOSED_FORM)), "ms", "-"),
+            ("  numpy.linalg.solve", median_ms(lambda s=system: np.linalg.solve(*s)), "ms", "-"),
         ]
     A, b = _system(8, 10, 0)  # noqa: N806
     program = qsvt.inverse_program(10.0, 79)
     contraction = A / np.linalg.norm(A, 2)
-    circuit_ms = _ms(lambda: qsvt.transform_by_circuit(contraction, b, program), 3)
+    circuit_ms = median_ms(lambda: qsvt.transform_by_circuit(contraction, b, program), 3)
     return [*result, ("QSVT circuit, N 8, degree 79 (5 qubits)", circuit_ms, "ms", "-")]
 
 
@@ -111,7 +108,7 @@ def filter_rows() -> list[Row]:
     return [
         ("QSVT cut, 64 x 64 of rank 8 with noise, degree 80: distance from the hard cut", 100 * record.relative_error, "%", "-"),
         ("  success probability", record.success_probability, "", "-"),
-        ("  by gates, phases kept", _ms(lambda: qsvt.truncate(matrix, threshold=0.2, degree=80)), "ms", "-"),
+        ("  by gates, phases kept", median_ms(lambda: qsvt.truncate(matrix, threshold=0.2, degree=80)), "ms", "-"),
         ("  cut by SVD", record.twin_ms, "ms", "-"),
     ]
 
@@ -126,19 +123,3 @@ def _system(size: int, kappa: float, seed: int) -> System:
     rng = np.random.default_rng(seed)
     values = np.r_[1 / kappa, 1, rng.uniform(1 / kappa, 1, size - 2)]
     return _with_eigenvalues(values, seed), rng.normal(size=size)
-
-
-def _ms(call: Callable[[], object], repeats: int = 21) -> float:
-    """Median wall time of `call` in milliseconds, after one call that warms the caches."""
-    call()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times) * 1e3
-
-
-if __name__ == "__main__":
-    for what, value, unit, target in rows():
-        print(f"{what:<80} {value:10.4f} {unit:<4} target {target}")

@@ -6,7 +6,7 @@ import itertools
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 
 import networkx as nx
@@ -23,6 +23,7 @@ from qstream.quantum.qaoa.rqaoa import RQAOA
 from qstream.quantum.qaoa.subspace import solve_fixed_weight
 from qstream.quantum.qaoa.subspace_solver import QAOA_XY
 from qstream.quantum.record import SolveRequest
+from tests.benchmarks.clock import median_ms
 
 Row = tuple[str, float, str, str]
 
@@ -45,7 +46,7 @@ def onehot_rows() -> list[Row]:
         problems = [gaussian_onehot(seed, m, k) for seed in range(_INSTANCES)]
         answers = [QAOA_XY.run(SolveRequest(problem, p=p), unlimited) for problem in problems]
         request = SolveRequest(problems[0], p=p)
-        spent = _median_ms(partial(QAOA_XY.run, request, unlimited))
+        spent = median_ms(partial(QAOA_XY.run, request, unlimited))
         feasible = [np.all((a.samples >= 0) & (a.samples < k)) for a in answers if a.samples is not None]
         name = f"one-hot {m} x {k}, p = {p}, 256 shots"
         timed = (m, p) == (6, 5)
@@ -107,11 +108,11 @@ def recursion_rows() -> list[Row]:
                 ("  time", 1e3 * statistics.median(seconds), "ms", "-"),
             ]
     large = gaussian_ising(0, 64)
-    means = _median_ms(lambda: correlators(large, 0.06, -0.4))
+    means = median_ms(lambda: correlators(large, 0.06, -0.4))
     return [
         *found,
         ("closed form p = 1, all 2,016 correlators of 64 spins", means, "ms", "-"),
-        ("  best angles", _median_ms(lambda: best_angles(large), 3), "ms", "-"),
+        ("  best angles", median_ms(lambda: best_angles(large), 3), "ms", "-"),
     ]
 
 
@@ -131,7 +132,7 @@ def noise_rows() -> list[Row]:
     return [
         ("noise model, 8 qubits p = 2: error of the energy", _mean(errors), "relative", "<= 0.03"),
         ("  from the product of all gates' fidelities", _mean(naive), "relative", "-"),
-        ("  calibration", _median_ms(noise.calibrate, 3), "ms", "-"),
+        ("  calibration", median_ms(noise.calibrate, 3), "ms", "-"),
     ]
 
 
@@ -143,10 +144,10 @@ def graph_rows(n: int, generator: np.ndarray) -> list[Row]:
     times = np.linspace(0, 5, 16)
     walk.spectrum(generator)
     return [
-        (f"walk on {n} nodes, 16 times, one source", _median_ms(lambda: walk.probabilities(generator, times, 0)), "ms", "-"),
-        ("  whole propagator", _median_ms(lambda: walk.propagator(generator, 1.0)), "ms", "-"),
-        ("  eigendecomposition, once a graph", _median_ms(lambda: np.linalg.eigh(generator), 5), "ms", "-"),
-        ("  rival: scipy's expm", _median_ms(lambda: scipy.linalg.expm(-1j * generator), 3), "ms", "-"),
+        (f"walk on {n} nodes, 16 times, one source", median_ms(lambda: walk.probabilities(generator, times, 0)), "ms", "-"),
+        ("  whole propagator", median_ms(lambda: walk.propagator(generator, 1.0)), "ms", "-"),
+        ("  eigendecomposition, once a graph", median_ms(lambda: np.linalg.eigh(generator), 5), "ms", "-"),
+        ("  rival: scipy's expm", median_ms(lambda: scipy.linalg.expm(-1j * generator), 3), "ms", "-"),
     ]
 
 
@@ -176,17 +177,3 @@ def _hit(energy: float, optimum: float) -> bool:
 
 def _mean(values: Iterable[float | None]) -> float:
     return statistics.mean(float(value) for value in values if value is not None)
-
-
-def _median_ms(call: Callable[[], object], repeats: int = 9) -> float:
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return 1e3 * statistics.median(times)
-
-
-if __name__ == "__main__":
-    for what, value, unit, target in rows():
-        print(f"{what:<58} {value:10.4f} {unit:<11} target {target}")

@@ -17,6 +17,7 @@ from qstream.routing.pack import place
 from qstream.routing.scenarios import anneal, place_scenarios
 from qstream.routing.score import balancedness, violations
 from qstream.routing.warm import warm
+from tests.benchmarks.clock import median_s
 from tests.benchmarks.stick import TRACE, load_stick
 
 Row = tuple[str, float, str, str]
@@ -48,13 +49,13 @@ def hash_rows() -> list[Row]:
     spread = np.bincount(assign(tokens, 64), minlength=64)
     bounded = np.bincount(assign_bounded(sessions, 64), minlength=64)
     return [
-        ("hash, 1M ids to 64 experts", 1 / _seconds(lambda: assign(tokens, 64)), "M tokens/s", ">= 20"),
-        ("hash, 1M ids to 72 experts", 1 / _seconds(lambda: assign(tokens, 72)), "M tokens/s", ">= 20"),
+        ("hash, 1M ids to 64 experts", 1 / median_s(lambda: assign(tokens, 64)), "M tokens/s", ">= 20"),
+        ("hash, 1M ids to 72 experts", 1 / median_s(lambda: assign(tokens, 72)), "M tokens/s", ">= 20"),
         ("hash, 1M ids to 64 experts, max/mean", spread.max() / spread.mean(), "", "<= 1.03"),
-        ("bounded hash, distinct ids, slack .05", 1 / _seconds(lambda: assign_bounded(tokens, 64)), "M tokens/s", ">= 15"),
-        ("bounded hash, Zipf(1.2) ids, slack .05", 1 / _seconds(lambda: assign_bounded(sessions, 64)), "M tokens/s", ">= 15"),
+        ("bounded hash, distinct ids, slack .05", 1 / median_s(lambda: assign_bounded(tokens, 64)), "M tokens/s", ">= 15"),
+        ("bounded hash, Zipf(1.2) ids, slack .05", 1 / median_s(lambda: assign_bounded(sessions, 64)), "M tokens/s", ">= 15"),
         ("bounded hash, Zipf(1.2) ids, max/mean", bounded.max() / bounded.mean(), "", "<= 1.05 + 1 token"),
-        ("replica choice, top-6", 1 / _seconds(lambda: choose_replica(tokens, topk, slots, counts)), "M tokens/s", "-"),
+        ("replica choice, top-6", 1 / median_s(lambda: choose_replica(tokens, topk, slots, counts)), "M tokens/s", "-"),
     ]
 
 
@@ -63,11 +64,11 @@ def placement_rows() -> list[Row]:
     small, large = rng.lognormal(0, 1, (26, 64)), rng.lognormal(0, 1, (58, 256))
     before, plan = place(rng.lognormal(0, 1, (58, 256)), 32, 288), place(large, 32, 288)
     return [
-        ("placement 26 x 64 -> 72 on 8 GPUs", 1e3 * _seconds(lambda: place(small, 8, 72)), "ms", "<= 2"),
-        ("placement 58 x 256 -> 288 on 32 GPUs", 1e3 * _seconds(lambda: place(large, 32, 288)), "ms", "<= 40"),
+        ("placement 26 x 64 -> 72 on 8 GPUs", 1e3 * median_s(lambda: place(small, 8, 72)), "ms", "<= 2"),
+        ("placement 58 x 256 -> 288 on 32 GPUs", 1e3 * median_s(lambda: place(large, 32, 288)), "ms", "<= 40"),
         ("  same-window balancedness", balancedness(plan, large, 32), "", ">= 0.999"),
         ("  duplicates on a GPU", float(violations(plan, 256, 32)), "", "0"),
-        ("  alignment with an unrelated plan", 1e3 * _seconds(lambda: align(before, plan, 32)), "ms", "-"),
+        ("  alignment with an unrelated plan", 1e3 * median_s(lambda: align(before, plan, 32)), "ms", "-"),
     ]
 
 
@@ -149,18 +150,3 @@ def _in_force(first: Planner, move_cost: float) -> Planner:
         return in_force[0]
 
     return next_plan
-
-
-def _seconds(call: Callable[[], object], repeats: int = 9) -> float:
-    """Median wall time of `call` in seconds; for a million tokens, its inverse is M tokens/s."""
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
-
-
-if __name__ == "__main__":
-    for what, value, unit, target in rows():
-        print(f"{what:<58} {value:10.4f} {unit:<11} target {target}")
