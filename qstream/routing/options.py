@@ -15,8 +15,8 @@ Quantum = Literal["online", "none", "overloaded"]
 Goal = Literal["latency", "throughput", "balanced", "robustness"]
 
 _DETERMINISTIC: Final[Mapping[str, Any]] = {}
-_QAOA: Final = {"qaoa": True, "layers": 2}
-_HQC: Final = {"hqc": True}
+_QAOA: Final = {"qaoa": True, "layers": 2, "deadline_ms": 200.0}
+_HQC: Final = {"hqc": True, "deadline_ms": 200.0}
 _QAOA_HQC: Final = {"qaoa": True, "hqc": True, "deterministic": False, "deadline_ms": 50.0}
 _ALL: Final = {"qaoa": True, "hqc": True, "deterministic": True, "deadline_ms": 1000.0}
 # Tokens a batch from and below, quantum and goal (None: any), what to change; the first row that fits is recommended.
@@ -51,14 +51,14 @@ class RoutingOptions(BaseModel):
     labels: int = Field(
         default=16, ge=0, le=64, description="labels whose counts are kept apart, the last one for all others; 0 keeps none"
     )
-    steps: int = Field(default=8000, ge=0, le=1_000_000, description="annealing steps a layer of the scenario tier")
+    steps: int = Field(default=10_000, ge=0, le=1_000_000, description="annealing steps a layer of the scenario tier")
     shares_tokens: int = Field(
         default=2048, ge=0, le=1 << 30, description="tokens a layer between two dispatch shares; 0 publishes none"
     )
     acknowledge: bool = Field(
         default=False, description="a placement is in force only when a consumer has acknowledged it, not when it is published"
     )
-    min_gain: float = Field(default=0.005, ge=0, le=1, description="balancedness that a new placement must win to be published")
+    min_gain: float = Field(default=0.003, ge=0, le=1, description="balancedness that a new placement must win to be published")
     move_cost: float = Field(
         default=0.001, ge=0, le=10, description="price of one moved expert, in mean GPU loads of its layer; 0 moves freely"
     )

@@ -1,10 +1,13 @@
-"""Windows close in order, the ring keeps the newest, loads count once."""
+"""Windows close in order, the ring keeps the newest, loads count once; labels and pairs are counted, and bounded."""
+
+import json
 
 import numpy as np
 
-from qstream.routing.memory import COUNT_MAX, Memory, RoutingState, contiguous
+from qstream.routing.colocate import coactivation
+from qstream.routing.memory import COUNT_MAX, LABEL_CHOICES, PAIRS_EVERY, Memory, RoutingState, contiguous
 from qstream.state.fields import pack, unpack
-from schemas import ExpertTopology
+from schemas import ExpertTopology, TokenBatch
 
 TOPOLOGY = ExpertTopology(num_layers=2, num_logical_experts=3, num_gpus=2, slots_per_gpu=2)
 
@@ -80,3 +83,159 @@ def test_a_state_with_history_and_seen_windows_survives_its_storage():
 
 def test_without_a_plan_slot_p_holds_expert_p_modulo_e():
     assert contiguous(TOPOLOGY).tolist() == [[0, 1, 2, 0], [0, 1, 2, 0]]
+
+
+def test_beside_gpus_without_capacity_the_others_hold_every_expert():
+    dead = TOPOLOGY.model_copy(update={"num_gpus": 3, "gpu_capacity": np.array([1, 0, 1], np.float32)})
+    plan = contiguous(dead)[0]
+    assert set(plan[[0, 1, 4, 5]].tolist()) == {0, 1, 2}
+
+
+NODES = TOPOLOGY.model_copy(update={"num_nodes": 2, "num_logical_experts": 4})
+
+
+def labelled(names: str | list[str], label: list[int], layer: int = 0, seed: int = 0, experts: int = 4) -> TokenBatch:
+    ids = np.random.default_rng(seed).random((len(label), experts)).argsort(1)[:, :2].astype(np.int32)
+    return TokenBatch(
+        batch_id="b", ts_ns=1, model="m", layer=layer, token_id=np.arange(len(label), dtype=np.uint64), topk_ids=ids,
+        label=np.array(label, np.int32), label_names=tuple(names),
+    )  # fmt: skip
+
+
+def by_label(memory: Memory) -> dict[str, list[list[int]]]:
+    return {name: memory.label_count[:, row].tolist() for row, name in enumerate(memory.label_names)}
+
+
+def expected(batches: list[TokenBatch], *names: str) -> list[list[int]]:
+    """Gate choices of the tokens of these labels, by layer and expert, counted one by one."""
+    out = np.zeros((2, 4), int)
+    for batch in batches:
+        for label, ids in zip(batch.label, batch.topk_ids, strict=True):
+            if label >= 0 and batch.label_names[label] in names:
+                for e in ids:
+                    out[batch.layer, e] += 1
+    return out.tolist()
+
+
+def test_gate_choices_are_counted_by_label_in_the_order_in_which_labels_come():
+    memory = Memory.fresh(NODES, windows=1)
+    batches = [labelled("xab", [2, 1, -1, 2, 2], 0, 1), labelled("ca", [0, 1, 1], 1, 2), labelled("a", [-1], 0, 3)]
+    for batch in batches:
+        memory.add_batch(batch, 16)
+    assert memory.label_names == ("a", "b", "c")
+    assert by_label(memory) == {name: expected(batches, name) for name in "abc"}
+
+
+def test_labels_beyond_the_first_ones_count_as_other():
+    memory = Memory.fresh(NODES, windows=1)
+    batches = [labelled("abcd", [0, 1, 2, 3, 3], 1, 1), labelled("eda", [0, 1, 2, 2], 0, 2)]
+    for batch in batches:
+        memory.add_batch(batch, 3)
+    assert by_label(memory) == {
+        "a": expected(batches, "a"), "b": expected(batches, "b"), "other": expected(batches, "c", "d", "e"),
+    }  # fmt: skip
+
+
+def test_fewer_labels_merge_when_a_window_closes_and_none_forgets_them():
+    memory = Memory.fresh(NODES, windows=1)
+    batches = [labelled("abcd", [0, 1, 2, 3, 3], 1, 1)]
+    memory.add_batch(batches[0], 16)
+    memory.fade(2)
+    assert by_label(memory) == {"a": expected(batches, "a"), "other": expected(batches, "b", "c", "d")}
+    memory.fade(0)
+    memory.add_batch(batches[0], 0)
+    assert (memory.label_names, memory.label_count) == ((), None)
+
+
+def test_the_counts_of_a_label_that_had_very_many_tokens_are_halved_and_others_stay():
+    memory = Memory.fresh(NODES, windows=1)
+    memory.label_names = ("often", "rare")
+    memory.label_count = np.array([[[LABEL_CHOICES] * 4, [1, 0, 2, 0]]] * 2, np.int32)
+    memory.fade(16)
+    assert memory.label_count.tolist() == [[[LABEL_CHOICES // 4] * 4, [1, 0, 2, 0]]] * 2
+
+
+def test_what_waits_stands_beside_what_was_counted_and_is_known_for_one_window():
+    memory = Memory.fresh(NODES, windows=1)
+    memory.queue({"b": 5, "never seen": 7, "a": 2}, 16)
+    assert memory.demand() is None
+    memory.add_batch(labelled("ab", [0, 0, 1]), 16)
+    labels, queued = memory.demand()
+    assert queued.tolist() == [2, 5, 7]
+    assert labels[:2].tolist() == [memory.label_count[:, row].tolist() for row in (0, 1)]
+    assert not labels[2].any()
+    memory.fade(16)
+    assert memory.demand() is None
+
+
+def test_a_queue_of_very_many_labels_is_kept_by_its_largest():
+    memory = Memory.fresh(NODES, windows=1)
+    memory.add_batch(labelled("z", [0, 0]), 16)
+    memory.queue({f"tenant {n:04d}": n for n in range(4000)} | {"z": 1}, 4)
+    assert memory.queued == {"z": 1, **{f"tenant {n}": n for n in (3999, 3998, 3997)}, "other": sum(range(3997))}
+    assert memory.demand()[1].tolist() == [1, sum(range(4000))]
+
+
+def test_every_fourth_token_counts_towards_co_activations_which_fade():
+    memory = Memory.fresh(NODES, windows=1)
+    batch = labelled("a", [0] * 400, 1, 5)
+    memory.add_batch(batch, 0)
+    want = coactivation(batch.topk_ids[::PAIRS_EVERY, None], 4)
+    assert memory.coactivation()[1].tolist() == want[0].tolist()
+    assert not memory.coactivation()[0].any()
+    memory.fade(0)
+    assert memory.coactivation()[1].tolist() == (want[0] * 7 // 8).tolist()
+
+
+def test_co_activations_are_not_kept_where_they_do_not_matter_or_take_much_room():
+    one = Memory.fresh(NODES.model_copy(update={"num_nodes": 1}), windows=1)
+    one.add_batch(labelled("a", [0] * 8), 0)
+    large = Memory.fresh(NODES.model_copy(update={"num_layers": 20, "num_logical_experts": 256, "slots_per_gpu": 128}), windows=1)
+    large.add_batch(labelled("a", [0] * 8), 0)
+    assert one.coactivation() is large.coactivation() is None
+
+
+def test_a_state_is_not_changed_by_the_memory_that_was_read_from_it():
+    memory = Memory.fresh(NODES, windows=1)
+    memory.add_batch(labelled("ab", [0, 1] * 8), 16)
+    memory.queue({"a": 1}, 16)
+    state = memory.state()
+    before = state.encode()
+    again = Memory(state)
+    again.add_batch(labelled("abc", [0, 1, 2] * 8), 16)
+    again.add_batch(labelled("abc", [0, 1, 2] * 8), 16)
+    again.queue({"a": 2}, 16)
+    again.fade(2)
+    assert state.encode() == before
+    assert unpack(RoutingState, pack(state)) == state
+
+
+def test_a_state_from_before_labels_were_kept_still_loads():
+    old = pack(Memory.fresh(NODES, windows=1).state())
+    stored = json.loads(old["h"])
+    for name in ("label_names", "queued", "live_tokens", "proposed_version", "proposed_ns"):
+        del stored["header"][name]
+    del stored["arrays"]["live_count"]
+    memory = Memory(unpack(RoutingState, old | {"h": json.dumps(stored).encode()}))
+    memory.add_batch(labelled("ab", [0, 1]), 16)
+    memory.queue({"a": 1}, 16)
+    assert memory.label_names == ("a", "b")
+
+
+def test_the_state_of_a_large_model_stays_small_and_so_does_each_of_its_fields():
+    large = ExpertTopology(
+        model="m", num_layers=58, num_logical_experts=256, top_k=8, num_nodes=4, num_gpus=32, slots_per_gpu=9,
+        node_of_gpu=np.repeat(np.arange(4, dtype=np.int32), 8),
+    )  # fmt: skip
+    memory = Memory.fresh(large, windows=16)
+    names = [f"tenant {n} ".ljust(100, "x") for n in range(40)]
+    for n in range(16):
+        memory.add_batch(labelled(names, list(range(40)), n, n, experts=256), 16)
+        memory.remember_window(f"source/{n}")
+        memory.add(np.full((58, 256), 1000), None, 1)
+        memory.close_window(16)
+    memory.queue(dict.fromkeys(names, 10**9), 16)
+    memory.propose(memory.placement, 1, 1)
+    fields = pack(memory.state())
+    assert sum(map(len, fields.values())) <= 4 << 20
+    assert max(map(len, fields.values())) <= 64 << 10
