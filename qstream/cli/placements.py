@@ -16,7 +16,7 @@ from qstream.routing.hashing import choose_replica
 from qstream.routing.memory import contiguous
 from qstream.routing.place import PlaceOptions, place
 from qstream.routing.problem import logical_maps
-from qstream.routing.score import gpu_loads, holds
+from qstream.routing.score import gpu_loads, holds, pairs_together
 from schemas.experts import ExpertTopology
 from schemas.placement import PlacementPlan
 
@@ -168,18 +168,3 @@ def nodes_touched(plan: Plan, tokens: NDArray[np.int32], topology: ExpertTopolog
         touched += int(on[:, :-1].sum())
         served += int(on[:, :-1].any(1).sum())
     return touched / max(served, 1)
-
-
-def pairs_together(plan: Plan, together: NDArray[np.int64], topology: ExpertTopology) -> float:
-    """Part of the co-activations [L, E, E] whose experts are on one node, each replica of an expert as likely as the others."""
-    counts = logical_maps(plan, topology.num_logical_experts)[1]
-    node_of_slot = np.repeat(topology.nodes(), topology.slots_per_gpu)
-    near = total = 0.0
-    for layer, row in enumerate(plan):
-        share = np.zeros((topology.num_logical_experts, topology.num_nodes))
-        np.add.at(share, (row, node_of_slot), 1.0 / counts[layer, row])
-        pairs = together[layer].astype(np.float64)
-        np.fill_diagonal(pairs, 0.0)
-        near += float(((pairs @ share) * share).sum())
-        total += float(pairs.sum())
-    return near / max(total, 1e-300)

@@ -117,8 +117,8 @@ class Memory:
         self.open_tokens += token_layers
         self.live_tokens += token_layers
 
-    def add_batch(self, batch: TokenBatch, labels: int) -> None:
-        """Count the labels of a batch in at most so many rows, and a sample of its co-activations, where nodes matter.
+    def add_batch(self, batch: TokenBatch, labels: int, pairs: bool) -> None:
+        """Count the labels of a batch in at most so many rows and, if asked and nodes matter, a sample of its co-activations.
 
         The batch fits the topology. One without gate counts nothing.
         """
@@ -127,7 +127,7 @@ class Memory:
         if batch.label is not None and labels:
             self._add_labels(batch.layer, batch.topk_ids, batch.label, batch.label_names, labels)
         layers, experts = self.open_count.shape
-        if self.topology.num_nodes > 1 and layers * experts * experts <= MAX_PAIRS:
+        if pairs and self.topology.num_nodes > 1 and layers * experts * experts <= MAX_PAIRS:
             if self.pair_count is None:
                 self.pair_count = np.zeros((layers, experts, experts), np.int32)
             elif not self.pair_count.flags.writeable:
@@ -228,10 +228,12 @@ class Memory:
         """Co-activations of a sample of the last windows' tokens, int64 [L, E, E]; None where none are kept."""
         return None if self.pair_count is None else self.pair_count.astype(np.int64)
 
-    def fade(self, labels: int) -> None:
+    def fade(self, labels: int, pairs: bool) -> None:
         """After the plan of a window: old counts of labels and pairs fade, the queue is served, labels beyond `labels` merge."""
         self.queued = None
-        if self.pair_count is not None:
+        if not pairs:
+            self.pair_count = None
+        elif self.pair_count is not None:
             self.pair_count = (self.pair_count.astype(np.int64) * 7 >> 3).astype(np.int32)
         if not labels:
             self.label_names, self.label_count = (), None

@@ -51,6 +51,9 @@ class RoutingOptions(BaseModel):
     labels: int = Field(
         default=16, ge=0, le=64, description="labels whose counts are kept apart, the last one for all others; 0 keeps none"
     )
+    colocate: bool = Field(
+        default=False, description="experts that serve the same tokens share a node: less traffic between nodes, less even GPUs"
+    )
     steps: int = Field(default=10_000, ge=0, le=1_000_000, description="annealing steps a layer of the scenario tier")
     shares_tokens: int = Field(
         default=2048, ge=0, le=1 << 30, description="tokens a layer between two dispatch shares; 0 publishes none"

@@ -15,7 +15,7 @@ from qstream.routing.hashing import assign_bounded, choose_replica
 from qstream.routing.options import RoutingOptions
 from qstream.routing.place import PlaceOptions, placement_problem, solve
 from qstream.routing.problem import logical_maps
-from qstream.routing.score import cross_node_copies, nodes_per_token
+from qstream.routing.score import cross_node_copies, nodes_per_token, pairs_together
 from schemas.experts import ExpertTopology, even_nodes
 from schemas.routing import RoutingMetrics
 from schemas.solver import SolverRecord
@@ -38,7 +38,7 @@ def plan_placement(
 
     The fast tier packs the newest window and looks at nothing else; the scenario tier plans for a forecast, from all that is
     known. The score is the balancedness expected under what the tier plans for; a plan that wins less than
-    ``options.min_gain`` is skipped.
+    ``options.min_gain`` is skipped. With co-activations, the part of them that comes to lie within nodes is won as well.
 
     Parameters
     ----------
@@ -59,6 +59,9 @@ def plan_placement(
     )  # fmt: skip
     found = solve(problem, coactivation)
     gain = found.score.balancedness - found.score.balancedness_before
+    if coactivation is not None:
+        before, after = (pairs_together(p, coactivation, topology) for p in (previous, found.physical_to_logical))
+        gain += after - before
     if gain < options.min_gain:
         return replace(found, skip_reason=f"gain {gain:.4f} is below min_gain {options.min_gain:g}")
     return found

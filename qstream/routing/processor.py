@@ -92,7 +92,7 @@ class RoutingProcessor:
                 events.append(self._routing_event(record, frame, memory))
             if counts is not None:
                 memory.add(counts, frame.layer, len(frame.token_id))
-                memory.add_batch(frame, self.options.labels)
+                memory.add_batch(frame, self.options.labels, self.options.colocate)
         elif isinstance(frame, ExpertLoad):
             _check_load(frame, memory.topology)
             if memory.remember_window(f"{frame.source}/{frame.window_id}"):
@@ -108,7 +108,7 @@ class RoutingProcessor:
             history = memory.close_window(self.options.windows)
             if self.options.placement != "off":
                 events.append(self._placement_event(record, history, memory, n=len(events)))
-            memory.fade(self.options.labels)
+            memory.fade(self.options.labels, self.options.colocate)
         if memory.is_live(self.options.shares_tokens):
             events.append(self._shares_event(record, memory, n=len(events)))
         return memory, events
@@ -206,9 +206,10 @@ class RoutingProcessor:
             reason = f"version {memory.proposed_version} is not acknowledged yet"
             return keep_placement(history, memory.placement, memory.topology, reason)
         labels, queued = memory.demand() or (None, None)
+        pairs = memory.coactivation() if self.options.colocate else None
         return plan_placement(
             history, memory.placement, memory.topology, self.options,
-            labels=labels, queued=queued, coactivation=memory.coactivation(),
+            labels=labels, queued=queued, coactivation=pairs,
         )  # fmt: skip
 
 

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from qstream.errors import ProblemError
 from qstream.routing.kernels import array, compiled
-from qstream.routing.problem import plan_array, slots_per_gpu
+from qstream.routing.problem import logical_maps, plan_array, slots_per_gpu
+from schemas.experts import ExpertTopology
 
 Nodes = NDArray[np.int32] | NDArray[np.int64]
 _MAX_NODES = 63
@@ -151,6 +152,21 @@ def cross_node_copies(topk_ids: NDArray[np.int32], node_of_expert: Nodes, source
     if total < 0:
         raise _out_of_range(ids, nodes, source)
     return float(total / (tokens * layers))
+
+
+def pairs_together(physical_to_logical: NDArray[np.int32], coactivation: NDArray[np.int64], topology: ExpertTopology) -> float:
+    """Part of the co-activations [L, E, E] whose experts are on one node, each replica of an expert as likely as the others."""
+    counts = logical_maps(physical_to_logical, topology.num_logical_experts)[1]
+    node_of_slot = np.repeat(topology.nodes(), topology.slots_per_gpu)
+    near = total = 0.0
+    for layer, row in enumerate(physical_to_logical):
+        share = np.zeros((topology.num_logical_experts, topology.num_nodes))
+        np.add.at(share, (row, node_of_slot), 1.0 / counts[layer, row])
+        pairs = coactivation[layer].astype(np.float64)
+        np.fill_diagonal(pairs, 0.0)
+        near += float(((pairs @ share) * share).sum())
+        total += float(pairs.sum())
+    return near / max(total, 1e-300)
 
 
 def _out_of_range(ids: NDArray[np.int32], nodes: NDArray[np.int64], source: NDArray[np.int64]) -> ProblemError:

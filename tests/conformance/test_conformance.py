@@ -23,7 +23,7 @@ AGENTS = [name for _, name, _ in pkgutil.iter_modules(agents.__path__) if name !
 
 
 def routing_records() -> list[Record]:
-    """A model with its topology, batches of two layers with and without gate, loads, some repeated, and some poison."""
+    """A model, a GPU of which dies; batches of two layers with and without gate and labels, loads, some repeated, and poison."""
     rng = np.random.default_rng(5)
     shape = {"num_layers": 2, "num_logical_experts": 8, "top_k": 2, "num_nodes": 2, "num_gpus": 4, "slots_per_gpu": 3}
     frames: list[tuple[Any, Frame]] = [(EXPERTS_TOPOLOGY, ExpertTopology(model="m", **shape))]
@@ -31,13 +31,20 @@ def routing_records() -> list[Record]:
         layer = int(rng.integers(0, 3)) if n % 13 == 0 else n % 2
         tokens = int(rng.integers(100, 900))
         topk_ids = np.minimum(rng.geometric(0.4, (tokens, 2)) - 1, 7 + (n % 17 == 5))
-        gate = {} if n % 11 == 3 else {"layer": layer, "topk_ids": topk_ids}
+        gate: dict[str, Any] = {} if n % 11 == 3 else {"layer": layer, "topk_ids": topk_ids}
+        if n % 3:
+            names = tuple(f"tenant-{k}" for k in rng.permutation(9)[:4])
+            gate |= {"label_names": names, "label": rng.integers(-1, 4, tokens).astype(np.int32)}
         frames.append((TOKENS_BATCH, TokenBatch(
             batch_id=f"b{n}", ts_ns=n, model="m", token_id=np.arange(tokens, dtype=np.uint64) + 10_000 * n, **gate)))
         if n % 9 == 0:
             count = rng.integers(0, 900, (2, 8 if n != 27 else 9))
+            queued = {f"tenant-{k}": int(rng.integers(0, 5000)) for k in range(12)} if n % 2 else None
             frames.append((EXPERTS_LOAD, ExpertLoad(
-                model="m", window_id=str(n // 18), t0_ns=0, t1_ns=1, num_tokens=3000, logical_count=count)))
+                model="m", window_id=str(n // 18), t0_ns=0, t1_ns=1, num_tokens=3000, logical_count=count,
+                queued_by_label=queued)))
+    dead = np.array([1, 1, 0, 1], np.float32)
+    frames.insert(50, (EXPERTS_TOPOLOGY, ExpertTopology(model="m", **shape, gpu_capacity=dead)))
     offsets = dict.fromkeys((topic.name for topic, _ in frames), -1)
     records = []
     for n, (topic, frame) in enumerate(frames):
@@ -47,7 +54,7 @@ def routing_records() -> list[Record]:
 
 
 RECORDS = {"routing": routing_records}
-OPTIONS = {"routing": {"window_tokens": 2048, "windows": 4, "steps": 200, "min_gain": 0.005}}
+OPTIONS = {"routing": {"window_tokens": 2048, "windows": 4, "steps": 200, "min_gain": 0.005, "labels": 6, "colocate": True}}
 
 
 @pytest.mark.parametrize("frame", FRAMES, ids=lambda frame: frame.__name__)
@@ -71,6 +78,11 @@ def test_the_records_for_routing_try_all_that_it_does():
     placements = [event.frame for event in result.events if event.topic.name == "qstream.placement.plan.v1"]
     assert {plan.skip_reason is None for plan in placements} == {True, False}
     assert len(result.dead) >= 3
+    state = result.state
+    assert state.label_names[-1] == "other"
+    assert state.label_count.any()
+    assert state.pair_count.any()
+    assert {"colocation, swap-annealing", "swap-annealing"} <= {plan.solver.name for plan in placements}
 
 
 def pings() -> list[Record]:

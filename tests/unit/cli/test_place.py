@@ -12,7 +12,8 @@ from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from qstream.cli.main import app
-from qstream.cli.placements import nodes_touched, pairs_together
+from qstream.cli.placements import nodes_touched
+from qstream.routing.score import pairs_together
 from schemas.experts import ExpertTopology
 
 LAYERS, EXPERTS, GPUS, SLOTS = 3, 16, 4, 24

@@ -121,7 +121,7 @@ def test_gate_choices_are_counted_by_label_in_the_order_in_which_labels_come():
     memory = Memory.fresh(NODES, windows=1)
     batches = [labelled("xab", [2, 1, -1, 2, 2], 0, 1), labelled("ca", [0, 1, 1], 1, 2), labelled("a", [-1], 0, 3)]
     for batch in batches:
-        memory.add_batch(batch, 16)
+        memory.add_batch(batch, 16, True)
     assert memory.label_names == ("a", "b", "c")
     assert by_label(memory) == {name: expected(batches, name) for name in "abc"}
 
@@ -130,7 +130,7 @@ def test_labels_beyond_the_first_ones_count_as_other():
     memory = Memory.fresh(NODES, windows=1)
     batches = [labelled("abcd", [0, 1, 2, 3, 3], 1, 1), labelled("eda", [0, 1, 2, 2], 0, 2)]
     for batch in batches:
-        memory.add_batch(batch, 3)
+        memory.add_batch(batch, 3, True)
     assert by_label(memory) == {
         "a": expected(batches, "a"), "b": expected(batches, "b"), "other": expected(batches, "c", "d", "e"),
     }  # fmt: skip
@@ -139,11 +139,11 @@ def test_labels_beyond_the_first_ones_count_as_other():
 def test_fewer_labels_merge_when_a_window_closes_and_none_forgets_them():
     memory = Memory.fresh(NODES, windows=1)
     batches = [labelled("abcd", [0, 1, 2, 3, 3], 1, 1)]
-    memory.add_batch(batches[0], 16)
-    memory.fade(2)
+    memory.add_batch(batches[0], 16, True)
+    memory.fade(2, True)
     assert by_label(memory) == {"a": expected(batches, "a"), "other": expected(batches, "b", "c", "d")}
-    memory.fade(0)
-    memory.add_batch(batches[0], 0)
+    memory.fade(0, True)
+    memory.add_batch(batches[0], 0, True)
     assert (memory.label_names, memory.label_count) == ((), None)
 
 
@@ -151,7 +151,7 @@ def test_the_counts_of_a_label_that_had_very_many_tokens_are_halved_and_others_s
     memory = Memory.fresh(NODES, windows=1)
     memory.label_names = ("often", "rare")
     memory.label_count = np.array([[[LABEL_CHOICES] * 4, [1, 0, 2, 0]]] * 2, np.int32)
-    memory.fade(16)
+    memory.fade(16, True)
     assert memory.label_count.tolist() == [[[LABEL_CHOICES // 4] * 4, [1, 0, 2, 0]]] * 2
 
 
@@ -159,18 +159,18 @@ def test_what_waits_stands_beside_what_was_counted_and_is_known_for_one_window()
     memory = Memory.fresh(NODES, windows=1)
     memory.queue({"b": 5, "never seen": 7, "a": 2}, 16)
     assert memory.demand() is None
-    memory.add_batch(labelled("ab", [0, 0, 1]), 16)
+    memory.add_batch(labelled("ab", [0, 0, 1]), 16, True)
     labels, queued = memory.demand()
     assert queued.tolist() == [2, 5, 7]
     assert labels[:2].tolist() == [memory.label_count[:, row].tolist() for row in (0, 1)]
     assert not labels[2].any()
-    memory.fade(16)
+    memory.fade(16, True)
     assert memory.demand() is None
 
 
 def test_a_queue_of_very_many_labels_is_kept_by_its_largest():
     memory = Memory.fresh(NODES, windows=1)
-    memory.add_batch(labelled("z", [0, 0]), 16)
+    memory.add_batch(labelled("z", [0, 0]), 16, True)
     memory.queue({f"tenant {n:04d}": n for n in range(4000)} | {"z": 1}, 4)
     assert memory.queued == {"z": 1, **{f"tenant {n}": n for n in (3999, 3998, 3997)}, "other": sum(range(3997))}
     assert memory.demand()[1].tolist() == [1, sum(range(4000))]
@@ -179,33 +179,36 @@ def test_a_queue_of_very_many_labels_is_kept_by_its_largest():
 def test_every_fourth_token_counts_towards_co_activations_which_fade():
     memory = Memory.fresh(NODES, windows=1)
     batch = labelled("a", [0] * 400, 1, 5)
-    memory.add_batch(batch, 0)
+    memory.add_batch(batch, 0, True)
     want = coactivation(batch.topk_ids[::PAIRS_EVERY, None], 4)
     assert memory.coactivation()[1].tolist() == want[0].tolist()
     assert not memory.coactivation()[0].any()
-    memory.fade(0)
+    memory.fade(0, True)
     assert memory.coactivation()[1].tolist() == (want[0] * 7 // 8).tolist()
+    memory.fade(0, False)
+    memory.add_batch(batch, 0, False)
+    assert memory.coactivation() is None
 
 
 def test_co_activations_are_not_kept_where_they_do_not_matter_or_take_much_room():
     one = Memory.fresh(NODES.model_copy(update={"num_nodes": 1}), windows=1)
-    one.add_batch(labelled("a", [0] * 8), 0)
+    one.add_batch(labelled("a", [0] * 8), 0, True)
     large = Memory.fresh(NODES.model_copy(update={"num_layers": 20, "num_logical_experts": 256, "slots_per_gpu": 128}), windows=1)
-    large.add_batch(labelled("a", [0] * 8), 0)
+    large.add_batch(labelled("a", [0] * 8), 0, True)
     assert one.coactivation() is large.coactivation() is None
 
 
 def test_a_state_is_not_changed_by_the_memory_that_was_read_from_it():
     memory = Memory.fresh(NODES, windows=1)
-    memory.add_batch(labelled("ab", [0, 1] * 8), 16)
+    memory.add_batch(labelled("ab", [0, 1] * 8), 16, True)
     memory.queue({"a": 1}, 16)
     state = memory.state()
     before = state.encode()
     again = Memory(state)
-    again.add_batch(labelled("abc", [0, 1, 2] * 8), 16)
-    again.add_batch(labelled("abc", [0, 1, 2] * 8), 16)
+    again.add_batch(labelled("abc", [0, 1, 2] * 8), 16, True)
+    again.add_batch(labelled("abc", [0, 1, 2] * 8), 16, True)
     again.queue({"a": 2}, 16)
-    again.fade(2)
+    again.fade(2, True)
     assert state.encode() == before
     assert unpack(RoutingState, pack(state)) == state
 
@@ -217,7 +220,7 @@ def test_a_state_from_before_labels_were_kept_still_loads():
         del stored["header"][name]
     del stored["arrays"]["live_count"]
     memory = Memory(unpack(RoutingState, old | {"h": json.dumps(stored).encode()}))
-    memory.add_batch(labelled("ab", [0, 1]), 16)
+    memory.add_batch(labelled("ab", [0, 1]), 16, True)
     memory.queue({"a": 1}, 16)
     assert memory.label_names == ("a", "b")
 
@@ -230,7 +233,7 @@ def test_the_state_of_a_large_model_stays_small_and_so_does_each_of_its_fields()
     memory = Memory.fresh(large, windows=16)
     names = [f"tenant {n} ".ljust(100, "x") for n in range(40)]
     for n in range(16):
-        memory.add_batch(labelled(names, list(range(40)), n, n, experts=256), 16)
+        memory.add_batch(labelled(names, list(range(40)), n, n, experts=256), 16, True)
         memory.remember_window(f"source/{n}")
         memory.add(np.full((58, 256), 1000), None, 1)
         memory.close_window(16)

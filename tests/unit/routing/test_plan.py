@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from qstream.errors import ProblemError
+from qstream.routing.colocate import coactivation
 from qstream.routing.memory import contiguous
 from qstream.routing.options import RoutingOptions
 from qstream.routing.plan import plan_placement, plan_route
-from qstream.routing.score import balancedness, violations
+from qstream.routing.score import balancedness, gpu_loads, nodes_per_token, violations
 from schemas import ExpertTopology, TokenBatch
 
 TOPOLOGY = ExpertTopology(num_layers=3, num_logical_experts=16, top_k=2, num_nodes=2, num_gpus=4, slots_per_gpu=5, expert_bytes=7)
@@ -62,6 +63,105 @@ def test_a_price_on_moves_moves_fewer_experts():
 def test_the_same_input_gives_the_same_plan():
     first, second = (plan_placement(skewed(), contiguous(TOPOLOGY), TOPOLOGY, RoutingOptions()) for _ in range(2))
     assert first.physical_to_logical.tobytes() == second.physical_to_logical.tobytes()
+
+
+def test_labels_that_wait_are_planned_for():
+    """One window of each label so far, then the queue holds but one: its plan is better for that label than one without."""
+    rng = np.random.default_rng(1)
+    history = np.stack([rng.permutation(2 ** np.arange(16.0)) for _ in range(2)])[:, None].round().astype(np.int64)
+    history = np.repeat(history, 3, axis=1) * 50
+    options = RoutingOptions(min_gain=0, move_cost=0)
+    start = contiguous(TOPOLOGY)
+    blind = plan_placement(history, start, TOPOLOGY, options).physical_to_logical
+    for label in range(2):
+        queued = np.eye(2, dtype=np.int64)[label] * 1000
+        plan = plan_placement(history, start, TOPOLOGY, options, labels=history, queued=queued).physical_to_logical
+        now = history[label].astype(float)
+        assert balancedness(plan, now, 4) > balancedness(blind, now, 4)
+
+
+def test_the_fast_tier_plans_for_the_newest_window_alone():
+    options = RoutingOptions(placement="fast", min_gain=0)
+    history = skewed()
+    known = {"labels": history, "queued": np.ones(4, np.int64), "coactivation": np.ones((3, 16, 16), np.int64)}
+    plan = plan_placement(history, contiguous(TOPOLOGY), TOPOLOGY, options, **known)
+    alone = plan_placement(history[-1:], contiguous(TOPOLOGY), TOPOLOGY, options)
+    assert plan.physical_to_logical.tolist() == alone.physical_to_logical.tolist()
+    assert (plan.solver.name, plan.solver.tier) == ("lpt-swap", 2)
+
+
+def test_experts_of_one_token_are_planned_onto_few_nodes():
+    """Tokens choose within one of two blocks of experts, which are mixed over the slots of the contiguous placement."""
+    rng = np.random.default_rng(0)
+    topology = TOPOLOGY.model_copy(update={"num_layers": 1})
+    block = rng.permutation(16) % 2
+    members = np.stack([np.flatnonzero(block == b) for b in range(2)])
+    ids = np.stack([rng.permutation(members[b])[:2] for b in rng.integers(0, 2, 3000)])[:, None].astype(np.int32)
+    history = np.stack([np.bincount(part.ravel(), minlength=16)[None] for part in np.split(ids, 3)])
+    options = RoutingOptions(min_gain=0)
+    touched = []
+    for pairs in (None, coactivation(ids, 16)):
+        decision = plan_placement(history, contiguous(topology), topology, options, coactivation=pairs)
+        node = np.zeros((16, 2), np.bool_)
+        node[decision.physical_to_logical[0], np.repeat(topology.nodes(), 5)] = True
+        # Where both nodes hold an expert the token stays on the one of its other expert.
+        touched.append(nodes_per_token(ids[:, 0], np.where(node.all(1), block, node.argmax(1)).astype(np.int32)))
+    assert decision.solver.name == "colocation, swap-annealing"
+    assert touched[1] == pytest.approx(1.0)
+    assert touched[0] > 1.2
+
+
+@pytest.mark.parametrize("placement", ["fast", "scenario"])
+def test_a_dead_gpu_serves_nothing_and_a_slow_one_less(placement):
+    capacity = np.array([1, 0, 0.5, 1], np.float32)
+    topology = TOPOLOGY.model_copy(update={"slots_per_gpu": 6, "gpu_capacity": capacity})
+    history = np.random.default_rng(0).poisson(np.linspace(50, 400, 16), (2, 3, 16))
+    start = contiguous(TOPOLOGY.model_copy(update={"slots_per_gpu": 6}))
+    decision = plan_placement(history, start, topology, RoutingOptions(placement=placement, move_cost=0))
+    plan = decision.physical_to_logical.reshape(3, 4, 6)
+    assert (plan[:, 1] == start.reshape(3, 4, 6)[:, 1]).all()
+    live = plan[:, [0, 2, 3]].reshape(3, 18)
+    assert violations(live, 16, 3) == 0
+    load = gpu_loads(live, history[-1].astype(float), 3).sum(0)
+    assert load[1] < 0.8 * load[[0, 2]].min()
+    assert 1 not in decision.moves.dst_gpu
+    assert 1 not in decision.moves.src_gpu
+
+
+def test_an_expert_that_only_a_dead_gpu_holds_is_worth_any_move():
+    topology = TOPOLOGY.model_copy(update={"gpu_capacity": np.array([1, 0, 1, 1], np.float32), "slots_per_gpu": 6})
+    start = np.tile(np.arange(24, dtype=np.int32) % 16, (3, 1))
+    start[:, [0, 2, 3]] = 1  # expert 9 of GPU 1 has no other slot
+    start[start == 9] = 10
+    start[:, 9] = 9
+    decision = plan_placement(skewed(), start, topology, RoutingOptions(min_gain=0.1, move_cost=10))
+    assert decision.score.balancedness_before == 0.0
+    assert decision.skip_reason is None
+
+
+def test_tokens_are_routed_past_a_dead_gpu_unless_it_alone_has_the_expert():
+    topology = TOPOLOGY.model_copy(update={"gpu_capacity": np.array([1, 0, 1, 1], np.float32)})
+    placement = contiguous(TOPOLOGY)  # GPU 1 has experts 5 to 9, and slots 16 to 19 the experts 0 to 3 once more
+    batch = gated()
+    route = plan_route(batch, placement, topology, RoutingOptions())
+    assert placement[1][route.slot_ids].tolist() == batch.topk_ids.tolist()
+    on_dead = route.slot_ids // 5 == 1
+    assert set(batch.topk_ids[on_dead].tolist()) == {5, 6, 7, 8, 9}
+    whole = np.concatenate([np.arange(10), np.arange(6, 16), np.arange(10)])[None].repeat(3, 0).astype(np.int32)
+    roomy = topology.model_copy(update={"num_gpus": 6, "gpu_capacity": np.array([1, 0, 1, 1, 1, 1], np.float32)})
+    slots = plan_route(batch, whole, roomy, RoutingOptions()).slot_ids
+    assert 1 not in slots // 5
+    assert whole[1][slots].tolist() == batch.topk_ids.tolist()
+
+
+def test_the_record_of_a_route_counts_load_over_speed():
+    topology = TOPOLOGY.model_copy(update={"gpu_capacity": np.array([1, 0, 2, 1], np.float32), "slots_per_gpu": 16})
+    placement = np.tile(np.arange(16, dtype=np.int32), (3, 4))
+    route = plan_route(gated(), placement, topology, RoutingOptions())
+    load = np.bincount(route.slot_ids.ravel() // 16, minlength=4)
+    level = max(load[0], load[2] / 2, load[3])
+    assert load[1] == 0
+    assert route.metrics.max_over_mean == pytest.approx(level / (load.sum() / 4))
 
 
 def gated(tokens: int = 400, **columns) -> TokenBatch:

@@ -10,6 +10,7 @@ from qstream.errors import Transient
 from qstream.routing.memory import contiguous
 from qstream.routing.options import RoutingOptions
 from qstream.routing.processor import RoutingProcessor
+from qstream.routing.score import balancedness
 from schemas import DispatchShares, ExpertLoad, ExpertTopology, PlacementAck, PlacementPlan, RoutingPlan, TokenBatch
 from schemas.topics import EXPERTS_LOAD, EXPERTS_TOPOLOGY, PLACEMENT_ACK, TOKENS_BATCH
 
@@ -44,9 +45,12 @@ def batch(seed: int, layer: int | None = 0, tokens: int = 128, experts: int = 8)
     )
 
 
-def load(window: str, source: str = "s", tokens: int = 256) -> ExpertLoad:
+def load(window: str, source: str = "s", tokens: int = 256, queued: dict[str, int] | None = None) -> ExpertLoad:
     count = np.tile(np.array([90, 50, 40, 30, 20, 10, 10, 6]), (2, 1))
-    return ExpertLoad(model="m", source=source, window_id=window, t0_ns=0, t1_ns=1, num_tokens=tokens, logical_count=count)
+    return ExpertLoad(
+        model="m", source=source, window_id=window, t0_ns=0, t1_ns=1, num_tokens=tokens, logical_count=count,
+        queued_by_label=queued,
+    )  # fmt: skip
 
 
 def test_tokens_of_a_model_without_topology_wait():
@@ -247,3 +251,113 @@ def test_a_placement_that_nobody_acknowledges_in_time_gives_way_to_another():
 def test_an_acknowledgement_of_a_model_without_topology_waits():
     with pytest.raises(Transient):
         Stream().send(PlacementAck.example())
+
+
+DEAD = TOPOLOGY.model_copy(update={"gpu_capacity": np.array([1, 0, 1, 1], np.float32)})
+
+
+def test_a_gpu_that_dies_serves_nothing_from_that_record_on_and_slots_and_history_stay():
+    stream = Stream(OPTIONS.changed({"shares_tokens": 256}))
+    stream.send(TOPOLOGY)
+    stream.send(load("1"))
+    before = stream.state
+    (event,) = stream.send(DEAD).events
+    plan = event.frame
+    assert (plan.base_version, plan.skip_reason, plan.reset_reason) == (before.version, None, None)
+    assert stream.state.closed == before.closed
+    dead = np.arange(3, 6)
+    assert (plan.replica_shares[:, dead] == 0).all()
+    assert plan.physical_to_logical_map[:, dead].tolist() == before.placement[:, dead].tolist()
+    assert not np.isin(plan.logical_to_physical_map, dead).any()
+    assert (plan.logical_replica_count >= 1).all()
+    assert not np.isin(stream.send(batch(1)).events[0].frame.slot_ids, dead).any()
+    shares = [event.frame for event in stream.send(load("2")).events if isinstance(event.frame, DispatchShares)]
+    assert (shares[0].shares[:, dead] == 0).all()
+    (event,) = stream.send(TOPOLOGY).events  # it is back
+    assert event.frame.base_version == stream.state.version or event.frame.skip_reason is None
+
+
+def test_a_model_that_begins_with_a_dead_gpu_tells_readers_where_its_experts_are():
+    stream = Stream()
+    (event,) = stream.send(DEAD).events
+    plan = event.frame
+    assert plan.reset_reason == "GPUs without capacity hold no expert"
+    live = [0, 1, 2, 6, 7, 8, 9, 10, 11]
+    assert plan.physical_to_logical_map[:, live].tolist() == [[0, 1, 2, 3, 4, 5, 6, 7, 0]] * 2
+    assert stream.state.placement.tolist() == plan.physical_to_logical_map.tolist()
+
+
+def test_dispatch_shares_follow_the_speed_of_gpus():
+    slow = TOPOLOGY.model_copy(update={"slots_per_gpu": 8, "gpu_capacity": np.array([1, 0.25, 1, 0], np.float32)})
+    stream = Stream(OPTIONS.changed({"placement": "off", "routing_plans": False, "shares_tokens": 256}))
+    stream.send(slow)
+    shares = stream.send(load("1")).events[0].frame
+    tokens = load("1").logical_count[0]
+    on_gpu = (shares.shares[0] * tokens[stream.state.placement[0]]).reshape(4, 8).sum(1)
+    np.testing.assert_allclose(on_gpu / on_gpu.sum(), slow.gpu_capacity / slow.gpu_capacity.sum(), atol=1e-3)
+    assert shares.score.balancedness == pytest.approx(1.0, abs=2e-3)
+    assert shares.score.balancedness_even == pytest.approx(0.25 * 3 / 2.25)
+
+
+def test_tokens_of_an_expert_that_only_a_dead_gpu_has_stop_no_shares():
+    stream = Stream(OPTIONS.changed({"placement": "off", "routing_plans": False, "shares_tokens": 256}))
+    stream.send(TOPOLOGY)
+    stream.send(DEAD)  # experts 4 and 5 are nowhere else
+    result = stream.send(load("1"))
+    assert result.dead == []
+    assert isinstance(result.events[0].frame, DispatchShares)
+
+
+def labelled(seed: int, name: str, experts: list[int], layer: int) -> TokenBatch:
+    plain = batch(seed, layer)
+    ids = np.random.default_rng(seed).choice(experts, (128, 1)).astype(np.int32)
+    ids = np.concatenate([ids, (ids + 1) % 8], axis=1)
+    return plain.model_copy(update={"topk_ids": ids, "label": np.zeros(128, np.int32), "label_names": (name,)})
+
+
+@pytest.mark.parametrize("waits", ["low", "high"])
+def test_the_tokens_that_wait_by_label_shape_the_next_plan(waits):
+    """Half of the window was of each label; what waits is of one, and the plan is better for it than one that is not told."""
+    experts = {"low": [0, 1, 2], "high": [4, 5, 6]}
+    plans = []
+    for queued in ({waits: 4096}, None):
+        stream = Stream(OPTIONS.changed({"window_tokens": 1024, "move_cost": 0.0, "routing_plans": False}))
+        stream.send(TOPOLOGY)
+        for n in range(14):
+            name = ("low", "high")[n // 2 % 2]
+            stream.send(labelled(n, name, experts[name], n % 2))
+        (event,) = stream.send(load("1", queued=queued)).events
+        plans.append(event.frame.physical_to_logical_map)
+        assert stream.state.label_names == ("low", "high")
+        assert stream.state.queued is None
+    unseen = np.concatenate([labelled(n, waits, experts[waits], 0).topk_ids for n in range(90, 99)])
+    ahead = np.bincount(unseen.ravel(), minlength=8)
+    told, blind = (balancedness(plan, np.tile(ahead, (2, 1)).astype(float), 4) for plan in plans)
+    assert told > blind
+
+
+def test_without_labels_in_the_options_nothing_is_kept_of_them():
+    stream = Stream(OPTIONS.changed({"labels": 0}))
+    stream.send(TOPOLOGY)
+    stream.send(labelled(1, "a", [1, 2], 0))
+    stream.send(load("1", queued={"a": 5}, tokens=1))
+    assert (stream.state.label_names, stream.state.label_count, stream.state.queued) == ((), None, None)
+
+
+@pytest.mark.parametrize("colocate", [True, False])
+def test_experts_of_one_token_move_onto_one_node_if_asked(colocate):
+    """Tokens choose among even or among odd experts; the contiguous placement spreads both over both nodes."""
+    stream = Stream(OPTIONS.changed({"window_tokens": 2048, "colocate": colocate}))
+    stream.send(TOPOLOGY)
+    rng = np.random.default_rng(0)
+    touched, planned = [], []
+    for n in range(60):
+        ids = rng.random((128, 4)).argsort(1)[:, :2].astype(np.int32) * 2 + rng.integers(0, 2, (128, 1), dtype=np.int32)
+        events = stream.send(batch(n, n % 2).model_copy(update={"topk_ids": ids})).events
+        touched.append(events[0].frame.metrics.cross_node_copies_per_token)
+        planned += [n for event in events if isinstance(event.frame, PlacementPlan) and event.frame.skip_reason is None]
+    if colocate:
+        assert max(touched[planned[0] + 1 :]) < 0.5 * min(touched[: planned[0]])
+    else:
+        assert min(touched) > 0.3
+        assert stream.state.pair_count is None
