@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Final
+from typing import Final, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,6 +21,7 @@ from qstream.errors import ProblemError
 MAX_SPINS: Final = 4096
 MAX_DIAGONAL_BITS: Final = 24
 MAX_NUMBER: Final = 1e100
+_TILE: Final = 128
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +31,7 @@ class IsingProblem:
     Parameters
     ----------
     n
-        Number of spins, 1 to 4,096.
+        Number of spins, 1 to 4,096; of so many the couplings take 128 MiB, and their symmetric matrix as much again.
     J : float64 [n, n]
         Couplings, strictly upper triangular: of a symmetric matrix that counts each pair once pass ``np.triu(J, 1)``.
     h : float64 [n]
@@ -103,12 +104,41 @@ class IsingProblem:
 
     def sigma(self) -> float:
         """Root mean square of the local field, ``sqrt(mean_i(sum_j J_ij^2 + h_i^2))``: by it all angles transfer."""
-        square = self.J * self.J
-        return math.sqrt(float(np.mean(square.sum(0) + square.sum(1) + self.h * self.h)))
+        return math.sqrt((2 * float(np.einsum("ij,ij->", self.J, self.J)) + float(self.h @ self.h)) / self.n)
+
+    def magnitude(self) -> float:
+        """The sizes of all terms together: the scale of what rounding may do to an energy."""
+        return self._magnitude
+
+    @cached_property
+    def _magnitude(self) -> float:
+        rows = (float(np.abs(self.J[first : first + _TILE]).sum()) for first in range(0, self.n, _TILE))
+        return abs(self.offset) + math.fsum(rows) + float(np.abs(self.h).sum())
 
     def symmetric(self) -> NDArray[np.float64]:
-        """The couplings as a symmetric matrix [n, n], ``J + J^T``."""
-        return self.J + self.J.T
+        """The couplings as a symmetric matrix [n, n], ``J + J^T``; read-only, made once."""
+        matrix = self.symmetric_in(lambda: math.inf)
+        assert matrix is not None, "there is time without end"
+        return matrix
+
+    def symmetric_in(self, remaining_s: Callable[[], float]) -> NDArray[np.float64] | None:
+        """`symmetric`, or None where no time remains; it is asked for about every millisecond."""
+        if (kept := self.__dict__.get("_symmetric")) is not None:
+            return cast(NDArray[np.float64], kept)
+        matrix = np.empty((self.n, self.n))
+        for top in range(0, self.n, _TILE):
+            rows = slice(top, top + _TILE)
+            matrix[rows, rows] = self.J[rows, rows] + self.J[rows, rows].T
+            # Tile by tile: to read whole columns of a large matrix misses the cache at every number.
+            for left in range(top + _TILE, self.n, _TILE):
+                columns = slice(left, left + _TILE)
+                matrix[rows, columns] = self.J[rows, columns]
+                matrix[columns, rows] = self.J[rows, columns].T
+            if remaining_s() <= 0:
+                return None
+        matrix.flags.writeable = False
+        self.__dict__["_symmetric"] = matrix
+        return matrix
 
     def fix(self, spins: Mapping[int, int]) -> IsingProblem:
         """The problem of the other spins, in their order and with their labels, while these, by number, stay +1 or -1.
@@ -141,9 +171,12 @@ class IsingProblem:
 
     @cached_property
     def _digest(self) -> str:
-        parts = (np.int64(self.n), self.J, self.h, np.float64(self.offset))
-        # Adding 0.0 makes a negative zero positive.
-        return hashlib.sha256(b"ising" + b"".join((part + 0).astype("<f8").tobytes() for part in parts)).hexdigest()
+        found = hashlib.sha256(f"ising{self.n}".encode())
+        for first in range(0, self.n, _TILE):
+            # Adding 0.0 makes a negative zero positive.
+            found.update((self.J[first : first + _TILE, first:] + 0.0).astype("<f8", copy=False).tobytes())
+        found.update((np.append(self.h, self.offset) + 0.0).astype("<f8").tobytes())
+        return found.hexdigest()
 
 
 def basis_spins(n: int) -> NDArray[np.float64]:

@@ -7,6 +7,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -88,6 +89,14 @@ class OneHotProblem:
             total += costs[x[:, i], x[:, j]]
         return total
 
+    def magnitude(self) -> float:
+        """The sizes of all costs that one solution may add up: the scale of what rounding may do to an energy."""
+        return self._magnitude
+
+    @cached_property
+    def _magnitude(self) -> float:
+        return abs(self.offset) + sum(float(np.abs(costs).max()) for costs in (*self.unary, *self.pair.values()))
+
     def diagonal(self) -> NDArray[np.float64]:
         """Energies [k_1, ..., k_m] of all solutions; `ProblemError` above 4 million."""
         if self.states > MAX_STATES:
@@ -103,8 +112,12 @@ class OneHotProblem:
     def stacked(self) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
         """All levels side by side, K in all: first index of each variable [m + 1], costs [K], symmetric pair costs [K, K].
 
-        `ProblemError` above 4,096 levels in all (128 MiB).
+        Read-only, made once. `ProblemError` above 4,096 levels in all (128 MiB).
         """
+        return self._stacked
+
+    @cached_property
+    def _stacked(self) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
         starts = np.concatenate(([0], np.cumsum(self.sizes, dtype=np.int64)))
         if starts[-1] > MAX_STACKED:
             raise ProblemError(f"sizes give {starts[-1]} levels in all, allowed are {MAX_STACKED} for a cost matrix")
@@ -113,7 +126,10 @@ class OneHotProblem:
             rows, columns = slice(starts[i], starts[i + 1]), slice(starts[j], starts[j + 1])
             matrix[rows, columns] = costs
             matrix[columns, rows] = costs.T
-        return starts, np.concatenate(self.unary), matrix
+        unary = np.concatenate(self.unary)
+        for array in (starts, unary, matrix):
+            array.flags.writeable = False
+        return starts, unary, matrix
 
     def to_ising(self, penalty: float | None = None) -> IsingProblem:
         """The problem in one bit a level, for devices without a mixer of levels; labels are (variable, level).
@@ -151,6 +167,10 @@ class OneHotProblem:
 
     def digest(self) -> str:
         """Hex SHA-256 of all that the energies depend on."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         found = hashlib.sha256(f"onehot{self.sizes}{self.offset!r}".encode())
         for costs in self.unary:
             found.update((costs + 0).astype("<f8").tobytes())

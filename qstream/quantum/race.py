@@ -13,7 +13,7 @@ from qstream.quantum.attempt import Attempt, Clock, Find, attempt, share
 from qstream.quantum.classical.exact import EXACT, Spectrum, spectrum
 from qstream.quantum.classical.greedy import random_solutions
 from qstream.quantum.ising import IsingProblem
-from qstream.quantum.record import Answer, Control, Fallback, Problem, Refused, Remaining, SolveMeta, SolveRequest, SolveResult
+from qstream.quantum.record import Answer, Control, Fallback, Refused, Remaining, SolveMeta, SolveRequest, SolveResult
 
 AUTO: Final = "auto"
 TWIN: Final = "sa"
@@ -42,7 +42,7 @@ def race(request: SolveRequest, name: str, find: Find, clock: Clock) -> SolveRes
     """Solve by the solver of this name; see `qstream.quantum.solvers.solve`."""
     start, cpu = clock(), time.thread_time()
     track = Track(replace(request, incumbent=None), find, clock, lambda: request.deadline_s - (clock() - start))
-    rounding = rounding_of(request.problem)
+    rounding = _ROUNDING * request.problem.magnitude()
     greedy = track.attempt("greedy", _GREEDY * request.deadline_s)
     asked = by_default(track) if name == AUTO else [greedy if name == greedy.solver else asked_for(track, name)]
     refused = None if name == AUTO else asked[0].refused
@@ -55,7 +55,7 @@ def race(request: SolveRequest, name: str, find: Find, clock: Clock) -> SolveRes
     winner = best([*asked, *others, greedy], rounding)
     answer = winner.answer
     assert answer is not None, "greedy always answers"
-    measured = main.answer or answer
+    measured = with_means(main.answer or answer, ends)
     meta = SolveMeta(
         solver=winner.solver, requested=name, path=winner.path, execution=measured.execution, engine=measured.engine,
         device=request.device, digest=request.problem.digest(), n=size(request), seed=request.seed, shots=measured.shots,
@@ -137,12 +137,13 @@ def best(attempts: list[Attempt], rounding: float) -> Attempt:
     return lowest
 
 
-def rounding_of(problem: Problem) -> float:
-    """A difference of energies that may be rounding: a tiny share of all terms together."""
-    if isinstance(problem, IsingProblem):
-        return _ROUNDING * float(abs(problem.offset) + np.abs(problem.J).sum() + np.abs(problem.h).sum())
-    costs = [*problem.unary, *problem.pair.values()]
-    return _ROUNDING * (abs(problem.offset) + sum(float(np.abs(part).max()) for part in costs))
+def with_means(measured: Answer, ends: Spectrum | None) -> Answer:
+    """With what the samples tell where no state is at hand, as of a device: their mean, and the share of shots that are optimal."""
+    if measured.expectation is not None or measured.energies is None or measured.counts is None:
+        return measured
+    counts, energies = measured.counts, measured.energies
+    hits = measured.p_opt if ends is None else float(counts[ends.is_optimal(energies)].sum() / (measured.shots or counts.sum()))
+    return replace(measured, expectation=float(counts @ energies / counts.sum()), p_opt=hits)
 
 
 def ratio(measured: Answer, ends: Spectrum | None) -> float | None:

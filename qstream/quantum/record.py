@@ -104,6 +104,9 @@ class SolveRequest:
             given = getattr(self, name)
             if given is not None:
                 object.__setattr__(self, name, checked_solution(name, self.problem, given))
+        # Both read the whole problem, and are kept by it: here, so that no deadline runs.
+        self.problem.digest()
+        self.problem.magnitude()
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,17 +11,23 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from qstream.quantum.classical.greedy import descend, random_solutions, stacked_refusal
+from qstream.quantum.classical.greedy import (
+    best_descended,
+    constructed,
+    finish_s,
+    random_solutions,
+    replicas,
+    setup_s,
+    stacked_refusal,
+)
 from qstream.quantum.ising import IsingProblem
 from qstream.quantum.onehot import OneHotProblem
-from qstream.quantum.record import Answer, Problem, Refused, Remaining, Solution, SolveRequest
+from qstream.quantum.record import Answer, Refused, Remaining, Solution, SolveRequest
 
-REPLICAS: Final = 32
 # Sweeps of each round: a short one first, for a good answer soon.
 ROUNDS: Final = (20, 200)
 _HOT, _COLD = 3.0, 0.05  # temperatures of the ends, in units of the typical local field
 _WORK_A_LOOK: Final = 10_000_000  # elementary steps between two looks at the clock, about 2 ms
-_RESERVE_S: Final = 0.0005
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -80,10 +86,10 @@ def anneal_spins(
     """Anneal spins int8 [R, n] over a geometric schedule; cut short, still warm, when no time remains."""
     couplings, spins = problem.symmetric(), start.copy()
     local = spins @ couplings + problem.h
-    for temperatures in schedule(problem.sigma(), sweeps, spins.size, len(couplings)):
-        chance = rng.standard_exponential((len(temperatures), *spins.shape), np.float32)
-        sweep_spins(couplings, local, spins, temperatures, chance)
-        if remaining_s() <= _RESERVE_S:
+    for temperatures, part in schedule(problem.sigma(), sweeps, spins.shape, len(couplings)):
+        chance = rng.standard_exponential((len(temperatures), *spins[part].shape), np.float32)
+        sweep_spins(couplings, local[part], spins[part], temperatures, chance)
+        if remaining_s() <= 0:
             break
     return spins
 
@@ -98,26 +104,39 @@ def anneal_levels(
     np.put_along_axis(chosen, taken, 1.0, 1)
     cost = unary + chosen @ pair
     unit = math.sqrt(float(np.mean(unary * unary + (pair * pair).sum(1) * len(problem.sizes) / len(unary))))
-    for temperatures in schedule(unit, sweeps, taken.size, len(unary)):
-        shape = (len(temperatures), *taken.shape)
+    for temperatures, part in schedule(unit, sweeps, taken.shape, len(unary)):
+        shape = (len(temperatures), *taken[part].shape)
         chance, pick = rng.standard_exponential(shape, np.float32), rng.random(shape, np.float32)
-        sweep_levels(pair, cost, firsts, taken, temperatures, chance, pick)
-        if remaining_s() <= _RESERVE_S:
+        sweep_levels(pair, cost[part], firsts, taken[part], temperatures, chance, pick)
+        if remaining_s() <= 0:
             break
     levels: NDArray[np.int64] = taken - firsts[:-1]
     return levels
 
 
-def schedule(unit: float, sweeps: int, proposals: int, row: int) -> list[NDArray[np.float64]]:
-    """Temperatures of all sweeps from hot to cold, cut into blocks of bounded work."""
+def schedule(unit: float, sweeps: int, shape: tuple[int, ...], row: int) -> list[tuple[NDArray[np.float64], slice]]:
+    """Temperatures of all sweeps from hot to cold, in blocks of bounded work, each for some replicas of [R, n].
+
+    All replicas together where one sweep of them is little work, else a few at a time.
+    """
     temperatures = unit * np.geomspace(_HOT, _COLD, sweeps)
-    block = max(1, _WORK_A_LOOK // (proposals * (50 + row)))
-    return [temperatures[first : first + block] for first in range(0, sweeps, block)]
+    count, variables = shape
+    sweep = variables * (50 + row)
+    at_once = min(count, max(1, _WORK_A_LOOK // sweep))
+    block = max(1, _WORK_A_LOOK // (at_once * sweep))
+    return [
+        (temperatures[first : first + block], slice(replica, replica + at_once))
+        for first in range(0, sweeps, block)
+        for replica in range(0, count, at_once)
+    ]
 
 
 @dataclass(frozen=True)
 class Anneal:
-    """Simulated annealing; every replica ends in a descent. A warm start is descended and kept as one to beat."""
+    """Simulated annealing; every replica ends in a descent. First the warm start, or a built solution, is descended: one to beat.
+
+    What time cuts short, still warm, is descended too: with little time that first solution is the answer.
+    """
 
     name: str = "sa"
     path: Literal["classical"] = "classical"
@@ -126,42 +145,31 @@ class Anneal:
         return stacked_refusal(request.problem)
 
     def estimate_ms(self, request: SolveRequest) -> float:
-        size = request.problem.n if isinstance(request.problem, IsingProblem) else sum(request.problem.sizes)
-        return 0.2 + ROUNDS[0] * replicas(request.problem) * size * (3e-5 + size * 1e-7)
+        problem = request.problem
+        return 0.2 + 1e3 * (setup_s(problem) + finish_s(problem, replicas(problem)))
 
     def run(self, request: SolveRequest, remaining_s: Remaining) -> Answer:
         problem = request.problem
-        first = random_solutions(problem, 1, np.random.default_rng([request.seed, 2]))
-        if request.warm_start is not None:
-            first[0] = request.warm_start
-        best, energy = best_descended(problem, first, remaining_s)
+        needed_s = finish_s(problem, replicas(problem))
+
+        def left_s() -> float:
+            return remaining_s() - needed_s
+
+        first = constructed(problem, left_s) if request.warm_start is None else request.warm_start
+        best, energy = best_descended(problem, first[np.newaxis], left_s)
         for number, sweeps in enumerate(ROUNDS):
+            if left_s() <= 0:
+                break
             rng = np.random.default_rng([request.seed, 2, number])
             start = random_solutions(problem, replicas(problem), rng)
             if isinstance(problem, IsingProblem):
-                found: Solution = anneal_spins(problem, start.astype(np.int8), sweeps, rng, remaining_s)
+                found: Solution = anneal_spins(problem, start.astype(np.int8), sweeps, rng, left_s)
             else:
-                found = anneal_levels(problem, start.astype(np.int64), sweeps, rng, remaining_s)
-            candidate, reached = best_descended(problem, found, remaining_s)
+                found = anneal_levels(problem, start.astype(np.int64), sweeps, rng, left_s)
+            candidate, reached = best_descended(problem, found, left_s)
             if reached < energy:
                 best, energy = candidate, reached
-            if remaining_s() <= _RESERVE_S:
-                break
         return Answer(best, energy, "search", engine="numba")
-
-
-def replicas(problem: Problem) -> int:
-    """Fewer where each is long."""
-    size = problem.n if isinstance(problem, IsingProblem) else sum(problem.sizes)
-    return max(4, min(REPLICAS, 32_768 // size))
-
-
-def best_descended(problem: Problem, solutions: Solution, remaining_s: Remaining) -> tuple[Solution, float]:
-    """The lowest of these solutions [S, n], each descended first, and its energy."""
-    found = descend(problem, solutions, remaining_s)
-    energies = problem.energies(found)
-    at = int(energies.argmin())
-    return found[at], float(energies[at])
 
 
 ANNEAL: Final = Anneal()

@@ -9,14 +9,12 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from qstream.quantum.classical.greedy import one_flip_descent
+from qstream.quantum.classical.greedy import best_descended, finish_s, replicas, setup_s
 from qstream.quantum.ising import IsingProblem
 from qstream.quantum.record import Answer, Reason, Refused, Remaining, SolveRequest
 
-REPLICAS: Final = 32
 STEPS: Final = 200
 _STEP_S: Final = 1.25  # length of a step in the oscillators' own time
-_RESERVE_S: Final = 0.0005
 
 
 def bifurcate(
@@ -38,7 +36,7 @@ def bifurcate(
         x += _STEP_S * y
         y[np.abs(x) > 1] = 0
         np.clip(x, -1, 1, out=x)
-        if remaining_s() <= _RESERVE_S:
+        if remaining_s() <= 0:
             break
     return np.where(x < 0, -1, 1).astype(np.int8)
 
@@ -56,21 +54,26 @@ class Bifurcation:
         return None
 
     def estimate_ms(self, request: SolveRequest) -> float:
-        n = request.problem.n if isinstance(request.problem, IsingProblem) else math.inf
-        return STEPS * (0.02 + REPLICAS * n * (n + 50) * 1e-6 / 10)
+        problem = request.problem
+        if not isinstance(problem, IsingProblem):
+            return math.inf
+        step_ms = 0.02 + replicas(problem) * problem.n * (problem.n + 50) * 1e-7
+        return STEPS * step_ms + 1e3 * (setup_s(problem) + finish_s(problem, replicas(problem)))
 
     def run(self, request: SolveRequest, remaining_s: Remaining) -> Answer:
         problem = request.problem
         if not isinstance(problem, IsingProblem):
             raise Refused(Reason.UNSUPPORTED, "a one-hot problem, allowed are spins")
-        rng = np.random.default_rng([request.seed, 3])
-        starts = bifurcate(problem, REPLICAS, STEPS, rng, remaining_s)
+        needed_s = finish_s(problem, replicas(problem))
+
+        def left_s() -> float:
+            return remaining_s() - needed_s
+
+        starts = bifurcate(problem, replicas(problem), STEPS, np.random.default_rng([request.seed, 3]), left_s)
         if request.warm_start is not None:
             starts[0] = request.warm_start
-        found = one_flip_descent(problem.symmetric(), problem.h, starts, remaining_s)
-        energies = problem.energies(found)
-        at = int(energies.argmin())
-        return Answer(found[at], float(energies[at]), "search")
+        best, energy = best_descended(problem, starts, left_s)
+        return Answer(best, energy, "search")
 
 
 BIFURCATION: Final = Bifurcation()

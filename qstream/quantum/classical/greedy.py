@@ -1,4 +1,4 @@
-"""Greedy descent from random starts: the first answer to every problem, and the polish of every other."""
+"""Greedy construction and descents: the first answer to every problem, and the polish of every other."""
 
 from __future__ import annotations
 
@@ -14,10 +14,17 @@ from qstream.quantum.onehot import MAX_STACKED, OneHotProblem
 from qstream.quantum.record import Answer, Problem, Reason, Refused, Remaining, Solution, SolveRequest
 
 RESTARTS: Final = 32
+REPLICAS: Final = 32
 # A move must gain more than this share of the largest local cost: the running sums carry rounding errors below it.
 TOLERANCE: Final = 1e-10
 _MOVES_A_LOOK: Final = 16
-_SMALL: Final = 256  # variables whose starts descend all at once, deadline or not
+_VARIABLES_A_LOOK: Final = 64
+_SMALL: Final = 64  # variables whose starts descend all at once, deadline or not
+# Seconds of a number of the couplings, doubled: to make them symmetric, and to begin or to evaluate one solution.
+_SYMMETRIC_S: Final = 1e-8
+_READ_S: Final = 5e-10
+_BLOCK: Final = 4
+_PAIR_S: Final = 5e-6  # of a pair of levels' costs
 
 
 def polish(problem: IsingProblem, spins: NDArray[np.int8]) -> NDArray[np.int8]:
@@ -102,18 +109,36 @@ def one_level_descent(
     return result
 
 
-def constructed(problem: OneHotProblem) -> NDArray[np.int64]:
-    """Levels [m], each the best for those chosen before it."""
+def constructed(problem: Problem, remaining_s: Remaining = lambda: math.inf) -> Solution:
+    """One solution [n], each variable the best for those chosen before it; without time the rest by what it is so far."""
+    if isinstance(problem, IsingProblem):
+        return constructed_spins(problem, remaining_s)
+    return constructed_levels(problem, remaining_s)
+
+
+def constructed_spins(problem: IsingProblem, remaining_s: Remaining) -> NDArray[np.int8]:
+    """Spins [n], by one pass over the couplings."""
+    local = problem.h.copy()
+    for i in range(problem.n):
+        row = problem.J[i, i + 1 :]
+        if local[i] > 0:
+            local[i + 1 :] -= row
+        else:
+            local[i + 1 :] += row
+        if i % _VARIABLES_A_LOOK == 0 and remaining_s() <= 0:
+            break
+    return np.where(local > 0, -1, 1).astype(np.int8)
+
+
+def constructed_levels(problem: OneHotProblem, remaining_s: Remaining) -> NDArray[np.int64]:
+    """Levels [m], by one pass over the pairs."""
     costs = [unary.copy() for unary in problem.unary]
-    levels = np.zeros(len(costs), np.int64)
-    after: dict[int, list[int]] = {}
-    for i, j in problem.pair:
-        after.setdefault(i, []).append(j)
-    for i, cost in enumerate(costs):
-        levels[i] = cost.argmin()
-        for j in after.get(i, ()):
-            costs[j] += problem.pair[i, j][levels[i]]
-    return levels
+    for at, ((i, j), pair) in enumerate(problem.pair.items()):
+        # Pairs are in order: by now all costs of variable i are in.
+        costs[j] += pair[costs[i].argmin()]
+        if at % _VARIABLES_A_LOOK == 0 and remaining_s() <= 0:
+            break
+    return np.array([cost.argmin() for cost in costs], np.int64)
 
 
 def random_solutions(problem: Problem, count: int, rng: np.random.Generator) -> Solution:
@@ -124,10 +149,41 @@ def random_solutions(problem: Problem, count: int, rng: np.random.Generator) -> 
 
 
 def descend(problem: Problem, solutions: Solution, remaining_s: Remaining = lambda: math.inf) -> Solution:
-    """The descent that fits the problem's kind, of solutions [S, n]."""
+    """The descent that fits the problem's kind, of solutions [S, n]; without time to read the couplings they stay as they are."""
+    if isinstance(problem, OneHotProblem):
+        return one_level_descent(problem, solutions.astype(np.int64), remaining_s)
+    couplings = problem.symmetric_in(remaining_s)
+    if couplings is None:
+        return solutions
+    return one_flip_descent(couplings, problem.h, solutions.astype(np.int8), remaining_s)
+
+
+def setup_s(problem: Problem) -> float:
+    """Seconds that the cost matrix of a descent may take."""
     if isinstance(problem, IsingProblem):
-        return one_flip_descent(problem.symmetric(), problem.h, solutions.astype(np.int8), remaining_s)
-    return one_level_descent(problem, solutions.astype(np.int64), remaining_s)
+        return _SYMMETRIC_S * problem.n**2
+    return _SYMMETRIC_S * sum(problem.sizes) ** 2 + _PAIR_S * len(problem.pair)
+
+
+def finish_s(problem: Problem, count: int) -> float:
+    """Seconds that it may take to begin the descent of so many solutions and to evaluate them: not to be interrupted."""
+    if isinstance(problem, IsingProblem):
+        return 2e-4 + _READ_S * count * problem.n**2
+    return 2e-4 + _READ_S * count * sum(problem.sizes) ** 2 + _PAIR_S * len(problem.pair)
+
+
+def replicas(problem: Problem) -> int:
+    """How many solutions annealing and bifurcation move at once: fewer where each is long."""
+    size = problem.n if isinstance(problem, IsingProblem) else sum(problem.sizes)
+    return max(4, min(REPLICAS, 32_768 // size))
+
+
+def best_descended(problem: Problem, solutions: Solution, remaining_s: Remaining) -> tuple[Solution, float]:
+    """The lowest of these solutions [S, n], each descended first, and its energy."""
+    found = descend(problem, solutions, remaining_s)
+    energies = problem.energies(found)
+    at = int(energies.argmin())
+    return found[at], float(energies[at])
 
 
 def stacked_refusal(problem: Problem) -> Refused | None:
@@ -139,9 +195,10 @@ def stacked_refusal(problem: Problem) -> Refused | None:
 
 @dataclass(frozen=True)
 class Greedy:
-    """Restart greedy: the warm start, if there is one, and random solutions, each descended to a local minimum.
+    """Restart greedy: one solution built variable by variable, then it or the warm start, and random ones, each descended.
 
-    It always answers: of one-hot problems too large for a descent, with one solution built variable by variable.
+    It always answers. The built solution is there after one pass over the couplings, or a part of it; what then takes time is
+    begun only where it fits. Of one-hot problems too large for a descent the built solution is the answer.
     """
 
     name: str = "greedy"
@@ -155,21 +212,21 @@ class Greedy:
 
     def run(self, request: SolveRequest, remaining_s: Remaining) -> Answer:
         problem = request.problem
-        if isinstance(problem, OneHotProblem) and stacked_refusal(problem) is not None:
-            levels = constructed(problem)
-            return Answer(levels, problem.energy(levels), "search")
+        best = constructed(problem, remaining_s) if request.warm_start is None else request.warm_start
+        energy = problem.energy(best)
+        block = RESTARTS if len(best) <= _SMALL or remaining_s() == math.inf else _BLOCK
+        needed_s = finish_s(problem, block)
+        if stacked_refusal(problem) is not None or remaining_s() <= setup_s(problem) + needed_s:
+            return Answer(best, energy, "search")
         starts = random_solutions(problem, RESTARTS, np.random.default_rng([request.seed, 1]))
-        if request.warm_start is not None:
-            starts[0] = request.warm_start
-        block = RESTARTS if len(starts[0]) <= _SMALL or remaining_s() == math.inf else 4
-        best, energy = starts[0], problem.energy(starts[0])
+        starts[0] = best
         for first in range(0, RESTARTS, block):
-            found = descend(problem, starts[first : first + block], remaining_s)
+            found = descend(problem, starts[first : first + block], lambda: remaining_s() - needed_s)
             energies = problem.energies(found)
             at = int(energies.argmin())
             if energies[at] < energy:
                 best, energy = found[at], float(energies[at])
-            if remaining_s() <= 0:
+            if remaining_s() <= needed_s:
                 break
         return Answer(best, energy, "search")
 

@@ -168,7 +168,7 @@ def eliminate(
     problem: IsingProblem, alive: list[int], rules: list[Link], links: list[Link]
 ) -> tuple[IsingProblem, list[int]]:
     """The problem of the spins that are left, and their names; the rules go to `links` under the names of `alive`."""
-    couplings, fields, offset = problem.symmetric(), problem.h.copy(), problem.offset
+    couplings, fields, offset = problem.symmetric().copy(), problem.h.copy(), problem.offset
     for rule in rules:
         row = couplings[rule.spin].copy()
         couplings[rule.spin] = couplings[:, rule.spin] = 0
