@@ -7,6 +7,7 @@ import importlib
 import math
 import re
 import time
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -15,11 +16,11 @@ import typer
 from qstream.cli.options import AsJson, new_app
 from qstream.cli.output import print_json, print_table
 from qstream.errors import ConfigError
-from qstream.quantum.files import read_problem
+from qstream.quantum.files import names_of, problem_of, read_fields
 from qstream.quantum.ising import IsingProblem
 from qstream.quantum.race import AUTO
 from qstream.quantum.record import Problem, SolveMeta, SolveRequest, SolveResult
-from qstream.quantum.solvers import DEVICE, is_known, solver_names, warm
+from qstream.quantum.solvers import DEVICE, SOLVERS, is_known, solver_names, warm
 from qstream.quantum.solvers import solve as solve_problem
 
 app = new_app()
@@ -32,7 +33,7 @@ BENCH_INSTANCES: Final = 10
 @app.command()
 def solve(
     file: Annotated[Path | None, typer.Argument(metavar="FILE", help="JSON: spins, bits, levels or a graph.")] = None,
-    solver: Annotated[str, typer.Option(help="Its name, device:NAME, or auto.")] = "auto",
+    solver: Annotated[str, typer.Option(help=f"{AUTO}, {', '.join(SOLVERS)}, or {DEVICE}NAME.")] = "auto",
     deadline: Annotated[str | None, typer.Option(metavar="TIME", help="As 50ms or 2s; else all the work is done.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of all that is random.")] = 0,
     shots: Annotated[int, typer.Option(min=1, max=1_000_000, help="Samples of a quantum solver.")] = 256,
@@ -45,6 +46,15 @@ def solve(
     as_json: AsJson = False,
 ) -> None:
     """Solve an Ising problem, a QUBO, a one-hot problem or a graph, beside a classical twin.
+
+    \b
+    FILE is a JSON object of at most 16 MiB:
+      {"n": 3, "h": [1, 0, 0], "J": [[0, 1, -0.5]], "offset": 0}   spins +1 and -1
+      {"Q": [[-1, 2], [0, -1]]}                                    bits; or "n" and triples
+      {"sizes": [2, 2], "unary": [[0, 1], [0, 1]],
+       "pair": [[0, 1, [[1, 0], [0, 1]]]]}                         levels
+      {"nodes": [{"id": "a"}, ...], "links": [{"source", ...}]}    a graph, as networkx writes it
+    The energy is minimised. "classical", "simulated" or "device" says what gave the answer.
 
     \b
     Example:
@@ -61,14 +71,15 @@ def solve(
     if not is_known(solver):
         raise ConfigError(f"solver is {solver!r}, allowed are {AUTO}, {', '.join(solver_names())}, {DEVICE}NAME")
     deadline_s = math.inf if deadline is None else seconds(deadline)
-    problem = read_problem(file, kind, colors)
-    if deadline_s < math.inf:
-        warm()
+    fields = read_fields(file)
+    problem = problem_of(fields, kind, colors)
+    warm(*([solver.removeprefix(DEVICE)] if solver.startswith(DEVICE) else []))
     result = solve_problem(SolveRequest(problem, deadline_s=deadline_s, seed=seed, shots=shots, p=p), solver)
+    told = as_data(names_of(fields, problem), result, of_bits="Q" in fields)
     if as_json:
-        print_json(as_data(problem, result))
+        print_json(told)
         return
-    print_table(("", "answer"), summary(problem, result), [STYLES[result.meta.label]])
+    print_table(("", "answer"), summary(problem, told.get("bits"), result), [STYLES[result.meta.label]])
     print_table(("solver", "energy", "wall ms", "CPU ms", ""), arms(result.meta))
 
 
@@ -81,15 +92,16 @@ def seconds(text: str) -> float:
     return value
 
 
-def as_data(problem: Problem, result: SolveResult) -> dict[str, Any]:
-    """The answer with its record, for machines."""
-    labels = list(problem.labels) if isinstance(problem, IsingProblem) else list(range(len(problem.sizes)))
+def as_data(names: tuple[Hashable, ...], result: SolveResult, *, of_bits: bool = False) -> dict[str, Any]:
+    """The answer with its record, for machines: values in the order of the names, of a problem of bits the bits beside."""
+    bits = {"bits": (result.solution < 0).astype(int).tolist()} if of_bits else {}
     return {
-        "energy": result.energy, "solution": result.solution.tolist(), "labels": labels, "meta": result.meta.as_dict(),
+        "energy": result.energy, "solution": result.solution.tolist(), **bits, "labels": list(names),
+        "meta": result.meta.as_dict(),
     }  # fmt: skip
 
 
-def summary(problem: Problem, result: SolveResult) -> list[tuple[str, str]]:
+def summary(problem: Problem, bits: list[int] | None, result: SolveResult) -> list[tuple[str, str]]:
     """The answer for people, its label first."""
     meta = result.meta
     rows = [
@@ -98,6 +110,8 @@ def summary(problem: Problem, result: SolveResult) -> list[tuple[str, str]]:
     ]
     rows.append(("optimum", "not known" if meta.optimum is None else f"{meta.optimum:.9g}"))
     rows.append(("solution", _told(problem, result)))
+    if bits is not None and len(bits) <= SHOWN:
+        rows.append(("bits", "".join(map(str, bits))))
     if meta.fallback is not None:
         rows.append(("fallback", f"{meta.fallback.reason}: {meta.fallback.detail}"))
     if meta.execution != "none":
@@ -149,4 +163,6 @@ def _compare(seed: int, shots: int, as_json: bool) -> None:
         for row in rows
     ]
     print_table(columns, cells, [STYLES["simulated" if row.quantum else "classical"] for row in rows])
+    typer.echo("ms: median. ratio: (E_max - E) / (E_max - E_min), of the mean of samples or of a classical method's answer.")
+    typer.echo("P(opt): of one sample. hit: share of instances whose optimum was a sample, or the answer.")
     typer.echo(f"{BENCH_INSTANCES} instances a family, {shots} shots, seed {seed}. {comparison.verdict(rows)}")

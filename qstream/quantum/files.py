@@ -28,36 +28,40 @@ def read_problem(path: Path, kind: str = "maxcut", colors: int | None = None) ->
     Raises
     ------
     ProblemError
-        The file is too large, no JSON, or a field of it is missing or wrong: the message names it.
+        The file is too large, no JSON, or a field of it is missing, wrong or unknown: the message names it.
     ConfigError
         `kind` or `colors` do not fit the file.
     OSError
         The file cannot be read.
     """
+    return problem_of(read_fields(path), kind, colors)
+
+
+def read_fields(path: Path) -> dict[str, Any]:
+    """The JSON object of a file, of which no more than 16 MiB are read; errors as of `read_problem`."""
     with path.open("rb") as file:
         body = file.read(MAX_FILE_BYTES + 1)
     if len(body) > MAX_FILE_BYTES:
         raise ProblemError(f"{path.name} has more than {MAX_FILE_BYTES} bytes, which are allowed")
-    return parse_problem(body, kind, colors)
+    return _fields(body)
 
 
 def parse_problem(body: bytes, kind: str = "maxcut", colors: int | None = None) -> Problem:
-    """The same of bytes.
+    """The same of bytes."""
+    return problem_of(_fields(body), kind, colors)
+
+
+def problem_of(value: Mapping[str, Any], kind: str = "maxcut", colors: int | None = None) -> Problem:
+    """The same of the object's fields.
 
     Forms, each a JSON object: ``{"n", "h", "J": [[i, j, value]], "offset"}`` spins; ``{"Q": [[...]]}`` a square matrix over
     bits, or ``{"n", "Q": [[i, j, value]], "offset"}``; ``{"sizes", "unary": [[...]], "pair": [[i, j, [[...]]]], "offset"}``
-    levels; networkx' node-link data, a graph.
+    levels; networkx' node-link data, a graph. Equal couples of J, Q and edges add up.
     """
     if kind not in KINDS:
         raise ConfigError(f"kind is {kind!r}, allowed are {', '.join(KINDS)}")
     if (kind == "coloring") != (colors is not None):
         raise ConfigError(f"kind is {kind} and colors is {colors}, allowed is colors with kind coloring, and only then")
-    try:
-        value = json.loads(body, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as exc:
-        raise ProblemError(f"no JSON: {exc or 'nested too deeply'}") from exc
-    if not isinstance(value, dict):
-        raise ProblemError(f"the file holds {_told(value)}, allowed is an object with {FORMS}")
     if "nodes" in value:
         return _graph(value, kind, colors)
     if kind != "maxcut":
@@ -71,16 +75,43 @@ def parse_problem(body: bytes, kind: str = "maxcut", colors: int | None = None) 
     raise ProblemError(f"the file has the fields {_told(list(value))}, allowed are {FORMS}")
 
 
+def names_of(value: Mapping[str, Any], problem: Problem) -> tuple[Hashable, ...]:
+    """What the file calls the spins or variables of its problem: a graph's node ids, else their numbers."""
+    if isinstance(problem, IsingProblem):
+        return problem.labels
+    return tuple(node["id"] for node in value["nodes"]) if "nodes" in value else tuple(range(len(problem.sizes)))
+
+
+def _fields(body: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(body, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as exc:
+        raise ProblemError(f"no JSON: {exc or 'nested too deeply'}") from exc
+    if not isinstance(value, dict):
+        raise ProblemError(f"the file holds {_told(value)}, allowed is an object with {FORMS}")
+    return value
+
+
+def _allow(value: Mapping[str, Any], *fields: str) -> None:
+    """A field that nobody reads would leave a part of the problem out without a word."""
+    if unknown := [field for field in value if field not in fields]:
+        raise ProblemError(f"the file has the field {_told(unknown[0])}, allowed are {', '.join(fields)}")
+
+
 def _spins(value: Mapping[str, Any]) -> IsingProblem:
+    _allow(value, "n", "h", "J", "offset")
     n = _count(value, "n", MAX_SPINS)
     fields = finite_array("h", _list(value, "h", n) if "h" in value else np.zeros(n), (n,))
     return IsingProblem(n, _upper("J", n, _triples(value, "J", n)), fields, _offset(value))
 
 
 def _bits(value: Mapping[str, Any]) -> IsingProblem:
+    _allow(value, "n", "Q", "offset")
     offset = _offset(value)
     if "n" not in value:
         rows = _list(value, "Q", MAX_SPINS)
+        if not rows:
+            raise ProblemError("Q is [], allowed is a square matrix of at least one row")
         if any(not isinstance(row, list) or len(row) != len(rows) for row in rows):
             raise ProblemError(f"Q has {len(rows)} rows of other lengths, allowed is a square matrix, or triples beside 'n'")
         return from_qubo(finite_array("Q", rows, (len(rows), len(rows))), offset)
@@ -92,6 +123,7 @@ def _bits(value: Mapping[str, Any]) -> IsingProblem:
 
 
 def _levels(value: Mapping[str, Any]) -> OneHotProblem:
+    _allow(value, "sizes", "unary", "pair", "offset")
     sizes = tuple(_whole(f"sizes[{i}]", k, 1, MAX_LEVELS) for i, k in enumerate(_list(value, "sizes", MAX_VARIABLES)))
     m = len(sizes)
     unary: tuple[NDArray[np.float64], ...] = ()
@@ -166,7 +198,9 @@ def _upper(field: str, n: int, triples: tuple[NDArray[np.int64], NDArray[np.int6
 
 
 def _list(value: Mapping[str, Any], field: str, most: int) -> list[Any]:
-    found = value.get(field)
+    if field not in value:
+        raise ProblemError(f"{field} is missing, allowed is a list of at most {most}")
+    found = value[field]
     if not isinstance(found, list) or len(found) > most:
         told = f"{len(found)} entries" if isinstance(found, list) else _told(found)
         raise ProblemError(f"{field} has {told}, allowed is a list of at most {most}")
@@ -193,5 +227,8 @@ def _no_constant(name: str) -> float:
 
 def _told(value: Any) -> str:
     """The start of a value of the file, as JSON."""
-    text = json.dumps(value)
+    try:
+        text = json.dumps(value)
+    except RecursionError:
+        return "nested too deeply"
     return text if len(text) <= 60 else text[:57] + "..."

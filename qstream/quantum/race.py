@@ -138,12 +138,16 @@ def best(attempts: list[Attempt], rounding: float) -> Attempt:
 
 
 def with_means(measured: Answer, ends: Spectrum | None) -> Answer:
-    """With what the samples tell where no state is at hand, as of a device: their mean, and the share of shots that are optimal."""
-    if measured.expectation is not None or measured.energies is None or measured.counts is None:
+    """With what the samples tell where no state is at hand, as of a device: their mean, and the share of optimal ones.
+
+    Shots that were no solution, as devices give them of one-hot problems, are not in the mean, and are not optimal.
+    """
+    energies, counts = measured.energies, measured.counts
+    if measured.expectation is not None or energies is None or counts is None:
         return measured
-    counts, energies = measured.counts, measured.energies
-    hits = measured.p_opt if ends is None else float(counts[ends.is_optimal(energies)].sum() / (measured.shots or counts.sum()))
-    return replace(measured, expectation=float(counts @ energies / counts.sum()), p_opt=hits)
+    shots = max(measured.shots or 0, int(counts.sum()))
+    p_opt = measured.p_opt if ends is None else float(counts @ ends.is_optimal(energies)) / shots
+    return replace(measured, expectation=float(np.average(energies, weights=counts)), p_opt=p_opt)
 
 
 def ratio(measured: Answer, ends: Spectrum | None) -> float | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import importlib.util
 import math
 import sys
 import time
@@ -35,6 +37,7 @@ SOLVERS: Final[Mapping[str, str]] = {
 }
 # Seconds that a first use may take, where it is not a blink: numba, calibration of the engine, tables of angles.
 LOAD_S: Final[Mapping[str, float]] = {"sa": 2.0, "qaoa": 2.0, "qaoa-xy": 1.0, "rqaoa": 1.0}
+DEVICE_LOAD_S: Final = 5.0
 ENTRY_POINTS: Final = "qstream.solvers"
 DEVICE: Final = "device:"
 # What an entry point's solver, which is not ours, may raise without ending the solve.
@@ -65,6 +68,10 @@ def solve(problem: Problem | SolveRequest, solver: str = AUTO, *, clock: Clock =
         The problem, a term or the solver's name is wrong. That a solver cannot answer is no error: another does, and
         ``result.meta.fallback`` says why.
     """
+    if not isinstance(problem, (IsingProblem, OneHotProblem, SolveRequest)):
+        raise ProblemError(f"problem is of type {type(problem).__name__}, allowed are IsingProblem, OneHotProblem, SolveRequest")
+    if not isinstance(solver, str):
+        raise ProblemError(f"solver is {solver!r}, allowed are names")
     if solver.startswith(DEVICE):
         terms["device"] = solver.removeprefix(DEVICE)
     request = replace(problem, **terms) if isinstance(problem, SolveRequest) else SolveRequest(problem, **terms)
@@ -87,7 +94,12 @@ def is_known(name: str) -> bool:
 def find_solver(name: str, left_s: float = math.inf) -> Solver:
     """Load a solver within `left_s` seconds; `Refused` if it is not installed or loads too slowly, `ProblemError` if unknown."""
     if name.startswith(DEVICE):
-        return cast(Solver, _load("qstream.quantum.devices.solver:device_solver")(name.removeprefix(DEVICE)))
+        solver = cast(Solver, _load("qstream.quantum.devices.solver:device_solver")(name.removeprefix(DEVICE)))
+        if left_s < DEVICE_LOAD_S and "pennylane" not in sys.modules and importlib.util.find_spec("pennylane"):
+            device = name.removeprefix(DEVICE)
+            detail = f"PennyLane loads in up to {DEVICE_LOAD_S} s, {left_s:.3g} s left: call warm({device!r}) at start"
+            raise Refused(Reason.NOT_READY, detail)
+        return solver
     if name in SOLVERS:
         if left_s < LOAD_S.get(name, -math.inf) and SOLVERS[name].partition(":")[0] not in sys.modules:
             raise Refused(Reason.NOT_READY, f"{name} loads in up to {LOAD_S[name]} s, {left_s:.3g} s left: call warm() at start")
@@ -98,8 +110,15 @@ def find_solver(name: str, left_s: float = math.inf) -> Solver:
     return _Foreign(name, extra)
 
 
-def warm() -> None:
-    """Load and run each solver once, so that no request waits for that; on a new machine this compiles for seconds."""
+def warm(*devices: str) -> None:
+    """Load and run each solver once, so that no request waits for that; on a new machine this compiles for seconds.
+
+    Devices that run in this process, as by `solve`, are warmed by name: that loads PennyLane, for seconds. One that does not
+    run is left to the request, whose record says why.
+    """
+    for device in devices:
+        with contextlib.suppress(Refused):
+            find_solver(DEVICE + device).run(SolveRequest(IsingProblem(1, np.zeros((1, 1))), shots=1, p=1), lambda: 60.0)
     for problem in (IsingProblem(2, np.triu(np.ones((2, 2)), 1)), OneHotProblem((2, 2))):
         request = SolveRequest(problem, shots=1, p=1)
         for solver in map(find_solver, SOLVERS):

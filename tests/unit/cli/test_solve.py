@@ -43,6 +43,27 @@ def test_three_colors_are_enough_for_it(petersen):
     assert all(told["solution"][u] != told["solution"][v] for u, v in nx.petersen_graph().edges)
 
 
+def test_colors_are_of_the_graph_s_own_nodes(tmp_path):
+    path = tmp_path / "path.json"
+    links = [{"source": 2, "target": 0}, {"source": 0, "target": 1}]
+    path.write_text(json.dumps({"nodes": [{"id": 2}, {"id": 0}, {"id": 1}], "links": links}))
+    told = json.loads(invoke(str(path), "--kind", "coloring", "--colors", "2", "--json").stdout)
+    color = dict(zip(told["labels"], told["solution"], strict=True))
+    assert color[2] == color[1] != color[0]
+
+
+def test_a_qubo_is_answered_in_bits(tmp_path):
+    path = tmp_path / "qubo.json"
+    path.write_text(json.dumps({"Q": [[-1, 0, 3], [0, 2, 0], [0, 0, -2]]}))
+    assert json.loads(invoke(str(path), "--json").stdout)["bits"] == [0, 0, 1]
+    assert "001" in next(line for line in invoke(str(path)).stdout.splitlines() if "bits" in line)
+
+
+def test_a_deadline_does_not_pay_for_loading_a_device(petersen):
+    told = json.loads(invoke(petersen, "--solver", "device:default.qubit", "--deadline", "30s", "--json").stdout)
+    assert (told["meta"]["fallback"], told["meta"]["label"]) == (None, "simulated")
+
+
 def test_the_table_for_people_says_first_what_gave_the_answer(petersen):
     shown = invoke(petersen, "--solver", "qaoa", "--deadline", "10s", "--p", "3", "--shots", "64").stdout
     first = next(line for line in shown.splitlines() if "asked for" in line)

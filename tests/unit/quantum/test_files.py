@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from qstream.errors import ConfigError, ProblemError
 from qstream.quantum import files
-from qstream.quantum.files import parse_problem, read_problem
+from qstream.quantum.files import names_of, parse_problem, problem_of, read_problem
 from qstream.quantum.ising import IsingProblem
 from qstream.quantum.onehot import OneHotProblem
 
@@ -83,6 +83,10 @@ BAD = [
     ('{"n": 2, "h": [1e999, 0]}', r"h\[0\] is inf"),
     ('{"n": 2, "h": [1e300, 0]}', r"h\[0\] is 1e\+300"),
     ("{}", "the fields"),
+    ({"n": 2, "fields": [1, 2]}, 'the field "fields", allowed are n, h, J, offset'),
+    ({"n": 2, "H": [1, 2], "J": [[0, 1, 1]]}, 'the field "H"'),
+    ({"n": 1, "Q": [[0, 0, 1]], "h": [3]}, 'the field "h", allowed are n, Q, offset'),
+    ({"sizes": [2], "Q": [[1]]}, 'the field "Q", allowed are sizes, unary, pair, offset'),
     ({"n": 0}, "n is 0, allowed are whole numbers from 1 to 4096"),
     ({"n": 10**9}, "n is 1000000000"),
     ({"n": True}, "n is true"),
@@ -108,7 +112,7 @@ BAD = [
     ({"n": 2, "offset": "x"}, "offset"),
     ({"n": 2, "offset": [1]}, "offset"),
     ({"Q": 3}, "Q has 3"),
-    ({"Q": []}, "Q"),
+    ({"Q": []}, r"Q is \[\]"),
     ({"Q": [[1, 2], [3]]}, "square"),
     ({"Q": [[1, 2], ["x", 3]]}, "Q is no array of numbers"),
     ({"n": 2, "Q": [[0, 5, 1]]}, "from 0 to 1"),
@@ -123,7 +127,7 @@ BAD = [
     ({"sizes": [2, 2], "pair": [[0, 1, [[1, 2], [3, 4]]], [0, 1, [[1, 2], [3, 4]]]]}, "once"),
     ({"sizes": [2, 2], "pair": [[0, 1, [[1, 2]]]]}, "shape"),
     ({"sizes": [2, 2], "pair": [[0, 7, [[1]]]]}, r"pair\[0\]\[1\] is 7"),
-    ({"nodes": []}, "links|edges"),
+    ({"nodes": []}, "edges is missing"),
     ({"nodes": [], "links": []}, "variables|nodes|n is 0"),
     ({"nodes": [1], "links": []}, r"nodes\[0\] is 1"),
     ({"nodes": [{"id": [1]}], "links": []}, r"nodes\[0\]"),
@@ -143,6 +147,20 @@ def test_a_wrong_file_is_told_by_its_field(value, told):
     body = value.encode("latin-1") if isinstance(value, str) else json.dumps(value).encode()
     with pytest.raises(ProblemError, match=told):
         parse_problem(body)
+
+
+@pytest.mark.parametrize("opened", ['{"n":2,"J":', '{"n":', '{"Q":'])
+def test_any_depth_of_nesting_is_told(opened):
+    for depth in range(900, 1000, 3):  # near the interpreter's own limit, where reading a value may succeed and telling it not
+        with pytest.raises(ProblemError):
+            parse_problem((opened + "[" * depth + "]" * depth + "}").encode())
+
+
+def test_names_are_those_of_the_graph_in_the_order_of_the_solution():
+    value = {"nodes": [{"id": 2}, {"id": "b"}, {"id": 0}], "links": [{"source": 0, "target": 2}]}
+    for kind in ({"kind": "coloring", "colors": 2}, {"kind": "ising"}, {}):
+        assert names_of(value, problem_of(value, **kind)) == (2, "b", 0)
+    assert names_of({}, OneHotProblem((2, 3))) == (0, 1)
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,11 @@ import pytest
 import qstream.quantum
 from qstream.errors import ProblemError
 from qstream.quantum import solvers
+from qstream.quantum.classical.exact import spectrum
 from qstream.quantum.ising import IsingProblem
 from qstream.quantum.onehot import OneHotProblem
 from qstream.quantum.planted import planted_torus
+from qstream.quantum.race import with_means
 from qstream.quantum.record import Answer, Reason, Refused, SolveRequest
 from qstream.quantum.solvers import SOLVERS, find_solver, solve, solver_names, warm
 
@@ -225,6 +227,7 @@ def test_a_device_may_be_named_in_the_request_or_as_the_solver():
     ("terms", "told"),
     [
         ({"solver": "nonesuch"}, "allowed are auto, exact, greedy"),
+        ({"solver": None}, "solver is None"),
         ({"shots": 0}, "shots is 0"),
         ({"deadline_s": -1}, "deadline_s is -1"),
         ({"deadline_s": math.nan}, "deadline_s is nan"),
@@ -235,6 +238,31 @@ def test_a_device_may_be_named_in_the_request_or_as_the_solver():
 def test_wrong_input_is_an_error(terms, told):
     with pytest.raises(ProblemError, match=told):
         solve(glass(6), **terms)
+
+
+def test_what_is_no_problem_is_an_error():
+    with pytest.raises(ProblemError, match="type ndarray, allowed are IsingProblem"):
+        solve(np.zeros((2, 2)))
+
+
+def test_a_device_is_judged_by_its_samples():
+    problem = glass(6)
+    result = solve(problem, "device:default.qubit", shots=1000, seed=2)
+    energies = np.repeat(problem.energies(result.samples), result.counts)
+    optimum, highest = problem.diagonal().min(), problem.diagonal().max()
+    assert result.meta.expectation == pytest.approx(energies.mean())
+    assert result.meta.ratio == pytest.approx((highest - energies.mean()) / (highest - optimum))
+    assert result.meta.p_opt == np.isclose(energies, optimum).mean() > result.meta.control.p_opt
+
+
+def test_samples_that_are_no_solution_count_as_misses():
+    problem = levels((2, 2))
+    energies = np.sort(problem.diagonal().ravel())
+    answer = Answer([0, 0], 0.0, "sample", "device", energies=energies[:2], counts=np.array([3, 1]), shots=10)
+    ends = spectrum(problem)
+    assert with_means(answer, ends).expectation == pytest.approx((3 * energies[0] + energies[1]) / 4)
+    assert with_means(answer, ends).p_opt == 0.3
+    assert with_means(answer, None).p_opt is None
 
 
 def test_the_table_s_names_are_the_solvers_own():
@@ -278,6 +306,13 @@ def fresh(solver: str) -> list[str]:
 
 def test_a_first_hurried_request_does_not_wait_for_a_slow_import():
     assert fresh("sa") == ["not_ready", "[]"]
+
+
+def test_a_first_hurried_request_does_not_wait_for_pennylane_and_a_warm_device_answers_it():
+    assert fresh("device:default.qubit") == ["not_ready", "[]"]
+    assert fresh("device:nonesuch")[0] == "unavailable"
+    warm("default.qubit", "nonesuch")
+    assert solve(glass(4), "device:default.qubit", deadline_s=3.0).meta.fallback is None
 
 
 def test_exact_search_needs_no_library_but_numpy():
