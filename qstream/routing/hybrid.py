@@ -11,7 +11,7 @@ from typing import Final, Literal
 from qstream.errors import OptionError
 from qstream.quantum.record import Reason, Remaining
 from qstream.routing.window_model import Partition
-from qstream.routing.windows import Improved, WindowRecord, WindowSettings, improve
+from qstream.routing.windows import Improved, WindowRecord, WindowSettings, WindowSolver, improve
 from schemas.solver import SolverRecord
 
 ArmName = Literal["deterministic", "qaoa", "hqc"]
@@ -20,6 +20,7 @@ DETERMINISTIC: Final = "deterministic"
 _THRESHOLD: Final = 1e-3  # of the expectation: a turn that improves it by less has converged
 _MAX_TURNS: Final = 64
 _TIER: Final = 4
+_LATE: Final = (Reason.TIMEOUT, Reason.DEADLINE_INSUFFICIENT)
 _QAOA_SHARE: Final = 0.5  # of the time left, where HQC runs after it
 
 
@@ -49,14 +50,19 @@ class Arm:
     def answered(self) -> bool:
         return self.reason is None or self.windows > 0
 
+    @property
+    def failure(self) -> Reason | None:
+        """The reason, unless it is only that the time ended after some windows."""
+        return None if self.windows and self.reason in _LATE else self.reason
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outcome:
     """The best partitions of a race, which arm lowered them last, and all arms in their order.
 
-    `fallback_reason` says why an arm that was asked for did not answer, or was cut short. `answered` is False where every arm
-    that was asked for failed: then `partitions` are those that were given. `wall_s` is None without a deadline, so that the
-    record is the same each time.
+    `fallback_reason` says why an arm that was asked for failed; that the time ended after some windows is no failure.
+    `answered` is False where every arm that was asked for failed: then `partitions` are those that were given. `wall_s` is
+    None without a deadline, so that the record is the same each time.
     """
 
     partitions: tuple[Partition, ...]
@@ -115,9 +121,9 @@ def race(
     """Let the arms that are switched on improve the deterministic plan; the best so far is the answer at any time.
 
     QAOA is one turn of windows by circuits from their uniform start. HQC is turns of warm-started windows, from the best so
-    far: by circuits where `qaoa` is on, else by `settings.solver`. With a deadline QAOA gets half of the time if HQC follows,
-    and no arm begins another window, or another layer of a simulated circuit, after it; without one, equal arguments give
-    equal bytes.
+    far: by circuits where `qaoa` is on, else by `settings.solver`, or enumeration if that is circuits too. With a deadline
+    QAOA gets half of the time if HQC follows, and no arm begins another window, or another layer of a simulated circuit, after
+    it; without one, equal arguments give equal bytes.
 
     Parameters
     ----------
@@ -147,15 +153,14 @@ def race(
     for name in (name for name, on in asked if on):
         began = clock()
         end = deadline_s if name == "hqc" or not hqc_turns else began - start + _QAOA_SHARE * (deadline_s - (began - start))
-        chosen = replace(settings, solver="qaoa") if qaoa and not broken else settings
-        turns = _run(name, now, chosen, lambda end=end: end - (clock() - start))  # type: ignore[misc]
+        turns = _run(name, now, _solved_by(settings, circuits=qaoa and not broken), _left(start + end, clock))
         if _objective(turns.partitions) < _objective(now):
             now, winner = turns.partitions, name
         records += turns.records
         arms.append(_arm(name, turns, clock() - began))
-        # A device that failed is not asked again.
-        broken = turns.reason not in (None, Reason.TIMEOUT)
-    failed = [arm.reason for arm in arms if arm.reason is not None and not (arm.reason == Reason.TIMEOUT and arm.windows)]
+        # Circuits that failed are not asked for again.
+        broken = arms[-1].failure is not None
+    failed = [arm.failure for arm in arms if arm.failure is not None]
     answered = any(arm.answered for arm in arms)
     wall_s = None if deadline_s == math.inf else clock() - start
     return Outcome(now, winner, tuple(arms), tuple(records), answered, failed[0] if failed else None, wall_s)
@@ -189,6 +194,16 @@ def _arm(name: ArmName, turns: Turns, wall_s: float) -> Arm:
     return Arm(
         name, _objective(turns.partitions), wall_s, len(turns.records), accepted, len(turns.expectations), turns.reason
     )  # fmt: skip
+
+
+def _solved_by(settings: WindowSettings, *, circuits: bool) -> WindowSettings:
+    """The settings with circuits, or without any."""
+    classical: WindowSolver = "exact" if settings.solver == "qaoa" else settings.solver
+    return replace(settings, solver="qaoa" if circuits else classical)
+
+
+def _left(end: float, clock: Clock) -> Remaining:
+    return lambda: end - clock()
 
 
 def _run(name: ArmName, partitions: tuple[Partition, ...], settings: WindowSettings, remaining_s: Remaining) -> Turns:

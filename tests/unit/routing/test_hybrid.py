@@ -15,7 +15,7 @@ from qstream.quantum.devices.pool import DevicePool, DeviceSpec
 from qstream.quantum.record import Reason, SolveRequest, SolveResult
 from qstream.quantum.runtime import QuantumRuntime
 from qstream.quantum.solvers import solve
-from qstream.routing.hybrid import Outcome, hqc, race, solver_record
+from qstream.routing.hybrid import Arm, Outcome, hqc, race, solver_record
 from qstream.routing.pack import place
 from qstream.routing.partitions import gpu_partitions, gpu_plan
 from qstream.routing.score import violations
@@ -126,6 +126,9 @@ def test_the_toggles_choose_who_solves_the_windows() -> None:
     for qaoa, turns, solvers in ((True, False, {"qaoa"}), (False, True, {"exact"}), (True, True, {"qaoa"})):
         assert {record.solver for record in run(qaoa=qaoa, hqc_turns=turns).records} == solvers
     assert [arm.turns for arm in run(qaoa=True).arms] == [0, 1]
+    for given, solver in (("greedy", "greedy"), ("qaoa", "exact")):
+        without = run(hqc_turns=True, settings=replace(SETTINGS, solver=given))
+        assert {record.solver for record in without.records} == {solver}
 
 
 def test_equal_arguments_give_equal_outcomes() -> None:
@@ -157,6 +160,13 @@ def test_the_deadline_keeps_what_windows_have_gained_and_leaves_time_to_hqc() ->
     assert qaoa.reason == turns.reason == Reason.TIMEOUT
     assert min(qaoa.windows, turns.windows) > 0
     assert qaoa.wall_s == pytest.approx(0.5, abs=0.15)
+
+
+@pytest.mark.parametrize("late", [Reason.TIMEOUT, Reason.DEADLINE_INSUFFICIENT])
+def test_an_arm_that_ran_out_of_time_has_failed_only_without_a_window(late: Reason) -> None:
+    assert Arm("qaoa", 1.0, 0.1, windows=3, reason=late).failure is None
+    assert Arm("qaoa", 1.0, 0.1, windows=0, reason=late).failure == late
+    assert Arm("qaoa", 1.0, 0.1, windows=3, reason=Reason.ERROR).failure == Reason.ERROR
 
 
 def test_a_missing_runtime_or_device_leaves_the_deterministic_plan_with_the_reason() -> None:
