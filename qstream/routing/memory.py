@@ -81,6 +81,7 @@ class Memory:
         self.label_count = state.label_count
         self.queued = state.queued
         self.pair_count = state.pair_count
+        self._rows: dict[tuple[str, ...], NDArray[np.int64]] = {}  # of the label names of batches; -1 for those without row
 
     @classmethod
     def fresh(cls, topology: ExpertTopology, windows: int) -> Self:
@@ -137,20 +138,25 @@ class Memory:
     def _add_labels(
         self, layer: int, topk_ids: NDArray[np.int32], label: NDArray[np.int32], names: tuple[str, ...], most: int
     ) -> None:
-        used = np.flatnonzero(np.bincount(label + 1)[1:]).tolist()
-        if not used:
-            return
-        row = np.zeros(len(names), np.int64)
-        for index in used:
+        row = self._rows.get(names)
+        if row is None:
+            known = {name: index for index, name in enumerate(self.label_names)}
+            row = self._rows[names] = np.array([known.get(name, -1) for name in names] or [-1], np.int64)
+        if self.label_count is None:
+            self._add_rows(label, names, row, most)
+        elif not self.label_count.flags.writeable:
+            self.label_count = self.label_count.copy()
+        while self.label_count is not None and not count_labels(topk_ids, label, row, self.label_count[layer]):
+            self._add_rows(label, names, row, most)
+
+    def _add_rows(self, label: NDArray[np.int32], names: tuple[str, ...], row: NDArray[np.int64], most: int) -> None:
+        """Give the labels of a batch their rows, with room for their counts."""
+        for index in np.unique(label[label >= 0]).tolist():
             row[index] = self._label_row(names[index], most)
         layers, experts = self.open_count.shape
-        count = np.zeros((layers, 0, experts), np.int32) if self.label_count is None else self.label_count
-        if new := len(self.label_names) - count.shape[1]:
-            count = np.concatenate([count, np.zeros((layers, new, experts), np.int32)], axis=1)
-        elif not count.flags.writeable:
-            count = count.copy()
-        count_labels(topk_ids, label, row, count[layer])
-        self.label_count = count
+        old = np.zeros((layers, 0, experts), np.int32) if self.label_count is None else self.label_count
+        if new := len(self.label_names) - old.shape[1]:
+            self.label_count = np.concatenate([old, np.zeros((layers, new, experts), np.int32)], axis=1)
 
     def _label_row(self, name: str, most: int) -> int:
         """The row of a label, a new one while there is room."""
@@ -235,6 +241,7 @@ class Memory:
             self.pair_count = None
         elif self.pair_count is not None:
             self.pair_count = (self.pair_count.astype(np.int64) * 7 >> 3).astype(np.int32)
+        self._rows = {}
         if not labels:
             self.label_names, self.label_count = (), None
         elif self.label_count is not None:

@@ -312,7 +312,7 @@ def labelled(seed: int, name: str, experts: list[int], layer: int) -> TokenBatch
     plain = batch(seed, layer)
     ids = np.random.default_rng(seed).choice(experts, (128, 1)).astype(np.int32)
     ids = np.concatenate([ids, (ids + 1) % 8], axis=1)
-    return plain.model_copy(update={"topk_ids": ids, "label": np.zeros(128, np.int32), "label_names": (name,)})
+    return TokenBatch(**dict(plain) | {"topk_ids": ids, "label": np.zeros(128, np.int32), "label_names": (name,)})
 
 
 @pytest.mark.parametrize("waits", ["low", "high"])
@@ -353,7 +353,7 @@ def test_experts_of_one_token_move_onto_one_node_if_asked(colocate):
     touched, planned = [], []
     for n in range(60):
         ids = rng.random((128, 4)).argsort(1)[:, :2].astype(np.int32) * 2 + rng.integers(0, 2, (128, 1), dtype=np.int32)
-        events = stream.send(batch(n, n % 2).model_copy(update={"topk_ids": ids})).events
+        events = stream.send(TokenBatch(**dict(batch(n, n % 2)) | {"topk_ids": ids})).events
         touched.append(events[0].frame.metrics.cross_node_copies_per_token)
         planned += [n for event in events if isinstance(event.frame, PlacementPlan) and event.frame.skip_reason is None]
     if colocate:
