@@ -19,8 +19,11 @@ Problem = IsingProblem | OneHotProblem
 Solution = NDArray[np.int8] | NDArray[np.int64]
 Schedule = Literal["auto", "tree", "ramp", "optimize"]
 ProducedBy = Literal["sample", "polish", "incumbent", "search"]
+# How a result came about: by no circuit, on a machine, or simulated by the whole state, its feasible part, a closed form, its
+# density matrix without or with noise, its action on each eigenvalue, or the product of its unitaries.
 Execution = Literal[
-    "none", "simulated-statevector", "simulated-subspace", "simulated-analytic-p1", "simulated-noisy", "device"
+    "none", "device", "simulated-statevector", "simulated-subspace", "simulated-analytic-p1", "simulated-density",
+    "simulated-noisy", "simulated-spectral", "simulated-gates",
 ]  # fmt: skip
 Remaining = Callable[[], float]
 

@@ -61,10 +61,12 @@ class DeviceSpec(BaseModel):
 
     def execution(self, noise: float | None) -> Execution:
         """The label of its answers."""
-        if noise:
-            return "simulated-noisy"
         known = self.takes_noise or self.pennylane.startswith(STATEVECTOR_SIMULATORS)
-        return "simulated-statevector" if (known if self.simulator is None else self.simulator) else "device"
+        if not (known if self.simulator is None else self.simulator):
+            return "device"
+        if self.takes_noise:
+            return "simulated-noisy" if noise else "simulated-density"
+        return "simulated-statevector"
 
 
 class DevicePool(BaseModel):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import numpy as np
@@ -15,7 +15,8 @@ from qstream.quantum.devices.pool import DEFAULT_POOL, DevicePool, DeviceSpec
 from qstream.quantum.devices.sample import sample
 from qstream.quantum.ising import IsingProblem
 from qstream.quantum.onehot import OneHotProblem
-from qstream.quantum.qaoa.schedule import MAX_TREE_P, effective_degree, ramp, tree
+from qstream.quantum.qaoa.schedule import MAX_TREE_P
+from qstream.quantum.qaoa.schedule import angles as spin_angles
 from qstream.quantum.qaoa.subspace_solver import QAOA_XY
 from qstream.quantum.record import Answer, Problem, ProducedBy, Reason, Refused, Remaining, Solution, SolveRequest
 
@@ -32,7 +33,10 @@ _CIRCUIT_MS: Final = 1.0
 
 @dataclass(frozen=True, eq=False)
 class DeviceSolver:
-    """The solver ``device:NAME``: `sampler` measures the circuits, in this process or in another."""
+    """The solver ``device:NAME``: `sampler` measures the circuits, in this process or in another.
+
+    A warm start changes nothing.
+    """
 
     spec: DeviceSpec
     sampler: Sampler
@@ -78,7 +82,7 @@ class DeviceSolver:
         )  # fmt: skip
 
     def _fitting_layers(self, request: SolveRequest, left_ms: float) -> int:
-        most = DEFAULT_P if self.spec.execution(request.noise) == "simulated-statevector" else NOISY_P
+        most = NOISY_P if self.spec.execution(request.noise) in ("device", "simulated-noisy") else DEFAULT_P
         return next((p for p in range(most, 1, -1) if self._estimate_ms(request, p) <= left_ms / 2), 1)
 
     def _estimate_ms(self, request: SolveRequest, p: int) -> float:
@@ -126,10 +130,7 @@ def solutions_of(problem: Problem, samples: Samples) -> tuple[Solution, NDArray[
 
 
 def angles(request: SolveRequest, p: int) -> tuple[NDArray[np.float64], NDArray[np.float64], str]:
-    """Gammas [p], betas [p] and the name of the schedule; `auto` transfers tree angles as far as they go."""
-    problem = request.problem
-    if isinstance(problem, OneHotProblem):
-        return *QAOA_XY.angles(problem, p), "ramp"
-    if request.schedule == "ramp" or (request.schedule == "auto" and p > MAX_TREE_P):
-        return *ramp(p, problem.sigma()), "ramp"
-    return *tree(p, problem.sigma(), effective_degree(problem)), "tree"
+    """Gammas [p], betas [p] or [p, m], and the name of their schedule: those of the simulated solvers for a cold start."""
+    if isinstance(request.problem, OneHotProblem):
+        return *QAOA_XY.angles(request.problem, p), "ramp"
+    return spin_angles(replace(request, warm_start=None), p)

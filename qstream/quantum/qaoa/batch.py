@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qstream.quantum.attempt import Clock
 from qstream.quantum.classical.exact import margin
 from qstream.quantum.ising import IsingProblem, spins_of
 from qstream.quantum.qaoa.schedule import stretched
 from qstream.quantum.qaoa.statevector import Statevector, unlimited
-from qstream.quantum.record import Remaining
+from qstream.quantum.record import Execution, Remaining
 
 DEFAULT_P: Final = 8
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Of each of B problems: the best sample, descended by single flips, and what its state tells."""
+    """Of each of B problems: the best sample, descended by single flips, and what its state tells; how all came about."""
 
     solutions: NDArray[np.int8]
     energies: NDArray[np.float64]
@@ -29,12 +31,26 @@ class Batch:
     expectations: NDArray[np.float64]
     p_opt: NDArray[np.float64]
     optima: NDArray[np.float64]
+    """Exact, as all energies are at hand."""
+    n: int
+    p: int
+    shots: int
+    seed: int
+    wall_ms: float
+    schedule: str = "stretched"
+    execution: Execution = "simulated-statevector"
+    label: Literal["simulated"] = "simulated"
 
 
 def solve_batch(
-    problems: Sequence[IsingProblem], p: int = DEFAULT_P, shots: int = 256, seed: int = 0, remaining_s: Remaining = unlimited
+    problems: Sequence[IsingProblem],
+    p: int = DEFAULT_P,
+    shots: int = 256,
+    seed: int = 0,
+    remaining_s: Remaining = unlimited,
+    clock: Clock = time.perf_counter,
 ) -> Batch:
-    """QAOA at the stretched angles on all problems at once; equal seeds give equal bytes.
+    """QAOA at the stretched angles on all problems at once; equal seeds give equal solutions.
 
     Raises
     ------
@@ -43,6 +59,7 @@ def solve_batch(
     Refused
         ``timeout``: no time remained before some layer.
     """
+    start_s = clock()
     circuit = Statevector(problems)
     gammas, betas = stretched(p, 1.0)
     circuit.evolve(gammas / sigmas(problems)[:, np.newaxis], betas, remaining_s)
@@ -60,6 +77,11 @@ def solve_batch(
         expectations=np.einsum("bn,bn->b", probabilities, energies) + circuit.offsets,
         p_opt=np.sum(probabilities, axis=1, where=energies <= close[:, np.newaxis]),
         optima=lows + circuit.offsets,
+        n=circuit.n,
+        p=p,
+        shots=shots,
+        seed=seed,
+        wall_ms=1e3 * (clock() - start_s),
     )
 
 

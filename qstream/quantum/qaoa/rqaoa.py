@@ -48,6 +48,7 @@ class Rqaoa:
 
     Each round takes the strongest of all means of coupled pairs and of spins, and makes it a rule; with a deadline, as many
     of the strongest as bring the end in time. The solution is descended by single flips at last. A warm start changes nothing.
+    No samples are taken; the control has as many random solutions as the request has shots.
     """
 
     name: str = "rqaoa"
@@ -164,9 +165,7 @@ def strongest(means: Correlators, count: int) -> list[Link]:
     return rules
 
 
-def eliminate(
-    problem: IsingProblem, alive: list[int], rules: list[Link], links: list[Link]
-) -> tuple[IsingProblem, list[int]]:
+def eliminate(problem: IsingProblem, alive: list[int], rules: list[Link], links: list[Link]) -> tuple[IsingProblem, list[int]]:
     """The problem of the spins that are left, and their names; the rules go to `links` under the names of `alive`."""
     couplings, fields, offset = problem.symmetric().copy(), problem.h.copy(), problem.offset
     for rule in rules:

@@ -7,9 +7,11 @@ Sources: Hadfield et al. 2019 (alternating operator ansatz), Egger et al. 2021 (
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
+from importlib import resources
 from typing import Final, Literal
 
 import numpy as np
@@ -26,15 +28,6 @@ OneHotMixer = Literal["complete", "ring"]
 MAX_WEIGHT_SPINS: Final = 14
 _BLOCK: Final = 32
 MAX_WEIGHT_LAYERS: Final = 64
-# Angles for p = 1 to 4: gammas on the scale of the energies' standard deviation, betas, and the start's falloff. They bring
-# the expected best of 32 samples furthest from a random incumbent in windows of 10 and 12 experts of recorded routing and
-# in Gaussian problems, and serve n = 8 to 14 alike.
-_ANGLES: Final = (
-    ((1.277,), (-0.158,), 0.28),
-    ((0.986, 1.329), (-0.139, -0.112), 0.69),
-    ((0.853, 1.356, 1.542), (-0.146, -0.121, -0.080), 0.76),
-    ((0.697, 1.233, 1.374, 1.545), (-0.193, -0.130, -0.092, -0.091), 0.80),
-)
 _JITTER: Final = 0.02
 
 
@@ -233,7 +226,7 @@ def solve_fixed_weight(
 
     The answer is the best sample, unpolished. Its optimum is exact over these solutions, for their energies are all at
     hand; its control is the same number of shots of the circuit at p = 0, which samples the start: around the warm start,
-    or uniform.
+    or uniform. `n_2q` counts a gate a coupling and an XY gate a pair of spins in each layer, without the start's preparation.
 
     Parameters
     ----------
@@ -254,7 +247,7 @@ def solve_fixed_weight(
         if not 1 <= value <= most:
             raise ProblemError(f"{name} is {value!r}, allowed are 1 to {most}")
     energies = weight_energies(problem, weight)
-    gammas, betas, falloff = weight_angles(p, float(energies.std()))
+    gammas, betas, falloff = weight_angles(p, float(energies.std()), warm=warm_start is not None)
     start = weight_start(n, weight, warm_start, falloff=falloff, jitter=_JITTER, seed=seed)
     psi = weight_state(energies, start, gammas, betas, n=n, weight=weight, remaining_s=remaining_s)
     found = Distribution(n, 0.0, False, energies, np.abs(psi) ** 2)
@@ -269,13 +262,25 @@ def solve_fixed_weight(
     )  # fmt: skip
 
 
-def weight_angles(p: int, deviation: float) -> tuple[list[float], list[float], float]:
-    """Gammas [p], betas [p] and the start's falloff, for energies of that standard deviation over the subspace."""
-    known = min(p, len(_ANGLES))
-    gammas, betas, falloff = _ANGLES[known - 1]
+def weight_angles(p: int, deviation: float, *, warm: bool = True) -> tuple[list[float], list[float], float]:
+    """Gammas [p], betas [p] and the start's falloff, for energies of that standard deviation over the subspace.
+
+    From the table that `qstream.quantum.qaoa.weight_angles` makes, up to p = 4; above, interpolated. Its falloffs are near 0:
+    what a trained circuit captures, it does not have from the start.
+    """
+    rows = weight_table()["warm" if warm else "uniform"]
+    known = min(p, len(rows))
+    gammas, betas, falloff = rows[known - 1]
     at, own = (np.arange(p) + 0.5) / p, (np.arange(known) + 0.5) / known
     scale = 1 / deviation if deviation > 0 else 0.0
     return (scale * np.interp(at, own, gammas)).tolist(), np.interp(at, own, betas).tolist(), falloff
+
+
+@cache
+def weight_table() -> dict[str, list[tuple[list[float], list[float], float]]]:
+    """By start, ``warm`` or ``uniform``, the gammas, betas and falloff for p = 1 to 4."""
+    stored = json.loads(resources.files("qstream.quantum.qaoa").joinpath("weight_angles.json").read_text())
+    return {start: [(row["gamma"], row["beta"], row["falloff"]) for row in rows] for start, rows in stored.items()}
 
 
 def control(start: Distribution, shots: int, rng: np.random.Generator) -> Control:

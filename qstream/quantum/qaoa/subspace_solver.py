@@ -138,8 +138,13 @@ def polished(
 
 
 def two_qubit_gates(problem: OneHotProblem, p: int, mixer: OneHotMixer) -> int:
-    """Gates of the circuit on one qubit a level: W states to begin, then a layer's phases and one XY gate a transition."""
+    """Gates of the circuit on one qubit a level: W states to begin, then in each layer the phases and the mixers.
+
+    The complete mixer turns the W state back, and on again, as the circuits do that devices run; the ring takes an XY gate a
+    pair of neighbours.
+    """
     sizes = np.array(problem.sizes)
+    chain = int((sizes - 1).sum())
     phases = sum(int(np.count_nonzero(costs)) for costs in problem.pair.values())
-    transitions = sizes * (sizes - 1) // 2 if mixer == "complete" else np.where(sizes > 2, sizes, sizes - 1)
-    return int((sizes - 1).sum()) + p * (phases + int(transitions.sum()))
+    mixing = 2 * chain if mixer == "complete" else int(np.where(sizes > 2, sizes, sizes - 1).sum())
+    return chain + p * (phases + mixing)

@@ -117,7 +117,7 @@ def generate(max_p: int = MAX_P, instances: int = INSTANCES) -> Table:
             value, angles = max((maximise(partial(objective, families, warm=warm), each) for each in starts), key=lambda f: f[0])
             falloff, rest = (angles[:1], angles[1:]) if warm else (np.zeros(1), angles)
             gamma, beta = (np.round(part, 4).tolist() for part in np.split(rest, 2))
-            rows.append({"value": round(value, 5), "gamma": gamma, "beta": beta, "falloff": round(float(falloff[0]), 4)})
+            rows.append({"value": round(value, 5), "gamma": gamma, "beta": beta, "falloff": round(float(falloff[0]), 4) + 0.0})
             starts = [np.concatenate([angles[:1] if warm else angles[:0], deeper(rest)])]
         table[start] = rows
     return table

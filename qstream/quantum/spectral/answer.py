@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from qstream.quantum.record import Execution
 from qstream.quantum.spectral.matrices import Array
 
 Clock = Callable[[], float]
 Method = Literal["hhl", "qsvt-inverse", "qsvt-sign", "qsvt-filter"]
-Execution = Literal["simulated-spectral", "simulated-gates"]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from qstream.errors import ProblemError
-from qstream.quantum.spectral.answer import Clock, Execution, Run, Simulated, SpectralAnswer, beside_twin, relative
+from qstream.quantum.record import Execution
+from qstream.quantum.spectral.answer import Clock, Run, Simulated, SpectralAnswer, beside_twin, relative
 from qstream.quantum.spectral.chebyshev import MAX_DEGREE, Fit, fit_filter, fit_inverse, fit_sign
 from qstream.quantum.spectral.matrices import Array, condition, matrix, padded, qubits_for, unitary_dilation, vector
 from qstream.quantum.spectral.qft import inverse_gates, run_gates

@@ -63,7 +63,7 @@ def test_noise_draws_the_mean_to_that_of_random_solutions():
     )
     means = [np.average(answer.energies, weights=answer.counts) for answer in (clean, noisy, noisier)]  # type: ignore[arg-type]
     assert means[0] < means[1] < means[2] < 0.5
-    assert [answer.execution for answer in (clean, noisy)] == ["simulated-statevector", "simulated-noisy"]
+    assert [answer.execution for answer in (clean, noisy)] == ["simulated-density", "simulated-noisy"]
 
 
 def test_the_solution_is_no_worse_than_the_best_sample():

@@ -23,7 +23,12 @@ def problems(n: int, fields: bool, count: int = 12) -> list[IsingProblem]:
 @pytest.mark.parametrize(("n", "fields"), [(1, True), (6, True), (7, False), (13, True)])
 def test_each_problem_has_the_record_that_it_has_alone(n: int, fields: bool) -> None:
     given = problems(n, fields, 4)
-    batch = solve_batch(given, p=6, shots=64, seed=3)
+    ticks = iter([1.0, 1.25])
+    batch = solve_batch(given, p=6, shots=64, seed=3, clock=lambda: next(ticks))
+    assert (batch.label, batch.execution, batch.n, batch.p, batch.shots, batch.seed) == (
+        "simulated", "simulated-statevector", n, 6, 64, 3,
+    )  # fmt: skip
+    assert batch.wall_ms == 250
     for k, problem in enumerate(given):
         circuit = Statevector([problem], np.float64)
         circuit.evolve(*stretched(6, problem.sigma()))

@@ -47,9 +47,7 @@ def test_links_keep_the_names_of_the_first_problem() -> None:
 
 
 def test_the_strongest_mean_rules_and_no_rule_speaks_of_a_spin_that_is_gone() -> None:
-    means = Correlators(
-        np.array([0.05, -0.6, 0.0]), np.array([0, 0, 1]), np.array([1, 2, 2]), np.array([-0.9, 0.7, 0.8])
-    )
+    means = Correlators(np.array([0.05, -0.6, 0.0]), np.array([0, 0, 1]), np.array([1, 2, 2]), np.array([-0.9, 0.7, 0.8]))
     assert strongest(means, 1) == [Link(1, 0, -1)]
     assert strongest(means, 3) == [Link(1, 0, -1), Link(2, 0, 1), Link(0, None, 1)]
 

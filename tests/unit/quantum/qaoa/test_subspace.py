@@ -211,4 +211,3 @@ def test_no_layer_begins_after_the_deadline() -> None:
     with pytest.raises(Refused) as refused:
         subspace.solve_fixed_weight(random_ising(10, 8), 4, p=4, shots=8, seed=0, remaining_s=lambda: next(left))
     assert refused.value.reason is Reason.TIMEOUT
-

@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 
+from qstream.quantum.devices.circuits import circuit_of, script_of
 from qstream.quantum.ising import IsingProblem
 from qstream.quantum.onehot import OneHotProblem
 from qstream.quantum.qaoa.subspace_solver import MOST_P, QAOA_XY, QaoaXY, two_qubit_gates
@@ -102,9 +103,15 @@ def test_depth_follows_the_time_left() -> None:
     assert refused.value.reason is Reason.DEADLINE_INSUFFICIENT
 
 
-def test_the_circuit_of_two_triples_has_this_many_two_qubit_gates() -> None:
-    problem = random_onehot(7, (3, 3))
-    assert two_qubit_gates(problem, 2, "complete") == 4 + 2 * (9 + 6)
+@pytest.mark.parametrize(("sizes", "p"), [((3, 3), 2), ((2, 4, 1, 5), 3)])
+def test_as_many_two_qubit_gates_are_counted_as_a_device_runs(sizes: tuple[int, ...], p: int) -> None:
+    problem = random_onehot(7, sizes)
+    circuit = circuit_of(problem, *QAOA_XY.angles(problem, p), shots=1, seed=0)
+    wires = [len(gate.wires) for gate in script_of(circuit).operations]
+    assert two_qubit_gates(problem, p, "complete") == wires.count(2)
+
+
+def test_a_ring_takes_one_gate_a_pair_of_neighbours() -> None:
     assert two_qubit_gates(random_onehot(7, (4, 2)), 1, "ring") == 4 + 8 + 5
 
 
