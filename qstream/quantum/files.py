@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -150,7 +151,8 @@ def _graph(value: Mapping[str, Any], kind: str, colors: int | None) -> Problem:
     fields = []
     for number, node in enumerate(_list(value, "nodes", MAX_SPINS)):
         name = node.get("id") if isinstance(node, dict) else None
-        if not isinstance(node, dict) or not isinstance(name, (str, int, float)) or name in at:
+        finite = isinstance(name, (str, int)) or (isinstance(name, float) and math.isfinite(name))
+        if not isinstance(node, dict) or not finite or name in at:
             raise ProblemError(f"nodes[{number}] is {_told(node)}, allowed is an object with an id of its own")
         at[name] = number
         fields.append(((number,), node.get("h", 0.0)))

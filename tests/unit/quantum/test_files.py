@@ -131,6 +131,7 @@ BAD = [
     ({"nodes": [], "links": []}, "variables|nodes|n is 0"),
     ({"nodes": [1], "links": []}, r"nodes\[0\] is 1"),
     ({"nodes": [{"id": [1]}], "links": []}, r"nodes\[0\]"),
+    ('{"nodes": [{"id": 1e999}], "links": []}', r"nodes\[0\]"),  # which JSON for machines could not repeat
     ({"nodes": [{"id": 0}, {"id": 0}], "links": []}, r"nodes\[1\]"),
     ({"nodes": [{"id": i} for i in range(5000)], "links": []}, "nodes has 5000 entries"),
     ({"nodes": TWO, "links": [{"source": 0, "target": 2}]}, r"links\[0\]"),
