@@ -17,6 +17,7 @@ from qstream.quantum.classical.exact import spectrum
 from qstream.quantum.classical.greedy import polish, random_solutions
 from qstream.quantum.ising import IsingProblem
 from qstream.quantum.qaoa.analytic import Correlators, best_angles, profile
+from qstream.quantum.qaoa.schedule import spin_problem
 from qstream.quantum.record import Answer, Control, ProducedBy, Reason, Refused, Remaining, SolveRequest
 
 MAX_SPINS: Final = 256
@@ -67,10 +68,10 @@ class Rqaoa:
         return None
 
     def estimate_ms(self, request: SolveRequest) -> float:
-        return _LEAST * evaluation_ms(spins_problem(request))
+        return _LEAST * evaluation_ms(spin_problem(request))
 
     def run(self, request: SolveRequest, remaining_s: Remaining) -> Answer:
-        problem = spins_problem(request)
+        problem = spin_problem(request)
         if remaining_s() <= 0:
             raise Refused(Reason.DEADLINE_INSUFFICIENT, "no time is left")
         gamma = first_gamma(problem, remaining_s())
@@ -90,13 +91,6 @@ class Rqaoa:
 
 
 RQAOA: Final = Rqaoa()
-
-
-def spins_problem(request: SolveRequest) -> IsingProblem:
-    """The request's problem, which `refusal` has let through."""
-    if not isinstance(request.problem, IsingProblem):
-        raise Refused(Reason.UNSUPPORTED, "the problem is one-hot, this solver takes spins")
-    return request.problem
 
 
 def evaluation_ms(problem: IsingProblem) -> float:

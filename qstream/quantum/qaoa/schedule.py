@@ -82,9 +82,7 @@ def angles(request: SolveRequest, p: int) -> tuple[NDArray[np.float64], NDArray[
     A warm start has the ramp; else ``auto`` has tree angles up to p = 5 and the stretched ones beyond. `Refused` where tree
     angles are asked for above p = 5.
     """
-    problem = request.problem
-    if not isinstance(problem, IsingProblem):
-        raise Refused(Reason.UNSUPPORTED, "the problem has one-hot variables, these angles are for spins")
+    problem = spin_problem(request)
     sigma = problem.sigma()
     if request.schedule == "ramp" or (request.schedule == "auto" and request.warm_start is not None):
         return *ramp(p, sigma), "ramp"
@@ -93,6 +91,13 @@ def angles(request: SolveRequest, p: int) -> tuple[NDArray[np.float64], NDArray[
     if request.schedule == "tree":
         raise Refused(Reason.UNSUPPORTED, f"p is {p}, tree angles are kept up to {MAX_TREE_P}")
     return *stretched(p, sigma), "stretched"
+
+
+def spin_problem(request: SolveRequest) -> IsingProblem:
+    """The request's problem; `Refused` if it has no spins."""
+    if not isinstance(request.problem, IsingProblem):
+        raise Refused(Reason.UNSUPPORTED, "the problem has one-hot variables, allowed are spins")
+    return request.problem
 
 
 @cache

@@ -18,7 +18,7 @@ from qstream.quantum.qaoa.cost import CostModel, calibrate
 from qstream.quantum.qaoa.diagonals import MAX_QUBITS
 from qstream.quantum.qaoa.measure import Distribution, distributions
 from qstream.quantum.qaoa.optimize import MAX_EVALUATIONS, optimised
-from qstream.quantum.qaoa.schedule import MAX_TREE_P, angles
+from qstream.quantum.qaoa.schedule import MAX_TREE_P, angles, spin_problem
 from qstream.quantum.qaoa.statevector import Statevector, unlimited
 from qstream.quantum.record import Answer, Control, ProducedBy, Reason, Refused, Remaining, SolveRequest
 
@@ -62,7 +62,7 @@ class Qaoa:
     def run(self, request: SolveRequest, remaining_s: Remaining) -> Answer:
         if (refused := self.refusal(request)) is not None:
             raise refused
-        problem, p = spins(request), layers(request, remaining_s)
+        problem, p = spin_problem(request), layers(request, remaining_s)
         circuit = Statevector([problem], start=request.warm_start)
         gammas, betas, schedule = angles(request, p)
         if request.schedule == "optimize":
@@ -74,13 +74,6 @@ class Qaoa:
 
 
 QAOA: Final = Qaoa()
-
-
-def spins(request: SolveRequest) -> IsingProblem:
-    """The request's problem, if it has spins."""
-    if not isinstance(request.problem, IsingProblem):
-        raise Refused(Reason.UNSUPPORTED, "the problem has one-hot variables, this solver takes spins")
-    return request.problem
 
 
 def layers(request: SolveRequest, remaining_s: Remaining) -> int:
@@ -102,13 +95,13 @@ def work(request: SolveRequest) -> int:
 
 def state_qubits(request: SolveRequest) -> int:
     """Qubits that are simulated: without fields one spin is held."""
-    problem = spins(request)
+    problem = spin_problem(request)
     return problem.n - (problem.n > 1 and request.warm_start is None and not np.any(problem.h))
 
 
 def measured(request: SolveRequest, found: Distribution, p: int, schedule: str) -> Answer:
     """Sample, descend from the best, and write down what the state tells."""
-    problem = spins(request)
+    problem = spin_problem(request)
     rng = np.random.default_rng(request.seed)
     states, counts = found.sample(request.shots, rng)
     samples = spins_of(states, problem.n)
