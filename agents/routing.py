@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
+
 from agents.app import Agent
 from qstream import metrics
 from qstream.config import Settings
 from qstream.contract import Event
+from qstream.quantum.runtime import QuantumRuntime
 from qstream.routing.options import RoutingOptions
 from qstream.routing.processor import RoutingProcessor
 from schemas.placement import PlacementPlan
@@ -15,7 +19,15 @@ from schemas.shares import DispatchShares
 
 def processor(settings: Settings) -> RoutingProcessor:
     """The processor with the options that the worker starts with."""
-    return RoutingProcessor(RoutingOptions().changed(settings.options))
+    return RoutingProcessor(RoutingOptions().changed(settings.options), quantum_runtime)
+
+
+@functools.cache
+def quantum_runtime() -> QuantumRuntime:
+    """The runtime of this worker's devices, started when the option `device` names one."""
+    runtime = QuantumRuntime()
+    atexit.register(runtime.close)
+    return runtime
 
 
 def observe(event: Event) -> None:

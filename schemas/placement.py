@@ -49,6 +49,7 @@ class PlacementPlan(Frame):
     ttl_s: float | None = Field(default=None, gt=0)
     skip_reason: Name | None = Field(default=None)
     reset_reason: Name | None = Field(default=None)
+    fallback_reason: Name | None = Field(default=None, description="why a solver that was asked for did not answer")
     expected: PlacementScore = Field(strict=False)
     solver: SolverRecord = Field(strict=False)
     apply_layers: Annotated[tuple[Layer, ...], Field(strict=False, fail_fast=True)] = Field(default=())

@@ -21,13 +21,17 @@ MAP_MAX_BYTES = 1 << 18
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Decision:
-    """A placement int32 [L, P], or the reason to keep the one in force; `moves` lead from that to this, best first."""
+    """A placement int32 [L, P], or the reason to keep the one in force; `moves` lead from that to this, best first.
+
+    `fallback_reason` says why a solver that was asked for did not answer.
+    """
 
     physical_to_logical: NDArray[np.int32]
     skip_reason: str | None
     score: PlacementScore
     solver: SolverRecord
     moves: Moves
+    fallback_reason: str | None = None
 
 
 def decide(
@@ -88,7 +92,7 @@ def placement_frame(decision: Decision, topology: ExpertTopology, **header: Any)
         }
     return PlacementPlan(
         num_gpus=topology.num_gpus, slots_per_gpu=topology.slots_per_gpu, skip_reason=decision.skip_reason,
-        expected=decision.score, solver=decision.solver, **arrays, **header,
+        fallback_reason=decision.fallback_reason, expected=decision.score, solver=decision.solver, **arrays, **header,
     )  # fmt: skip
 
 

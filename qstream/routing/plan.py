@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -12,10 +13,13 @@ from qstream.errors import ProblemError
 from qstream.routing.decision import Decision, decide
 from qstream.routing.forecast import forecast
 from qstream.routing.hashing import assign_bounded, choose_replica
+from qstream.routing.hybrid import race, solver_record
 from qstream.routing.options import RoutingOptions
-from qstream.routing.place import PlaceOptions, placement_problem, solve
-from qstream.routing.problem import logical_maps
+from qstream.routing.partitions import gpu_partitions, gpu_plan
+from qstream.routing.place import PlacementProblem, PlaceOptions, placement_problem, solve
+from qstream.routing.problem import live_slots, logical_maps
 from qstream.routing.score import cross_node_copies, nodes_per_token, pairs_together
+from qstream.routing.windows import Runtime, WindowSettings
 from schemas.experts import ExpertTopology, even_nodes
 from schemas.routing import RoutingMetrics
 from schemas.solver import SolverRecord
@@ -33,12 +37,14 @@ def plan_placement(
     labels: NDArray[np.int64] | None = None,
     queued: NDArray[np.int64] | None = None,
     coactivation: NDArray[np.int64] | None = None,
+    runtime: Runtime | None = None,
 ) -> Decision:
     """Decide whether another placement is worth its moves.
 
     The fast tier packs the newest window and looks at nothing else; the scenario tier plans for a forecast, from all that is
-    known. The score is the balancedness expected under what the tier plans for; a plan that wins less than
-    ``options.min_gain`` is skipped. With co-activations, the part of them that comes to lie within nodes is won as well.
+    known. Where ``options.qaoa`` or ``options.hqc`` asks for it, windows then improve that plan. The score is the balancedness
+    expected under what the tier plans for; a plan that wins less than ``options.min_gain`` is skipped. With co-activations,
+    the part of them that comes to lie within nodes is won as well.
 
     Parameters
     ----------
@@ -48,6 +54,8 @@ def plan_placement(
         The placement in force.
     labels, queued, coactivation
         As in `place`.
+    runtime
+        Where ``options.device`` is to be found.
     """
     fast = options.placement == "fast"
     if fast:
@@ -58,6 +66,10 @@ def plan_placement(
         seed=options.seed,
     )  # fmt: skip
     found = solve(problem, coactivation)
+    if options.qaoa or options.hqc:
+        found = _improved(found, problem, options, runtime)
+    if found.skip_reason is not None:
+        return found
     gain = found.score.balancedness - found.score.balancedness_before
     if coactivation is not None:
         before, after = (pairs_together(p, coactivation, topology) for p in (previous, found.physical_to_logical))
@@ -65,6 +77,33 @@ def plan_placement(
     if gain < options.min_gain:
         return replace(found, skip_reason=f"gain {gain:.4f} is below min_gain {options.min_gain:g}")
     return found
+
+
+def _improved(found: Decision, problem: PlacementProblem, options: RoutingOptions, runtime: Runtime | None) -> Decision:
+    """The deterministic plan after its race with QAOA and HQC; the record is the race's, in its own units."""
+    topology, live = problem.topology, problem.live
+    slot = live_slots(topology)
+    plan = found.physical_to_logical[:, slot]
+    colocated = found.solver.name.startswith("colocation")
+    partitions = gpu_partitions(
+        plan, problem.ahead.scenarios, len(live), move_cost=problem.move_cost, previous=problem.previous[:, slot],
+        weights=problem.ahead.weights, capacity=problem.capacity[live], nodes=topology.nodes()[live] if colocated else None,
+    )  # fmt: skip
+    settings = WindowSettings(
+        size=options.window, layers=options.layers, shots=options.shots, seed=options.seed, device=options.device, runtime=runtime
+    )
+    outcome = race(
+        partitions, settings, qaoa=options.qaoa, hqc_turns=options.hqc, deterministic=options.deterministic,
+        deadline_s=math.inf if options.deadline_ms is None else options.deadline_ms / 1000,
+    )  # fmt: skip
+    reason = None if outcome.fallback_reason is None else str(outcome.fallback_reason)
+    if not outcome.answered:
+        return replace(found, skip_reason=f"no solver that was asked for answered: {reason}", fallback_reason=reason)
+    whole = found.physical_to_logical.copy()
+    whole[:, slot] = gpu_plan(outcome.partitions, plan)
+    solver = solver_record(outcome, settings)
+    better = decide(whole, problem.previous, problem.ahead, topology, solver)
+    return replace(better, solver=solver, fallback_reason=reason)
 
 
 def keep_placement(history: NDArray[np.int64], placement: NDArray[np.int32], topology: ExpertTopology, reason: str) -> Decision:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qstream.contract import Batch, Event, Record, Result
-from qstream.errors import Poison, ProblemError, Transient
+from qstream.errors import OptionError, Poison, ProblemError, Transient
+from qstream.quantum.record import Refused
+from qstream.quantum.runtime import QuantumRuntime
 from qstream.routing.decision import Decision, map_arrays, placement_frame
 from qstream.routing.memory import Memory, RoutingState
 from qstream.routing.options import RoutingOptions
@@ -37,6 +39,7 @@ from schemas.topics import (
 
 SLOT_BYTES = 32  # of a plan, a slot in the worst case: its expert, its share, and the five columns of a move
 TIME_MAX_MS = 10**14
+DEVICE_READY_S = 30.0
 
 
 class RoutingProcessor:
@@ -55,14 +58,29 @@ class RoutingProcessor:
     state = RoutingState
     tick_s: float | None = None
 
-    def __init__(self, options: RoutingOptions | None = None) -> None:
+    def __init__(self, options: RoutingOptions | None = None, runtime: Callable[[], QuantumRuntime] | None = None) -> None:
+        """`runtime` makes or gives the one where devices are found; it is asked when a device is named."""
         self.options = options or RoutingOptions()
+        self.runtime = runtime
 
     def configure(self, options: Mapping[str, Scalar]) -> Self:
-        return type(self)(self.options.changed(options))
+        changed = type(self)(self.options.changed(options), self.runtime)
+        if changed.options.device != self.options.device:
+            changed._prepare_device()
+        return changed
 
     def warm(self) -> None:
         warm()
+        self._prepare_device()
+
+    def _prepare_device(self) -> None:
+        """Have the device ready before a plan asks for it; one that cannot be had is told in each plan's `fallback_reason`."""
+        device = self.options.device
+        if device is not None and self.runtime is not None:
+            try:
+                self.runtime().prepare(device, timeout_s=DEVICE_READY_S)
+            except Refused as refused:
+                raise OptionError(f"option device: {device!r}, {refused.detail}") from refused
 
     def on_tick(self, key: str, state: RoutingState, now_ns: int, version: int) -> Result[RoutingState]:
         return Result()
@@ -206,10 +224,11 @@ class RoutingProcessor:
             reason = f"version {memory.proposed_version} is not acknowledged yet"
             return keep_placement(history, memory.placement, memory.topology, reason)
         labels, queued = memory.demand() or (None, None)
+        runtime = self.runtime() if self.options.device and self.runtime else None
         pairs = memory.coactivation() if self.options.colocate else None
         return plan_placement(
             history, memory.placement, memory.topology, self.options,
-            labels=labels, queued=queued, coactivation=pairs,
+            labels=labels, queued=queued, coactivation=pairs, runtime=runtime,
         )  # fmt: skip
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from qstream.contract import Batch, Record
-from qstream.errors import Transient
+from qstream.errors import OptionError, Transient
+from qstream.quantum.runtime import QuantumRuntime
 from qstream.routing.memory import contiguous
 from qstream.routing.options import RoutingOptions
 from qstream.routing.processor import RoutingProcessor
@@ -361,3 +362,46 @@ def test_experts_of_one_token_move_onto_one_node_if_asked(colocate):
     else:
         assert min(touched) > 0.3
         assert stream.state.pair_count is None
+
+
+def test_windows_by_circuits_improve_the_plan_and_say_what_they_were_worth():
+    plain, windows = Stream(), Stream(OPTIONS.changed({"qaoa": True, "hqc": True, "window": 6, "steps": 0}))
+    plans = []
+    for stream in (plain, windows):
+        stream.send(TOPOLOGY)
+        plans.append(stream.send(load("1")).events[0].frame)
+    record = plans[1].solver
+    assert (record.execution, record.depth, record.shots, record.n) == ("simulated-subspace", 2, 32, 6)
+    assert record.name.startswith("qaoa+hqc")
+    assert record.objective <= record.classical_twin
+    assert record.control is not None
+    assert plans[1].fallback_reason is None
+    again = Stream(OPTIONS.changed({"qaoa": True, "hqc": True, "window": 6, "steps": 0}))
+    again.send(TOPOLOGY)
+    assert again.send(load("1")).events[0].frame.encode() == plans[1].encode()
+
+
+def test_a_device_that_cannot_be_had_leaves_the_deterministic_plan_and_says_why():
+    stream = Stream(OPTIONS.changed({"qaoa": True, "device": "lightning.qubit"}))  # without a runtime, where devices live
+    stream.send(TOPOLOGY)
+    plan = stream.send(load("1")).events[0].frame
+    assert plan.fallback_reason == "unavailable"
+    assert plan.skip_reason is None
+    alone = Stream(OPTIONS.changed({"qaoa": True, "device": "lightning.qubit", "deterministic": False}))
+    alone.send(TOPOLOGY)
+    plan = alone.send(load("1")).events[0].frame
+    assert plan.skip_reason == "no solver that was asked for answered: unavailable"
+
+
+def test_a_device_answers_windows_and_an_unknown_one_is_refused_when_it_is_named():
+    with QuantumRuntime() as runtime:
+        processor = RoutingProcessor(OPTIONS, lambda: runtime)
+        with pytest.raises(OptionError, match="nonesuch"):
+            processor.configure({"qaoa": True, "device": "nonesuch"})
+        stream = Stream()
+        stream.processor = processor.configure({"qaoa": True, "device": "lightning.qubit", "window": 6, "steps": 0})
+        stream.send(TOPOLOGY)
+        plan = stream.send(load("1")).events[0].frame
+    assert plan.fallback_reason is None
+    assert plan.solver.execution == "simulated-statevector"  # which is what that device does
+    assert plan.solver.shots == 32
