@@ -70,8 +70,3 @@ def rows() -> list[tuple[str, float, str, str]]:
         ("hash of string ids", len(ids) / hashing / 1e6, "M/s", ">= 1"),
         ("JSON list of token objects to a batch, a token", objects / TOKENS * 1e6, "us", ""),
     ]
-
-
-if __name__ == "__main__":
-    for what, value, unit, target in rows():
-        print(f"{what:<48} {value:>9.3f} {unit:<4} {target}")

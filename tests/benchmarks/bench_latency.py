@@ -68,8 +68,3 @@ def _measure(at: Servers, running: Worker) -> tuple[list[float], float]:
         producer.join()
     steady = [batch.batch_id for batch in batches[RATE * WARM_UP_S :]]
     return [1e3 * (received[name] - sent[name]) for name in steady if name in received], share
-
-
-if __name__ == "__main__":
-    for what, value, unit, target in rows():
-        print(f"{what:<64} {value:10.3f} {unit:<12} target {target}")

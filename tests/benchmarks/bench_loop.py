@@ -230,8 +230,3 @@ def _cpu_s(work: Callable[[], object], repeats: int) -> float:
             work()
         rounds.append((time.process_time() - start) / (repeats // 10))
     return statistics.median(rounds)
-
-
-if __name__ == "__main__":
-    for what, value, unit, target in rows():
-        print(f"{what:<72} {value:10.3f} {unit:<4} target {target}")

@@ -73,8 +73,3 @@ def _labels(stick: ModuleType, stream: Any, windows: int) -> dict[str, np.ndarra
         "labels": np.stack([stick.counts(stream.ids[:now][label[:now] == k]) for k in names]),
         "queued": np.bincount(label[now : now + WINDOW], minlength=len(names)),
     }
-
-
-if __name__ == "__main__":
-    for what, value, unit, target in rows():
-        print(f"{what:90s} {value:10.4f} {unit:4s} {target}")

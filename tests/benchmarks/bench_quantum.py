@@ -106,8 +106,3 @@ def times_ms(call: Callable[[], object], repeats: int = 9) -> tuple[float, float
         walls.append(1e3 * (time.perf_counter() - wall))
         cpus.append(1e3 * (time.process_time() - cpu))
     return statistics.median(walls), statistics.median(cpus)
-
-
-if __name__ == "__main__":
-    for what, value, unit, target in rows():
-        print(f"{what:<58} {value:10.4f} {unit:<11} target {target}")

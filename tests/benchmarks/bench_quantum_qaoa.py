@@ -203,8 +203,3 @@ def cost_ms(call: Callable[[], object]) -> tuple[float, float]:
     wall, cpu = time.perf_counter(), time.process_time()
     call()
     return 1e3 * (time.perf_counter() - wall), 1e3 * (time.process_time() - cpu)
-
-
-if __name__ == "__main__":
-    for what, value, unit, target in rows():
-        print(f"{what:<58} {value:10.4f} {unit:<11} target {target}")

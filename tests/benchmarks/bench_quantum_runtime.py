@@ -19,6 +19,7 @@ from qstream.quantum.devices.solver import device_solver
 from qstream.quantum.ising import IsingProblem
 from qstream.quantum.record import Reason, SolveRequest, SolveResult
 from qstream.quantum.runtime import QuantumRuntime
+from tests.benchmarks.clock import median_ms
 
 Row = tuple[str, float, str, str]
 _MISBEHAVING = f"{Path(__file__).parents[1] / 'unit/quantum/devices/misbehaving.py'}:Misbehaving"
@@ -109,7 +110,7 @@ def slot_rows(runtime: QuantumRuntime) -> list[Row]:
     for n in (8, 12, 16):
         request = _request(n, p=3)
         solver = device_solver("lightning.qubit")
-        here = _median_ms(lambda solver=solver, request=request: solver.run(request, lambda: 10.0))  # type: ignore[misc]
+        here = median_ms(lambda solver=solver, request=request: solver.run(request, lambda: 10.0))  # type: ignore[misc]
         slots = [_arm_ms(runtime.solve(request, "device:lightning.qubit")) for _ in range(40)]
         found += [
             (f"lightning.qubit, {n} spins, p = 3, 256 shots: in this process", here, "ms", "-"),
@@ -213,17 +214,3 @@ def _pids(runtime: QuantumRuntime, name: str) -> list[int]:
 def _until(holds: Callable[[], bool]) -> None:
     while not holds():
         time.sleep(0.001)
-
-
-def _median_ms(call: Callable[[], object], repeats: int = 30) -> float:
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return 1e3 * statistics.median(times)
-
-
-if __name__ == "__main__":
-    for what, value, unit, target in rows():
-        print(f"{what:<64} {value:10.4f} {unit:<6} target {target}")

@@ -41,8 +41,3 @@ def rows() -> list[Row]:
         (f"resident memory after {BATCHES} batches of tokens", loaded, "MiB", "<= 300"),
         ("CPU while idle", 100 * idle_cpu, "% of a core", "-"),
     ]
-
-
-if __name__ == "__main__":
-    for what, value, unit, target in rows():
-        print(f"{what:<56} {value:10.3f} {unit:<12} target {target}")

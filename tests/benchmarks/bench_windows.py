@@ -196,8 +196,3 @@ def _clocked(call: Callable[[], Result]) -> tuple[Result, float]:
     start = time.perf_counter()
     result = call()
     return result, 1e3 * (time.perf_counter() - start)
-
-
-if __name__ == "__main__":
-    for what, value, unit, target in rows():
-        print(f"{what:<70} {value:10.4f} {unit:<11} target {target}")
