@@ -11,9 +11,13 @@ import numpy as np
 
 from qstream.routing.colocate import coactivation, colocate
 from qstream.routing.eplb import rebalance_experts
+from qstream.routing.memory import Memory
 from qstream.routing.place import PlaceOptions, place
+from qstream.state.fields import pack
 from schemas.experts import ExpertTopology
 from schemas.placement import PlacementPlan
+from schemas.tokens import TokenBatch
+from tests.benchmarks.clock import median_ms
 from tests.benchmarks.stick import TRACE, load_stick
 
 Row = tuple[str, float, str, str]
@@ -25,9 +29,9 @@ LAYERS = range(0, 26, 5)
 
 
 def rows() -> list[Row]:
-    """Speed of EPLB's call; the rest where the data folder is present."""
+    """Speed of EPLB's call and of the state; the rest where the data folder is present."""
     stick = load_stick()
-    speeds = speed_rows()
+    speeds = [*speed_rows(), *state_rows()]
     if stick is None:
         return speeds
     traces = stick.load(TRACE)
@@ -41,9 +45,39 @@ def speed_rows() -> list[Row]:
     for layers, experts, slots, gpus, limit in ((26, 64, 72, 8, 2), (58, 256, 288, 32, 40)):
         load = rng.lognormal(0, 1, (layers, experts))
         for algorithm in ("default", "eplb"):
-            ms = _median_ms(lambda a=algorithm, x=load, p=slots, g=gpus: rebalance_experts(x, p, 1, 1, g, a))  # type: ignore[misc]
+            ms = median_ms(lambda a=algorithm, x=load, p=slots, g=gpus: rebalance_experts(x, p, 1, 1, g, a))  # type: ignore[misc]
             found.append((f"rebalance_experts {layers} x {experts} -> {slots} on {gpus}, {algorithm}", ms, "ms", f"<= {limit}"))
     return found
+
+
+def state_rows() -> list[Row]:
+    """The state of a large model with 16 windows and 16 labels, and what a batch of 8,192 labelled tokens costs it."""
+    rng = np.random.default_rng(0)
+    layers, experts, tokens = 58, 256, 8192
+    topology = ExpertTopology(num_layers=layers, num_logical_experts=experts, top_k=8, num_gpus=32, slots_per_gpu=9)
+    names = tuple(f"tenant-{n}" for n in range(20))
+    batch = TokenBatch(
+        batch_id="b", ts_ns=1, model="m", layer=7, token_id=np.arange(tokens, dtype=np.uint64), label_names=names,
+        topk_ids=rng.random((tokens, experts)).argpartition(8, 1)[:, :8].astype(np.int32),
+        label=rng.integers(0, 20, tokens).astype(np.int32),
+    )  # fmt: skip
+    memory = Memory.fresh(topology, windows=16)
+    memory.add_batch(batch, 16, pairs=True)
+    memory.ring = np.ones((16, layers, experts), np.int32)
+    state = memory.state()
+    fields = pack(state)
+
+    def update() -> None:
+        again = Memory(state)
+        again.add(np.bincount(batch.topk_ids.ravel(), minlength=experts), 7, tokens)  # type: ignore[union-attr]
+        again.add_batch(batch, 16, pairs=True)
+        pack(again.state())
+
+    return [
+        ("state of 58 x 256 experts, 16 windows, 16 labels", sum(map(len, fields.values())) / 2**20, "MiB", "<= 4"),
+        ("  largest field", max(map(len, fields.values())) / 2**10, "KiB", "<= 64"),
+        ("  read, a batch of 8,192 tokens, written", median_ms(update), "ms", "<= 25"),
+    ]
 
 
 def next_window_rows(stick: ModuleType, streams: dict[int, object]) -> list[Row]:
@@ -120,7 +154,7 @@ def node_rows(stick: ModuleType, traces: dict[str, dict[str, np.ndarray]]) -> li
     together = coactivation(ids, 64)
     load = stick.counts(unseen)
     found: list[Row] = [
-        ("count co-activations, tokens of 6 layers", len(ids) / _median_ms(lambda: coactivation(ids, 64)), "k/s", "-")
+        ("count co-activations, tokens of 6 layers", len(ids) / median_ms(lambda: coactivation(ids, 64)), "k/s", "-")
     ]
     for name, steps, target in (("even load", 0, "-"), ("colocate", 40_000, "<= 2.51")):
         touched, fullest = [], []
@@ -129,7 +163,7 @@ def node_rows(stick: ModuleType, traces: dict[str, dict[str, np.ndarray]]) -> li
             touched.append(np.mean([stick.nodes_per_token(unseen[:, i], node[i]) for i in range(len(node))]))
             carried = np.stack([np.bincount(row, weights, minlength=4) for row, weights in zip(node, load, strict=True)])
             fullest.append((carried.max(1) / carried.mean(1)).mean())
-        ms = _median_ms(lambda s=steps: colocate(together, np.full(4, 16), steps=s)) / len(LAYERS)  # type: ignore[misc]
+        ms = median_ms(lambda s=steps: colocate(together, np.full(4, 16), steps=s)) / len(LAYERS)  # type: ignore[misc]
         found += [
             (f"{name}: nodes a token touches, of 4", float(np.mean(touched)), "", target),
             ("  fullest node over mean", float(np.mean(fullest)), "", "<= 1.06"),
@@ -148,18 +182,3 @@ def node_rows(stick: ModuleType, traces: dict[str, dict[str, np.ndarray]]) -> li
             (f"place on 4 nodes of 2 GPUs, {name}: balancedness, unseen half", stick.balancedness(plan, load, 8), "", "-")
         )
     return found
-
-
-def _median_ms(call: Callable[[], object], repeats: int = 9) -> float:
-    call()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return 1e3 * statistics.median(times)
-
-
-if __name__ == "__main__":
-    for what, value, unit, target in rows():
-        print(f"{what:<70} {value:10.4f} {unit:<11} target {target}")
