@@ -100,7 +100,7 @@ class OneHotProblem:
     def diagonal(self) -> NDArray[np.float64]:
         """Energies [k_1, ..., k_m] of all solutions; `ProblemError` above 4 million."""
         if self.states > MAX_STATES:
-            raise ProblemError(f"sizes give {self.states} states, allowed are {MAX_STATES} for a whole diagonal")
+            raise ProblemError(f"sizes give {told_states(self)} states, allowed are {MAX_STATES} for a whole diagonal")
         m = len(self.sizes)
         total = np.full(self.sizes, self.offset)
         for i, costs in enumerate(self.unary):
@@ -177,3 +177,8 @@ class OneHotProblem:
         for at, costs in self.pair.items():
             found.update(f"{at}".encode() + (costs + 0).astype("<f8").tobytes())
         return found.hexdigest()
+
+
+def told_states(problem: OneHotProblem) -> str:
+    """The count of solutions for a message; a large one, which may be beyond any float, as a power of ten."""
+    return str(problem.states) if problem.states < 10**9 else f"10^{math.log10(problem.states):.1f}"

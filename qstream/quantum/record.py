@@ -140,7 +140,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Control:
-    """The same number of shots of uniformly random solutions, which is the circuit at p = 0."""
+    """The same number of shots of the circuit at p = 0: of uniformly random solutions, or of the warm start's distribution."""
 
     best_energy: float
     mean_energy: float
@@ -174,7 +174,8 @@ class SolveMeta:
 
     `solver` gave the solution and `requested` was asked for. `baseline` is the classical twin, `tried` are all solvers that
     ran, `optimum` the exact minimum where it is known, `ratio` is ``(E_max - E) / (E_max - E_min)`` of the expectation where
-    both are known, `p_opt` the probability of an optimal state, `control` what random solutions give at equal shots.
+    both are known, `p_opt` the probability of an optimal state, `control` what the circuit at p = 0 gives
+    at equal shots: random solutions, or after a warm start those around it.
     """
 
     solver: str

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qstream.quantum.ising import IsingProblem, basis_spins, spins_of
-from qstream.quantum.onehot import MAX_STATES, OneHotProblem
+from qstream.quantum.onehot import MAX_STATES, OneHotProblem, told_states
 from qstream.quantum.record import Answer, Problem, Reason, Refused, Remaining, Solution, SolveRequest
 
 MAX_BITS: Final = 24
@@ -136,7 +136,7 @@ def size_refusal(problem: Problem) -> Refused | None:
         if problem.n > MAX_BITS:
             return Refused(Reason.TOO_LARGE, f"{problem.n} spins, allowed are {MAX_BITS}")
     elif problem.states > MAX_STATES:
-        return Refused(Reason.TOO_LARGE, f"{problem.states:.3g} states, allowed are {MAX_STATES}")
+        return Refused(Reason.TOO_LARGE, f"{told_states(problem)} states, allowed are {MAX_STATES}")
     return None
 
 

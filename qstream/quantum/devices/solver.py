@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
@@ -35,7 +35,7 @@ _CIRCUIT_MS: Final = 1.0
 class DeviceSolver:
     """The solver ``device:NAME``: `sampler` measures the circuits, in this process or in another.
 
-    A warm start changes nothing.
+    A warm start is refused. No circuit has more shots than the pool allows the device: the record's `shots` says how many it had.
     """
 
     spec: DeviceSpec
@@ -50,6 +50,8 @@ class DeviceSolver:
         spec, problem = self.spec, request.problem
         if request.noise and not spec.takes_noise:
             return Refused(Reason.UNSUPPORTED, f"noise is {request.noise}, which only density matrices take")
+        if request.warm_start is not None:
+            return Refused(Reason.UNSUPPORTED, "a warm start needs a circuit of its own, a device's starts uniform")
         if request.schedule == "optimize":
             return Refused(Reason.UNSUPPORTED, "schedule is 'optimize', a device runs fixed angles")
         if request.schedule == "tree" and (isinstance(problem, OneHotProblem) or (request.p or 1) > MAX_TREE_P):
@@ -130,7 +132,7 @@ def solutions_of(problem: Problem, samples: Samples) -> tuple[Solution, NDArray[
 
 
 def angles(request: SolveRequest, p: int) -> tuple[NDArray[np.float64], NDArray[np.float64], str]:
-    """Gammas [p], betas [p] or [p, m], and the name of their schedule: those of the simulated solvers for a cold start."""
+    """Gammas [p], betas [p] or [p, m], and the name of their schedule: those of the simulated solvers."""
     if isinstance(request.problem, OneHotProblem):
         return *QAOA_XY.angles(request.problem, p), "ramp"
-    return spin_angles(replace(request, warm_start=None), p)
+    return spin_angles(request, p)

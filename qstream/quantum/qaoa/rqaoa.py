@@ -48,7 +48,7 @@ class Rqaoa:
     """Recursive QAOA at p = 1.
 
     Each round takes the strongest of all means of coupled pairs and of spins, and makes it a rule; with a deadline, as many
-    of the strongest as bring the end in time. The solution is descended by single flips at last. A warm start changes nothing.
+    of the strongest as bring the end in time. The solution is descended by single flips at last. A warm start is refused.
     No samples are taken; the control has as many random solutions as the request has shots.
     """
 
@@ -63,6 +63,8 @@ class Rqaoa:
             return Refused(Reason.UNSUPPORTED, f"p is {request.p}, schedule {request.schedule!r}: only p = 1 is in closed form")
         if request.noise is not None or request.device is not None:
             return Refused(Reason.UNSUPPORTED, "noise and devices need a circuit, this solver has a formula")
+        if request.warm_start is not None:
+            return Refused(Reason.UNSUPPORTED, "a warm start needs a circuit of its own, this solver's formula starts uniform")
         if problem.n > MAX_SPINS:
             return Refused(Reason.TOO_LARGE, f"{problem.n} spins, allowed are {MAX_SPINS}")
         return None

@@ -64,13 +64,14 @@ class Qaoa:
             raise refused
         problem, p = spin_problem(request), layers(request, remaining_s)
         circuit = Statevector([problem], start=request.warm_start)
+        before = None if request.warm_start is None else distributions(circuit)[0]
         gammas, betas, schedule = angles(request, p)
         if request.schedule == "optimize":
             gammas, betas = optimised(circuit, (gammas, betas), problem.sigma(), remaining_s)
             circuit.reset()
             schedule = "optimize"
         circuit.evolve(gammas, betas, remaining_s)
-        return measured(request, distributions(circuit)[0], p, schedule)
+        return measured(request, distributions(circuit)[0], p, schedule, before)
 
 
 QAOA: Final = Qaoa()
@@ -99,18 +100,19 @@ def state_qubits(request: SolveRequest) -> int:
     return problem.n - (problem.n > 1 and request.warm_start is None and not np.any(problem.h))
 
 
-def measured(request: SolveRequest, found: Distribution, p: int, schedule: str) -> Answer:
-    """Sample, descend from the best, and write down what the state tells."""
+def measured(request: SolveRequest, found: Distribution, p: int, schedule: str, before: Distribution | None = None) -> Answer:
+    """Sample, descend from the best, and write down what the state tells; `before` is a warm start's, at p = 0."""
     problem = spin_problem(request)
     rng = np.random.default_rng(request.seed)
     states, counts = found.sample(request.shots, rng)
     samples = spins_of(states, problem.n)
     energies = problem.energies(samples)
     best, produced_by = descended(problem, samples, energies)
+    chance = control(found, request.shots, rng) if before is None else control_around(before, request.shots, rng)
     return Answer(
         best, problem.energy(best), produced_by, execution="simulated-statevector", samples=samples, energies=energies,
         counts=counts, shots=request.shots, p=p, n_2q=p * int(np.count_nonzero(problem.J)), schedule=schedule,
-        expectation=found.expectation, p_opt=found.p_opt, optimum=found.optimum, control=control(found, request.shots, rng),
+        expectation=found.expectation, p_opt=found.p_opt, optimum=found.optimum, control=chance,
     )  # fmt: skip
 
 
@@ -132,6 +134,12 @@ def control(found: Distribution, shots: int, rng: np.random.Generator) -> Contro
     """Uniformly random solutions in place of the circuit's samples."""
     energies = found.offset + found.energies[rng.integers(0, found.energies.size, shots)]
     return Control(float(energies.min()), float(energies.mean()), found.random_p_opt)
+
+
+def control_around(before: Distribution, shots: int, rng: np.random.Generator) -> Control:
+    """A warm start's own samples in place of the circuit's; mean and probability of the optimum are exact."""
+    states, _ = before.sample(shots, rng)
+    return Control(before.offset + float(before.energies[states].min()), before.expectation, before.p_opt)
 
 
 @cache

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qstream.quantum.classical.greedy import polish_levels, stacked_refusal
-from qstream.quantum.onehot import OneHotProblem
+from qstream.quantum.onehot import OneHotProblem, told_states
 from qstream.quantum.qaoa.measure import Distribution
 from qstream.quantum.qaoa.subspace import OneHotMixer, control, local_scale, onehot_state
 from qstream.quantum.record import Answer, ProducedBy, Reason, Refused, Remaining, SolveRequest
@@ -52,7 +52,7 @@ class QaoaXY:
         if request.warm_start is not None and self.mixer == "ring":
             return Refused(Reason.UNSUPPORTED, "a warm start needs the complete mixer, this solver has the ring")
         if problem.states > MAX_STATES:
-            return Refused(Reason.TOO_LARGE, f"{problem.states:.3g} states, allowed are {MAX_STATES}")
+            return Refused(Reason.TOO_LARGE, f"{told_states(problem)} states, allowed are {MAX_STATES}")
         return stacked_refusal(problem)
 
     def estimate_ms(self, request: SolveRequest) -> float:
@@ -67,7 +67,8 @@ class QaoaXY:
         psi = onehot_state(energies, gammas, betas, mixer=self.mixer, around=warm, remaining_s=remaining_s)
         m, flat = len(problem.sizes), energies.reshape(-1)
         found = Distribution(m, 0.0, False, flat, np.abs(psi.reshape(-1)) ** 2)
-        uniform = Distribution(m, 0.0, False, flat, np.full(flat.shape, 1 / flat.size))
+        start = onehot_state(energies, (), (), around=warm)
+        before = Distribution(m, 0.0, False, flat, np.abs(start.reshape(-1)) ** 2)
         rng = np.random.default_rng(request.seed)
         states, counts = found.sample(request.shots, rng)
         samples = np.stack(np.unravel_index(states, problem.sizes), 1).astype(np.int64)
@@ -76,7 +77,7 @@ class QaoaXY:
             solution, problem.energy(solution), produced_by, execution="simulated-subspace", samples=samples,
             energies=flat[states], counts=counts, shots=request.shots, p=p, schedule="ramp",
             n_2q=two_qubit_gates(problem, p, self.mixer), expectation=found.expectation, p_opt=found.p_opt,
-            optimum=found.optimum, control=control(uniform, request.shots, rng),
+            optimum=found.optimum, control=control(before, request.shots, rng),
         )  # fmt: skip
 
     def angles(self, problem: OneHotProblem, p: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

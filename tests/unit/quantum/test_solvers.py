@@ -398,3 +398,8 @@ def test_the_record_is_plain_data():
     meta = solve(glass(5), "qaoa").meta
     assert dataclasses.asdict(meta)["digest"] == glass(5).digest()
     assert meta.as_dict()["label"] == meta.label
+
+
+def test_a_problem_of_more_solutions_than_any_float_is_solved() -> None:
+    result = solve(OneHotProblem((40,) * 200), deadline_s=0.5)
+    assert result.energy == 0

@@ -107,3 +107,10 @@ def test_a_machine_with_more_wires_than_an_integer_has_bits_is_asked():
     with pytest.raises(Refused) as refused:
         solver.run(request, lambda: math.inf)
     assert refused.value.reason is Reason.NOT_INSTALLED
+
+
+def test_a_device_refuses_a_warm_start_and_says_how_many_shots_it_had() -> None:
+    refused = LIGHTNING.refusal(SolveRequest(ising(4), warm_start=np.ones(4, np.int8)))
+    assert refused is not None
+    assert refused.reason == Reason.UNSUPPORTED
+    assert LIGHTNING.run(SolveRequest(ising(2), shots=5000, p=1), lambda: math.inf).shots == LIGHTNING.spec.shots == 1024

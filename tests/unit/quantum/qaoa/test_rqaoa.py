@@ -139,6 +139,7 @@ def test_a_deadline_ends_the_recursion_in_few_rounds() -> None:
         (SolveRequest(OneHotProblem((2, 2))), Reason.UNSUPPORTED),
         (SolveRequest(random_ising(1, 4), p=2), Reason.UNSUPPORTED),
         (SolveRequest(random_ising(1, 4), noise=0.1), Reason.UNSUPPORTED),
+        (SolveRequest(random_ising(1, 4), warm_start=[1] * 4), Reason.UNSUPPORTED),
         (SolveRequest(IsingProblem(257, np.zeros((257, 257)))), Reason.TOO_LARGE),
     ],
 )

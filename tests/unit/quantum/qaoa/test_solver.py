@@ -178,3 +178,16 @@ def test_a_request_that_it_serves_is_not_refused() -> None:
     assert QAOA.refusal(SolveRequest(dense(22, 0))) is None
     problem = IsingProblem(14, np.triu(nx.to_numpy_array(nx.heawood_graph()), 1))
     assert answer(problem).energy == -21
+
+
+def test_the_control_of_a_warm_start_is_the_start_itself() -> None:
+    problem = dense(6, 11)
+    start = np.array([1, -1, 1, 1, -1, -1], np.int8)
+    control = answer(problem, p=1, shots=100_000, warm_start=start).control
+    assert control is not None
+    # Independent spins, each with mean start / 2, as 3/4 keep their value.
+    mean = start / 2
+    assert control.mean_energy == pytest.approx(problem.offset + problem.h @ mean + mean @ problem.J @ mean, rel=1e-5)
+    agree = np.count_nonzero(basis_spins(6)[problem.diagonal().argmin()] == start)
+    assert control.p_opt == pytest.approx(0.75**agree * 0.25 ** (6 - agree), rel=1e-5)
+    assert control.best_energy == pytest.approx(least(problem))

@@ -135,3 +135,19 @@ def test_a_flat_problem_is_answered() -> None:
     answer = QAOA_XY.run(SolveRequest(OneHotProblem((3, 3), offset=1.5), p=2), unlimited)
     assert answer.energy == answer.optimum == 1.5
     assert answer.p_opt == pytest.approx(1)
+
+
+def test_the_control_of_a_warm_start_is_the_start_itself() -> None:
+    problem = OneHotProblem((4, 3), unary=(np.arange(4.0), np.arange(3.0)))
+    control = QAOA_XY.run(SolveRequest(problem, p=1, warm_start=np.array([0, 2])), unlimited).control
+    assert control is not None
+    # Level 0 of 4 with 3/4 and each other with 1/12; level 2 of 3 with 3/4 and each other with 1/8.
+    assert control.mean_energy == pytest.approx((1 + 2 + 3) / 12 + 1 / 8 + 2 * 3 / 4)
+    assert control.p_opt == pytest.approx(3 / 4 * 1 / 8)
+
+
+def test_more_solutions_than_any_float_are_too_many_and_told_as_a_power_of_ten() -> None:
+    refused = QAOA_XY.refusal(SolveRequest(OneHotProblem((40,) * 200)))
+    assert refused is not None
+    assert refused.reason == Reason.TOO_LARGE
+    assert "10^320.4 states" in refused.detail
