@@ -18,6 +18,20 @@ if TYPE_CHECKING:
     from qstream.quantum.solvers import solve as solve
     from qstream.quantum.solvers import warm as warm
 
+__all__ = [
+    "IsingProblem",
+    "OneHotProblem",
+    "QuantumRuntime",
+    "Reason",
+    "SolveMeta",
+    "SolveRequest",
+    "SolveResult",
+    "from_networkx",
+    "from_qubo",
+    "solve",
+    "warm",
+]
+
 # What a user types most, by the module that has it; imported on first use, so that importing the package costs nothing.
 _NAMES: Final = {
     "IsingProblem": "ising",

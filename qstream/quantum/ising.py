@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final, cast
@@ -22,6 +22,7 @@ MAX_SPINS: Final = 4096
 MAX_DIAGONAL_BITS: Final = 24
 MAX_NUMBER: Final = 1e100
 _TILE: Final = 128
+_LEAST_SQUARE: Final = 1e-280
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,12 +40,13 @@ class IsingProblem:
     offset
         Added to every energy.
     labels
-        A name for each spin, by default its number.
+        A hashable name of its own for each spin, by default its number.
 
     Raises
     ------
     ProblemError
-        A shape is wrong, a number is not finite or beyond +-1e100, J has entries on or below its diagonal, or n is out of range.
+        A shape is wrong, a number is not finite or beyond +-1e100, J has entries on or below its diagonal,
+        n is out of range, or a label is not hashable or not the only one of its kind.
     """
 
     n: int
@@ -62,13 +64,15 @@ class IsingProblem:
             i, j = np.argwhere(low)[0]
             raise ProblemError(f"J[{i}, {j}] is {couplings[i, j]}, allowed is 0 on and below the diagonal")
         offset = float(finite_array("offset", self.offset, ()))
-        if self.labels and len(self.labels) != self.n:
-            raise ProblemError(f"labels are {len(self.labels)}, allowed is one for each of the {self.n} spins")
         for name, value in (("J", couplings), ("h", fields)):
             object.__setattr__(self, name, value)
         object.__setattr__(self, "n", int(self.n))
         object.__setattr__(self, "offset", offset)
-        object.__setattr__(self, "labels", tuple(self.labels) or tuple(range(self.n)))
+        object.__setattr__(self, "labels", checked_labels(self.labels, self.n))
+
+    def __reduce__(self) -> tuple[Callable[..., IsingProblem], tuple[object, ...]]:
+        # Anew, as arrays that were pickled come back writable.
+        return IsingProblem, (self.n, self.J, self.h, self.offset, self.labels)
 
     def energy(self, spins: ArrayLike) -> float:
         """The energy of one solution, spins [n]."""
@@ -104,7 +108,12 @@ class IsingProblem:
 
     def sigma(self) -> float:
         """Root mean square of the local field, ``sqrt(mean_i(sum_j J_ij^2 + h_i^2))``: by it all angles transfer."""
-        return math.sqrt((2 * float(np.einsum("ij,ij->", self.J, self.J)) + float(self.h @ self.h)) / self.n)
+        square = (2 * float(np.einsum("ij,ij->", self.J, self.J)) + float(self.h @ self.h)) / self.n
+        if square > _LEAST_SQUARE:
+            return math.sqrt(square)
+        # Squares of numbers this small vanish: they are taken of their ratios to the largest.
+        unit = max(float(np.abs(self.J).max()), float(np.abs(self.h).max()))
+        return unit and unit * math.sqrt((2 * float(((self.J / unit) ** 2).sum()) + float(((self.h / unit) ** 2).sum())) / self.n)
 
     def magnitude(self) -> float:
         """The sizes of all terms together: the scale of what rounding may do to an energy."""
@@ -177,6 +186,21 @@ class IsingProblem:
             found.update((self.J[first : first + _TILE, first:] + 0.0).astype("<f8", copy=False).tobytes())
         found.update((np.append(self.h, self.offset) + 0.0).astype("<f8").tobytes())
         return found.hexdigest()
+
+
+def checked_labels(labels: Iterable[Hashable], n: int) -> tuple[Hashable, ...]:
+    """A distinct label for each of n spins, by default its number; `ProblemError` if they are not."""
+    try:
+        names = tuple(labels)
+        distinct = len(set(names))
+    except TypeError as exc:
+        raise ProblemError(f"labels are no hashable names: {exc}") from exc
+    if names and len(names) != n:
+        raise ProblemError(f"labels are {len(names)}, allowed is one for each of the {n} spins")
+    if distinct < len(names):
+        twice = next(name for at, name in enumerate(names) if name in names[:at])
+        raise ProblemError(f"labels hold {twice!r} twice, allowed are distinct ones")
+    return names or tuple(range(n))
 
 
 def basis_spins(n: int) -> NDArray[np.float64]:

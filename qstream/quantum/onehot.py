@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Final
+from typing import Any, Final, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qstream.errors import ProblemError
+from qstream.quantum.checks import whole_number
 from qstream.quantum.ising import IsingProblem, finite_array
 
 MAX_VARIABLES: Final = 1024
@@ -51,24 +52,26 @@ class OneHotProblem:
     offset: float = 0.0
 
     def __post_init__(self) -> None:
-        sizes = tuple(int(k) for k in self.sizes)
-        m = len(sizes)
+        listed = tuple_of("sizes", self.sizes)
+        m = len(listed)
         if not 1 <= m <= MAX_VARIABLES:
             raise ProblemError(f"sizes name {m} variables, allowed are 1 to {MAX_VARIABLES}")
-        if wrong := [k for k in sizes if not 1 <= k <= MAX_LEVELS]:
-            raise ProblemError(f"sizes hold {wrong[0]}, allowed are 1 to {MAX_LEVELS} levels a variable")
-        if self.unary and len(self.unary) != m:
-            raise ProblemError(f"unary has {len(self.unary)} arrays, allowed is one for each of the {m} variables")
-        given: Sequence[ArrayLike] = self.unary or [np.zeros(k) for k in sizes]
+        sizes = tuple(whole_number(f"sizes[{i}]", k, 1, MAX_LEVELS) for i, k in enumerate(listed))
+        given = tuple_of("unary", self.unary) or tuple(np.zeros(k) for k in sizes)
+        if len(given) != m:
+            raise ProblemError(f"unary has {len(given)} arrays, allowed is one for each of the {m} variables")
         unary = tuple(finite_array(f"unary[{i}]", costs, (k,)) for i, (costs, k) in enumerate(zip(given, sizes, strict=True)))
-        pair = {}
-        for (i, j), costs in sorted(self.pair.items()):
-            if not 0 <= i < j < m:
-                raise ProblemError(f"pair ({i}, {j}) is none, allowed is 0 <= i < j < {m}")
-            pair[i, j] = finite_array(f"pair[{i}, {j}]", costs, (sizes[i], sizes[j]))
+        if not isinstance(self.pair, Mapping):
+            raise ProblemError(f"pair is of type {type(self.pair).__name__}, allowed is a mapping of (i, j) to costs")
+        keys = {couple(key, m): key for key in self.pair}
+        pair = {(i, j): finite_array(f"pair[{i}, {j}]", self.pair[keys[i, j]], (sizes[i], sizes[j])) for i, j in sorted(keys)}
         offset = float(finite_array("offset", self.offset, ()))
         for name, value in (("sizes", sizes), ("unary", unary), ("pair", pair), ("offset", offset)):
             object.__setattr__(self, name, value)
+
+    def __reduce__(self) -> tuple[Callable[..., OneHotProblem], tuple[object, ...]]:
+        # Anew, as arrays that were pickled come back writable.
+        return OneHotProblem, (self.sizes, self.unary, self.pair, self.offset)
 
     @property
     def states(self) -> int:
@@ -76,18 +79,35 @@ class OneHotProblem:
         return math.prod(self.sizes)
 
     def energy(self, levels: ArrayLike) -> float:
-        """The energy of one solution, levels [m]."""
-        return float(self.energies(np.asarray(levels)[np.newaxis])[0])
+        """The energy of one solution, levels [m]; `ProblemError` if it is none."""
+        return float(self.energies(cast(ArrayLike, [levels]))[0])
 
     def energies(self, levels: ArrayLike) -> NDArray[np.float64]:
-        """Energies [S] of solutions [S, m]."""
-        x = np.asarray(levels, np.int64)
+        """Energies [S] of solutions [S, m]; `ProblemError` if one is none."""
+        x = self._levels(levels)
         total = np.full(len(x), self.offset)
         for i, costs in enumerate(self.unary):
             total += costs[x[:, i]]
         for (i, j), costs in self.pair.items():
             total += costs[x[:, i], x[:, j]]
         return total
+
+    def _levels(self, levels: ArrayLike) -> NDArray[np.int64]:
+        try:
+            given = np.asarray(levels)
+        except ValueError as exc:
+            raise ProblemError(f"levels are no array: {exc}") from exc
+        m = len(self.sizes)
+        if given.dtype.kind not in "iuf" or given.ndim != 2 or given.shape[1] != m:
+            raise ProblemError(f"levels have dtype {given.dtype} and shape {given.shape}, allowed are whole numbers [S, {m}]")
+        # NaN is no number that is at least 0.
+        valid = (given >= 0) & (given < np.array(self.sizes))
+        if given.dtype.kind == "f":
+            valid &= given == np.floor(given)
+        if not valid.all():
+            row, i = np.argwhere(~valid)[0]
+            raise ProblemError(f"levels[{i}] is {given[row, i]}, allowed are whole numbers from 0 to {self.sizes[i] - 1}")
+        return given.astype(np.int64, copy=False)
 
     def magnitude(self) -> float:
         """The sizes of all costs that one solution may add up: the scale of what rounding may do to an energy."""
@@ -177,6 +197,25 @@ class OneHotProblem:
         for at, costs in self.pair.items():
             found.update(f"{at}".encode() + (costs + 0).astype("<f8").tobytes())
         return found.hexdigest()
+
+
+def tuple_of(name: str, value: Any) -> tuple[Any, ...]:
+    """The entries of a sequence; `ProblemError` that names `name` if it is none."""
+    try:
+        return tuple(value)
+    except TypeError as exc:
+        raise ProblemError(f"{name} is {value!r}, allowed is a sequence") from exc
+
+
+def couple(key: Any, m: int) -> tuple[int, int]:
+    """A key (i, j) of the pairs between m variables, as plain numbers; `ProblemError` if it is none."""
+    try:
+        i, j = (whole_number("index", at, 0, m - 1) for at in key)
+    except (TypeError, ValueError) as exc:
+        raise ProblemError(f"pair has the key {key!r}, allowed is (i, j) with 0 <= i < j < {m}") from exc
+    if i >= j:
+        raise ProblemError(f"pair has the key {key!r}, allowed is (i, j) with 0 <= i < j < {m}")
+    return i, j
 
 
 def told_states(problem: OneHotProblem) -> str:

@@ -6,12 +6,13 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qstream.errors import ProblemError
+from qstream.quantum.checks import real_number, whole_number
 from qstream.quantum.ising import IsingProblem
 from qstream.quantum.onehot import OneHotProblem
 
@@ -26,6 +27,7 @@ Execution = Literal[
     "simulated-noisy", "simulated-spectral", "simulated-gates",
 ]  # fmt: skip
 Remaining = Callable[[], float]
+_WHOLE: Final = {"seed": (0, 2**63 - 1), "shots": (1, 1_000_000), "p": (1, 1024)}
 
 
 class Reason(StrEnum):
@@ -54,6 +56,9 @@ class Refused(Exception):
         self.reason = reason
         self.detail = detail
 
+    def __reduce__(self) -> tuple[type[Refused], tuple[Reason, str]]:
+        return type(self), (self.reason, self.detail)
+
 
 @dataclass(frozen=True, eq=False)
 class SolveRequest:
@@ -64,7 +69,7 @@ class SolveRequest:
     deadline_s
         Wall-clock budget; infinite by default, and then the work is fixed and the answer reproducible to the byte.
     shots
-        Samples that a quantum solver takes.
+        Samples that a quantum solver takes; a device takes at most those that its pool allows, and the record says how many.
     p
         Layers of a quantum circuit; by default what fits the deadline.
     schedule
@@ -74,12 +79,13 @@ class SolveRequest:
     noise
         Probability of depolarising per gate and qubit, of a simulated noisy device.
     warm_start
-        A solution to start from; `incumbent` is one to beat, and to return if it is not beaten.
+        A solution to start from, which a solver that cannot refuses; `incumbent` is one to beat, and to return if it is not
+        beaten.
 
     Raises
     ------
     ProblemError
-        A number is out of range, or a given solution does not fit the problem.
+        A field is of the wrong type or out of range, or a given solution does not fit the problem.
     """
 
     problem: Problem
@@ -94,15 +100,22 @@ class SolveRequest:
     incumbent: Solution | None = None
 
     def __post_init__(self) -> None:
-        for name, value, low, high in (
-            ("seed", self.seed, 0, 2**63 - 1), ("shots", self.shots, 1, 1_000_000), ("p", self.p, 1, 1024),
-        ):  # fmt: skip
-            if value is not None and not low <= value <= high:
-                raise ProblemError(f"{name} is {value!r}, allowed are {low} to {high}")
-        if not self.deadline_s > 0:
+        if not isinstance(self.problem, (IsingProblem, OneHotProblem)):
+            raise ProblemError(f"problem is of type {type(self.problem).__name__}, allowed are IsingProblem, OneHotProblem")
+        for name, (low, high) in _WHOLE.items():
+            if name != "p" or self.p is not None:
+                object.__setattr__(self, name, whole_number(name, getattr(self, name), low, high))
+        object.__setattr__(self, "deadline_s", real_number("deadline_s", self.deadline_s))
+        if self.deadline_s <= 0:
             raise ProblemError(f"deadline_s is {self.deadline_s!r}, allowed are seconds above 0")
-        if self.noise is not None and not 0 <= self.noise < 1:
-            raise ProblemError(f"noise is {self.noise!r}, allowed is 0 <= noise < 1")
+        if self.noise is not None:
+            object.__setattr__(self, "noise", real_number("noise", self.noise, 0, 1))
+            if self.noise == 1:
+                raise ProblemError("noise is 1, allowed is 0 <= noise < 1")
+        if self.schedule not in get_args(Schedule):
+            raise ProblemError(f"schedule is {self.schedule!r}, allowed are {', '.join(get_args(Schedule))}")
+        if self.device is not None and not isinstance(self.device, str):
+            raise ProblemError(f"device is {self.device!r}, allowed are names of the device pool")
         for name in ("warm_start", "incumbent"):
             given = getattr(self, name)
             if given is not None:
@@ -253,7 +266,12 @@ class Solver(Protocol):
 
 def checked_solution(name: str, problem: Problem, solution: object) -> Solution:
     """A solution of the problem's form as an array of its dtype; `ProblemError` if it is none."""
-    array = np.asarray(solution)
+    try:
+        array = np.asarray(solution)
+    except ValueError as exc:
+        raise ProblemError(f"{name} is no solution: {exc}") from exc
+    if array.dtype.kind not in "iuf":
+        raise ProblemError(f"{name} has dtype {array.dtype}, allowed are whole numbers")
     if isinstance(problem, IsingProblem):
         if array.shape != (problem.n,) or not np.isin(array, (-1, 1)).all():
             raise ProblemError(f"{name} is no solution, allowed are {problem.n} spins of +1 or -1")

@@ -23,6 +23,7 @@ RAMP_GAMMA: Final = 0.75
 RAMP_BETA: Final = 0.65
 MAX_TREE_P: Final = 5
 LARGEST_DEGREE: Final = 11.5
+_LEAST_SIGMA: Final = 1e-300
 
 Angles = tuple[NDArray[np.float64], NDArray[np.float64]]
 
@@ -62,14 +63,16 @@ def extended(at: NDArray[np.float64], known: NDArray[np.float64], values: NDArra
 
 
 def scale(sigma: float) -> float:
-    """`sigma`, or 1 of a problem without terms, for which all angles are as good."""
-    return sigma if sigma > 0 else 1.0
+    """`sigma`, or 1 of a problem without terms, or of so small ones that 1 / sigma is no number: all angles are as good."""
+    return sigma if sigma > _LEAST_SIGMA else 1.0
 
 
 def effective_degree(problem: IsingProblem) -> float:
     """How many terms a spin has, weighted by their share: d for a d-regular graph of equal weights."""
-    square = problem.symmetric() ** 2
-    terms = np.column_stack([square, problem.h**2])
+    unit = max(float(np.abs(problem.J).max()), float(np.abs(problem.h).max())) or 1.0
+    # By ratios to the largest, whose fourth powers neither overflow nor vanish all.
+    terms = np.column_stack([problem.symmetric(), problem.h]) / unit
+    np.square(terms, out=terms)
     heavy = terms[terms.any(axis=1)]
     if not heavy.size:
         return math.inf

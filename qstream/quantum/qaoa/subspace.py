@@ -100,6 +100,9 @@ def local_scale(problem: OneHotProblem) -> float:
     For two levels it is ``IsingProblem.sigma``: the scale by which angles transfer between problems.
     """
     starts, unary, pair = problem.stacked()
+    # By ratios to the largest, whose squares neither overflow nor vanish all.
+    unit = max(float(np.abs(unary).max()), float(np.abs(pair).max())) or 1.0
+    unary, pair = unary / unit, pair / unit
     sizes = np.diff(starts)
     weight = np.repeat(1 / sizes, sizes)
 
@@ -110,7 +113,7 @@ def local_scale(problem: OneHotProblem) -> float:
         return rest
 
     alone, together = centred(unary + pair @ weight), centred(centred(pair).T)
-    return math.sqrt(float(weight @ (alone**2 + together**2 @ weight)) / len(sizes))
+    return unit * math.sqrt(float(weight @ (alone**2 + together**2 @ weight)) / len(sizes))
 
 
 @lru_cache(maxsize=64)

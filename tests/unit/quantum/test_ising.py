@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import pickle
+from typing import Any
 
 import numpy as np
 import pytest
 
+from qstream.errors import ProblemError
 from qstream.quantum.classical.anneal import ANNEAL
 from qstream.quantum.classical.greedy import GREEDY, constructed
 from qstream.quantum.ising import IsingProblem
@@ -81,3 +84,23 @@ def test_levels_are_built_with_and_without_time():
         assert levels[i] == costs.argmin()
     hurried = constructed(problem, lambda: 0.0)
     assert np.all((hurried >= 0) & (hurried < 3))
+
+
+@pytest.mark.parametrize("labels", [("a", "a"), (1, True), ([], "a"), (1, 2, 3), 7])
+def test_labels_are_distinct_hashable_names(labels: Any) -> None:
+    with pytest.raises(ProblemError, match=r"^labels "):
+        IsingProblem(2, np.zeros((2, 2)), labels=labels)
+
+
+def test_a_problem_survives_pickling_and_stays_read_only() -> None:
+    problem = IsingProblem(3, np.triu(np.arange(9.0).reshape(3, 3), 1), np.ones(3), 2.0, ("a", "b", "c"))
+    again = pickle.loads(pickle.dumps(problem))
+    assert (again.digest(), again.labels) == (problem.digest(), problem.labels)
+    assert not again.J.flags.writeable
+    assert not again.h.flags.writeable
+
+
+def test_sigma_of_tiny_couplings_does_not_vanish() -> None:
+    tiny = IsingProblem(2, np.array([[0, 3e-200], [0, 0]]), np.array([4e-200, 4e-200]))
+    assert tiny.sigma() == pytest.approx(5e-200)
+    assert IsingProblem(2, np.zeros((2, 2))).sigma() == 0

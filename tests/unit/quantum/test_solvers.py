@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import json
 import math
+import pickle
 import subprocess
 import sys
 import time
@@ -403,3 +404,57 @@ def test_the_record_is_plain_data():
 def test_a_problem_of_more_solutions_than_any_float_is_solved() -> None:
     result = solve(OneHotProblem((40,) * 200), deadline_s=0.5)
     assert result.energy == 0
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("schedule", "foo"), ("schedule", None), ("p", True), ("p", 1.5), ("p", "1"), ("shots", 2.5), ("shots", None),
+        ("seed", None), ("seed", -1), ("deadline_s", None), ("deadline_s", "1"), ("deadline_s", math.nan), ("deadline_s", True),
+        ("noise", "x"), ("noise", 1), ("noise", math.nan), ("device", 3), ("incumbent", "up"), ("warm_start", [True] * 6),
+        ("warm_start", [[1], [1, 1]]),
+    ],
+)  # fmt: skip
+def test_a_field_of_a_wrong_type_is_named_with_its_value(field: str, value: object) -> None:
+    with pytest.raises(ProblemError, match=rf"^{field} "):
+        SolveRequest(glass(6), **{field: value})
+
+
+def test_a_request_takes_a_problem_only() -> None:
+    with pytest.raises(ProblemError, match="problem is of type str"):
+        SolveRequest("glass")
+
+
+def test_numbers_of_numpy_are_plain_in_the_record() -> None:
+    terms = {"seed": np.int64(3), "shots": np.int32(16), "p": np.int16(2), "deadline_s": np.float64(9)}
+    record = solve(glass(6), "qaoa", **terms).meta.as_dict()
+    assert json.loads(json.dumps(record))["seed"] == 3
+    assert [type(record[name]) for name in ("seed", "shots", "p", "deadline_ms")] == [int, int, int, float]
+
+
+def test_a_star_import_gives_what_the_package_names() -> None:
+    given: dict[str, object] = {}
+    exec("from qstream.quantum import *", given)
+    assert given["solve"] is solve
+    assert given["OneHotProblem"] is OneHotProblem
+
+
+def test_a_refusal_survives_pickling() -> None:
+    refused = pickle.loads(pickle.dumps(Refused(Reason.TIMEOUT, "late")))
+    assert (refused.reason, refused.detail, str(refused)) == (Reason.TIMEOUT, "late", "timeout: late")
+
+
+@pytest.mark.parametrize("size", [1e-200, 1e100])
+def test_the_unit_of_a_problem_does_not_matter_to_qaoa(size: float) -> None:
+    plain, scaled = glass(6), IsingProblem(6, glass(6).J / 4 * size, glass(6).h / 4 * size)
+    assert solve(scaled, "qaoa", p=3, shots=64).meta.p_opt == pytest.approx(solve(plain, "qaoa", p=3, shots=64).meta.p_opt)
+    of_device = solve(scaled, "device:default.qubit", p=2, shots=64).meta
+    assert of_device.fallback is None
+    assert of_device.p_opt == solve(plain, "device:default.qubit", p=2, shots=64).meta.p_opt
+
+
+def test_the_unit_of_a_problem_does_not_matter_to_qaoa_xy() -> None:
+    plain = levels((3, 4, 3))
+    pair = {at: costs * 1e-200 for at, costs in plain.pair.items()}
+    scaled = OneHotProblem(plain.sizes, tuple(costs * 1e-200 for costs in plain.unary), pair)
+    assert solve(scaled, "qaoa-xy").meta.p_opt == pytest.approx(solve(plain, "qaoa-xy").meta.p_opt)
