@@ -12,13 +12,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qstream.errors import ProblemError
-from qstream.quantum.ising import IsingProblem, basis_spins
+from qstream.quantum.checks import real_number
+from qstream.quantum.ising import IsingProblem, basis_spins, finite_array
 
 MAX_DENSITY_SPINS: Final = 8
 Extrapolation = Literal["linear", "richardson", "exponential"]
@@ -92,10 +93,14 @@ def noisy_probabilities(
     """Exact distribution [2^n] of the QAOA circuit with a depolarising channel on each qubit of each gate.
 
     A layer is one gate a coupling, one a field and one mixer a spin, after noiseless ``|+...+>``; the channel is ``(1 - p)
-    rho + p/3 (X rho X + Y rho Y + Z rho Z)``. `ProblemError` above 8 spins.
+    rho + p/3 (X rho X + Y rho Y + Z rho Z)``. `ProblemError` above 8 spins, for unequal
+    numbers of angles, or for one that is not finite.
     """
     n = problem.n
     checked_probability("p_gate", p_gate)
+    angles = finite_array("gammas", gammas, np.shape(gammas)), finite_array("betas", betas, np.shape(betas))
+    if angles[0].ndim != 1 or angles[0].shape != angles[1].shape:
+        raise ProblemError(f"gammas have shape {angles[0].shape} and betas {angles[1].shape}, allowed are as many of each")
     if n > MAX_DENSITY_SPINS:
         raise ProblemError(f"n is {n}, allowed are {MAX_DENSITY_SPINS} spins for a density matrix")
     rho = np.full((1 << n, 1 << n), 2.0**-n, np.complex128)
@@ -103,7 +108,7 @@ def noisy_probabilities(
     gates: list[tuple[tuple[int, ...], NDArray[np.float64]]]
     gates = [((i, j), problem.J[i, j] * spins[:, i] * spins[:, j]) for i, j in np.argwhere(problem.J).tolist()]
     gates += [((i,), problem.h[i] * spins[:, i]) for i in np.flatnonzero(problem.h).tolist()]
-    for gamma, beta in zip(gammas, betas, strict=True):
+    for gamma, beta in zip(*map(np.ndarray.tolist, angles), strict=True):
         for qubits, energies in gates:
             phase = np.exp(-1j * gamma * energies)
             rho = phase[:, np.newaxis] * rho * phase.conj()
@@ -178,9 +183,12 @@ def extrapolate(scales: ArrayLike, values: ArrayLike, method: Extrapolation = "l
     Raises
     ------
     ProblemError
-        Fewer than two points, equal scales, or for ``exponential`` values that touch the asymptote or lie on both sides.
+        The method is none, a number is not finite, fewer than two points, equal scales, or for ``exponential`` values that
+        touch the asymptote or lie on both sides.
     """
-    x, y = np.asarray(scales, np.float64), np.asarray(values, np.float64)
+    if method not in get_args(Extrapolation):
+        raise ProblemError(f"method is {method!r}, allowed are {', '.join(get_args(Extrapolation))}")
+    x, y = finite_array("scales", scales, np.shape(scales)), finite_array("values", values, np.shape(values))
     if x.ndim != 1 or x.shape != y.shape or len(x) < 2 or len(np.unique(x)) != len(x):
         raise ProblemError(f"scales {x.tolist()} and values {y.tolist()}, allowed are two or more points of distinct scale")
     if method == "richardson":
@@ -207,8 +215,7 @@ def best_depth(fidelities: ArrayLike, ratios: ArrayLike, random_ratio: float = 0
 
 def checked_probability(name: str, value: float) -> None:
     """`ProblemError` that names `name` unless the value is in 0..1."""
-    if not 0 <= value <= 1:
-        raise ProblemError(f"{name} is {value!r}, allowed are 0 to 1")
+    real_number(name, value, 0, 1)
 
 
 def _power(p_gate: float, exponent: float) -> float:
@@ -229,8 +236,10 @@ def _confusion(p_up: float, p_down: float) -> NDArray[np.float64]:
 
 
 def _each_qubit(probabilities: NDArray[np.float64], matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    found = probabilities
-    for _ in range(len(probabilities).bit_length() - 1):
+    found = finite_array("probabilities", probabilities, np.shape(probabilities))
+    if found.ndim != 1 or found.size.bit_count() != 1:
+        raise ProblemError(f"probabilities have shape {found.shape}, allowed is one a basis state, [2^n]")
+    for _ in range(found.size.bit_length() - 1):
         found = (matrix @ found.reshape(2, -1)).T.reshape(-1)
     return found
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
 from types import TracebackType
-from typing import Final, Literal, Self
+from typing import Any, Final, Literal, Self
 
+from qstream.errors import ProblemError
 from qstream.metrics import QUANTUM_FALLBACKS, QUANTUM_LATE, QUANTUM_SOLVE_SECONDS
+from qstream.quantum.checks import whole_number
 from qstream.quantum.devices.circuits import PROBE, Circuit, Samples
 from qstream.quantum.devices.keeper import Keeper
 from qstream.quantum.devices.lanes import Lanes
@@ -21,7 +24,7 @@ from qstream.quantum.devices.slot import Slots
 from qstream.quantum.devices.solver import PREFIX, DeviceSolver, device_solver
 from qstream.quantum.race import AUTO, race
 from qstream.quantum.record import Answer, Problem, Reason, Refused, Remaining, Solver, SolveRequest, SolveResult
-from qstream.quantum.solvers import find_solver, solver_names, warm
+from qstream.quantum.solvers import asked, find_solver, solver_names, warm
 
 UNKNOWN: Final = f"{PREFIX}unknown"
 
@@ -112,7 +115,8 @@ class Ticket:
 class QuantumRuntime:
     """Solvers and devices behind deadlines, queues, breakers and worker processes. Thread-safe; close it, or use ``with``.
 
-    To begin takes a second or more, as all solvers are loaded then and not by a request.
+    To begin takes a second or more, as all solvers are loaded then and not by a request. It serves the process that made it:
+    in a forked child, which would share its devices' sockets, only classical solvers answer; make another there.
 
     Parameters
     ----------
@@ -122,9 +126,20 @@ class QuantumRuntime:
         How many simulations run in this process at a time, and how many may wait.
     late_jobs
         How many submitted requests may be under way.
+
+    Raises
+    ------
+    ProblemError
+        The pool is none, or a number is out of range.
     """
 
     def __init__(self, pool: DevicePool = DEFAULT_POOL, *, threads: int = 2, queue_limit: int = 8, late_jobs: int = 4) -> None:
+        if not isinstance(pool, DevicePool):
+            raise ProblemError(f"pool is of type {type(pool).__name__}, allowed is a DevicePool")
+        threads = whole_number("threads", threads, 1, 1024)
+        queue_limit = whole_number("queue_limit", queue_limit, 0, 10_000)
+        late_jobs = whole_number("late_jobs", late_jobs, 0, 10_000)
+        self._pid = os.getpid()
         self._pool = pool
         self._keeper = Keeper()
         self._lanes = Lanes(threads, queue_limit)
@@ -138,23 +153,23 @@ class QuantumRuntime:
             with contextlib.suppress(Refused):
                 find_solver(name)
 
-    def solve(self, request: SolveRequest, solver: str = AUTO) -> SolveResult:
+    def solve(self, problem: Problem | SolveRequest, solver: str = AUTO, **terms: Any) -> SolveResult:
         """Answer by the deadline, or up to 20 ms later; whatever hinders the solver asked for is in ``result.meta.fallback``.
 
         Above 2,048 spins the two evaluations of the first answer, which nothing interrupts, may take longer: 8 ms each at 4,096.
         The time counts from this call; the request has taken the problem's digest before.
 
         Greedy answers first, so that there is always something to return; the order of the rest is that of
-        `qstream.quantum.solvers.solve`.
+        `qstream.quantum.solvers.solve`, as are the parameters.
 
         Raises
         ------
         ProblemError
-            There is no solver of this name.
+            The problem or a term is wrong, or there is no solver of this name.
         """
-        return self._solve(request, solver, late=False)
+        return self._solve(*asked(problem, solver, terms), late=False)
 
-    def submit(self, request: SolveRequest, solver: str = AUTO) -> Ticket:
+    def submit(self, problem: Problem | SolveRequest, solver: str = AUTO, **terms: Any) -> Ticket:
         """Solve in the background, for answers that come after the decision: of devices in a queue, above all.
 
         The deadline of the request is that of the background work.
@@ -162,19 +177,25 @@ class QuantumRuntime:
         Raises
         ------
         ProblemError
-            There is no solver of this name.
+            The problem or a term is wrong, or there is no solver of this name.
         """
-        name, digest = asked_name(request, solver), request.problem.digest()
+        request, name = asked(problem, solver, terms)
+        digest = request.problem.digest()
         if name != AUTO and not name.startswith(PREFIX):
             with contextlib.suppress(Refused):
                 find_solver(name)
         future: Future[SolveResult] = Future()
+        if (refused := self._elsewhere()) is not None:
+            future.cancel()
+            return Ticket(self._label(name), digest, future, refused)
         with self._lock:
-            busy = len(self._late)
-            if self._closed or busy >= self._late_jobs:
-                reason = Reason.UNAVAILABLE if self._closed else Reason.OVERLOADED
+            if self._closed:
+                refused = Refused(Reason.UNAVAILABLE, "the runtime is closed")
+            elif len(self._late) >= self._late_jobs:
+                refused = Refused(Reason.OVERLOADED, f"{len(self._late)} late requests are under way")
+            if refused is not None:
                 future.cancel()
-                return Ticket(self._label(name), digest, future, Refused(reason, f"{busy} late requests are under way"))
+                return Ticket(self._label(name), digest, future, refused)
             thread = threading.Thread(target=self._run_late, args=(request, name, future), name="qstream late", daemon=True)
             self._late.add(thread)
             thread.start()
@@ -186,8 +207,10 @@ class QuantumRuntime:
         Raises
         ------
         Refused
-            The pool has no device of that name.
+            The pool has no device of that name, or another process made the runtime.
         """
+        if (refused := self._elsewhere()) is not None:
+            raise refused
         due = time.monotonic() + timeout_s
         specs = [self._pool.device(name) for name in names]
         started = {spec.name: self._slots(spec) for spec in specs if spec.mode != "inline"}
@@ -205,6 +228,8 @@ class QuantumRuntime:
 
     def close(self) -> None:
         """Stop all work, end all processes and threads. Requests that are under way, or come later, get what greedy found."""
+        if self._elsewhere() is not None:
+            return
         with self._lock:
             self._closed = True
             late = list(self._late)
@@ -219,10 +244,11 @@ class QuantumRuntime:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _solve(self, request: SolveRequest, solver: str, *, late: bool) -> SolveResult:
-        name = asked_name(request, solver)
-        if name.startswith(PREFIX):
-            request = replace(request, device=name.removeprefix(PREFIX))
+    def _elsewhere(self) -> Refused | None:
+        """Why a forked child cannot use what belongs to its parent: processes, sockets, threads, and locks that they hold."""
+        return None if os.getpid() == self._pid else Refused(Reason.UNAVAILABLE, "another process made this runtime")
+
+    def _solve(self, request: SolveRequest, name: str, *, late: bool) -> SolveResult:
         spent = Spent()
 
         def find(wanted: str, _: float) -> Solver:
@@ -241,9 +267,13 @@ class QuantumRuntime:
         return replace(result, meta=meta)
 
     def _find(self, name: str, spent: Spent, *, late: bool) -> Solver:
-        if not name.startswith(PREFIX):
-            solver = find_solver(name)
-            return solver if solver.path == "classical" else InLane(solver, self._lanes, spent)
+        solver = None if name.startswith(PREFIX) else find_solver(name)
+        if solver is not None and solver.path == "classical":
+            return solver
+        if (refused := self._elsewhere()) is not None:
+            raise refused
+        if solver is not None:
+            return InLane(solver, self._lanes, spent)
         spec = self._pool.device(name.removeprefix(PREFIX))
         if spec.mode == "inline":
             return InLane(device_solver(spec.name, self._pool), self._lanes, spent)
@@ -287,8 +317,3 @@ def opens(spec: DeviceSpec) -> bool:
     except Refused:
         return False
     return True
-
-
-def asked_name(request: SolveRequest, solver: str) -> str:
-    """The solver by its own name, or by the device that the request names."""
-    return f"{PREFIX}{request.device}" if request.device and solver == AUTO else solver

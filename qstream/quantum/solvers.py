@@ -68,17 +68,25 @@ def solve(problem: Problem | SolveRequest, solver: str = AUTO, *, clock: Clock =
         The problem, a term or the solver's name is wrong. That a solver cannot answer is no error: another does, and
         ``result.meta.fallback`` says why.
     """
+    request, name = asked(problem, solver, terms)
+    if not is_known(name):
+        raise ProblemError(f"solver is {name!r}, allowed are {AUTO}, {', '.join(solver_names())}, {DEVICE}NAME")
+    return race(request, name, find_solver, clock)
+
+
+def asked(problem: Problem | SolveRequest, solver: str, terms: Mapping[str, Any]) -> tuple[SolveRequest, str]:
+    """The request of a problem and its terms, and the solver by its own name or by the device that the request names."""
     if not isinstance(problem, (IsingProblem, OneHotProblem, SolveRequest)):
         raise ProblemError(f"problem is of type {type(problem).__name__}, allowed are IsingProblem, OneHotProblem, SolveRequest")
     if not isinstance(solver, str):
         raise ProblemError(f"solver is {solver!r}, allowed are names")
     if solver.startswith(DEVICE):
-        terms["device"] = solver.removeprefix(DEVICE)
-    request = replace(problem, **terms) if isinstance(problem, SolveRequest) else SolveRequest(problem, **terms)
-    name = f"{DEVICE}{request.device}" if request.device and solver == AUTO else solver
-    if not is_known(name):
-        raise ProblemError(f"solver is {name!r}, allowed are {AUTO}, {', '.join(solver_names())}, {DEVICE}NAME")
-    return race(request, name, find_solver, clock)
+        terms = {**terms, "device": solver.removeprefix(DEVICE)}
+    if not isinstance(problem, SolveRequest):
+        request = SolveRequest(problem, **terms)
+    else:
+        request = replace(problem, **terms) if terms else problem
+    return request, f"{DEVICE}{request.device}" if request.device and solver == AUTO else solver
 
 
 def solver_names() -> tuple[str, ...]:

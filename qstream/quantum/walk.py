@@ -14,11 +14,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qstream.errors import ProblemError
+from qstream.quantum.checks import real_number
+from qstream.quantum.ising import MAX_NUMBER, finite_array
 
 if TYPE_CHECKING:
     import networkx as nx
 
 MAX_NODES: Final = 1024
+_SPAN: Final = (-MAX_NUMBER, MAX_NUMBER)
 
 
 def adjacency(graph: nx.Graph) -> NDArray[np.float64]:
@@ -48,25 +51,25 @@ def laplacian(graph: nx.Graph | ArrayLike) -> NDArray[np.float64]:
 def propagator(generator: ArrayLike, t: float) -> NDArray[np.complex128]:
     """The unitary ``exp(-i L t)`` [n, n]."""
     values, vectors = spectrum(generator)
-    result: NDArray[np.complex128] = (vectors * np.exp(-1j * values * t)) @ vectors.T
+    result: NDArray[np.complex128] = (vectors * np.exp(-1j * values * real_number("t", t, *_SPAN))) @ vectors.T
     return result
 
 
 def heat_kernel(generator: ArrayLike, t: float) -> NDArray[np.float64]:
-    """``exp(-L t)`` [n, n]; for a Laplacian each column is a distribution if t >= 0."""
+    """``exp(-L t)`` [n, n] for t >= 0; for a Laplacian each column is a distribution."""
     values, vectors = spectrum(generator)
-    result: NDArray[np.float64] = (vectors * np.exp(-values * t)) @ vectors.T
+    result: NDArray[np.float64] = (vectors * np.exp(-values * real_number("t", t, 0, MAX_NUMBER))) @ vectors.T
     return result
 
 
 def amplitudes(generator: ArrayLike, t: ArrayLike, source: int | ArrayLike) -> NDArray[np.complex128]:
     """The walker's state [..., n] at the times [...], from a node or from a state [n].
 
-    `ProblemError` if the node or the state's shape does not fit.
+    `ProblemError` if a time is not finite, or the node or the state's shape does not fit.
     """
     values, vectors = spectrum(generator)
     start = vectors.T @ _start(source, len(values))
-    phases = np.exp(-1j * np.multiply.outer(np.asarray(t, np.float64), values))
+    phases = np.exp(-1j * np.multiply.outer(_times(t), values))
     result: NDArray[np.complex128] = (phases * start) @ vectors.T
     return result
 
@@ -77,10 +80,19 @@ def probabilities(generator: ArrayLike, t: ArrayLike, source: int | ArrayLike) -
 
 
 def heat(generator: ArrayLike, t: ArrayLike, source: int | ArrayLike) -> NDArray[np.float64]:
-    """The classical twin [..., n] of `probabilities`: heat from a node or from a real distribution [n]."""
+    """The classical twin [..., n] of `probabilities`: heat from a node or from a real distribution [n].
+
+    `ProblemError` if a time is below 0, when heat is no distribution, or what `amplitudes` refuses, or a complex source.
+    """
     values, vectors = spectrum(generator)
-    start = vectors.T @ _start(source, len(values)).real
-    decays = np.exp(-np.multiply.outer(np.asarray(t, np.float64), values))
+    begin = _start(source, len(values))
+    if begin.imag.any():
+        raise ProblemError("source is complex, allowed is a node or a real distribution")
+    times = _times(t)
+    if (times < 0).any():
+        raise ProblemError(f"t is {times.min()}, allowed are times from 0")
+    start = vectors.T @ begin.real
+    decays = np.exp(-np.multiply.outer(times, values))
     result: NDArray[np.float64] = (decays * start) @ vectors.T
     return result
 
@@ -140,6 +152,10 @@ def _symmetric(name: str, value: ArrayLike) -> NDArray[np.float64]:
     return matrix
 
 
+def _times(t: ArrayLike) -> NDArray[np.float64]:
+    return finite_array("t", t, np.shape(t))
+
+
 def _start(source: int | ArrayLike, n: int) -> NDArray[np.complex128]:
     if isinstance(source, (int, np.integer)):
         if not 0 <= source < n:
@@ -147,7 +163,10 @@ def _start(source: int | ArrayLike, n: int) -> NDArray[np.complex128]:
         state = np.zeros(n, np.complex128)
         state[source] = 1
         return state
-    state = np.asarray(source, np.complex128)
-    if state.shape != (n,):
-        raise ProblemError(f"source has shape {state.shape}, allowed is a node or a state ({n},)")
+    try:
+        state = np.asarray(source, np.complex128)
+    except (TypeError, ValueError) as exc:
+        raise ProblemError(f"source is no node and no state: {exc}") from exc
+    if state.shape != (n,) or not np.isfinite(state).all():
+        raise ProblemError(f"source has shape {state.shape}, allowed is a node or a finite state ({n},)")
     return state

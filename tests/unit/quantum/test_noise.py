@@ -198,3 +198,21 @@ def test_what_is_no_probability_or_too_large_is_named() -> None:
         noise.extrapolate([1, 2], [-1, 1], "exponential")
     with pytest.raises(ProblemError, match="ratios"):
         noise.best_depth([1, 1], [1])
+
+
+@pytest.mark.parametrize(
+    ("call", "field"),
+    [
+        (lambda: noise.extrapolate([1, 2], [1, 2], method="foo"), "method"),
+        (lambda: noise.extrapolate([1, math.nan], [1, 2]), "scales"),
+        (lambda: noise.noisy_probabilities(random_ising(0, 2), [math.nan], [0.1], 0.1), "gammas"),
+        (lambda: noise.noisy_probabilities(random_ising(0, 2), [0.1, 0.2], [0.1], 0.1), "gammas"),
+        (lambda: noise.noisy_probabilities(random_ising(0, 2), 0.1, 0.1, 0.1), "gammas"),
+        (lambda: noise.noisy_probabilities(random_ising(0, 2), [0.1], [0.1], "x"), "p_gate"),
+        (lambda: noise.readout(np.full(3, 1 / 3), 0.1, 0.1), "probabilities"),
+        (lambda: noise.undo_readout(np.full((2, 2), 1 / 4), 0.1, 0.1), "probabilities"),
+    ],
+)
+def test_what_has_no_meaning_is_named(call, field: str) -> None:
+    with pytest.raises(ProblemError, match=f"{field} "):
+        call()

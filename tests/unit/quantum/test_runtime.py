@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -275,3 +278,55 @@ def fallbacks(solver: str, because: str) -> float:
 
 def late(solver: str, outcome: str) -> float:
     return REGISTRY.get_sample_value("qstream_quantum_late_total", {"solver": solver, "outcome": outcome}) or 0.0
+
+
+def test_a_problem_with_terms_is_solved_as_its_request_is(runtime: QuantumRuntime):
+    found = runtime.solve(problem(), "exact", seed=5)
+    assert found.energy == runtime.solve(request(math.inf), "exact").energy
+    assert found.meta.seed == 5
+    with pytest.raises(ProblemError, match="problem is of type str"):
+        runtime.solve("glass")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wrong", [{"threads": 0}, {"threads": 1.5}, {"queue_limit": -1}, {"late_jobs": None}, {"pool": 3}])
+def test_a_runtime_of_wrong_numbers_is_not_begun(wrong: dict[str, object]):
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(ProblemError, match=next(iter(wrong))):
+        QuantumRuntime(**wrong)  # type: ignore[arg-type]
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_closed_runtime_says_so_to_late_requests():
+    runtime = QuantumRuntime(DevicePool())
+    runtime.close()
+    refused = runtime.submit(request()).refused
+    assert refused is not None
+    assert (refused.reason, refused.detail) == (Reason.UNAVAILABLE, "the runtime is closed")
+
+
+FORKED = """
+import os, sys
+import numpy as np
+from qstream.quantum import IsingProblem, QuantumRuntime
+from qstream.quantum.record import Refused
+problem = IsingProblem(4, np.triu(np.ones((4, 4)), 1))
+with QuantumRuntime() as runtime:
+    child = os.fork()
+    if child == 0:
+        reasons = [runtime.solve(problem, solver).meta.fallback.reason for solver in ("qaoa", "device:lightning.qubit")]
+        try:
+            runtime.prepare("lightning.qubit")
+        except Refused as refused:
+            reasons.append(refused.reason)
+        reasons.append(runtime.submit(problem, "qaoa").refused.reason)
+        runtime.close()
+        print(*reasons, runtime.solve(problem).energy, flush=True)
+        os._exit(0)
+    os.waitpid(child, 0)
+    print(runtime.solve(problem, "qaoa").meta.fallback)
+"""
+
+
+def test_a_forked_child_gets_classical_answers_and_leaves_its_parents_devices_alone():
+    found = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=60, check=True)
+    assert found.stdout.split() == ["unavailable"] * 4 + ["-2.0", "None"]

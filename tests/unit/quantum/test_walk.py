@@ -128,3 +128,20 @@ def test_a_source_outside_the_graph_is_named() -> None:
     for source in (3, -1, np.ones(2)):
         with pytest.raises(ProblemError, match="source"):
             walk.probabilities(generator, 1.0, source)
+
+
+@pytest.mark.parametrize(
+    ("call", "field"),
+    [
+        (lambda of: walk.probabilities(of, math.nan, 0), "t"),
+        (lambda of: walk.amplitudes(of, [0, math.inf], 0), "t"),
+        (lambda of: walk.heat(of, -1, 0), "t"),
+        (lambda of: walk.heat_kernel(of, -1), "t"),
+        (lambda of: walk.propagator(of, math.nan), "t"),
+        (lambda of: walk.heat(of, 1, [1j, 0, 0, 0]), "source"),
+        (lambda of: walk.amplitudes(of, 1, "abc"), "source"),
+    ],
+)
+def test_what_has_no_meaning_is_named(call, field: str) -> None:
+    with pytest.raises(ProblemError, match=f"{field} "):
+        call(random_laplacian(0, 4))
