@@ -20,7 +20,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "watch": ("watch:app", "Print the plans of a topic as they come."),
     "control": ("control:app", "Pause, resume or retune a running agent."),
     "dlq": ("dlq:app", "See records that failed, and send them back."),
-    "solve": ("solve:app", "Solve a problem file by classical, simulated or real quantum solvers."),
+    "solve": ("solve:app", "Solve a problem file by simulated circuits, PennyLane devices, or their classical twins."),
     "place": ("place:app", "Plan where the experts of a recorded model live, offline."),
     "route": ("route:app", "Route tokens of a file by a model graph, offline."),
     "doctor": ("doctor:app", "Check the installation, Kafka, Redis and the GPU."),
