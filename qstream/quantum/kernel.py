@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qstream.errors import ProblemError
+from qstream.quantum.checks import real_number
 from qstream.quantum.variational.embedding import angle
 
 Matrix = NDArray[np.float64]
@@ -45,8 +46,9 @@ class Fidelity:
     embed: Embed = angle
 
     def __call__(self, x: ArrayLike, y: ArrayLike | None = None) -> Matrix:
-        states = self.embed(points(x))
-        return gram(states) if y is None else cross_gram(states, self.embed(points(y)))
+        a, b = pair(x, y)
+        states = self.embed(a)
+        return gram(states) if b is None else cross_gram(states, self.embed(b))
 
 
 @dataclass(frozen=True)
@@ -56,11 +58,14 @@ class Projected:
     embed: Embed = angle
     gamma: float = 1.0
 
+    def __post_init__(self) -> None:
+        Rbf(self.gamma)
+
     def __call__(self, x: ArrayLike, y: ArrayLike | None = None) -> Matrix:
         # The squared Frobenius distance of two qubits is half that of their Bloch vectors.
         rbf = Rbf(self.gamma / 2)
-        vectors = bloch_vectors(self.embed(points(x)))
-        return rbf(vectors, None if y is None else bloch_vectors(self.embed(points(y))))
+        a, b = pair(x, y)
+        return rbf(bloch_vectors(self.embed(a)), None if b is None else bloch_vectors(self.embed(b)))
 
 
 @dataclass(frozen=True)
@@ -70,12 +75,12 @@ class Rbf:
     gamma: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.gamma > 0:
+        if not real_number("gamma", self.gamma) > 0:
             raise ProblemError(f"gamma is {self.gamma!r}, allowed is a number above 0")
 
     def __call__(self, x: ArrayLike, y: ArrayLike | None = None) -> Matrix:
-        a = points(x)
-        b = a if y is None else points(y)
+        a, other = pair(x, y)
+        b = a if other is None else other
         squares = (a * a).sum(1)[:, np.newaxis] + (b * b).sum(1) - 2 * (a @ b.T)
         if y is None:
             np.fill_diagonal(squares, 0.0)
@@ -88,8 +93,8 @@ class AngleOverlap:
     """``prod_i cos^2((x_i - y_i) / 2)``: what `Fidelity` of angle embedding is, about X or Y, without any state."""
 
     def __call__(self, x: ArrayLike, y: ArrayLike | None = None) -> Matrix:
-        a = points(x)
-        b = a if y is None else points(y)
+        a, other = pair(x, y)
+        b = a if other is None else other
         cosines, sines = (np.cos(a), np.cos(b)), (np.sin(a), np.sin(b))
         result = np.ones((len(a), len(b)))
         for i in range(a.shape[1]):
@@ -109,7 +114,10 @@ class Product:
             raise ProblemError("parts is (), allowed is at least one pair of columns and kernel")
 
     def __call__(self, x: ArrayLike, y: ArrayLike | None = None) -> Matrix:
-        a, b = points(x), None if y is None else points(y)
+        a, b = pair(x, y)
+        for columns, _ in self.parts:
+            if wrong := [at for at in columns if not -a.shape[1] <= at < a.shape[1]]:
+                raise ProblemError(f"x has {a.shape[1]} features, which have no column {wrong[0]} of the parts")
         grams = (kernel(a[:, list(columns)], None if b is None else b[:, list(columns)]) for columns, kernel in self.parts)
         result: Matrix = reduce(np.multiply, grams)
         return result
@@ -142,14 +150,28 @@ class FittedModel:
         return predicted
 
 
-def points(x: ArrayLike) -> Matrix:
-    """Points [N, F] as float64; `ProblemError` unless a finite matrix with at least a row and a column."""
-    array = np.asarray(x, np.float64)
+def points(x: ArrayLike, name: str = "x") -> Matrix:
+    """Points [N, F] as float64; `ProblemError` unless a finite real matrix with at least a row and a column."""
+    try:
+        given = np.asarray(x)
+        if given.dtype.kind not in "biufO":
+            raise TypeError(f"dtype {given.dtype}")
+        array = given.astype(np.float64, copy=False)
+    except (TypeError, ValueError) as exc:
+        raise ProblemError(f"{name} is no matrix of real numbers: {exc}") from exc
     if array.ndim != 2 or not array.size:
-        raise ProblemError(f"x has shape {array.shape}, allowed is [points, features], none of them 0")
+        raise ProblemError(f"{name} has shape {array.shape}, allowed is [points, features], none of them 0")
     if not np.isfinite(array).all():
-        raise ProblemError("x holds a number that is not finite, allowed are finite numbers")
+        raise ProblemError(f"{name} holds a number that is not finite, allowed are finite numbers")
     return array
+
+
+def pair(x: ArrayLike, y: ArrayLike | None) -> tuple[Matrix, Matrix | None]:
+    """Both arguments of a kernel as `points`; `ProblemError` unless they have as many features."""
+    a, b = points(x), None if y is None else points(y, "y")
+    if b is not None and b.shape[1] != a.shape[1]:
+        raise ProblemError(f"x has {a.shape[1]} features and y has {b.shape[1]}, allowed are as many of each")
+    return a, b
 
 
 def gram(states: States) -> Matrix:

@@ -19,7 +19,7 @@ from qstream.quantum.ising import basis_spins
 from qstream.quantum.variational.embedding import product_state
 from qstream.quantum.variational.frozen import FrozenQLSTM
 from qstream.quantum.variational.gates import checked_qubits
-from qstream.quantum.variational.layer import circuit_unitary, cnot_rings, linear, parameters
+from qstream.quantum.variational.layer import checked_tensor, circuit_unitary, cnot_rings, linear, parameters
 
 GATES: Final = ("forget", "input", "cell", "output")
 
@@ -72,8 +72,14 @@ class QLSTM(nn.Module):  # type: ignore[misc]
 
     def forward(self, x: Tensor, state: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Hidden states [T, B, H] of inputs [T, B, F], and the last hidden and cell state, [1, B, H] each."""
+        checked_tensor("x", x, self.weights.dtype)
         if x.ndim != 3 or not len(x) or x.shape[2] != self.input_size:
             raise ProblemError(f"x has shape {tuple(x.shape)}, allowed is [1 or more steps, samples, {self.input_size} features]")
+        for name, part in zip(("hidden state", "cell state"), state or (), strict=state is not None):
+            checked_tensor(name, part, self.weights.dtype)
+            if part.shape != (1, x.shape[1], self.hidden_size):
+                allowed = (1, x.shape[1], self.hidden_size)
+                raise ProblemError(f"{name} has shape {tuple(part.shape)}, allowed is {allowed} for this x")
         from_input, from_hidden = self.angles.weight.split([self.input_size, self.hidden_size], dim=1)
         driven = x @ from_input.T + self.angles.bias
         circuits, readout = self._circuits(), self._readout()

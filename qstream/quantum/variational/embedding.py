@@ -7,6 +7,7 @@ the most significant bit. The dtype of the states is the complex one of the feat
 from __future__ import annotations
 
 import math
+import sys
 from functools import reduce
 from typing import Final
 
@@ -50,6 +51,7 @@ def amplitude(x: Array, n: int) -> Array:
 
     `ProblemError` on too many features or on a row of zeros.
     """
+    _check_real(x)
     xp = namespace(x)
     size = 1 << checked_qubits(n)
     if x.ndim != 2 or not 1 <= x.shape[1] <= size:
@@ -86,6 +88,19 @@ def _outer(left: Array, right: Array) -> Array:
     return (left[:, :, None] * right[:, None, :]).reshape(left.shape[0], left.shape[1] * right.shape[1])
 
 
+def _check_real(x: Array) -> None:
+    if isinstance(x, np.ndarray):
+        real = x.dtype.kind in "iuf"
+    else:
+        torch = sys.modules.get("torch")
+        if torch is None or not isinstance(x, torch.Tensor):
+            raise ProblemError(f"x is of type {type(x).__name__}, allowed are numpy arrays and torch tensors")
+        real = not x.is_complex() and x.dtype != torch.bool
+    if not real:
+        raise ProblemError(f"x has dtype {x.dtype}, allowed are real numbers")
+
+
 def _check_features(x: Array) -> None:
+    _check_real(x)
     if x.ndim != 2 or not 1 <= x.shape[1] <= MAX_QUBITS:
         raise ProblemError(f"x has shape {tuple(x.shape)}, allowed is [samples, 1 to {MAX_QUBITS} features]")

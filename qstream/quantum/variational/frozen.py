@@ -47,6 +47,9 @@ class FrozenQLSTM:
         if inputs.ndim != 2 or inputs.shape[1] != len(self.from_input):
             raise ProblemError(f"x has shape {inputs.shape}, allowed is [samples, {len(self.from_input)} features]")
         hidden, cell = state
+        for name, part in (("hidden", hidden), ("cell", cell)):
+            if np.shape(part) != (allowed := (len(inputs), len(self.offset))):
+                raise ProblemError(f"{name} state has shape {np.shape(part)}, allowed is {allowed} for this x")
         parts = product_state(inputs @ self.from_input + hidden @ self.from_hidden + self.shift) @ self.circuits
         gates = (parts * parts).reshape(len(inputs), 4, len(self.readout)) @ self.readout + self.offset
         opened = _sigmoid(gates)

@@ -101,6 +101,7 @@ class VariationalLayer(nn.Module):  # type: ignore[misc]
 
     def embed(self, x: Tensor, start: Tensor | None = None) -> Tensor:
         """States [B, 2^n] of features, applied to `start` if given."""
+        checked_tensor("x", x, self.weights.dtype)
         if self.embedding == "amplitude":
             return amplitude(x, self.n)
         if x.ndim != 2 or x.shape[1] != self.n:
@@ -209,6 +210,14 @@ def linear(
     for parameter in module.parameters():
         nn.init.uniform_(parameter, -1 / math.sqrt(inputs), 1 / math.sqrt(inputs), generator=generator)
     return module
+
+
+def checked_tensor(name: str, value: object, dtype: torch.dtype) -> None:
+    """`ProblemError` that names `name` unless the value is a tensor of the module's dtype."""
+    if not isinstance(value, Tensor):
+        raise ProblemError(f"{name} is of type {type(value).__name__}, allowed is a torch tensor")
+    if value.dtype != dtype:
+        raise ProblemError(f"{name} has dtype {value.dtype}, allowed is the module's {dtype}")
 
 
 def parameters(module: nn.Module) -> int:

@@ -224,3 +224,27 @@ def test_a_fitted_model_survives_pickling():
 def test_a_wrong_argument_is_named(call, message):
     with pytest.raises(ProblemError, match=message):
         call(np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("kernel", [Fidelity(), Projected(), Rbf(), AngleOverlap(), Product((((0,), Rbf()),))])
+def test_a_kernel_names_points_that_it_cannot_compare(kernel: Kernel) -> None:
+    x = np.zeros((3, 2))
+    with pytest.raises(ProblemError, match="x has 2 features and y has 3"):
+        kernel(x, np.zeros((3, 3)))
+    for wrong in ([["a", "b"]], [[1j, 0]], [[1], [1, 2]], [[np.nan, 0]], None):
+        with pytest.raises(ProblemError, match=r"^x "):
+            kernel(wrong)
+        with pytest.raises(ProblemError, match=r"^y "):
+            kernel(x, "a" if wrong is None else wrong)
+
+
+@pytest.mark.parametrize("gamma", [-1, 0, np.nan, "1", None])
+def test_a_wrong_gamma_is_told_at_once(gamma: object) -> None:
+    for kind in (Rbf, lambda gamma: Projected(gamma=gamma)):
+        with pytest.raises(ProblemError, match=r"^gamma "):
+            kind(gamma)
+
+
+def test_a_product_names_a_column_that_is_none() -> None:
+    with pytest.raises(ProblemError, match="no column 5"):
+        Product((((5,), Rbf()),))(np.zeros((3, 2)))

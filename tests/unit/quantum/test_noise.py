@@ -214,5 +214,5 @@ def test_what_is_no_probability_or_too_large_is_named() -> None:
     ],
 )
 def test_what_has_no_meaning_is_named(call, field: str) -> None:
-    with pytest.raises(ProblemError, match=f"{field} "):
+    with pytest.raises(ProblemError, match=rf"^{field}\b"):
         call()

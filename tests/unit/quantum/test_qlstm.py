@@ -180,3 +180,16 @@ def test_it_learns_a_wave_better_than_to_repeat_the_last_value():
 def test_a_wrong_argument_is_named(call, message):
     with pytest.raises(ProblemError, match=message):
         call()
+
+
+def test_a_state_of_another_batch_is_named() -> None:
+    model = qlstm_of(2, 3)
+    x, fits, wrong = (torch.zeros(shape, dtype=torch.float64) for shape in ((4, 5, 2), (1, 5, 3), (1, 1, 3)))
+    for state, name in (((wrong, fits), "hidden state"), ((fits, wrong), "cell state")):
+        with pytest.raises(ProblemError, match=f"{name} has shape"):
+            model(x, state)
+    with pytest.raises(ProblemError, match="x has dtype"):
+        model(x.float())
+    frozen = model.freeze()
+    with pytest.raises(ProblemError, match="hidden state has shape"):
+        frozen.step(np.zeros((5, 2)), frozen.start(1))

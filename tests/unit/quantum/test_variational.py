@@ -324,3 +324,21 @@ def test_the_readme_s_code_runs():
     names: dict[str, object] = {}
     for block in blocks:
         exec(block, names)
+
+
+@pytest.mark.parametrize(
+    "x", [torch.zeros(2, 3, dtype=torch.complex64), torch.zeros(2, 3, dtype=torch.float64), np.zeros((2, 3)), [[0.0, 0.0, 0.0]]]
+)
+@pytest.mark.parametrize("kind", ["angle", "amplitude", "iqp"])
+def test_a_layer_takes_tensors_of_its_dtype_only(kind: str, x: object) -> None:
+    with pytest.raises(ProblemError, match=r"^x (has dtype|is of type)"):
+        VariationalLayer(3, 1, embedding=kind)(x)
+
+
+@pytest.mark.parametrize(
+    "x", [[[0.0, 1.0]], np.zeros((1, 2), complex), torch.zeros(1, 2, dtype=torch.complex64), np.array([["a"]])]
+)
+def test_an_embedding_takes_arrays_of_real_numbers_only(x: object) -> None:
+    for embed in (embedding.angle, embedding.iqp, embedding.product_state, lambda x: embedding.amplitude(x, 2)):
+        with pytest.raises(ProblemError, match=r"^x (has dtype|is of type)"):
+            embed(x)

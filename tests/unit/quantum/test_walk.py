@@ -143,5 +143,5 @@ def test_a_source_outside_the_graph_is_named() -> None:
     ],
 )
 def test_what_has_no_meaning_is_named(call, field: str) -> None:
-    with pytest.raises(ProblemError, match=f"{field} "):
+    with pytest.raises(ProblemError, match=rf"^{field}\b"):
         call(random_laplacian(0, 4))
