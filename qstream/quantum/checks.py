@@ -20,4 +20,7 @@ def real_number(name: str, value: object, low: float = -math.inf, high: float = 
     """The value as a plain float; `ProblemError` that names `name` unless it is a number, and no bool or NaN, in low..high."""
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)) or not low <= value <= high:
         raise ProblemError(f"{name} is {value!r}, allowed are numbers from {low:g} to {high:g}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError as exc:
+        raise ProblemError(f"{name} is beyond any float, allowed are numbers from {low:g} to {high:g}") from exc
