@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 from confluent_kafka.admin import AdminClient
 
+from agents import routing
+from qstream.config import load_settings
 from qstream.embedded.child import free_ports
 from qstream.embedded.redis import EmbeddedRedis
 from qstream.stream.admin import apply_topics
@@ -25,6 +27,7 @@ from schemas import Control, ExpertTopology, TokenBatch
 from schemas.topics import CONTROL, EXPERTS_TOPOLOGY, ROUTING_PLAN, TOKENS_BATCH, TOPICS
 
 CODE = "from agents import app, routing; from qstream.config import load_settings; app.run(routing.AGENT, load_settings())"
+PARTITIONS = sum(topic.partitions for topic in routing.AGENT.processor(load_settings()).inputs)
 START_S = 120.0  # compiles the kernels where no cache has them
 
 
@@ -126,7 +129,7 @@ def test_the_pages_tell_health_readiness_and_valid_metrics(
     status = worker.status("/readyz")
     assert status | {"last_turn_age_s": 0, "uncommitted": 0} == {
         "agent": "routing", "ready": True, "running": True, "warm": True, "joined": True, "degraded": False, "paused": False,
-        "partitions": 24, "uncommitted": 0, "last_turn_age_s": 0, "control_error": "",
+        "partitions": PARTITIONS, "uncommitted": 0, "last_turn_age_s": 0, "control_error": "",
     }  # fmt: skip
     wait_until(lambda: worker.metric(f'qstream_records_consumed_total{{agent="routing",topic="{TOKENS_BATCH.name}"}}') == 30)
     assert worker.metric(f'qstream_records_produced_total{{agent="routing",topic="{ROUTING_PLAN.name}"}}') == 30
@@ -210,7 +213,7 @@ def test_an_agent_that_was_paused_stays_paused_over_a_restart(
     wish(publisher, paused=True)
     publish(publisher, 0, 5)
     worker = start()
-    wait_until(lambda: worker.status()["paused"] and worker.status()["partitions"] == 24, saying=worker.log_tail)
+    wait_until(lambda: worker.status()["paused"] and worker.status()["partitions"] == PARTITIONS, saying=worker.log_tail)
     assert plans() == []
     wish(publisher)
     wait_until(lambda: len(plans()) == 5, saying=worker.log_tail)
