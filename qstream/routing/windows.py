@@ -36,7 +36,7 @@ _DEVICE_PRICE: Final = 2.0  # of the squared distance to the window's weight, in
 class Runtime(Protocol):
     """What windows need of `qstream.quantum.runtime.QuantumRuntime`."""
 
-    def solve(self, request: SolveRequest, solver: str = ...) -> SolveResult: ...
+    def solve(self, request: SolveRequest, /, solver: str = ...) -> SolveResult: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
