@@ -264,6 +264,13 @@ class Solver(Protocol):
         ...
 
 
+def spin_problem(request: SolveRequest) -> IsingProblem:
+    """The request's problem; `Refused` if it has no spins."""
+    if not isinstance(request.problem, IsingProblem):
+        raise Refused(Reason.UNSUPPORTED, "the problem has one-hot variables, allowed are spins")
+    return request.problem
+
+
 def checked_solution(name: str, problem: Problem, solution: object) -> Solution:
     """A solution of the problem's form as an array of its dtype; `ProblemError` if it is none."""
     try:

@@ -97,12 +97,7 @@ class Memory:
 
     def fields(self) -> dict[str, Any]:
         """The fields of the state."""
-        names = (
-            "topology", "version", "closed", "open_tokens", "seen_windows", "ring", "open_count", "placement",
-            "live_tokens", "live_count", "proposed_version", "proposed_ns", "proposed", "label_names", "label_count", "queued",
-            "pair_count",
-        )  # fmt: skip
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in RoutingState.model_fields if name != "frame"}
 
     def state(self) -> RoutingState:
         """The state as it is now."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from qstream.quantum.classical.greedy import best_descended, finish_s, replicas, setup_s
 from qstream.quantum.ising import IsingProblem
-from qstream.quantum.record import Answer, Reason, Refused, Remaining, SolveRequest
+from qstream.quantum.record import Answer, Reason, Refused, Remaining, SolveRequest, spin_problem
 
 STEPS: Final = 200
 _STEP_S: Final = 1.25  # length of a step in the oscillators' own time
@@ -61,9 +61,7 @@ class Bifurcation:
         return STEPS * step_ms + 1e3 * (setup_s(problem) + finish_s(problem, replicas(problem)))
 
     def run(self, request: SolveRequest, remaining_s: Remaining) -> Answer:
-        problem = request.problem
-        if not isinstance(problem, IsingProblem):
-            raise Refused(Reason.UNSUPPORTED, "a one-hot problem, allowed are spins")
+        problem = spin_problem(request)
         needed_s = finish_s(problem, replicas(problem))
 
         def left_s() -> float:

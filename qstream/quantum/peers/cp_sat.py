@@ -10,7 +10,7 @@ import numpy as np
 from ortools.sat.python import cp_model
 
 from qstream.quantum.ising import IsingProblem
-from qstream.quantum.record import Answer, Reason, Refused, Remaining, SolveRequest
+from qstream.quantum.record import Answer, Reason, Refused, Remaining, SolveRequest, spin_problem
 
 MAX_BITS: Final = 64
 _STEPS: Final = 1 << 40  # the whole range of energies in the integers that CP-SAT counts in
@@ -37,9 +37,7 @@ class CpSat:
         return _FIRST_MS
 
     def run(self, request: SolveRequest, remaining_s: Remaining) -> Answer:
-        problem = request.problem
-        if not isinstance(problem, IsingProblem):
-            raise Refused(Reason.UNSUPPORTED, "a one-hot problem, allowed are spins")
+        problem = spin_problem(request)
         model, spins = _model(problem)
         solver = cp_model.CpSolver()
         solver.parameters.num_workers = 1

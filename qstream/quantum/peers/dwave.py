@@ -10,7 +10,7 @@ from dwave.samplers import SimulatedAnnealingSampler
 
 from qstream.quantum.classical.greedy import polish
 from qstream.quantum.ising import IsingProblem
-from qstream.quantum.record import Answer, Reason, Refused, Remaining, SolveRequest
+from qstream.quantum.record import Answer, Reason, Refused, Remaining, SolveRequest, spin_problem
 
 READS: Final = 20
 SWEEPS: Final = 100
@@ -36,9 +36,7 @@ class DWaveAnnealing:
         return _START_MS + READS * SWEEPS * _UPDATE_MS * float(couplings)
 
     def run(self, request: SolveRequest, remaining_s: Remaining) -> Answer:
-        problem = request.problem
-        if not isinstance(problem, IsingProblem):
-            raise Refused(Reason.UNSUPPORTED, "a one-hot problem, allowed are spins")
+        problem = spin_problem(request)
         pairs = np.argwhere(problem.J)
         couplings = {(int(i), int(j)): float(problem.J[i, j]) for i, j in pairs}
         found = SimulatedAnnealingSampler().sample_ising(

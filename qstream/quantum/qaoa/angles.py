@@ -8,16 +8,15 @@ Sherrington-Kirkpatrick model (arXiv:2110.14206), theorems 1 and 2. Gammas here 
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from qstream.quantum.qaoa.tables import write_or_check
 
 DEGREES: Final = tuple(range(3, 12))
 LIMIT: Final = math.inf
@@ -167,17 +166,5 @@ def differs(made: Table, stored: Table) -> list[str]:
     ]  # fmt: skip
 
 
-def main() -> None:
-    """Write the table, or with ``--check`` compare it with what is stored."""
-    parser = argparse.ArgumentParser(prog="python -m qstream.quantum.qaoa.angles", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="compare with the stored table; exit 1 if they differ")
-    table = generate()
-    if parser.parse_args().check:
-        wrong = differs(table, json.loads(PATH.read_text()))
-        sys.stderr.write("".join(f"{line}\n" for line in wrong))
-        sys.exit(bool(wrong))
-    PATH.write_text(json.dumps(table, indent=1) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    write_or_check("python -m qstream.quantum.qaoa.angles", __doc__, PATH, generate, differs)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from qstream.errors import ProblemError
 from qstream.quantum.ising import IsingProblem
-from qstream.quantum.record import Reason, Refused, SolveRequest
+from qstream.quantum.record import Reason, Refused, SolveRequest, spin_problem
 
 RAMP_GAMMA: Final = 0.75
 RAMP_BETA: Final = 0.65
@@ -94,13 +94,6 @@ def angles(request: SolveRequest, p: int) -> tuple[NDArray[np.float64], NDArray[
     if request.schedule == "tree":
         raise Refused(Reason.UNSUPPORTED, f"p is {p}, tree angles are kept up to {MAX_TREE_P}")
     return *stretched(p, sigma), "stretched"
-
-
-def spin_problem(request: SolveRequest) -> IsingProblem:
-    """The request's problem; `Refused` if it has no spins."""
-    if not isinstance(request.problem, IsingProblem):
-        raise Refused(Reason.UNSUPPORTED, "the problem has one-hot variables, allowed are spins")
-    return request.problem
 
 
 @cache

@@ -18,9 +18,9 @@ from qstream.quantum.qaoa.cost import CostModel, calibrate
 from qstream.quantum.qaoa.diagonals import MAX_QUBITS
 from qstream.quantum.qaoa.measure import Distribution, distributions
 from qstream.quantum.qaoa.optimize import MAX_EVALUATIONS, optimised
-from qstream.quantum.qaoa.schedule import MAX_TREE_P, angles, spin_problem
+from qstream.quantum.qaoa.schedule import MAX_TREE_P, angles
 from qstream.quantum.qaoa.statevector import Statevector, unlimited
-from qstream.quantum.record import Answer, Control, ProducedBy, Reason, Refused, Remaining, SolveRequest
+from qstream.quantum.record import Answer, Control, ProducedBy, Reason, Refused, Remaining, SolveRequest, spin_problem
 
 MOST_P: Final = 32
 OPTIMIZED_P: Final = 3

@@ -8,9 +8,6 @@ the search of angles is deterministic.
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +20,7 @@ from numpy.typing import NDArray
 from qstream.quantum.ising import IsingProblem
 from qstream.quantum.qaoa.angles import deeper
 from qstream.quantum.qaoa.subspace import swap_mixer, weight_energies, weight_spins
+from qstream.quantum.qaoa.tables import write_or_check
 
 MAX_P: Final = 4
 SHOTS: Final = 32
@@ -133,18 +131,5 @@ def differs(made: Table, stored: Table) -> list[str]:
     ]
 
 
-def main() -> None:
-    """Write the table, or with ``--check`` compare it with what is stored."""
-    parser = argparse.ArgumentParser(prog="python -m qstream.quantum.qaoa.weight_angles", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="compare with the stored table; exit 1 if they differ")
-    check = parser.parse_args().check
-    table = generate()
-    if check:
-        wrong = differs(table, json.loads(PATH.read_text()))
-        sys.stderr.write("".join(f"{line}\n" for line in wrong))
-        sys.exit(bool(wrong))
-    PATH.write_text(json.dumps(table, indent=1) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    write_or_check("python -m qstream.quantum.qaoa.weight_angles", __doc__, PATH, generate, differs)

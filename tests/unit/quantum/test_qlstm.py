@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
 
 import numpy as np
 import pennylane as qml
@@ -14,14 +13,7 @@ from qstream.errors import ProblemError
 from qstream.quantum.qlstm import QLSTM, lstm_twin
 from qstream.quantum.variational.layer import parameters
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Matrices this small take up to 20 times longer when threads wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def qlstm_of(features: int, hidden: int, seed: int = 0, **options: object) -> QLSTM:

@@ -8,7 +8,6 @@ import math
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,13 +23,7 @@ from qstream.quantum.variational.layer import VariationalLayer, classical_twin, 
 README = Path(__file__).parents[3] / "qstream/quantum/variational/README.md"
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Matrices this small take up to 20 times longer when threads wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def layer_of(n: int, layers: int, seed: int = 0, **options: object) -> VariationalLayer:
