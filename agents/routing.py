@@ -7,6 +7,7 @@ import functools
 
 from agents.app import Agent
 from qstream import metrics
+from qstream.ahead import Ahead
 from qstream.config import Settings
 from qstream.contract import Event
 from qstream.quantum.runtime import QuantumRuntime
@@ -19,7 +20,7 @@ from schemas.shares import DispatchShares
 
 def processor(settings: Settings) -> RoutingProcessor:
     """The processor with the options that the worker starts with."""
-    return RoutingProcessor(RoutingOptions().changed(settings.options), quantum_runtime)
+    return RoutingProcessor(RoutingOptions().changed(settings.options), quantum_runtime, Ahead())
 
 
 @functools.cache

@@ -35,6 +35,8 @@ class RoutingState(Frame):
     since the last dispatch shares. `proposed` is a placement that no consumer has acknowledged yet, of `proposed_version`.
     `label_count` are gate choices by label, in the order of `label_names`; labels without a row of their own count as
     ``other``. `queued` are the tokens by label that wait for the next window. `pair_count` samples co-activations.
+    `planned_ns` is when the last planned window closed. While `planning`, its placement is still to be published: the ring is
+    as it was then, and so are the fields that begin with ``planning_``.
     """
 
     topology: ExpertTopology
@@ -54,6 +56,12 @@ class RoutingState(Frame):
     label_count: Annotated[NDArray[np.int32], Axes("layers", "labels", "experts")] | None = None
     queued: dict[str, Count] | None = Field(default=None)
     pair_count: Annotated[NDArray[np.int32], Axes("layers", "experts", "experts")] | None = None
+    planned_ns: int = Field(default=0, ge=0)
+    planning: bool = Field(default=False)
+    planning_version: int = Field(default=0, ge=0)
+    planning_labels: Annotated[NDArray[np.int32], Axes("known", "layers", "experts")] | None = None
+    planning_queued: Annotated[NDArray[np.int64], Axes("known")] | None = None
+    planning_pairs: Annotated[NDArray[np.int32], Axes("layers", "experts", "experts")] | None = None
 
     @classmethod
     def example(cls) -> Self:
@@ -81,6 +89,12 @@ class Memory:
         self.label_count = state.label_count
         self.queued = state.queued
         self.pair_count = state.pair_count
+        self.planned_ns = state.planned_ns
+        self.planning = state.planning
+        self.planning_version = state.planning_version
+        self.planning_labels = state.planning_labels
+        self.planning_queued = state.planning_queued
+        self.planning_pairs = state.planning_pairs
         self._rows: dict[tuple[str, ...], NDArray[np.int64]] = {}  # of the label names of batches; -1 for those without row
 
     @classmethod
@@ -170,8 +184,19 @@ class Memory:
             kept[OTHER] = kept.get(OTHER, 0) + rest
         self.queued = kept or None
 
-    def demand(self) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
-        """Tokens that each label had so far, int64 [K, L, E], and those that wait, int64 [K]; None if one is not known."""
+    def begin_plan(self, now_ns: int, pairs: bool) -> None:
+        """Keep what is known now, at the end of a window, until the placement is planned."""
+        self.planned_ns, self.planning, self.planning_version = now_ns, True, self.version
+        self.planning_labels, self.planning_queued = self.demand() or (None, None)
+        self.planning_pairs = None if self.pair_count is None or not pairs else self.pair_count.copy()
+
+    def end_plan(self) -> None:
+        """Forget what was kept for a plan: it is made, or nobody wants it."""
+        self.planning = False
+        self.planning_labels = self.planning_queued = self.planning_pairs = None
+
+    def demand(self) -> tuple[NDArray[np.int32], NDArray[np.int64]] | None:
+        """Tokens that each label had so far [K, L, E], and those that wait [K]; None if one is not known."""
         if self.label_count is None or not self.queued:
             return None
         # A last row, without a token, for labels that nothing is known of.
@@ -181,7 +206,7 @@ class Memory:
         queued = np.zeros(len(labels), np.int64)
         for name, tokens in self.queued.items():
             queued[rows.get(name, unknown)] += tokens
-        return labels.astype(np.int64), queued
+        return labels, queued
 
     def remember_window(self, name: str) -> bool:
         """Note a load window; False if it was counted before."""
@@ -213,8 +238,8 @@ class Memory:
             self.placement, self.version, self.proposed = self.proposed, version, None
         return version == self.version
 
-    def close_window(self, windows: int) -> NDArray[np.int64]:
-        """Move the open window into the ring of `windows` rows. Returns the history int64 [W, L, E], newest last."""
+    def close_window(self, windows: int) -> None:
+        """Move the open window into the ring of `windows` rows."""
         history = [*self._past(), np.minimum(self.open_count, COUNT_MAX)][-windows:]
         ring = np.zeros((windows, *self.open_count.shape), np.int32)
         self.closed += 1
@@ -223,14 +248,9 @@ class Memory:
         self.ring = ring
         self.open_count[:] = 0
         self.open_tokens = 0
-        return np.stack(history).astype(np.int64)
-
-    def coactivation(self) -> NDArray[np.int64] | None:
-        """Co-activations of a sample of the last windows' tokens, int64 [L, E, E]; None where none are kept."""
-        return None if self.pair_count is None else self.pair_count.astype(np.int64)
 
     def fade(self, labels: int, pairs: bool) -> None:
-        """After the plan of a window: old counts of labels and pairs fade, the queue is served, labels beyond `labels` merge."""
+        """At the end of a window: old counts of labels and pairs fade, the queue is served, labels beyond `labels` merge."""
         self.queued = None
         if not pairs:
             self.pair_count = None

@@ -61,6 +61,19 @@ class RoutingOptions(BaseModel):
     acknowledge: bool = Field(
         default=False, description="a placement is in force only when a consumer has acknowledged it, not when it is published"
     )
+    plan_ms: float = Field(
+        default=0.0, ge=0, le=600_000,
+        description="ms of the records' time that planning a placement may take; 0: records wait for the plan",
+    )
+    plan_every_s: float = Field(
+        default=0.0, ge=0, le=86_400, description="seconds of the records' time between two placements at least; 0: one a window"
+    )
+    capacity_factor: float | None = Field(
+        default=None, ge=1, le=1000,
+        description="an expert takes at most so many times its even share of a batch, tokens beyond go to others than their gate"
+        " chose, which changes the output of a model; none: the gate is obeyed",
+    )
+    queues: bool = Field(default=False, description="a routing plan tells each expert's queue of tokens as well")
     min_gain: float = Field(default=0.003, ge=0, le=1, description="balancedness that a new placement must win to be published")
     move_cost: float = Field(
         default=0.001, ge=0, le=10, description="price of one moved expert, in mean GPU loads of its layer; 0 moves freely"

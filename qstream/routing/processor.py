@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qstream.ahead import Ahead
 from qstream.contract import Batch, Event, Record, Result
 from qstream.errors import OptionError, Poison, ProblemError, Transient
 from qstream.quantum.record import Refused
@@ -38,8 +40,24 @@ from schemas.topics import (
 )
 
 SLOT_BYTES = 32  # of a plan, a slot in the worst case: its expert, its share, and the five columns of a move
-TIME_MAX_MS = 10**14
+TIME_MAX_MS = 9 * 10**12  # in the year 2255; in ns still an int64
 DEVICE_READY_S = 30.0
+TICK_S = 1.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stamp:
+    """Whose an event is, its id and time, and the record that caused it."""
+
+    key: str
+    id: str
+    ts_ns: int
+    cause: Record | None
+
+    @classmethod
+    def of(cls, record: Record, n: int) -> Self:
+        """The n-th event of a record."""
+        return cls(record.key, record.event_id(n), _event_ns(record), record)
 
 
 class RoutingProcessor:
@@ -50,21 +68,32 @@ class RoutingProcessor:
     or until its time is over, no other is planned. A token batch or load of a model without topology waits for it
     (`Transient`); one that contradicts the topology is poison. Windows close at records, so any split of the records into
     batches gives the same plans.
+
+    A placement is planned from what was known at the end of its window, and published with the first record that is `plan_ms`
+    younger, at the latest with the end of the next window; where no record comes any more, by a tick. With `ahead`, which
+    computes it meanwhile, no record waits for it; without, the same plans come later.
     """
 
     name = "routing"
     inputs = (TOKENS_BATCH, EXPERTS_LOAD, EXPERTS_TOPOLOGY, PLACEMENT_ACK)
     outputs = (ROUTING_PLAN, PLACEMENT_PLAN, DISPATCH_SHARES)
     state = RoutingState
-    tick_s: float | None = None
+    tick_s: float | None = TICK_S
 
-    def __init__(self, options: RoutingOptions | None = None, runtime: Callable[[], QuantumRuntime] | None = None) -> None:
+    def __init__(
+        self,
+        options: RoutingOptions | None = None,
+        runtime: Callable[[], QuantumRuntime] | None = None,
+        ahead: Ahead[Decision] | None = None,
+    ) -> None:
         """`runtime` makes or gives the one where devices are found; it is asked when a device is named."""
         self.options = options or RoutingOptions()
         self.runtime = runtime
+        self.ahead = ahead
+        self._versions: dict[str, int] = {}  # of the states at their last tick
 
     def configure(self, options: Mapping[str, Scalar]) -> Self:
-        changed = type(self)(self.options.changed(options), self.runtime)
+        changed = type(self)(self.options.changed(options), self.runtime, self.ahead)
         if changed.options.device != self.options.device:
             changed._prepare_device()
         return changed
@@ -83,31 +112,45 @@ class RoutingProcessor:
                 raise OptionError(f"option device: {device!r}, {refused.detail}") from refused
 
     def on_tick(self, key: str, state: RoutingState, now_ns: int, version: int) -> Result[RoutingState]:
-        return Result()
+        """Publish the placement of a window where no record came since the last tick that could."""
+        idle = self._versions.get(key) == version
+        if not state.planning:
+            self._versions.pop(key, None)
+            return Result()
+        self._versions[key] = version
+        if not idle or not self._is_due(state, now_ns):
+            return Result()
+        memory = Memory(state)
+        events = self._end_plan(Stamp(key, f"tick/{key}/{version}/0", now_ns, None), memory)
+        return Result(events, (), memory.state())
 
     def process(self, batch: Batch, state: RoutingState | None, now_ns: int) -> Result[RoutingState]:
         memory = None if state is None else Memory(state)
         events: list[Event] = []
         dead: list[Poison] = []
         for record in batch.records:
+            due = memory is not None and self._is_due(memory, _event_ns(record))
+            planned = self._end_plan(Stamp.of(record, 0), memory) if due and memory is not None else []
             try:
-                memory, planned = self._take(record, memory)
-                events += planned
+                memory, more = self._take(record, memory, len(planned))
+                planned += more
             except ProblemError as exc:
                 dead.append(Poison(record, str(exc)))
+            events += planned
         return Result(events, dead, None if memory is None else memory.state())
 
-    def _take(self, record: Record, memory: Memory | None) -> tuple[Memory, list[Event]]:
+    def _take(self, record: Record, memory: Memory | None, n: int) -> tuple[Memory, list[Event]]:
+        """The memory after a record, and its events from the n-th on."""
         frame = record.frame
         if isinstance(frame, ExpertTopology):
-            return self._adopt_topology(record, frame, memory)
+            return self._adopt_topology(record, frame, memory, n)
         if memory is None:
             raise Transient(f"model {record.key!r} has no topology yet: publish it to {EXPERTS_TOPOLOGY.name}")
         events: list[Event] = []
         if isinstance(frame, TokenBatch):
             counts = _gate_counts(frame, memory.topology)
             if self.options.routing_plans:
-                events.append(self._routing_event(record, frame, memory))
+                events.append(self._routing_event(Stamp.of(record, n), frame, memory))
             if counts is not None:
                 memory.add(counts, frame.layer, len(frame.token_id))
                 memory.add_batch(frame, self.options.labels, self.options.colocate)
@@ -123,15 +166,28 @@ class RoutingProcessor:
                 f"applied_version is {frame.applied_version}, allowed are {memory.version}, which is in force,{waiting}"
             )
         if memory.is_full(self.options.window_tokens):
-            history = memory.close_window(self.options.windows)
-            if self.options.placement != "off":
-                events.append(self._placement_event(record, history, memory, n=len(events)))
-            memory.fade(self.options.labels, self.options.colocate)
+            events += self._close_window(record, memory, n + len(events))
         if memory.is_live(self.options.shares_tokens):
-            events.append(self._shares_event(record, memory, n=len(events)))
+            events.append(self._shares_event(Stamp.of(record, n + len(events)), memory))
         return memory, events
 
-    def _adopt_topology(self, record: Record, topology: ExpertTopology, memory: Memory | None) -> tuple[Memory, list[Event]]:
+    def _close_window(self, record: Record, memory: Memory, n: int) -> list[Event]:
+        """The window that is full joins the history, and a placement is planned for what follows."""
+        events = self._end_plan(Stamp.of(record, n), memory) if memory.planning else []
+        memory.close_window(self.options.windows)
+        now_ns = _event_ns(record)
+        if self.options.placement != "off" and abs(now_ns - memory.planned_ns) >= self.options.plan_every_s * 1e9:
+            memory.begin_plan(now_ns, self.options.colocate)
+            if self._is_due(memory, now_ns):
+                events += self._end_plan(Stamp.of(record, n + len(events)), memory)
+            elif self.ahead is not None:
+                self.ahead.start(self._plan_key(record.key, memory), self._plan(memory))
+        memory.fade(self.options.labels, self.options.colocate)
+        return events
+
+    def _adopt_topology(
+        self, record: Record, topology: ExpertTopology, memory: Memory | None, n: int
+    ) -> tuple[Memory, list[Event]]:
         """A new model starts afresh; a changed topology does too, under a higher version, since old slots mean nothing.
 
         Where no more than the capacity of GPUs changed, slots and history stay, and a placement is planned at once.
@@ -151,85 +207,113 @@ class RoutingProcessor:
             return memory, []
         if memory is not None and _without_capacity(kept) == _without_capacity(memory.topology):
             memory.topology = kept
-            planned = self.options.placement != "off"
-            return memory, [self._placement_event(record, memory.history(), memory, n=0)] if planned else []
+            memory.end_plan()
+            if self.options.placement == "off":
+                return memory, []
+            memory.begin_plan(_event_ns(record), self.options.colocate)
+            return memory, self._end_plan(Stamp.of(record, n), memory)
         fresh = Memory.fresh(kept, self.options.windows)
-        fresh.version = _next_version(0 if memory is None else memory.version, record)
+        fresh.version = _next_version(0 if memory is None else memory.version, _event_ns(record))
         if memory is not None:
-            return fresh, [self._reset_event(record, fresh, memory.version, "the topology changed")]
+            return fresh, [self._reset_event(Stamp.of(record, n), fresh, memory.version, "the topology changed")]
         if live < topology.num_slots:
-            return fresh, [self._reset_event(record, fresh, 0, "GPUs without capacity hold no expert")]
+            return fresh, [self._reset_event(Stamp.of(record, n), fresh, 0, "GPUs without capacity hold no expert")]
         return fresh, []
 
-    def _reset_event(self, record: Record, fresh: Memory, base: int, reason: str) -> Event:
+    def _reset_event(self, stamp: Stamp, fresh: Memory, base: int, reason: str) -> Event:
         """The placement that a topology begins with, so that readers know what the slots of the next plans mean."""
-        topology, event_id = fresh.topology, record.event_id(0)
+        topology = fresh.topology
         plan = PlacementPlan(
-            model=record.key, plan_id=event_id, ts_ns=_event_ns(record), version=fresh.version, base_version=base,
+            model=stamp.key, plan_id=stamp.id, ts_ns=stamp.ts_ns, version=fresh.version, base_version=base,
             num_gpus=topology.num_gpus, slots_per_gpu=topology.slots_per_gpu, reset_reason=reason,
             expected=PlacementScore(balancedness_before=1.0, balancedness=1.0, worst_layer_balancedness=1.0, moved_experts=0),
             solver=SolverRecord(tier=0, name="contiguous"), **map_arrays(fresh.placement, topology),
         )  # fmt: skip
-        return Event(PLACEMENT_PLAN, record.key, event_id, plan, record)
+        return Event(PLACEMENT_PLAN, stamp.key, stamp.id, plan, stamp.cause)
 
-    def _routing_event(self, record: Record, batch: TokenBatch, memory: Memory) -> Event:
+    def _routing_event(self, stamp: Stamp, batch: TokenBatch, memory: Memory) -> Event:
         route = plan_route(batch, memory.placement, memory.topology, self.options)
-        event_id = record.event_id(0)
         plan = RoutingPlan(
-            plan_id=event_id, batch_id=batch.batch_id, model=batch.model, layer=batch.layer, ts_ns=batch.ts_ns,
+            plan_id=stamp.id, batch_id=batch.batch_id, model=batch.model, layer=batch.layer, ts_ns=batch.ts_ns,
             ttl_s=None if batch.deadline_ms is None else batch.deadline_ms / 1000,
             placement_version=memory.version, metrics=route.metrics,
             solver=SolverRecord(tier=0, name="hash", seed=self.options.seed),
             assignment=route.assignment, slot_ids=route.slot_ids,
         )  # fmt: skip
-        return Event(ROUTING_PLAN, record.key, event_id, plan, record)
+        return Event(ROUTING_PLAN, stamp.key, stamp.id, plan, stamp.cause)
 
-    def _shares_event(self, record: Record, memory: Memory, n: int) -> Event:
+    def _shares_event(self, stamp: Stamp, memory: Memory) -> Event:
         counts, topology, placement = memory.take_live(), memory.topology, memory.placement
         load, even, capacity = counts.astype(np.float64), None, None
         if topology.gpu_capacity is not None:
             capacity, maps = capacities(topology), map_arrays(placement, topology)
             load, even = load * (maps["logical_replica_count"] > 0), maps["replica_shares"]
         shares = dispatch_shares(load, placement, topology)
-        event_id = record.event_id(n)
         plan = DispatchShares(
-            model=record.key, plan_id=event_id, ts_ns=_event_ns(record), ttl_s=self.options.ttl_s,
+            model=stamp.key, plan_id=stamp.id, ts_ns=stamp.ts_ns, ttl_s=self.options.ttl_s,
             placement_version=memory.version, gate_choices=int(counts.sum()), shares=shares,
             score=SharesScore(
                 balancedness_even=balancedness(placement, load, topology.num_gpus, even, capacity),
                 balancedness=balancedness(placement, load, topology.num_gpus, shares, capacity),
             ),
         )  # fmt: skip
-        return Event(DISPATCH_SHARES, record.key, event_id, plan, record)
+        return Event(DISPATCH_SHARES, stamp.key, stamp.id, plan, stamp.cause)
 
-    def _placement_event(self, record: Record, history: NDArray[np.int64], memory: Memory, n: int) -> Event:
+    def _is_due(self, memory: Memory | RoutingState, now_ns: int) -> bool:
+        """Whether the placement that is being planned is to be published now."""
+        return memory.planning and now_ns >= memory.planned_ns + self.options.plan_ms * 1e6
+
+    def _end_plan(self, stamp: Stamp, memory: Memory) -> list[Event]:
+        """The placement that was being planned, as an event; none if placements were switched off meanwhile."""
+        if self.options.placement == "off":
+            memory.end_plan()
+            return []
         base = version = memory.version
-        decision = self._decide(record, history, memory)
+        decision = self._decide(stamp, memory)
+        memory.end_plan()
         if decision.skip_reason is None:
-            version = _next_version(max(base, memory.proposed_version), record)
-            memory.propose(decision.physical_to_logical, version, _event_ns(record))
+            version = _next_version(max(base, memory.proposed_version), stamp.ts_ns)
+            memory.propose(decision.physical_to_logical, version, stamp.ts_ns)
             if not self.options.acknowledge:
                 memory.acknowledge(version)
-        event_id = record.event_id(n)
         plan = placement_frame(
-            decision, memory.topology, model=record.key, plan_id=event_id, ts_ns=_event_ns(record), version=version,
+            decision, memory.topology, model=stamp.key, plan_id=stamp.id, ts_ns=stamp.ts_ns, version=version,
             base_version=base, ttl_s=self.options.ttl_s,
         )  # fmt: skip
-        return Event(PLACEMENT_PLAN, record.key, event_id, plan, record)
+        return [Event(PLACEMENT_PLAN, stamp.key, stamp.id, plan, stamp.cause)]
 
-    def _decide(self, record: Record, history: NDArray[np.int64], memory: Memory) -> Decision:
-        """A new plan, unless one is still waiting to be acknowledged."""
-        age_s = (_event_ns(record) - memory.proposed_ns) / 1e9
-        if self.options.acknowledge and memory.proposed is not None and age_s <= self.options.ttl_s:
+    def _decide(self, stamp: Stamp, memory: Memory) -> Decision:
+        """The new plan, unless one still waits to be acknowledged or came into force while this one was made."""
+        reason = None
+        waits_s = (stamp.ts_ns - memory.proposed_ns) / 1e9
+        if memory.version != memory.planning_version:
+            reason = f"version {memory.version} came into force while a plan was made for {memory.planning_version}"
+        elif self.options.acknowledge and memory.proposed is not None and waits_s <= self.options.ttl_s:
             reason = f"version {memory.proposed_version} is not acknowledged yet"
-            return keep_placement(history, memory.placement, memory.topology, reason)
-        labels, queued = memory.demand() or (None, None)
-        runtime = self.runtime() if self.options.device and self.runtime else None
-        pairs = memory.coactivation() if self.options.colocate else None
-        return plan_placement(
-            history, memory.placement, memory.topology, self.options,
-            labels=labels, queued=queued, coactivation=pairs, runtime=runtime,
-        )  # fmt: skip
+        if reason is not None:
+            return keep_placement(memory.history(), memory.placement, memory.topology, reason)
+        if self.ahead is None:
+            return self._plan(memory)()
+        return self.ahead.result(self._plan_key(stamp.key, memory), lambda: self._plan(memory)())
+
+    def _plan(self, memory: Memory) -> Callable[[], Decision]:
+        """How the placement is planned: a pure function of what is known of the window's end, but for devices and deadlines."""
+        history, placement, topology, options = memory.history(), memory.placement, memory.topology, self.options
+        labels, queued, pairs = memory.planning_labels, memory.planning_queued, memory.planning_pairs
+        runtime = self.runtime() if options.device and self.runtime else None
+
+        def plan() -> Decision:
+            return plan_placement(
+                history, placement, topology, options,
+                labels=None if labels is None else labels.astype(np.int64), queued=queued,
+                coactivation=None if pairs is None else pairs.astype(np.int64), runtime=runtime,
+            )  # fmt: skip
+
+        return plan
+
+    def _plan_key(self, key: str, memory: Memory) -> tuple[object, ...]:
+        """What tells one plan from all others."""
+        return key, memory.planning_version, memory.planned_ns, memory.closed, self.options
 
 
 def _without_capacity(topology: ExpertTopology) -> ExpertTopology:
@@ -237,12 +321,13 @@ def _without_capacity(topology: ExpertTopology) -> ExpertTopology:
 
 
 def _event_ns(record: Record) -> int:
-    return record.timestamp_ms * 1_000_000
+    return min(max(record.timestamp_ms, 0), TIME_MAX_MS) * 1_000_000
 
 
-def _next_version(version: int, record: Record) -> int:
+def _next_version(version: int, now_ns: int) -> int:
     """Higher than before, and than any before a loss of the state: the record's time where that is one."""
-    return max(version + 1, record.timestamp_ms if record.timestamp_ms < TIME_MAX_MS else 0)
+    now_ms = now_ns // 1_000_000
+    return max(version + 1, now_ms if now_ms < TIME_MAX_MS else 0)
 
 
 def _gate_counts(batch: TokenBatch, topology: ExpertTopology) -> NDArray[np.int64] | None:

@@ -30,7 +30,8 @@ def test_the_ring_keeps_the_newest_windows_oldest_first():
     lengths = []
     for value in range(1, 6):
         filled(memory, value)
-        history = memory.close_window(windows=3)
+        memory.close_window(windows=3)
+        history = memory.history()
         lengths.append(len(history))
         assert history[-1].tolist() == np.full((2, 3), value).tolist()
         memory = Memory(RoutingState(**memory.fields()))
@@ -44,14 +45,16 @@ def test_the_ring_may_grow_and_shrink_while_it_is_used():
     seen = {}
     for value, windows in enumerate((2, 2, 4, 4, 4, 2, 1), start=1):
         filled(memory, value)
-        seen[value] = memory.close_window(windows)[:, 0, 0].tolist()
+        memory.close_window(windows)
+        seen[value] = memory.history()[:, 0, 0].tolist()
     assert seen == {1: [1], 2: [1, 2], 3: [1, 2, 3], 4: [1, 2, 3, 4], 5: [2, 3, 4, 5], 6: [5, 6], 7: [7]}
 
 
 def test_a_count_beyond_the_ring_s_type_saturates():
     memory = Memory.fresh(TOPOLOGY, windows=1)
     memory.add(np.full((2, 3), 2**40), None, 1)
-    assert memory.close_window(1).max() == COUNT_MAX
+    memory.close_window(1)
+    assert memory.history().max() == COUNT_MAX
 
 
 def test_a_load_window_counts_once_and_old_names_are_forgotten():
@@ -168,6 +171,22 @@ def test_what_waits_stands_beside_what_was_counted_and_is_known_for_one_window()
     assert memory.demand() is None
 
 
+def test_what_a_plan_is_made_of_stays_as_it_was_at_the_end_of_its_window():
+    memory = Memory.fresh(NODES, windows=1)
+    memory.add_batch(labelled("ab", [0, 0, 1, 0]), 16, True)
+    memory.queue({"a": 2}, 16)
+    memory.begin_plan(7, True)
+    before = [array.tolist() for array in (memory.planning_labels, memory.planning_queued, memory.planning_pairs)]
+    memory.fade(16, True)
+    memory.add_batch(labelled("abc", [2, 2, 1, 1]), 16, True)
+    memory = Memory(memory.state())
+    memory.add_batch(labelled("abc", [2, 2, 1, 1]), 16, True)
+    assert [array.tolist() for array in (memory.planning_labels, memory.planning_queued, memory.planning_pairs)] == before
+    assert (memory.planning, memory.planned_ns) == (True, 7)
+    memory.end_plan()
+    assert (memory.planning, memory.planning_labels, memory.planning_pairs) == (False, None, None)
+
+
 def test_a_queue_of_very_many_labels_is_kept_by_its_largest():
     memory = Memory.fresh(NODES, windows=1)
     memory.add_batch(labelled("z", [0, 0]), 16, True)
@@ -181,13 +200,13 @@ def test_every_fourth_token_counts_towards_co_activations_which_fade():
     batch = labelled("a", [0] * 400, 1, 5)
     memory.add_batch(batch, 0, True)
     want = coactivation(batch.topk_ids[::PAIRS_EVERY, None], 4)
-    assert memory.coactivation()[1].tolist() == want[0].tolist()
-    assert not memory.coactivation()[0].any()
+    assert memory.pair_count[1].tolist() == want[0].tolist()
+    assert not memory.pair_count[0].any()
     memory.fade(0, True)
-    assert memory.coactivation()[1].tolist() == (want[0] * 7 // 8).tolist()
+    assert memory.pair_count[1].tolist() == (want[0] * 7 // 8).tolist()
     memory.fade(0, False)
     memory.add_batch(batch, 0, False)
-    assert memory.coactivation() is None
+    assert memory.pair_count is None
 
 
 def test_co_activations_are_not_kept_where_they_do_not_matter_or_take_much_room():
@@ -195,7 +214,7 @@ def test_co_activations_are_not_kept_where_they_do_not_matter_or_take_much_room(
     one.add_batch(labelled("a", [0] * 8), 0, True)
     large = Memory.fresh(NODES.model_copy(update={"num_layers": 20, "num_logical_experts": 256, "slots_per_gpu": 128}), windows=1)
     large.add_batch(labelled("a", [0] * 8), 0, True)
-    assert one.coactivation() is large.coactivation() is None
+    assert one.pair_count is large.pair_count is None
 
 
 def test_a_state_is_not_changed_by_the_memory_that_was_read_from_it():
@@ -239,6 +258,7 @@ def test_the_state_of_a_large_model_stays_small_and_so_does_each_of_its_fields()
         memory.close_window(16)
     memory.queue(dict.fromkeys(names, 10**9), 16)
     memory.propose(memory.placement, 1, 1)
+    memory.begin_plan(1, True)
     fields = pack(memory.state())
     assert sum(map(len, fields.values())) <= 4 << 20
     assert max(map(len, fields.values())) <= 64 << 10

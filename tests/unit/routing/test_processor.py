@@ -27,12 +27,12 @@ class Stream:
         self.state = None
         self.offsets: dict[str, int] = {}
 
-    def send(self, frame):
+    def send(self, frame, at_ms: int | None = None):
         topic = {
             ExpertTopology: EXPERTS_TOPOLOGY, TokenBatch: TOKENS_BATCH, ExpertLoad: EXPERTS_LOAD, PlacementAck: PLACEMENT_ACK,
         }[type(frame)]  # fmt: skip
         offset = self.offsets[topic.name] = self.offsets.get(topic.name, -1) + 1
-        record = Record(topic.name, 0, offset, "m", frame, 1000 + offset)
+        record = Record(topic.name, 0, offset, "m", frame, 1000 + offset if at_ms is None else at_ms)
         result = self.processor.process(Batch("m", [record]), self.state, 0)
         self.state = result.state or self.state
         return result

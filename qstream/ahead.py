@@ -1,0 +1,45 @@
+"""Ahead: a result is computed in another thread before it is asked for."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from typing import Generic, TypeVar
+
+Value = TypeVar("Value")
+KEPT = 256  # results; those that nobody has asked for the longest go first
+
+
+class Ahead(Generic[Value]):
+    """Results by key, computed one after the other in a thread of their own.
+
+    The functions must be pure, and a key must stand for all that they depend on: then nothing but time depends on whether a
+    result was computed before it is asked for, during that, or not at all. Any thread may call the methods.
+    """
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "qstream ahead")
+        self._lock = threading.Lock()
+        self._results: dict[Hashable, Future[Value]] = {}
+
+    def start(self, key: Hashable, compute: Callable[[], Value]) -> None:
+        """Have the result of `key` computed, unless it was asked for already."""
+        with self._lock:
+            if key not in self._results:
+                self._results[key] = self._thread.submit(compute)
+                while len(self._results) > KEPT:
+                    self._results.pop(next(iter(self._results))).cancel()
+
+    def result(self, key: Hashable, compute: Callable[[], Value]) -> Value:
+        """The result of `key`, waited for if need be, and computed here if it was never started."""
+        with self._lock:
+            started = self._results.get(key)
+        try:
+            return compute() if started is None else started.result()
+        except CancelledError:
+            return compute()
+
+    def close(self) -> None:
+        """Compute what is being computed, and no more."""
+        self._thread.shutdown(cancel_futures=True)

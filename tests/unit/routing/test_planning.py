@@ -1,0 +1,169 @@
+"""Planning beside the batches: when a placement is published, and that only time depends on where it is computed."""
+
+import numpy as np
+import pytest
+
+from qstream.ahead import Ahead
+from qstream.contract import Batch, Record
+from qstream.routing.memory import RoutingState
+from qstream.routing.options import RoutingOptions
+from qstream.routing.processor import RoutingProcessor
+from qstream.state.fields import pack, unpack
+from schemas import ExpertLoad, ExpertTopology, PlacementAck, PlacementPlan, RoutingPlan, TokenBatch
+
+TOPOLOGY = ExpertTopology(model="m", num_layers=2, num_logical_experts=8, top_k=2, num_nodes=2, num_gpus=4, slots_per_gpu=3)
+OPTIONS = RoutingOptions(window_tokens=256, windows=4, steps=200, min_gain=0.0, plan_ms=100.0)
+MS = 1_000_000
+
+
+class Stream:
+    """Records of one model at given times, and the events that they cause."""
+
+    def __init__(self, options: RoutingOptions = OPTIONS, ahead: Ahead | None = None) -> None:
+        self.processor = RoutingProcessor(options, ahead=ahead)
+        self.state = None
+        self.offset = -1
+        self.send(0, TOPOLOGY)
+
+    def send(self, at_ms: int, frame) -> list:
+        self.offset += 1
+        result = self.processor.process(Batch("m", [Record("t", 0, self.offset, "m", frame, at_ms)]), self.state, 0)
+        assert result.dead == []
+        self.state = result.state
+        return list(result.events)
+
+    def tick(self, at_ms: int, version: int) -> list:
+        result = self.processor.on_tick("m", self.state, at_ms * MS, version)
+        self.state = result.state or self.state
+        return list(result.events)
+
+
+def load(window: int) -> ExpertLoad:
+    count = np.random.default_rng(window).geometric(0.05, (2, 8))
+    return ExpertLoad(model="m", window_id=str(window), t0_ns=0, t1_ns=1, num_tokens=256, logical_count=count)
+
+
+def tokens(n: int) -> TokenBatch:
+    ids = np.random.default_rng(n).integers(0, 8, (4, 2), dtype=np.int32)
+    return TokenBatch(batch_id=f"b{n}", ts_ns=5, model="m", layer=0, token_id=np.arange(4, dtype=np.uint64), topk_ids=ids)
+
+
+def kinds(events: list) -> list[type]:
+    return [type(event.frame) for event in events]
+
+
+def test_a_placement_is_published_with_the_first_record_that_is_old_enough_and_serves_it():
+    stream = Stream()
+    assert stream.send(1000, load(1)) == []
+    assert kinds(stream.send(1099, tokens(1))) == [RoutingPlan]
+    placement, route = stream.send(1100, tokens(2))
+    assert isinstance(placement.frame, PlacementPlan)
+    assert (placement.id, route.id) == ("t/0/3/0", "t/0/3/1")
+    assert route.frame.placement_version == placement.frame.version == 1100
+    assert kinds(stream.send(1300, tokens(3))) == [RoutingPlan]
+
+
+def test_what_comes_after_the_window_changes_nothing_of_its_placement():
+    """The same plan as at once, though labels, counts and batches follow before it is published."""
+    at_once = Stream(OPTIONS.changed({"plan_ms": 0}))
+    later = Stream()
+    (want,) = at_once.send(1000, load(1))
+    later.send(1000, load(1))
+    for n in range(5):
+        later.send(1001 + n, tokens(n))
+    got = later.send(1200, tokens(9))[0]
+    assert got.frame.physical_to_logical_map.tolist() == want.frame.physical_to_logical_map.tolist()
+    assert got.frame.expected == want.frame.expected
+
+
+def test_the_end_of_the_next_window_publishes_the_placement_of_the_one_before():
+    stream = Stream()
+    stream.send(1000, load(1))
+    (event,) = stream.send(1001, load(2))
+    assert isinstance(event.frame, PlacementPlan)
+    assert stream.state.planning
+    assert stream.state.closed == 2
+
+
+def script() -> list[tuple[int, object]]:
+    """Windows, batches and an acknowledgement of nothing new, at uneven times."""
+    rng = np.random.default_rng(0)
+    times = 1000 + rng.integers(1, 60, 60).cumsum()
+    return [(int(at), load(n) if n % 4 == 0 else tokens(n)) for n, at in enumerate(times)]
+
+
+def test_where_a_placement_is_computed_and_whether_the_worker_was_restarted_changes_no_byte():
+    ahead = Ahead()
+    plain, threaded, restarted = Stream(), Stream(ahead=ahead), Stream()
+    found = []
+    for stream in (plain, threaded, restarted):
+        events = []
+        for at_ms, frame in script():
+            events += stream.send(at_ms, frame)
+            if stream is restarted:
+                stream.processor = RoutingProcessor(OPTIONS)
+                stream.state = unpack(RoutingState, pack(stream.state))
+        found.append([(event.id, event.frame.encode()) for event in events])
+    ahead.close()
+    assert sum(b"moved_experts" in body for _, body in found[0]) >= 8
+    assert found[0] == found[1] == found[2]
+
+
+def test_where_no_record_comes_any_more_a_tick_publishes_the_placement():
+    stream = Stream()
+    stream.send(1000, load(1))
+    assert stream.tick(5000, version=1) == []  # a record may have come since the tick before
+    (event,) = stream.tick(6000, version=1)
+    assert (event.id, event.cause, event.frame.version) == ("tick/m/1/0", None, 6000)
+    assert not stream.state.planning
+    assert stream.tick(7000, version=2) == stream.tick(8000, version=2) == []
+
+
+def test_while_records_come_no_tick_publishes_even_where_they_are_old():
+    """A backlog is read: the clock is far ahead of the records."""
+    stream = Stream()
+    stream.send(1000, load(1))
+    stream.tick(10**9, version=1)
+    stream.send(1001, tokens(1))
+    assert stream.tick(10**9 + 1000, version=2) == []
+
+
+def test_a_placement_that_came_into_force_meanwhile_is_not_overruled():
+    stream = Stream(OPTIONS.changed({"acknowledge": True, "ttl_s": 0.15}))
+    stream.send(1000, load(1))
+    first = stream.send(1100, tokens(1))[0].frame
+    stream.send(1300, load(2))
+    stream.send(1301, PlacementAck(model="m", applied_version=first.version, ts_ns=1))
+    second = stream.send(1400, tokens(2))[0].frame
+    assert second.skip_reason == f"version {first.version} came into force while a plan was made for 1"
+    assert second.base_version == first.version
+
+
+def test_a_gpu_that_dies_is_planned_for_at_once_and_the_plan_that_was_being_made_is_dropped():
+    stream = Stream()
+    stream.send(1000, load(1))
+    dead = TOPOLOGY.model_copy(update={"gpu_capacity": np.array([1, 0, 1, 1], np.float32)})
+    (event,) = stream.send(1001, dead)
+    assert (event.frame.replica_shares[:, 3:6] == 0).all()
+    assert kinds(stream.send(1200, tokens(1))) == [RoutingPlan]
+
+
+def test_placements_switched_off_meanwhile_are_not_published():
+    stream = Stream()
+    stream.send(1000, load(1))
+    stream.processor = stream.processor.configure({"placement": "off"})
+    assert kinds(stream.send(1200, tokens(1))) == [RoutingPlan]
+    assert not stream.state.planning
+
+
+@pytest.mark.parametrize(("every_s", "plans"), [(0.0, 6), (0.5, 2), (10.0, 1)])
+def test_placements_are_planned_no_more_often_than_asked(every_s, plans):
+    stream = Stream(OPTIONS.changed({"plan_ms": 0, "plan_every_s": every_s}))
+    assert sum(len(stream.send(100_000 + 100 * n, load(n))) for n in range(6)) == plans
+    assert stream.state.closed == 6
+
+
+def test_a_clock_that_was_wrong_once_does_not_end_planning():
+    stream = Stream(OPTIONS.changed({"plan_every_s": 10.0, "plan_ms": 0}))
+    stream.send(10**13, load(1))
+    assert kinds(stream.send(100_000, load(2))) == [PlacementPlan]

@@ -1,0 +1,44 @@
+"""Ahead: results before they are asked for, each computed once, and errors where they are asked for."""
+
+import threading
+
+import pytest
+
+from qstream.ahead import KEPT, Ahead
+
+
+def test_a_result_is_computed_once_in_another_thread():
+    ahead: Ahead[int] = Ahead()
+    threads = []
+    for _ in range(3):
+        ahead.start("a", lambda: threads.append(threading.get_ident()) or 5)
+    assert [ahead.result("a", lambda: 6) for _ in range(2)] == [5, 5]
+    assert len(threads) == 1
+    assert threads[0] != threading.get_ident()
+    ahead.close()
+
+
+def test_what_was_never_started_is_computed_where_it_is_asked_for():
+    ahead: Ahead[int] = Ahead()
+    assert ahead.result("a", threading.get_ident) == threading.get_ident()
+    ahead.close()
+
+
+def test_an_error_is_raised_where_the_result_is_asked_for():
+    ahead: Ahead[float] = Ahead()
+    ahead.start("a", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        ahead.result("a", lambda: 1.0)
+    ahead.close()
+
+
+def test_old_results_make_room_and_can_be_had_again():
+    ahead: Ahead[int] = Ahead()
+    blocked = threading.Event()
+    ahead.start("first", lambda: int(blocked.wait(30)))
+    for n in range(KEPT + 5):
+        ahead.start(n, lambda n=n: n)
+    blocked.set()
+    assert ahead.result(0, lambda: -1) == -1  # pushed out before it began
+    assert ahead.result(KEPT + 4, lambda: -1) == KEPT + 4
+    ahead.close()
