@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import lzma
 import math
 import pickle
+import struct
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Final
@@ -23,8 +27,13 @@ MAX_ENTRIES: Final = 1 << 27
 MAX_ARRAYS: Final = 1 << 18
 MAX_COUNT: Final = 2**53  # up to which float64 holds every integer
 FORMATS: Final = ".json, .npy, .npz, .safetensors or .pt"
-# What torch raises for a file that is none of its own, or that asks for more than tensors and plain values.
-_NOT_A_PT: Final = (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, LookupError, TypeError, AttributeError)
+# What readers raise for a file that is broken. None has an error of its own: each passes on those of its parts.
+_BROKEN: Final = (
+    ValueError, EOFError, RuntimeError, LookupError, TypeError, OverflowError, MemoryError, OSError, struct.error,
+)  # fmt: skip
+_NOT_AN_NPY: Final = (*_BROKEN, SyntaxError, tokenize.TokenError)
+_NOT_AN_NPZ: Final = (*_BROKEN, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
+_NOT_A_PT: Final = (*_BROKEN, pickle.UnpicklingError, AttributeError, AssertionError, zlib.error)
 Tree = Mapping[str, Any]
 
 
@@ -141,7 +150,7 @@ def _read_npy(where: str, file: IO[bytes]) -> NDArray[Any]:
         version = np.lib.format.read_magic(file)
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read_header(file)
-    except (ValueError, EOFError) as exc:
+    except _NOT_AN_NPY as exc:
         raise ProblemError(f"{where}: not an npy file: {str(exc)[:200]}") from exc
     if dtype.kind not in "iuf":
         raise ProblemError(f"{where} has dtype {dtype}, allowed are numbers")
@@ -168,7 +177,9 @@ def _read_npz(path: Path) -> Tree:
                 with archive.open(info) as file:
                     arrays[info.filename.removesuffix(".npy")] = _read_npy(f"{path.name}, {info.filename[:80]!a}", file)
             return arrays
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError) as exc:
+    except ProblemError:
+        raise
+    except _NOT_AN_NPZ as exc:
         raise ProblemError(f"{path.name}: not an npz file: {str(exc)[:200]}") from exc
 
 

@@ -101,16 +101,25 @@ def _ascend_lists(layers: Any) -> list[list[Any]]:
 
 
 def _map_of_yaml(path: Path) -> NDArray[np.int64]:
-    """The lists of ``initial_global_assignments``, one a line, as TensorRT-LLM and we write them."""
+    """The lists of ``initial_global_assignments``, in brackets, as TensorRT-LLM and we write them."""
     if not path.is_file():
         raise ConfigError(f"{str(path)!r} is no file, allowed is a placement")
     text = bounded(path, MAX_YAML_BYTES).decode(errors="replace")
-    rows = re.findall(r"^ +(\d{1,4}): *\[([\d, ]*)\] *$", text, re.MULTILINE)
+    rows = {int(layer): cells for layer, cells in re.findall(r"^ +(\d{1,4}): *\[([^]]*)\]", text, re.MULTILINE)}
     if not rows:
-        raise ProblemError(f"{path.name} has no list below initial_global_assignments, allowed is one a layer and line")
-    ordered = [row for _, row in sorted((int(layer), row) for layer, row in rows)]
-    experts = [[int(cell) for cell in row.split(",") if cell.strip()] for row in ordered]
-    return numbers("initial_global_assignments", experts, 2)
+        raise ProblemError(f"{path.name} has no list below initial_global_assignments, allowed is one in brackets a layer")
+    return numbers("initial_global_assignments", [_yaml_experts(layer, rows[layer]) for layer in sorted(rows)], 2)
+
+
+def _yaml_experts(layer: int, text: str) -> list[int]:
+    """The numbers of a list, which may go on over several lines."""
+    cells = [cell.strip() for cell in text.split(",")]
+    if not cells[-1]:
+        cells.pop()
+    wrong = next((cell for cell in cells if not re.fullmatch(r"\d{1,9}", cell)), None)
+    if wrong is not None:
+        raise ProblemError(f"initial_global_assignments of layer {layer} has {wrong[:20]!r}, allowed are numbers of experts")
+    return [int(cell) for cell in cells]
 
 
 def _load_history(entries: Any) -> Recording:

@@ -149,3 +149,47 @@ def test_numbers_names_the_field_and_what_is_wrong(value, told):
     with pytest.raises(ProblemError, match="field") as raised:
         numbers("field", value, 2)
     assert told in str(raised.value)
+
+
+def written(folder, name):
+    """A small recording in that format."""
+    counts = np.arange(2 * 2 * 8).reshape(2, 2, 8)
+    path = folder / name
+    if path.suffix == ".npy":
+        np.save(path, counts)
+    elif path.suffix == ".npz":
+        np.savez_compressed(path, history=counts)
+    elif path.suffix == ".safetensors":
+        save_file({"0_0": counts[0, 0], "0_1": counts[0, 1]}, path)
+    elif path.suffix == ".json":
+        path.write_text(json.dumps({"logical_count": counts.tolist()}))
+    else:
+        torch = pytest.importorskip("torch")
+        tree = {"logical_count": torch.from_numpy(counts), "rank": 0}
+        torch.save(tree, path, _use_new_zipfile_serialization=path.stem != "legacy")
+    return path
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["a.npy", "a.npz", "a.safetensors", "a.json", "a.pt", "legacy.pt"])
+def test_whatever_bytes_are_wrong_or_missing_a_file_is_read_or_told(tmp_path, name):
+    path = written(tmp_path, name)
+    body, rng = path.read_bytes(), np.random.default_rng(7)
+    told = 0
+    for number in range(600):
+        broken = bytearray(body[: rng.integers(len(body))] if number % 4 == 0 else body)
+        for at in rng.integers(max(len(broken), 1), size=rng.integers(1, 6)) if broken else ():
+            broken[at] = rng.integers(256)
+        path.write_bytes(broken)
+        try:
+            read_tree(path)
+        except ProblemError:
+            told += 1
+    assert told > 100
+
+
+@pytest.mark.parametrize("header", ["{'descr': ('<i8'", "{'shape': (" + "(" * 500, "-" * 9000])
+def test_an_npy_header_that_is_no_python_is_told(tmp_path, header):
+    (tmp_path / "a.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode())
+    with pytest.raises(ProblemError, match="not an npy file"):
+        read_tree(tmp_path / "a.npy")

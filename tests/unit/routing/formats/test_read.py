@@ -249,3 +249,16 @@ def test_a_yaml_without_lists_is_told(tmp_path):
         read_map(tmp_path / "p.yaml", 1, 4, 3)
     with pytest.raises(ConfigError, match="is no file"):
         read_map(tmp_path / "none.yaml", 1, 4, 3)
+
+
+@pytest.mark.parametrize("cell", ["1 2", "9" * 5000, "x", "-1", "1.5", ""])
+def test_a_yaml_list_of_anything_but_numbers_is_told(tmp_path, cell):
+    (tmp_path / "p.yaml").write_text(f"initial_global_assignments:\n  3: [0, {cell}, 2, 1]\n")
+    with pytest.raises(ProblemError, match="of layer 3 has"):
+        read_map(tmp_path / "p.yaml", 1, 4, 3)
+
+
+def test_a_yaml_list_may_go_on_over_several_lines_of_any_system(tmp_path):
+    body = "initial_global_assignments:\r\n  4: [2, 1,\r\n      0, 1,]\r\n  3: [0, 1, 2, 0]\r\nnum_slots: 4\r\n"
+    (tmp_path / "p.yaml").write_bytes(body.encode())
+    assert read_map(tmp_path / "p.yaml", 2, 4, 3).tolist() == [[0, 1, 2, 0], [2, 1, 0, 1]]
