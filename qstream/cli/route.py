@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -15,7 +15,7 @@ from qstream.cli.output import print_json, print_table
 from qstream.cli.sources import BatchHeader, read_items
 from qstream.errors import ConfigError, ProblemError
 from qstream.routing.adjacency import expert_queues
-from qstream.routing.capacity import assign_capacity, dense_gate, even_capacity
+from qstream.routing.capacity import assign_candidates, even_capacity
 from qstream.routing.formats.files import bounded
 from qstream.routing.formats.read import read_map
 from qstream.routing.memory import contiguous
@@ -27,7 +27,6 @@ from schemas.tokens import TokenBatch
 from schemas.topics import TOKENS_BATCH
 
 app = new_app()
-MAX_GATE_CELLS: Final = 1 << 28
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -133,13 +132,11 @@ def _within(batch: TokenBatch, topology: ExpertTopology, factor: float) -> Answe
         raise ProblemError("topk_ids is missing, allowed for --capacity are tokens with gate choices")
     tokens, k = batch.topk_ids.shape
     experts = topology.num_logical_experts
-    if tokens * experts > MAX_GATE_CELLS:
-        raise ProblemError(f"{tokens} tokens x {experts} experts, allowed for --capacity are at most {MAX_GATE_CELLS} in all")
     weights = np.ones((tokens, k), np.float32) if batch.topk_weights is None else batch.topk_weights
     room = even_capacity(tokens, experts, factor, k)
-    found = assign_capacity(dense_gate(batch.topk_ids, weights, experts), room, k=k)
+    found = assign_candidates(batch.topk_ids, weights, room, k=k)
     figures = {"max_over_mean": found.max_over_mean, "gate_kept": found.gate_kept, "off_candidate": found.off_candidate}
-    return Answer(batch, "prices and regret", found.assignment, None, figures)
+    return Answer(batch, "auction", found.assignment, None, figures)
 
 
 def queues(found: Answer, topology: ExpertTopology) -> dict[str, list[Any]]:
