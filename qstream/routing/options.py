@@ -62,11 +62,11 @@ class RoutingOptions(BaseModel):
         default=False, description="a placement is in force only when a consumer has acknowledged it, not when it is published"
     )
     plan_ms: float = Field(
-        default=0.0, ge=0, le=600_000,
+        default=300.0, ge=0, le=600_000,
         description="ms of the records' time that planning a placement may take; 0: records wait for the plan",
     )
     plan_every_s: float = Field(
-        default=0.0, ge=0, le=86_400, description="seconds of the records' time between two placements at least; 0: one a window"
+        default=1.0, ge=0, le=86_400, description="seconds of the records' time between two placements at least; 0: one a window"
     )
     capacity_factor: float | None = Field(
         default=None, ge=1, le=1000,

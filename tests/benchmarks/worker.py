@@ -132,11 +132,10 @@ class Progress:
 def follow(running: Worker, at: Servers, topic: Topic, total: int, period_s: float = 0.05) -> Progress:
     """Sample until `topic` holds `total` events."""
     progress = Progress()
-    consumer = Consumer({"bootstrap.servers": at.kafka, "group.id": "bench.follow", "log_level": 0})
-    partitions = [KafkaPartition(topic.name, partition) for partition in range(topic.partitions)]
+    consumer = _reader(at)
 
     def sample() -> bool:
-        events = sum(consumer.get_watermark_offsets(partition, timeout=10)[1] for partition in partitions)
+        events = _events(consumer, topic)
         progress.seconds.append(time.perf_counter())
         progress.cpu_s.append(running.cpu_s())
         progress.events.append(events)
@@ -147,3 +146,21 @@ def follow(running: Worker, at: Servers, topic: Topic, total: int, period_s: flo
     finally:
         consumer.close()
     return progress
+
+
+def count_events(at: Servers, topic: Topic) -> int:
+    """How many events `topic` holds."""
+    consumer = _reader(at)
+    try:
+        return _events(consumer, topic)
+    finally:
+        consumer.close()
+
+
+def _reader(at: Servers) -> Consumer:
+    return Consumer({"bootstrap.servers": at.kafka, "group.id": "bench.follow", "log_level": 0})
+
+
+def _events(consumer: Consumer, topic: Topic) -> int:
+    partitions = [KafkaPartition(topic.name, partition) for partition in range(topic.partitions)]
+    return sum(int(consumer.get_watermark_offsets(partition, timeout=10)[1]) for partition in partitions)

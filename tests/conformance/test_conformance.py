@@ -54,7 +54,12 @@ def routing_records() -> list[Record]:
 
 
 RECORDS = {"routing": routing_records}
-OPTIONS = {"routing": {"window_tokens": 2048, "windows": 4, "steps": 200, "min_gain": 0.005, "labels": 6, "colocate": True}}
+OPTIONS = {
+    "routing": {
+        "window_tokens": 2048, "windows": 4, "steps": 200, "min_gain": 0.005, "labels": 6, "colocate": True,
+        "plan_ms": 2, "plan_every_s": 0.001,
+    }
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("frame", FRAMES, ids=lambda frame: frame.__name__)

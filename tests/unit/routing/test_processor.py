@@ -16,7 +16,7 @@ from schemas import DispatchShares, ExpertLoad, ExpertTopology, PlacementAck, Pl
 from schemas.topics import EXPERTS_LOAD, EXPERTS_TOPOLOGY, PLACEMENT_ACK, TOKENS_BATCH
 
 TOPOLOGY = ExpertTopology(model="m", num_layers=2, num_logical_experts=8, top_k=2, num_nodes=2, num_gpus=4, slots_per_gpu=3)
-OPTIONS = RoutingOptions(window_tokens=256, windows=4, steps=200, min_gain=0.0)
+OPTIONS = RoutingOptions(window_tokens=256, windows=4, steps=200, min_gain=0.0, plan_ms=0, plan_every_s=0)
 
 
 class Stream:
