@@ -24,7 +24,7 @@ from qstream.stream.admin import apply_topics
 from qstream.stream.client import Publisher
 from qstream.testing.rig import Program, Tail, header, wait_until
 from schemas import Control, ExpertTopology, TokenBatch
-from schemas.topics import CONTROL, EXPERTS_TOPOLOGY, ROUTING_PLAN, TOKENS_BATCH, TOPICS
+from schemas.topics import CONTROL, EXPERTS_TOPOLOGY, PLACEMENT_PLAN, ROUTING_PLAN, TOKENS_BATCH, TOPICS
 
 CODE = "from agents import app, routing; from qstream.config import load_settings; app.run(routing.AGENT, load_settings())"
 PARTITIONS = sum(topic.partitions for topic in routing.AGENT.processor(load_settings()).inputs)
@@ -205,6 +205,22 @@ def test_the_control_topic_pauses_resumes_and_changes_options_while_the_worker_r
     wait_until(lambda: not worker.status()["control_error"])
     publish(publisher, 15, 5)
     wait_until(lambda: len(plans()) == 10)
+
+
+def test_a_placement_comes_though_no_record_follows_its_window(
+    start: Callable[..., Worker], publisher: Publisher, plans: Callable[[], list[str]], broker: str
+):
+    worker = start(options='{"window_tokens": 256, "min_gain": 0, "plan_ms": 500}')
+    tail = Tail(broker, PLACEMENT_PLAN.name, PLACEMENT_PLAN.partitions)
+    publish(publisher, 0, 8, models=1)
+    wait_until(lambda: len(plans()) == 8, saying=worker.log_tail)
+    wait_until(lambda: tail.read(), saying=worker.log_tail)
+    assert [header(message, "ce_id").split("/")[:2] for message in tail.read()] == [["tick", "m0"]]
+    wait_until(lambda: worker.status()["uncommitted"] == 0)
+    publish(publisher, 8, 1, models=1)
+    wait_until(lambda: len(plans()) == 9, saying=worker.log_tail)
+    assert len(tail.read()) == 1
+    tail.close()
 
 
 def test_an_agent_that_was_paused_stays_paused_over_a_restart(
