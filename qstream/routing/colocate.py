@@ -88,10 +88,9 @@ def colocate(
         An argument breaks a rule above.
     """
     pairs = array("together", together, np.float64, "L E F")
-    check_load("together", pairs)
     layers, experts, width = pairs.shape
-    if width != experts or not np.array_equal(pairs, pairs.transpose(0, 2, 1)):
-        raise ProblemError(f"together: {list(pairs.shape)}, must be [L, E, E] and symmetric")
+    if width != experts or not _is_symmetric(pairs):
+        raise ProblemError(f"together: {list(pairs.shape)}, must be [L, E, E], symmetric, finite and >= 0")
     room = array("sizes", sizes, np.int64, "N")
     if not len(room) or room.min() < 0 or room.sum() != experts:
         raise ProblemError(f"sizes: {room.tolist()}, must be >= 0 with sum {experts}")
@@ -110,8 +109,7 @@ def colocate(
     if experts:
         order = np.argsort(-tokens, axis=1, kind="stable")
         limit = np.where(target > 0, (1.0 + eps) * target, np.inf)
-        bonds = np.where(np.eye(experts, dtype=np.bool_), 0.0, pairs)  # an expert has no bond with itself
-        _colocate(bonds, tokens, room, target, limit, order, steps, np.uint64(seed % 2**64), node)
+        _colocate(pairs, tokens, room, target, limit, order, steps, np.uint64(seed % 2**64), node)
     return node
 
 
@@ -131,12 +129,27 @@ def count_pairs(ids: Any, every: int, together: Any) -> None:
 
 
 @compiled
+def _is_symmetric(pairs: Any) -> bool:
+    """Whether each layer [E, E] is symmetric, and all is finite and >= 0."""
+    for layer in range(len(pairs)):
+        for e in range(pairs.shape[1]):
+            for f in range(e + 1):
+                value = pairs[layer, e, f]
+                if not (value == pairs[layer, f, e] and 0.0 <= value < np.inf):
+                    return False
+    return True
+
+
+@compiled
 def _colocate(pairs: Any, load: Any, room: Any, target: Any, limit: Any, order: Any, steps: int, seed: Any, node: Any) -> None:
     state = np.empty(1, np.uint64)
     for layer in range(len(node)):
         state[0] = mix64(seed * GOLDEN + np.uint64(layer))
         carried = _even_start(load[layer], room, target[layer], order[layer], node[layer])
-        _anneal(pairs[layer], load[layer], carried, limit[layer], steps, state, node[layer])
+        bonds = pairs[layer].copy()
+        for e in range(len(bonds)):
+            bonds[e, e] = 0.0  # an expert has no bond with itself
+        _anneal(bonds, load[layer], carried, limit[layer], steps, state, node[layer])
 
 
 @compiled
@@ -190,10 +203,10 @@ def _even_out(load: Any, target: Any, node: Any, carried: Any) -> bool:
 def _anneal(pairs: Any, load: Any, carried: Any, limit: Any, steps: int, state: Any, node: Any) -> None:
     """Exchanges between nodes; what exceeds the limits has a price on the way, and is never more than in the start at the end."""
     experts = len(node)
-    bond = np.zeros((experts, len(limit)))  # co-activations of each expert with those of each node
-    for e in range(experts):
-        for f in range(experts):
-            bond[e, node[f]] += pairs[e, f]
+    bond = np.zeros((len(limit), experts))  # co-activations of each expert with those of each node
+    for f in range(experts):
+        for e in range(experts):
+            bond[node[f], e] += pairs[f, e]
     unit = pairs.sum() / max(experts * (experts - 1), 1)
     price = _PRICE * pairs.sum() / max(load.sum(), 1e-300)
     excess = np.maximum(carried - limit, 0.0).sum()
@@ -211,7 +224,7 @@ def _anneal(pairs: Any, load: Any, carried: Any, limit: Any, steps: int, state: 
         gap = load[e] - load[f]
         over = max(carried[a] - gap - limit[a], 0.0) + max(carried[b] + gap - limit[b], 0.0)
         over -= max(carried[a] - limit[a], 0.0) + max(carried[b] - limit[b], 0.0)
-        gain = bond[e, b] - bond[e, a] + bond[f, a] - bond[f, b] - 2.0 * pairs[e, f]
+        gain = bond[b, e] - bond[a, e] + bond[a, f] - bond[b, f] - 2.0 * pairs[e, f]
         worth = gain - price * over
         if worth < 0.0:
             state[0] += GOLDEN
@@ -223,9 +236,9 @@ def _anneal(pairs: Any, load: Any, carried: Any, limit: Any, steps: int, state: 
         carried[b] += gap
         node[e], node[f] = b, a
         for g in range(experts):
-            change = pairs[g, f] - pairs[g, e]
-            bond[g, a] += change
-            bond[g, b] -= change
+            change = pairs[f, g] - pairs[e, g]
+            bond[a, g] += change
+            bond[b, g] -= change
         if gained > best + 1e-9 * unit and excess <= allowed:
             best = gained
             kept[:] = node

@@ -253,21 +253,22 @@ def _fill(problem: PlacementProblem, part: _Part, plan: NDArray[np.int32], late:
     fresh = place_window(np.take_along_axis(problem.ahead.load(), part.experts, 1), gpus, slots, least=least, capacity=capacity)
     was, starts = _starts(problem, part, fresh, least)
     scenarios = np.take_along_axis(problem.ahead.scenarios, part.experts[None], 2)
-    best = starts[0]
+    steps = -(-problem.options.steps * slots // (len(problem.live) * problem.topology.slots_per_gpu))
+    plans = np.stack(starts)
     annealed = 0
     for first in range(0, len(fresh), _LAYERS_AT_ONCE):
         some = slice(first, first + _LAYERS_AT_ONCE)
-        steps = 0 if late() else problem.options.steps
-        plans = [
-            anneal(
-                start[some], scenarios[:, some], gpus, steps=steps, seed=problem.seed + first, move_cost=problem.move_cost,
+        left = 0 if late() else steps
+        for found in plans:
+            found[some] = anneal(
+                found[some], scenarios[:, some], gpus, steps=left, seed=problem.seed + first, move_cost=problem.move_cost,
                 previous=was[some], weights=problem.ahead.weights, capacity=capacity,
-            )
-            for start in starts
-        ]  # fmt: skip
-        costs = [_cost(p, was[some], scenarios[:, some], problem, capacity) for p in plans]
-        best[some] = np.stack(plans)[np.argmin(costs, axis=0), np.arange(len(plans[0]))]
-        annealed += len(plans[0]) if steps else 0
+            )  # fmt: skip
+        annealed += len(fresh[some]) if left else 0
+    best = plans[0]
+    if len(plans) > 1:
+        costs = [_cost(found, was, scenarios, problem, capacity) for found in plans]
+        best = plans[np.argmin(costs, axis=0), np.arange(len(best))]
     plan[:, part.gpus] = np.take_along_axis(part.experts, best.astype(np.int64), 1).reshape(len(plan), gpus, -1)
     return annealed
 
