@@ -43,6 +43,7 @@ SLOT_BYTES = 32  # of a plan, a slot in the worst case: its expert, its share, a
 TIME_MAX_MS = 9 * 10**12  # in the year 2255; in ns still an int64
 DEVICE_READY_S = 30.0
 TICK_S = 1.0
+LONGEST_WINDOW = 8  # a window stays open while the placement of the one before is planned, up to so many times its tokens
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,8 +71,8 @@ class RoutingProcessor:
     batches gives the same plans.
 
     A placement is planned from what was known at the end of its window, and published with the first record that is `plan_ms`
-    younger, at the latest with the end of the next window; where no record comes any more, by a tick. With `ahead`, which
-    computes it meanwhile, no record waits for it; without, the same plans come later.
+    younger; where no record comes any more, by a tick. Meanwhile the next window stays open. With `ahead`, which computes the
+    plan meanwhile, no record waits for it; without, the same plans come later.
     """
 
     name = "routing"
@@ -165,7 +166,7 @@ class RoutingProcessor:
             raise ProblemError(
                 f"applied_version is {frame.applied_version}, allowed are {memory.version}, which is in force,{waiting}"
             )
-        if memory.is_full(self.options.window_tokens):
+        if memory.is_full(self.options.window_tokens * (LONGEST_WINDOW if memory.planning else 1)):
             events += self._close_window(record, memory, n + len(events))
         if memory.is_live(self.options.shares_tokens):
             events.append(self._shares_event(Stamp.of(record, n + len(events)), memory))

@@ -76,13 +76,22 @@ def test_what_comes_after_the_window_changes_nothing_of_its_placement():
     assert got.frame.expected == want.frame.expected
 
 
-def test_the_end_of_the_next_window_publishes_the_placement_of_the_one_before():
+def test_the_next_window_stays_open_until_the_placement_is_published():
     stream = Stream()
     stream.send(1000, load(1))
-    (event,) = stream.send(1001, load(2))
+    assert stream.send(1050, load(2)) == stream.send(1060, load(3)) == []
+    assert stream.state.closed == 1
+    (event,) = stream.send(1100, load(4))
     assert isinstance(event.frame, PlacementPlan)
-    assert stream.state.planning
     assert stream.state.closed == 2
+    counts = [load(n).logical_count for n in (2, 3, 4)]
+    assert stream.state.ring[1].tolist() == np.sum(counts, axis=0).tolist()
+
+
+def test_clocks_that_stand_still_delay_a_placement_by_eight_windows_at_most():
+    stream = Stream(OPTIONS.changed({"shares_tokens": 0}))
+    found = [stream.send(1000, load(n)) for n in range(20)]
+    assert [n for n, events in enumerate(found) if events] == [8, 16]
 
 
 def script() -> list[tuple[int, object]]:
