@@ -38,7 +38,7 @@ def place(
     eps: Annotated[float, typer.Option(min=0.0, help="Load of a node above its share, where co-activations count.")] = 0.05,
     windows: Annotated[int, typer.Option(min=1, max=1024, help="Windows into which the recording is folded.")] = 16,
     steps: Annotated[int, typer.Option(min=0, max=10_000_000, help="Annealing steps a layer.")] = 8000,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the annealing.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the annealing.")] = 0,
     export_as: Annotated[str | None, typer.Option("--export", metavar="FORMAT", help=f"One of {', '.join(EXPORTERS)}.")] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Where the exported plan goes.")] = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Where a page with pictures goes.")] = None,

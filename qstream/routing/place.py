@@ -163,6 +163,10 @@ def placement_problem(
         raise ProblemError(f"history: {list(windows.shape)}, must be [W, {layers} layers, {experts} experts]")
     if options.windows < 1:
         raise ProblemError(f"windows: {options.windows}, must be >= 1")
+    if options.steps < 0:
+        raise ProblemError(f"steps: {options.steps}, must be >= 0")
+    if not 0 <= seed < 2**32:
+        raise ProblemError(f"seed: {seed}, must be in 0..2**32 - 1")
     ahead = forecast(windows[-options.windows :], labels=labels, queued=queued)
     given = capacities(topology)
     live = np.flatnonzero(given > 0)
@@ -180,7 +184,7 @@ def placement_problem(
     before = plan_array("previous", contiguous(topology) if previous is None else previous, experts, topology.num_gpus)
     if before.shape != (layers, topology.num_slots):
         raise ProblemError(f"previous: shape {before.shape}, must be {(layers, topology.num_slots)}")
-    return PlacementProblem(topology, ahead, live, given, least, before, move_cost, options, seed)
+    return PlacementProblem(topology, ahead, live, given, least, before, move_cost, options, int(seed))
 
 
 def _parts(problem: PlacementProblem, coactivation: NDArray[np.int64] | None) -> list[_Part]:

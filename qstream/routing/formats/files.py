@@ -6,8 +6,10 @@ import importlib
 import lzma
 import math
 import pickle
+import re
 import struct
 import tokenize
+import warnings
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -126,16 +128,21 @@ def bounded(path: Path, most: int = MAX_JSON_BYTES) -> bytes:
     return body
 
 
-def _from_list(field: str, value: Sequence[Any]) -> NDArray[np.float64]:
+def _from_list(field: str, value: Sequence[Any]) -> NDArray[Any]:
     try:
-        return np.array(value, np.float64)
+        given = np.array(value)
+        if given.dtype.kind == "O":  # None becomes NaN, an integer of more than 64 bits a float: both are out of range
+            given = given.astype(np.float64)
     except (ValueError, TypeError, OverflowError) as exc:
         raise ProblemError(f"{field} is ragged or holds what is no number, allowed are nested lists of numbers") from exc
+    if given.dtype.kind not in "iuf":
+        raise ProblemError(f"{field} holds {given.dtype.type.__name__.rstrip('_')} values, allowed are numbers")
+    return given
 
 
 def _read_json(path: Path) -> Tree:
     try:
-        value = from_json(bounded(path), allow_inf_nan=False)
+        value = from_json(bounded(path))
     except ValueError as exc:
         raise ProblemError(f"{path.name}: not JSON: {str(exc)[:200]}") from exc
     if isinstance(value, list):
@@ -200,9 +207,14 @@ def _read_pt(path: Path) -> Tree:
     except ModuleNotFoundError as exc:
         raise ConfigError(f"{path.name}: a .pt file needs torch, or save it as .npz: pip install 'qstream[demo]'") from exc
     try:
-        value = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            value = torch.load(path, map_location="cpu", weights_only=True)
     except _NOT_A_PT as exc:
-        raise ProblemError(f"{path.name}: no .pt file of tensors and plain values: {str(exc)[:200]}") from exc
+        # torch goes on to advise readers to trust the file: what is wrong with it stands in one sentence.
+        told = str(exc).partition("WeightsUnpickler error:")[2] or str(exc)
+        reason = re.split(r"\. |\n", told.strip(), maxsplit=1)[0][:200]
+        raise ProblemError(f"{path.name}: no .pt file of tensors and plain values: {reason}") from exc
     if isinstance(value, torch.Tensor):
         return {"array": value}
     if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):

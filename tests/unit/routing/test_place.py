@@ -216,7 +216,10 @@ def test_a_price_on_moves_keeps_experts_where_they_are() -> None:
         ("labels, queued", {"queued": np.ones(1)}),
         ("move_cost", {"move_cost": -1.0}),
         ("steps", {"options": PlaceOptions(steps=-1)}),
+        ("steps", {"options": PlaceOptions(steps=-1), "coactivation": np.ones((1, 6, 6))}),
         ("windows", {"options": PlaceOptions(windows=0)}),
+        ("seed", {"seed": -1}),
+        ("seed", {"seed": 2**32}),
         ("hot_experts", {"options": PlaceOptions(hot_experts=-1)}),
         ("coactivation", {"coactivation": np.ones((1, 5, 5))}),
         ("together", {"coactivation": np.triu(np.ones((1, 6, 6)))}),
@@ -229,6 +232,13 @@ def test_bad_input_is_named(field: str, change: dict[str, Any]) -> None:
     topo = topology(1, 6, 4, 2, num_nodes=2, gpu_capacity=capacity)
     with pytest.raises(ProblemError, match=f"^{field}: "):
         place(**{"history": np.ones((2, 1, 6)), "topology": topo} | change)
+
+
+def test_a_seed_may_be_a_numpy_integer_and_the_largest_is_as_good_as_any() -> None:
+    topo, history = topology(2, 12, 4, 4), np.random.default_rng(1).integers(0, 99, (3, 2, 12))
+    plans = [place(history, topo, seed=seed, options=QUICK) for seed in (2**32 - 1, np.int64(2**32 - 1), np.uint32(2**32 - 1))]
+    assert len({plan.plan_id for plan in plans}) == 1
+    assert violations(plans[0].physical_to_logical_map, 12, 4) == 0
 
 
 def test_solvers_fill_gpus_by_their_speed_and_name_bad_speeds_weights_and_replicas() -> None:

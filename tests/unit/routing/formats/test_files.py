@@ -55,8 +55,13 @@ def test_a_pt_file_is_read_and_one_with_code_is_not(tmp_path):
             return (print, ("run",))
 
     torch.save({"x": Evil()}, tmp_path / "evil.pt")
-    with pytest.raises(ProblemError, match=r"evil\.pt: no \.pt file of tensors"):
+    with pytest.raises(ProblemError, match=r"evil\.pt: no \.pt file of tensors") as raised:
         read_tree(tmp_path / "evil.pt")
+    assert "weights_only" not in str(raised.value)  # torch's own advice is to run the code
+    assert "\n" not in str(raised.value)
+    (tmp_path / "plain.pt").write_bytes(pickle.dumps({"x": 1}))
+    with pytest.raises(ProblemError, match=r"plain\.pt: no \.pt file of tensors"):
+        read_tree(tmp_path / "plain.pt")
 
 
 def test_a_view_that_is_larger_than_its_storage_is_refused_before_it_is_copied():
@@ -131,7 +136,10 @@ def test_a_file_that_is_too_large_missing_or_of_an_unknown_kind_is_told(tmp_path
     ("value", "told"),
     [
         ([[1, 2], [3]], "ragged"),
-        ([[1, "x"]], "no number"),
+        ([[1, "x"]], "str values, allowed are numbers"),
+        ([["1", "2"]], "str values, allowed are numbers"),
+        ([[True, False]], "bool values, allowed are numbers"),
+        ([[None, "2"]], "allowed are 0 to"),
         ([[1, None]], "allowed are 0 to"),
         ([[1.5, 2]], "1.5, allowed are whole numbers"),
         ([[-1, 2]], "values from -1"),
@@ -176,7 +184,7 @@ def test_whatever_bytes_are_wrong_or_missing_a_file_is_read_or_told(tmp_path, na
     path = written(tmp_path, name)
     body, rng = path.read_bytes(), np.random.default_rng(7)
     told = 0
-    for number in range(600):
+    for number in range(300):
         broken = bytearray(body[: rng.integers(len(body))] if number % 4 == 0 else body)
         for at in rng.integers(max(len(broken), 1), size=rng.integers(1, 6)) if broken else ():
             broken[at] = rng.integers(256)
@@ -185,7 +193,7 @@ def test_whatever_bytes_are_wrong_or_missing_a_file_is_read_or_told(tmp_path, na
             read_tree(path)
         except ProblemError:
             told += 1
-    assert told > 100
+    assert told > 50
 
 
 @pytest.mark.parametrize("header", ["{'descr': ('<i8'", "{'shape': (" + "(" * 500, "-" * 9000])
