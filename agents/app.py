@@ -7,6 +7,7 @@ import gc
 import logging
 import socket
 import ssl
+import sys
 import tempfile
 import uuid
 from collections.abc import Callable
@@ -106,6 +107,7 @@ def run(agent: Agent, settings: Settings, loglevel: str = "INFO") -> None:
     # that was loaded by now. At the defaults that is a fifth of the loop's time.
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
+    sys.setswitchinterval(0.001)  # a thread that computes ahead gives way to the loop five times sooner than by default
     Worker(app, loglevel=loglevel, quiet=True, redirect_stdouts=False).execute_from_commandline()
 
 

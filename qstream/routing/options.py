@@ -62,7 +62,7 @@ class RoutingOptions(BaseModel):
         default=False, description="a placement is in force only when a consumer has acknowledged it, not when it is published"
     )
     plan_ms: float = Field(
-        default=300.0, ge=0, le=600_000,
+        default=500.0, ge=0, le=600_000,
         description="ms of the records' time that planning a placement may take; 0: records wait for the plan",
     )
     plan_every_s: float = Field(
