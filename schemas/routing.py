@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +13,19 @@ from schemas.solver import SolverRecord
 
 
 class RoutingMetrics(BaseModel):
-    """Quality of one routing plan: loads by GPU (or by expert if no placement is known), copies by token."""
+    """Quality of one routing plan: loads by GPU (or by expert if no placement is known), copies by token.
+
+    Where experts have a capacity, `gate_kept` is the part of the gate's mass that its choices keep, and `off_candidate` the
+    part of the choices that the gate has not made.
+    """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore", allow_inf_nan=False)
 
     max_over_mean: float = Field(ge=0)
     balancedness: float = Field(ge=0, le=1.000001)
     cross_node_copies_per_token: float | None = Field(default=None, ge=0)
+    gate_kept: float | None = Field(default=None, ge=0, le=1.000001)
+    off_candidate: float | None = Field(default=None, ge=0, le=1)
 
 
 class RoutingPlan(Frame):
@@ -27,7 +33,12 @@ class RoutingPlan(Frame):
 
     `slot_ids` names the physical slot that serves each gate choice, for a batch with `topk_ids`; `assignment` names the
     logical expert of each token, for a batch without. `placement_version` is the placement that the slots belong to.
+    Where experts have a capacity, `expert_ids` are the experts that `slot_ids` serve in place of the gate's, most gate mass
+    first. The queues are the tokens of each expert, in the order of the batch: those of expert e are
+    ``queue_token[queue_end[e - 1]:queue_end[e]]``, of expert 0 ``queue_token[:queue_end[0]]``.
     """
+
+    MAX_BYTES: ClassVar[int] = 4_000_000  # queues and experts make a plan larger than its batch
 
     plan_id: Name
     batch_id: Name
@@ -41,6 +52,9 @@ class RoutingPlan(Frame):
     fallback_reason: Name | None = Field(default=None)
     assignment: Annotated[NDArray[np.int32], Axes("tokens")] | None = None
     slot_ids: Annotated[NDArray[np.int32], Axes("tokens", "k")] | None = None
+    expert_ids: Annotated[NDArray[np.int32], Axes("tokens", "k")] | None = None
+    queue_token: Annotated[NDArray[np.uint64], Axes("choices")] | None = None
+    queue_end: Annotated[NDArray[np.int32], Axes("experts")] | None = None
 
     @model_validator(mode="after")
     def _one_answer(self) -> Self:
@@ -48,7 +62,23 @@ class RoutingPlan(Frame):
             raise ValueError("allowed is either assignment or slot_ids")
         require(self, "assignment", ">= 0", lambda a: a.min() >= 0)
         require(self, "slot_ids", ">= 0", lambda a: a.min() >= 0)
+        if self.expert_ids is not None:
+            if self.slot_ids is None:
+                raise ValueError("expert_ids without slot_ids")
+            require(self, "expert_ids", ">= 0", lambda a: a.min() >= 0)
+        if self.queue_token is not None or self.queue_end is not None:
+            self._check_queues()
         return self
+
+    def _check_queues(self) -> None:
+        token, end = self.queue_token, self.queue_end
+        answer = self.assignment if self.slot_ids is None else self.slot_ids
+        if token is None or end is None or answer is None:
+            raise ValueError("allowed are queue_token and queue_end together")
+        if len(token) != answer.size:
+            raise ValueError(f"queue_token has {len(token)} tokens, allowed are {answer.size}, one a choice")
+        if len(end) == 0 or end[0] < 0 or end[-1] != len(token) or (end[1:] < end[:-1]).any():
+            raise ValueError(f"queue_end does not rise from 0 or more to {len(token)}, the length of queue_token")
 
     @classmethod
     def example(cls) -> Self:

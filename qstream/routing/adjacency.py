@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from qstream.errors import ProblemError
-from qstream.routing.kernels import array
+from qstream.routing.kernels import array, compiled
 
 
 def expert_queues(assignment: NDArray[np.int32], token_id: NDArray[np.uint64], experts: int) -> dict[str, list[int]]:
     """Queue of token ids of each expert, in the order of the batch; ``json.dumps`` takes it as it is.
+
+    Parameters and errors as those of `queue_columns`.
+
+    >>> expert_queues(np.array([1, 0, 1], np.int32), np.array([7, 8, 9], np.uint64), 3)
+    {'0': [8], '1': [7, 9], '2': []}
+    """
+    token, end = queue_columns(assignment, token_id, experts)
+    queued, ends = token.tolist(), end.tolist()
+    return {str(e): queued[begin:end] for e, (begin, end) in enumerate(zip([0, *ends], ends, strict=False))}
+
+
+def queue_columns(
+    assignment: NDArray[np.int32], token_id: NDArray[np.uint64], experts: int
+) -> tuple[NDArray[np.uint64], NDArray[np.int32]]:
+    """The queues of all experts one after the other, each in the order of the batch.
 
     Parameters
     ----------
@@ -20,13 +37,17 @@ def expert_queues(assignment: NDArray[np.int32], token_id: NDArray[np.uint64], e
     experts : int
         E; an expert without tokens has an empty queue.
 
+    Returns
+    -------
+    queue_token : uint64 [N]
+        N = T or T * K token ids.
+    queue_end : int32 [E]
+        Where the queue of each expert ends; the next one begins there.
+
     Raises
     ------
     ProblemError
         Lengths differ, or an expert is not in 0..E-1.
-
-    >>> expert_queues(np.array([1, 0, 1], np.int32), np.array([7, 8, 9], np.uint64), 3)
-    {'0': [8], '1': [7, 9], '2': []}
     """
     if experts < 1:
         raise ProblemError(f"experts: {experts}, must be >= 1")
@@ -37,7 +58,23 @@ def expert_queues(assignment: NDArray[np.int32], token_id: NDArray[np.uint64], e
         raise ProblemError(f"assignment: {len(chosen)} rows, must be one a token ({len(ids)})")
     if chosen.size and not 0 <= chosen.min() <= chosen.max() < experts:
         raise ProblemError(f"assignment: experts {chosen.min()}..{chosen.max()}, must be in 0..{experts - 1}")
-    order = np.argsort(chosen, axis=None, kind="stable")
-    queued = ids[order // chosen.shape[1]].tolist() if chosen.size else []
-    ends = np.cumsum(np.bincount(chosen.ravel(), minlength=experts)).tolist()
-    return {str(e): queued[begin:end] for e, (begin, end) in enumerate(zip([0, *ends], ends, strict=False))}
+    queue_token, queue_end = np.empty(chosen.size, np.uint64), np.zeros(experts, np.int32)
+    _group(chosen, ids, queue_token, queue_end)
+    return queue_token, queue_end
+
+
+@compiled
+def _group(chosen: Any, token_id: Any, queue_token: Any, queue_end: Any) -> None:
+    """Sort by counting: `queue_end` comes as 0, holds where each queue begins, and at last where it ends."""
+    tokens, width = chosen.shape
+    for t in range(tokens):
+        for k in range(width):
+            if chosen[t, k] + 1 < len(queue_end):
+                queue_end[chosen[t, k] + 1] += 1
+    for e in range(1, len(queue_end)):
+        queue_end[e] += queue_end[e - 1]
+    for t in range(tokens):
+        for k in range(width):
+            e = chosen[t, k]
+            queue_token[queue_end[e]] = token_id[t]
+            queue_end[e] += 1

@@ -59,17 +59,23 @@ def placements(draw):
 @st.composite
 def routes(draw):
     tokens, k = draw(st.integers(1, 5)), draw(st.integers(1, 4))
-    chosen = draw(st.booleans())
+    chosen, queued = draw(st.booleans()), draw(st.booleans())
+    choices = tokens * k if chosen else tokens
+    ends = sorted(draw(st.lists(st.integers(0, choices), max_size=4)))
     return RoutingPlan(
         plan_id=draw(NAMES), batch_id=draw(NAMES), model=draw(NAMES), layer=draw(st.none() | st.integers(0, 4095)),
         ts_ns=draw(COUNT), ttl_s=draw(st.none() | st.floats(1e-9, 1e9)), placement_version=draw(COUNT),
         metrics=RoutingMetrics(
             max_over_mean=draw(st.floats(0, 1e300)), balancedness=draw(SHARE),
             cross_node_copies_per_token=draw(st.none() | st.floats(0, 1e9)),
+            gate_kept=draw(st.none() | SHARE), off_candidate=draw(st.none() | SHARE),
         ),
         solver=draw(SOLVERS), fallback_reason=draw(st.none() | NAMES),
         assignment=None if chosen else draw(npst.arrays(np.int32, tokens, elements=INT32)),
         slot_ids=draw(npst.arrays(np.int32, (tokens, k), elements=INT32)) if chosen else None,
+        expert_ids=draw(npst.arrays(np.int32, (tokens, k), elements=INT32)) if chosen and draw(st.booleans()) else None,
+        queue_token=draw(npst.arrays(np.uint64, choices)) if queued else None,
+        queue_end=np.array([*ends, choices], np.int32) if queued else None,
     )  # fmt: skip
 
 
@@ -128,6 +134,18 @@ def test_placements_that_contradict_themselves_are_refused(fields, said):
         ({"assignment": [0, 1, 2]}, "allowed is either assignment or slot_ids"),
         ({"slot_ids": [[0, -1]]}, "slot_ids has values from -1 to 0, allowed is >= 0"),
         ({"slot_ids": None, "assignment": [-1]}, "assignment has values from -1 to -1, allowed is >= 0"),
+        ({"expert_ids": [[0, -1], [0, 1], [0, 1]]}, "expert_ids has values from -1 to 1, allowed is >= 0"),
+        ({"expert_ids": [[0, 1]]}, "axis 'tokens' has length 1 in expert_ids but 3 in slot_ids"),
+        ({"slot_ids": None, "assignment": [0, 1, 2], "expert_ids": [[0]] * 3}, "expert_ids without slot_ids"),
+        ({"queue_token": [1] * 6}, "allowed are queue_token and queue_end together"),
+        ({"queue_end": [6]}, "allowed are queue_token and queue_end together"),
+        ({"queue_token": [1] * 5, "queue_end": [5]}, "queue_token has 5 tokens, allowed are 6, one a choice"),
+        ({"queue_token": [1] * 6, "queue_end": []}, "queue_end does not rise from 0 or more to 6"),
+        ({"queue_token": [1] * 6, "queue_end": [2, 5]}, "queue_end does not rise from 0 or more to 6"),
+        ({"queue_token": [1] * 6, "queue_end": [-1, 6]}, "queue_end does not rise from 0 or more to 6"),
+        ({"queue_token": [1] * 6, "queue_end": [4, 3, 6]}, "queue_end does not rise from 0 or more to 6"),
+        ({"metrics": {"max_over_mean": 1, "balancedness": 1, "gate_kept": 1.1}}, "metrics.gate_kept: Input should be less"),
+        ({"metrics": {"max_over_mean": 1, "balancedness": 1, "off_candidate": -1}}, "metrics.off_candidate: Input should be"),
         ({"metrics": {"max_over_mean": 1, "balancedness": 1.1}}, "metrics.balancedness: Input should be less than or equal"),
         ({"metrics": {"max_over_mean": True, "balancedness": 1}}, "metrics.max_over_mean: Input should be a valid number"),
         ({"metrics": None}, "metrics: Input should be"),
