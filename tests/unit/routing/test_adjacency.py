@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qstream.errors import ProblemError
-from qstream.routing.adjacency import expert_queues
+from qstream.routing.adjacency import expert_queues, queue_columns
 
 
 @given(st.lists(st.tuples(st.integers(0, 2**64 - 1), st.lists(st.integers(0, 5), min_size=2, max_size=2))))
@@ -22,6 +22,9 @@ def test_queues_are_the_same_as_appending_token_by_token(rows: list[tuple[int, l
     assignment = np.array([experts for _, experts in rows], np.int32).reshape(-1, 2)
     found = expert_queues(assignment, np.array([token for token, _ in rows], np.uint64), 6)
     assert json.loads(json.dumps(found)) == queues
+    token, end = queue_columns(assignment, np.array([token for token, _ in rows], np.uint64), 6)
+    assert [part.tolist() for part in np.split(token, end[:-1])] == list(queues.values())
+    assert end[-1] == len(token)
 
 
 def test_one_expert_a_token_may_be_a_plain_vector() -> None:
