@@ -1,8 +1,8 @@
-"""Request routing: which worker serves a request, by cached prefix, expected remote copies and work in the queue."""
+"""Request routing: which node serves each request of a batch, by cached prefix, expected remote copies and work."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,38 +11,216 @@ from numpy.typing import NDArray
 
 from qstream.errors import ProblemError
 from qstream.routing.kernels import array, compiled
-from qstream.routing.problem import check_load
-from qstream.routing.score import cross_node_copies
+from qstream.routing.problem import capacities, check_load, plan_array
+from schemas.experts import ExpertTopology
+from schemas.tokens import TokenBatch
 
-Placer = Callable[[NDArray[np.int32], NDArray[np.int32]], NDArray[np.int32]]
+Counts = NDArray[np.int64] | NDArray[np.int32] | NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RequestPlan:
+    """The node of each request of a batch, and what it means.
+
+    Attributes
+    ----------
+    request_id : uint64 [R]
+        In the order of first appearance.
+    node : int32 [R]
+    remote_copies : float
+        Expected gate choices a token and layer that leave the node of their request. Several of a token to one node are one
+        copy where dispatch merges them, so this is the most that is sent.
+    load : float64 [N]
+        Work on each node: what waits there and what it gets, in token-equivalents, less what caches save.
+    max_over_mean : float
+        Load over capacity of the fullest node, over the mean of nodes with capacity; 1 without load.
+    """
+
+    request_id: NDArray[np.uint64]
+    node: NDArray[np.int32]
+    remote_copies: float
+    load: NDArray[np.float64]
+    max_over_mean: float
 
 
 def route_requests(
+    batch: TokenBatch,
+    topology: ExpertTopology,
+    placement: NDArray[np.int32],
+    *,
+    label_counts: Mapping[str, Counts] | None = None,
+    shares: NDArray[np.float32] | None = None,
+    overlap: NDArray[np.float64] | None = None,
+    queue: NDArray[np.float64] | None = None,
+    copy_cost: float = 0.1,
+    slack: float = 0.2,
+) -> RequestPlan:
+    """Choose a node for each request of a batch: near its cached prefix and its experts, none much fuller than the others.
+
+    A request is the tokens of one `request_id`; its work is their `cost`. Which experts it will ask for is taken from its own
+    `topk_ids` in the layer that the batch has, else from the counts of its first label, else as even over the experts. A
+    choice is local on a node that holds a replica; with `shares`, in the part that they give to replicas there. GPUs of
+    capacity 0 hold nothing; nodes get work in proportion to their capacity, those without get none. Requests in progress
+    stay where they are if `overlap` says what is cached of them.
+
+    Parameters
+    ----------
+    batch : TokenBatch
+        With `request_id`.
+    topology : ExpertTopology
+    placement : int32 [L, P]
+        Physical to logical experts.
+    label_counts : {label: counts [L, E]}, optional
+        Gate choices of tokens of a label so far, finite and >= 0, as a placement's history has them.
+    shares : float32 [L, P], optional
+        Of each slot in its expert's tokens (`dispatch_shares`); nearest replica first by default.
+    overlap : float64 [R, N], optional
+        Work that the prefix cache of each node saves, finite and >= 0; requests in order of first appearance.
+    queue : float64 [N], optional
+        Work that waits at each node, finite and >= 0.
+    copy_cost : float
+        Work of a token, in token-equivalents, if one choice in each layer leaves its node; finite and >= 0.
+    slack : float
+        Room above the mean load, finite and >= 0.
+
+    Raises
+    ------
+    ProblemError
+        An argument breaks a rule above, shapes disagree, or no node has capacity.
+    """
+    request, request_id, work = _requests(batch)
+    nodes = topology.num_nodes
+    capacity = np.bincount(topology.nodes(), capacities(topology), nodes).astype(np.float64)
+    if not capacity.any():
+        raise ProblemError(f"gpu_capacity: 0 of all {topology.num_gpus} GPUs, must leave at least one")
+    shape = (len(work), nodes)
+    saved = array("overlap", np.zeros(shape) if overlap is None else overlap, np.float64, "R N")
+    waiting = array("queue", np.zeros(nodes) if queue is None else queue, np.float64, "N")
+    if saved.shape != shape:
+        raise ProblemError(f"overlap: shape {saved.shape}, must be {shape}, requests and nodes")
+    local = _local_of_requests(batch, request, len(work), _local_parts(placement, topology, shares), label_counts or {})
+    width = topology.top_k if batch.topk_ids is None else batch.topk_ids.shape[1]
+    copies = work[:, None] * width * np.maximum(1.0 - local, 0.0)
+    node = assign_requests(work, saved, copies=copies, queue=waiting, capacity=capacity, copy_cost=copy_cost, slack=slack)
+    rows = np.arange(len(work))
+    load: NDArray[np.float64] = waiting.astype(np.float64)
+    np.add.at(load, node, np.maximum(work - saved[rows, node], 0.0))
+    remote = float(copies[rows, node].sum() / max(work.sum(), 1e-300))
+    return RequestPlan(request_id, node, remote, load, _max_over_mean(load, capacity))
+
+
+def _max_over_mean(load: NDArray[np.float64], capacity: NDArray[np.float64]) -> float:
+    live = capacity > 0
+    mean = float(load[live].sum() / capacity[live].sum())
+    return float((load[live] / capacity[live]).max()) / mean if mean > 0.0 else 1.0
+
+
+def _requests(batch: TokenBatch) -> tuple[NDArray[np.int64], NDArray[np.uint64], NDArray[np.float64]]:
+    """The request of each token [T], the id of each request [R] in order of first appearance, and its work [R]."""
+    if batch.request_id is None:
+        raise ProblemError("request_id: absent, must be in the batch: requests are what is routed")
+    ids, first, index = np.unique(batch.request_id, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    rank = np.empty(len(ids), np.int64)
+    rank[order] = np.arange(len(ids))
+    request = rank[index]
+    cost = np.ones(len(request)) if batch.cost is None else batch.cost
+    return request, ids[order], np.bincount(request, cost, len(ids)).astype(np.float64)
+
+
+def _local_parts(
+    placement: NDArray[np.int32], topology: ExpertTopology, shares: NDArray[np.float32] | None
+) -> NDArray[np.float64]:
+    """Part of an expert's tokens that a node serves if they come from there, [L, E, N]."""
+    layers, experts, nodes = topology.num_layers, topology.num_logical_experts, topology.num_nodes
+    plan = plan_array("placement", placement, experts, topology.num_gpus)
+    if plan.shape != (layers, topology.num_slots):
+        raise ProblemError(f"placement: shape {plan.shape}, must be {(layers, topology.num_slots)}, the topology's")
+    live = np.repeat(capacities(topology) > 0, topology.slots_per_gpu)
+    part = np.broadcast_to(live.astype(np.float64), plan.shape)
+    if shares is not None:
+        given = array("shares", shares, np.float64, "L P")
+        check_load("shares", given)
+        if given.shape != plan.shape:
+            raise ProblemError(f"shares: shape {given.shape}, must be {plan.shape}")
+        part = part * given
+    node = np.repeat(topology.nodes(), topology.slots_per_gpu)
+    flat = (np.arange(layers)[:, None] * experts + plan) * nodes + node
+    local = np.bincount(flat.ravel(), part.ravel(), layers * experts * nodes).reshape(layers, experts, nodes)
+    return np.minimum(local, 1.0)
+
+
+def _local_of_requests(
+    batch: TokenBatch, request: NDArray[np.int64], requests: int, local: NDArray[np.float64], counts: Mapping[str, Counts]
+) -> NDArray[np.float64]:
+    """Expected part of a request's choices that are local on each node, mean over layers, [R, N]."""
+    layers, experts, nodes = local.shape
+    label = np.full(requests, -1, np.int64)
+    if batch.label is not None:
+        known = np.flatnonzero(batch.label >= 0)[::-1]  # backwards, so that a request's first label is written last
+        label[request[known]] = batch.label[known]
+    total, here = np.empty((requests, nodes)), np.empty((requests, nodes))
+    layer = batch.layer if batch.topk_ids is not None and batch.layer is not None else 0
+    if layer >= layers:
+        raise ProblemError(f"layer: {layer}, must be in 0..{layers - 1}")
+    for number in np.unique(label):
+        name = batch.label_names[number] if number >= 0 else None
+        part = _local_of_label(name, None if name is None else counts.get(name), local)
+        total[label == number], here[label == number] = part.sum(0), part[layer]
+    if batch.topk_ids is not None and batch.topk_ids.shape[1]:
+        if batch.topk_ids.max() >= experts:
+            raise ProblemError(f"topk_ids: expert {batch.topk_ids.max()}, must be in 0..{experts - 1}")
+        own = local[layer][batch.topk_ids].mean(1)
+        tokens = np.bincount(request, minlength=requests)
+        total += np.stack([np.bincount(request, column, requests) / tokens for column in own.T], 1) - here
+    total /= layers
+    return total
+
+
+def _local_of_label(name: str | None, counts: Counts | None, local: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Part of a label's choices that are local on each node, by layer [L, N]; even over the experts where nothing is counted."""
+    even = np.ones(local.shape[:2])
+    given = even if counts is None else array(f"label_counts of {name!r}", counts, np.float64, "L E")
+    check_load(f"label_counts of {name!r}", given)
+    if given.shape != even.shape:
+        raise ProblemError(f"label_counts of {name!r}: shape {given.shape}, must be {even.shape}")
+    most = given.max(1, keepdims=True)
+    seen = np.where(most > 0.0, given / np.maximum(most, 1e-300), 1.0)
+    seen /= seen.sum(1, keepdims=True)
+    part: NDArray[np.float64] = (seen[:, None, :] @ local)[:, 0]
+    return part
+
+
+def assign_requests(
     work: NDArray[np.float64],
     overlap: NDArray[np.float64],
     *,
     copies: NDArray[np.float64] | None = None,
     queue: NDArray[np.float64] | None = None,
+    capacity: NDArray[np.float64] | None = None,
     copy_cost: float = 0.0,
     slack: float = 0.2,
 ) -> NDArray[np.int32]:
     """Choose a worker for each request of a micro-window: least work to do, with bounded loads.
 
     A generalised assignment: request r on worker n costs work[r] - overlap[r, n] + copy_cost * copies[r, n]. No worker gets
-    more than (1 + slack) times the mean of all work in the queues and the window, unless a single request is larger than
-    that. Requests with the most to lose choose first, at the queues so far; then single moves while one gains. Deterministic.
-    Source: regret heuristic (Martello, Toth 1990), bounded loads (Mirrokni et al. 2018), cost as NVIDIA Dynamo's KV router.
+    more than (1 + slack) times its part, by capacity, of all work in the queues and the window, unless a single request is
+    larger than that. Requests with the most to lose choose first, at the queues so far; then single moves while one gains.
+    Deterministic. Source: regret heuristic (Martello, Toth 1990), bounded loads (Mirrokni et al. 2018), cost as NVIDIA
+    Dynamo's KV router.
 
     Parameters
     ----------
     work : float64 [R]
-        Work of a request without any cache, as in blocks to prefill plus to decode; finite and >= 0.
+        Work of a request without any cache, as in tokens to prefill plus to decode; finite and >= 0.
     overlap : float64 [R, N]
         Work that the prefix cache of each worker saves, finite and >= 0.
     copies : float64 [R, N], optional
         Expected copies to other nodes (`expected_copies`), finite and >= 0.
     queue : float64 [N], optional
         Work that waits at each worker, finite and >= 0; none by default.
+    capacity : float64 [N], optional
+        Relative speed, finite and >= 0, not all 0; a worker of capacity 0 gets nothing. Equal by default.
     copy_cost : float
         Work of one copy, finite and >= 0.
     slack : float
@@ -61,23 +239,29 @@ def route_requests(
     saved = array("overlap", overlap, np.float64, "R N")
     remote = array("copies", np.zeros(saved.shape) if copies is None else copies, np.float64, "R N")
     waiting = array("queue", np.zeros(saved.shape[1]) if queue is None else queue, np.float64, "N")
-    for field, value in (("work", size), ("overlap", saved), ("copies", remote), ("queue", waiting)):
+    speed = array("capacity", np.ones(saved.shape[1]) if capacity is None else capacity, np.float64, "N")
+    given = (("work", size), ("overlap", saved), ("copies", remote), ("queue", waiting), ("capacity", speed))
+    for field, value in given:
         check_load(field, value)
     if saved.shape[1] < 1 or len(saved) != len(size):
         raise ProblemError(f"overlap: shape {saved.shape}, must be [{len(size)} requests, at least 1 worker]")
     if remote.shape != saved.shape:
         raise ProblemError(f"copies: shape {remote.shape}, must be {saved.shape}")
-    if len(waiting) != saved.shape[1]:
-        raise ProblemError(f"queue: {len(waiting)} values, must be {saved.shape[1]}, one a worker")
+    for field, value in given[3:]:
+        if len(value) != saved.shape[1]:
+            raise ProblemError(f"{field}: {len(value)} values, must be {saved.shape[1]}, one a worker")
+    if not speed.any():
+        raise ProblemError(f"capacity: 0 of all {len(speed)} workers, must leave at least one")
     for field, number in (("copy_cost", copy_cost), ("slack", slack)):
         if not 0.0 <= number < np.inf:
             raise ProblemError(f"{field}: {number}, must be finite and >= 0")
-    left = np.maximum(size[:, None] - saved, 0.0)
-    cost = left + copy_cost * remote
-    limit = (1.0 + slack) * (waiting.sum() + left.min(1).sum()) / len(waiting)
+    live = np.flatnonzero(speed > 0)
+    left = np.maximum(size[:, None] - saved[:, live], 0.0)
+    cost = left + copy_cost * remote[:, live]
+    limit = (1.0 + slack) * (waiting[live].sum() + left.min(1).sum()) / speed.sum()
     out = np.empty(len(size), np.int32)
-    _route(cost, left, waiting, limit, np.argsort(-_regret(cost), kind="stable"), out)
-    return out
+    _assign(cost, left, waiting[live], speed[live], limit, np.argsort(-_regret(cost), kind="stable"), out)
+    return live[out].astype(np.int32)
 
 
 def _regret(cost: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -90,10 +274,10 @@ def _regret(cost: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 @compiled
-def _route(cost: Any, left: Any, queue: Any, limit: float, order: Any, out: Any) -> None:
+def _assign(cost: Any, left: Any, queue: Any, speed: Any, limit: float, order: Any, out: Any) -> None:
     load = queue.copy()
     for r in order:
-        out[r] = _cheapest(cost[r], left[r], load, limit)
+        out[r] = _cheapest(cost[r], left[r], load, speed, limit)
         load[out[r]] += left[r, out[r]]
     moved = True
     rounds = 0
@@ -102,22 +286,22 @@ def _route(cost: Any, left: Any, queue: Any, limit: float, order: Any, out: Any)
         rounds += 1
         for r in order:
             load[out[r]] -= left[r, out[r]]
-            n = _cheapest(cost[r], left[r], load, limit)
+            n = _cheapest(cost[r], left[r], load, speed, limit)
             moved |= cost[r, n] < cost[r, out[r]]
-            if cost[r, n] < cost[r, out[r]] or load[out[r]] + left[r, out[r]] > limit:
+            if cost[r, n] < cost[r, out[r]] or load[out[r]] + left[r, out[r]] > limit * speed[out[r]]:
                 out[r] = n
             load[out[r]] += left[r, out[r]]
 
 
 @compiled
-def _cheapest(cost: Any, left: Any, load: Any, limit: float) -> Any:
+def _cheapest(cost: Any, left: Any, load: Any, speed: Any, limit: float) -> Any:
     """The cheapest worker with room, the emptier of equals; if none has room, the one that ends emptiest."""
     best, emptiest = -1, 0
     for n in range(len(load)):
-        after = load[n] + left[n]
-        if after < load[emptiest] + left[emptiest]:
+        after = (load[n] + left[n]) / speed[n]
+        if after < (load[emptiest] + left[emptiest]) / speed[emptiest]:
             emptiest = n
-        if after <= limit and (best < 0 or (cost[n], load[n]) < (cost[best], load[best])):
+        if after <= limit and (best < 0 or (cost[n], load[n] / speed[n]) < (cost[best], load[best] / speed[best])):
             best = n
     return best if best >= 0 else emptiest
 
@@ -154,165 +338,3 @@ def expected_copies(histogram: NDArray[np.float64], node_of_expert: NDArray[np.i
     local = tokens.reshape(len(tokens), -1) @ on_node
     copies: NDArray[np.float64] = tokens.sum((1, 2))[:, None] - local
     return copies
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class JointPlan:
-    """Where experts live, which node serves each request, and what to expect of later requests.
-
-    Attributes
-    ----------
-    node_of_expert : int32 [L, E]
-    worker : int32 [R]
-    copies_per_token : float64 [labels, N]
-        `expected_copies` of one token: times the tokens of a request, the `copies` of `route_requests`.
-    remote_copies : float
-        Copies a token and layer on the given tokens.
-    """
-
-    node_of_expert: NDArray[np.int32]
-    worker: NDArray[np.int32]
-    copies_per_token: NDArray[np.float64]
-    remote_copies: float
-
-
-def place_and_route(
-    topk_ids: NDArray[np.int32],
-    request: NDArray[np.int32],
-    label: NDArray[np.int32],
-    experts: int,
-    nodes: int,
-    place: Placer,
-    *,
-    rounds: int = 3,
-    slack: float = 0.05,
-) -> JointPlan:
-    """Place experts and route requests by their labels in turns, and keep the best round.
-
-    Requests of a label begin side by side on as few nodes as carry them. Each round places experts for the tokens and the
-    nodes they run on, names the nodes of each layer so that most gate choices stay local, and routes the requests again.
-
-    Parameters
-    ----------
-    topk_ids : int32 [T, L, K]
-    request : int32 [T]
-        Request of each token, 0..R-1.
-    label : int32 [R]
-        Task, tenant or adapter of each request, >= 0.
-    experts, nodes : int
-        E and N.
-    place : (topk_ids [T, L, K], source [T]) -> node_of_expert [L, E]
-        Such as co-activation placement; `source` is the node of each token, which it may ignore.
-    rounds : int
-        >= 1.
-    slack : float
-        Room of a node above the mean number of tokens.
-
-    Raises
-    ------
-    ProblemError
-        An argument breaks a rule above, or there is no token.
-    """
-    ids = array("topk_ids", topk_ids, np.int32, "T L K")
-    of_token = array("request", request, np.int32, "T")
-    of_request = array("label", label, np.int32, "R")
-    if len(of_token) != len(ids) or not len(ids):
-        raise ProblemError(f"request: {len(of_token)} values, must be one a token ({len(ids)}), at least 1")
-    if not 0 <= of_token.min() <= of_token.max() < len(of_request):
-        raise ProblemError(f"request: {of_token.min()}..{of_token.max()}, must be in 0..{len(of_request) - 1}")
-    if of_request.min() < 0:
-        raise ProblemError(f"label: {of_request.min()}, must be >= 0")
-    if rounds < 1 or nodes < 1:
-        raise ProblemError(f"rounds: {rounds} on {nodes} nodes, both must be >= 1")
-    work = np.bincount(of_token, minlength=len(of_request)).astype(np.float64)
-    histogram = label_histograms(ids, of_request[of_token], experts)
-    order = np.argsort(of_request, kind="stable")
-    before = np.cumsum(work[order]) - work[order] / 2
-    worker = np.empty(len(of_request), np.int32)
-    worker[order] = np.minimum(before * nodes // max(work.sum(), 1.0), nodes - 1)
-    plans = []
-    for _ in range(rounds):
-        source = worker[of_token]
-        node = name_nodes(ids, place(ids, source), source, nodes)
-        per_token = expected_copies(histogram, node, nodes)
-        worker = route_requests(
-            work, np.zeros((len(work), nodes)), copies=per_token[of_request] * work[:, None], copy_cost=1.0, slack=slack
-        )
-        plans.append(JointPlan(node, worker, per_token, cross_node_copies(ids, node, worker[of_token])))
-    return min(plans, key=lambda plan: plan.remote_copies)
-
-
-def label_histograms(topk_ids: NDArray[np.int32], label: NDArray[np.int32], experts: int) -> NDArray[np.float64]:
-    """Mean gate choices of a token by its label, float64 [labels, L, E]; topk_ids int32 [T, L, K], label int32 [T] >= 0."""
-    if topk_ids.size and not 0 <= topk_ids.min() <= topk_ids.max() < experts:
-        raise ProblemError(f"topk_ids: experts {topk_ids.min()}..{topk_ids.max()}, must be in 0..{experts - 1}")
-    layers, labels = topk_ids.shape[1], int(label.max(initial=-1)) + 1
-    flat = (label[:, None, None].astype(np.int64) * layers + np.arange(layers)[:, None]) * experts + topk_ids
-    counts = np.bincount(flat.ravel(), minlength=labels * layers * experts).reshape(labels, layers, experts)
-    mean: NDArray[np.float64] = counts / np.maximum(np.bincount(label, minlength=labels), 1)[:, None, None]
-    return mean
-
-
-def name_nodes(
-    topk_ids: NDArray[np.int32], node_of_expert: NDArray[np.int32], source: NDArray[np.int32], nodes: int
-) -> NDArray[np.int32]:
-    """Rename the nodes of each layer while an exchange of two names keeps more gate choices on the node of their token.
-
-    Only for nodes with equal room. topk_ids int32 [T, L, K], node_of_expert int32 [L, E], source int32 [T]; returns [L, E].
-    """
-    ids = array("topk_ids", topk_ids, np.int32, "T L K")
-    node = array("node_of_expert", node_of_expert, np.int32, "L E")
-    at = array("source", source, np.int32, "T")
-    for field, value in (("node_of_expert", node), ("source", at)):
-        if value.size and not 0 <= value.min() <= value.max() < nodes:
-            raise ProblemError(f"{field}: {value.min()}..{value.max()}, must be in 0..{nodes - 1}")
-    if len(node) != ids.shape[1] or len(at) != len(ids):
-        raise ProblemError(f"topk_ids: shape {ids.shape}, must be [{len(at)} tokens, {len(node)} layers, K]")
-    by_source = label_histograms(ids, at, node.shape[1]) * np.bincount(at, minlength=1)[:, None, None]
-    name = np.empty((len(node), nodes), np.int32)
-    for layer, groups in enumerate(node):
-        on_group = (groups[:, None] == np.arange(nodes)).astype(np.float64)
-        local = np.zeros((nodes, nodes))
-        local[: len(by_source)] = by_source[:, layer] @ on_group
-        _name(local, name[layer])
-    return np.take_along_axis(name, node, 1)
-
-
-@compiled
-def _name(local: Any, name: Any) -> None:
-    """Exchange names while that gains; local [source, group] are choices of tokens at a node for experts of a group."""
-    name[:] = np.arange(len(name))
-    improved = True
-    while improved:
-        improved = False
-        for a in range(len(name)):
-            for b in range(a):
-                x, y = name[a], name[b]
-                if local[y, a] + local[x, b] > local[x, a] + local[y, b]:
-                    name[a], name[b] = y, x
-                    improved = True
-
-
-class PrefixCache:
-    """What one worker's KV cache holds: block hashes, the least recently used one leaves first.
-
-    Blocks of a request are in the order of its prompt, and a hash stands for its block and all before it.
-    """
-
-    def __init__(self, blocks: int) -> None:
-        if blocks < 1:
-            raise ProblemError(f"blocks: {blocks}, must be >= 1")
-        self._blocks = blocks
-        self._held: dict[int, None] = {}
-
-    def overlap(self, hashes: Sequence[int]) -> int:
-        """Leading blocks of a prompt that are held."""
-        return next((i for i, block in enumerate(hashes) if block not in self._held), len(hashes))
-
-    def use(self, hashes: Sequence[int]) -> None:
-        """Hold these blocks, as the newest: the prompt's first block leaves last."""
-        for block in reversed(hashes):
-            self._held.pop(block, None)
-            self._held[block] = None
-        while len(self._held) > self._blocks:
-            del self._held[next(iter(self._held))]

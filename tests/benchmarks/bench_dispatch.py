@@ -1,12 +1,9 @@
-"""Dispatch: replica shares, capacity-limited tokens, request routing, each beside its rivals in the same run."""
+"""Dispatch: replica shares and capacity-limited tokens, each beside its rivals in the same run."""
 
 from __future__ import annotations
 
-import gzip
-import json
 import statistics
 import time
-from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -15,34 +12,22 @@ from scipy.optimize import linprog
 from scipy.sparse import coo_array
 
 from qstream.routing.capacity import assign_candidates, assign_capacity, even_capacity
-from qstream.routing.colocate import coactivation, colocate
-from qstream.routing.hashing import assign, assign_bounded
 from qstream.routing.pack import place
-from qstream.routing.requests import PrefixCache, place_and_route, route_requests
 from qstream.routing.shares import dispatch_shares
 from schemas.experts import ExpertTopology
 from tests.benchmarks.clock import median_s
-from tests.benchmarks.stick import DATA, TRACE, load_stick
+from tests.benchmarks.stick import TRACE, load_stick
 
 Row = tuple[str, float, str, str]
-Router = Callable[[int, list[int], float, np.ndarray, np.ndarray], int]
-
-MOONCAKE = DATA / "routing" / "mooncake_conversation_6000.jsonl.gz"
-WORKERS = 8
-CACHE_BLOCKS = 4000
-BLOCK_TOKENS = 512
-WINDOW_S = 60.0
-NODES = 4
 
 
 def rows() -> list[Row]:
     """What was measured, its value, unit and target; nothing where the data is absent."""
     stick = load_stick()
-    found: list[Row] = []
-    if stick is not None:
-        traces = stick.load(TRACE)
-        found += [*share_rows(stick, traces), *capacity_rows(traces), *joint_rows(stick, traces)]
-    return found + (request_rows() if MOONCAKE.exists() else [])
+    if stick is None:
+        return []
+    traces = stick.load(TRACE)
+    return [*share_rows(stick, traces), *capacity_rows(traces)]
 
 
 def share_rows(stick: ModuleType, traces: dict[str, Any]) -> list[Row]:
@@ -136,105 +121,3 @@ def greedy_mass(gate: np.ndarray, room: np.ndarray) -> float:
         left[e] -= 1
         mass += float(row[e])
     return mass
-
-
-def joint_rows(stick: ModuleType, traces: dict[str, Any]) -> list[Row]:
-    """Sequences of even number to plan, of odd number to score; 4 nodes of 16 experts, requests of up to 512 tokens."""
-    ids, request, label = requests_of(traces, 0)
-    held_ids, held_request, held_label = requests_of(traces, 1)
-    work = np.bincount(held_request).astype(np.float64)
-    hashed = assign_bounded(np.arange(len(work), dtype=np.uint64), NODES, 0.05, work.astype(np.float32))
-    contiguous = np.tile(np.arange(64) // 16, (26, 1))
-    sizes = np.full(NODES, 16)
-    node = colocate(coactivation(ids, 64), sizes)
-    joint = place_and_route(ids, request, label, 64, NODES, lambda tokens, _: colocate(coactivation(tokens, 64), sizes))
-    copies = joint.copies_per_token[held_label] * work[:, None]
-    worker = route_requests(work, np.zeros_like(copies), copies=copies, copy_cost=1.0, slack=0.05)
-    load = np.bincount(worker, work, minlength=NODES)
-
-    def remote(node_of_expert: np.ndarray, on: np.ndarray) -> float:
-        return float(stick.remote_copies(held_ids, node_of_expert, on[held_request]))
-
-    return [
-        ("remote copies, contiguous placement, bounded hash", remote(contiguous, hashed), "a token+layer", "-"),
-        ("remote copies, co-activation placement, bounded hash", remote(node, hashed), "a token+layer", "-"),
-        ("remote copies, joint placement and routing by label", remote(joint.node_of_expert, worker), "a token+layer", "<= 1.83"),
-        ("  tokens of the fullest node over mean", load.max() / load.mean(), "", "<= 1.06"),
-    ]
-
-
-def requests_of(traces: dict[str, Any], parity: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Tokens [T, L, K], request [T] and label [R] of the sequences of one parity, cut into requests of about 512 tokens."""
-    ids, request, label = [], [], []
-    for task, trace in enumerate(traces.values()):
-        sequence = trace["sequence"]
-        for number in range(parity, int(sequence.max()) + 1, 2):
-            tokens = np.flatnonzero(sequence == number)
-            for part in np.array_split(tokens, max(1, len(tokens) // 512)):
-                ids.append(trace["ids"][part].astype(np.int32))
-                request.append(np.full(len(part), len(label), np.int32))
-                label.append(task)
-    return np.concatenate(ids), np.concatenate(request), np.array(label, np.int32)
-
-
-def request_rows() -> list[Row]:
-    """6,000 requests of a conversation service on 8 workers, each with an LRU cache of 4,000 blocks."""
-    found: list[Row] = []
-    for name, router, hit_target, balance_target in (
-        ("round robin", lambda number, *_: number % WORKERS, "-", "-"),
-        ("prefix hash", _prefix_hash, "-", "-"),
-        ("cost router, overlap weight 4", _cost_router, "-", "-"),
-        ("ours", ours, "- (the cost router's)", "<= 1.20"),
-    ):
-        hit, ratio, us = replay(router)
-        found += [
-            (f"requests, {name}: block hit rate", hit, "", hit_target),
-            ("  work of 60 s, fullest worker over mean", ratio, "", balance_target),
-            ("  a decision", us, "us", "-"),
-        ]
-    return found
-
-
-def replay(router: Router) -> tuple[float, float, float]:
-    """Hit rate, mean over 60 s windows of max / mean work, and microseconds a decision, of one router on the trace.
-
-    A router gets the number of the request, its blocks, the blocks that it will write, the leading blocks that each worker
-    holds, and each worker's work of about the last 60 s. Work is blocks that no cache had, plus blocks written.
-    """
-    with gzip.open(MOONCAKE, "rt") as lines:
-        requests = [json.loads(line) for line in lines]
-    caches = [PrefixCache(CACHE_BLOCKS) for _ in range(WORKERS)]
-    windows: dict[int, np.ndarray] = {}
-    recent, last_s, hits, blocks, spent = np.zeros(WORKERS), 0.0, 0, 0, 0.0
-    for number, request in enumerate(requests):
-        now_s, hashes = request["timestamp"] / 1000, request["hash_ids"]
-        written = request["output_length"] / BLOCK_TOKENS
-        overlap = np.array([cache.overlap(hashes) for cache in caches], np.float64)
-        recent *= np.exp((last_s - now_s) / WINDOW_S)
-        last_s = now_s
-        start = time.perf_counter()
-        worker = router(number, hashes, written, overlap, recent)
-        spent += time.perf_counter() - start
-        work = len(hashes) - overlap[worker] + written
-        recent[worker] += work
-        windows.setdefault(int(now_s // WINDOW_S), np.zeros(WORKERS))[worker] += work
-        hits += int(overlap[worker])
-        blocks += len(hashes)
-        caches[worker].use(hashes)
-    ratio = float(np.mean([window.max() / window.mean() for window in windows.values()]))
-    return hits / blocks, ratio, 1e6 * spent / len(requests)
-
-
-def _prefix_hash(number: int, hashes: list[int], written: float, overlap: np.ndarray, recent: np.ndarray) -> int:
-    """By the second block: the first is a system prompt that most requests share."""
-    return int(assign(np.array(hashes[:2][-1:], np.uint64), WORKERS)[0])
-
-
-def _cost_router(number: int, hashes: list[int], written: float, overlap: np.ndarray, recent: np.ndarray) -> int:
-    """Overlap weight times the blocks to prefill, plus the blocks that are busy: NVIDIA Dynamo's KV router, no temperature."""
-    return int((4.0 * (len(hashes) - overlap) + recent).argmin())
-
-
-def ours(number: int, hashes: list[int], written: float, overlap: np.ndarray, recent: np.ndarray) -> int:
-    """`route_requests` for a window of one request."""
-    return int(route_requests(np.array([len(hashes) + written]), overlap[None], queue=recent)[0])
