@@ -68,10 +68,10 @@ def route_tokens(
     ([[3, 1], [0, 2]], [1, 2, 3, 4], [8, 7, 8, 7])
     """
     chosen = options or DEFAULT
+    _check(batch, topology)
     if batch.topk_ids is None or batch.layer is None:
         route = _by_hash(batch, topology, chosen)
     else:
-        _check(batch, topology)
         slots = contiguous(topology) if placement is None else _placement(placement, topology)
         route = _to_slots(batch, batch.topk_ids, slots[batch.layer], topology, chosen)
     token, end = None, None

@@ -100,6 +100,8 @@ def test_capacities_are_kept_with_nearly_all_of_the_best_gate_mass(graph, gated)
     path.write_text("id,topk_id_0,topk_weight_0\n" + "\n".join(rows) + "\n")
     (data,) = told(path, "--model-graph", graph, "--layer", 0, "--capacity", 1.25)
     assigned = np.array(data["assignment"])[:, 0]
+    assert data["expert_ids"] == data["assignment"]
+    assert (np.array(data["slot_ids"]) % EXPERTS).tolist() == data["assignment"]
     room = int(np.ceil(1.25 * 32 / EXPERTS))
     assert np.bincount(assigned).max() <= room
     gate = np.zeros((32, EXPERTS))

@@ -180,6 +180,7 @@ def test_an_unknown_source_is_taken_to_be_on_one_of_the_token_s_nodes() -> None:
 @pytest.mark.parametrize(
     ("columns", "placement", "said"),
     [
+        ({"layer": 3, "topk_ids": None}, None, r"^layer is 3, allowed are 0 to 2 by the topology"),
         ({"layer": 3}, None, r"^layer is 3, allowed are 0 to 2 by the topology"),
         ({"topk_ids": np.full((400, 2), 16, np.int32)}, None, r"^topk_ids has expert 16, allowed are 0 to 15 by the topology"),
         ({"src_rank": np.full(400, 9, np.int32)}, None, r"^src_rank has 9, allowed are -1 to 3"),
