@@ -6,13 +6,14 @@ import numpy as np
 
 from qstream.routing.colocate import count_pairs
 from qstream.routing.counts import count_labels
-from qstream.routing.hashing import assign, assign_bounded, choose_replica
+from qstream.routing.hashing import assign, assign_bounded
 from qstream.routing.kernels import read_only
+from qstream.routing.options import RoutingOptions
 from qstream.routing.place import PlaceOptions, place
-from qstream.routing.problem import logical_maps
-from qstream.routing.score import nodes_per_token
 from qstream.routing.shares import dispatch_shares
+from qstream.routing.tokens import route_tokens
 from schemas.experts import ExpertTopology
+from schemas.tokens import TokenBatch
 
 
 def warm() -> None:
@@ -33,8 +34,7 @@ def warm() -> None:
     ).physical_to_logical_map
     if plan is None:
         raise AssertionError("place gives a map")
-    slots, counts = logical_maps(plan, 3)
-    choose_replica(token_id, topk, slots[0], counts[0])
+    batch = TokenBatch(batch_id="warm", ts_ns=0, model="warm", layer=0, token_id=token_id, topk_ids=topk)
+    route_tokens(batch, topology, RoutingOptions(capacity_factor=1.0, queues=True), placement=plan)
     assign_bounded(token_id, 3)
-    nodes_per_token(topk, np.zeros(3, np.int32))
     dispatch_shares(np.ones((1, 3)), plan, topology)

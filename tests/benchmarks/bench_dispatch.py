@@ -12,10 +12,14 @@ from scipy.optimize import linprog
 from scipy.sparse import coo_array
 
 from qstream.routing.capacity import assign_candidates, assign_capacity, even_capacity
+from qstream.routing.memory import contiguous
+from qstream.routing.options import RoutingOptions
 from qstream.routing.pack import place
 from qstream.routing.shares import dispatch_shares
+from qstream.routing.tokens import route_tokens
 from schemas.experts import ExpertTopology
-from tests.benchmarks.clock import median_s
+from schemas.tokens import TokenBatch
+from tests.benchmarks.clock import median_ms, median_s
 from tests.benchmarks.stick import TRACE, load_stick
 
 Row = tuple[str, float, str, str]
@@ -72,11 +76,38 @@ def fullest_gpu(load: np.ndarray, row: np.ndarray, gpus: int) -> float:
     return float(linprog(cost, A_ub=on_gpu, b_ub=np.zeros(gpus), A_eq=of_expert, b_eq=load, method="highs").fun)
 
 
-def capacity_rows(traces: dict[str, Any]) -> list[Row]:
-    """10,000 real tokens of layer 10 to 64 experts at 1.05 times the even load: greedy in token order, ours, HiGHS."""
+def some_tokens(traces: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Top-6 experts and gate weights of 10,000 real tokens in layer 10."""
     ids, weights = (np.concatenate([trace[part][:, 10] for trace in traces.values()]) for part in ("ids", "weights"))
     some = np.random.default_rng(0).choice(len(ids), 10_000, replace=False)
-    chosen, mass = ids[some].astype(np.int32), weights[some].astype(np.float32)
+    return ids[some].astype(np.int32), weights[some].astype(np.float32)
+
+
+def token_rows(traces: dict[str, Any]) -> list[Row]:
+    """One batch from frame to plan in the process, 64 experts in 72 slots on 8 GPUs and 2 nodes."""
+    ids, weights = some_tokens(traces)
+    topology = ExpertTopology(num_layers=26, num_logical_experts=64, num_gpus=8, num_nodes=2, slots_per_gpu=9)
+    placement = contiguous(topology)
+    found: list[Row] = []
+    for tokens in (256, 10_000):
+        batch = TokenBatch(
+            batch_id="b", ts_ns=0, model="m", layer=10, token_id=np.arange(tokens, dtype=np.uint64), topk_ids=ids[:tokens],
+            topk_weights=weights[:tokens],
+        )  # fmt: skip
+        for what, options in (
+            ("", RoutingOptions()),
+            (" with queues", RoutingOptions(queues=True)),
+            (" with capacity 1.05 and queues", RoutingOptions(capacity_factor=1.05, queues=True)),
+        ):
+            ms = median_ms(lambda batch=batch, to=options: route_tokens(batch, topology, to, placement=placement))
+            limit = "<= 5" if tokens == 10_000 and options.capacity_factor is None else "-"
+            found.append((f"route {tokens:,} tokens of top-6{what}", ms, "ms", limit))
+    return found
+
+
+def capacity_rows(traces: dict[str, Any]) -> list[Row]:
+    """10,000 real tokens to 64 experts at 1.05 times the even load: greedy in token order, ours, HiGHS."""
+    chosen, mass = some_tokens(traces)
     gate: np.ndarray = np.zeros((10_000, 64), np.float32)
     gate[np.arange(10_000)[:, None], chosen] = mass
     one, six = even_capacity(10_000, 64, 1.05), even_capacity(10_000, 64, 1.05, 6)

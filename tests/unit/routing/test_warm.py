@@ -25,7 +25,8 @@ from schemas.topics import EXPERTS_LOAD, EXPERTS_TOPOLOGY, TOKENS_BATCH
 ENTRIES = {
     "hashing._assign", "hashing._assign_bounded", "hashing._choose_replica", "replicate._replicate", "pack._pack", "pack._swap",
     "scenarios._anneal", "migrate._align", "score._copies", "shares._share_layers", "colocate._colocate",
-    "colocate.count_pairs", "counts.count_labels",
+    "colocate.count_pairs", "counts.count_labels", "capacity._drop_repeats", "capacity._surplus", "capacity._auction",
+    "capacity._fill", "capacity._sort", "adjacency._group",
 }  # fmt: skip
 FILES = {name.split(".")[0] for name in ENTRIES}
 
@@ -80,6 +81,9 @@ def test_after_warming_the_agent_s_records_compile_nothing() -> None:
     frames = ((EXPERTS_TOPOLOGY, topology), (TOKENS_BATCH, tokens), (TOKENS_BATCH, gateless), (EXPERTS_LOAD, load))
     records = [Record(topic.name, 0, n, "m", frame, 1000 + n) for n, (topic, frame) in enumerate(frames)]
     for nodes in (True, False):
-        options = RoutingOptions(window_tokens=4, shares_tokens=1, steps=5, colocate=nodes, min_gain=0)
+        options = RoutingOptions(
+            window_tokens=4, shares_tokens=1, steps=5, colocate=nodes, min_gain=0, capacity_factor=1.5 if nodes else None,
+            queues=nodes,
+        )  # fmt: skip
         assert RoutingProcessor(options).process(Batch("m", records), None, 0).dead == []
     assert forms() == before
