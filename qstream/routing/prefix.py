@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 from qstream.errors import ProblemError
 
-_SHARPNESS = 3  # exponent of the price of load
 _FLOOR = 2.0  # a worker's load is seen on top of so many times the request: an idle cluster keeps sessions where they are
 
 
@@ -44,7 +43,7 @@ class PrefixRouter:
     prefix is worth a detour in proportion to what it saves; a prefix that keeps one worker too busy is soon held by two;
     requests without a prefix go to the emptiest. The price has no unit, so it is the same for any number of workers, size of
     blocks and rate of requests. Load is work given, fading with `horizon_s`, plus twice the request itself. Ties go to the
-    emptier worker, then to the lower number. The same calls give the same workers.
+    emptier worker, then to the lower number. The same calls give the same workers. Not for several threads at once.
 
     What workers hold is what they were given, least recently used out first: no message from them is needed. Time and memory
     of a call grow with the blocks of the prompt, so hash blocks of some hundred tokens.
@@ -109,15 +108,17 @@ class PrefixRouter:
             if not 0.0 <= value < math.inf:
                 raise ProblemError(f"{field}: {value}, must be finite and >= 0")
         self._fade(now_s)
-        size = prompt_tokens + output_tokens
-        best, least, work = -1, (math.inf, math.inf), 0.0
+        best, least, emptiest, work = -1, 0.0, 0.0, 0.0
+        floor = _FLOOR * (prompt_tokens + output_tokens)
         for n, (held, load, speed) in enumerate(zip(self.overlap(hashes), self._load, self._speed, strict=True)):
             if speed == 0.0:
                 continue
             left = max(prompt_tokens - held * self._block_tokens, 1.0) + output_tokens
-            price = (left * (load / speed + _FLOOR * size) ** _SHARPNESS, load / speed)
-            if best < 0 or price < least:
-                best, least, work = n, price, left
+            level = load / speed
+            busy = level + floor
+            price = left * busy * busy * busy
+            if best < 0 or price < least or (price == least and level < emptiest):
+                best, least, emptiest, work = n, price, level, left
         if best < 0:
             raise ProblemError("speed: 0 of all workers, must leave at least one")
         self._load[best] += work

@@ -12,8 +12,8 @@ import pytest
 from qstream.errors import ProblemError
 from qstream.routing.colocate import coactivation, colocate
 from qstream.routing.joint import name_nodes, place_and_route
-from qstream.routing.requests import assign_requests
-from tests.benchmarks.bench_requests import requests_of
+from qstream.routing.requests import assign_requests, route_requests
+from tests.benchmarks.bench_requests import as_batch, requests_of
 from tests.benchmarks.stick import TRACE
 
 
@@ -49,6 +49,11 @@ def test_joint_placement_and_routing_of_held_out_sequences_sends_few_copies(stic
     copies = plan.copies_per_token[held_label] * work[:, None]
     worker = assign_requests(work, np.zeros_like(copies), copies=copies, copy_cost=1.0, slack=0.05)
     assert stick.remote_copies(held_ids, plan.node_of_expert, worker[held_request]) <= 1.83
+    batch, graph, placement, counts = as_batch(traces, plan.node_of_expert)
+    routed = route_requests(batch, graph, placement, label_counts=counts, slack=0.05)
+    assert routed.max_over_mean <= 1.06
+    on_node = routed.node[np.argsort(routed.request_id)]
+    assert stick.remote_copies(held_ids, plan.node_of_expert, on_node[held_request]) <= 1.83
 
 
 def test_bad_input_is_named() -> None:

@@ -69,6 +69,11 @@ def test_a_worker_that_was_taken_out_comes_back_empty() -> None:
     assert router.overlap(prompt)[first] == 0
 
 
+def test_requests_of_any_size_are_placed() -> None:
+    router = PrefixRouter(3, 10)
+    assert [router.choose([], tokens, tokens, 0.0) for tokens in (0, 0, 1e300, 1e300, 1e300)] == [0, 1, 2, 0, 1]
+
+
 def test_the_unit_of_blocks_and_time_makes_no_difference() -> None:
     rng = np.random.default_rng(0)
     coarse, fine = PrefixRouter(5, 200), PrefixRouter(5, 200, block_tokens=1024, horizon_s=240.0)

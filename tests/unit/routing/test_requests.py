@@ -168,6 +168,42 @@ def test_a_cached_prefix_draws_a_request_and_a_queue_sends_it_away() -> None:
     assert queued.load.tolist() == [10.0, 90.0]
 
 
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 2**32 - 1), st.booleans(), st.booleans())
+def test_remote_copies_and_loads_are_those_of_a_count_token_by_token(seed: int, own: bool, shared: bool) -> None:
+    rng = np.random.default_rng(seed)
+    layers, experts, gpus, tokens = 3, 6, 5, 20
+    graph = ExpertTopology(
+        num_layers=layers, num_logical_experts=experts, top_k=2, num_nodes=3, num_gpus=gpus, slots_per_gpu=3,
+        node_of_gpu=np.array([0, 2, 1, 0, 2], np.int32), gpu_capacity=np.array([1, 0, 1, 2, 1], np.float32),
+    )  # fmt: skip
+    placement = rng.integers(0, experts, (layers, 3 * gpus)).astype(np.int32)
+    shares = rng.random((layers, 3 * gpus)).astype(np.float32) / 15 if shared else None
+    ids = rng.integers(0, experts, (tokens, 2)).astype(np.int32)
+    counts = {"a": rng.integers(1, 9, (layers, experts)), "b": np.eye(layers, experts)}
+    label = rng.integers(-1, 3, tokens).astype(np.int32)
+    request = rng.integers(0, 4, tokens)
+    cost = rng.random(tokens).astype(np.float32) + 1
+    gate = {"layer": 1, "topk_ids": ids} if own else {}
+    batch = batch_of(request.tolist(), cost=cost, label=label, label_names=("a", "b", "c"), **gate)
+    plan = route_requests(batch, graph, placement, label_counts=counts, shares=shares)
+    node_of, load, remote = nodes_of(plan), np.zeros(3), 0.0
+    for t in range(tokens):
+        at, mine = node_of[request[t]], np.flatnonzero(request == request[t])
+        load[at] += cost[t]
+        known = [label[i] for i in mine if label[i] >= 0]
+        for layer in range(layers):
+            seen = counts.get("abc"[known[0]], np.ones((layers, experts)))[layer] if known else np.ones(experts)
+            if own and layer == 1:
+                seen = np.bincount(ids[mine].ravel(), minlength=experts)
+            for expert in range(experts):
+                slots = [p for p in range(3 * gpus) if placement[layer, p] == expert and p // 3 in ((0, 3), (2,), (4,))[at]]
+                near = min(1.0, float(shares[layer, slots].sum()) if shares is not None else len(slots))
+                remote += cost[t] * 2 * seen[expert] / max(seen.sum(), 1) * (1 - near)
+    assert load == pytest.approx(plan.load, rel=1e-6)
+    assert remote / layers / cost.sum() == pytest.approx(plan.remote_copies, rel=1e-5)
+
+
 def test_bad_batches_topologies_and_placements_are_named() -> None:
     good = batch_of([1, 2], label_names=("law",), label=np.zeros(2, np.int32))
     without = TokenBatch(batch_id="b", ts_ns=1, model="m", token_id=np.zeros(1, np.uint64))
