@@ -21,6 +21,9 @@ def demo(
         Path | None, typer.Option("--json", metavar="FILE", dir_okay=False, help="Write the figures to a file.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the model and of the text.")] = 0,
+    colocate: Annotated[
+        bool, typer.Option("--colocate/--no-colocate", help="Plan for traffic between nodes too in the second half.")
+    ] = True,
     plain: Annotated[bool, typer.Option("--plain", help="Lines instead of a live screen.")] = False,
 ) -> None:
     """Train a small mixture-of-experts model, stream its routing, and show what the plans gain.
@@ -37,7 +40,7 @@ def demo(
         if exc.name != "torch":
             raise
         raise ConfigError("the demo trains a real model and needs PyTorch: pip install 'qstream[demo]'") from exc
-    raise typer.Exit(run.main(seconds, json_path, seed, plain))
+    raise typer.Exit(run.main(seconds, json_path, seed, plain, colocate))
 
 
 def _require_writable(path: Path) -> None:

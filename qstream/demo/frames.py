@@ -23,6 +23,12 @@ def model_topology(shape: Shape) -> ExpertTopology:
     )  # fmt: skip
 
 
+def in_words(topology: ExpertTopology) -> str:
+    """The model and its cluster."""
+    experts = f"{topology.num_layers} layers of {topology.num_logical_experts} experts"
+    return f"{experts} on {topology.num_gpus} GPUs of {topology.num_nodes} nodes"
+
+
 def token_batch(step: TrainStep, routing: LayerRouting, gpus: int) -> TokenBatch:
     """What one layer's router chose in one step; the requests lie on the GPUs in turn."""
     return TokenBatch(

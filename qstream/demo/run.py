@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import queue
@@ -22,23 +23,40 @@ from rich.console import Console
 
 from qstream.config import load_settings
 from qstream.demo.agent import AgentProcess
-from qstream.demo.frames import model_topology, token_batch
+from qstream.demo.findings import findings
+from qstream.demo.frames import in_words, model_topology, token_batch
 from qstream.demo.model import MoELanguageModel, Shape, train
 from qstream.demo.score import Score, Summary
 from qstream.demo.text import batches, load_corpus
-from qstream.demo.view import View, summary_table
+from qstream.demo.twin import Twin
+from qstream.demo.view import View, gains_table, run_table
 from qstream.embedded.kafka import PROMPT, EmbeddedKafka
 from qstream.embedded.redis import EmbeddedRedis
 from qstream.routing.warm import warm
 from qstream.stream.client import PlanSubscriber, Publisher
+from schemas.control import Control, Scalar
 from schemas.experts import ExpertTopology
 from schemas.frame import Frame
-from schemas.topics import EXPERTS_TOPOLOGY, PLACEMENT_PLAN, ROUTING_DLQ, ROUTING_PLAN, TOKENS_BATCH, TOPICS
+from schemas.topics import (
+    CONTROL,
+    DISPATCH_SHARES,
+    EXPERTS_TOPOLOGY,
+    PLACEMENT_PLAN,
+    ROUTING_DLQ,
+    ROUTING_PLAN,
+    TOKENS_BATCH,
+    TOPICS,
+)
 
 SHAPE = Shape()
 SEQUENCES = 8  # a step
 WINDOW_TOKENS = 8192
-OPTIONS = {"window_tokens": WINDOW_TOKENS, "windows": 16, "min_gain": 0.02, "move_cost": 0.01}
+STRETCH_TOKENS = 2048  # between two dispatch shares
+OPTIONS: dict[str, Scalar] = {
+    "window_tokens": WINDOW_TOKENS, "windows": 16, "shares_tokens": STRETCH_TOKENS, "min_gain": 0.02, "move_cost": 0.01,
+    "plan_ms": 100.0, "plan_every_s": 0.0,
+}  # fmt: skip
+SWITCH: dict[str, Scalar] = {"colocate": True}
 # The broker ends before its last clients are gone, and an interrupted producer drops what it holds: both would be logged.
 QUIET = {"log.connection.close": "false", "log_level": "0"}
 READY_S = 180.0
@@ -50,6 +68,13 @@ SAYINGS = {
     "compiling": "compiling kernels (first start only)",
     "joining": "the routing agent joins its consumer group",
 }
+NEXT = """next
+  your model     copy `recorded_routing` from qstream/demo/model.py, publish with `Publisher`, read plans with
+                 `PlanSubscriber`: README.md, "Publish" and "Consume plans"
+  a cluster      qstream run routing --bootstrap-servers HOST:PORT --redis URL;  qstream watch placement
+  the switches   qstream control routing --set colocate=true;  qstream/routing/README.md says what each costs
+  a recording    qstream place FILE --gpus G --slots P --nodes N: the same plans from a file, beside EPLB's
+  the dashboard  deploy/README.md: docker compose up, with Prometheus, alerts and Grafana"""
 PACKAGES = ("qstream", "torch", "numpy", "numba", "confluent-kafka", "faust-streaming", "redis")
 
 Arrivals = queue.SimpleQueue[tuple[float, Frame]]
@@ -85,8 +110,10 @@ class Run:
         return self.score.summary(self.seconds, sum(subscriber.repeated for subscriber in self.subscribers))
 
 
-def main(seconds: float, json_path: Path | None, seed: int, plain: bool) -> int:
+def main(seconds: float, json_path: Path | None, seed: int, plain: bool, colocate: bool = True) -> int:
     """Stream for `seconds` from the first batch, print the figures and write them as JSON; returns the exit code.
+
+    With `colocate` the agent is told to plan for traffic too in the second half.
 
     0; 1 if the agent ended or a token batch got no plan; 128 + signal after Ctrl-C or SIGTERM.
     """
@@ -99,13 +126,13 @@ def main(seconds: float, json_path: Path | None, seed: int, plain: bool) -> int:
             with View(console, plain) as view, started(view, signals) as run:
                 ready = wait_ready(run)
                 if ready:
-                    stream(run, seconds, seed)
+                    stream(run, seconds, seed, seconds / 2 if colocate else math.inf)
                     drain(run)
                 summary, faults, log_tail = run.summary(), find_faults(run, ready), run.agent.log_tail()
                 view.say("stopping the agent and the servers")
         except KeyboardInterrupt:
             return 128 + signal.SIGINT
-    console.print(summary_table(summary) if summary.tokens else "nothing was streamed")
+    tell(console, summary)
     if summary.tokens and json_path is not None:
         json_path.write_text(json.dumps(asdict(summary) | {"seed": seed} | machine(), indent=2) + "\n")
     if signals:
@@ -115,6 +142,18 @@ def main(seconds: float, json_path: Path | None, seed: int, plain: bool) -> int:
     if faults:
         console.print(f"The end of its log:\n{log_tail}", soft_wrap=True, markup=False, highlight=False)
     return 1 if faults else 0
+
+
+def tell(console: Console, summary: Summary) -> None:
+    """What was measured, what that says, and where to go from here."""
+    if not summary.tokens:
+        console.print("nothing was streamed")
+        return
+    console.print(run_table(summary, in_words(model_topology(SHAPE))))
+    console.print(gains_table(summary))
+    for sentence in findings(summary):
+        console.print(sentence, soft_wrap=True, highlight=False)
+    console.print(NEXT, soft_wrap=True, highlight=False, markup=False)
 
 
 @contextmanager
@@ -153,14 +192,14 @@ def started(view: View, signals: list[int]) -> Iterator[Run]:
             AgentProcess(Path(folder), kafka.bootstrap_servers, redis.url, PROMPT, OPTIONS) as agent,
             followed(kafka.bootstrap_servers, arrivals) as subscribers,
         ):
-            score = Score(topology, WINDOW_TOKENS)
+            score = Score(topology, WINDOW_TOKENS, STRETCH_TOKENS, Twin(topology, OPTIONS))
             yield Run(agent, publisher, subscribers, arrivals, score, view, topology, signals)
 
 
 @contextmanager
 def followed(bootstrap_servers: str, arrivals: Arrivals) -> Iterator[Sequence[PlanSubscriber[Any]]]:
     """Put all plans and dead letters on the queue, with the time of arrival, each topic from a thread of its own."""
-    topics = (ROUTING_PLAN, PLACEMENT_PLAN, ROUTING_DLQ)
+    topics = (ROUTING_PLAN, PLACEMENT_PLAN, DISPATCH_SHARES, ROUTING_DLQ)
     settings = load_settings(kafka=PROMPT | QUIET)
     subscribers = [PlanSubscriber(topic, topic.frame, bootstrap_servers, from_start=True, settings=settings) for topic in topics]
     closed = threading.Event()
@@ -197,8 +236,8 @@ def wait_ready(run: Run) -> bool:
     return False
 
 
-def stream(run: Run, seconds: float, seed: int) -> None:
-    """Train, publish each layer's routing of each step, score the plans that come back."""
+def stream(run: Run, seconds: float, seed: int, switch_s: float) -> None:
+    """Train, publish each layer's routing of each step, score the plans that come back; throw the switch after `switch_s`."""
     text = batches(load_corpus(), SEQUENCES, SHAPE.context, np.random.default_rng(seed))
     started_s = None
     for step in train(MoELanguageModel(SHAPE, seed=seed), text):
@@ -210,12 +249,22 @@ def stream(run: Run, seconds: float, seed: int) -> None:
             run.publisher.publish(TOKENS_BATCH, batch)
         run.score.trained(len(step.token_id), step.loss)
         run.seconds = time.monotonic() - started_s
+        if run.seconds >= switch_s:
+            throw_switch(run)
+            switch_s = math.inf
         if run.seconds >= 1.0 and run.view.due():
             run.view.show(run.summary(), run.score, step.step, run.agent.state())
         while len(run.score.waiting) > MAX_WAITING and run.goes_on:
             run.collect(0.1)
         if run.seconds >= seconds or not run.goes_on:
             return
+
+
+def throw_switch(run: Run) -> None:
+    """Tell the running agent, as `qstream control routing --set` does."""
+    options = " ".join(f"--set {name}={json.dumps(value)}" for name, value in SWITCH.items())
+    run.view.say(f"now as by: qstream control routing {options}")
+    run.publisher.publish(CONTROL, Control.build(agent="routing", ts_ns=time.time_ns(), options=SWITCH, reason="the demo"))
 
 
 def drain(run: Run) -> None:
@@ -245,4 +294,5 @@ def machine() -> dict[str, Any]:
         "machine": {"platform": platform.platform(), "cpus": os.cpu_count(), "python": platform.python_version()},
         "versions": {package: version(package) for package in PACKAGES},
         "options": OPTIONS,
+        "switch": SWITCH,
     }

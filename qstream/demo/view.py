@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Self
 
 from rich.console import Console, Group
@@ -12,7 +12,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from qstream.demo.score import Score, Summary, Versus
+from qstream.demo.score import Gains, Score, Split, Summary, Versus
 
 LIVE_PERIOD_S = 0.25
 LINE_PERIOD_S = 3.0
@@ -64,9 +64,9 @@ class View:
             self._live.stop()
 
 
-def summary_table(summary: Summary) -> Table:
-    """The figures of a whole run."""
-    table = Table(title="qstream demo", show_header=False, title_justify="left", caption_justify="left")
+def run_table(summary: Summary, cluster: str) -> Table:
+    """What was streamed and answered."""
+    table = Table(title=f"qstream demo: {cluster}", show_header=False, title_justify="left")
     table.add_column(style="bold")
     table.add_column(justify="right")
     rate = summary.tokens / summary.seconds if summary.seconds else 0.0
@@ -74,37 +74,64 @@ def summary_table(summary: Summary) -> Table:
         "tokens": f"{summary.tokens:,} in {summary.seconds:.1f} s ({rate:,.0f}/s)",
         "loss, first and last step": f"{_number(summary.loss.first)}, {_number(summary.loss.last)}",
         "token batches, answered": f"{summary.token_batches:,}, {summary.routing_plans:,}",
-        "placement plans, skipped": f"{summary.placement_plans:,}, {summary.placement_plans_skipped:,}",
-        f"balancedness of the next window (mean of {summary.windows})": _arrow(summary.next_window_balancedness),
-        "cross-node copies a token": _arrow(summary.cross_node_copies_per_token),
-        "experts moved": f"{summary.moved_experts:,}",
+        "placement plans, skipped; dispatch shares": (
+            f"{summary.placement_plans:,}, {summary.placement_plans_skipped:,}; {summary.dispatch_shares:,}"
+        ),
         "latency p50, p99": f"{_number(summary.latency_ms.p50, 1)} ms, {_number(summary.latency_ms.p99, 1)} ms",
         "lost, repeated, dead letters": f"{summary.lost}, {summary.repeated}, {summary.dead_letters}",
     }
     for name, value in rows.items():
         table.add_row(name, value)
-    table.caption = "contiguous → plan: the fixed placement, and the newest plan received before the window began"
+    return table
+
+
+def gains_table(summary: Summary) -> Table:
+    """What the plans gain, by what they were made for."""
+    goals = {
+        "for balance": summary.balance, "colocate": summary.colocate, "if for balance": summary.balance_instead
+    }  # fmt: skip
+    table = Table(title="what the plans gain", title_justify="left", caption_justify="left")
+    table.add_column(style="bold")
+    rows: dict[str, Callable[[Gains], str]] = {
+        "placements, experts moved": lambda gains: f"{gains.placement_plans}, {gains.moved_experts:,}",
+        "balancedness, next window": lambda gains: _arrow(gains.next_window_balancedness),
+        "shares, next tokens": lambda gains: _split(gains.shares_on_next_tokens),
+        "shares, their own tokens": lambda gains: _split(gains.shares_on_their_tokens),
+        "cross-node copies a token": lambda gains: _arrow(gains.cross_node_copies_per_token),
+    }
+    shown = {name: gains for name, gains in goals.items() if gains.placement_plans}
+    for name in shown:
+        table.add_column(name, justify="right")
+    for row, text in rows.items():
+        table.add_row(row, *(text(gains) for gains in shown.values()))
+    table.caption = "balancedness and shares: mean over maximum GPU load, 1 is perfect\ncontiguous → plan in force; shares: even split → shares"
+    if summary.colocate.placement_plans:
+        table.caption += "\nif for balance: what plans for balance would do on the tokens of colocate"
     return table
 
 
 def _panel(summary: Summary, score: Score, step: int, agent_state: str) -> Panel:
-    recent = score.placement.scores[-WINDOWS_SHOWN:]
+    latency, rate = summary.latency_ms, summary.tokens / summary.seconds if summary.seconds else 0.0
+    goal, gains = _newest_goal(summary)
+    recent = list(score.agent.windows.scores.values())[-WINDOWS_SHOWN:]
+    stretches = score.agent.next_tokens.scores[-WINDOWS_SHOWN:]
+    balance, served = gains.next_window_balancedness, gains.shares_on_next_tokens
     grid = Table.grid(padding=(0, 2))
-    balance = summary.next_window_balancedness
     for name, mean, series, style in (
-        ("contiguous", balance.contiguous, [pair[0] for pair in recent], "yellow"),
-        ("plan in force", balance.plan, [pair[1] for pair in recent], "green"),
+        ("contiguous", balance.contiguous, [pair[0] for _, pair in recent], "yellow"),
+        ("plan in force", balance.plan, [pair[1] for _, pair in recent], "green"),
+        ("next tokens, even split", served.even, [pair[0] for _, pair in stretches], "yellow"),
+        ("next tokens, by shares", served.shares, [pair[1] for _, pair in stretches], "green"),
     ):
         grid.add_row(name, f"[bold {style}]{_number(mean)}[/]", f"[{style}]{_sparkline(series)}[/]")
-    latency, rate = summary.latency_ms, summary.tokens / summary.seconds if summary.seconds else 0.0
     lines: list[str | Table] = [
         f"step {step:,}   loss {_number(summary.loss.last, 3)}   {rate:,.0f} tokens/s   agent [bold]{agent_state}[/]",
         "",
-        "balancedness of GPUs on the next window (1 is perfect), mean and by window",
+        f"balancedness of GPUs (1 is perfect): mean of plans {goal}, and by window or stretch of tokens",
         grid,
         "",
         f"placement plans {summary.placement_plans}   experts moved {summary.moved_experts:,}   "
-        f"cross-node copies a token {_arrow(summary.cross_node_copies_per_token)}",
+        f"cross-node copies a token {_arrow(gains.cross_node_copies_per_token)}",
         f"routing plans {summary.routing_plans:,}   latency p50 {_number(latency.p50, 1)} ms, p99 {_number(latency.p99, 1)} ms"
         f"   dead letters {summary.dead_letters}",
     ]
@@ -113,12 +140,18 @@ def _panel(summary: Summary, score: Score, step: int, agent_state: str) -> Panel
 
 def _line(summary: Summary, agent_state: str) -> str:
     latency, rate = summary.latency_ms, summary.tokens / summary.seconds if summary.seconds else 0.0
+    goal, gains = _newest_goal(summary)
     return (
-        f"{summary.seconds:5.1f} s  {rate:,.0f} tokens/s  loss {_number(summary.loss.last, 3)}  "
-        f"balancedness {_arrow(summary.next_window_balancedness)}  moved {summary.moved_experts}  "
-        f"copies {_arrow(summary.cross_node_copies_per_token)}  p50 {_number(latency.p50, 1)} ms  "
-        f"p99 {_number(latency.p99, 1)} ms  dead letters {summary.dead_letters}  agent {agent_state}"
+        f"{summary.seconds:5.1f} s  {rate:,.0f} tokens/s  loss {_number(summary.loss.last, 3)}  {goal}: "
+        f"balancedness {_arrow(gains.next_window_balancedness)}  shares {_split(gains.shares_on_next_tokens)}  "
+        f"copies {_arrow(gains.cross_node_copies_per_token)}  moved {gains.moved_experts}  p50 {_number(latency.p50, 1)} ms  "
+        f"p99 {_number(latency.p99, 1)} ms  agent {agent_state}"
     )
+
+
+def _newest_goal(summary: Summary) -> tuple[str, Gains]:
+    """What the plan in force was made for, and what such plans gained so far."""
+    return ("colocate", summary.colocate) if summary.colocate.placement_plans else ("for balance", summary.balance)
 
 
 def _sparkline(values: Sequence[float]) -> str:
@@ -131,3 +164,7 @@ def _number(value: float | None, digits: int = 2) -> str:
 
 def _arrow(pair: Versus) -> str:
     return f"{_number(pair.contiguous)} → {_number(pair.plan)}"
+
+
+def _split(pair: Split) -> str:
+    return f"{_number(pair.even)} → {_number(pair.shares)}"

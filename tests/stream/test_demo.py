@@ -65,22 +65,29 @@ def streaming_demo(seconds: int, *options: str) -> Iterator[Demo]:
 
 def test_a_run_answers_every_batch_reports_its_figures_and_leaves_no_process(tmp_path: Path) -> None:
     file = tmp_path / "demo.json"
-    with streaming_demo(6, "--json", str(file), "--seed", "1") as demo:
+    with streaming_demo(10, "--json", str(file), "--seed", "1") as demo:
         assert len(demo.children) >= PROCESSES
         assert demo.end() == 0, "".join(demo.output)
     assert demo.left_behind() == []
     figures = json.loads(file.read_text())
     assert figures["seed"] == 1
-    assert figures["seconds"] >= 6
+    assert figures["seconds"] >= 10
     assert figures["tokens"] * 3 == figures["token_batches"] * 1024  # three layers see each token; 8 sequences of 128
     assert figures["routing_plans"] == figures["token_batches"] > 0
     assert (figures["lost"], figures["repeated"], figures["dead_letters"]) == (0, 0, 0)
     assert figures["placement_plans"] > 0
     assert figures["moved_experts"] > 0
-    assert figures["windows"] > 0
+    assert 0 < figures["dispatch_shares_recounted"] <= figures["dispatch_shares"]
+    assert figures["claim_error"] < 1e-4
+    gains = figures["balance"]
+    assert gains["windows"] > 0
     for placement in ("contiguous", "plan"):
-        assert 0 < figures["next_window_balancedness"][placement] <= 1
-        assert 0 <= figures["cross_node_copies_per_token"][placement] <= 1  # there is one other node
+        assert 0 < gains["next_window_balancedness"][placement] <= 1
+        assert 0 <= gains["cross_node_copies_per_token"][placement] <= 1  # there is one other node
+    on_their_tokens = gains["shares_on_their_tokens"]
+    assert 0 < on_their_tokens["even"] <= on_their_tokens["shares"] <= 1
+    assert figures["colocate"]["placement_plans"] > 0  # the agent obeyed the switch in the middle of the run
+    assert figures["switch"] == {"colocate": True}
     assert 0 < figures["latency_ms"]["p50"] <= figures["latency_ms"]["p99"]
     assert 0 < figures["loss"]["last"] < figures["loss"]["first"]
     assert {"machine", "versions", "options"} <= figures.keys()
@@ -95,7 +102,7 @@ def test_a_signal_ends_the_run_with_its_figures_and_leaves_no_process(signum: si
     assert demo.left_behind() == []
     output = "".join(demo.output)
     assert "Traceback" not in output
-    assert "balancedness of the next window" in output
+    assert "balancedness, next window" in output
     assert json.loads(file.read_text())["lost"] == 0
 
 
