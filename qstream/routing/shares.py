@@ -169,7 +169,7 @@ def _pour(tokens: float, begin: int, end: int, gpu: Any, capacity: Any, poured: 
         poured[i] = max(0.0, level * capacity[gpu[i]] - full[gpu[i]])
         total += poured[i]
     for i in range(begin, end):
-        poured[i] = poured[i] * tokens / total if total > 0.0 else tokens / (end - begin)  # so few that rounding ate them
+        poured[i] = poured[i] * (tokens / total) if total > 0.0 else tokens / (end - begin)  # so few that rounding ate them
         full[gpu[i]] += poured[i]
 
 

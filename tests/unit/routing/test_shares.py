@@ -148,3 +148,12 @@ def test_bad_input_is_named() -> None:
     for call, field in cases:
         with pytest.raises(ProblemError, match=f"^{field}: "):
             call()
+
+
+@pytest.mark.parametrize("unit", [1e-305, 1e-160, 1e200, 1e300])
+def test_the_unit_of_the_loads_does_not_matter(unit: float) -> None:
+    rng = np.random.default_rng(3)
+    plan = np.stack([place(rng.random((1, 9)), 4, 16)[0] for _ in range(2)])
+    load = rng.integers(1, 99, (2, 9)).astype(np.float64)
+    top = topology(9, 4, 4)
+    assert np.allclose(dispatch_shares(load * unit, plan, top), dispatch_shares(load, plan, top), atol=1e-4)
