@@ -12,6 +12,8 @@ from qstream.routing.kernels import GOLDEN, array, below, compiled, mix64
 
 MAX_BYTES = 416 << 10  # of a model's sample
 MAX_ROWS = 4096  # of a layer
+MAX_PAIRS = 1 << 18  # layers times pairs, of which counts are kept
+COUNT_MAX = np.iinfo(np.int32).max
 _ONE_BYTE = 256  # experts that a byte tells apart
 
 
@@ -38,7 +40,7 @@ def sample_tokens(
     topk_ids : int32 [T, K]
         Experts of each token, in range. Of more than the sample has room for, the first are kept; of fewer, the last repeats.
     horizon : int
-        Tokens, 1 to 2**32 - 1; M or more, as the sample is no longer than M tokens otherwise.
+        Tokens, 1 to 2**32; M or more, as the sample is no longer than M tokens otherwise.
     sample, seen : uint8 [L, M, B] and int64 [L]
         From `empty_sample`, and the tokens of each layer so far; both change.
     """
@@ -46,11 +48,30 @@ def sample_tokens(
         _sample(topk_ids, layer, max(horizon, sample.shape[1]), 1 if experts <= _ONE_BYTE else 2, sample[layer], seen)
 
 
-def coactivation(sample: NDArray[np.uint8], seen: NDArray[np.int64], experts: int, horizon: int) -> NDArray[np.int64]:
+def add_pairs(counted: NDArray[np.int32] | None, cooccurrence: NDArray[np.int64]) -> NDArray[np.int32] | None:
+    """The pair counts so far and those of one more window, int32 [L, E, E], for `coactivation`.
+
+    A model with more than 2**18 cells keeps none, as a message with so many would be too large. Whoever counts a pair once
+    may count it as [e, f], as [f, e] or as both.
+    """
+    if cooccurrence.size > MAX_PAIRS:
+        return counted
+    both = np.maximum(cooccurrence, cooccurrence.transpose(0, 2, 1))
+    total: NDArray[np.int64] = both if counted is None else both + counted
+    return np.minimum(total, COUNT_MAX).astype(np.int32)
+
+
+def coactivation(
+    sample: NDArray[np.uint8],
+    seen: NDArray[np.int64],
+    experts: int,
+    horizon: int,
+    counted: NDArray[np.int32] | None = None,
+) -> NDArray[np.int64]:
     """How often two experts served one of the last `horizon` tokens of a layer, as the sample says: int64 [L, E, E].
 
     Symmetric; the diagonal counts the tokens of each expert. Each token of the sample stands for as many of those that it was
-    drawn from.
+    drawn from. What was `counted` by `add_pairs` comes on top.
 
     Raises
     ------
@@ -59,9 +80,10 @@ def coactivation(sample: NDArray[np.uint8], seen: NDArray[np.int64], experts: in
     """
     rows = array("sample", sample, np.uint8, "L M B")
     tokens = array("seen", seen, np.int64, "L")
-    together = np.zeros((len(rows), experts, experts), np.int64)
-    stands_for = np.minimum(tokens, horizon) // np.clip(tokens, 1, max(rows.shape[1], 1))
-    if rows.size and not _count(rows, np.minimum(tokens, rows.shape[1]), stands_for, 1 if experts <= _ONE_BYTE else 2, together):
+    together = np.zeros((len(rows), experts, experts), np.int64) if counted is None else counted.astype(np.int64)
+    filled = np.minimum(tokens, rows.shape[1])
+    stands_for = np.rint(np.minimum(tokens, horizon) / np.maximum(filled, 1)).clip(1).astype(np.int64)
+    if rows.size and not _count(rows, filled, stands_for, 1 if experts <= _ONE_BYTE else 2, together):
         raise ProblemError(f"sample: an expert is out of range, allowed are 0..{experts - 1}")
     return together
 

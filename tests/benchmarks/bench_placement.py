@@ -13,6 +13,9 @@ from qstream.routing.colocate import coactivation, colocate
 from qstream.routing.eplb import rebalance_experts
 from qstream.routing.memory import Memory
 from qstream.routing.place import PlaceOptions, place
+from qstream.routing.sample import coactivation as coactivation_of
+from qstream.routing.sample import empty_sample, sample_tokens
+from qstream.routing.score import nodes_per_token
 from qstream.state.fields import pack
 from schemas.experts import ExpertTopology
 from schemas.placement import PlacementPlan
@@ -31,7 +34,7 @@ LAYERS = range(0, 26, 5)
 def rows() -> list[Row]:
     """Speed of EPLB's call and of the state; the rest where the data folder is present."""
     stick = load_stick()
-    speeds = [*speed_rows(), *state_rows()]
+    speeds = [*speed_rows(), *state_rows(), *sample_rows()]
     if stick is None:
         return speeds
     traces = stick.load(TRACE)
@@ -78,6 +81,51 @@ def state_rows() -> list[Row]:
         ("  largest field", max(map(len, fields.values())) / 2**10, "KiB", "<= 64"),
         ("  read, a batch of 8,192 tokens, written", median_ms(update), "ms", "<= 25"),
     ]
+
+
+def sample_rows() -> list[Row]:
+    """Colocation of a large model, from a sample of its tokens: each of 58 layers has 16 topics, which prefer other experts."""
+    rng = np.random.default_rng(0)
+    layers, experts, tokens, horizon = 58, 256, 8192, 32768
+    topic = rng.integers(0, 16, (tokens, 1))
+    sample, seen = empty_sample(layers, experts, 8), np.zeros(layers, np.int64)
+    counts, unseen = np.zeros((16, layers, experts), np.int64), []
+    for layer in range(layers):
+        score = rng.gumbel(size=(tokens, experts)) + rng.normal(0, 1.5, (16, experts))[topic[:, 0]]
+        ids = score.argpartition(-8, 1)[:, -8:].astype(np.int32)
+        sample_tokens(ids[: tokens // 2], layer, horizon, sample, seen, experts)
+        counts[:, layer] = [np.bincount(part.ravel(), minlength=experts) for part in np.split(ids[: tokens // 2], 16)]
+        unseen.append(ids[tokens // 2 :])
+    topology = ExpertTopology(num_layers=layers, num_logical_experts=experts, top_k=8, num_nodes=4, num_gpus=32, slots_per_gpu=9)
+    found: list[Row] = [
+        ("sample of 58 x 256 experts", sample.nbytes / 2**20, "MiB", "<= 0.41"),
+        ("  a batch of 8,192 tokens", cpu_ms(lambda: sample_tokens(ids, 7, horizon, sample, seen, experts)), "ms", "<= 0.1"),
+        ("  co-activations", cpu_ms(lambda: coactivation_of(sample, seen, experts, horizon)), "ms", "<= 40"),
+    ]
+    together = coactivation_of(sample, seen, experts, horizon)
+    for name, pairs, target in (("any node", None, "-"), ("colocated by the sample", together, "<= 300")):
+        plan = place(counts, topology, coactivation=pairs).physical_to_logical_map
+        assert plan is not None
+        node = np.zeros((layers, experts), np.int32)
+        np.put_along_axis(node, plan.astype(np.int64), np.repeat(topology.nodes(), topology.slots_per_gpu)[None], 1)
+        touched = np.mean([nodes_per_token(ids, row) for ids, row in zip(unseen, node, strict=True)])
+        ms = cpu_ms(lambda p=pairs: place(counts, topology, coactivation=p))  # type: ignore[misc]
+        found += [
+            (f"place 58 x 256 on 4 nodes, {name}: nodes a token touches", float(touched), "", "-"),
+            ("  CPU time", ms, "ms", target),
+        ]
+    return found
+
+
+def cpu_ms(call: Callable[[], object], repeats: int = 5) -> float:
+    """Median CPU time of `call` in milliseconds, after one call that warms the caches."""
+    call()
+    times = []
+    for _ in range(repeats):
+        start = time.process_time()
+        call()
+        times.append(time.process_time() - start)
+    return 1e3 * statistics.median(times)
 
 
 def next_window_rows(stick: ModuleType, streams: dict[int, object]) -> list[Row]:
@@ -156,14 +204,23 @@ def node_rows(stick: ModuleType, traces: dict[str, dict[str, np.ndarray]]) -> li
     found: list[Row] = [
         ("count co-activations, tokens of 6 layers", len(ids) / median_ms(lambda: coactivation(ids, 64)), "k/s", "-")
     ]
-    for name, steps, target in (("even load", 0, "-"), ("colocate", 40_000, "<= 2.51")):
+    sample, seen = empty_sample(26, 64, 6), np.zeros(len(LAYERS), np.int64)
+    sample = sample[: len(LAYERS)]
+    for layer in range(len(LAYERS)):
+        sample_tokens(np.ascontiguousarray(ids[:, layer]), layer, 8 * WINDOW, sample, seen, 64)
+    some = coactivation_of(sample, seen, 64, 8 * WINDOW)
+    for name, pairs, steps, target in (
+        ("even load", together, 0, "-"),
+        ("colocate", together, 40_000, "<= 2.51"),
+        (f"colocate, {sample.shape[1]} sampled tokens", some, 40_000, "<= 2.52"),
+    ):
         touched, fullest = [], []
         for seed in range(3):
-            node = colocate(together, np.full(4, 16), steps=steps, seed=seed)
+            node = colocate(pairs, np.full(4, 16), steps=steps, seed=seed)
             touched.append(np.mean([stick.nodes_per_token(unseen[:, i], node[i]) for i in range(len(node))]))
             carried = np.stack([np.bincount(row, weights, minlength=4) for row, weights in zip(node, load, strict=True)])
             fullest.append((carried.max(1) / carried.mean(1)).mean())
-        ms = median_ms(lambda s=steps: colocate(together, np.full(4, 16), steps=s)) / len(LAYERS)  # type: ignore[misc]
+        ms = median_ms(lambda p=pairs, s=steps: colocate(p, np.full(4, 16), steps=s)) / len(LAYERS)  # type: ignore[misc]
         found += [
             (f"{name}: nodes a token touches, of 4", float(np.mean(touched)), "", target),
             ("  fullest node over mean", float(np.mean(fullest)), "", "<= 1.06"),
@@ -171,12 +228,12 @@ def node_rows(stick: ModuleType, traces: dict[str, dict[str, np.ndarray]]) -> li
         ]
     topology = ExpertTopology(num_layers=len(LAYERS), num_logical_experts=64, top_k=6, num_nodes=4, num_gpus=8, slots_per_gpu=9)
     history = stick.window_counts(ids, WINDOW)
-    for name, pairs, slack in (
+    for name, bonds, slack in (
         ("any node", None, 0.0),
         ("co-activation", together, 0.05),
         ("co-activation, slack .01", together, 0.01),
     ):
-        plan = place(history, topology, coactivation=pairs, options=PlaceOptions(node_slack=slack)).physical_to_logical_map
+        plan = place(history, topology, coactivation=bonds, options=PlaceOptions(node_slack=slack)).physical_to_logical_map
         assert plan is not None
         found.append(
             (f"place on 4 nodes of 2 GPUs, {name}: balancedness, unseen half", stick.balancedness(plan, load, 8), "", "-")

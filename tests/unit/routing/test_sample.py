@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import ModuleType
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from qstream.errors import ProblemError
 from qstream.routing import colocate as dense
 from qstream.routing.colocate import colocate
-from qstream.routing.sample import MAX_BYTES, MAX_ROWS, coactivation, empty_sample, sample_tokens
+from qstream.routing.sample import COUNT_MAX, MAX_BYTES, MAX_ROWS, add_pairs, coactivation, empty_sample, sample_tokens
 from qstream.routing.score import nodes_per_token
 
 Sample = tuple[np.ndarray, np.ndarray]
@@ -119,6 +120,40 @@ def test_a_batch_with_more_or_fewer_choices_than_the_sample_counts_as_a_set() ->
     want = np.zeros((5, 5), np.int64)
     want[[3, 4, 0, 0, 1, 1], [3, 4, 0, 1, 0, 1]] = 1
     np.testing.assert_array_equal(coactivation(sample, seen, 5, 9)[0], want)
+
+
+@pytest.mark.parametrize("keep", [np.tril, np.triu, np.array])
+def test_pairs_that_a_producer_counts_are_added_whichever_half_it_fills(keep: Callable[[np.ndarray], np.ndarray]) -> None:
+    rng = np.random.default_rng(0)
+    ids = tokens(rng, 90, 7, 3)
+    windows = [dense.coactivation(part[:, None], 7) for part in np.split(ids, [30, 50])]
+    counted = None
+    for window in windows[:2]:
+        counted = add_pairs(counted, np.stack([keep(layer) for layer in window]))
+    assert counted is not None
+    assert counted.dtype == np.int32
+    np.testing.assert_array_equal(counted, windows[0] + windows[1])
+    sample, seen = sampled([ids[50:]], 7, 100)
+    np.testing.assert_array_equal(coactivation(sample, seen, 7, 100, counted), sum(windows))
+
+
+def test_pair_counts_stop_at_the_largest_integer_and_large_models_keep_none() -> None:
+    most = add_pairs(None, np.full((1, 2, 2), 2**53, np.int64))
+    assert most is not None
+    again = add_pairs(most, np.ones((1, 2, 2), np.int64))
+    assert again is not None
+    assert again.tolist() == most.tolist() == [[[COUNT_MAX] * 2] * 2]
+    assert add_pairs(None, np.ones((58, 256, 256), np.int64)) is None
+
+
+def test_blocks_of_256_experts_are_found_from_918_tokens() -> None:
+    """Each token draws its 8 experts from one of 4 hidden blocks of 64, each of which fits on a node."""
+    rng = np.random.default_rng(0)
+    hidden = rng.permutation(256).reshape(4, 64)
+    ids = np.stack([rng.choice(hidden[block], 8, replace=False) for block in rng.integers(0, 4, 3000)]).astype(np.int32)
+    sample, seen = sampled([ids], 256, 8192, rows=918)
+    node = colocate(coactivation(sample, seen, 256, 8192), np.full(4, 64), eps=0.2, steps=160_000)[0]
+    assert nodes_per_token(ids, node) == 1.0
 
 
 def test_a_sample_of_another_model_is_refused() -> None:
