@@ -14,7 +14,7 @@ from qstream.cli.output import print_json, print_table
 from qstream.cli.page import page
 from qstream.cli.placements import Row, compare, topology_of
 from qstream.errors import ConfigError
-from qstream.routing.formats.export import EXPORTERS, export
+from qstream.routing.formats.export import EXPORTERS, FILE_NAMES, export
 from qstream.routing.formats.read import read_map, read_recording
 from qstream.routing.formats.recording import Recording, fold
 from qstream.routing.place import PlaceOptions
@@ -38,9 +38,10 @@ def place(
     eps: Annotated[float, typer.Option(min=0.0, help="Load of a node above its share, where co-activations count.")] = 0.05,
     windows: Annotated[int, typer.Option(min=1, max=1024, help="Windows into which the recording is folded.")] = 16,
     steps: Annotated[int, typer.Option(min=0, max=10_000_000, help="Annealing steps a layer.")] = 8000,
+    colocate: Annotated[bool, typer.Option(help="Bring experts of one token to one node, where tokens are known.")] = True,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the annealing.")] = 0,
     export_as: Annotated[str | None, typer.Option("--export", metavar="FORMAT", help=f"One of {', '.join(EXPORTERS)}.")] = None,
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Where the exported plan goes.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Where the exported plan goes; else here.")] = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Where a page with pictures goes.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -52,13 +53,10 @@ def place(
 
     \b
     Example:
-      qstream place recorder.pt --gpus 32 --slots 288 --nodes 4 --export sglang --out placement.json
+      qstream place recorder.pt --gpus 32 --slots 288 --nodes 4 --export sglang
       qstream place counts.npz --gpus 8 --html report.html
     """
-    if (export_as is None) != (out is None):
-        raise ConfigError(f"--export is {export_as} and --out is {out}, allowed are both or none")
-    if export_as is not None and export_as not in EXPORTERS:
-        raise ConfigError(f"--export is {export_as!r}, allowed are {', '.join(EXPORTERS)}")
+    out = _exported_to(export_as, out, (file, previous))
     given = fold(read_recording(file, experts), windows)
     topology = topology_of(given, model, gpus, slots, nodes)
     before = None
@@ -66,7 +64,7 @@ def place(
         before = read_map(previous, topology.num_layers, topology.num_slots, topology.num_logical_experts)
     options = PlaceOptions(windows=windows, steps=steps, node_slack=eps)
     started = time.perf_counter()
-    plan, rows = compare(given, topology, previous=before, move_cost=move_cost, options=options, seed=seed)
+    plan, rows = compare(given, topology, colocate=colocate, previous=before, move_cost=move_cost, options=options, seed=seed)
     now_ns = time.time_ns()
     plan = plan.model_copy(update={"ts_ns": now_ns, "version": now_ns // 1_000_000})
     written = _write(plan, rows, given, topology, export_as, out, html, file.name)
@@ -78,6 +76,22 @@ def place(
     typer.echo(f"{given.tool}: {shape}, on {topology.num_slots} slots of {gpus} GPUs, {nodes} nodes; {plan.solver.name}")
     for path in written:
         typer.echo(f"written: {path}")
+
+
+def _exported_to(export_as: str | None, out: Path | None, inputs: Sequence[Path | None]) -> Path | None:
+    """The file of the exported plan: that of `out`, else the format's own name in this folder."""
+    if export_as is None:
+        if out is not None:
+            raise ConfigError(f"--out is {out} and --export is not given, allowed with --out is one of {', '.join(EXPORTERS)}")
+        return None
+    if export_as not in EXPORTERS:
+        raise ConfigError(f"--export is {export_as!r}, allowed are {', '.join(EXPORTERS)}")
+    if out is not None:
+        return out
+    named = Path(FILE_NAMES[export_as])
+    if any(path is not None and path.resolve() == named.resolve() for path in inputs):
+        raise ConfigError(f"--out is not given and {named} is an input, allowed is to write over it by --out {named}")
+    return named
 
 
 def _write(

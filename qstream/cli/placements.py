@@ -88,6 +88,7 @@ def compare(
     given: Recording,
     topology: ExpertTopology,
     *,
+    colocate: bool,
     previous: Plan | None,
     move_cost: float,
     options: PlaceOptions,
@@ -97,9 +98,8 @@ def compare(
 
     def ours(history: NDArray[np.int64]) -> PlacementPlan:
         # Pairs are known of the whole recording alone; they tell which experts go together, not how loads will drift.
-        return place(
-            history, topology, coactivation=given.coactivation, previous=previous, move_cost=move_cost, options=options, seed=seed
-        )
+        pairs = given.coactivation if colocate else None
+        return place(history, topology, coactivation=pairs, previous=previous, move_cost=move_cost, options=options, seed=seed)
 
     def eplb(history: NDArray[np.int64]) -> Plan:
         maps = rebalance_experts(history.sum(0), topology.num_slots, 1, topology.num_nodes, topology.num_gpus, "eplb")

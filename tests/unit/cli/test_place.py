@@ -103,6 +103,41 @@ def test_families_of_experts_come_to_one_node_and_the_table_tells_how_many_nodes
     assert "colocation" in shown
 
 
+def test_balance_alone_may_be_asked_for_where_tokens_are_known(tokens):
+    words = (tokens, "--gpus", 4, "--nodes", 4, "--experts", EXPERTS)
+    together, alone = (told(*words, *more) for more in ((), ("--no-colocate",)))
+    assert together["placements"][2]["nodes"] == 1.0 < alone["placements"][2]["nodes"]
+    assert "colocation" in together["solver"]["name"]
+    assert "colocation" not in alone["solver"]["name"]
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("sglang", "placement.json"),
+        ("tensorrt-llm", "moe_load_balancer.yaml"),
+        ("ascend", "expert_map.json"),
+        ("plan", "plan.json"),
+    ],
+)
+def test_an_export_without_a_name_gets_that_of_its_format(recording, tmp_path, monkeypatch, name, file):
+    monkeypatch.chdir(tmp_path)
+    assert told(recording, "--gpus", GPUS, "--export", name)["written"] == [file]
+    named = tmp_path / "named"
+    told(recording, "--gpus", GPUS, "--export", name, "--out", named)
+    if name != "plan":  # which has the time in it
+        assert (tmp_path / file).read_bytes() == named.read_bytes()
+
+
+def test_an_input_is_written_over_only_when_named(recording, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    told(recording, "--gpus", GPUS, "--export", "sglang")
+    again = (recording, "--gpus", GPUS, "--export", "sglang", "--previous", "placement.json")
+    result = invoke(*again)
+    assert (result.exit_code, "placement.json is an input" in result.stderr) == (2, True)
+    assert told(*again, "--out", "placement.json")["written"] == ["placement.json"]
+
+
 def test_where_only_pairs_are_known_the_table_tells_how_many_are_on_a_node(tmp_path, history):
     pairs = np.zeros((LAYERS, EXPERTS, EXPERTS), int)
     for e in range(EXPERTS):
@@ -211,7 +246,8 @@ def test_one_window_alone_has_no_unseen_column(tmp_path, history):
         (("--gpus", 4, "--slots", 18), 2, "--slots is 18, allowed are multiples of the 4 GPUs"),
         (("--gpus", 4, "--slots", 12), 1, "allowed are at least 16, one an expert"),
         (("--gpus", 4, "--nodes", 8), 1, "num_nodes is 8, allowed are at most 4"),
-        (("--gpus", 4, "--export", "sglang"), 2, "allowed are both or none"),
+        (("--gpus", 4, "--out", "x"), 2, "--out is x and --export is not given"),
+        (("--gpus", 4, "--seed", 2**32), 2, "--seed"),
         (("--gpus", 4, "--export", "vllm", "--out", "x"), 2, "'vllm', allowed are sglang"),
         (("--gpus", 4, "--slots", 24, "--export", "exflow", "--out", "x"), 1, "allowed for exflow"),
         (("--gpus", 4, "--previous", "none.json"), 2, "none.json"),
