@@ -1,4 +1,4 @@
-"""Every Prometheus metric of qstream. Labels are bounded: agent, topic, stage, error, model, solver; never an offset or a key."""
+"""Every Prometheus metric of qstream. Labels are bounded: agent, topic, stage, error, model, solver, tier, reason; never an offset or a key."""
 
 from __future__ import annotations
 
@@ -32,13 +32,31 @@ BUILD.info({"version": __version__, "python": platform.python_version()})
 ROUTING_BALANCEDNESS = Gauge(
     "qstream_routing_balancedness", "Mean over maximum GPU load that the placement in force is expected to give", ["model"]
 )
+ROUTING_BALANCEDNESS_BEFORE = Gauge(
+    "qstream_routing_balancedness_before", "The same of the placement that the newest plan was compared with", ["model"]
+)
 ROUTING_WORST_LAYER = Gauge("qstream_routing_worst_layer_balancedness", "The same of the worst layer", ["model"])
 ROUTING_SHARES_BALANCEDNESS = Gauge(
     "qstream_routing_shares_balancedness", "Mean over maximum GPU load of the newest tokens under their shares", ["model"]
 )
+ROUTING_SHARES_EVEN = Gauge(
+    "qstream_routing_shares_even_balancedness", "The same of those tokens split evenly over replicas", ["model"]
+)
 ROUTING_COPIES = Gauge("qstream_routing_cross_node_copies_per_token", "Copies of a token sent to other nodes", ["model"])
 ROUTING_MOVED = Counter("qstream_routing_moved_experts_total", "Experts that plans asked a GPU to load", ["model"])
 ROUTING_PLANS = Counter("qstream_routing_placement_plans_total", "Placement plans by outcome", ["model", "outcome"])
+
+ROUTING_PLAN_AGE = Gauge("qstream_routing_plan_age_seconds", "Since the newest placement plan, published or skipped", ["model"])
+ROUTING_SOLVER_SECONDS = Histogram(
+    "qstream_routing_solver_seconds", "Time of planning a placement, by the tier that answered", ["tier"], buckets=SECONDS
+)
+ROUTING_FALLBACKS = Counter(
+    "qstream_routing_fallback_total", "Placement plans for which a solver that was asked for did not answer", ["reason"]
+)
+ROUTING_QAOA_GAIN = Gauge(
+    "qstream_routing_qaoa_gain_over_control",
+    "Part of the objective by which the newest plan's circuits are below as many samples at p = 0", ["model"],
+)  # fmt: skip
 
 QUANTUM_SOLVE_SECONDS = Histogram(
     "qstream_quantum_solve_seconds", "Time of a request to the solvers' runtime, by the solver asked for", ["solver"],

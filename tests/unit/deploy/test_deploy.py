@@ -24,6 +24,10 @@ PROMETHEUS = DEPLOY / "prometheus"
 DASHBOARD = DEPLOY / "grafana" / "dashboards" / "qstream.json"
 YAML_FILES = sorted(path for path in DEPLOY.rglob("*") if path.suffix in {".yaml", ".yml"})
 SUFFIXES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_count", "_sum"), "info": ("_info",)}
+SCRAPE_LABELS = {"instance", "job"}
+INFO_LABELS = {"version", "python"}
+# Each has few values, whatever is streamed.
+BOUNDED = {"agent", "topic", "stage", "error", "kind", "model", "outcome", "solver", "reason", "tier"}
 COMMANDS = {
     ("run", "routing"): {"--bootstrap-servers", "--redis", "--host", "--port"},
     ("topics", "apply"): {"--bootstrap-servers"},
@@ -71,6 +75,28 @@ def series_names() -> set[str]:
     return {family.name + suffix for family in families for suffix in SUFFIXES[family.type]}
 
 
+def alert_names() -> set[str]:
+    return set(alert_queries())
+
+
+def declared_labels() -> dict[str, set[str]]:
+    """Labels of every series of qstream."""
+    collectors = [value for value in vars(metrics).values() if isinstance(value, MetricWrapperBase)]
+    return {
+        family.name + suffix: {*collector._labelnames, *({"le"} if family.type == "histogram" else ()), *SCRAPE_LABELS}
+        for collector in collectors
+        for family in collector.describe()
+        for suffix in SUFFIXES[family.type]
+    }
+
+
+def labels_in(expression: str) -> set[str]:
+    """Labels that a query groups by, joins on or selects by."""
+    lists = re.findall(r"\b(?:by|on|without|ignoring|group_left|group_right) *\(([^)]*)\)", expression)
+    lists += [re.sub(r"\"[^\"]*\"", "", selector) for selector in re.findall(r"\{([^}]*)\}", expression)]
+    return {name for names in lists for name in re.findall(r"[a-z_]+", names)}
+
+
 def metrics_in(expression: str) -> set[str]:
     return set(re.findall(r"\bqstream_\w+", expression))
 
@@ -98,6 +124,40 @@ def test_yaml_parses_to_a_mapping(path: Path) -> None:
 @pytest.mark.parametrize(("name", "query"), [*dashboard_queries().items(), *alert_queries().items()])
 def test_every_metric_that_a_query_names_exists(name: str, query: str) -> None:
     assert metrics_in(query) <= series_names(), name
+
+
+@pytest.mark.parametrize(("name", "query"), [*dashboard_queries().items(), *alert_queries().items()])
+def test_every_label_that_a_query_names_is_one_of_its_metrics(name: str, query: str) -> None:
+    declared = declared_labels()
+    known = set().union(*(declared.get(metric, set()) for metric in metrics_in(query)))
+    assert labels_in(query) <= known | SCRAPE_LABELS | INFO_LABELS, name
+
+
+def test_every_legend_shows_labels_that_its_query_keeps() -> None:
+    for panel in walk(json.loads(DASHBOARD.read_text())["panels"]):
+        for target in panel.get("targets", []):
+            shown = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
+            kept = {name for names in re.findall(r"\bby \(([^)]*)\)", target["expr"]) for name in re.findall(r"\w+", names)}
+            assert shown <= kept, panel["title"]
+
+
+def test_every_metric_of_routing_is_on_the_dashboard() -> None:
+    shown = set().union(*map(metrics_in, dashboard_queries().values()))
+    families = [family for family in REGISTRY.collect() if family.name.startswith("qstream_routing_")]
+    assert families
+    assert [family.name for family in families if not {family.name + suffix for suffix in SUFFIXES[family.type]} & shown] == []
+
+
+def test_metrics_have_bounded_labels_only() -> None:
+    for name, labels in declared_labels().items():
+        assert labels <= BOUNDED | SCRAPE_LABELS | {"le"}, name
+
+
+def test_every_alert_is_explained_in_the_readme_and_every_panel_named_there_exists() -> None:
+    readme = (DEPLOY / "README.md").read_text()
+    assert set(re.findall(r"^\| (Qstream\w+) \|", readme, re.MULTILINE)) == alert_names()
+    titles = {panel["title"] for panel in walk(json.loads(DASHBOARD.read_text())["panels"])}
+    assert set(re.findall(r"\*\*([A-Z][\w -]+)\*\*", readme)) <= titles
 
 
 def test_a_metric_that_does_not_exist_is_noticed() -> None:
@@ -181,14 +241,35 @@ ALERT_CASES = [
     pytest.param("QstreamDeadLetters", {"DEAD": "0x14 1x15"}, "16m", 1, id="one-more-dead-letter"),
     pytest.param("QstreamDeadLetters", {"DEAD": "_x14 1x15"}, "16m", 1, id="first-dead-letter-of-its-kind"),
     pytest.param("QstreamDeadLetters", {"DEAD": "_x14 1x15"}, "29m", 0, id="first-dead-letter-is-past"),
+    pytest.param("QstreamRoutingUnbalanced", {"SHARES": "0.69x60", "AGE": "5x60"}, "9m", 0, id="unbalanced-too-soon"),
+    pytest.param("QstreamRoutingUnbalanced", {"SHARES": "0.69x60", "AGE": "5x60"}, "10m", 1, id="unbalanced"),
+    pytest.param("QstreamRoutingUnbalanced", {"SHARES": "0.7x60", "AGE": "5x60"}, "50m", 0, id="balanced"),
+    pytest.param("QstreamRoutingUnbalanced", {"SHARES": "0.69x60", "AGE": "1000x60"}, "50m", 0, id="left-by-an-old-owner"),
+    pytest.param("QstreamRoutingPlansStale", {"AGE": "0+60x60", "TOKENS": "0+60x60"}, "39m", 0, id="stale-too-soon"),
+    pytest.param("QstreamRoutingPlansStale", {"AGE": "0+60x60", "TOKENS": "0+60x60"}, "41m", 1, id="stale"),
+    pytest.param("QstreamRoutingPlansStale", {"AGE": "0+60x60", "TOKENS": "7x60"}, "59m", 0, id="no-tokens-no-plans"),
+    pytest.param(
+        "QstreamRoutingPlansStale", {"AGE": "0+60x60", "AGE-B": "5x60", "TOKENS": "0+60x60"}, "59m", 0, id="another-worker-plans"
+    ),
+    pytest.param("QstreamRoutingFallbacks", {"FALLBACK": "0+6x60", "PLANS": "0+10x60"}, "30m", 1, id="most-fall-back"),
+    pytest.param("QstreamRoutingFallbacks", {"FALLBACK": "0+4x60", "PLANS": "0+10x60"}, "59m", 0, id="some-fall-back"),
+    pytest.param("QstreamRoutingFallbacks", {"FALLBACK": "6x60", "PLANS": "10x60"}, "59m", 0, id="no-plans-no-fallbacks"),
 ]
+SERIES = {
+    "DEAD": 'qstream_dead_letters_total{agent="r", stage="decode", error="FrameError"}',
+    "SHARES": 'qstream_routing_shares_balancedness{model="m", instance="a"}',
+    "AGE": 'qstream_routing_plan_age_seconds{model="m", instance="a"}',
+    "AGE-B": 'qstream_routing_plan_age_seconds{model="m", instance="b"}',
+    "TOKENS": 'qstream_records_consumed_total{agent="routing", topic="qstream.tokens.batch.v1"}',
+    "FALLBACK": 'qstream_routing_fallback_total{reason="timeout", instance="a"}',
+    "PLANS": 'qstream_routing_placement_plans_total{model="m", outcome="skipped", instance="a"}',
+}
 
 
 @needs_promtool
 @pytest.mark.parametrize(("alert", "series", "at", "firing"), ALERT_CASES)
 def test_alert_fires_when_it_should(alert: str, series: dict[str, str], at: str, firing: int, tmp_path: Path) -> None:
-    dead = 'qstream_dead_letters_total{agent="r", stage="decode", error="FrameError"}'
-    named = {name.replace("DEAD", dead): values for name, values in series.items()}
+    named = {SERIES.get(name, name): values for name, values in series.items()}
     inputs = named if any(name.startswith("up") for name in named) else SCRAPED | named
     count = f'count(ALERTS{{alertname="{alert}", alertstate="firing"}}) or vector(0)'
     case = {
