@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qstream.errors import ProblemError
+from qstream.routing.auction import auction, has, surplus
 from qstream.routing.kernels import array, compiled, read_only
 from qstream.routing.problem import check_load
 
 _LEAST_RAISE = 0.02  # of the mean gate mass of a token's best choices: what a bid adds at least
-_TURN = 4  # bids a choice until that is doubled, so that equal tokens do not outbid each other for long
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -155,14 +155,15 @@ def _assign(
         raise ProblemError(f"capacity: {room.sum():g} in all for a token at most once an expert, must be >= {k * total:g}")
     ids, mass = read_only(ids), read_only(mass)
     price, load = np.zeros(experts), np.zeros(experts)
-    best = _surplus(ids, mass, weight, price, k)
+    best = surplus(ids, mass, weight, price, k)
     chosen, kept = np.full((tokens, k), -1, np.int32), np.zeros((tokens, k), np.float32)
     if tokens:
-        _auction(ids, mass, weight, room, _LEAST_RAISE * best / (tokens * k), price, load, chosen)
+        auction(ids, mass, weight, room, _LEAST_RAISE * best / (tokens * k), price, load, chosen)
         large_first = np.arange(tokens) if cost is None else np.argsort(-weight, kind="stable")
         _fill(ids, mass, weight, room, large_first, load, chosen)
         _sort(ids, mass, chosen, kept)
-    bound = float((price * room).sum()) + _surplus(ids, mass, weight, price, k)
+        price[room < weight.min()] = mass.max(initial=0.0) / weight.min()  # no token fits there, whatever it bids
+    bound = float((price * room).sum()) + surplus(ids, mass, weight, price, k)
     gate_mass, mean = float(kept.sum(dtype=np.float64)), float(load.mean())
     return CapacityPlan(
         assignment=chosen,
@@ -198,111 +199,6 @@ def _drop_repeats(ids: Any, experts: int, once: Any) -> None:
 
 
 @compiled
-def _surplus(ids: Any, mass: Any, cost: Any, price: Any, k: int) -> Any:
-    """Sum over the tokens of the k largest mass - cost * price, where these are positive."""
-    total, values = 0.0, np.empty(k)
-    for t in range(len(ids)):
-        values[:] = 0.0
-        for c in range(ids.shape[1]):
-            value = mass[t, c] - cost[t] * price[ids[t, c]] if ids[t, c] >= 0 else 0.0
-            if value > values[k - 1]:
-                i = k - 1
-                while i > 0 and value > values[i - 1]:
-                    values[i] = values[i - 1]
-                    i -= 1
-                values[i] = value
-        total += values.sum()
-    return total
-
-
-@compiled
-def _auction(ids: Any, mass: Any, cost: Any, room: Any, least_raise: float, price: Any, load: Any, chosen: Any) -> None:
-    """Fill `chosen`, -1 where nothing is worth its price any more; prices and loads begin at 0 and are left as they end.
-
-    The choices of an expert form a pairing heap by their bids, lowest on top (Fredman, Sedgewick, Sleator, Tarjan 1986).
-    """
-    k = chosen.shape[1]
-    choices, bids, turn = chosen.size, 0, _TURN * chosen.size
-    bid, waiting, lowest = np.empty(choices), np.empty(choices, np.int32), np.full(len(room), -1, np.int32)
-    child, sibling = np.full(choices, -1, np.int32), np.full(choices, -1, np.int32)
-    new, outbid = 0, 0
-    while new < choices or outbid > 0:
-        if outbid > 0:
-            outbid -= 1
-            choice = waiting[outbid]
-        else:
-            choice = new
-            new += 1
-        t = choice // k
-        e, lead = _preferred(ids, mass, cost, room, price, chosen, t)
-        if e < 0:
-            continue
-        bids += 1
-        if bids > turn:
-            turn *= 2
-            least_raise *= 2.0
-        bid[choice] = price[e] + lead / cost[t] + least_raise
-        chosen[t, choice - t * k] = e
-        lowest[e] = choice if lowest[e] < 0 else _link(lowest[e], choice, bid, child, sibling)
-        load[e] += cost[t]
-        while load[e] > room[e]:
-            loser = lowest[e]
-            lowest[e] = _without_top(loser, bid, child, sibling)
-            load[e] -= cost[loser // k]
-            chosen[loser // k, loser % k] = -1
-            waiting[outbid] = loser
-            outbid += 1
-            price[e] = max(price[e], bid[lowest[e]] if lowest[e] >= 0 else bid[loser])
-
-
-@compiled
-def _preferred(ids: Any, mass: Any, cost: Any, room: Any, price: Any, chosen: Any, t: int) -> Any:
-    """The expert worth most above its price, of those the token has not, and by how much it leads the next best or none."""
-    at, best, second = -1, 0.0, 0.0
-    for c in range(ids.shape[1]):
-        e = ids[t, c]
-        value = mass[t, c] - cost[t] * price[e] if e >= 0 else 0.0
-        if value > second and cost[t] <= room[e] and not _has(chosen, t, e):
-            if value > best:
-                at, best, second = e, value, best
-            else:
-                second = value
-    return at, best - second
-
-
-@compiled
-def _link(a: Any, b: Any, bid: Any, child: Any, sibling: Any) -> Any:
-    """Join two heaps; the top of the result."""
-    if bid[b] < bid[a]:
-        a, b = b, a
-    sibling[b] = child[a]
-    child[a] = b
-    return a
-
-
-@compiled
-def _without_top(top: Any, bid: Any, child: Any, sibling: Any) -> Any:
-    """Take the top off a heap: link its children in pairs, then the pairs from last to first; the new top, or -1."""
-    first, pairs, rest = child[top], -1, -1
-    child[top] = -1
-    while first >= 0:
-        second = sibling[first]
-        if second < 0:
-            pair, following = first, second
-        else:
-            following = sibling[second]
-            pair = _link(first, second, bid, child, sibling)
-        sibling[pair] = pairs
-        pairs, first = pair, following
-    while pairs >= 0:
-        following = sibling[pairs]
-        sibling[pairs] = -1
-        rest = pairs if rest < 0 else _link(rest, pairs, bid, child, sibling)
-        pairs = following
-    return rest
-
-
-@compiled
 def _fill(ids: Any, mass: Any, cost: Any, room: Any, order: Any, load: Any, chosen: Any) -> None:
     """Place what the auction left, first where there is room, then by exchange.
 
@@ -329,13 +225,13 @@ def _with_room(ids: Any, mass: Any, cost: Any, room: Any, load: Any, chosen: Any
     at, most = -1, 0.0
     for c in range(ids.shape[1]):
         e = ids[t, c]
-        if e >= 0 and mass[t, c] > most and load[e] + cost <= room[e] and not _has(chosen, t, e):
+        if e >= 0 and mass[t, c] > most and load[e] + cost <= room[e] and not has(chosen, t, e):
             at, most = e, mass[t, c]
     if at < 0:
         most = -np.inf
         for e in range(len(room)):
             left = room[e] - load[e]
-            if left > most and cost <= left and not _has(chosen, t, e):
+            if left > most and cost <= left and not has(chosen, t, e):
                 at, most = e, left
     return at
 
@@ -349,11 +245,11 @@ def _make_room(ids: Any, mass: Any, cost: Any, room: Any, load: Any, chosen: Any
     best, donor, at, spare = -np.inf, -1, -1, -1
     for f in range(len(room)):
         for u in range(len(chosen)):
-            if cost[u] < cost[token] or load[f] + cost[u] > room[f] or _has(chosen, u, f):
+            if cost[u] < cost[token] or load[f] + cost[u] > room[f] or has(chosen, u, f):
                 continue
             for i in range(chosen.shape[1]):
                 e = chosen[u, i]
-                if e < 0 or _has(chosen, token, e):
+                if e < 0 or has(chosen, token, e):
                     continue
                 gain = _mass_of(ids, mass, u, f) - _mass_of(ids, mass, u, e) + _mass_of(ids, mass, token, e)
                 if gain > best:
@@ -366,7 +262,7 @@ def _make_room(ids: Any, mass: Any, cost: Any, room: Any, load: Any, chosen: Any
         return e
     fallback = -1
     for e in range(len(room)):
-        if not _has(chosen, token, e) and (fallback < 0 or room[e] - load[e] > room[fallback] - load[fallback]):
+        if not has(chosen, token, e) and (fallback < 0 or room[e] - load[e] > room[fallback] - load[fallback]):
             fallback = e
     return fallback
 
@@ -391,11 +287,3 @@ def _mass_of(ids: Any, mass: Any, token: int, expert: int) -> Any:
         if ids[token, c] == expert:
             return mass[token, c]
     return np.float32(0.0)
-
-
-@compiled
-def _has(chosen: Any, token: int, expert: int) -> bool:
-    found = False
-    for i in range(chosen.shape[1]):
-        found |= chosen[token, i] == expert
-    return found

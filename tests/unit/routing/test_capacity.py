@@ -91,6 +91,14 @@ def test_with_room_for_all_every_token_keeps_its_best_experts() -> None:
     assert plan.off_candidate == 0
 
 
+def test_an_expert_without_room_is_not_in_the_bound() -> None:
+    gate = np.array([[0.9, 0.5, 0.1], [0.8, 0.2, 0.3]], np.float32)
+    plan = assign_capacity(gate, np.array([0.0, 1.0, 1.0]))
+    assert plan.assignment.tolist() == [[1], [2]]
+    assert plan.gate_mass == pytest.approx(0.8)
+    assert 0.8 <= plan.bound * (1 + 1e-6) <= 0.85
+
+
 def test_when_each_expert_has_one_place_the_plan_is_the_best_matching() -> None:
     # Token 0 loses least by giving way: 0.5 + 0.9 beats 0.6 + 0.1.
     plan = assign_capacity(np.array([[0.6, 0.5], [0.9, 0.1]], np.float32), np.ones(2))
