@@ -170,11 +170,19 @@ def _local_of_requests(
     if batch.topk_ids is not None and batch.topk_ids.shape[1]:
         if batch.topk_ids.max() >= experts:
             raise ProblemError(f"topk_ids: expert {batch.topk_ids.max()}, must be in 0..{experts - 1}")
-        own = local[layer][batch.topk_ids].mean(1)
-        tokens = np.bincount(request, minlength=requests)
-        total += np.stack([np.bincount(request, column, requests) / tokens for column in own.T], 1) - here
+        own = np.zeros((requests, nodes))
+        _add_choices(batch.topk_ids, request, local[layer], own)
+        total += own / (np.bincount(request, minlength=requests)[:, None] * batch.topk_ids.shape[1]) - here
     total /= layers
     return total
+
+
+@compiled
+def _add_choices(topk_ids: Any, request: Any, local: Any, own: Any) -> None:
+    for t in range(len(topk_ids)):
+        for k in range(topk_ids.shape[1]):
+            for n in range(local.shape[1]):
+                own[request[t], n] += local[topk_ids[t, k], n]
 
 
 def _local_of_label(name: str | None, counts: Counts | None, local: NDArray[np.float64]) -> NDArray[np.float64]:
