@@ -1,4 +1,4 @@
-"""Every Prometheus metric of qstream. Labels are bounded: agent, topic, stage, error, model, solver, tier, reason; never an offset or a key."""
+"""Every Prometheus metric of qstream. Labels are bounded, such as agent, topic, error, model; never an offset or a key."""
 
 from __future__ import annotations
 

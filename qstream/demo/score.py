@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from qstream.demo.placements import Goal, NextWindow, Placements, Scored
 from qstream.demo.shares import NextTokens, Recount, SameTokens
 from qstream.demo.twin import Twin
-from qstream.routing.options import RoutingOptions
-from qstream.routing.plan import plan_route
+from qstream.routing.tokens import route_tokens
 from schemas.deadletter import DeadLetter
 from schemas.experts import ExpertTopology
 from schemas.frame import Frame
@@ -266,7 +265,7 @@ class Score:
         )  # fmt: skip
 
     def _copies_under(self, placement: NDArray[np.int32], batch: TokenBatch) -> float:
-        return plan_route(batch, placement, self._topology, RoutingOptions()).metrics.cross_node_copies_per_token or 0.0
+        return route_tokens(batch, self._topology, placement=placement).metrics.cross_node_copies_per_token or 0.0
 
 
 def _means(kind: Callable[[float | None, float | None], P], pairs: Sequence[tuple[float, float]]) -> P:

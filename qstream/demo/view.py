@@ -104,7 +104,8 @@ def gains_table(summary: Summary) -> Table:
         table.add_column(name, justify="right")
     for row, text in rows.items():
         table.add_row(row, *(text(gains) for gains in shown.values()))
-    table.caption = "balancedness and shares: mean over maximum GPU load, 1 is perfect\ncontiguous → plan in force; shares: even split → shares"
+    table.caption = "balancedness and shares: mean over maximum GPU load, 1 is perfect\n"
+    table.caption += "contiguous → plan in force, but of shares: even split → shares"
     if summary.colocate.placement_plans:
         table.caption += "\nif for balance: what plans for balance would do on the tokens of colocate"
     return table
