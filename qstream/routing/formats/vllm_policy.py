@@ -9,15 +9,16 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from qstream.errors import ProblemError
+from qstream.errors import ProblemError, QstreamError
 from qstream.routing.eplb import rebalance_experts
 from qstream.routing.formats.files import bounded
 from qstream.routing.kernels import array
+from qstream.routing.memory import RoutingState
 from qstream.routing.migrate import align
 from schemas.frame import FrameError, body_type
 from schemas.placement import PlacementPlan
 
-Source = Callable[[], PlacementPlan | bytes | None]
+Source = Callable[[], PlacementPlan | RoutingState | bytes | None]
 Agree = Callable[[Any], Any]
 
 
@@ -59,7 +60,8 @@ class QstreamPolicy:
         weight : float or int [L, E], NumPy array or torch tensor
             Load of each expert.
         num_replicas, num_groups, num_nodes, num_ranks : int
-            Slots, groups of experts, nodes and GPUs, as in `rebalance_experts` of ``qstream.routing.eplb``.
+            Slots, groups of experts (0 where there are none), nodes and GPUs, as in `rebalance_experts` of
+            ``qstream.routing.eplb``.
         old_global_expert_indices : int [L, num_replicas], optional
             The map in force, from which our own planner moves few experts.
 
@@ -68,7 +70,7 @@ class QstreamPolicy:
         ProblemError
             The arguments contradict each other, whoever answers.
         """
-        experts = int(weight.shape[1])
+        experts, num_groups = int(weight.shape[1]), num_groups or 1
         fresh = rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_ranks)[0]
         plan, cls.used = _newest(cls.source, fresh.shape, experts, num_ranks)
         if plan is None:
@@ -83,8 +85,9 @@ def policy(source: Source, agree: Agree = lambda plan: plan) -> type[QstreamPoli
     Parameters
     ----------
     source : callable
-        The newest plan, its bytes as they are in Kafka or Redis, or None: `newest_of` a subscriber, `of_file`, or
-        ``lambda: redis.get(key)``.
+        The newest plan, its bytes, the agent's state, or None: `newest_of` a subscriber, `of_file`, or of Redis
+        ``lambda: store.load("my-moe").state`` with ``store = StateStore(url, "routing", RoutingState)``. Where it raises an
+        error of qstream's or of the system, our own planner answers.
     agree : callable
         Every rank calls the policy, and all must answer alike or weights are lost. Where the ranks read the source apart, give
         what hands rank 0's map to all, such as a broadcast over the group; it takes and returns int64 [L, P].
@@ -110,20 +113,32 @@ def of_file(path: Path) -> Source:
 
 def _newest(source: Source, shape: tuple[int, ...], experts: int, ranks: int) -> tuple[NDArray[np.int64] | None, str]:
     """The map of the source's plan where it fits this model, and what was used."""
-    found = source()
     try:
+        found = source()
         plan = PlacementPlan.decode(found, body_type(found)) if isinstance(found, bytes) else found
-    except FrameError as exc:
+    except (FrameError, QstreamError, OSError) as exc:
         return None, f"own planner: {exc}"
-    if plan is None or plan.physical_to_logical_map is None:
-        return None, "own planner: no plan" if plan is None else f"own planner: {plan.skip_reason}"
-    slots = plan.physical_to_logical_map
-    if slots.shape != tuple(shape) or plan.num_gpus != ranks:
-        told = f"{list(slots.shape)} on {plan.num_gpus} GPUs, allowed is {list(shape)} on {ranks}"
-        return None, f"own planner: plan {plan.version} has {told}"
+    if plan is None:
+        return None, "own planner: no plan"
+    slots, gpus, version = _in_force(plan)
+    if slots is None:
+        return None, f"own planner: {getattr(plan, 'skip_reason', 'no plan')}"
+    if slots.shape != tuple(shape) or gpus != ranks:
+        told = f"{list(slots.shape)} on {gpus} GPUs, allowed is {list(shape)} on {ranks}"
+        return None, f"own planner: plan {version} has {told}"
     if slots.max() >= experts or not all(np.unique(row).size == experts for row in slots):
-        return None, f"own planner: plan {plan.version} does not hold the experts 0 to {experts - 1} in each layer"
-    return slots.astype(np.int64), f"plan {plan.version}"
+        return None, f"own planner: plan {version} does not hold the experts 0 to {experts - 1} in each layer"
+    return slots.astype(np.int64), f"plan {version}"
+
+
+def _in_force(plan: PlacementPlan | RoutingState) -> tuple[NDArray[np.int32] | None, int, int]:
+    """Map, GPUs and version; of a state the proposed placement if there is one, and none before the first plan."""
+    if isinstance(plan, PlacementPlan):
+        return plan.physical_to_logical_map, plan.num_gpus, plan.version
+    gpus = plan.topology.num_gpus
+    if plan.proposed is not None:
+        return plan.proposed, gpus, plan.proposed_version
+    return plan.placement if plan.version else None, gpus, plan.version
 
 
 def _near(plan: NDArray[np.int64], old: Any, groups: int, nodes: int, ranks: int) -> NDArray[np.int64]:

@@ -7,9 +7,10 @@ import inspect
 import numpy as np
 import pytest
 
-from qstream.errors import ProblemError
+from qstream.errors import ProblemError, StoreUnavailable
 from qstream.routing.formats.export import export
 from qstream.routing.formats.vllm_policy import newest_of, of_file, policy
+from qstream.routing.memory import RoutingState, contiguous
 from qstream.routing.place import place
 from qstream.routing.score import balancedness, moved_experts, violations
 from schemas.experts import ExpertTopology
@@ -135,3 +136,39 @@ def test_a_file_may_come_later(tmp_path):
 def test_contradicting_arguments_are_told():
     with pytest.raises(ProblemError, match="num_replicas"):
         ask(policy(lambda: PLAN), gpus=7)
+
+
+def remembered(version: int, **more: object) -> RoutingState:
+    counts = np.zeros((1, LAYERS, EXPERTS), np.int32)
+    placement = PLAN.physical_to_logical_map if version else contiguous(TOPOLOGY)
+    return RoutingState(
+        topology=TOPOLOGY, version=version, ring=counts, open_count=counts[0].astype(np.int64), placement=placement, **more
+    )
+
+
+def test_the_state_of_the_agent_is_as_good_as_its_plan_and_a_proposed_placement_is_newer():
+    chosen = policy(lambda: remembered(7))
+    assert ask(chosen).tolist() == PLAN.physical_to_logical_map.tolist()
+    assert chosen.used == "plan 7"
+    newer = place(WEIGHT[None, :, ::-1], TOPOLOGY).physical_to_logical_map
+    chosen = policy(lambda: remembered(7, proposed=newer, proposed_version=9))
+    assert ask(chosen).tolist() == newer.tolist()
+    assert chosen.used == "plan 9"
+    chosen = policy(lambda: remembered(0))
+    ask(chosen)
+    assert chosen.used == "own planner: no plan"
+
+
+@pytest.mark.parametrize("error", [StoreUnavailable("redis:6379 does not answer"), ConnectionResetError("gone")])
+def test_a_source_that_is_away_leaves_the_engine_with_our_planner(error):
+    def away() -> None:
+        raise error
+
+    chosen = policy(away)
+    found = ask(chosen)
+    assert chosen.used == f"own planner: {error}"
+    assert violations(found.astype(np.int32), EXPERTS, GPUS) == 0
+
+
+def test_a_model_without_groups_says_zero():
+    assert ask(policy(lambda: None), groups=0).tolist() == ask(policy(lambda: None), groups=1).tolist()
