@@ -17,15 +17,15 @@ from qstream.quantum.runtime import QuantumRuntime
 from qstream.routing.decision import Decision, map_arrays, placement_frame
 from qstream.routing.memory import Memory, RoutingState
 from qstream.routing.options import RoutingOptions
-from qstream.routing.plan import keep_placement, plan_placement, plan_route
+from qstream.routing.plan import keep_placement, plan_placement
 from qstream.routing.problem import capacities, live_slots
 from qstream.routing.score import balancedness
 from qstream.routing.shares import dispatch_shares
+from qstream.routing.tokens import route_tokens
 from qstream.routing.warm import warm
 from schemas.control import Scalar
 from schemas.experts import ExpertLoad, ExpertTopology
 from schemas.placement import PlacementAck, PlacementPlan, PlacementScore
-from schemas.routing import RoutingPlan
 from schemas.shares import DispatchShares, SharesScore
 from schemas.solver import SolverRecord
 from schemas.tokens import TokenBatch
@@ -233,13 +233,9 @@ class RoutingProcessor:
         return Event(PLACEMENT_PLAN, stamp.key, stamp.id, plan, stamp.cause)
 
     def _routing_event(self, stamp: Stamp, batch: TokenBatch, memory: Memory) -> Event:
-        route = plan_route(batch, memory.placement, memory.topology, self.options)
-        plan = RoutingPlan(
-            plan_id=stamp.id, batch_id=batch.batch_id, model=batch.model, layer=batch.layer, ts_ns=batch.ts_ns,
-            ttl_s=None if batch.deadline_ms is None else batch.deadline_ms / 1000,
-            placement_version=memory.version, metrics=route.metrics,
-            solver=SolverRecord(tier=0, name="hash", seed=self.options.seed),
-            assignment=route.assignment, slot_ids=route.slot_ids,
+        plan = route_tokens(
+            batch, memory.topology, self.options,
+            placement=memory.placement, plan_id=stamp.id, placement_version=memory.version,
         )  # fmt: skip
         return Event(ROUTING_PLAN, stamp.key, stamp.id, plan, stamp.cause)
 
