@@ -107,12 +107,20 @@ def _write(
     """The files that were asked for; all are made before any is written."""
     bodies: list[tuple[Path, bytes]] = []
     if export_as is not None and out is not None:
-        bodies.append((out, export(plan, export_as, given.layer_ids)))
+        bodies.append((out, _exported(plan, export_as, given)))
     if html is not None:
         bodies.append((html, page(rows, topology, given, source).encode()))
     for path, body in bodies:
         path.write_bytes(body)
     return [str(path) for path, _ in bodies]
+
+
+def _exported(plan: PlacementPlan, export_as: str, given: Recording) -> bytes:
+    """The file's bytes. Readers of vLLM-Ascend's take MoE layers by position, so that layers without tokens are left out."""
+    slots, served = plan.physical_to_logical_map, given.history.any((0, 2))
+    if export_as != "ascend" or slots is None:
+        return export(plan, export_as, given.layer_ids)
+    return export(plan.model_copy(update={"physical_to_logical_map": slots[served]}), export_as)
 
 
 def _table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:

@@ -22,7 +22,9 @@ MAX_YAML_BYTES: Final = 64 << 20
 
 
 def read_recording(path: Path, experts: int | None = None) -> Recording:
-    """The counts in a file, or in a folder of one file a rank (TensorRT-LLM statistics, SGLang recorder).
+    """The counts in a file, or in a folder of one file a rank (TensorRT-LLM statistics, SGLang recorder) or a dump (SGLang).
+
+    Dumps of counts are in the order of their names, which SGLang takes from the clock.
 
     Parameters
     ----------
@@ -42,12 +44,14 @@ def read_recording(path: Path, experts: int | None = None) -> Recording:
             return tensorrt_llm.read_folder(path)
         files = sorted(file for file in path.iterdir() if file.suffix in (".pt", ".json"))
         trees = [read_tree(file) for file in files]
-        if not trees or not all("records" in tree for tree in trees):
-            raise ConfigError(
-                f"FILE is the folder {str(path)!r}, allowed is one with rank*.safetensors (TensorRT-LLM), or of files with"
-                " records (SGLang)"
-            )
-        return sglang.read_records(trees, experts)
+        if trees and all("logical_count" in tree for tree in trees):
+            return sglang.read_dumps(trees)
+        if trees and all("records" in tree for tree in trees):
+            return sglang.read_records(trees, experts)
+        raise ConfigError(
+            f"FILE is the folder {str(path)!r}, allowed is one with rank*.safetensors (TensorRT-LLM), or of files with"
+            " records or logical_count (SGLang)"
+        )
     return from_tree(read_tree(path), experts)
 
 

@@ -24,6 +24,16 @@ def read_counts(tree: Tree) -> Recording:
     return recording(TOOL, numbers("logical_count", tree["logical_count"], (2, 3)), None, together)
 
 
+def read_dumps(trees: Sequence[Tree]) -> Recording:
+    """Several dumps of counts, oldest first, as one recording."""
+    dumps = [read_counts(tree).history for tree in trees]
+    shapes = {dump.shape[1:] for dump in dumps}
+    if len(shapes) > 1:
+        raise ProblemError(f"logical_count has layers and experts {sorted(shapes)[:4]}, allowed is one shape in all dumps")
+    check_size("logical_count", (sum(map(len, dumps)), *shapes.pop()))
+    return recording(TOOL, np.concatenate(dumps))
+
+
 def read_records(trees: Sequence[Tree], experts: int | None) -> Recording:
     """Modes per_token and per_pass: the ``records`` of all ranks, one window a forward pass.
 

@@ -180,6 +180,20 @@ def test_layers_keep_the_numbers_that_the_engine_gave_them(tmp_path, history):
     assert list(yaml.safe_load(out.read_text())["initial_global_assignments"]) == [3, 4, 5]
 
 
+def test_dense_layers_stand_in_a_file_for_sglang_and_not_in_one_for_vllm_ascend(tmp_path, history):
+    dense = np.zeros((len(history), 2, EXPERTS), int)
+    np.savez(tmp_path / "a.npz", logical_count=np.concatenate([dense, history], axis=1))
+    words = (tmp_path / "a.npz", "--gpus", GPUS, "--slots", SLOTS)
+    told(*words, "--export", "sglang", "--out", tmp_path / "s.json")
+    told(*words, "--export", "ascend", "--out", tmp_path / "a.json")
+    rows = json.loads((tmp_path / "s.json").read_text())["physical_to_logical_map"]
+    found = json.loads((tmp_path / "a.json").read_text())
+    assert (len(rows), found["moe_layer_count"]) == (2 + LAYERS, LAYERS)
+    by_layer = [[e for device in layer["device_list"] for e in device["device_expert"]] for layer in found["layer_list"]]
+    assert by_layer == rows[2:]
+    assert [layer["layer_id"] for layer in found["layer_list"]] == list(range(LAYERS))
+
+
 def test_equal_calls_give_equal_placements(recording, tmp_path):
     plans = []
     for name in ("a.npz", "b.npz"):

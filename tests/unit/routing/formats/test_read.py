@@ -218,6 +218,19 @@ def outcome(tree: dict) -> tuple[Recording | None, str]:
         return None, str(exc)
 
 
+def test_dumps_of_counts_in_a_folder_are_one_history_in_the_order_of_their_names(tmp_path):
+    counts = np.random.default_rng(2).integers(1, 9, (5, 3, 8))
+    for name, part in (
+        ("expert_distribution_recorder_1732471235.5", counts[3:]),
+        ("expert_distribution_recorder_1732471234.9", counts[:3]),
+    ):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"rank": 0, "logical_count": part.tolist()}))
+    assert read_recording(tmp_path).history.tolist() == counts.tolist()
+    (tmp_path / "expert_distribution_recorder_1732471236.0.json").write_text(json.dumps({"logical_count": [[1, 2]]}))
+    with pytest.raises(ProblemError, match="allowed is one shape in all dumps"):
+        read_recording(tmp_path)
+
+
 def test_a_folder_of_something_else_is_told(tmp_path):
     with pytest.raises(ConfigError, match="allowed is one with rank"):
         read_recording(tmp_path)
