@@ -36,10 +36,10 @@ def surplus(ids: Any, mass: Any, cost: Any, price: Any, k: int) -> Any:
 def auction(ids: Any, mass: Any, cost: Any, room: Any, least_raise: float, price: Any, load: Any, chosen: Any) -> None:
     """Let tokens [T] bid for k of their candidates [T, C], each expert at most once, at prices that rise from 0.
 
-    A bid is what its expert is worth more than the best that the token goes without, and `least_raise` on top. An expert
-    [E] without room gives up its lowest bid and asks for the next one. `chosen` [T, k] comes as -1 and stays so where nothing
-    is worth its price any more; `price` and `load` come as 0. The bids of an expert form a pairing heap, the lowest on top
-    (Fredman, Sedgewick, Sleator, Tarjan 1986).
+    A bid is what its expert is worth more than the best that the token goes without, and `least_raise` on top, but no more
+    than it is worth. An expert [E] without room gives up its lowest bid and asks for the next one. `chosen` [T, k] comes as
+    -1 and stays so where nothing is worth its price any more; `price` and `load` come as 0. The bids of an expert form a
+    pairing heap, the lowest on top (Fredman, Sedgewick, Sleator, Tarjan 1986).
     """
     tokens, k = chosen.shape
     bids, turn = 0, _TURN * chosen.size
@@ -67,7 +67,7 @@ def auction(ids: Any, mass: Any, cost: Any, room: Any, least_raise: float, price
             if bids > turn:
                 turn *= 2
                 least_raise *= 2.0
-            bid[choice] = price[e] + (worth[rank] - least) / cost[t] + least_raise
+            bid[choice] = price[e] + min(worth[rank], worth[rank] - least + least_raise * cost[t]) / cost[t]
             chosen[t, i] = e
             lowest[e] = choice if lowest[e] < 0 else _link(lowest[e], choice, bid, child, sibling)
             load[e] += cost[t]

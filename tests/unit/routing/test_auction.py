@@ -9,6 +9,11 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
 from qstream.routing.auction import auction, surplus
+from qstream.routing.kernels import read_only
+
+
+def ones(tokens: int) -> np.ndarray:
+    return read_only(np.ones(tokens, np.float32))
 
 
 def run(mass: np.ndarray, room: np.ndarray, k: int, least_raise: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -16,7 +21,7 @@ def run(mass: np.ndarray, room: np.ndarray, k: int, least_raise: float) -> tuple
     tokens, experts = mass.shape
     ids = np.tile(np.arange(experts, dtype=np.int32), (tokens, 1))
     price, load, chosen = np.zeros(experts), np.zeros(experts), np.full((tokens, k), -1, np.int32)
-    auction(ids, mass, np.ones(tokens, np.float32), room, least_raise, price, load, chosen)
+    auction(read_only(ids), read_only(mass), ones(tokens), room, least_raise, price, load, chosen)
     return chosen, price, load
 
 
@@ -40,7 +45,7 @@ def test_one_choice_a_token_comes_within_the_least_raise_of_the_best_assignment(
     doubled = 2.0**12  # equal tokens may make the raise grow
     assert best - tokens * 1e-6 * doubled <= kept <= best + 1e-5
     ids = np.tile(np.arange(experts, dtype=np.int32), (tokens, 1))
-    bound = price @ seats + surplus(ids, mass, np.ones(tokens, np.float32), price, 1)
+    bound = price @ seats + surplus(read_only(ids), read_only(mass), ones(tokens), price, 1)
     assert kept - 1e-5 <= bound <= kept + tokens * 1e-6 * doubled + 1e-5
 
 
@@ -53,7 +58,7 @@ def test_the_surplus_is_that_of_the_k_best_above_their_price(k: int) -> None:
     ids[::3, 2] = -1
     worth = np.where(ids >= 0, mass - cost[:, None] * price[ids], 0)
     expected = np.maximum(np.sort(worth, 1)[:, ::-1][:, :k], 0).sum()
-    assert surplus(ids, mass, cost, price, k) == pytest.approx(expected, rel=1e-5)
+    assert surplus(read_only(ids), read_only(mass), read_only(cost), price, k) == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_token_that_can_have_both_its_experts_does_not_outbid_itself() -> None:
