@@ -11,6 +11,8 @@ def findings(summary: Summary) -> list[str]:
     """A sentence or two for each of placement, shares and traffic."""
     said = [_placement(summary.balance), _shares(summary.balance), _recount(summary)]
     said += [_traffic(summary.balance, "for balance"), _traffic(summary.colocate, "with colocate"), _price(summary)]
+    if summary.switched and not summary.colocate.placement_plans:
+        said.append("Traffic, with colocate: not measured, no plan that colocates experts came after the switch.")
     return [sentence for sentence in said if sentence is not None]
 
 

@@ -265,6 +265,7 @@ def throw_switch(run: Run) -> None:
     options = " ".join(f"--set {name}={json.dumps(value)}" for name, value in SWITCH.items())
     run.view.say(f"now as by: qstream control routing {options}")
     run.publisher.publish(CONTROL, Control.build(agent="routing", ts_ns=time.time_ns(), options=SWITCH, reason="the demo"))
+    run.score.switched = True
 
 
 def drain(run: Run) -> None:

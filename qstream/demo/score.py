@@ -90,6 +90,7 @@ class Summary:
     dispatch_shares: int
     dispatch_shares_recounted: int
     claim_error: float | None
+    switched: bool
     balance: Gains
     colocate: Gains
     balance_instead: Gains
@@ -126,6 +127,7 @@ class Score:
         self.agent = Track(topology, window_tokens, stretch_tokens)
         self.instead = Track(topology, window_tokens, stretch_tokens)
         self.waiting: dict[str, tuple[float, float, float]] = {}  # batch id -> published at; copies contiguous, by the twin
+        self.switched = False  # set by who tells the agent to colocate experts
         self.dead_letters = self.tokens = 0
         self._twin = twin
         self._topology = topology
@@ -205,6 +207,7 @@ class Score:
             dispatch_shares=self._shares,
             dispatch_shares_recounted=self._same_tokens.matched,
             claim_error=None if self._claim_error is None else round(self._claim_error, 6),
+            switched=self.switched,
             balance=self._gains("balance"),
             colocate=self._gains("colocate"),
             balance_instead=self._gains_instead(),

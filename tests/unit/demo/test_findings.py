@@ -14,7 +14,8 @@ BALANCE = Gains(5, 50, 10, Versus(0.5, 0.8), Split(0.8, 0.95), Split(0.8, 0.9), 
 COLOCATE = Gains(2, 60, 10, Versus(0.5, 0.7), Split(0.7, 0.9), Split(0.7, 0.75), Versus(0.75, 0.6))
 SUMMARY = Summary(
     seconds=1.0, tokens=1, token_batches=1, routing_plans=1, placement_plans=7, placement_plans_skipped=0, moved_experts=110,
-    dispatch_shares=9, dispatch_shares_recounted=8, claim_error=0.25, balance=BALANCE, colocate=COLOCATE, balance_instead=BALANCE,
+    dispatch_shares=9, dispatch_shares_recounted=8, claim_error=0.25, switched=True, balance=BALANCE, colocate=COLOCATE,
+    balance_instead=BALANCE,
     latency_ms=Percentiles(None, None), dead_letters=0, lost=0, repeated=0, loss=Ends(None, None),
 )  # fmt: skip
 
@@ -60,5 +61,10 @@ def test_shares_that_could_not_be_recounted_and_claims_that_differ_are_told():
     assert "0 of 9 shares could be recounted" in said(replace(SUMMARY, dispatch_shares_recounted=0, claim_error=None))
 
 
-def test_without_colocated_plans_there_is_no_word_of_them():
-    assert "colocate" not in said(replace(SUMMARY, colocate=NOTHING, balance_instead=NOTHING))
+def test_a_run_that_was_not_switched_has_no_word_of_colocate():
+    assert "colocate" not in said(replace(SUMMARY, switched=False, colocate=NOTHING, balance_instead=NOTHING))
+
+
+def test_a_switch_that_no_plan_followed_is_told():
+    text = said(replace(SUMMARY, colocate=NOTHING, balance_instead=NOTHING))
+    assert "Traffic, with colocate: not measured, no plan that colocates experts came after the switch." in text
