@@ -56,8 +56,9 @@ def add_pairs(counted: NDArray[np.int32] | None, cooccurrence: NDArray[np.int64]
     """
     if cooccurrence.size > MAX_PAIRS:
         return counted
-    both = np.maximum(cooccurrence, cooccurrence.transpose(0, 2, 1))
-    total: NDArray[np.int64] = both if counted is None else both + counted
+    total: NDArray[np.int64] = np.maximum(cooccurrence, cooccurrence.transpose(0, 2, 1))
+    if counted is not None:
+        total += counted
     return np.minimum(total, COUNT_MAX).astype(np.int32)
 
 
