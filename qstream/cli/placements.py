@@ -71,14 +71,17 @@ def topology_of(given: Recording, model: str, gpus: int, slots: int | None, node
     Raises
     ------
     ConfigError
-        `slots` is no multiple of `gpus`.
-    FrameError
-        The numbers contradict each other.
+        `slots` is no multiple of `gpus`, too few for all experts, or so many that replicas would share a GPU; or there are
+        more nodes than GPUs.
     """
     _, layers, experts = given.history.shape
     total = -(-experts // gpus) * gpus if slots is None else slots
     if total % gpus:
         raise ConfigError(f"--slots is {total}, allowed are multiples of the {gpus} GPUs")
+    if not experts <= total <= experts * gpus:
+        raise ConfigError(f"--slots is {total}, allowed are {experts} to {experts * gpus}: each expert once, none twice on a GPU")
+    if nodes > gpus:
+        raise ConfigError(f"--nodes is {nodes}, allowed are at most {gpus}, the GPUs")
     return ExpertTopology.build(
         model=model, num_layers=layers, num_logical_experts=experts, num_gpus=gpus, num_nodes=nodes, slots_per_gpu=total // gpus
     )

@@ -258,8 +258,9 @@ def test_one_window_alone_has_no_unseen_column(tmp_path, history):
     ("words", "code", "part"),
     [
         (("--gpus", 4, "--slots", 18), 2, "--slots is 18, allowed are multiples of the 4 GPUs"),
-        (("--gpus", 4, "--slots", 12), 1, "allowed are at least 16, one an expert"),
-        (("--gpus", 4, "--nodes", 8), 1, "num_nodes is 8, allowed are at most 4"),
+        (("--gpus", 4, "--slots", 12), 2, "--slots is 12, allowed are 16 to 64: each expert once, none twice on a GPU"),
+        (("--gpus", 4, "--slots", 68), 2, "--slots is 68, allowed are 16 to 64: each expert once, none twice on a GPU"),
+        (("--gpus", 4, "--nodes", 8), 2, "--nodes is 8, allowed are at most 4"),
         (("--gpus", 4, "--out", "x"), 2, "--out is x and --export is not given"),
         (("--gpus", 4, "--seed", 2**32), 2, "--seed"),
         (("--gpus", 4, "--export", "vllm", "--out", "x"), 2, "'vllm', allowed are sglang"),
