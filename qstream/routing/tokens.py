@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,8 +86,7 @@ def route_tokens(
     )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Route:
+class _Route(NamedTuple):
     """`experts` [T] or [T, K]; `slot_ids` [T, K] for a batch with gate choices; limited: by capacity, not by the gate."""
 
     experts: NDArray[np.int32]
@@ -129,6 +127,8 @@ def _to_slots(
 def _within(batch: TokenBatch, topk_ids: NDArray[np.int32], topology: ExpertTopology, factor: float) -> CapacityPlan:
     """Experts of each token within `factor` times their even share, as many as the gate chose."""
     tokens, k = topk_ids.shape
+    if k > topology.num_logical_experts:
+        raise ProblemError(f"topk_ids has {k} choices a token, allowed under a capacity are {topology.num_logical_experts} experts")
     weights = np.ones((tokens, k), np.float32) if batch.topk_weights is None else batch.topk_weights
     room = even_capacity(tokens, topology.num_logical_experts, factor, k)
     return assign_candidates(topk_ids, weights, room, k=k)

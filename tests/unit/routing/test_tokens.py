@@ -135,6 +135,19 @@ def test_a_gate_that_names_an_expert_twice_gets_distinct_ones_under_a_capacity()
     assert np.bincount(experts.ravel(), minlength=16).tolist() == [8] * 16
 
 
+def test_more_choices_than_experts_have_no_distinct_ones_under_a_capacity() -> None:
+    batch = gated(8, topk_ids=np.tile(np.arange(16, dtype=np.int32), (8, 2)))
+    with pytest.raises(ProblemError, match="^topk_ids has 32 choices a token, allowed under a capacity are 16 experts"):
+        route_tokens(batch, TOPOLOGY, RoutingOptions(capacity_factor=1))
+
+
+def test_a_gate_without_any_mass_is_spread_evenly() -> None:
+    batch = gated(64, topk_weights=np.zeros((64, 2), np.float32))
+    plan = route_tokens(batch, TOPOLOGY, RoutingOptions(capacity_factor=1))
+    assert np.bincount(plan.expert_ids.ravel(), minlength=16).tolist() == [8] * 16
+    assert (plan.metrics.gate_kept, plan.metrics.off_candidate) == (1.0, 1.0)
+
+
 def test_tokens_are_routed_past_a_dead_gpu_unless_it_alone_has_the_expert() -> None:
     topology = TOPOLOGY.model_copy(update={"gpu_capacity": np.array([1, 0, 1, 1], np.float32)})
     placement = contiguous(TOPOLOGY)  # GPU 1 has experts 5 to 9, and slots 16 to 19 the experts 0 to 3 once more
