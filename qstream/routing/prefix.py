@@ -8,7 +8,9 @@ from collections.abc import Sequence
 
 from qstream.errors import ProblemError
 
-_FLOOR = 2.0  # a worker's load is seen on top of so many times the request: an idle cluster keeps sessions where they are
+_SLACK = 0.25  # room of a worker above the mean load
+_MOST = 2.0**53
+_FLOOR = 2.0  # load is seen on top of so many times the request
 
 
 class PrefixCache:
@@ -39,15 +41,17 @@ class PrefixCache:
 class PrefixRouter:
     """Which worker serves the next request, by the prefixes that workers hold and the work that they were given lately.
 
-    The worker with the least price: the work that it has left to do for the request, times the cube of its load. So a
-    prefix is worth a detour in proportion to what it saves; a prefix that keeps one worker too busy is soon held by two;
-    requests without a prefix go to the emptiest. The price has no unit, so it is the same for any number of workers, size of
-    blocks and rate of requests. Load is work given, fading with `horizon_s`, plus twice the request itself. Ties go to the
-    emptier worker, then to the lower number. The same calls give the same workers. Not for several threads at once.
+    The worker with the least price: the work that it has left to do for the request, times the cube of its load. So a prefix
+    is worth a detour in proportion to what it saves, and requests without one go to the emptiest. The price has no unit: it
+    is the same for any number of workers, size of blocks and rate of requests. Load is work given, fading with `horizon_s`,
+    plus twice the request itself, so that an idle cluster keeps sessions where they are. A worker that has 1.25 times the
+    mean and twice the request more is passed over, so a prefix that is too much for one worker is soon held by two. Ties go
+    to the emptier worker, then to the lower number. The same calls give the same workers. Not for several threads at once.
 
     What workers hold is what they were given, least recently used out first: no message from them is needed. Time and memory
     of a call grow with the blocks of the prompt, so hash blocks of some hundred tokens.
-    Source: prices that grow with load (Aspnes, Azar, Fiat, Plotkin, Waarts 1997), prefix index as in SGLang's and NVIDIA
+    Source: prices that grow with load (Aspnes, Azar, Fiat, Plotkin, Waarts 1997), bounded loads (Mirrokni et al. 2018),
+    prefix index as in SGLang's and NVIDIA
     Dynamo's routers.
 
     Parameters
@@ -95,7 +99,7 @@ class PrefixRouter:
         hashes : ints
             One a block of the prompt, each of its block and all before it; a part of the prompt may be left out at its end.
         prompt_tokens, output_tokens : float
-            Tokens to read and to write, finite and >= 0. Where the output is not known, what is usual.
+            Tokens to read and to write, 0..2**53. Where the output is not known, what is usual.
         now_s : float
             Any clock; an earlier time than before counts as the same.
 
@@ -105,22 +109,23 @@ class PrefixRouter:
             A number is out of range, or no worker has speed.
         """
         for field, value in (("prompt_tokens", prompt_tokens), ("output_tokens", output_tokens)):
-            if not 0.0 <= value < math.inf:
-                raise ProblemError(f"{field}: {value}, must be finite and >= 0")
+            if not 0.0 <= value <= _MOST:
+                raise ProblemError(f"{field}: {value}, must be in 0..2**53")
+        if not any(self._speed):
+            raise ProblemError("speed: 0 of all workers, must leave at least one")
         self._fade(now_s)
         best, least, emptiest, work = -1, 0.0, 0.0, 0.0
         floor = _FLOOR * (prompt_tokens + output_tokens)
+        limit = (1.0 + _SLACK) * sum(self._load) / sum(self._speed) + floor
         for n, (held, load, speed) in enumerate(zip(self.overlap(hashes), self._load, self._speed, strict=True)):
-            if speed == 0.0:
+            level = load / speed if speed else math.inf
+            if level > limit:
                 continue
             left = max(prompt_tokens - held * self._block_tokens, 1.0) + output_tokens
-            level = load / speed
             busy = level + floor
             price = left * busy * busy * busy
             if best < 0 or price < least or (price == least and level < emptiest):
                 best, least, emptiest, work = n, price, level, left
-        if best < 0:
-            raise ProblemError("speed: 0 of all workers, must leave at least one")
         self._load[best] += work
         self._give(best, hashes)
         return best

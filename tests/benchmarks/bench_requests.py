@@ -250,6 +250,16 @@ def least_work(workers: int, cache_blocks: int) -> Choose:
     return lambda request: int(request.recent.argmin())
 
 
+def bounded_loads(workers: int, cache_blocks: int) -> Choose:
+    """`assign_requests` for a window of one request."""
+
+    def choose(request: Request) -> int:
+        work = len(request.hashes) + request.output_tokens / BLOCK_TOKENS
+        return int(assign_requests(np.array([work]), request.overlap[None], queue=request.recent)[0])
+
+    return choose
+
+
 def one_cache(workers: int, cache_blocks: int) -> Choose:
     """All requests to one worker, which gets the caches of all: what can be hit without copies of blocks."""
     return lambda request: 0
@@ -272,6 +282,7 @@ ROUTERS: dict[str, Callable[[int, int], Choose]] = {
     "prefix hash": prefix_hash,
     "cost router, weight 4": cost_router(4.0),
     "cost router, weight 16": cost_router(16.0),
+    "bounded loads, slack .2": bounded_loads,
     "ours": ours,
     "ours, answers of unknown length": ours_blind,
     "one cache for all": one_cache,

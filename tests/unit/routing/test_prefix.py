@@ -38,15 +38,30 @@ def test_a_lone_conversation_stays_on_its_worker() -> None:
     assert len(workers) == 1
 
 
-def test_a_prefix_that_all_requests_share_is_soon_held_by_all_workers_and_their_work_is_even() -> None:
+@pytest.mark.parametrize("shared", [1, 40])
+def test_a_prefix_that_all_requests_share_is_soon_held_by_all_workers_and_their_work_is_even(shared: int) -> None:
     router, work = PrefixRouter(4, 4000), np.zeros(4)
     for number in range(4000):
-        prompt = [*range(40), 1000 + number]
+        prompt = [*range(shared), 10_000 + number]
         overlap = router.overlap(prompt)
-        worker = router.choose(prompt, 512.0 * 41, 100.0, 0.1 * number)
-        work[worker] += 41 - overlap[worker]
-    assert min(router.overlap(range(40))) == 40
-    assert work.max() <= 1.05 * work.mean()
+        worker = router.choose(prompt, 512.0 * len(prompt), 100.0, 0.01 * number)
+        work[worker] += len(prompt) - overlap[worker]
+    assert min(router.overlap(range(shared))) == shared
+    assert work.max() <= 1.25 * work.mean() + 2 * (shared + 1)
+
+
+def test_no_worker_that_is_far_above_the_mean_gets_a_request_whatever_it_holds() -> None:
+    rng = np.random.default_rng(0)
+    router, load = PrefixRouter(6, 4000), np.zeros(6)
+    for number in range(3000):
+        session = int(rng.zipf(1.5)) % 50
+        prompt = [*range(1000 * session, 1000 * session + 200), 10**6 + number]
+        tokens = 512.0 * len(prompt)
+        overlap = router.overlap(prompt)
+        worker = router.choose(prompt, tokens, 100.0, 0.0)
+        assert load[worker] <= 1.25 * load.mean() + 2 * (tokens + 100) + 1e-3
+        load[worker] += tokens - 512 * overlap[worker] + 100
+    assert load.max() <= 1.25 * load.mean() + 3 * (tokens + 100)
 
 
 def test_requests_without_a_common_prefix_are_spread_by_speed_and_a_dead_worker_gets_none() -> None:
@@ -71,7 +86,7 @@ def test_a_worker_that_was_taken_out_comes_back_empty() -> None:
 
 def test_requests_of_any_size_are_placed() -> None:
     router = PrefixRouter(3, 10)
-    assert [router.choose([], tokens, tokens, 0.0) for tokens in (0, 0, 1e300, 1e300, 1e300)] == [0, 1, 2, 0, 1]
+    assert [router.choose([], tokens, tokens, 0.0) for tokens in (0, 0, 2**53, 2**53, 2**53)] == [0, 1, 2, 0, 1]
 
 
 def test_the_unit_of_blocks_and_time_makes_no_difference() -> None:
