@@ -107,7 +107,7 @@ def _want(ids: Any, mass: Any, cost: Any, room: Any, price: Any, chosen: Any, t:
 @compiled
 def _link(a: Any, b: Any, bid: Any, child: Any, sibling: Any) -> Any:
     """Join two heaps; the top of the result."""
-    if bid[b] < bid[a]:
+    if bid[b] <= bid[a]:  # of equal bids the later one goes
         a, b = b, a
     sibling[b] = child[a]
     child[a] = b

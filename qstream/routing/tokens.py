@@ -126,11 +126,11 @@ def _to_slots(
 
 def _within(batch: TokenBatch, topk_ids: NDArray[np.int32], topology: ExpertTopology, factor: float) -> CapacityPlan:
     """Experts of each token within `factor` times their even share, as many as the gate chose."""
-    tokens, k = topk_ids.shape
-    if k > topology.num_logical_experts:
-        raise ProblemError(f"topk_ids has {k} choices a token, allowed under a capacity are {topology.num_logical_experts} experts")
+    (tokens, k), experts = topk_ids.shape, topology.num_logical_experts
+    if k > experts:
+        raise ProblemError(f"topk_ids has {k} choices a token, allowed under a capacity are {experts}, the experts")
     weights = np.ones((tokens, k), np.float32) if batch.topk_weights is None else batch.topk_weights
-    room = even_capacity(tokens, topology.num_logical_experts, factor, k)
+    room = even_capacity(tokens, experts, factor, k)
     return assign_candidates(topk_ids, weights, room, k=k)
 
 
