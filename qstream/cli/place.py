@@ -36,6 +36,9 @@ def place(
     previous: Annotated[Path | None, typer.Option(metavar="FILE", help="Placement in force; else the contiguous one.")] = None,
     move_cost: Annotated[float, typer.Option(min=0.0, help="Price of a moved expert, in mean GPU loads of its layer.")] = 0.0,
     eps: Annotated[float, typer.Option(min=0.0, help="Load of a node above its share, where co-activations count.")] = 0.05,
+    hot_experts: Annotated[
+        int, typer.Option(min=0, max=65536, help="Heaviest experts of a layer with two replicas or more.")
+    ] = 0,
     windows: Annotated[int, typer.Option(min=1, max=1024, help="Windows into which the recording is folded.")] = 16,
     steps: Annotated[int, typer.Option(min=0, max=10_000_000, help="Annealing steps a layer.")] = 8000,
     colocate: Annotated[bool, typer.Option(help="Bring experts of one token to one node, where tokens are known.")] = True,
@@ -62,7 +65,7 @@ def place(
     before = None
     if previous is not None:
         before = read_map(previous, topology.num_layers, topology.num_slots, topology.num_logical_experts)
-    options = PlaceOptions(windows=windows, steps=steps, node_slack=eps)
+    options = PlaceOptions(windows=windows, steps=steps, node_slack=eps, hot_experts=hot_experts)
     started = time.perf_counter()
     plan, rows = compare(given, topology, colocate=colocate, previous=before, move_cost=move_cost, options=options, seed=seed)
     now_ns = time.time_ns()

@@ -168,6 +168,20 @@ def test_from_the_placement_in_force_few_experts_move_at_a_price(recording, tmp_
     assert data["placements"][2]["moved"] <= 3
 
 
+def test_the_heaviest_experts_are_on_two_gpus_when_asked(tmp_path):
+    np.save(tmp_path / "a.npy", np.array([[[1000, 900, 800, 10, 9, 8]]]))
+    spread = []
+    for hot in (0, 5):
+        told(
+            tmp_path / "a.npy", "--gpus", 4, "--slots", 12, "--hot-experts", hot, "--export", "numpy", "--out", tmp_path / "p.npz"
+        )
+        spread.append(np.load(tmp_path / "p.npz")["logical_replica_count"][0].tolist())
+    assert spread[0] == [3, 3, 3, 1, 1, 1]
+    assert min(spread[1][:5]) == 2
+    result = invoke(tmp_path / "a.npy", "--gpus", 4, "--slots", 12, "--hot-experts", 7)
+    assert (result.exit_code, "hot_experts" in result.stderr) == (1, True)
+
+
 def test_layers_keep_the_numbers_that_the_engine_gave_them(tmp_path, history):
     folder = tmp_path / "expert_statistic"
     folder.mkdir()
