@@ -42,7 +42,7 @@ def coactivation(topk_ids: NDArray[np.int32], experts: int, *, max_tokens: int =
     if ids.size and not 0 <= ids.min() <= ids.max() < experts:
         raise ProblemError(f"topk_ids: experts {ids.min()}..{ids.max()}, must be in 0..{experts - 1}")
     together = np.zeros((ids.shape[1], experts, experts), np.int32)
-    count_pairs(ids, 1, together)
+    _count_pairs(ids, together)
     return together.astype(np.int64) * step
 
 
@@ -114,11 +114,11 @@ def colocate(
 
 
 @compiled
-def count_pairs(ids: Any, every: int, together: Any) -> None:
-    """Add to int32 [L, E, E] the co-activations of each `every`-th of the tokens [T, L, K], whose experts are in range."""
+def _count_pairs(ids: Any, together: Any) -> None:
+    """Add to int32 [L, E, E] the co-activations of the tokens [T, L, K], whose experts are in range."""
     tokens, layers, k = ids.shape
     for layer in range(layers):
-        for t in range(0, tokens, every):
+        for t in range(tokens):
             for i in range(k):
                 a = ids[t, layer, i]
                 together[layer, a, a] += 1

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from qstream.routing.colocate import count_pairs
 from qstream.routing.counts import count_labels
 from qstream.routing.problem import live_slots
+from qstream.routing.sample import add_pairs, coactivation, empty_sample, sample_tokens
 from schemas.experts import ExpertTopology
 from schemas.frame import Axes, Count, Frame
 from schemas.tokens import TokenBatch
@@ -19,9 +19,8 @@ from schemas.tokens import TokenBatch
 COUNT_MAX = np.iinfo(np.int32).max
 REMEMBERED_WINDOWS = 64
 OTHER = "other"
-MAX_PAIRS = 1 << 20  # co-activations are kept of models with no more, layers times pairs
-PAIRS_EVERY = 4  # tokens of a batch, of which one counts
-SAMPLED_TOKENS = 1 << 28  # of a window; a longer one counts no more labels and pairs, so that int32 holds them
+PAIR_WINDOWS = 4  # over which co-activations fade
+SAMPLED_TOKENS = 1 << 28  # of a window; a longer one counts no more labels, so that int32 holds them
 LABEL_CHOICES = 1 << 20  # of a label in a layer, above which its counts are halved: old ones fade
 # Not strict: a tuple is stored as a list. Source and window id have up to 200 letters each.
 WindowNames = Annotated[tuple[str, ...], Field(strict=False)]
@@ -34,7 +33,8 @@ class RoutingState(Frame):
     `seen_windows` are the newest load windows taken, as ``source/window_id``. `live_count` and `live_tokens` are what came
     since the last dispatch shares. `proposed` is a placement that no consumer has acknowledged yet, of `proposed_version`.
     `label_count` are gate choices by label, in the order of `label_names`; labels without a row of their own count as
-    ``other``. `queued` are the tokens by label that wait for the next window. `pair_count` samples co-activations.
+    ``other``. `queued` are the tokens by label that wait for the next window. `sample` holds the experts of some of each
+    layer's `sampled_of` tokens, as in `sample.py`; `pair_count` are co-activations that load windows brought.
     `planned_ns` is when the last planned window closed. While `planning`, its placement is still to be published: the ring is
     as it was then, and so are the fields that begin with ``planning_``.
     """
@@ -55,12 +55,16 @@ class RoutingState(Frame):
     label_names: WindowNames = Field(default=())
     label_count: Annotated[NDArray[np.int32], Axes("layers", "labels", "experts")] | None = None
     queued: dict[str, Count] | None = Field(default=None)
+    sample: Annotated[NDArray[np.uint8], Axes("layers", "sampled", "sample_bytes")] | None = None
+    sampled_of: Annotated[NDArray[np.int64], Axes("layers")] | None = None
     pair_count: Annotated[NDArray[np.int32], Axes("layers", "experts", "experts")] | None = None
     planned_ns: int = Field(default=0, ge=0)
     planning: bool = Field(default=False)
     planning_version: int = Field(default=0, ge=0)
     planning_labels: Annotated[NDArray[np.int32], Axes("known", "layers", "experts")] | None = None
     planning_queued: Annotated[NDArray[np.int64], Axes("known")] | None = None
+    planning_sample: Annotated[NDArray[np.uint8], Axes("layers", "planning_sampled", "planning_sample_bytes")] | None = None
+    planning_sampled_of: Annotated[NDArray[np.int64], Axes("layers")] | None = None
     planning_pairs: Annotated[NDArray[np.int32], Axes("layers", "experts", "experts")] | None = None
 
     @classmethod
@@ -88,12 +92,16 @@ class Memory:
         self.label_names = state.label_names
         self.label_count = state.label_count
         self.queued = state.queued
+        self.sample = state.sample
+        self.sampled_of = state.sampled_of
         self.pair_count = state.pair_count
         self.planned_ns = state.planned_ns
         self.planning = state.planning
         self.planning_version = state.planning_version
         self.planning_labels = state.planning_labels
         self.planning_queued = state.planning_queued
+        self.planning_sample = state.planning_sample
+        self.planning_sampled_of = state.planning_sampled_of
         self.planning_pairs = state.planning_pairs
         self._rows: dict[tuple[str, ...], NDArray[np.int64]] = {}  # of the label names of batches; -1 for those without row
 
@@ -127,22 +135,27 @@ class Memory:
         self.open_tokens += token_layers
         self.live_tokens += token_layers
 
-    def add_batch(self, batch: TokenBatch, labels: int, pairs: bool) -> None:
-        """Count the labels of a batch in at most so many rows and, if asked and nodes matter, a sample of its co-activations.
+    def add_batch(self, batch: TokenBatch, labels: int, pair_tokens: int) -> None:
+        """Count the labels of a batch in at most so many rows, and sample its tokens to know co-activations of the last so many.
 
         The batch fits the topology. One without gate counts nothing.
         """
-        if batch.topk_ids is None or batch.layer is None or self.open_tokens > SAMPLED_TOKENS:
+        if batch.topk_ids is None or batch.layer is None:
             return
-        if batch.label is not None and labels:
+        if batch.label is not None and labels and self.open_tokens <= SAMPLED_TOKENS:
             self._add_labels(batch.layer, batch.topk_ids, batch.label, batch.label_names, labels)
-        layers, experts = self.open_count.shape
-        if pairs and self.topology.num_nodes > 1 and layers * experts * experts <= MAX_PAIRS:
-            if self.pair_count is None:
-                self.pair_count = np.zeros((layers, experts, experts), np.int32)
-            elif not self.pair_count.flags.writeable:
-                self.pair_count = self.pair_count.copy()
-            count_pairs(batch.topk_ids[:, None], PAIRS_EVERY, self.pair_count[batch.layer : batch.layer + 1])
+        if pair_tokens and self.topology.num_nodes > 1:
+            layers, experts = self.open_count.shape
+            if self.sample is None or self.sampled_of is None:
+                self.sample, self.sampled_of = empty_sample(layers, experts, batch.topk_ids.shape[1]), np.zeros(layers, np.int64)
+            elif not self.sample.flags.writeable:
+                self.sample, self.sampled_of = self.sample.copy(), self.sampled_of.copy()
+            sample_tokens(batch.topk_ids, batch.layer, pair_tokens, self.sample, self.sampled_of, experts)
+
+    def add_pairs(self, cooccurrence: NDArray[np.int64]) -> None:
+        """Count the co-activations of a load window, where nodes matter."""
+        if self.topology.num_nodes > 1:
+            self.pair_count = add_pairs(self.pair_count, cooccurrence)
 
     def _add_labels(
         self, layer: int, topk_ids: NDArray[np.int32], label: NDArray[np.int32], names: tuple[str, ...], most: int
@@ -188,12 +201,30 @@ class Memory:
         """Keep what is known now, at the end of a window, until the placement is planned."""
         self.planned_ns, self.planning, self.planning_version = now_ns, True, self.version
         self.planning_labels, self.planning_queued = self.demand() or (None, None)
-        self.planning_pairs = None if self.pair_count is None or not pairs else self.pair_count.copy()
+        if pairs:
+            self.planning_pairs = self.pair_count
+            if self.sample is not None and self.sampled_of is not None:
+                self.planning_sample, self.planning_sampled_of = self.sample.copy(), self.sampled_of.copy()
+
+    def planning_coactivation(self, pair_tokens: int) -> Callable[[], NDArray[np.int64] | None]:
+        """How co-activations [L, E, E] are had of what `begin_plan` kept, a pure function; None where nothing is known."""
+        layers, experts = self.open_count.shape
+        counted, sample, of = self.planning_pairs, self.planning_sample, self.planning_sampled_of
+
+        def counts() -> NDArray[np.int64] | None:
+            if counted is None and (sample is None or of is None or not sample.size or not of.any()):
+                return None
+            if sample is None or of is None:
+                return coactivation(empty_sample(layers, experts, 1), np.zeros(layers, np.int64), experts, pair_tokens, counted)
+            return coactivation(sample, of, experts, pair_tokens, counted)
+
+        return counts
 
     def end_plan(self) -> None:
         """Forget what was kept for a plan: it is made, or nobody wants it."""
         self.planning = False
-        self.planning_labels = self.planning_queued = self.planning_pairs = None
+        self.planning_labels = self.planning_queued = None
+        self.planning_sample = self.planning_sampled_of = self.planning_pairs = None
 
     def demand(self) -> tuple[NDArray[np.int32], NDArray[np.int64]] | None:
         """Tokens that each label had so far [K, L, E], and those that wait [K]; None if one is not known."""
@@ -253,9 +284,9 @@ class Memory:
         """At the end of a window: old counts of labels and pairs fade, the queue is served, labels beyond `labels` merge."""
         self.queued = None
         if not pairs:
-            self.pair_count = None
+            self.sample = self.sampled_of = self.pair_count = None
         elif self.pair_count is not None:
-            self.pair_count = (self.pair_count.astype(np.int64) * 7 >> 3).astype(np.int32)
+            self.pair_count = (self.pair_count.astype(np.int64) * (PAIR_WINDOWS - 1) // PAIR_WINDOWS).astype(np.int32)
         self._rows = {}
         if not labels:
             self.label_names, self.label_count = (), None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Self
@@ -12,10 +13,11 @@ from numpy.typing import NDArray
 from qstream.ahead import Ahead
 from qstream.contract import Batch, Event, Record, Result
 from qstream.errors import OptionError, Poison, ProblemError, Transient
+from qstream.metrics import ROUTING_SOLVER_SECONDS
 from qstream.quantum.record import Refused
 from qstream.quantum.runtime import QuantumRuntime
 from qstream.routing.decision import Decision, map_arrays, placement_frame
-from qstream.routing.memory import Memory, RoutingState
+from qstream.routing.memory import PAIR_WINDOWS, Memory, RoutingState
 from qstream.routing.options import RoutingOptions
 from qstream.routing.plan import keep_placement, plan_placement
 from qstream.routing.problem import capacities, live_slots
@@ -154,11 +156,13 @@ class RoutingProcessor:
                 events.append(self._routing_event(Stamp.of(record, n), frame, memory))
             if counts is not None:
                 memory.add(counts, frame.layer, len(frame.token_id))
-                memory.add_batch(frame, self.options.labels, self.options.colocate)
+                memory.add_batch(frame, self.options.labels, self._pair_tokens())
         elif isinstance(frame, ExpertLoad):
             _check_load(frame, memory.topology)
             if memory.remember_window(f"{frame.source}/{frame.window_id}"):
                 memory.add(frame.logical_count, None, frame.num_tokens * memory.topology.num_layers)
+                if frame.cooccurrence is not None and self.options.colocate:
+                    memory.add_pairs(frame.cooccurrence)
                 if frame.queued_by_label is not None and self.options.labels:
                     memory.queue(frame.queued_by_label, self.options.labels)
         elif isinstance(frame, PlacementAck) and not memory.acknowledge(frame.applied_version):
@@ -296,17 +300,25 @@ class RoutingProcessor:
     def _plan(self, memory: Memory) -> Callable[[], Decision]:
         """How the placement is planned: a pure function of what is known of the window's end, but for devices and deadlines."""
         history, placement, topology, options = memory.history(), memory.placement, memory.topology, self.options
-        labels, queued, pairs = memory.planning_labels, memory.planning_queued, memory.planning_pairs
+        labels, queued = memory.planning_labels, memory.planning_queued
+        pairs = memory.planning_coactivation(PAIR_WINDOWS * options.window_tokens)
         runtime = self.runtime() if options.device and self.runtime else None
 
         def plan() -> Decision:
-            return plan_placement(
+            started = time.perf_counter()
+            found = plan_placement(
                 history, placement, topology, options,
                 labels=None if labels is None else labels.astype(np.int64), queued=queued,
-                coactivation=None if pairs is None else pairs.astype(np.int64), runtime=runtime,
+                coactivation=pairs(), runtime=runtime,
             )  # fmt: skip
+            ROUTING_SOLVER_SECONDS.labels(str(found.solver.tier)).observe(time.perf_counter() - started)
+            return found
 
         return plan
+
+    def _pair_tokens(self) -> int:
+        """Tokens of a layer whose co-activations are remembered; 0 if none are."""
+        return PAIR_WINDOWS * self.options.window_tokens if self.options.colocate else 0
 
     def _plan_key(self, key: str, memory: Memory) -> tuple[object, ...]:
         """What tells one plan from all others."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from qstream.routing.colocate import count_pairs
 from qstream.routing.counts import count_labels
 from qstream.routing.hashing import assign, assign_bounded
 from qstream.routing.kernels import read_only
 from qstream.routing.options import RoutingOptions
 from qstream.routing.place import PlaceOptions, place
+from qstream.routing.sample import coactivation, empty_sample, sample_tokens
 from qstream.routing.shares import dispatch_shares
 from qstream.routing.tokens import route_tokens
 from schemas.experts import ExpertTopology
@@ -23,14 +23,15 @@ def warm() -> None:
     """
     token_id = np.arange(4, dtype=np.uint64)
     topk = read_only(assign(token_id, 3)[:, None])
-    pairs = np.zeros((1, 3, 3), np.int32)
-    count_pairs(topk[:, None], 1, pairs)
+    sample, seen = empty_sample(1, 3, 1), np.zeros(1, np.int64)
+    sample_tokens(topk, 0, 4, sample, seen, 3)
+    pairs = coactivation(sample, seen, 3, 4)
     label = read_only(np.zeros(4, np.int32))
     count_labels(topk, label, np.zeros(1, np.int64), np.zeros((1, 3), np.int32))
     topology = ExpertTopology(num_layers=1, num_logical_experts=3, num_nodes=2, num_gpus=4, slots_per_gpu=1)
     options = PlaceOptions(steps=2, node_steps=2)
     plan = place(
-        np.ones((2, 1, 3), np.int64), topology, coactivation=pairs.astype(np.int64), move_cost=1.0, options=options
+        np.ones((2, 1, 3), np.int64), topology, coactivation=pairs, move_cost=1.0, options=options
     ).physical_to_logical_map
     if plan is None:
         raise AssertionError("place gives a map")

@@ -57,7 +57,7 @@ def state_rows() -> list[Row]:
     """The state of a large model with 16 windows and 16 labels, and what a batch of 8,192 labelled tokens costs it."""
     rng = np.random.default_rng(0)
     layers, experts, tokens = 58, 256, 8192
-    topology = ExpertTopology(num_layers=layers, num_logical_experts=experts, top_k=8, num_gpus=32, slots_per_gpu=9)
+    topology = ExpertTopology(num_layers=layers, num_logical_experts=experts, top_k=8, num_nodes=4, num_gpus=32, slots_per_gpu=9)
     names = tuple(f"tenant-{n}" for n in range(20))
     batch = TokenBatch(
         batch_id="b", ts_ns=1, model="m", layer=7, token_id=np.arange(tokens, dtype=np.uint64), label_names=names,
@@ -65,7 +65,7 @@ def state_rows() -> list[Row]:
         label=rng.integers(0, 20, tokens).astype(np.int32),
     )  # fmt: skip
     memory = Memory.fresh(topology, windows=16)
-    memory.add_batch(batch, 16, pairs=True)
+    memory.add_batch(batch, 16, 32768)
     memory.ring = np.ones((16, layers, experts), np.int32)
     state = memory.state()
     fields = pack(state)
@@ -73,7 +73,7 @@ def state_rows() -> list[Row]:
     def update() -> None:
         again = Memory(state)
         again.add(np.bincount(batch.topk_ids.ravel(), minlength=experts), 7, tokens)  # type: ignore[union-attr]
-        again.add_batch(batch, 16, pairs=True)
+        again.add_batch(batch, 16, 32768)
         pack(again.state())
 
     return [

@@ -86,7 +86,7 @@ def test_the_records_for_routing_try_all_that_it_does():
     state = result.state
     assert state.label_names[-1] == "other"
     assert state.label_count.any()
-    assert state.pair_count.any()
+    assert state.sample.any()
     assert {"colocation, swap-annealing", "swap-annealing"} <= {plan.solver.name for plan in placements}
 
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 
 from qstream.routing.colocate import coactivation
-from qstream.routing.memory import COUNT_MAX, LABEL_CHOICES, PAIRS_EVERY, Memory, RoutingState, contiguous
+from qstream.routing.memory import COUNT_MAX, LABEL_CHOICES, PAIR_WINDOWS, Memory, RoutingState, contiguous
 from qstream.state.fields import pack, unpack
 from schemas import ExpertTopology, TokenBatch
 
@@ -173,18 +173,18 @@ def test_what_waits_stands_beside_what_was_counted_and_is_known_for_one_window()
 
 def test_what_a_plan_is_made_of_stays_as_it_was_at_the_end_of_its_window():
     memory = Memory.fresh(NODES, windows=1)
-    memory.add_batch(labelled("ab", [0, 0, 1, 0]), 16, True)
+    memory.add_batch(labelled("ab", [0, 0, 1, 0]), 16, 100)
     memory.queue({"a": 2}, 16)
     memory.begin_plan(7, True)
-    before = [array.tolist() for array in (memory.planning_labels, memory.planning_queued, memory.planning_pairs)]
+    before = [array.tolist() for array in (memory.planning_labels, memory.planning_queued, memory.planning_sample)]
     memory.fade(16, True)
-    memory.add_batch(labelled("abc", [2, 2, 1, 1]), 16, True)
+    memory.add_batch(labelled("abc", [2, 2, 1, 1]), 16, 100)
     memory = Memory(memory.state())
-    memory.add_batch(labelled("abc", [2, 2, 1, 1]), 16, True)
-    assert [array.tolist() for array in (memory.planning_labels, memory.planning_queued, memory.planning_pairs)] == before
+    memory.add_batch(labelled("abc", [2, 2, 1, 1]), 16, 100)
+    assert [array.tolist() for array in (memory.planning_labels, memory.planning_queued, memory.planning_sample)] == before
     assert (memory.planning, memory.planned_ns) == (True, 7)
     memory.end_plan()
-    assert (memory.planning, memory.planning_labels, memory.planning_pairs) == (False, None, None)
+    assert (memory.planning, memory.planning_labels, memory.planning_sample) == (False, None, None)
 
 
 def test_a_queue_of_very_many_labels_is_kept_by_its_largest():
@@ -195,26 +195,39 @@ def test_a_queue_of_very_many_labels_is_kept_by_its_largest():
     assert memory.demand()[1].tolist() == [1, sum(range(4000))]
 
 
-def test_every_fourth_token_counts_towards_co_activations_which_fade():
+def test_co_activations_of_tokens_are_sampled_and_those_of_loads_added_and_faded():
     memory = Memory.fresh(NODES, windows=1)
     batch = labelled("a", [0] * 400, 1, 5)
-    memory.add_batch(batch, 0, True)
-    want = coactivation(batch.topk_ids[::PAIRS_EVERY, None], 4)
-    assert memory.pair_count[1].tolist() == want[0].tolist()
-    assert not memory.pair_count[0].any()
+    memory.add_batch(batch, 0, 1000)
+    want = coactivation(batch.topk_ids[:, None], 4)[0]
+    memory.begin_plan(0, True)
+    assert memory.planning_coactivation(1000)()[1].tolist() == want.tolist()
+    load = np.stack([8 * np.ones((4, 4), np.int64)] * len(memory.open_count))
+    memory.add_pairs(load)
     memory.fade(0, True)
-    assert memory.pair_count[1].tolist() == (want[0] * 7 // 8).tolist()
+    memory.begin_plan(0, True)
+    assert memory.planning_coactivation(1000)()[1].tolist() == (want + 8 * (PAIR_WINDOWS - 1) // PAIR_WINDOWS).tolist()
     memory.fade(0, False)
-    memory.add_batch(batch, 0, False)
-    assert memory.pair_count is None
+    memory.add_batch(batch, 0, 0)
+    assert memory.sample is memory.sampled_of is memory.pair_count is None
 
 
-def test_co_activations_are_not_kept_where_they_do_not_matter_or_take_much_room():
+def test_loads_alone_tell_co_activations_and_nothing_tells_none():
+    memory = Memory.fresh(NODES, windows=1)
+    memory.begin_plan(0, True)
+    assert memory.planning_coactivation(1000)() is None
+    memory.add_pairs(np.ones((len(memory.open_count), 4, 4), np.int64))
+    memory.begin_plan(0, True)
+    assert (memory.planning_coactivation(1000)() == 1).all()
+
+
+def test_co_activations_are_kept_of_large_models_and_where_nodes_matter():
     one = Memory.fresh(NODES.model_copy(update={"num_nodes": 1}), windows=1)
-    one.add_batch(labelled("a", [0] * 8), 0, True)
-    large = Memory.fresh(NODES.model_copy(update={"num_layers": 20, "num_logical_experts": 256, "slots_per_gpu": 128}), windows=1)
-    large.add_batch(labelled("a", [0] * 8), 0, True)
-    assert one.pair_count is large.pair_count is None
+    one.add_batch(labelled("a", [0] * 8), 0, 100)
+    large = Memory.fresh(NODES.model_copy(update={"num_layers": 58, "num_logical_experts": 256, "slots_per_gpu": 128}), windows=1)
+    large.add_batch(labelled("a", [0] * 8), 0, 100)
+    assert one.sample is None
+    assert large.sampled_of.sum() == 8
 
 
 def test_a_state_is_not_changed_by_the_memory_that_was_read_from_it():

@@ -361,7 +361,24 @@ def test_experts_of_one_token_move_onto_one_node_if_asked(colocate):
         assert max(touched[planned[0] + 1 :]) < 0.5 * min(touched[: planned[0]])
     else:
         assert min(touched) > 0.3
-        assert stream.state.pair_count is None
+        assert stream.state.sample is None
+
+
+def test_pairs_that_loads_bring_place_experts_on_nodes_as_well():
+    """Experts e and e + 4 serve the same tokens, says the producer; the contiguous placement has them on both nodes."""
+    stream = Stream(OPTIONS.changed({"colocate": True}))
+    stream.send(TOPOLOGY)
+    pairs = np.zeros((2, 8, 8), np.int64)
+    pairs[:, range(4), range(4, 8)] = 1000
+    even = np.full((2, 8), 64)
+    frame = ExpertLoad(
+        model="m", window_id="1", t0_ns=0, t1_ns=1, num_tokens=256, logical_count=even, cooccurrence=pairs
+    )  # fmt: skip
+    (event,) = stream.send(frame).events
+    node_of_slot = np.repeat(TOPOLOGY.nodes(), TOPOLOGY.slots_per_gpu)
+    for row in event.frame.physical_to_logical_map:
+        nodes = [set(node_of_slot[row == expert].tolist()) for expert in range(8)]
+        assert nodes[:4] == nodes[4:]
 
 
 def test_windows_by_circuits_improve_the_plan_and_say_what_they_were_worth():

@@ -25,7 +25,7 @@ from schemas.topics import EXPERTS_LOAD, EXPERTS_TOPOLOGY, TOKENS_BATCH
 ENTRIES = {
     "hashing._assign", "hashing._assign_bounded", "hashing._choose_replica", "replicate._replicate", "pack._pack", "pack._swap",
     "scenarios._anneal", "migrate._align", "score._copies", "shares._share_layers", "colocate._colocate",
-    "colocate.count_pairs", "counts.count_labels", "capacity._drop_repeats", "auction.surplus", "auction.auction",
+    "colocate._count_pairs", "counts.count_labels", "capacity._drop_repeats", "auction.surplus", "auction.auction",
     "capacity._fill", "capacity._sort", "adjacency._group",
 }  # fmt: skip
 FILES = {name.split(".")[0] for name in ENTRIES}
