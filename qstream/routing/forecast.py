@@ -15,7 +15,8 @@ _DECAY = 0.85  # what a window counts less than the next newer one
 _SPREAD = 0.3
 _PRIOR_TOKENS = 32.0  # of the mean of all labels, in what is known of one label
 _PSEUDO_COUNT = 1.0
-_UNEXPLAINED = 0.7  # of what labels do not explain, the part that is no counting noise
+_UNEXPLAINED = 0.4  # of what good labels do not explain, the part that is more than noise
+_CHOICES = 8.0  # gate choices of a queued token and layer: the top-k of most models
 _MIX_SWEEPS = 30
 _MAX_LABELS = 64
 
@@ -51,10 +52,12 @@ def forecast(
 ) -> Forecast:
     """Scenarios of the window that follows `history`.
 
-    Without labels they are the past windows, newer ones counting more. With labels and queued tokens they are the forecast
-    by label, once for each past window, times what that window had more or less of each expert than its own labels foretold
-    (seven tenths of it; the rest is counting noise): known demand, and an example of what labels do not explain. Which labels
-    a past window had is inferred (`label_mix`). Labels beyond the 63 most frequent count as one.
+    Without labels they are the past windows, newer ones counting more. With labels they are, once for each past window, what
+    the labels of the queue ask for, times what that window had more or less of each expert than its own labels foretold: known
+    demand, and an example of what labels do not explain. Of that example the better labels explain the windows the less is
+    kept, at least four tenths; the rest is noise. Where the queue is less than a window, at eight gate choices a token, each
+    scenario fills it up with the labels of its past window. These are inferred (`label_mix`). Labels beyond the 63 most
+    frequent count as one.
 
     Parameters
     ----------
@@ -63,7 +66,7 @@ def forecast(
     labels : int [K, L, E], optional
         Tokens of each expert that requests of each label had so far.
     queued : int [K], optional
-        Tokens by label that the next window will process; with `labels` only. All 0 is as if not given.
+        Tokens by label that the next window will process; with `labels` only. All 0: nothing waits that is known.
 
     Raises
     ------
@@ -89,16 +92,17 @@ def forecast(
     check_load("queued", waiting)
     if seen.shape[1:] != past.shape[1:] or len(seen) != len(waiting):
         raise ProblemError(f"labels: shape {seen.shape}, must be {(len(waiting), *past.shape[1:])}")
-    if waiting.sum() == 0.0 or past.sum() == 0.0:
+    if seen.sum() == 0.0 or past.sum() == 0.0:
         return Forecast(past, weights)
     seen, waiting = _merge_rare(seen, waiting)
     rates = label_rates(seen, past.sum(0))
-    foretold = np.einsum("wk,kle->wle", label_mix(past, rates), rates)
-    window = past.sum() / len(past) / past.shape[1]
-    demand = np.einsum("k,kle->le", waiting / waiting.sum() * window, rates)
-    scenarios = demand * (past + _PSEUDO_COUNT) / (foretold + _PSEUDO_COUNT)
-    mean = np.tensordot(weights, scenarios, 1)
-    return Forecast(mean + _UNEXPLAINED * (scenarios - mean), weights)
+    mix = label_mix(past, rates)
+    foretold = np.tensordot(mix, rates, 1)
+    ratio = (past + _PSEUDO_COUNT) / (foretold + _PSEUDO_COUNT)
+    mean = np.tensordot(weights, ratio, 1)
+    demand = np.tensordot(_next_mix(mix, waiting), rates, 1)
+    kept = max(_UNEXPLAINED, 1.0 - _explained(past, foretold * mean, weights))
+    return Forecast(demand * (mean + kept * (ratio - mean)), weights)
 
 
 def _merge_rare(labels: NDArray[np.float64], queued: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -108,6 +112,23 @@ def _merge_rare(labels: NDArray[np.float64], queued: NDArray[np.float64]) -> tup
     order = np.argsort(-labels.sum((1, 2)), kind="stable")
     often, rare = order[: _MAX_LABELS - 1], order[_MAX_LABELS - 1 :]
     return np.concatenate([labels[often], labels[rare].sum(0)[None]]), np.append(queued[often], queued[rare].sum())
+
+
+def _next_mix(mix: NDArray[np.float64], queued: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Gate choices a layer of each label in the next window: what waits, and for the rest of it the mix of each past window."""
+    window = mix.sum() / len(mix)
+    waits = queued.sum()
+    known = min(1.0, _CHOICES * waits / window)
+    past = mix / np.maximum(mix.sum(1, keepdims=True), 1e-300)
+    found: NDArray[np.float64] = window * (known * queued / max(waits, 1.0) + (1.0 - known) * past)
+    return found
+
+
+def _explained(past: NDArray[np.float64], foretold: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
+    """Part of the variance of the windows, in units of Poisson noise, that is explained: 0 to 1."""
+    mean = np.tensordot(weights, past, 1)
+    total, left = (float(weights @ ((past - x) ** 2 / (mean + _PSEUDO_COUNT)).sum((1, 2))) for x in (mean, foretold))
+    return max(0.0, 1.0 - left / total) if total > 0.0 else 0.0
 
 
 def label_rates(labels: NDArray[np.float64], every: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -44,7 +44,7 @@ def test_windows_that_labels_explain_in_full_give_the_demand_of_the_queue_alone(
     mix = np.array([[90_000, 10_000], [20_000, 80_000], [50_000, 50_000]])
     history = np.einsum("wk,kle->wle", mix, rates).round().astype(np.int64)
     labels = np.einsum("wk,kle->kle", mix, rates).round().astype(np.int64)
-    ahead = forecast(history, labels=labels, queued=np.array([300, 100]))
+    ahead = forecast(history, labels=labels, queued=np.array([30_000, 10_000]))
     want = 0.75 * rates[0] + 0.25 * rates[1]
     for scenario in ahead.scenarios:
         np.testing.assert_allclose(scenario / scenario.sum(1, keepdims=True), want, atol=0.003)
@@ -63,6 +63,27 @@ def test_what_labels_do_not_explain_stays_in_the_scenarios() -> None:
     assert np.abs(others - 1).max() < 0.2
 
 
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_a_queue_shorter_than_a_window_is_filled_up_with_the_labels_of_each_past_window(share: float) -> None:
+    rng = np.random.default_rng(0)
+    rates = profiles(rng, 2, 3, 16)
+    mix = np.array([[90_000, 10_000], [20_000, 80_000], [50_000, 50_000]])
+    history = np.einsum("wk,kle->wle", mix, rates).round().astype(np.int64)
+    labels = np.einsum("wk,kle->kle", mix, rates).round().astype(np.int64)
+    tokens = int(share * 100_000 / 8)
+    ahead = forecast(history, labels=labels, queued=np.array([tokens, 0]))
+    want = np.einsum("wk,kle->wle", share * np.array([1.0, 0.0]) + (1 - share) * mix / 100_000, rates)
+    np.testing.assert_allclose(ahead.scenarios / 100_000, want, atol=0.004)
+
+
+def test_labels_that_explain_nothing_leave_the_past_windows_as_they_are() -> None:
+    rng = np.random.default_rng(0)
+    history = rng.multinomial(5000, rng.dirichlet(np.full(16, 4.0), (6, 3)))
+    for queued in ([0], [10**6]):
+        ahead = forecast(history, labels=history.sum(0)[None], queued=np.array(queued))
+        np.testing.assert_allclose(ahead.scenarios, history, rtol=0.02, atol=2)
+
+
 def test_a_label_never_seen_is_foretold_as_the_mean_of_all_tokens() -> None:
     every = np.array([[30.0, 10.0, 0.0]])
     rates = label_rates(np.zeros((1, 1, 3)), every)
@@ -73,7 +94,7 @@ def test_rare_labels_count_as_one_without_losing_their_tokens() -> None:
     rng = np.random.default_rng(0)
     common, rare = profiles(rng, 2, 1, 8)
     labels = np.concatenate([np.tile(common * 1e6, (70, 1, 1)), np.tile(rare * 1e3, (30, 1, 1))]).round()
-    queued = np.repeat([0, 1], [70, 30])
+    queued = np.repeat([0, 10**7], [70, 30])
     history = labels.sum(0)[None]
     known = labels[70:].sum(0)[None] + labels[63:70].sum(0)[None]
     ahead = forecast(history, labels=labels, queued=queued).load()
