@@ -35,7 +35,8 @@ class RoutingPlan(Frame):
     logical expert of each token, for a batch without. `placement_version` is the placement that the slots belong to.
     Where experts have a capacity, `expert_ids` are the experts that `slot_ids` serve in place of the gate's, most gate mass
     first. The queues are the tokens of each expert, in the order of the batch: those of expert e are
-    ``queue_token[queue_end[e - 1]:queue_end[e]]``, of expert 0 ``queue_token[:queue_end[0]]``.
+    ``queue_token[queue_end[e - 1]:queue_end[e]]``, of expert 0 ``queue_token[:queue_end[0]]``. `request_node` is the node on
+    which each `request_id` of the batch should run.
     """
 
     MAX_BYTES: ClassVar[int] = 4_000_000  # queues and experts make a plan larger than its batch
@@ -55,6 +56,8 @@ class RoutingPlan(Frame):
     expert_ids: Annotated[NDArray[np.int32], Axes("tokens", "k")] | None = None
     queue_token: Annotated[NDArray[np.uint64], Axes("choices")] | None = None
     queue_end: Annotated[NDArray[np.int32], Axes("experts")] | None = None
+    request_id: Annotated[NDArray[np.uint64], Axes("requests")] | None = None
+    request_node: Annotated[NDArray[np.int32], Axes("requests")] | None = None
 
     @model_validator(mode="after")
     def _one_answer(self) -> Self:
@@ -68,6 +71,9 @@ class RoutingPlan(Frame):
             require(self, "expert_ids", ">= 0", lambda a: a.min() >= 0)
         if self.queue_token is not None or self.queue_end is not None:
             self._check_queues()
+        if (self.request_id is None) != (self.request_node is None):
+            raise ValueError("allowed are request_id and request_node together")
+        require(self, "request_node", ">= 0", lambda a: a.min() >= 0)
         return self
 
     def _check_queues(self) -> None:

@@ -52,7 +52,10 @@ def array(field: str, value: ArrayLike, dtype: type[np.generic], axes: str) -> N
     ProblemError
         The number of axes differs from ``len(axes.split())``, or the values are not numbers of that kind.
     """
-    given = np.asarray(value)
+    try:
+        given = np.asarray(value)
+    except ValueError as exc:  # lists of unequal lengths
+        raise ProblemError(f"{field}: {exc}, must be an array with the axes [{axes.replace(' ', ', ')}]") from exc
     if given.ndim != 1 + axes.count(" "):
         raise ProblemError(f"{field}: shape {given.shape}, must have the axes [{axes.replace(' ', ', ')}]")
     if given.dtype == dtype and given.flags.c_contiguous:

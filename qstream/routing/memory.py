@@ -136,12 +136,14 @@ class Memory:
         self.live_tokens += token_layers
 
     def add_batch(self, batch: TokenBatch, labels: int, pair_tokens: int) -> None:
-        """Count the labels of a batch in at most so many rows, and sample its tokens to know co-activations of the last so many.
+        """Count the experts of a batch, its labels in at most so many rows, and a sample for co-activations of so many tokens.
 
         The batch fits the topology. One without gate counts nothing.
         """
         if batch.topk_ids is None or batch.layer is None:
             return
+        counts = np.bincount(batch.topk_ids.ravel(), minlength=self.open_count.shape[1])
+        self.add(counts, batch.layer, len(batch.token_id))
         if batch.label is not None and labels and self.open_tokens <= SAMPLED_TOKENS:
             self._add_labels(batch.layer, batch.topk_ids, batch.label, batch.label_names, labels)
         if pair_tokens and self.topology.num_nodes > 1:
@@ -238,6 +240,11 @@ class Memory:
         for name, tokens in self.queued.items():
             queued[rows.get(name, unknown)] += tokens
         return labels, queued
+
+    def counts_by_label(self) -> dict[str, NDArray[np.int32]]:
+        """Gate choices [L, E] of the tokens of each label so far."""
+        count = self.label_count
+        return {} if count is None else {name: count[:, row] for row, name in enumerate(self.label_names)}
 
     def remember_window(self, name: str) -> bool:
         """Note a load window; False if it was counted before."""

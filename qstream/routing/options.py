@@ -73,6 +73,9 @@ class RoutingOptions(BaseModel):
         description="an expert takes at most so many times its even share of a batch, tokens beyond go to others than their gate"
         " chose, which changes the output of a model; none: the gate is obeyed",
     )
+    request_nodes: bool = Field(
+        default=False, description="a routing plan tells on which node each request of the batch should run as well"
+    )
     queues: bool = Field(default=False, description="a routing plan tells each expert's queue of tokens as well")
     min_gain: float = Field(default=0.003, ge=0, le=1, description="balancedness that a new placement must win to be published")
     move_cost: float = Field(

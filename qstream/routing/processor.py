@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from qstream.ahead import Ahead
 from qstream.contract import Batch, Event, Record, Result
@@ -21,13 +20,15 @@ from qstream.routing.memory import PAIR_WINDOWS, Memory, RoutingState
 from qstream.routing.options import RoutingOptions
 from qstream.routing.plan import keep_placement, plan_placement
 from qstream.routing.problem import capacities, live_slots
+from qstream.routing.requests import route_requests
 from qstream.routing.score import balancedness
 from qstream.routing.shares import dispatch_shares
-from qstream.routing.tokens import route_tokens
+from qstream.routing.tokens import check_batch, route_tokens
 from qstream.routing.warm import warm
 from schemas.control import Scalar
 from schemas.experts import ExpertLoad, ExpertTopology
 from schemas.placement import PlacementAck, PlacementPlan, PlacementScore
+from schemas.routing import RoutingPlan
 from schemas.shares import DispatchShares, SharesScore
 from schemas.solver import SolverRecord
 from schemas.tokens import TokenBatch
@@ -151,12 +152,13 @@ class RoutingProcessor:
             raise Transient(f"model {record.key!r} has no topology yet: publish it to {EXPERTS_TOPOLOGY.name}")
         events: list[Event] = []
         if isinstance(frame, TokenBatch):
-            counts = _gate_counts(frame, memory.topology)
+            check_batch(frame, memory.topology)
+            served = frame
             if self.options.routing_plans:
-                events.append(self._routing_event(Stamp.of(record, n), frame, memory))
-            if counts is not None:
-                memory.add(counts, frame.layer, len(frame.token_id))
-                memory.add_batch(frame, self.options.labels, self._pair_tokens())
+                plan = self._route(record.event_id(n), frame, memory)
+                events.append(Event(ROUTING_PLAN, record.key, plan.plan_id, plan, record))
+                served = frame if plan.expert_ids is None else frame.model_copy(update={"topk_ids": plan.expert_ids})
+            memory.add_batch(served, self.options.labels, self._pair_tokens())
         elif isinstance(frame, ExpertLoad):
             _check_load(frame, memory.topology)
             if memory.remember_window(f"{frame.source}/{frame.window_id}"):
@@ -236,12 +238,16 @@ class RoutingProcessor:
         )  # fmt: skip
         return Event(PLACEMENT_PLAN, stamp.key, stamp.id, plan, stamp.cause)
 
-    def _routing_event(self, stamp: Stamp, batch: TokenBatch, memory: Memory) -> Event:
+    def _route(self, plan_id: str, batch: TokenBatch, memory: Memory) -> RoutingPlan:
+        """The slots of the batch's tokens and, if asked, the nodes of its requests."""
         plan = route_tokens(
             batch, memory.topology, self.options,
-            placement=memory.placement, plan_id=stamp.id, placement_version=memory.version,
+            placement=memory.placement, plan_id=plan_id, placement_version=memory.version,
         )  # fmt: skip
-        return Event(ROUTING_PLAN, stamp.key, stamp.id, plan, stamp.cause)
+        if not self.options.request_nodes or batch.request_id is None:
+            return plan
+        requests = route_requests(batch, memory.topology, memory.placement, label_counts=memory.counts_by_label())
+        return plan.model_copy(update={"request_id": requests.request_id, "request_node": requests.node})
 
     def _shares_event(self, stamp: Stamp, memory: Memory) -> Event:
         counts, topology, placement = memory.take_live(), memory.topology, memory.placement
@@ -337,19 +343,6 @@ def _next_version(version: int, now_ns: int) -> int:
     """Higher than before, and than any before a loss of the state: the record's time where that is one."""
     now_ms = now_ns // 1_000_000
     return max(version + 1, now_ms if now_ms < TIME_MAX_MS else 0)
-
-
-def _gate_counts(batch: TokenBatch, topology: ExpertTopology) -> NDArray[np.int64] | None:
-    """Tokens by expert of the batch's layer, int64 [E]; None without gate. `ProblemError` if it contradicts the topology."""
-    if batch.topk_ids is None or batch.layer is None:
-        return None
-    experts = topology.num_logical_experts
-    if batch.layer >= topology.num_layers:
-        raise ProblemError(f"layer is {batch.layer}, allowed are 0 to {topology.num_layers - 1} by the topology")
-    highest = int(batch.topk_ids.max())
-    if highest >= experts:
-        raise ProblemError(f"topk_ids has expert {highest}, allowed are 0 to {experts - 1} by the topology")
-    return np.bincount(batch.topk_ids.ravel(), minlength=experts)
 
 
 def _check_load(load: ExpertLoad, topology: ExpertTopology) -> None:

@@ -60,8 +60,8 @@ def route_requests(
     A request is the tokens of one `request_id`; its work is their `cost`. Which experts it will ask for is taken from its own
     `topk_ids` in the layer that the batch has, else from the counts of its first label, else as even over the experts. A
     choice is local on a node that holds a replica; with `shares`, in the part that they give to replicas there. GPUs of
-    capacity 0 hold nothing; nodes get work in proportion to their capacity, those without get none. Requests in progress
-    stay where they are if `overlap` says what is cached of them.
+    capacity 0 hold nothing; nodes get work in proportion to their capacity, those without get none. Requests whose tokens have
+    a `src_rank` are in progress there, and stay while their node has room.
 
     Parameters
     ----------
@@ -75,7 +75,8 @@ def route_requests(
     shares : float32 [L, P], optional
         Of each slot in its expert's tokens (`dispatch_shares`); nearest replica first by default.
     overlap : float64 [R, N], optional
-        Work that the prefix cache of each node saves, finite and >= 0; requests in order of first appearance.
+        Work that the prefix cache of each node saves, finite and >= 0; requests in order of first appearance. By default
+        the node of a request in progress saves all of it.
     queue : float64 [N], optional
         Work that waits at each node, finite and >= 0.
     copy_cost : float
@@ -94,7 +95,7 @@ def route_requests(
     if not capacity.any():
         raise ProblemError(f"gpu_capacity: 0 of all {topology.num_gpus} GPUs, must leave at least one")
     shape = (len(work), nodes)
-    saved = array("overlap", np.zeros(shape) if overlap is None else overlap, np.float64, "R N")
+    saved = array("overlap", _in_progress(batch, request, work, topology) if overlap is None else overlap, np.float64, "R N")
     waiting = array("queue", np.zeros(nodes) if queue is None else queue, np.float64, "N")
     if saved.shape != shape:
         raise ProblemError(f"overlap: shape {saved.shape}, must be {shape}, requests and nodes")
@@ -126,6 +127,19 @@ def _requests(batch: TokenBatch) -> tuple[NDArray[np.int64], NDArray[np.uint64],
     request = rank[index]
     cost = np.ones(len(request)) if batch.cost is None else batch.cost
     return request, ids[order], np.bincount(request, cost, len(ids)).astype(np.float64)
+
+
+def _in_progress(
+    batch: TokenBatch, request: NDArray[np.int64], work: NDArray[np.float64], topology: ExpertTopology
+) -> NDArray[np.float64]:
+    """The work of each request on the node where it is in progress, [R, N]; 0 elsewhere."""
+    saved = np.zeros((len(work), topology.num_nodes))
+    if batch.src_rank is not None:
+        if batch.src_rank.max() >= topology.num_gpus:
+            raise ProblemError(f"src_rank: {batch.src_rank.max()}, must be in -1..{topology.num_gpus - 1}")
+        known = batch.src_rank >= 0
+        saved[request[known], topology.nodes()[batch.src_rank[known]]] = work[request[known]]
+    return saved
 
 
 def _local_parts(

@@ -67,7 +67,7 @@ def route_tokens(
     ([[3, 1], [0, 2]], [1, 2, 3, 4], [8, 7, 8, 7])
     """
     chosen = options or DEFAULT
-    _check(batch, topology)
+    check_batch(batch, topology)
     if batch.topk_ids is None or batch.layer is None:
         route = _by_hash(batch, topology, chosen)
     else:
@@ -134,7 +134,7 @@ def _within(batch: TokenBatch, topk_ids: NDArray[np.int32], topology: ExpertTopo
     return assign_candidates(topk_ids, weights, room, k=k)
 
 
-def _check(batch: TokenBatch, topology: ExpertTopology) -> None:
+def check_batch(batch: TokenBatch, topology: ExpertTopology) -> None:
     """Raise `ProblemError` if the layer or a gate choice lies outside the topology."""
     if batch.layer is not None and batch.layer >= topology.num_layers:
         raise ProblemError(f"layer is {batch.layer}, allowed are 0 to {topology.num_layers - 1} by the topology")

@@ -9,6 +9,7 @@ from qstream.routing.hashing import assign, assign_bounded
 from qstream.routing.kernels import read_only
 from qstream.routing.options import RoutingOptions
 from qstream.routing.place import PlaceOptions, place
+from qstream.routing.requests import route_requests
 from qstream.routing.sample import coactivation, empty_sample, sample_tokens
 from qstream.routing.shares import dispatch_shares
 from qstream.routing.tokens import route_tokens
@@ -35,7 +36,10 @@ def warm() -> None:
     ).physical_to_logical_map
     if plan is None:
         raise AssertionError("place gives a map")
-    batch = TokenBatch(batch_id="warm", ts_ns=0, model="warm", layer=0, token_id=token_id, topk_ids=topk)
+    batch = TokenBatch(
+        batch_id="warm", ts_ns=0, model="warm", layer=0, token_id=token_id, topk_ids=topk, request_id=token_id,
+    )  # fmt: skip
     route_tokens(batch, topology, RoutingOptions(capacity_factor=1.0, queues=True), placement=plan)
+    route_requests(batch, topology, plan)
     assign_bounded(token_id, 3)
     dispatch_shares(np.ones((1, 3)), plan, topology)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from qstream.errors import ProblemError
+from qstream.routing.kernels import array
 from qstream.routing.pack import place
 from qstream.routing.problem import check_slots, fullest_gpu_bound, logical_maps
 from qstream.routing.replicate import replica_counts
@@ -51,3 +52,8 @@ def test_no_plan_is_below_the_bound() -> None:
     plan = place(load, 4, 16)
     counts = replica_counts(load, 16, 4)
     assert (gpu_loads(plan, load, 4).max(1) >= fullest_gpu_bound(load, counts, 4) * (1 - 1e-12)).all()
+
+
+def test_lists_of_unequal_lengths_are_named() -> None:
+    with pytest.raises(ProblemError, match=r"load: .*inhomogeneous.*, must be an array with the axes \[L, E\]"):
+        array("load", [[1, 2], [3]], np.float64, "L E")

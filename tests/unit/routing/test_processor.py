@@ -197,6 +197,45 @@ def test_placement_and_routing_plans_can_be_switched_off():
     assert quiet.state.closed == 1
 
 
+def test_experts_under_a_capacity_are_what_is_routed_counted_and_queued():
+    stream = Stream(OPTIONS.changed({"capacity_factor": 1.0, "queues": True}))
+    stream.send(TOPOLOGY)
+    frame = batch(1)
+    plan = stream.send(frame).events[0].frame
+    even = 128 * 2 // 8
+    assert np.bincount(frame.topk_ids.ravel(), minlength=8).max() > 2 * even
+    assert np.bincount(plan.expert_ids.ravel(), minlength=8).tolist() == [even] * 8
+    assert stream.state.open_count[0].tolist() == stream.state.live_count[0].tolist() == [even] * 8
+    assert stream.state.placement[0][plan.slot_ids].tolist() == plan.expert_ids.tolist()
+    assert plan.queue_end.tolist() == [even * (e + 1) for e in range(8)]
+    assert 0 < plan.metrics.gate_kept < 1
+
+
+def test_requests_go_where_the_experts_of_their_label_are_and_stay_where_they_are_in_progress():
+    """Experts 0-3 and 4-7 on a node each, labels that ask for one half; 16 requests of 8 tokens."""
+    topology = TOPOLOGY.model_copy(update={"slots_per_gpu": 2, "num_layers": 1})
+    stream = Stream(OPTIONS.changed({"placement": "off", "request_nodes": True}))
+    stream.send(topology)
+    request = np.arange(128, dtype=np.uint64) // 8
+    rng = np.random.default_rng(0)
+
+    def ask(**changes):
+        label = (request % 2).astype(np.int32)
+        ids = (rng.random((128, 4)).argsort(1)[:, :2] + 4 * label[:, None]).astype(np.int32)
+        frame = dict(batch(1)) | {"topk_ids": ids, "label": label, "label_names": ("low", "high"), "request_id": request}
+        return stream.send(TokenBatch(**frame | changes)).events[0].frame
+
+    ask()
+    plan = ask()
+    assert plan.request_id.tolist() == list(range(16))
+    assert plan.request_node.tolist() == [n % 2 for n in range(16)]
+    blind = ask(topk_ids=None, layer=None)  # what is known of the labels decides
+    assert blind.request_node.tolist() == [n % 2 for n in range(16)]
+    running = ask(src_rank=np.where(request % 2, 0, 3).astype(np.int32))
+    assert running.request_node.tolist() == [1 - n % 2 for n in range(16)]
+    assert ask(request_id=None).request_node is None
+
+
 def test_dispatch_shares_follow_the_tokens_that_came_since_the_last_ones():
     stream = Stream(OPTIONS.changed({"placement": "off", "routing_plans": False, "shares_tokens": 256}))
     stream.send(TOPOLOGY)

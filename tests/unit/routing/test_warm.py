@@ -26,7 +26,7 @@ ENTRIES = {
     "hashing._assign", "hashing._assign_bounded", "hashing._choose_replica", "replicate._replicate", "pack._pack", "pack._swap",
     "scenarios._anneal", "migrate._align", "score._copies", "shares._share_layers", "colocate._colocate",
     "colocate._count_pairs", "counts.count_labels", "capacity._drop_repeats", "auction.surplus", "auction.auction",
-    "capacity._fill", "capacity._sort", "adjacency._group",
+    "capacity._fill", "capacity._sort", "adjacency._group", "requests._assign", "requests._add_choices",
 }  # fmt: skip
 FILES = {name.split(".")[0] for name in ENTRIES}
 
