@@ -229,15 +229,15 @@ class Memory:
         self.planning_sample = self.planning_sampled_of = self.planning_pairs = None
 
     def demand(self) -> tuple[NDArray[np.int32], NDArray[np.int64]] | None:
-        """Tokens that each label had so far [K, L, E], and those that wait [K]; None if one is not known."""
-        if self.label_count is None or not self.queued:
+        """Tokens that each label had so far [K, L, E], and those that wait [K], 0 if unknown; None without labels."""
+        if self.label_count is None:
             return None
         # A last row, without a token, for labels that nothing is known of.
         labels = np.concatenate([self.label_count, np.zeros_like(self.label_count[:, :1])], axis=1).transpose(1, 0, 2)
         rows = {name: row for row, name in enumerate(self.label_names)}
         unknown = rows.get(OTHER, len(rows))
         queued = np.zeros(len(labels), np.int64)
-        for name, tokens in self.queued.items():
+        for name, tokens in (self.queued or {}).items():
             queued[rows.get(name, unknown)] += tokens
         return labels, queued
 

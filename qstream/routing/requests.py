@@ -278,8 +278,8 @@ def assign_requests(
         if not 0.0 <= number < np.inf:
             raise ProblemError(f"{field}: {number}, must be finite and >= 0")
     live = np.flatnonzero(speed > 0)
-    left = np.maximum(size[:, None] - saved[:, live], 0.0)
-    cost = left + copy_cost * remote[:, live]
+    left = np.ascontiguousarray(np.maximum(size[:, None] - saved[:, live], 0.0))
+    cost = np.ascontiguousarray(left + copy_cost * remote[:, live])
     limit = (1.0 + slack) * (waiting[live].sum() + left.min(1).sum()) / speed.sum()
     out = np.empty(len(size), np.int32)
     _assign(cost, left, waiting[live], speed[live], limit, np.argsort(-_regret(cost), kind="stable"), out)

@@ -44,8 +44,9 @@ def sample_tokens(
     sample, seen : uint8 [L, M, B] and int64 [L]
         From `empty_sample`, and the tokens of each layer so far; both change.
     """
-    if sample.size and topk_ids.size:
-        _sample(topk_ids, layer, max(horizon, sample.shape[1]), 1 if experts <= _ONE_BYTE else 2, sample[layer], seen)
+    ids = array("topk_ids", topk_ids, np.int32, "T K")
+    if sample.size and ids.size:
+        _sample(ids, layer, max(horizon, sample.shape[1]), 1 if experts <= _ONE_BYTE else 2, sample[layer], seen)
 
 
 def add_pairs(counted: NDArray[np.int32] | None, cooccurrence: NDArray[np.int64]) -> NDArray[np.int32] | None:

@@ -168,7 +168,7 @@ def test_what_waits_stands_beside_what_was_counted_and_is_known_for_one_window()
     assert labels[:2].tolist() == [memory.label_count[:, row].tolist() for row in (0, 1)]
     assert not labels[2].any()
     memory.fade(16, True)
-    assert memory.demand() is None
+    assert memory.demand()[1].tolist() == [0, 0, 0]
 
 
 def test_what_a_plan_is_made_of_stays_as_it_was_at_the_end_of_its_window():

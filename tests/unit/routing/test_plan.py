@@ -73,7 +73,7 @@ def test_labels_that_wait_are_planned_for():
     start = contiguous(TOPOLOGY)
     blind = plan_placement(history, start, TOPOLOGY, options).physical_to_logical
     for label in range(2):
-        queued = np.eye(2, dtype=np.int64)[label] * 1000
+        queued = np.eye(2, dtype=np.int64)[label] * history[label, 0].sum()
         plan = plan_placement(history, start, TOPOLOGY, options, labels=history, queued=queued).physical_to_logical
         now = history[label].astype(float)
         assert balancedness(plan, now, 4) > balancedness(blind, now, 4)

@@ -10,7 +10,7 @@ from numba.core.dispatcher import Dispatcher
 
 import qstream.routing
 from qstream.contract import Batch, Record
-from qstream.routing.colocate import coactivation, colocate
+from qstream.routing.colocate import colocate
 from qstream.routing.hashing import assign_bounded, choose_replica
 from qstream.routing.migrate import align
 from qstream.routing.options import RoutingOptions
@@ -25,7 +25,7 @@ from schemas.topics import EXPERTS_LOAD, EXPERTS_TOPOLOGY, TOKENS_BATCH
 ENTRIES = {
     "hashing._assign", "hashing._assign_bounded", "hashing._choose_replica", "replicate._replicate", "pack._pack", "pack._swap",
     "scenarios._anneal", "migrate._align", "score._copies", "shares._share_layers", "colocate._colocate",
-    "colocate._count_pairs", "counts.count_labels", "capacity._drop_repeats", "auction.surplus", "auction.auction",
+    "sample._sample", "sample._count", "counts.count_labels", "capacity._drop_repeats", "auction.surplus", "auction.auction",
     "capacity._fill", "capacity._sort", "adjacency._group", "requests._assign", "requests._add_choices",
 }  # fmt: skip
 FILES = {name.split(".")[0] for name in ENTRIES}
@@ -56,7 +56,7 @@ def test_after_warming_no_layout_dtype_or_read_only_view_compiles_anything() -> 
     topk: np.ndarray = np.zeros((3, 2), np.uint8)
     choose_replica(ids, topk, np.zeros((1, 1), np.int64), np.ones(1, np.int64))
     cross_node_copies(topk[:, None], np.zeros((1, 1), np.int8), np.zeros(3, np.int8))
-    together = coactivation(np.zeros((3, 1, 1), np.uint8), 4)
+    together = np.zeros((1, 4, 4), np.uint8)
     colocate(together[:, ::-1, ::-1], np.array([2, 2], np.int32), steps=3)
     assert forms() == before
 
