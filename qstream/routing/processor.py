@@ -327,8 +327,8 @@ class RoutingProcessor:
         return PAIR_WINDOWS * self.options.window_tokens if self.options.colocate else 0
 
     def _plan_key(self, key: str, memory: Memory) -> tuple[object, ...]:
-        """What tells one plan from all others."""
-        return key, memory.planning_version, memory.planned_ns, memory.closed, self.options
+        """What tells one plan from all others; capacities as well, which may change within the same millisecond."""
+        return key, memory.planning_version, memory.planned_ns, memory.closed, self.options, capacities(memory.topology).tobytes()
 
 
 def _without_capacity(topology: ExpertTopology) -> ExpertTopology:

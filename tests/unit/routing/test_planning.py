@@ -157,6 +157,17 @@ def test_a_gpu_that_dies_is_planned_for_at_once_and_the_plan_that_was_being_made
     assert kinds(stream.send(1200, tokens(1))) == [RoutingPlan]
 
 
+def test_a_gpu_that_dies_in_the_millisecond_of_a_window_s_end_does_not_get_that_window_s_plan():
+    ahead = Ahead()
+    stream = Stream(ahead=ahead)
+    stream.send(1000, load(1))
+    dead = TOPOLOGY.model_copy(update={"gpu_capacity": np.array([1, 0, 1, 1], np.float32)})
+    (event,) = stream.send(1000, dead)
+    ahead.close()
+    assert (event.frame.replica_shares[:, 3:6] == 0).all()
+    assert (event.frame.logical_replica_count >= 1).all()
+
+
 def test_placements_switched_off_meanwhile_are_not_published():
     stream = Stream()
     stream.send(1000, load(1))
