@@ -11,7 +11,7 @@ from pydantic import Field
 
 from qstream.routing.counts import count_labels
 from qstream.routing.problem import live_slots
-from qstream.routing.sample import add_pairs, coactivation, empty_sample, sample_tokens
+from qstream.routing.sample import add_pairs, coactivation, empty_sample, row_bytes, sample_tokens
 from schemas.experts import ExpertTopology
 from schemas.frame import Axes, Count, Frame
 from schemas.tokens import TokenBatch
@@ -148,8 +148,10 @@ class Memory:
             self._add_labels(batch.layer, batch.topk_ids, batch.label, batch.label_names, labels)
         if pair_tokens and self.topology.num_nodes > 1:
             layers, experts = self.open_count.shape
-            if self.sample is None or self.sampled_of is None:
-                self.sample, self.sampled_of = empty_sample(layers, experts, batch.topk_ids.shape[1]), np.zeros(layers, np.int64)
+            k = batch.topk_ids.shape[1]
+            # Begun with a batch of fewer experts a token, the sample would never hold more of any other.
+            if self.sample is None or self.sampled_of is None or self.sample.shape[2] < row_bytes(experts, k):
+                self.sample, self.sampled_of = empty_sample(layers, experts, k), np.zeros(layers, np.int64)
             elif not self.sample.flags.writeable:
                 self.sample, self.sampled_of = self.sample.copy(), self.sampled_of.copy()
             sample_tokens(batch.topk_ids, batch.layer, pair_tokens, self.sample, self.sampled_of, experts)

@@ -42,6 +42,7 @@ from schemas.topics import (
     TOKENS_BATCH,
 )
 
+NAME_LENGTH = 200
 SLOT_BYTES = 32  # of a plan, a slot in the worst case: its expert, its share, and the five columns of a move
 TIME_MAX_MS = 9 * 10**12  # in the year 2255; in ns still an int64
 DEVICE_READY_S = 30.0
@@ -62,6 +63,11 @@ class Stamp:
     def of(cls, record: Record, n: int) -> Self:
         """The n-th event of a record."""
         return cls(record.key, record.event_id(n), _event_ns(record), record)
+
+    @property
+    def plan_id(self) -> str:
+        """The id as a name, without what comes first of one with a long key: its end tells it from the model's others."""
+        return self.id[-NAME_LENGTH:]
 
 
 class RoutingProcessor:
@@ -183,7 +189,9 @@ class RoutingProcessor:
         events = self._end_plan(Stamp.of(record, n), memory) if memory.planning else []
         memory.close_window(self.options.windows)
         now_ns = _event_ns(record)
-        if self.options.placement != "off" and abs(now_ns - memory.planned_ns) >= self.options.plan_every_s * 1e9:
+        since_ns = abs(now_ns - memory.planned_ns)
+        # Clocks that stand still say nothing of when the last plan was made.
+        if self.options.placement != "off" and (since_ns >= self.options.plan_every_s * 1e9 or since_ns == 0):
             memory.begin_plan(now_ns, self.options.colocate)
             if self._is_due(memory, now_ns):
                 events += self._end_plan(Stamp.of(record, n + len(events)), memory)
@@ -279,12 +287,14 @@ class RoutingProcessor:
         decision = self._decide(stamp, memory)
         memory.end_plan()
         if decision.skip_reason is None:
-            version = _next_version(max(base, memory.proposed_version), stamp.ts_ns)
+            # A tick that is repeated after a crash has the same id, and consumers drop it: so it must say the same version.
+            at_ns = stamp.ts_ns if stamp.cause else memory.planned_ns + int(self.options.plan_ms * 1e6)
+            version = _next_version(max(base, memory.proposed_version), at_ns)
             memory.propose(decision.physical_to_logical, version, stamp.ts_ns)
             if not self.options.acknowledge:
                 memory.acknowledge(version)
         plan = placement_frame(
-            decision, memory.topology, model=stamp.key, plan_id=stamp.id, ts_ns=stamp.ts_ns, version=version,
+            decision, memory.topology, model=stamp.key, plan_id=stamp.plan_id, ts_ns=stamp.ts_ns, version=version,
             base_version=base, ttl_s=self.options.ttl_s,
         )  # fmt: skip
         return [Event(PLACEMENT_PLAN, stamp.key, stamp.id, plan, stamp.cause)]
@@ -292,7 +302,7 @@ class RoutingProcessor:
     def _decide(self, stamp: Stamp, memory: Memory) -> Decision:
         """The new plan, unless one still waits to be acknowledged or came into force while this one was made."""
         reason = None
-        waits_s = (stamp.ts_ns - memory.proposed_ns) / 1e9
+        waits_s = abs(stamp.ts_ns - memory.proposed_ns) / 1e9
         if memory.version != memory.planning_version:
             reason = f"version {memory.version} came into force while a plan was made for {memory.planning_version}"
         elif self.options.acknowledge and memory.proposed is not None and waits_s <= self.options.ttl_s:
@@ -307,7 +317,7 @@ class RoutingProcessor:
         """How the placement is planned: a pure function of what is known of the window's end, but for devices and deadlines."""
         history, placement, topology, options = memory.history(), memory.placement, memory.topology, self.options
         labels, queued = memory.planning_labels, memory.planning_queued
-        pairs = memory.planning_coactivation(PAIR_WINDOWS * options.window_tokens)
+        pairs = memory.planning_coactivation(self._pair_tokens()) if options.colocate else None
         runtime = self.runtime() if options.device and self.runtime else None
 
         def plan() -> Decision:
@@ -315,7 +325,7 @@ class RoutingProcessor:
             found = plan_placement(
                 history, placement, topology, options,
                 labels=None if labels is None else labels.astype(np.int64), queued=queued,
-                coactivation=pairs(), runtime=runtime,
+                coactivation=None if pairs is None else pairs(), runtime=runtime,
             )  # fmt: skip
             ROUTING_SOLVER_SECONDS.labels(str(found.solver.tier)).observe(time.perf_counter() - started)
             return found

@@ -22,8 +22,13 @@ def empty_sample(layers: int, experts: int, k: int) -> NDArray[np.uint8]:
 
     A row is a token: the numbers of its experts, a byte each in a model of at most 256 experts, else two, the low one first.
     """
-    width = k * (1 if experts <= _ONE_BYTE else 2)
+    width = row_bytes(experts, k)
     return np.zeros((layers, min(MAX_ROWS, MAX_BYTES // max(layers * width, 1)), width), np.uint8)
+
+
+def row_bytes(experts: int, k: int) -> int:
+    """Bytes B of a token with `k` experts."""
+    return k * (1 if experts <= _ONE_BYTE else 2)
 
 
 def sample_tokens(

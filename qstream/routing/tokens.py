@@ -23,6 +23,7 @@ from schemas.solver import SolverRecord
 from schemas.tokens import TokenBatch
 
 MAX_NODES_SCORED: Final = 62
+LEAST_WEIGHT: Final = np.float32(1e-6)  # of a gate choice, over the largest of its batch
 DEFAULT: Final = RoutingOptions()
 
 
@@ -129,9 +130,14 @@ def _within(batch: TokenBatch, topk_ids: NDArray[np.int32], topology: ExpertTopo
     (tokens, k), experts = topk_ids.shape, topology.num_logical_experts
     if k > experts:
         raise ProblemError(f"topk_ids has {k} choices a token, allowed under a capacity are {experts}, the experts")
-    weights = np.ones((tokens, k), np.float32) if batch.topk_weights is None else batch.topk_weights
+    weights = np.ones((tokens, k), np.float32) if batch.topk_weights is None else _above_others(batch.topk_weights)
     room = even_capacity(tokens, experts, factor, k)
     return assign_candidates(topk_ids, weights, room, k=k)
+
+
+def _above_others(weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The weights, with so little for choices without any that these still go before experts that the gate has not chosen."""
+    return weights if weights.min() > 0.0 else np.maximum(weights, weights.max() * LEAST_WEIGHT)
 
 
 def check_batch(batch: TokenBatch, topology: ExpertTopology) -> None:

@@ -212,6 +212,15 @@ def test_co_activations_of_tokens_are_sampled_and_those_of_loads_added_and_faded
     assert memory.sample is memory.sampled_of is memory.pair_count is None
 
 
+def test_a_first_batch_of_fewer_experts_a_token_hides_no_co_activations_of_those_that_follow():
+    memory = Memory.fresh(NODES, windows=1)
+    batch = labelled("a", [0] * 400, 1, 5)
+    memory.add_batch(batch.model_copy(update={"topk_ids": batch.topk_ids[:, :1].copy()}), 0, 1000)
+    memory.add_batch(batch, 0, 1000)
+    memory.begin_plan(0, True)
+    assert memory.planning_coactivation(1000)()[1].tolist() == coactivation(batch.topk_ids[:, None], 4)[0].tolist()
+
+
 def test_loads_alone_tell_co_activations_and_nothing_tells_none():
     memory = Memory.fresh(NODES, windows=1)
     memory.begin_plan(0, True)

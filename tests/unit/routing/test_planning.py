@@ -123,7 +123,7 @@ def test_where_no_record_comes_any_more_a_tick_publishes_the_placement():
     stream.send(1000, load(1))
     assert stream.tick(5000, version=1) == []  # a record may have come since the tick before
     (event,) = stream.tick(6000, version=1)
-    assert (event.id, event.cause, event.frame.version) == ("tick/m/1/0", None, 6000)
+    assert (event.id, event.cause, event.frame.version, event.frame.ts_ns) == ("tick/m/1/0", None, 1100, 6000 * MS)
     assert not stream.state.planning
     assert stream.tick(7000, version=2) == stream.tick(8000, version=2) == []
 
@@ -187,3 +187,59 @@ def test_a_clock_that_was_wrong_once_does_not_end_planning():
     stream = Stream(OPTIONS.changed({"plan_every_s": 10.0, "plan_ms": 0}))
     stream.send(10**13, load(1))
     assert kinds(stream.send(100_000, load(2))) == [PlacementPlan]
+
+
+def test_the_plan_of_a_tick_can_be_named_for_a_model_with_the_longest_name():
+    name = "x" * 200
+    processor = RoutingProcessor(OPTIONS)
+    topology, window = TOPOLOGY.model_copy(update={"model": name}), load(1).model_copy(update={"model": name})
+    records = [Record("t", 0, offset, name, frame, 1000) for offset, frame in enumerate((topology, window))]
+    state = processor.process(Batch(name, records), None, 0).state
+    assert state is not None
+    assert not processor.on_tick(name, state, 2000 * MS, 7).events
+    (event,) = processor.on_tick(name, state, 3000 * MS, 7).events
+    assert event.id == f"tick/{name}/7/0"
+    assert event.frame.plan_id == event.id[-200:]
+
+
+@pytest.mark.parametrize("at_ms", [1000, 0, -1])
+def test_placements_are_planned_though_the_records_clocks_stand_still(at_ms: int):
+    stream = Stream(OPTIONS.changed({"plan_every_s": 1.0}))
+    events = [event for window in range(24) for event in stream.send(at_ms, load(window))]
+    assert kinds(events).count(PlacementPlan) == 2  # of windows 1 and 9; that of 17 follows
+
+
+def test_nodes_are_not_looked_at_if_colocation_is_switched_off_while_a_plan_is_made():
+    stream, never = Stream(OPTIONS.changed({"colocate": True})), Stream()
+    for n in range(128):
+        stream.send(1000, tokens(n))
+        never.send(1000, tokens(n))
+    assert stream.state.planning
+    stream.processor = stream.processor.configure({"colocate": False})
+    got, want = stream.send(1100, tokens(0))[0].frame, never.send(1100, tokens(0))[0].frame
+    assert got.physical_to_logical_map.tolist() == want.physical_to_logical_map.tolist()
+    assert got.solver == want.solver
+
+
+def test_a_proposal_of_the_far_future_does_not_hold_up_plans_for_ever():
+    stream = Stream(OPTIONS.changed({"acknowledge": True, "plan_ms": 0}))
+    (proposed,) = stream.send(4_000_000_000_000, load(1))
+    assert proposed.frame.skip_reason is None
+    (plan,) = stream.send(1_700_000_000_000, load(2))
+    assert plan.frame.skip_reason is None
+
+
+def test_a_tick_that_is_repeated_after_a_crash_says_the_same_version():
+    """Consumers drop a repeated id, and would not know the other version that routing plans name."""
+    stream = Stream()
+    stream.send(1000, load(1))
+    before = stream.state
+    plans = []
+    for restarted_ms in (2000, 90_000):
+        stream.processor, stream.state = RoutingProcessor(OPTIONS), before
+        assert not stream.tick(restarted_ms, 7)
+        plans += stream.tick(restarted_ms + 1000, 7)
+    first, again = plans
+    assert first.id == again.id
+    assert first.frame.version == again.frame.version == 1100
+    assert first.frame.physical_to_logical_map.tolist() == again.frame.physical_to_logical_map.tolist()

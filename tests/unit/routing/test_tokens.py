@@ -207,3 +207,13 @@ def test_what_contradicts_the_topology_is_named(
 ) -> None:
     with pytest.raises(ProblemError, match=said):
         route_tokens(gated(**columns), TOPOLOGY, RoutingOptions(capacity_factor=factor), placement=placement)
+
+
+def test_choices_without_weight_are_kept_where_there_is_room() -> None:
+    weights = np.random.default_rng(3).random((64, 2)).astype(np.float32)
+    weights[::2], weights[1::4, 1] = 0, 0
+    chosen = np.arange(128, dtype=np.int32).reshape(64, 2) % 16
+    plan = route_tokens(gated(64, topk_weights=weights, topk_ids=chosen), TOPOLOGY, RoutingOptions(capacity_factor=1000))
+    assert plan.expert_ids is not None
+    assert np.sort(plan.expert_ids, 1).tolist() == chosen.tolist()
+    assert (plan.metrics.gate_kept, plan.metrics.off_candidate) == (1.0, 0.0)
