@@ -31,7 +31,7 @@ def rows() -> list[Row]:
     if stick is None:
         return []
     traces = stick.load(TRACE)
-    return [*share_rows(stick, traces), *capacity_rows(traces)]
+    return [*share_rows(stick, traces), *capacity_rows(traces), *token_rows(traces)]
 
 
 def share_rows(stick: ModuleType, traces: dict[str, Any]) -> list[Row]:
