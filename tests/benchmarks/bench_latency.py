@@ -39,13 +39,13 @@ def _rows(note: str, rate: int, tokens: int, target: str, options: dict[str, Any
         (f"{label}: p99", p99, "ms", target),
         (f"{label}: p99.9", p999, "ms", "-"),
         ("  the worker's CPU meanwhile", 100 * cpu_share, "% of a core", "-"),
-        ("  placements planned meanwhile", placements, "", "-"),
+        ("  placements planned, warm-up included", placements, "", "-"),
         ("  batches without a plan", rate * SECONDS - len(latency_ms), "", "0"),
     ]
 
 
 def _measure(at: Servers, running: Worker, rate: int, tokens: int) -> tuple[list[float], int, float]:
-    """Milliseconds of each batch after the warm-up, how many placements were planned, and the worker's CPU share."""
+    """Milliseconds of each batch after the warm-up; of all, how many placements were planned, and the worker's CPU share."""
     sent: dict[str, float] = {}
     total = rate * (WARM_UP_S + SECONDS)
     kinds = [token_batch(number, tokens) for number in range(26 * (1 if tokens > 1000 else 8))]
