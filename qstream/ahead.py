@@ -8,7 +8,7 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
 Value = TypeVar("Value")
-KEPT = 256  # results; those that nobody has asked for the longest go first
+KEPT = 256  # results; those that were started first go first
 
 
 class Ahead(Generic[Value]):
@@ -24,7 +24,7 @@ class Ahead(Generic[Value]):
         self._results: dict[Hashable, Future[Value]] = {}
 
     def start(self, key: Hashable, compute: Callable[[], Value]) -> None:
-        """Have the result of `key` computed, unless it was asked for already."""
+        """Have the result of `key` computed, unless it was started already."""
         with self._lock:
             if key not in self._results:
                 self._results[key] = self._thread.submit(compute)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from qstream.errors import ProblemError
 
 _SLACK = 0.25  # room of a worker above the mean load
-_MOST = 2.0**53
+_MOST = 2.0**53  # tokens, up to which a float64 holds every integer
 _FLOOR = 2.0  # load is seen on top of so many times the request
 
 
@@ -51,8 +51,7 @@ class PrefixRouter:
     What workers hold is what they were given, least recently used out first: no message from them is needed. Time and memory
     of a call grow with the blocks of the prompt, so hash blocks of some hundred tokens.
     Source: prices that grow with load (Aspnes, Azar, Fiat, Plotkin, Waarts 1997), bounded loads (Mirrokni et al. 2018),
-    prefix index as in SGLang's and NVIDIA
-    Dynamo's routers.
+    prefix index as in SGLang's and NVIDIA Dynamo's routers.
 
     Parameters
     ----------

@@ -225,11 +225,11 @@ def assign_requests(
 ) -> NDArray[np.int32]:
     """Choose a worker for each request of a micro-window: least work to do, with bounded loads.
 
-    A generalised assignment: request r on worker n costs work[r] - overlap[r, n] + copy_cost * copies[r, n]. No worker gets
-    more than (1 + slack) times its part, by capacity, of all work in the queues and the window, unless a single request is
-    larger than that. Requests with the most to lose choose first, at the queues so far; then single moves while one gains.
-    Deterministic. Source: regret heuristic (Martello, Toth 1990), bounded loads (Mirrokni et al. 2018), cost as NVIDIA
-    Dynamo's KV router.
+    A generalised assignment: request r on worker n costs work[r] - overlap[r, n] + copy_cost * copies[r, n]. A worker has
+    room up to (1 + slack) times its part, by capacity, of the queues and of the window's work at its best caches; a request
+    that has room nowhere goes where the load over capacity ends lowest. Requests with the most to lose choose first, at the
+    queues so far; then single moves while one gains. Deterministic. Source: regret heuristic (Martello, Toth 1990), bounded
+    loads (Mirrokni et al. 2018), cost as NVIDIA Dynamo's KV router.
 
     Parameters
     ----------
