@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qstream.demo.score import Gains, Summary
 
-NOTHING = 0.01  # a relative change below it is called no gain
+LEAST_GAIN = 0.01  # relative; less is called no gain
 
 
 def findings(summary: Summary) -> list[str]:
@@ -20,7 +20,7 @@ def _placement(gains: Gains) -> str:
     before, after = gains.next_window_balancedness.contiguous, gains.next_window_balancedness.plan
     if before is None or after is None:
         return "Placement: not measured, no window began after a plan."
-    if after / before - 1 < NOTHING:
+    if after / before - 1 < LEAST_GAIN:
         return f"Placement: no gain, balancedness {before:.2f} → {after:.2f} on windows that the plans had not seen."
     return (
         f"Placement: the fullest GPU has {1 / after:.2f} times the mean load instead of {1 / before:.2f}, on windows that the"
@@ -32,7 +32,7 @@ def _shares(gains: Gains) -> str:
     even, shares = gains.shares_on_next_tokens.even, gains.shares_on_next_tokens.shares
     if even is None or shares is None:
         return "Shares: not measured, too few tokens came after a placement."
-    if shares / even - 1 < NOTHING:
+    if shares / even - 1 < LEAST_GAIN:
         return f"Shares: no gain on the tokens after them, {even:.2f} → {shares:.2f}: the load changes faster than they come."
     return (
         f"Shares: {1 / shares:.2f} times the mean instead of {1 / even:.2f} by an even split, on tokens that came after them; no"
@@ -54,7 +54,7 @@ def _traffic(gains: Gains, how: str) -> str | None:
     if before is None or after is None:
         return None
     change = f"{before:.2f} → {after:.2f} copies of a token between nodes"
-    if not before or 1 - after / before < NOTHING:
+    if not before or 1 - after / before < LEAST_GAIN:
         return f"Traffic, {how}: no gain, {change}."
     return f"Traffic, {how}: {change}, {1 - after / before:.0%} less."
 

@@ -32,11 +32,12 @@ class Recount:
 class SameTokens:
     """Finds the batches that shares were made of: they follow each other, and `gate_choices` says how many choices they have.
 
-    Where the published batches do not add up to that number, nothing is recounted from then on, and `unmatched` rises.
+    `matched` counts the shares that were recounted. Where the published batches do not add up, nothing is from then on.
     """
 
     def __init__(self, topology: ExpertTopology) -> None:
-        self.matched = self.unmatched = 0
+        self.matched = 0
+        self._lost = False
         self._shape = topology.num_layers, topology.num_logical_experts
         self._published: deque[tuple[int, NDArray[np.int64]]] = deque()
 
@@ -47,12 +48,12 @@ class SameTokens:
     def take(self, plan: DispatchShares) -> Recount | None:
         """Recount received shares; None if that cannot be done."""
         counts, left = np.zeros(self._shape), plan.gate_choices
-        while not self.unmatched and left > 0 and self._published:
+        while not self._lost and left > 0 and self._published:
             layer, of_batch = self._published.popleft()
             counts[layer] += of_batch
             left -= int(of_batch.sum())
-        if self.unmatched or left != 0:
-            self.unmatched += 1
+        self._lost |= left != 0
+        if self._lost:
             return None
         self.matched += 1
         claimed = plan.score.balancedness_even, plan.score.balancedness

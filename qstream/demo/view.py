@@ -69,9 +69,8 @@ def run_table(summary: Summary, cluster: str) -> Table:
     table = Table(title=f"qstream demo: {cluster}", show_header=False, title_justify="left")
     table.add_column(style="bold")
     table.add_column(justify="right")
-    rate = summary.tokens / summary.seconds if summary.seconds else 0.0
     rows = {
-        "tokens": f"{summary.tokens:,} in {summary.seconds:.1f} s ({rate:,.0f}/s)",
+        "tokens": f"{summary.tokens:,} in {summary.seconds:.1f} s ({_rate(summary):,.0f}/s)",
         "loss, first and last step": f"{_number(summary.loss.first)}, {_number(summary.loss.last)}",
         "token batches, answered": f"{summary.token_batches:,}, {summary.routing_plans:,}",
         "placement plans, skipped; dispatch shares": (
@@ -112,7 +111,7 @@ def gains_table(summary: Summary) -> Table:
 
 
 def _panel(summary: Summary, score: Score, step: int, agent_state: str) -> Panel:
-    latency, rate = summary.latency_ms, summary.tokens / summary.seconds if summary.seconds else 0.0
+    latency = summary.latency_ms
     goal, gains = _newest_goal(summary)
     recent = list(score.agent.windows.scores.values())[-WINDOWS_SHOWN:]
     stretches = score.agent.next_tokens.scores[-WINDOWS_SHOWN:]
@@ -126,7 +125,7 @@ def _panel(summary: Summary, score: Score, step: int, agent_state: str) -> Panel
     ):
         grid.add_row(name, f"[bold {style}]{_number(mean)}[/]", f"[{style}]{_sparkline(series)}[/]")
     lines: list[str | Table] = [
-        f"step {step:,}   loss {_number(summary.loss.last, 3)}   {rate:,.0f} tokens/s   agent [bold]{agent_state}[/]",
+        f"step {step:,}   loss {_number(summary.loss.last, 3)}   {_rate(summary):,.0f} tokens/s   agent [bold]{agent_state}[/]",
         "",
         f"balancedness of GPUs (1 is perfect): mean of plans {goal}, and by window or stretch of tokens",
         grid,
@@ -140,14 +139,19 @@ def _panel(summary: Summary, score: Score, step: int, agent_state: str) -> Panel
 
 
 def _line(summary: Summary, agent_state: str) -> str:
-    latency, rate = summary.latency_ms, summary.tokens / summary.seconds if summary.seconds else 0.0
+    latency = summary.latency_ms
     goal, gains = _newest_goal(summary)
     return (
-        f"{summary.seconds:5.1f} s  {rate:,.0f} tokens/s  loss {_number(summary.loss.last, 3)}  {goal}: "
+        f"{summary.seconds:5.1f} s  {_rate(summary):,.0f} tokens/s  loss {_number(summary.loss.last, 3)}  {goal}: "
         f"balancedness {_arrow(gains.next_window_balancedness)}  shares {_split(gains.shares_on_next_tokens)}  "
         f"copies {_arrow(gains.cross_node_copies_per_token)}  moved {gains.moved_experts}  p50 {_number(latency.p50, 1)} ms  "
         f"p99 {_number(latency.p99, 1)} ms  agent {agent_state}"
     )
+
+
+def _rate(summary: Summary) -> float:
+    """Tokens a second."""
+    return summary.tokens / summary.seconds if summary.seconds else 0.0
 
 
 def _newest_goal(summary: Summary) -> tuple[str, Gains]:
