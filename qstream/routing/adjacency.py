@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from qstream.errors import ProblemError
 from qstream.routing.kernels import array, compiled
+from qstream.routing.problem import check_ids
 
 
 def expert_queues(assignment: NDArray[np.int32], token_id: NDArray[np.uint64], experts: int) -> dict[str, list[int]]:
@@ -56,8 +57,7 @@ def queue_columns(
     chosen = array("assignment", given[:, None] if given.ndim == 1 else given, np.int32, "T K")
     if len(chosen) != len(ids):
         raise ProblemError(f"assignment: {len(chosen)} rows, must be one a token ({len(ids)})")
-    if chosen.size and not 0 <= chosen.min() <= chosen.max() < experts:
-        raise ProblemError(f"assignment: experts {chosen.min()}..{chosen.max()}, must be in 0..{experts - 1}")
+    check_ids("assignment", chosen, experts)
     queue_token, queue_end = np.empty(chosen.size, np.uint64), np.zeros(experts, np.int32)
     _group(chosen, ids, queue_token, queue_end)
     return queue_token, queue_end

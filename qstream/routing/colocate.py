@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from qstream.errors import ProblemError
 from qstream.routing.kernels import GOLDEN, array, below, compiled, mix64
-from qstream.routing.problem import check_load
+from qstream.routing.problem import check_ids, check_load
 
 _HOT = 8.0  # first and last temperature, in mean co-activations of a pair
 _COLD = 0.6
@@ -39,8 +39,7 @@ def coactivation(topk_ids: NDArray[np.int32], experts: int, *, max_tokens: int =
         raise ProblemError(f"max_tokens: {max_tokens}, must be >= 1")
     step = -(-len(topk_ids) // max_tokens) or 1
     ids = array("topk_ids", topk_ids[::step], np.int32, "T L K")
-    if ids.size and not 0 <= ids.min() <= ids.max() < experts:
-        raise ProblemError(f"topk_ids: experts {ids.min()}..{ids.max()}, must be in 0..{experts - 1}")
+    check_ids("topk_ids", ids, experts)
     together = np.zeros((ids.shape[1], experts, experts), np.int32)
     _count_pairs(ids, together)
     return together.astype(np.int64) * step

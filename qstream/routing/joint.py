@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from qstream.errors import ProblemError
 from qstream.routing.kernels import array, compiled
+from qstream.routing.problem import check_ids
 from qstream.routing.requests import assign_requests, expected_copies
 from qstream.routing.score import cross_node_copies
 
@@ -79,8 +80,7 @@ def place_and_route(
     of_request = array("label", label, np.int32, "R")
     if len(of_token) != len(ids) or not len(ids):
         raise ProblemError(f"request: {len(of_token)} values, must be one a token ({len(ids)}), at least 1")
-    if not 0 <= of_token.min() <= of_token.max() < len(of_request):
-        raise ProblemError(f"request: {of_token.min()}..{of_token.max()}, must be in 0..{len(of_request) - 1}")
+    check_ids("request", of_token, len(of_request))
     if of_request.min() < 0:
         raise ProblemError(f"label: {of_request.min()}, must be >= 0")
     if rounds < 1 or nodes < 1:
@@ -105,8 +105,7 @@ def place_and_route(
 
 def label_histograms(topk_ids: NDArray[np.int32], label: NDArray[np.int32], experts: int) -> NDArray[np.float64]:
     """Mean gate choices of a token by its label, float64 [labels, L, E]; topk_ids int32 [T, L, K], label int32 [T] >= 0."""
-    if topk_ids.size and not 0 <= topk_ids.min() <= topk_ids.max() < experts:
-        raise ProblemError(f"topk_ids: experts {topk_ids.min()}..{topk_ids.max()}, must be in 0..{experts - 1}")
+    check_ids("topk_ids", topk_ids, experts)
     layers, labels = topk_ids.shape[1], int(label.max(initial=-1)) + 1
     flat = (label[:, None, None].astype(np.int64) * layers + np.arange(layers)[:, None]) * experts + topk_ids
     counts = np.bincount(flat.ravel(), minlength=labels * layers * experts).reshape(labels, layers, experts)
@@ -124,9 +123,8 @@ def name_nodes(
     ids = array("topk_ids", topk_ids, np.int32, "T L K")
     node = array("node_of_expert", node_of_expert, np.int32, "L E")
     at = array("source", source, np.int32, "T")
-    for field, value in (("node_of_expert", node), ("source", at)):
-        if value.size and not 0 <= value.min() <= value.max() < nodes:
-            raise ProblemError(f"{field}: {value.min()}..{value.max()}, must be in 0..{nodes - 1}")
+    check_ids("node_of_expert", node, nodes)
+    check_ids("source", at, nodes)
     if len(node) != ids.shape[1] or len(at) != len(ids):
         raise ProblemError(f"topk_ids: shape {ids.shape}, must be [{len(at)} tokens, {len(node)} layers, K]")
     by_source = label_histograms(ids, at, node.shape[1]) * np.bincount(at, minlength=1)[:, None, None]

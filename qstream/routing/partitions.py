@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from qstream.errors import ProblemError
 from qstream.routing.kernels import array
 from qstream.routing.pack import valid_plan
-from qstream.routing.problem import check_load, relative_capacity
+from qstream.routing.problem import check_ids, check_load, relative_capacity
 from qstream.routing.score import holds
 from qstream.routing.window_model import Partition, Prices
 
@@ -114,8 +114,7 @@ def node_partitions(
     nodes = array("node_of_expert", node_of_expert, np.int64, "L E")
     if pairs.shape != (*nodes.shape, nodes.shape[1]) or not np.array_equal(pairs, pairs.transpose(0, 2, 1)):
         raise ProblemError(f"together: {list(pairs.shape)}, must be {[*nodes.shape, nodes.shape[1]]} and symmetric")
-    if nodes.size and not 0 <= nodes.min() <= nodes.max() < num_nodes:
-        raise ProblemError(f"node_of_expert: {nodes.min()}..{nodes.max()}, must be in 0..{num_nodes - 1}")
+    check_ids("node_of_expert", nodes, num_nodes)
     tokens = array("load", np.einsum("lee->le", pairs) if load is None else load, np.float64, "L E")
     check_load("load", tokens)
     if tokens.shape != nodes.shape:

@@ -10,6 +10,8 @@ Objective: the load of the fullest GPU of each layer, seen as balancedness = mea
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,6 +24,12 @@ def check_load(field: str, load: NDArray[np.float64]) -> None:
     """Raise ProblemError unless every value is finite and >= 0."""
     if load.size and not (load.min() >= 0 and load.max() < np.inf):  # a NaN fails both
         raise ProblemError(f"{field}: from {load.min()} to {load.max()}, must be finite and >= 0")
+
+
+def check_ids(field: str, ids: NDArray[np.integer[Any]], count: int) -> None:
+    """Raise ProblemError unless every value is in 0..count-1."""
+    if ids.size and not 0 <= ids.min() <= ids.max() < count:
+        raise ProblemError(f"{field}: {ids.min()}..{ids.max()}, must be in 0..{count - 1}")
 
 
 def check_slots(experts: int, num_gpus: int, slots_per_gpu: int) -> None:
@@ -50,8 +58,7 @@ def plan_array(field: str, physical_to_logical: NDArray[np.int32], experts: int,
     """Return a plan as int32 [L, P]; ProblemError unless P is a multiple of G and every expert is in 0..E-1."""
     plan: NDArray[np.int32] = array(field, physical_to_logical, np.int32, "L P")
     slots_per_gpu(plan.shape[1], num_gpus)
-    if plan.size and not 0 <= plan.min() <= plan.max() < experts:
-        raise ProblemError(f"{field}: experts {plan.min()}..{plan.max()}, must be in 0..{experts - 1}")
+    check_ids(field, plan, experts)
     return plan
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from qstream.errors import ProblemError
 from qstream.routing.kernels import array, compiled
-from qstream.routing.problem import capacities, check_load, plan_array
+from qstream.routing.problem import capacities, check_ids, check_load, plan_array
 from schemas.experts import ExpertTopology
 from schemas.tokens import TokenBatch
 
@@ -354,8 +354,7 @@ def expected_copies(histogram: NDArray[np.float64], node_of_expert: NDArray[np.i
     node = array("node_of_expert", node_of_expert, np.int32, "L E")
     if node.shape != tokens.shape[1:]:
         raise ProblemError(f"node_of_expert: shape {node.shape}, must be {tokens.shape[1:]}")
-    if node.size and not 0 <= node.min() <= node.max() < nodes:
-        raise ProblemError(f"node_of_expert: {node.min()}..{node.max()}, must be in 0..{nodes - 1}")
+    check_ids("node_of_expert", node, nodes)
     on_node = (node.reshape(-1, 1) == np.arange(nodes)).astype(np.float64)
     local = tokens.reshape(len(tokens), -1) @ on_node
     copies: NDArray[np.float64] = tokens.sum((1, 2))[:, None] - local

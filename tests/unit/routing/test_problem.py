@@ -43,7 +43,7 @@ def test_logical_maps_list_the_slots_of_each_expert_in_order() -> None:
 
 
 def test_logical_maps_refuse_an_expert_out_of_range() -> None:
-    with pytest.raises(ProblemError, match=r"experts 0\.\.3, must be in 0\.\.2"):
+    with pytest.raises(ProblemError, match=r"^physical_to_logical: 0\.\.3, must be in 0\.\.2"):
         logical_maps(np.array([[0, 3]], np.int32), 3)
 
 

@@ -198,7 +198,7 @@ def test_an_unknown_source_is_taken_to_be_on_one_of_the_token_s_nodes() -> None:
         ({"topk_ids": np.full((400, 2), 16, np.int32)}, None, r"^topk_ids has expert 16, allowed are 0 to 15 by the topology"),
         ({"src_rank": np.full(400, 9, np.int32)}, None, r"^src_rank has 9, allowed are -1 to 3"),
         ({}, np.zeros((2, 20), np.int32), r"^placement: shape \(2, 20\), must be \(3, 20\)"),
-        ({}, np.full((3, 20), 16, np.int32), r"experts 16..16, must be in 0..15"),
+        ({}, np.full((3, 20), 16, np.int32), r"16..16, must be in 0..15"),
         ({}, np.zeros((3, 20), np.int32), r"^replica_count: 0 of expert"),
     ],
 )
