@@ -12,7 +12,7 @@ from qstream.routing.kernels import array
 from qstream.routing.problem import check_load
 
 _DECAY = 0.85  # what a window counts less than the next newer one
-_SPREAD = 0.3
+_SPREAD = 0.3  # standard deviations above the mean, in the one load that stands for all scenarios
 _PRIOR_TOKENS = 32.0  # of the mean of all labels, in what is known of one label
 _PSEUDO_COUNT = 1.0
 _UNEXPLAINED = 0.4  # of what good labels do not explain, the part that is more than noise

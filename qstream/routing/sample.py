@@ -11,7 +11,7 @@ from qstream.errors import ProblemError
 from qstream.routing.kernels import GOLDEN, array, below, compiled, mix64
 
 MAX_BYTES = 416 << 10  # of a model's sample
-MAX_ROWS = 4096  # of a layer
+MAX_ROWS = 4096  # tokens of a layer
 MAX_PAIRS = 1 << 18  # layers times pairs, of which counts are kept
 COUNT_MAX = np.iinfo(np.int32).max
 _ONE_BYTE = 256  # experts that a byte tells apart
@@ -44,21 +44,24 @@ def sample_tokens(
     ----------
     topk_ids : int32 [T, K]
         Experts of each token, in range. Of more than the sample has room for, the first are kept; of fewer, the last repeats.
+    layer : int
     horizon : int
-        Tokens, 1 to 2**32; M or more, as the sample is no longer than M tokens otherwise.
+        Tokens, 1 to 2**32; fewer than M count as M.
     sample, seen : uint8 [L, M, B] and int64 [L]
         From `empty_sample`, and the tokens of each layer so far; both change.
+    experts : int
+        E, as in `empty_sample`.
     """
     ids = array("topk_ids", topk_ids, np.int32, "T K")
     if sample.size and ids.size:
-        _sample(ids, layer, max(horizon, sample.shape[1]), 1 if experts <= _ONE_BYTE else 2, sample[layer], seen)
+        _sample(ids, layer, max(horizon, sample.shape[1]), row_bytes(experts, 1), sample[layer], seen)
 
 
 def add_pairs(counted: NDArray[np.int32] | None, cooccurrence: NDArray[np.int64]) -> NDArray[np.int32] | None:
     """The pair counts so far and those of one more window, int32 [L, E, E], for `coactivation`.
 
-    A model with more than 2**18 cells keeps none, as a message with so many would be too large. Whoever counts a pair once
-    may count it as [e, f], as [f, e] or as both.
+    A model with more than 2**18 cells keeps none, as a message with so many would be too large. A pair
+    may be counted as [e, f], as [f, e] or as both, but each time alike: the larger of the two is taken.
     """
     if cooccurrence.size > MAX_PAIRS:
         return counted
@@ -90,7 +93,7 @@ def coactivation(
     together = np.zeros((len(rows), experts, experts), np.int64) if counted is None else counted.astype(np.int64)
     filled = np.minimum(tokens, rows.shape[1])
     stands_for = np.rint(np.minimum(tokens, horizon) / np.maximum(filled, 1)).clip(1).astype(np.int64)
-    if rows.size and not _count(rows, filled, stands_for, 1 if experts <= _ONE_BYTE else 2, together):
+    if rows.size and not _count(rows, filled, stands_for, row_bytes(experts, 1), together):
         raise ProblemError(f"sample: an expert is out of range, allowed are 0..{experts - 1}")
     return together
 
