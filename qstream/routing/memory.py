@@ -295,7 +295,8 @@ class Memory:
         if not pairs:
             self.sample = self.sampled_of = self.pair_count = None
         elif self.pair_count is not None:
-            self.pair_count = (self.pair_count.astype(np.int64) * (PAIR_WINDOWS - 1) // PAIR_WINDOWS).astype(np.int32)
+            faded = (self.pair_count.astype(np.int64) * (PAIR_WINDOWS - 1) // PAIR_WINDOWS).astype(np.int32)
+            self.pair_count = faded if faded.any() else None
         self._rows = {}
         if not labels:
             self.label_names, self.label_count = (), None

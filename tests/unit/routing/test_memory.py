@@ -221,6 +221,13 @@ def test_a_first_batch_of_fewer_experts_a_token_hides_no_co_activations_of_those
     assert memory.planning_coactivation(1000)()[1].tolist() == coactivation(batch.topk_ids[:, None], 4)[0].tolist()
 
 
+def test_pair_counts_that_have_faded_take_no_room():
+    memory = Memory.fresh(NODES, windows=1)
+    memory.add_pairs(np.ones((len(memory.open_count), 4, 4), np.int64))
+    memory.fade(0, True)
+    assert memory.pair_count is None
+
+
 def test_loads_alone_tell_co_activations_and_nothing_tells_none():
     memory = Memory.fresh(NODES, windows=1)
     memory.begin_plan(0, True)
