@@ -55,7 +55,7 @@ ROUTING_FALLBACKS = Counter(
 )
 ROUTING_QAOA_GAIN = Gauge(
     "qstream_routing_qaoa_gain_over_control",
-    "Part of the objective by which the newest plan's circuits are below as many samples at p = 0", ["model"],
+    "Part of the objective by which the circuits of the newest plan with any are below as many samples at p = 0", ["model"],
 )  # fmt: skip
 
 QUANTUM_SOLVE_SECONDS = Histogram(

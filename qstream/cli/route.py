@@ -113,7 +113,7 @@ def answer(batch: TokenBatch, topology: ExpertTopology, placement: NDArray[np.in
     if plan.expert_ids is not None:
         return Answer(batch, plan, plan.solver.name, plan.expert_ids)
     if batch.topk_ids is None:
-        raise ProblemError("the router gave slots to tokens without gate choices")
+        raise AssertionError("slots are given to gate choices alone")
     return Answer(batch, plan, "hash of replicas", batch.topk_ids)
 
 

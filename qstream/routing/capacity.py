@@ -125,7 +125,7 @@ def even_capacity(tokens: int, experts: int, factor: float, k: int = 1) -> NDArr
         raise ProblemError(f"experts: {experts} for {tokens} tokens, must be >= 1 and >= 0")
     if not 1.0 <= factor < np.inf:
         raise ProblemError(f"factor: {factor}, must be finite and >= 1")
-    return np.full(experts, np.ceil(factor * k * tokens / experts))
+    return np.full(experts, np.ceil(factor * k * tokens / experts * (1.0 - 1e-12)))  # 1.1 * 100 is a little above 110
 
 
 def _room(capacity: NDArray[np.float64], experts: int | None = None) -> NDArray[np.float64]:

@@ -16,7 +16,6 @@ _SPREAD = 0.3  # standard deviations above the mean, in the one load that stands
 _PRIOR_TOKENS = 32.0  # of the mean of all labels, in what is known of one label
 _PSEUDO_COUNT = 1.0
 _UNEXPLAINED = 0.4  # of what good labels do not explain, the part that is more than noise
-_CHOICES = 8.0  # gate choices of a queued token and layer: the top-k of most models
 _MIX_SWEEPS = 30
 _MAX_LABELS = 64
 
@@ -49,15 +48,15 @@ def forecast(
     *,
     labels: NDArray[np.int64] | None = None,
     queued: NDArray[np.int64] | None = None,
+    top_k: int = 1,
 ) -> Forecast:
     """Scenarios of the window that follows `history`.
 
     Without labels they are the past windows, newer ones counting more. With labels they are, once for each past window, what
     the labels of the queue ask for, times what that window had more or less of each expert than its own labels foretold: known
     demand, and an example of what labels do not explain. Of that example the better labels explain the windows the less is
-    kept, at least four tenths; the rest is noise. Where the queue is less than a window, at eight gate choices a token, each
-    scenario fills it up with the labels of its past window. These are inferred (`label_mix`). Labels beyond the 63 most
-    frequent count as one.
+    kept, at least four tenths; the rest is noise. Where the queue is less than a window, each scenario fills it up with the
+    labels of its past window. These are inferred (`label_mix`). Labels beyond the 63 most frequent count as one.
 
     Parameters
     ----------
@@ -67,6 +66,8 @@ def forecast(
         Tokens of each expert that requests of each label had so far.
     queued : int [K], optional
         Tokens by label that the next window will process; with `labels` only. All 0: nothing waits that is known.
+    top_k : int
+        Gate choices of a token in a layer.
 
     Raises
     ------
@@ -100,7 +101,7 @@ def forecast(
     foretold = np.tensordot(mix, rates, 1)
     ratio = (past + _PSEUDO_COUNT) / (foretold + _PSEUDO_COUNT)
     mean = np.tensordot(weights, ratio, 1)
-    demand = np.tensordot(_next_mix(mix, waiting), rates, 1)
+    demand = np.tensordot(_next_mix(mix, top_k * waiting), rates, 1)
     kept = max(_UNEXPLAINED, 1.0 - _explained(past, foretold * mean, weights))
     return Forecast(demand * (mean + kept * (ratio - mean)), weights)
 
@@ -115,10 +116,10 @@ def _merge_rare(labels: NDArray[np.float64], queued: NDArray[np.float64]) -> tup
 
 
 def _next_mix(mix: NDArray[np.float64], queued: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Gate choices a layer of each label in the next window: what waits, and for the rest of it the mix of each past window."""
+    """Gate choices a layer of each label in the next window: what is queued, and the mix of each past window for the rest."""
     window = mix.sum() / len(mix)
     waits = queued.sum()
-    known = min(1.0, _CHOICES * waits / window)
+    known = min(1.0, waits / window)
     past = mix / np.maximum(mix.sum(1, keepdims=True), 1e-300)
     found: NDArray[np.float64] = window * (known * queued / max(waits, 1.0) + (1.0 - known) * past)
     return found

@@ -167,7 +167,7 @@ def placement_problem(
         raise ProblemError(f"steps: {options.steps}, must be >= 0")
     if not 0 <= seed < 2**32:
         raise ProblemError(f"seed: {seed}, must be in 0..2**32 - 1")
-    ahead = forecast(windows[-options.windows :], labels=labels, queued=queued)
+    ahead = forecast(windows[-options.windows :], labels=labels, queued=queued, top_k=topology.top_k)
     given = capacities(topology)
     live = np.flatnonzero(given > 0)
     slots = len(live) * topology.slots_per_gpu

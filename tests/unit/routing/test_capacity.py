@@ -133,6 +133,11 @@ def test_as_many_experts_as_candidates_keep_the_most_mass_of_each_expert() -> No
     assert (np.diff(np.sort(found.assignment, 1), axis=1) > 0).all()
 
 
+@pytest.mark.parametrize(("tokens", "experts", "room"), [(100, 10, 11), (6400, 64, 110), (101, 10, 12), (0, 4, 0)])
+def test_a_capacity_is_the_share_rounded_up_whatever_floats_make_of_it(tokens: int, experts: int, room: int) -> None:
+    assert even_capacity(tokens, experts, 1.1).tolist() == [room] * experts
+
+
 @pytest.mark.parametrize(("tokens", "experts", "k"), [(0, 8, 2), (1, 256, 8), (40, 256, 1), (3000, 256, 8)])
 def test_few_tokens_and_many_experts_are_within_capacity(tokens: int, experts: int, k: int) -> None:
     gate = np.random.default_rng(7).dirichlet(np.linspace(0.1, 1, experts), tokens).astype(np.float32)

@@ -44,7 +44,7 @@ def test_windows_that_labels_explain_in_full_give_the_demand_of_the_queue_alone(
     mix = np.array([[90_000, 10_000], [20_000, 80_000], [50_000, 50_000]])
     history = np.einsum("wk,kle->wle", mix, rates).round().astype(np.int64)
     labels = np.einsum("wk,kle->kle", mix, rates).round().astype(np.int64)
-    ahead = forecast(history, labels=labels, queued=np.array([30_000, 10_000]))
+    ahead = forecast(history, labels=labels, queued=np.array([75_000, 25_000]))
     want = 0.75 * rates[0] + 0.25 * rates[1]
     for scenario in ahead.scenarios:
         np.testing.assert_allclose(scenario / scenario.sum(1, keepdims=True), want, atol=0.003)
@@ -70,8 +70,8 @@ def test_a_queue_shorter_than_a_window_is_filled_up_with_the_labels_of_each_past
     mix = np.array([[90_000, 10_000], [20_000, 80_000], [50_000, 50_000]])
     history = np.einsum("wk,kle->wle", mix, rates).round().astype(np.int64)
     labels = np.einsum("wk,kle->kle", mix, rates).round().astype(np.int64)
-    tokens = int(share * 100_000 / 8)
-    ahead = forecast(history, labels=labels, queued=np.array([tokens, 0]))
+    tokens = int(share * 100_000 / 4)
+    ahead = forecast(history, labels=labels, queued=np.array([tokens, 0]), top_k=4)
     want = np.einsum("wk,kle->wle", share * np.array([1.0, 0.0]) + (1 - share) * mix / 100_000, rates)
     np.testing.assert_allclose(ahead.scenarios / 100_000, want, atol=0.004)
 
