@@ -11,7 +11,7 @@ from pydantic import Field
 
 from qstream.routing.counts import count_labels
 from qstream.routing.problem import live_slots
-from qstream.routing.sample import add_pairs, coactivation, empty_sample, row_bytes, sample_tokens
+from qstream.routing.sample import add_pairs, empty_sample, row_bytes, sample_tokens, sampled_coactivation
 from schemas.experts import ExpertTopology
 from schemas.frame import Axes, Count, Frame
 from schemas.tokens import TokenBatch
@@ -20,7 +20,7 @@ COUNT_MAX = np.iinfo(np.int32).max
 REMEMBERED_WINDOWS = 64
 OTHER = "other"
 PAIR_WINDOWS = 4  # over which co-activations fade
-SAMPLED_TOKENS = 1 << 28  # of a window; a longer one counts no more labels, so that int32 holds them
+LABELLED_TOKENS = 1 << 28  # times layers, of a window; a longer one counts no more labels, so that int32 holds them
 LABEL_CHOICES = 1 << 20  # of a label in a layer, above which its counts are halved: old ones fade
 # Not strict: a tuple is stored as a list. Source and window id have up to 200 letters each.
 WindowNames = Annotated[tuple[str, ...], Field(strict=False)]
@@ -144,7 +144,7 @@ class Memory:
             return
         counts = np.bincount(batch.topk_ids.ravel(), minlength=self.open_count.shape[1])
         self.add(counts, batch.layer, len(batch.token_id))
-        if batch.label is not None and labels and self.open_tokens <= SAMPLED_TOKENS:
+        if batch.label is not None and labels and self.open_tokens <= LABELLED_TOKENS:
             self._add_labels(batch.layer, batch.topk_ids, batch.label, batch.label_names, labels)
         if pair_tokens and self.topology.num_nodes > 1:
             layers, experts = self.open_count.shape
@@ -214,13 +214,13 @@ class Memory:
         """How co-activations [L, E, E] are had of what `begin_plan` kept, a pure function; None where nothing is known."""
         layers, experts = self.open_count.shape
         counted, sample, of = self.planning_pairs, self.planning_sample, self.planning_sampled_of
+        rows = empty_sample(layers, experts, 1) if sample is None else sample
+        tokens = np.zeros(layers, np.int64) if of is None else of
 
         def counts() -> NDArray[np.int64] | None:
-            if counted is None and (sample is None or of is None or not sample.size or not of.any()):
+            if counted is None and not (rows.size and tokens.any()):
                 return None
-            if sample is None or of is None:
-                return coactivation(empty_sample(layers, experts, 1), np.zeros(layers, np.int64), experts, pair_tokens, counted)
-            return coactivation(sample, of, experts, pair_tokens, counted)
+            return sampled_coactivation(rows, tokens, experts, pair_tokens, counted)
 
         return counts
 

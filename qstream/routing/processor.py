@@ -311,6 +311,7 @@ class RoutingProcessor:
             return keep_placement(memory.history(), memory.placement, memory.topology, reason)
         if self.ahead is None:
             return self._plan(memory)()
+        # Only made where the result is not there yet: making it copies the history.
         return self.ahead.result(self._plan_key(stamp.key, memory), lambda: self._plan(memory)())
 
     def _plan(self, memory: Memory) -> Callable[[], Decision]:

@@ -58,7 +58,7 @@ def sample_tokens(
 
 
 def add_pairs(counted: NDArray[np.int32] | None, cooccurrence: NDArray[np.int64]) -> NDArray[np.int32] | None:
-    """The pair counts so far and those of one more window, int32 [L, E, E], for `coactivation`.
+    """The pair counts so far and those of one more window, int32 [L, E, E], for `sampled_coactivation`.
 
     A model with more than 2**18 cells keeps none, as a message with so many would be too large. A pair
     may be counted as [e, f], as [f, e] or as both, but each time alike: the larger of the two is taken.
@@ -71,7 +71,7 @@ def add_pairs(counted: NDArray[np.int32] | None, cooccurrence: NDArray[np.int64]
     return np.minimum(total, COUNT_MAX).astype(np.int32)
 
 
-def coactivation(
+def sampled_coactivation(
     sample: NDArray[np.uint8],
     seen: NDArray[np.int64],
     experts: int,

@@ -10,7 +10,7 @@ from qstream.routing.kernels import read_only
 from qstream.routing.options import RoutingOptions
 from qstream.routing.place import PlaceOptions, place
 from qstream.routing.requests import route_requests
-from qstream.routing.sample import coactivation, empty_sample, sample_tokens
+from qstream.routing.sample import empty_sample, sample_tokens, sampled_coactivation
 from qstream.routing.shares import dispatch_shares
 from qstream.routing.tokens import route_tokens
 from schemas.experts import ExpertTopology
@@ -26,7 +26,7 @@ def warm() -> None:
     topk = read_only(assign(token_id, 3)[:, None])
     sample, seen = empty_sample(1, 3, 1), np.zeros(1, np.int64)
     sample_tokens(topk, 0, 4, sample, seen, 3)
-    pairs = coactivation(sample, seen, 3, 4)
+    pairs = sampled_coactivation(sample, seen, 3, 4)
     label = read_only(np.zeros(4, np.int32))
     count_labels(topk, label, np.zeros(1, np.int64), np.zeros((1, 3), np.int32))
     topology = ExpertTopology(num_layers=1, num_logical_experts=3, num_nodes=2, num_gpus=4, slots_per_gpu=1)

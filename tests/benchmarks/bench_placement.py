@@ -13,8 +13,7 @@ from qstream.routing.colocate import coactivation, colocate
 from qstream.routing.eplb import rebalance_experts
 from qstream.routing.memory import Memory
 from qstream.routing.place import PlaceOptions, place
-from qstream.routing.sample import coactivation as coactivation_of
-from qstream.routing.sample import empty_sample, sample_tokens
+from qstream.routing.sample import empty_sample, sample_tokens, sampled_coactivation
 from qstream.routing.score import nodes_per_token
 from qstream.state.fields import pack
 from schemas.experts import ExpertTopology
@@ -100,9 +99,9 @@ def sample_rows() -> list[Row]:
     found: list[Row] = [
         ("sample of 58 x 256 experts", sample.nbytes / 2**20, "MiB", "<= 0.41"),
         ("  a batch of 8,192 tokens", cpu_ms(lambda: sample_tokens(ids, 7, horizon, sample, seen, experts)), "ms", "<= 0.1"),
-        ("  co-activations", cpu_ms(lambda: coactivation_of(sample, seen, experts, horizon)), "ms", "<= 40"),
+        ("  co-activations", cpu_ms(lambda: sampled_coactivation(sample, seen, experts, horizon)), "ms", "<= 40"),
     ]
-    together = coactivation_of(sample, seen, experts, horizon)
+    together = sampled_coactivation(sample, seen, experts, horizon)
     for name, pairs, target in (("any node", None, "-"), ("colocated by the sample", together, "<= 300")):
         plan = place(counts, topology, coactivation=pairs).physical_to_logical_map
         assert plan is not None
@@ -197,7 +196,7 @@ def node_rows(stick: ModuleType, traces: dict[str, dict[str, np.ndarray]]) -> li
     sample = sample[: len(LAYERS)]
     for layer in range(len(LAYERS)):
         sample_tokens(np.ascontiguousarray(ids[:, layer]), layer, 8 * WINDOW, sample, seen, 64)
-    some = coactivation_of(sample, seen, 64, 8 * WINDOW)
+    some = sampled_coactivation(sample, seen, 64, 8 * WINDOW)
     for name, pairs, steps, target in (
         ("even load", together, 0, "-"),
         ("colocate", together, 40_000, "<= 2.51"),

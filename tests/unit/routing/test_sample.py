@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from qstream.errors import ProblemError
 from qstream.routing import colocate as dense
 from qstream.routing.colocate import colocate
-from qstream.routing.sample import COUNT_MAX, MAX_BYTES, MAX_ROWS, add_pairs, coactivation, empty_sample, sample_tokens
+from qstream.routing.sample import COUNT_MAX, MAX_BYTES, MAX_ROWS, add_pairs, empty_sample, sample_tokens, sampled_coactivation
 from qstream.routing.score import nodes_per_token
 
 Sample = tuple[np.ndarray, np.ndarray]
@@ -71,7 +71,7 @@ def test_tokens_that_all_fit_are_counted_set_by_set(experts: int) -> None:
     for chosen in ids:
         distinct = np.unique(chosen)
         want[0][np.ix_(distinct, distinct)] += 1
-    np.testing.assert_array_equal(coactivation(*sampled([ids], experts, 50), experts, 50), want)
+    np.testing.assert_array_equal(sampled_coactivation(*sampled([ids], experts, 50), experts, 50), want)
 
 
 def test_layers_do_not_mix_and_one_without_a_token_counts_none() -> None:
@@ -81,7 +81,7 @@ def test_layers_do_not_mix_and_one_without_a_token_counts_none() -> None:
     sample_tokens(first, 0, 100, sample, seen, 6)
     sample_tokens(last, 2, 100, sample, seen, 6)
     assert seen.tolist() == [30, 0, 40]
-    got = coactivation(sample, seen, 6, 100)
+    got = sampled_coactivation(sample, seen, 6, 100)
     want = [dense.coactivation(ids[:, None], 6)[0] for ids in (first, first[:0], last)]
     np.testing.assert_array_equal(got, want)
 
@@ -107,7 +107,7 @@ def test_older_tokens_fade_by_the_exponential_of_their_age() -> None:
 def test_counts_stand_for_the_tokens_within_the_horizon() -> None:
     """1,000 tokens for 4,000: each of 6 pairs is in 167 of them, with a standard deviation of 7.5 %."""
     ids = tokens(np.random.default_rng(0), 6000, 4, 2)
-    got = coactivation(*sampled([ids], 4, 4000, rows=1000), 4, 4000)
+    got = sampled_coactivation(*sampled([ids], 4, 4000, rows=1000), 4, 4000)
     assert np.einsum("lee->", got) == 2 * 4000
     assert abs(got[0][np.triu_indices(4, 1)] / (4000 / 6) - 1).max() < 0.38
     np.testing.assert_array_equal(got, got.transpose(0, 2, 1))
@@ -119,7 +119,7 @@ def test_a_batch_with_more_or_fewer_choices_than_the_sample_counts_as_a_set() ->
     sample_tokens(np.array([[0, 1, 2]], np.int32), 0, 9, sample, seen, 5)
     want = np.zeros((5, 5), np.int64)
     want[[3, 4, 0, 0, 1, 1], [3, 4, 0, 1, 0, 1]] = 1
-    np.testing.assert_array_equal(coactivation(sample, seen, 5, 9)[0], want)
+    np.testing.assert_array_equal(sampled_coactivation(sample, seen, 5, 9)[0], want)
 
 
 @pytest.mark.parametrize("keep", [np.tril, np.triu, np.array])
@@ -134,7 +134,7 @@ def test_pairs_that_a_producer_counts_are_added_whichever_half_it_fills(keep: Ca
     assert counted.dtype == np.int32
     np.testing.assert_array_equal(counted, windows[0] + windows[1])
     sample, seen = sampled([ids[50:]], 7, 100)
-    np.testing.assert_array_equal(coactivation(sample, seen, 7, 100, counted), sum(windows))
+    np.testing.assert_array_equal(sampled_coactivation(sample, seen, 7, 100, counted), sum(windows))
 
 
 def test_pair_counts_stop_at_the_largest_integer_and_large_models_keep_none() -> None:
@@ -152,13 +152,13 @@ def test_blocks_of_256_experts_are_found_from_918_tokens() -> None:
     hidden = rng.permutation(256).reshape(4, 64)
     ids = np.stack([rng.choice(hidden[block], 8, replace=False) for block in rng.integers(0, 4, 3000)]).astype(np.int32)
     sample, seen = sampled([ids], 256, 8192, rows=918)
-    node = colocate(coactivation(sample, seen, 256, 8192), np.full(4, 64), eps=0.2, steps=160_000)[0]
+    node = colocate(sampled_coactivation(sample, seen, 256, 8192), np.full(4, 64), eps=0.2, steps=160_000)[0]
     assert nodes_per_token(ids, node) == 1.0
 
 
 def test_a_sample_of_another_model_is_refused() -> None:
     with pytest.raises(ProblemError, match=r"^sample: "):
-        coactivation(*sampled([np.array([[5]], np.int32)], 6, 9), 5, 9)
+        sampled_coactivation(*sampled([np.array([[5]], np.int32)], 6, 9), 5, 9)
 
 
 def test_real_tokens_touch_as_few_nodes_by_a_sample_as_by_all_tokens(stick: ModuleType) -> None:
@@ -170,7 +170,7 @@ def test_real_tokens_touch_as_few_nodes_by_a_sample_as_by_all_tokens(stick: Modu
     for layer in (0, 10, 20):
         ids, unseen = np.ascontiguousarray(first[:, layer], np.int32), np.ascontiguousarray(second[:, layer], np.int32)
         every = dense.coactivation(ids[:, None], 64)
-        some = coactivation(*sampled([ids], 64, 32768, rows=904), 64, 32768)
+        some = sampled_coactivation(*sampled([ids], 64, 32768, rows=904), 64, 32768)
         for name, together, steps in (("all", every, 40_000), ("sample", some, 40_000), ("even", every, 0)):
             node = colocate(together, np.full(4, 16), load=every[0].diagonal()[None].astype(np.float64), steps=steps)
             touched[name].append(nodes_per_token(unseen, node[0]))
