@@ -139,8 +139,11 @@ class RoutingOptions(BaseModel):
         if unknown:
             known = ", ".join(type(self).model_fields)
             raise OptionError(f"routing has no option {unknown[0]!r}, allowed are {known}")
+        # A toggle that is off by default is switched off again by its name for that.
+        fields = type(self).model_fields
+        given = {name: None if value == "none" and fields[name].default is None else value for name, value in options.items()}
         try:
-            return self.model_validate(self.model_dump() | dict(options))
+            return self.model_validate(self.model_dump() | given)
         except ValidationError as exc:
             first = exc.errors(include_url=False)[0]
             raise OptionError(f"option {first['loc'][0]}: {first['msg']}, got {first['input']!r}") from exc

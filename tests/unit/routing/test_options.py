@@ -95,3 +95,11 @@ def test_there_is_a_recommendation_for_every_load_and_no_circuit_where_none_can_
 def test_a_load_that_is_none_is_refused_by_name(given: tuple[Any, Any, Any], said: str) -> None:
     with pytest.raises(OptionError, match=said):
         RoutingOptions.recommended(*given)
+
+
+def test_what_is_none_by_default_can_be_set_to_none_again() -> None:
+    started = RoutingOptions(capacity_factor=1.5, deadline_ms=50, qaoa=True, device="lightning.qubit")
+    changed = started.changed({"capacity_factor": "none", "deadline_ms": "none", "device": "none"})
+    assert changed == RoutingOptions(qaoa=True)
+    with pytest.raises(OptionError, match="option min_gain"):
+        started.changed({"min_gain": "none"})
