@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections.abc import Callable, Hashable
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future
 from typing import Generic, TypeVar
 
 Value = TypeVar("Value")
@@ -15,19 +16,25 @@ class Ahead(Generic[Value]):
     """Results by key, computed one after the other in a thread of their own.
 
     The functions must be pure, and a key must stand for all that they depend on: then nothing but time depends on whether a
-    result was computed before it is asked for, during that, or not at all. Any thread may call the methods.
+    result was computed before it is asked for, during that, or not at all. Any thread may call the methods. What is being
+    computed at the end of the process ends with it.
     """
 
     def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, "qstream ahead")
+        self._jobs: queue.SimpleQueue[tuple[Future[Value], Callable[[], Value]]] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._results: dict[Hashable, Future[Value]] = {}
+        self._thread: threading.Thread | None = None
 
     def start(self, key: Hashable, compute: Callable[[], Value]) -> None:
         """Have the result of `key` computed, unless it was started already."""
         with self._lock:
             if key not in self._results:
-                self._results[key] = self._thread.submit(compute)
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._run, name="qstream ahead", daemon=True)
+                    self._thread.start()
+                self._results[key] = Future()
+                self._jobs.put((self._results[key], compute))
                 while len(self._results) > KEPT:
                     self._results.pop(next(iter(self._results))).cancel()
 
@@ -40,6 +47,11 @@ class Ahead(Generic[Value]):
         except CancelledError:
             return compute()
 
-    def close(self) -> None:
-        """Compute what is being computed, and no more."""
-        self._thread.shutdown(cancel_futures=True)
+    def _run(self) -> None:
+        while True:
+            future, compute = self._jobs.get()
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(compute())
+                except Exception as error:  # noqa: BLE001 whatever it is, it is raised where the result is asked for
+                    future.set_exception(error)

@@ -139,6 +139,9 @@ class RoutingOptions(BaseModel):
         if unknown:
             known = ", ".join(type(self).model_fields)
             raise OptionError(f"routing has no option {unknown[0]!r}, allowed are {known}")
+        for name, value in options.items():
+            if isinstance(value, bool) and type(self).model_fields[name].annotation is not bool:
+                raise OptionError(f"option {name}: {value}, allowed is no truth value")
         # A toggle that is off by default is switched off again by its name for that.
         fields = type(self).model_fields
         given = {name: None if value == "none" and fields[name].default is None else value for name, value in options.items()}

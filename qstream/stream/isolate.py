@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -11,6 +12,7 @@ from qstream.errors import Fatal, Poison, Transient
 from qstream.stream.decode import Rejected, reject
 from schemas.frame import Frame
 
+log = logging.getLogger(__name__)
 S = TypeVar("S", bound=Frame)
 
 
@@ -39,6 +41,17 @@ def isolate(
     outcome = Outcome(state)
     _run(processor, key, list(records), outcome, give_up)
     return outcome
+
+
+def isolate_tick(processor: Processor[S], key: str, state: S, now_ns: int, version: int) -> Result[S]:
+    """The result of a tick, an empty one where it raises anything but `Fatal`: the log says so, and the next tick follows."""
+    try:
+        return processor.on_tick(key, state, now_ns, version)
+    except Fatal:
+        raise
+    except Exception:  # any fault of a module ends here: no record is at fault that could become a dead letter
+        log.exception("%s: the tick of %s failed", processor.name, key)
+        return Result()
 
 
 def _run(processor: Processor[S], key: str, records: list[Record], outcome: Outcome[S], give_up: GiveUp) -> None:

@@ -19,7 +19,7 @@ from qstream.state.store import StateStore
 from qstream.stream.commit import Ledger
 from qstream.stream.consume import FROM_START, Intake, came_from
 from qstream.stream.decode import Rejected, by_key, decode
-from qstream.stream.isolate import Outcome, isolate
+from qstream.stream.isolate import Outcome, isolate, isolate_tick
 from qstream.stream.observe import count_turn
 from qstream.stream.produce import Outbox
 from schemas.control import Control
@@ -321,7 +321,7 @@ class BatchLoop(Generic[S]):
             entry = self.ledger.entry(key)
             if entry.state is None:
                 continue
-            result = self.processor.on_tick(key, entry.state, now_ns, entry.stored.version)
+            result = isolate_tick(self.processor, key, entry.state, now_ns, entry.stored.version)
             try:
                 self._deliver(list(result.events), [], {})
             except DeliveryFailed as exc:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 from confluent_kafka import Message
@@ -189,6 +190,24 @@ def test_a_tombstone_on_a_compacted_input_is_passed_over(rig: Rig):
     with rig.loop():
         wait_until(lambda: rig.committed_records(rig.sample.gates) == 2)
     assert rig.letters() == []
+
+
+def test_a_tick_that_fails_costs_that_tick(rig: Rig, caplog: pytest.LogCaptureFixture):
+    rig.publish([Ping.of("a", 1), Ping.of("b", 1)])
+    processor = rig.processor(tick_s=0.2)
+    plain = processor.on_tick
+
+    def on_tick(key: str, *rest: Any) -> Any:
+        if key == "a":
+            raise RuntimeError("a fault of the module")
+        return plain(key, *rest)
+
+    processor.on_tick = on_tick
+    with rig.loop(processor):
+        wait_until(lambda: len([1 for event_id, _ in rig.pongs() if event_id.startswith("tick/b/1/")]) >= 2)
+        rig.publish([Ping.of("a", 2)])
+        wait_until(lambda: len([1 for event_id, _ in rig.pongs() if not event_id.startswith("tick")]) == 3)
+    assert "the tick of a failed" in caplog.text
 
 
 def test_a_tick_gives_events_of_the_states_in_memory(rig: Rig):

@@ -1,5 +1,7 @@
 """Ahead: results before they are asked for, each computed once, and errors where they are asked for."""
 
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -15,13 +17,11 @@ def test_a_result_is_computed_once_in_another_thread():
     assert [ahead.result("a", lambda: 6) for _ in range(2)] == [5, 5]
     assert len(threads) == 1
     assert threads[0] != threading.get_ident()
-    ahead.close()
 
 
 def test_what_was_never_started_is_computed_where_it_is_asked_for():
     ahead: Ahead[int] = Ahead()
     assert ahead.result("a", threading.get_ident) == threading.get_ident()
-    ahead.close()
 
 
 def test_an_error_is_raised_where_the_result_is_asked_for():
@@ -29,7 +29,6 @@ def test_an_error_is_raised_where_the_result_is_asked_for():
     ahead.start("a", lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         ahead.result("a", lambda: 1.0)
-    ahead.close()
 
 
 def test_old_results_make_room_and_can_be_had_again():
@@ -41,4 +40,8 @@ def test_old_results_make_room_and_can_be_had_again():
     blocked.set()
     assert ahead.result(0, lambda: -1) == -1  # pushed out before it began
     assert ahead.result(KEPT + 4, lambda: -1) == KEPT + 4
-    ahead.close()
+
+
+def test_a_process_does_not_wait_for_what_is_computed_ahead():
+    code = "import time; from qstream.ahead import Ahead; Ahead().start(1, lambda: time.sleep(60)); time.sleep(0.2)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=30, check=False).returncode == 0

@@ -97,6 +97,12 @@ def test_a_load_that_is_none_is_refused_by_name(given: tuple[Any, Any, Any], sai
         RoutingOptions.recommended(*given)
 
 
+def test_a_truth_value_is_no_number() -> None:
+    with pytest.raises(OptionError, match="option window_tokens: True"):
+        RoutingOptions().changed({"window_tokens": True})
+    assert RoutingOptions().changed({"queues": True}).queues
+
+
 def test_what_is_none_by_default_can_be_set_to_none_again() -> None:
     started = RoutingOptions(capacity_factor=1.5, deadline_ms=50, qaoa=True, device="lightning.qubit")
     changed = started.changed({"capacity_factor": "none", "deadline_ms": "none", "device": "none"})

@@ -113,7 +113,6 @@ def test_where_a_placement_is_computed_and_whether_the_worker_was_restarted_chan
                 stream.processor = RoutingProcessor(OPTIONS)
                 stream.state = unpack(RoutingState, pack(stream.state))
         found.append([(event.id, event.frame.encode()) for event in events])
-    ahead.close()
     assert sum(b"moved_experts" in body for _, body in found[0]) >= 8
     assert found[0] == found[1] == found[2]
 
@@ -163,7 +162,6 @@ def test_a_gpu_that_dies_in_the_millisecond_of_a_window_s_end_does_not_get_that_
     stream.send(1000, load(1))
     dead = TOPOLOGY.model_copy(update={"gpu_capacity": np.array([1, 0, 1, 1], np.float32)})
     (event,) = stream.send(1000, dead)
-    ahead.close()
     assert (event.frame.replica_shares[:, 3:6] == 0).all()
     assert (event.frame.logical_replica_count >= 1).all()
 
