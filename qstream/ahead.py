@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Hashable
 from concurrent.futures import CancelledError, Future
 from typing import Generic, TypeVar
@@ -13,7 +13,7 @@ KEPT = 256  # results; those that were started first go first
 
 
 class Ahead(Generic[Value]):
-    """Results by key, computed one after the other in a thread of their own.
+    """Results by key, computed one after the other in a thread that lives while there is something to compute.
 
     The functions must be pure, and a key must stand for all that they depend on: then nothing but time depends on whether a
     result was computed before it is asked for, during that, or not at all. Any thread may call the methods. What is being
@@ -21,20 +21,20 @@ class Ahead(Generic[Value]):
     """
 
     def __init__(self) -> None:
-        self._jobs: queue.SimpleQueue[tuple[Future[Value], Callable[[], Value]]] = queue.SimpleQueue()
         self._lock = threading.Lock()
+        self._jobs: deque[tuple[Future[Value], Callable[[], Value]]] = deque()
         self._results: dict[Hashable, Future[Value]] = {}
-        self._thread: threading.Thread | None = None
+        self._running = False
 
     def start(self, key: Hashable, compute: Callable[[], Value]) -> None:
         """Have the result of `key` computed, unless it was started already."""
         with self._lock:
             if key not in self._results:
-                if self._thread is None:
-                    self._thread = threading.Thread(target=self._run, name="qstream ahead", daemon=True)
-                    self._thread.start()
                 self._results[key] = Future()
-                self._jobs.put((self._results[key], compute))
+                self._jobs.append((self._results[key], compute))
+                if not self._running:
+                    self._running = True
+                    threading.Thread(target=self._run, name="qstream ahead", daemon=True).start()
                 while len(self._results) > KEPT:
                     self._results.pop(next(iter(self._results))).cancel()
 
@@ -49,7 +49,11 @@ class Ahead(Generic[Value]):
 
     def _run(self) -> None:
         while True:
-            future, compute = self._jobs.get()
+            with self._lock:
+                self._running = bool(self._jobs)
+                if not self._running:
+                    return
+                future, compute = self._jobs.popleft()
             if future.set_running_or_notify_cancel():
                 try:
                     future.set_result(compute())

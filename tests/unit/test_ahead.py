@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
@@ -40,6 +41,17 @@ def test_old_results_make_room_and_can_be_had_again():
     blocked.set()
     assert ahead.result(0, lambda: -1) == -1  # pushed out before it began
     assert ahead.result(KEPT + 4, lambda: -1) == KEPT + 4
+
+
+def test_the_thread_lives_while_there_is_something_to_compute():
+    ahead: Ahead[str] = Ahead()
+    for turn in range(3):
+        ahead.start(turn, lambda: threading.current_thread().name)
+        assert ahead.result(turn, lambda: "here") == "qstream ahead"
+        deadline = time.monotonic() + 10
+        while any(thread.name == "qstream ahead" for thread in threading.enumerate()):
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
 
 
 def test_a_process_does_not_wait_for_what_is_computed_ahead():
