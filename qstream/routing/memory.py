@@ -11,12 +11,11 @@ from pydantic import Field
 
 from qstream.routing.counts import count_labels
 from qstream.routing.problem import live_slots
-from qstream.routing.sample import add_pairs, empty_sample, row_bytes, sample_tokens, sampled_coactivation
+from qstream.routing.sample import COUNT_MAX, add_pairs, empty_sample, row_bytes, sample_tokens, sampled_coactivation
 from schemas.experts import ExpertTopology
 from schemas.frame import Axes, Count, Frame
 from schemas.tokens import TokenBatch
 
-COUNT_MAX = np.iinfo(np.int32).max
 REMEMBERED_WINDOWS = 64
 OTHER = "other"
 PAIR_WINDOWS = 4  # over which co-activations fade

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from types import ModuleType
 
 import numpy as np
@@ -47,7 +48,7 @@ def speed_rows() -> list[Row]:
     for layers, experts, slots, gpus, limit in ((26, 64, 72, 8, 2), (58, 256, 288, 32, 40)):
         load = rng.lognormal(0, 1, (layers, experts))
         for algorithm in ("default", "eplb"):
-            ms = median_ms(lambda a=algorithm, x=load, p=slots, g=gpus: rebalance_experts(x, p, 1, 1, g, a))  # type: ignore[misc]
+            ms = median_ms(partial(rebalance_experts, load, slots, 1, 1, gpus, algorithm))
             found.append((f"rebalance_experts {layers} x {experts} -> {slots} on {gpus}, {algorithm}", ms, "ms", f"<= {limit}"))
     return found
 
@@ -108,7 +109,7 @@ def sample_rows() -> list[Row]:
         node = np.zeros((layers, experts), np.int32)
         np.put_along_axis(node, plan.astype(np.int64), np.repeat(topology.nodes(), topology.slots_per_gpu)[None], 1)
         touched = np.mean([nodes_per_token(ids, row) for ids, row in zip(unseen, node, strict=True)])
-        ms = cpu_ms(lambda p=pairs: place(counts, topology, coactivation=p))  # type: ignore[misc]
+        ms = cpu_ms(partial(place, counts, topology, coactivation=pairs))
         found += [
             (f"place 58 x 256 on 4 nodes, {name}: nodes a token touches", float(touched), "", "-"),
             ("  CPU time", ms, "ms", target),
@@ -208,7 +209,7 @@ def node_rows(stick: ModuleType, traces: dict[str, dict[str, np.ndarray]]) -> li
             touched.append(np.mean([stick.nodes_per_token(unseen[:, i], node[i]) for i in range(len(node))]))
             carried = np.stack([np.bincount(row, weights, minlength=4) for row, weights in zip(node, load, strict=True)])
             fullest.append((carried.max(1) / carried.mean(1)).mean())
-        ms = median_ms(lambda p=pairs, s=steps: colocate(p, np.full(4, 16), steps=s)) / len(LAYERS)  # type: ignore[misc]
+        ms = median_ms(partial(colocate, pairs, np.full(4, 16), steps=steps)) / len(LAYERS)
         found += [
             (f"{name}: nodes a token touches, of 4", float(np.mean(touched)), "", target),
             ("  fullest node over mean", float(np.mean(fullest)), "", "<= 1.06"),
