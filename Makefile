@@ -26,7 +26,8 @@ demo: $(STAMP) ## train a small MoE model and optimize its routing live, no serv
 test: $(STAMP) ## run all tests, against a real Kafka broker and a real Redis
 	$(BIN)/python -m pytest $(ARGS)
 
-lint: $(STAMP) ## ruff, mypy, import contracts, drift of generated schemas
+lint: $(STAMP) ## format, ruff, mypy, import contracts, drift of generated schemas
+	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports

@@ -192,7 +192,5 @@ def _ssl_context(kafka: dict[str, str]) -> ssl.SSLContext:
             raise ConfigError(f"kafka.{name} is {kafka[name]!r}, allowed is the path of a PEM file")
     context = ssl.create_default_context(cafile=kafka.get("ssl.ca.location"))
     if "ssl.certificate.location" in kafka:
-        context.load_cert_chain(
-            kafka["ssl.certificate.location"], kafka.get("ssl.key.location"), kafka.get("ssl.key.password")
-        )
+        context.load_cert_chain(kafka["ssl.certificate.location"], kafka.get("ssl.key.location"), kafka.get("ssl.key.password"))
     return context

@@ -55,13 +55,16 @@ ROUTING_FALLBACKS = Counter(
 )
 ROUTING_QAOA_GAIN = Gauge(
     "qstream_routing_qaoa_gain_over_control",
-    "Part of the objective by which the circuits of the newest plan with any are below as many samples at p = 0", ["model"],
-)  # fmt: skip
+    "Part of the objective by which the circuits of the newest plan with any are below as many samples at p = 0",
+    ["model"],
+)
 
 QUANTUM_SOLVE_SECONDS = Histogram(
-    "qstream_quantum_solve_seconds", "Time of a request to the solvers' runtime, by the solver asked for", ["solver"],
+    "qstream_quantum_solve_seconds",
+    "Time of a request to the solvers' runtime, by the solver asked for",
+    ["solver"],
     buckets=SECONDS,
-)  # fmt: skip
+)
 QUANTUM_FALLBACKS = Counter(
     "qstream_quantum_fallbacks_total", "Requests that another solver answered than the one asked for", ["solver", "reason"]
 )

@@ -11,6 +11,19 @@ from schemas.tokens import TokenBatch
 from schemas.topics import TOPICS, Topic
 
 __all__ = [
-    "JSON", "SAFETENSORS", "TOPICS", "Control", "DeadLetter", "DispatchShares", "ExpertLoad", "ExpertTopology", "Frame",
-    "FrameError", "PlacementAck", "PlacementPlan", "RoutingPlan", "TokenBatch", "Topic",
-]  # fmt: skip
+    "JSON",
+    "SAFETENSORS",
+    "TOPICS",
+    "Control",
+    "DeadLetter",
+    "DispatchShares",
+    "ExpertLoad",
+    "ExpertTopology",
+    "Frame",
+    "FrameError",
+    "PlacementAck",
+    "PlacementPlan",
+    "RoutingPlan",
+    "TokenBatch",
+    "Topic",
+]

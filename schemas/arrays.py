@@ -11,8 +11,11 @@ from numpy.typing import NDArray
 from pydantic_core import SchemaValidator, core_schema
 
 ITEM_TYPES: dict[str, tuple[type, ...]] = {
-    "f": (int, float, np.integer, np.floating), "i": (int, np.integer), "u": (int, np.integer), "b": (bool, np.bool_),
-}  # fmt: skip
+    "f": (int, float, np.integer, np.floating),
+    "i": (int, np.integer),
+    "u": (int, np.integer),
+    "b": (bool, np.bool_),
+}
 
 
 def as_array(value: Any, dtype: np.dtype[Any], axes: tuple[str, ...], plain: SchemaValidator) -> NDArray[Any]:

@@ -72,9 +72,15 @@ class ExpertTopology(Frame):
     @classmethod
     def example(cls) -> Self:
         return cls(
-            model="demo-moe", num_layers=2, num_logical_experts=4, top_k=2, num_nodes=2, num_gpus=4, slots_per_gpu=2,
+            model="demo-moe",
+            num_layers=2,
+            num_logical_experts=4,
+            top_k=2,
+            num_nodes=2,
+            num_gpus=4,
+            slots_per_gpu=2,
             node_of_gpu=np.array([0, 0, 1, 1], np.int32),
-        )  # fmt: skip
+        )
 
 
 def even_nodes(gpus: int, nodes: int) -> NDArray[np.int32]:

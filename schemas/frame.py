@@ -19,7 +19,7 @@ from pydantic import (
     ValidationError,
     field_validator,
     model_validator,
-)  # fmt: skip
+)
 from pydantic_core import core_schema, from_json, to_json
 
 from schemas.arrays import as_array, json_schema, plain_lists
@@ -35,11 +35,19 @@ MAX_ERRORS_SHOWN = 4
 MAX_SHOWN = 80
 # In the order in which the safetensors library writes arrays: wide before narrow keeps every array aligned.
 WIRE_DTYPES = {
-    "U64": np.dtype("uint64"), "I64": np.dtype("int64"), "F64": np.dtype("float64"),
-    "F32": np.dtype("float32"), "U32": np.dtype("uint32"), "I32": np.dtype("int32"),
-    "F16": np.dtype("float16"), "U16": np.dtype("uint16"), "I16": np.dtype("int16"),
-    "I8": np.dtype("int8"), "U8": np.dtype("uint8"), "BOOL": np.dtype("bool"),
-}  # fmt: skip
+    "U64": np.dtype("uint64"),
+    "I64": np.dtype("int64"),
+    "F64": np.dtype("float64"),
+    "F32": np.dtype("float32"),
+    "U32": np.dtype("uint32"),
+    "I32": np.dtype("int32"),
+    "F16": np.dtype("float16"),
+    "U16": np.dtype("uint16"),
+    "I16": np.dtype("int16"),
+    "I8": np.dtype("int8"),
+    "U8": np.dtype("uint8"),
+    "BOOL": np.dtype("bool"),
+}
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Names = Annotated[tuple[Name, ...], Field(strict=False, fail_fast=True)]

@@ -49,9 +49,13 @@ class Topic:
 TOKENS_BATCH = Topic("qstream.tokens.batch.v1", TokenBatch, "model", "input", "tokens and the gate's choices")
 EXPERTS_LOAD = Topic("qstream.experts.load.v1", ExpertLoad, "model", "input", "token counts of experts by window")
 EXPERTS_TOPOLOGY = Topic(
-    "qstream.experts.topology.v1", ExpertTopology, "model", "input", "layers, experts, GPUs and nodes of a model",
+    "qstream.experts.topology.v1",
+    ExpertTopology,
+    "model",
+    "input",
+    "layers, experts, GPUs and nodes of a model",
     compacted=True,
-)  # fmt: skip
+)
 PLACEMENT_ACK = Topic("qstream.placement.ack.v1", PlacementAck, "model", "input", "placements that consumers have applied")
 ROUTING_PLAN = Topic("qstream.routing.plan.v1", RoutingPlan, "model", "plan", "where each token of a batch goes")
 PLACEMENT_PLAN = Topic("qstream.placement.plan.v1", PlacementPlan, "model", "plan", "where experts and replicas live")
@@ -62,14 +66,26 @@ CONTROL = Topic(
     "qstream.control.v1", Control, "agent", "control", "toggles, pause and resume of agents", partitions=1, compacted=True
 )
 ROUTING_DLQ = Topic(
-    "qstream.routing.dlq.v1", DeadLetter, "topic", "dead-letter", "records that the routing agent could not process",
-    partitions=1, retention_ms=14 * DAY_MS,
-)  # fmt: skip
+    "qstream.routing.dlq.v1",
+    DeadLetter,
+    "topic",
+    "dead-letter",
+    "records that the routing agent could not process",
+    partitions=1,
+    retention_ms=14 * DAY_MS,
+)
 
 TOPICS: tuple[Topic, ...] = (
-    TOKENS_BATCH, EXPERTS_LOAD, EXPERTS_TOPOLOGY, PLACEMENT_ACK, ROUTING_PLAN, PLACEMENT_PLAN, DISPATCH_SHARES, CONTROL,
+    TOKENS_BATCH,
+    EXPERTS_LOAD,
+    EXPERTS_TOPOLOGY,
+    PLACEMENT_ACK,
+    ROUTING_PLAN,
+    PLACEMENT_PLAN,
+    DISPATCH_SHARES,
+    CONTROL,
     ROUTING_DLQ,
-)  # fmt: skip
+)
 BY_NAME = {topic.name: topic for topic in TOPICS}
 
 

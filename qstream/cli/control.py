@@ -67,10 +67,12 @@ def control(
         if absent := dropped - wish.options.keys():
             raise ConfigError(f"--unset {min(absent)!r}: not set, set are {', '.join(wish.options) or 'none'}")
         wish = Control.build(
-            agent=agent, ts_ns=max(time.time_ns(), wish.ts_ns + 1), paused=(wish.paused or pause) and not resume,
+            agent=agent,
+            ts_ns=max(time.time_ns(), wish.ts_ns + 1),
+            paused=(wish.paused or pause) and not resume,
             options={name: value for name, value in (wish.options | wanted).items() if name not in dropped},
             reason=reason or "",
-        )  # fmt: skip
+        )
         # What the workers started with is their own affair: an option that they were given may still contradict.
         processor(settings.model_copy(update={"options": {}})).configure(wish.options)
         with Publisher(settings.bootstrap_servers, "qstream/control", settings) as publisher:

@@ -129,9 +129,14 @@ def _settings(agent: str, bootstrap_servers: str | None) -> Settings:
 def _object(record: DeadRecord) -> dict[str, Any]:
     letter = record.letter
     return {
-        "id": letter.id, "stage": letter.stage, "error": letter.error_class, "message": letter.error_message,
-        "attempts": letter.attempts, "time": utc(letter.timestamp_ms), "redriven": record.redriven,
-    }  # fmt: skip
+        "id": letter.id,
+        "stage": letter.stage,
+        "error": letter.error_class,
+        "message": letter.error_message,
+        "attempts": letter.attempts,
+        "time": utc(letter.timestamp_ms),
+        "redriven": record.redriven,
+    }
 
 
 def _row(record: DeadRecord) -> list[object]:

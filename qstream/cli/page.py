@@ -19,8 +19,17 @@ COLOURS: Final = {"contiguous": "#8a8f98", "in force": "#8a8f98", "EPLB": "#c982
 # Load over the mean of the layer: blue is idle, white is even, red is overfull; the last one is everything above.
 LEVELS: Final = (0.5, 0.7, 0.85, 0.95, 1.05, 1.15, 1.3, 1.5, 2.0)
 SHADES: Final = (
-    "#2f6f9f", "#6fa3c7", "#a9cbe0", "#d8e7f0", "#f7f6f2", "#fbe3d3", "#f4bd9b", "#e58f66", "#cf5f3e", "#9e2a24",
-)  # fmt: skip
+    "#2f6f9f",
+    "#6fa3c7",
+    "#a9cbe0",
+    "#d8e7f0",
+    "#f7f6f2",
+    "#fbe3d3",
+    "#f4bd9b",
+    "#e58f66",
+    "#cf5f3e",
+    "#9e2a24",
+)
 WIDTH: Final = 860
 LEFT: Final = 44
 STYLE: Final = """

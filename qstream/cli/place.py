@@ -17,7 +17,7 @@ from qstream.errors import ConfigError
 from qstream.routing.formats.export import EXPORTERS, FILE_NAMES, export
 from qstream.routing.formats.read import read_map, read_recording
 from qstream.routing.formats.recording import Recording, fold
-from qstream.routing.place import PlaceOptions
+from qstream.routing.placement import PlaceOptions
 from schemas.experts import ExpertTopology
 from schemas.placement import PlacementPlan
 

@@ -48,9 +48,14 @@ def run(
         raise ConfigError(f"--loglevel is {loglevel!r}, allowed are {', '.join(LOGLEVELS)}")
     found = find_agent(agent)
     settings = load_settings(
-        bootstrap_servers=bootstrap_servers, redis_url=redis, host=host, port=port, group_protocol=group_protocol,
-        delivery=delivery, worker_id=worker_id,
-    )  # fmt: skip
+        bootstrap_servers=bootstrap_servers,
+        redis_url=redis,
+        host=host,
+        port=port,
+        group_protocol=group_protocol,
+        delivery=delivery,
+        worker_id=worker_id,
+    )
     settings = settings.model_copy(update={"options": settings.options | parse_options(changes or [])})
     processor = found.processor(settings)
     needed = [*processor.inputs, *processor.outputs, CONTROL, dead_letter_topic(processor.name)]

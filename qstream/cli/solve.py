@@ -96,9 +96,12 @@ def as_data(names: tuple[Hashable, ...], result: SolveResult, *, of_bits: bool =
     """The answer with its record, for machines: values in the order of the names, of a problem of bits the bits beside."""
     bits = {"bits": (result.solution < 0).astype(int).tolist()} if of_bits else {}
     return {
-        "energy": result.energy, "solution": result.solution.tolist(), **bits, "labels": list(names),
+        "energy": result.energy,
+        "solution": result.solution.tolist(),
+        **bits,
+        "labels": list(names),
         "meta": result.meta.as_dict(),
-    }  # fmt: skip
+    }
 
 
 def summary(problem: Problem, bits: list[int] | None, result: SolveResult) -> list[tuple[str, str]]:
@@ -133,9 +136,7 @@ def summary(problem: Problem, bits: list[int] | None, result: SolveResult) -> li
 
 def arms(meta: SolveMeta) -> list[tuple[str, str, str, str, str]]:
     """What each solver reached, and what it cost."""
-    return [
-        (arm.solver, _number(arm.energy), f"{arm.wall_ms:.3g}", f"{arm.cpu_ms:.3g}", arm.reason or "") for arm in meta.tried
-    ]  # fmt: skip
+    return [(arm.solver, _number(arm.energy), f"{arm.wall_ms:.3g}", f"{arm.cpu_ms:.3g}", arm.reason or "") for arm in meta.tried]
 
 
 def _told(problem: Problem, result: SolveResult) -> str:

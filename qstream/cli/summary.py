@@ -43,10 +43,16 @@ def _routing(plan: RoutingPlan) -> str:
     rows = plan.slot_ids if plan.slot_ids is not None else plan.assignment
     copies = plan.metrics.cross_node_copies_per_token
     return _joined(
-        plan.model, _layer(plan.layer), f"batch {plan.batch_id}", f"{0 if rows is None else len(rows)} tokens",
-        f"placement v{plan.placement_version}", f"balancedness {plan.metrics.balancedness:.3f}",
-        None if copies is None else f"{copies:.2f} cross-node copies a token", plan.solver.name, plan.fallback_reason,
-    )  # fmt: skip
+        plan.model,
+        _layer(plan.layer),
+        f"batch {plan.batch_id}",
+        f"{0 if rows is None else len(rows)} tokens",
+        f"placement v{plan.placement_version}",
+        f"balancedness {plan.metrics.balancedness:.3f}",
+        None if copies is None else f"{copies:.2f} cross-node copies a token",
+        plan.solver.name,
+        plan.fallback_reason,
+    )
 
 
 def _placement(plan: PlacementPlan) -> str:
@@ -55,10 +61,14 @@ def _placement(plan: PlacementPlan) -> str:
     if plan.skip_reason is not None:
         return _joined(plan.model, f"v{plan.base_version} stays", before, plan.skip_reason)
     return _joined(
-        plan.model, f"v{plan.base_version} -> v{plan.version}", f"{before} -> {score.balancedness:.3f}",
-        f"worst layer {score.worst_layer_balancedness:.3f}", f"{score.moved_experts} experts move", plan.solver.name,
+        plan.model,
+        f"v{plan.base_version} -> v{plan.version}",
+        f"{before} -> {score.balancedness:.3f}",
+        f"worst layer {score.worst_layer_balancedness:.3f}",
+        f"{score.moved_experts} experts move",
+        plan.solver.name,
         plan.reset_reason,
-    )  # fmt: skip
+    )
 
 
 def _tokens(batch: TokenBatch) -> str:
@@ -74,9 +84,10 @@ def _load(load: ExpertLoad) -> str:
 
 def _topology(topology: ExpertTopology) -> str:
     return _joined(
-        topology.model, f"{topology.num_layers} layers x {topology.num_logical_experts} experts, top-{topology.top_k}",
+        topology.model,
+        f"{topology.num_layers} layers x {topology.num_logical_experts} experts, top-{topology.top_k}",
         f"{topology.num_nodes} nodes, {topology.num_gpus} GPUs x {topology.slots_per_gpu} slots",
-    )  # fmt: skip
+    )
 
 
 def _control(control: Control) -> str:

@@ -93,6 +93,11 @@ def _brief(state: TopicState) -> str:
 def _row(topic: Topic) -> dict[str, object]:
     retention = "compacted" if topic.compacted else f"{topic.retention_ms / HOUR_MS:g} h"
     return {
-        "topic": topic.name, "key": topic.key, "frame": topic.frame.tag(), "role": topic.role,
-        "partitions": topic.partitions, "retention": retention, "purpose": topic.purpose,
-    }  # fmt: skip
+        "topic": topic.name,
+        "key": topic.key,
+        "frame": topic.frame.tag(),
+        "role": topic.role,
+        "partitions": topic.partitions,
+        "retention": retention,
+        "purpose": topic.purpose,
+    }

@@ -53,9 +53,14 @@ SEQUENCES = 8  # a step
 WINDOW_TOKENS = 8192
 STRETCH_TOKENS = 2048  # between two dispatch shares
 OPTIONS: dict[str, Scalar] = {
-    "window_tokens": WINDOW_TOKENS, "windows": 16, "shares_tokens": STRETCH_TOKENS, "min_gain": 0.02, "move_cost": 0.01,
-    "plan_ms": 100.0, "plan_every_s": 0.0,
-}  # fmt: skip
+    "window_tokens": WINDOW_TOKENS,
+    "windows": 16,
+    "shares_tokens": STRETCH_TOKENS,
+    "min_gain": 0.02,
+    "move_cost": 0.01,
+    "plan_ms": 100.0,
+    "plan_every_s": 0.0,
+}
 SWITCH: dict[str, Scalar] = {"colocate": True}
 # The broker ends before its last clients are gone, and an interrupted producer drops what it holds: both would be logged.
 QUIET = {"log.connection.close": "false", "log_level": "0"}

@@ -240,13 +240,11 @@ class Score:
             windows=len(windows),
             next_window_balancedness=_means(Versus, windows),
             shares_on_their_tokens=_means(Split, [pair for version, pair in self._on_their_tokens if version in versions]),
-            shares_on_next_tokens=_means(
-                Split, [pair for version, pair in self.agent.next_tokens.scores if version in versions]
-            ),
+            shares_on_next_tokens=_means(Split, [pair for version, pair in self.agent.next_tokens.scores if version in versions]),
             cross_node_copies_per_token=_means(
                 Versus, [(fixed, plan) for version, (fixed, plan, _) in self._copies if version in versions]
             ),
-        )  # fmt: skip
+        )
 
     def _gains_instead(self) -> Gains:
         """Of the twin, while plans of the agent that colocate experts are in force."""
@@ -265,7 +263,7 @@ class Score:
             cross_node_copies_per_token=_means(
                 Versus, [(fixed, instead) for version, (fixed, _, instead) in self._copies if version in versions]
             ),
-        )  # fmt: skip
+        )
 
     def _copies_under(self, placement: NDArray[np.int32], batch: TokenBatch) -> float:
         return route_tokens(batch, self._topology, placement=placement).metrics.cross_node_copies_per_token or 0.0

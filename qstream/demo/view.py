@@ -86,9 +86,7 @@ def run_table(summary: Summary, cluster: str) -> Table:
 
 def gains_table(summary: Summary) -> Table:
     """What the plans gain, by what they were made for."""
-    goals = {
-        "for balance": summary.balance, "colocate": summary.colocate, "if for balance": summary.balance_instead
-    }  # fmt: skip
+    goals = {"for balance": summary.balance, "colocate": summary.colocate, "if for balance": summary.balance_instead}
     table = Table(title="what the plans gain", title_justify="left", caption_justify="left")
     table.add_column(style="bold")
     rows: dict[str, Callable[[Gains], str]] = {

@@ -22,10 +22,19 @@ from qstream.quantum.solvers import find_solver
 RANDOM: Final = "random"
 # What is compared: a solver, its layers and its schedule of angles.
 METHODS: Final[tuple[tuple[str, int | None, Schedule], ...]] = (
-    ("exact", None, "auto"), (RANDOM, None, "auto"), ("greedy", None, "auto"), ("sa", None, "auto"), ("dsb", None, "auto"),
-    ("qaoa", 1, "tree"), ("qaoa", 3, "tree"), ("qaoa", 5, "tree"), ("qaoa", 8, "ramp"), ("qaoa", 16, "ramp"),
-    ("qaoa", 32, "ramp"), ("rqaoa", 1, "auto"),
-)  # fmt: skip
+    ("exact", None, "auto"),
+    (RANDOM, None, "auto"),
+    ("greedy", None, "auto"),
+    ("sa", None, "auto"),
+    ("dsb", None, "auto"),
+    ("qaoa", 1, "tree"),
+    ("qaoa", 3, "tree"),
+    ("qaoa", 5, "tree"),
+    ("qaoa", 8, "ramp"),
+    ("qaoa", 16, "ramp"),
+    ("qaoa", 32, "ramp"),
+    ("rqaoa", 1, "auto"),
+)
 
 
 @dataclass(frozen=True)
@@ -105,9 +114,15 @@ def _row(
     known = [chance for chance in chances if chance is not None]
     label = name if p is None else f"{name} p={p} {schedule}" if name == "qaoa" else f"{name} p={p}"
     return Row(
-        family, problems[0].n, label, "qaoa" in name, statistics.median(times), statistics.mean(ratios),
-        statistics.mean(known) if known else None, statistics.mean(hits),
-    )  # fmt: skip
+        family,
+        problems[0].n,
+        label,
+        "qaoa" in name,
+        statistics.median(times),
+        statistics.mean(ratios),
+        statistics.mean(known) if known else None,
+        statistics.mean(hits),
+    )
 
 
 def _random(request: SolveRequest) -> Answer:

@@ -57,17 +57,33 @@ def race(request: SolveRequest, name: str, find: Find, clock: Clock) -> SolveRes
     assert answer is not None, "greedy always answers"
     measured = with_means(main.answer or answer, ends)
     meta = SolveMeta(
-        solver=winner.solver, requested=name, path=winner.path, execution=measured.execution, engine=measured.engine,
-        device=request.device, digest=request.problem.digest(), n=size(request), seed=request.seed, shots=measured.shots,
-        p=measured.p, n_2q=measured.n_2q, schedule=measured.schedule, wall_ms=1e3 * (clock() - start),
-        cpu_ms=1e3 * (time.thread_time() - cpu), queue_ms=0.0,
+        solver=winner.solver,
+        requested=name,
+        path=winner.path,
+        execution=measured.execution,
+        engine=measured.engine,
+        device=request.device,
+        digest=request.problem.digest(),
+        n=size(request),
+        seed=request.seed,
+        shots=measured.shots,
+        p=measured.p,
+        n_2q=measured.n_2q,
+        schedule=measured.schedule,
+        wall_ms=1e3 * (clock() - start),
+        cpu_ms=1e3 * (time.thread_time() - cpu),
+        queue_ms=0.0,
         deadline_ms=None if request.deadline_s == math.inf else 1e3 * request.deadline_s,
-        expectation=measured.expectation, ratio=ratio(measured, ends), p_opt=measured.p_opt,
-        optimum=measured.optimum if ends is None else ends.minimum, control=control(request, measured, ends),
+        expectation=measured.expectation,
+        ratio=ratio(measured, ends),
+        p_opt=measured.p_opt,
+        optimum=measured.optimum if ends is None else ends.minimum,
+        control=control(request, measured, ends),
         baseline=(greedy if twin is None or twin.answer is None else twin).arm,
-        tried=tuple(each.arm for each in dict.fromkeys([greedy, *asked, *others])), produced_by=answer.produced_by,
+        tried=tuple(each.arm for each in dict.fromkeys([greedy, *asked, *others])),
+        produced_by=answer.produced_by,
         fallback=None if refused is None else Fallback(name, winner.solver, refused.reason, refused.detail),
-    )  # fmt: skip
+    )
     return SolveResult(answer.solution, answer.energy, meta, measured.samples, measured.energies, measured.counts)
 
 

@@ -23,9 +23,16 @@ ProducedBy = Literal["sample", "polish", "incumbent", "search"]
 # How a result came about: by no circuit, on a machine, or simulated by the whole state, its feasible part, a closed form, its
 # density matrix without or with noise, its action on each eigenvalue, or the product of its unitaries.
 Execution = Literal[
-    "none", "device", "simulated-statevector", "simulated-subspace", "simulated-analytic-p1", "simulated-density",
-    "simulated-noisy", "simulated-spectral", "simulated-gates",
-]  # fmt: skip
+    "none",
+    "device",
+    "simulated-statevector",
+    "simulated-subspace",
+    "simulated-analytic-p1",
+    "simulated-density",
+    "simulated-noisy",
+    "simulated-spectral",
+    "simulated-gates",
+]
 Remaining = Callable[[], float]
 _WHOLE: Final = {"seed": (0, 2**63 - 1), "shots": (1, 1_000_000), "p": (1, 1024)}
 

@@ -222,9 +222,11 @@ class QuantumRuntime:
         with self._lock:
             devices, late = dict(self._devices), len(self._late)
         return {
-            "closed": self._closed, "lanes": self._lanes.health(), "late": {"jobs": late, "limit": self._late_jobs},
+            "closed": self._closed,
+            "lanes": self._lanes.health(),
+            "late": {"jobs": late, "limit": self._late_jobs},
             "devices": {name: slots.health() for name, slots in devices.items()},
-        }  # fmt: skip
+        }
 
     def close(self) -> None:
         """Stop all work, end all processes and threads. Requests that are under way, or come later, get what greedy found."""
@@ -257,9 +259,7 @@ class QuantumRuntime:
         result = race(request, name, find, time.monotonic)
         meta = result.meta
         tried = (replace(arm, cpu_ms=arm.cpu_ms + 1e3 * spent.cpu_s) if arm.solver == name else arm for arm in meta.tried)
-        meta = replace(
-            meta, queue_ms=1e3 * spent.queue_s, cpu_ms=meta.cpu_ms + 1e3 * spent.cpu_s, tried=tuple(tried)
-        )  # fmt: skip
+        meta = replace(meta, queue_ms=1e3 * spent.queue_s, cpu_ms=meta.cpu_ms + 1e3 * spent.cpu_s, tried=tuple(tried))
         label = self._label(name)
         QUANTUM_SOLVE_SECONDS.labels(label).observe(meta.wall_ms / 1e3)
         if meta.fallback is not None:

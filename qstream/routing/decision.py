@@ -58,9 +58,11 @@ def decide(
     )
     balancedness, worst = _expected(after, ahead, capacity)
     score = PlacementScore(
-        balancedness_before=_expected(before, ahead, capacity)[0], balancedness=balancedness,
-        worst_layer_balancedness=worst, moved_experts=len(steps.layer),
-    )  # fmt: skip
+        balancedness_before=_expected(before, ahead, capacity)[0],
+        balancedness=balancedness,
+        worst_layer_balancedness=worst,
+        moved_experts=len(steps.layer),
+    )
     counts = logical_maps(after, topology.num_logical_experts)[1]
     replica = np.divide(load, counts, out=np.zeros_like(load), where=counts > 0)
     bound = np.maximum(load.sum(1) / capacity.sum(), replica.max(1) / capacity.max())
@@ -91,9 +93,15 @@ def placement_frame(decision: Decision, topology: ExpertTopology, **header: Any)
             "apply_layers": tuple(dict.fromkeys(steps.layer.tolist())),
         }
     return PlacementPlan(
-        num_gpus=topology.num_gpus, slots_per_gpu=topology.slots_per_gpu, skip_reason=decision.skip_reason,
-        fallback_reason=decision.fallback_reason, expected=decision.score, solver=decision.solver, **arrays, **header,
-    )  # fmt: skip
+        num_gpus=topology.num_gpus,
+        slots_per_gpu=topology.slots_per_gpu,
+        skip_reason=decision.skip_reason,
+        fallback_reason=decision.fallback_reason,
+        expected=decision.score,
+        solver=decision.solver,
+        **arrays,
+        **header,
+    )
 
 
 def map_arrays(plan: NDArray[np.int32], topology: ExpertTopology) -> dict[str, Any]:

@@ -180,20 +180,23 @@ def solver_record(outcome: Outcome, settings: WindowSettings) -> SolverRecord:
     asked = "+".join(arm.name for arm in outcome.arms if arm.name != DETERMINISTIC)
     kept = sum(record.gain > 0 for record in records)
     return SolverRecord(
-        tier=_TIER if asked else 0, name=f"{asked}, {kept} of {len(records)} windows" if asked else DETERMINISTIC,
+        tier=_TIER if asked else 0,
+        name=f"{asked}, {kept} of {len(records)} windows" if asked else DETERMINISTIC,
         execution={"none": "classical", "device": f"device:{settings.device}"}.get(execution, execution),
-        n=settings.size if records else None, depth=settings.layers if circuits else None,
-        shots=settings.shots if circuits else None, seed=settings.seed,
-        wall_ms=None if outcome.wall_s is None else 1e3 * outcome.wall_s, objective=objective, classical_twin=given,
+        n=settings.size if records else None,
+        depth=settings.layers if circuits else None,
+        shots=settings.shots if circuits else None,
+        seed=settings.seed,
+        wall_ms=None if outcome.wall_s is None else 1e3 * outcome.wall_s,
+        objective=objective,
+        classical_twin=given,
         control=given - sum(record.control_gain or 0.0 for record in records) if circuits else None,
-    )  # fmt: skip
+    )
 
 
 def _arm(name: ArmName, turns: Turns, wall_s: float) -> Arm:
     accepted = sum(record.gain > 0 for record in turns.records)
-    return Arm(
-        name, _objective(turns.partitions), wall_s, len(turns.records), accepted, len(turns.expectations), turns.reason
-    )  # fmt: skip
+    return Arm(name, _objective(turns.partitions), wall_s, len(turns.records), accepted, len(turns.expectations), turns.reason)
 
 
 def _solved_by(settings: WindowSettings, *, circuits: bool) -> WindowSettings:

@@ -62,14 +62,18 @@ class RoutingOptions(BaseModel):
         default=False, description="a placement is in force only when a consumer has acknowledged it, not when it is published"
     )
     plan_ms: float = Field(
-        default=500.0, ge=0, le=600_000,
+        default=500.0,
+        ge=0,
+        le=600_000,
         description="ms of the records' time that planning a placement may take; 0: records wait for the plan",
     )
     plan_every_s: float = Field(
         default=1.0, ge=0, le=86_400, description="seconds of the records' time between two placements at least; 0: one a window"
     )
     capacity_factor: float | None = Field(
-        default=None, ge=1, le=1000,
+        default=None,
+        ge=1,
+        le=1000,
         description="an expert takes at most so many times its even share of a batch, tokens beyond go to others than their gate"
         " chose, which changes the output of a model; none: the gate is obeyed",
     )

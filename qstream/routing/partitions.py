@@ -66,11 +66,17 @@ def gpu_partitions(
         replica = relative[:, layer] / np.bincount(row, minlength=experts)
         found.append(
             Partition(
-                bin_of=np.repeat(np.arange(num_gpus), slots.shape[1] // num_gpus), kind=row,
-                load=np.ascontiguousarray(replica[:, row].T), weights=weight / weight.sum(), share=share, group=group,
-                together=None, unary=move_cost * ~was[layer][:, row].T, prices=Prices(balance=1.0),
+                bin_of=np.repeat(np.arange(num_gpus), slots.shape[1] // num_gpus),
+                kind=row,
+                load=np.ascontiguousarray(replica[:, row].T),
+                weights=weight / weight.sum(),
+                share=share,
+                group=group,
+                together=None,
+                unary=move_cost * ~was[layer][:, row].T,
+                prices=Prices(balance=1.0),
             )
-        )  # fmt: skip
+        )
     return tuple(found)
 
 
@@ -128,11 +134,17 @@ def node_partitions(
         bonds = np.where(np.eye(len(row), dtype=np.bool_), 0.0, bonds)
         found.append(
             Partition(
-                bin_of=row.copy(), kind=np.arange(len(row)), load=(num_nodes * weight / max(weight.sum(), 1e-300))[:, None],
-                weights=np.ones(1), share=parts, group=group, together=bonds / max(bonds.sum() / 2, 1e-300),
-                unary=np.zeros((len(row), num_nodes)), prices=prices,
+                bin_of=row.copy(),
+                kind=np.arange(len(row)),
+                load=(num_nodes * weight / max(weight.sum(), 1e-300))[:, None],
+                weights=np.ones(1),
+                share=parts,
+                group=group,
+                together=bonds / max(bonds.sum() / 2, 1e-300),
+                unary=np.zeros((len(row), num_nodes)),
+                prices=prices,
             )
-        )  # fmt: skip
+        )
     return tuple(found)
 
 

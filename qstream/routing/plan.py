@@ -13,7 +13,7 @@ from qstream.routing.forecast import forecast
 from qstream.routing.hybrid import race, solver_record
 from qstream.routing.options import RoutingOptions
 from qstream.routing.partitions import gpu_partitions, gpu_plan
-from qstream.routing.place import PlacementProblem, PlaceOptions, placement_problem, solve
+from qstream.routing.placement import PlacementProblem, PlaceOptions, placement_problem, solve
 from qstream.routing.problem import live_slots
 from qstream.routing.score import pairs_together
 from qstream.routing.windows import Runtime, WindowSettings
@@ -54,10 +54,15 @@ def plan_placement(
     if fast:
         labels = queued = coactivation = None
     problem = placement_problem(
-        history, topology, labels=labels, queued=queued, previous=previous, move_cost=0.0 if fast else options.move_cost,
+        history,
+        topology,
+        labels=labels,
+        queued=queued,
+        previous=previous,
+        move_cost=0.0 if fast else options.move_cost,
         options=PlaceOptions(windows=1, steps=0) if fast else PlaceOptions(windows=options.windows, steps=options.steps),
         seed=options.seed,
-    )  # fmt: skip
+    )
     found = solve(problem, coactivation)
     if options.qaoa or options.hqc:
         found = _improved(found, problem, options, runtime)
@@ -79,16 +84,26 @@ def _improved(found: Decision, problem: PlacementProblem, options: RoutingOption
     plan = found.physical_to_logical[:, slot]
     colocated = found.solver.name.startswith("colocation")
     partitions = gpu_partitions(
-        plan, problem.ahead.scenarios, len(live), move_cost=problem.move_cost, previous=problem.previous[:, slot],
-        weights=problem.ahead.weights, capacity=problem.capacity[live], nodes=topology.nodes()[live] if colocated else None,
-    )  # fmt: skip
+        plan,
+        problem.ahead.scenarios,
+        len(live),
+        move_cost=problem.move_cost,
+        previous=problem.previous[:, slot],
+        weights=problem.ahead.weights,
+        capacity=problem.capacity[live],
+        nodes=topology.nodes()[live] if colocated else None,
+    )
     settings = WindowSettings(
         size=options.window, layers=options.layers, shots=options.shots, seed=options.seed, device=options.device, runtime=runtime
     )
     outcome = race(
-        partitions, settings, qaoa=options.qaoa, hqc_turns=options.hqc, deterministic=options.deterministic,
+        partitions,
+        settings,
+        qaoa=options.qaoa,
+        hqc_turns=options.hqc,
+        deterministic=options.deterministic,
         deadline_s=math.inf if options.deadline_ms is None else options.deadline_ms / 1000,
-    )  # fmt: skip
+    )
     reason = None if outcome.fallback_reason is None else str(outcome.fallback_reason)
     if not outcome.answered:
         return replace(found, skip_reason=f"no solver that was asked for answered: {reason}", fallback_reason=reason)

@@ -239,19 +239,30 @@ class RoutingProcessor:
         """The placement that a topology begins with, so that readers know what the slots of the next plans mean."""
         topology = fresh.topology
         plan = PlacementPlan(
-            model=stamp.key, plan_id=stamp.id, ts_ns=stamp.ts_ns, version=fresh.version, base_version=base,
-            num_gpus=topology.num_gpus, slots_per_gpu=topology.slots_per_gpu, reset_reason=reason,
+            model=stamp.key,
+            plan_id=stamp.id,
+            ts_ns=stamp.ts_ns,
+            version=fresh.version,
+            base_version=base,
+            num_gpus=topology.num_gpus,
+            slots_per_gpu=topology.slots_per_gpu,
+            reset_reason=reason,
             expected=PlacementScore(balancedness_before=1.0, balancedness=1.0, worst_layer_balancedness=1.0, moved_experts=0),
-            solver=SolverRecord(tier=0, name="contiguous"), **map_arrays(fresh.placement, topology),
-        )  # fmt: skip
+            solver=SolverRecord(tier=0, name="contiguous"),
+            **map_arrays(fresh.placement, topology),
+        )
         return Event(PLACEMENT_PLAN, stamp.key, stamp.id, plan, stamp.cause)
 
     def _route(self, plan_id: str, batch: TokenBatch, memory: Memory) -> RoutingPlan:
         """The slots of the batch's tokens and, if asked, the nodes of its requests."""
         plan = route_tokens(
-            batch, memory.topology, self.options,
-            placement=memory.placement, plan_id=plan_id, placement_version=memory.version,
-        )  # fmt: skip
+            batch,
+            memory.topology,
+            self.options,
+            placement=memory.placement,
+            plan_id=plan_id,
+            placement_version=memory.version,
+        )
         if not self.options.request_nodes or batch.request_id is None:
             return plan
         requests = route_requests(batch, memory.topology, memory.placement, label_counts=memory.counts_by_label())
@@ -265,13 +276,18 @@ class RoutingProcessor:
             load, even = load * (maps["logical_replica_count"] > 0), maps["replica_shares"]
         shares = dispatch_shares(load, placement, topology)
         plan = DispatchShares(
-            model=stamp.key, plan_id=stamp.id, ts_ns=stamp.ts_ns, ttl_s=self.options.ttl_s,
-            placement_version=memory.version, gate_choices=int(counts.sum()), shares=shares,
+            model=stamp.key,
+            plan_id=stamp.id,
+            ts_ns=stamp.ts_ns,
+            ttl_s=self.options.ttl_s,
+            placement_version=memory.version,
+            gate_choices=int(counts.sum()),
+            shares=shares,
             score=SharesScore(
                 balancedness_even=balancedness(placement, load, topology.num_gpus, even, capacity),
                 balancedness=balancedness(placement, load, topology.num_gpus, shares, capacity),
             ),
-        )  # fmt: skip
+        )
         return Event(DISPATCH_SHARES, stamp.key, stamp.id, plan, stamp.cause)
 
     def _is_due(self, memory: Memory | RoutingState, now_ns: int) -> bool:
@@ -294,9 +310,15 @@ class RoutingProcessor:
             if not self.options.acknowledge:
                 memory.acknowledge(version)
         plan = placement_frame(
-            decision, memory.topology, model=stamp.key, plan_id=stamp.plan_id, ts_ns=stamp.ts_ns, version=version,
-            base_version=base, ttl_s=self.options.ttl_s,
-        )  # fmt: skip
+            decision,
+            memory.topology,
+            model=stamp.key,
+            plan_id=stamp.plan_id,
+            ts_ns=stamp.ts_ns,
+            version=version,
+            base_version=base,
+            ttl_s=self.options.ttl_s,
+        )
         return [Event(PLACEMENT_PLAN, stamp.key, stamp.id, plan, stamp.cause)]
 
     def _decide(self, stamp: Stamp, memory: Memory) -> Decision:
@@ -324,10 +346,15 @@ class RoutingProcessor:
         def plan() -> Decision:
             started = time.perf_counter()
             found = plan_placement(
-                history, placement, topology, options,
-                labels=None if labels is None else labels.astype(np.int64), queued=queued,
-                coactivation=None if pairs is None else pairs(), runtime=runtime,
-            )  # fmt: skip
+                history,
+                placement,
+                topology,
+                options,
+                labels=None if labels is None else labels.astype(np.int64),
+                queued=queued,
+                coactivation=None if pairs is None else pairs(),
+                runtime=runtime,
+            )
             ROUTING_SOLVER_SECONDS.labels(str(found.solver.tier)).observe(time.perf_counter() - started)
             return found
 

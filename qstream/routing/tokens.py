@@ -79,12 +79,21 @@ def route_tokens(
         token, end = queue_columns(route.experts, batch.token_id, topology.num_logical_experts)
         token, end = read_only(token), read_only(end)
     return RoutingPlan(
-        plan_id=plan_id or batch.batch_id, batch_id=batch.batch_id, model=batch.model, layer=batch.layer, ts_ns=batch.ts_ns,
+        plan_id=plan_id or batch.batch_id,
+        batch_id=batch.batch_id,
+        model=batch.model,
+        layer=batch.layer,
+        ts_ns=batch.ts_ns,
         ttl_s=None if batch.deadline_ms is None else batch.deadline_ms / 1000,
-        placement_version=placement_version, metrics=route.metrics, solver=route.solver,
-        assignment=route.experts if route.slot_ids is None else None, slot_ids=route.slot_ids,
-        expert_ids=route.experts if route.limited else None, queue_token=token, queue_end=end,
-    )  # fmt: skip
+        placement_version=placement_version,
+        metrics=route.metrics,
+        solver=route.solver,
+        assignment=route.experts if route.slot_ids is None else None,
+        slot_ids=route.slot_ids,
+        expert_ids=route.experts if route.limited else None,
+        queue_token=token,
+        queue_end=end,
+    )
 
 
 class _Route(NamedTuple):

@@ -8,7 +8,7 @@ from qstream.routing.counts import count_labels
 from qstream.routing.hashing import assign, assign_bounded
 from qstream.routing.kernels import read_only
 from qstream.routing.options import RoutingOptions
-from qstream.routing.place import PlaceOptions, place
+from qstream.routing.placement import PlaceOptions, place
 from qstream.routing.requests import route_requests
 from qstream.routing.sample import empty_sample, sample_tokens, sampled_coactivation
 from qstream.routing.shares import dispatch_shares
@@ -37,8 +37,14 @@ def warm() -> None:
     if plan is None:
         raise AssertionError("place gives a map")
     batch = TokenBatch(
-        batch_id="warm", ts_ns=0, model="warm", layer=0, token_id=token_id, topk_ids=topk, request_id=token_id,
-    )  # fmt: skip
+        batch_id="warm",
+        ts_ns=0,
+        model="warm",
+        layer=0,
+        token_id=token_id,
+        topk_ids=topk,
+        request_id=token_id,
+    )
     route_tokens(batch, topology, RoutingOptions(capacity_factor=1.0, queues=True), placement=plan)
     route_requests(batch, topology, plan)
     assign_bounded(token_id, 3)

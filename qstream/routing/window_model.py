@@ -170,9 +170,18 @@ def window_of(partition: Partition, bins: tuple[int, int], items: NDArray[np.int
         field -= 0.5 * partition.prices.traffic * (with_a - with_b)
         pair = -0.5 * partition.prices.traffic * np.triu(inside[:, items], 1)
     return Window(
-        bins, items, spins, pair, field, load, fixed, rest, (float(partition.share[a]), float(partition.share[b])),
-        partition.weights, partition.prices,
-    )  # fmt: skip
+        bins,
+        items,
+        spins,
+        pair,
+        field,
+        load,
+        fixed,
+        rest,
+        (float(partition.share[a]), float(partition.share[b])),
+        partition.weights,
+        partition.prices,
+    )
 
 
 def moved(partition: Partition, window: Window, spins: NDArray[np.int8]) -> Partition:

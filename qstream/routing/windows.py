@@ -56,9 +56,12 @@ class WindowSettings:
 
     def __post_init__(self) -> None:
         for name, value, low, high in (
-            ("size", self.size, 2, MAX_WEIGHT_SPINS), ("layers", self.layers, 1, 64), ("shots", self.shots, 1, 1_000_000),
-            ("count", self.count, 0, 1_000_000), ("seed", self.seed, 0, 2**63 - 1),
-        ):  # fmt: skip
+            ("size", self.size, 2, MAX_WEIGHT_SPINS),
+            ("layers", self.layers, 1, 64),
+            ("shots", self.shots, 1, 1_000_000),
+            ("count", self.count, 0, 1_000_000),
+            ("seed", self.seed, 0, 2**63 - 1),
+        ):
             if not low <= value <= high:
                 raise ProblemError(f"{name}: {value}, must be in {low}..{high}")
 
@@ -219,11 +222,17 @@ def solve_window(
     every = costs if found.whole else window.costs(weight_spins(len(window.items), window.weight))
     control = None if found.control is None else max(0.0, before - float(window.costs(found.control).min()))
     record = WindowRecord(
-        layer=layer, bins=window.bins, solver=settings.solver, n=len(window.items), seed=seed,
-        gain=gain if gain > least else 0.0, best_gain=max(0.0, before - float(every.min())),
+        layer=layer,
+        bins=window.bins,
+        solver=settings.solver,
+        n=len(window.items),
+        seed=seed,
+        gain=gain if gain > least else 0.0,
+        best_gain=max(0.0, before - float(every.min())),
         mean_gain=gain if found.counts is None else before - float(np.average(costs, weights=found.counts)),
-        control_gain=control, circuit=found.circuit,
-    )  # fmt: skip
+        control_gain=control,
+        circuit=found.circuit,
+    )
     return moved(partition, window, found.spins[best]) if gain > least else partition, record
 
 
@@ -259,9 +268,14 @@ def _qaoa(window: Window, settings: WindowSettings, seed: int, remaining_s: Rema
         samples, counts, meta = _measure(problem, weight, settings, seed, remaining_s)
         drawn = rng.choice(len(every), settings.shots)
         circuit = CircuitRecord(
-            meta.execution, meta.p, meta.shots, before, float(problem.energies(samples).min()), least,
+            meta.execution,
+            meta.p,
+            meta.shots,
+            before,
+            float(problem.energies(samples).min()),
+            least,
             float(energies[drawn].min()),
-        )  # fmt: skip
+        )
         return Found(samples, counts=counts, control=every[drawn], circuit=circuit)
     around = window.spins if settings.warm else None
     answer = solve_fixed_weight(
@@ -273,9 +287,17 @@ def _qaoa(window: Window, settings: WindowSettings, seed: int, remaining_s: Rema
     start = weight_start(problem.n, weight, around, falloff=falloff) ** 2
     drawn = rng.choice(len(every), settings.shots, p=start / start.sum())
     circuit = CircuitRecord(
-        answer.execution, answer.p, answer.shots, before, answer.energy, least, float(energies[drawn].min()),
-        answer.expectation, (most - answer.expectation) / (most - least) if most > least else 1.0, answer.p_opt,
-    )  # fmt: skip
+        answer.execution,
+        answer.p,
+        answer.shots,
+        before,
+        answer.energy,
+        least,
+        float(energies[drawn].min()),
+        answer.expectation,
+        (most - answer.expectation) / (most - least) if most > least else 1.0,
+        answer.p_opt,
+    )
     return Found(answer.samples.astype(np.int8), counts=answer.counts, control=every[drawn], circuit=circuit)
 
 

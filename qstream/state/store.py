@@ -137,9 +137,13 @@ class StateStore(Generic[S]):
             return replace(stored, reason=str(exc))
 
     def save(
-        self, key: str, stored: Stored[S], state: S | None,
-        offsets: Mapping[TopicPartition, int], epochs: Mapping[TopicPartition, int],
-    ) -> Stored[S]:  # fmt: skip
+        self,
+        key: str,
+        stored: Stored[S],
+        state: S | None,
+        offsets: Mapping[TopicPartition, int],
+        epochs: Mapping[TopicPartition, int],
+    ) -> Stored[S]:
         """Save one state, as `save_all`; a conflict is raised."""
         (saved,) = self.save_all([Write(key, stored, state, offsets, epochs)])
         if isinstance(saved, StoreConflict):
@@ -273,9 +277,16 @@ def _plan(write: Write[S], found: Stored[S], whole: bool = False) -> _Plan[S]:
     version = max(found.version, write.stored.version) + 1
     writer = _mark(write.epochs, found, changed, deleted, offsets)
     arguments: list[str | bytes] = [
-        str(found.version), found.writer, str(version), writer, str(int(whole)),
-        str(len(deleted)), str(len(write.epochs)), str(len(offsets)), *deleted,
-    ]  # fmt: skip
+        str(found.version),
+        found.writer,
+        str(version),
+        writer,
+        str(int(whole)),
+        str(len(deleted)),
+        str(len(write.epochs)),
+        str(len(offsets)),
+        *deleted,
+    ]
     for prefix, numbers in (("epoch", write.epochs), ("offset", offsets)):
         for partition, number in numbers.items():
             arguments += (f"{prefix}:{partition}", str(number))
@@ -286,9 +297,12 @@ def _plan(write: Write[S], found: Stored[S], whole: bool = False) -> _Plan[S]:
 
 
 def _mark(
-    epochs: Mapping[TopicPartition, int], found: Stored[S], changed: Mapping[str, bytes], deleted: Sequence[str],
+    epochs: Mapping[TopicPartition, int],
+    found: Stored[S],
+    changed: Mapping[str, bytes],
+    deleted: Sequence[str],
     offsets: Mapping[TopicPartition, int],
-) -> bytes:  # fmt: skip
+) -> bytes:
     """``<epoch>:<digest>``: the same for one write tried again, another for any other write.
 
     The digest chains to the mark that is found, so that equal marks mean equal histories even after a loss of data, when
@@ -307,9 +321,14 @@ def _client(url: str, timeout_s: float) -> redis.Redis:
     try:
         # By default redis-py tries ten times, which blocks for seconds; the loop has a better plan while Redis is away.
         client = redis.Redis.from_url(
-            url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0),
-            health_check_interval=0, decode_responses=False, protocol=2,
-        )  # fmt: skip
+            url,
+            socket_timeout=timeout_s,
+            socket_connect_timeout=timeout_s,
+            retry=Retry(NoBackoff(), 0),
+            health_check_interval=0,
+            decode_responses=False,
+            protocol=2,
+        )
         pool = client.connection_pool
         pool.connection_class(**pool.connection_kwargs)  # or an unknown option in the url fails at the first call only
         if pool.get_encoder().decode_responses:

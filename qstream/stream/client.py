@@ -46,9 +46,14 @@ class Publisher:
         self._lock = threading.Lock()
 
     def publish(
-        self, topic: Topic, frame: Frame, *, event_id: str | None = None, headers: Mapping[str, str] | None = None,
+        self,
+        topic: Topic,
+        frame: Frame,
+        *,
+        event_id: str | None = None,
+        headers: Mapping[str, str] | None = None,
         content_type: ContentType = SAFETENSORS,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Queue one frame under its key. `FrameError` if it is too large or of another class than the topic's."""
         if type(frame) is not topic.frame:
             raise FrameError(f"{type(frame).__name__} on {topic.name}, allowed is {topic.frame.__name__}")
@@ -103,9 +108,15 @@ class PlanSubscriber(Generic[F]):
     """
 
     def __init__(
-        self, topic: Topic, frame: type[F], bootstrap_servers: str, *, group: str | None = None, from_start: bool = False,
+        self,
+        topic: Topic,
+        frame: type[F],
+        bootstrap_servers: str,
+        *,
+        group: str | None = None,
+        from_start: bool = False,
         settings: Settings | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.topic = topic
         self.frame = frame
         self.latest: dict[str, F] = {}

@@ -56,11 +56,16 @@ def by_key(records: Iterable[Record]) -> dict[str, list[Record]]:
 def reject(record: Record, error: BaseException, stage: Literal["process", "produce"], reason: str | None = None) -> Rejected:
     """A dead letter for a record that was decoded but cannot be processed or answered."""
     letter = DeadLetter(
-        topic=record.topic, partition=record.partition, offset=record.offset, stage=stage,
+        topic=record.topic,
+        partition=record.partition,
+        offset=record.offset,
+        stage=stage,
         error_class=type(error).__name__[:200],
         error_message=(reason or str(error) or type(error).__name__)[:MAX_MESSAGE],
-        stack_trace=_stack(error), attempts=attempts(record.headers) + 1, timestamp_ms=max(record.timestamp_ms, 0),
-    )  # fmt: skip
+        stack_trace=_stack(error),
+        attempts=attempts(record.headers) + 1,
+        timestamp_ms=max(record.timestamp_ms, 0),
+    )
     return Rejected(letter, record.raw_key, record.value, record.headers)
 
 
@@ -100,10 +105,15 @@ def _media_type(content_type: bytes) -> str:
 def _reject_message(message: Message, error: FrameError) -> Rejected:
     headers: Headers = message.headers() or ()
     letter = DeadLetter(
-        topic=message.topic(), partition=message.partition(), offset=message.offset(), stage="decode",
-        error_class=type(error).__name__, error_message=str(error)[:MAX_MESSAGE],
-        attempts=attempts(headers) + 1, timestamp_ms=max(message.timestamp()[1], 0),
-    )  # fmt: skip
+        topic=message.topic(),
+        partition=message.partition(),
+        offset=message.offset(),
+        stage="decode",
+        error_class=type(error).__name__,
+        error_message=str(error)[:MAX_MESSAGE],
+        attempts=attempts(headers) + 1,
+        timestamp_ms=max(message.timestamp()[1], 0),
+    )
     return Rejected(letter, message.key(), message.value(), headers)
 
 

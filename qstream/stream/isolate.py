@@ -30,9 +30,7 @@ class Outcome(Generic[S]):
 GiveUp = Callable[[Record], bool]
 
 
-def isolate(
-    processor: Processor[S], key: str, records: Sequence[Record], state: S | None, give_up: GiveUp
-) -> Outcome[S]:
+def isolate(processor: Processor[S], key: str, records: Sequence[Record], state: S | None, give_up: GiveUp) -> Outcome[S]:
     """Process the records in order. A poisonous record becomes a dead letter, and the others are processed without it.
 
     On an unexpected exception the batch is halved until the record at fault stands alone. Processing stops at the first

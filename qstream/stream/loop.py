@@ -61,9 +61,12 @@ class BatchLoop(Generic[S]):
     """
 
     def __init__(
-        self, processor: Processor[S], settings: Settings, store: StateStore[S] | None,
+        self,
+        processor: Processor[S],
+        settings: Settings,
+        store: StateStore[S] | None,
         observe: Callable[[Event], None] = lambda event: None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.base = self.processor = processor
         self.settings = settings
         self.observe = observe
@@ -94,9 +97,16 @@ class BatchLoop(Generic[S]):
     def status(self) -> Status:
         """A snapshot for the health pages. Any thread."""
         return Status(
-            self.running, self.warm, self.intake.joined, self.degraded, self.paused, len(self.intake.assigned),
-            self.ledger.uncommitted, time.monotonic() - self._last_turn, self._control_error,
-        )  # fmt: skip
+            self.running,
+            self.warm,
+            self.intake.joined,
+            self.degraded,
+            self.paused,
+            len(self.intake.assigned),
+            self.ledger.uncommitted,
+            time.monotonic() - self._last_turn,
+            self._control_error,
+        )
 
     def run(self) -> None:
         """Run until `stop`, or until `Fatal`: then nothing more is committed."""

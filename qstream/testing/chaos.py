@@ -19,12 +19,23 @@ Action = Literal["kill", "terminate", "pause", "add", "remove", "broker", "store
 
 # Weights, and for how many seconds the thing stays down or stopped.
 WEIGHTS: Final[Mapping[Action, int]] = {
-    "kill": 5, "terminate": 3, "pause": 3, "add": 2, "remove": 1, "broker": 2, "store": 2,
-}  # fmt: skip
+    "kill": 5,
+    "terminate": 3,
+    "pause": 3,
+    "add": 2,
+    "remove": 1,
+    "broker": 2,
+    "store": 2,
+}
 LASTS_S: Final[Mapping[Action, tuple[float, float]]] = {
-    "kill": (0.0, 1.5), "terminate": (0.0, 1.0), "pause": (0.3, 6.0), "add": (0.0, 0.0), "remove": (0.0, 0.0),
-    "broker": (0.0, 1.0), "store": (0.2, 3.0),
-}  # fmt: skip
+    "kill": (0.0, 1.5),
+    "terminate": (0.0, 1.0),
+    "pause": (0.3, 6.0),
+    "add": (0.0, 0.0),
+    "remove": (0.0, 0.0),
+    "broker": (0.0, 1.0),
+    "store": (0.2, 3.0),
+}
 _RESTART_S: Final = 0.5
 _TURN_S: Final = 0.05
 
@@ -221,9 +232,7 @@ def storm(faults: Sequence[Fault], fleet: Fleet, servers: Mapping[Action, Server
             heapq.heappush(steps, (now_s + step.lasts_s, next(order), undo))
 
 
-def _begin_server(
-    fault: Fault, fleet: Fleet, servers: Mapping[Action, Server], down: set[Action]
-) -> Callable[[], None] | None:
+def _begin_server(fault: Fault, fleet: Fleet, servers: Mapping[Action, Server], down: set[Action]) -> Callable[[], None] | None:
     if fault.action in down:
         return None
     down.add(fault.action)

@@ -192,10 +192,16 @@ class Rig:
     """
 
     def __init__(
-        self, bootstrap_servers: str, redis_url: str, name: str, partitions: int = 4,
-        ping_config: Mapping[str, str] | None = None, topic_config: Mapping[str, str] | None = None,
-        letter_config: Mapping[str, str] | None = None, **settings: Any,
-    ) -> None:  # fmt: skip
+        self,
+        bootstrap_servers: str,
+        redis_url: str,
+        name: str,
+        partitions: int = 4,
+        ping_config: Mapping[str, str] | None = None,
+        topic_config: Mapping[str, str] | None = None,
+        letter_config: Mapping[str, str] | None = None,
+        **settings: Any,
+    ) -> None:
         self.sample = Sample(name, partitions)
         self.bootstrap_servers = bootstrap_servers
         fast: dict[str, Any] = {"retry_max_s": 0.5, "session_timeout_ms": 6000, "worker_id": "worker-0", "port": 0}
@@ -206,10 +212,15 @@ class Rig:
         self._admin = AdminClient({"bootstrap.servers": bootstrap_servers, "log_level": 0})
         self._producer = Producer(
             {
-                "bootstrap.servers": bootstrap_servers, "partitioner": "murmur2_random", "enable.idempotence": True,
-                "linger.ms": 2, "message.max.bytes": 2_000_000, "reconnect.backoff.max.ms": 500, "log_level": 0,
+                "bootstrap.servers": bootstrap_servers,
+                "partitioner": "murmur2_random",
+                "enable.idempotence": True,
+                "linger.ms": 2,
+                "message.max.bytes": 2_000_000,
+                "reconnect.backoff.max.ms": 500,
+                "log_level": 0,
             }
-        )  # fmt: skip
+        )
         self._onlooker = Consumer(
             {"bootstrap.servers": bootstrap_servers, "group.id": self.group, "reconnect.backoff.max.ms": 500, "log_level": 0}
         )

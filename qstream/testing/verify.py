@@ -56,9 +56,14 @@ class Verdict:
     def faults(self) -> dict[str, tuple[str, ...]]:
         """What was found, by kind."""
         kinds = (
-            "lost", "unrecognised", "changed", "out_of_order", "missing_dead_letters", "unexpected_dead_letters",
+            "lost",
+            "unrecognised",
+            "changed",
+            "out_of_order",
+            "missing_dead_letters",
+            "unexpected_dead_letters",
             "state_differences",
-        )  # fmt: skip
+        )
         return {kind: found for kind in kinds if (found := getattr(self, kind))}
 
     @property

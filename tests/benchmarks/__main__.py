@@ -23,8 +23,17 @@ from rich.table import Table
 import tests.benchmarks
 
 LIBRARIES = (
-    "numpy", "scipy", "numba", "torch", "pennylane", "pydantic", "safetensors", "confluent-kafka", "faust-streaming", "redis",
-)  # fmt: skip
+    "numpy",
+    "scipy",
+    "numba",
+    "torch",
+    "pennylane",
+    "pydantic",
+    "safetensors",
+    "confluent-kafka",
+    "faust-streaming",
+    "redis",
+)
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 TIMEOUT_S = 1800
 _ROOT = Path(__file__).parents[2]
@@ -74,9 +83,13 @@ def run(name: str) -> dict[str, Any]:
         for what, value, unit, target in found
     ]
     return {
-        "name": name, "seconds": time.monotonic() - start, "load_before": load, "load_after": os.getloadavg()[0],
-        "failed": "".join(failed), "rows": rows,
-    }  # fmt: skip
+        "name": name,
+        "seconds": time.monotonic() - start,
+        "load_before": load,
+        "load_after": os.getloadavg()[0],
+        "failed": "".join(failed),
+        "rows": rows,
+    }
 
 
 def is_met(value: float, target: str) -> bool | None:
@@ -108,10 +121,13 @@ def machine() -> dict[str, Any]:
     cpu = re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text()) if Path("/proc/cpuinfo").exists() else None
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
     return {
-        "cpu": cpu[1] if cpu else platform.processor(), "cores": os.cpu_count(), "system": platform.platform(),
-        "python": platform.python_version(), "libraries": versions | {"librdkafka": confluent_kafka.libversion()[0]},
+        "cpu": cpu[1] if cpu else platform.processor(),
+        "cores": os.cpu_count(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "libraries": versions | {"librdkafka": confluent_kafka.libversion()[0]},
         "load": os.getloadavg(),
-    }  # fmt: skip
+    }
 
 
 def describe(found: dict[str, Any]) -> str:

@@ -91,9 +91,14 @@ def token_rows(traces: dict[str, Any]) -> list[Row]:
     found: list[Row] = []
     for tokens in (256, 10_000):
         batch = TokenBatch(
-            batch_id="b", ts_ns=0, model="m", layer=10, token_id=np.arange(tokens, dtype=np.uint64), topk_ids=ids[:tokens],
+            batch_id="b",
+            ts_ns=0,
+            model="m",
+            layer=10,
+            token_id=np.arange(tokens, dtype=np.uint64),
+            topk_ids=ids[:tokens],
             topk_weights=weights[:tokens],
-        )  # fmt: skip
+        )
         for what, options in (
             ("", RoutingOptions()),
             (" with queues", RoutingOptions(queues=True)),

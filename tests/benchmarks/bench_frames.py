@@ -19,14 +19,17 @@ def batch(tokens: int) -> TokenBatch:
     """A batch as a serving engine sends it: ids, requests, positions, ranks and the gate's six choices."""
     rng = np.random.default_rng(7)
     return TokenBatch(
-        batch_id="step-7/layer-0", ts_ns=1, model="demo-moe", layer=0,
+        batch_id="step-7/layer-0",
+        ts_ns=1,
+        model="demo-moe",
+        layer=0,
         token_id=np.arange(tokens, dtype=np.uint64),
         request_id=rng.integers(0, 2**63, tokens).astype(np.uint64),
         position=np.arange(tokens, dtype=np.int32),
         src_rank=rng.integers(0, 32, tokens).astype(np.int32),
         topk_ids=rng.integers(0, 64, (tokens, TOP_K)).astype(np.int32),
         topk_weights=rng.random((tokens, TOP_K)).astype(np.float32),
-    )  # fmt: skip
+    )
 
 
 def median_s(work: Callable[[], object], repeats: int) -> float:

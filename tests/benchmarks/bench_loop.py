@@ -214,10 +214,13 @@ def token_batch(number: int, tokens: int = TOKENS) -> TokenBatch:
     rng = np.random.default_rng(number)
     liked = rng.gumbel(size=(tokens, EXPERTS)) - 0.03 * np.arange(EXPERTS)
     return TokenBatch(
-        batch_id=f"step-{number}", ts_ns=1_700_000_000_000_000_000, model="m", layer=number % LAYERS,
+        batch_id=f"step-{number}",
+        ts_ns=1_700_000_000_000_000_000,
+        model="m",
+        layer=number % LAYERS,
         token_id=rng.integers(0, 2**63, tokens).astype(np.uint64),
         topk_ids=np.argsort(-liked, 1)[:, :TOP_K].astype(np.int32),
-    )  # fmt: skip
+    )
 
 
 def _cpu_s(work: Callable[[], object], repeats: int) -> float:

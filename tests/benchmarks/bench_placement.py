@@ -13,7 +13,7 @@ import numpy as np
 from qstream.routing.colocate import coactivation, colocate
 from qstream.routing.eplb import rebalance_experts
 from qstream.routing.memory import Memory
-from qstream.routing.place import PlaceOptions, place
+from qstream.routing.placement import PlaceOptions, place
 from qstream.routing.sample import empty_sample, sample_tokens, sampled_coactivation
 from qstream.routing.score import nodes_per_token
 from qstream.state.fields import pack
@@ -60,10 +60,15 @@ def state_rows() -> list[Row]:
     topology = ExpertTopology(num_layers=layers, num_logical_experts=experts, top_k=8, num_nodes=4, num_gpus=32, slots_per_gpu=9)
     names = tuple(f"tenant-{n}" for n in range(20))
     batch = TokenBatch(
-        batch_id="b", ts_ns=1, model="m", layer=7, token_id=np.arange(tokens, dtype=np.uint64), label_names=names,
+        batch_id="b",
+        ts_ns=1,
+        model="m",
+        layer=7,
+        token_id=np.arange(tokens, dtype=np.uint64),
+        label_names=names,
         topk_ids=rng.random((tokens, experts)).argpartition(8, 1)[:, :8].astype(np.int32),
         label=rng.integers(0, 20, tokens).astype(np.int32),
-    )  # fmt: skip
+    )
     memory = Memory.fresh(topology, windows=16)
     memory.add_batch(batch, 16, 32768)
     memory.ring = np.ones((16, layers, experts), np.int32)

@@ -116,8 +116,11 @@ def learnt_rows() -> list[Row]:
 def regression_rows() -> list[Row]:
     """Test error of kernel ridge regression, scale of features and alpha chosen on held-out points, means over seeds."""
     kernels: dict[str, Kernel] = {
-        "IQP fidelity": Fidelity(iqp), "angle fidelity": Fidelity(), "projected IQP": Projected(iqp), "Gaussian": Rbf(),
-    }  # fmt: skip
+        "IQP fidelity": Fidelity(iqp),
+        "angle fidelity": Fidelity(),
+        "projected IQP": Projected(iqp),
+        "Gaussian": Rbf(),
+    }
 
     def error(kernel: Kernel, seed: int) -> float:
         rng = np.random.default_rng(seed)

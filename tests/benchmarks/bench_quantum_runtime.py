@@ -159,9 +159,13 @@ def growth_rows(runtime: QuantumRuntime) -> list[Row]:
 def _pool(folder: Path) -> DevicePool:
     def device(name: str, timeout_ms: float, failures: int) -> DeviceSpec:
         return DeviceSpec(
-            name=name, pennylane=_MISBEHAVING, kwargs={"told": str(folder / name)}, timeout_ms=timeout_ms, max_wires=20,
+            name=name,
+            pennylane=_MISBEHAVING,
+            kwargs={"told": str(folder / name)},
+            timeout_ms=timeout_ms,
+            max_wires=20,
             breaker=BreakerSpec(failures=failures, cooldown_s=3600),
-        )  # fmt: skip
+        )
 
     return DevicePool(
         devices=(

@@ -58,10 +58,16 @@ def assign_rows() -> list[Row]:
     graph = ExpertTopology(num_layers=58, num_logical_experts=256, top_k=8, num_nodes=8, num_gpus=32, slots_per_gpu=9)
     placement = place(rng.lognormal(0, 1, (58, 256)), 32, 288)
     batch = TokenBatch(
-        batch_id="b", ts_ns=1, model="m", layer=0, label_names=tuple("abcdefgh"), token_id=np.arange(8192, dtype=np.uint64),
-        request_id=rng.integers(0, 1000, 8192).astype(np.uint64), label=rng.integers(0, 8, 8192).astype(np.int32),
+        batch_id="b",
+        ts_ns=1,
+        model="m",
+        layer=0,
+        label_names=tuple("abcdefgh"),
+        token_id=np.arange(8192, dtype=np.uint64),
+        request_id=rng.integers(0, 1000, 8192).astype(np.uint64),
+        label=rng.integers(0, 8, 8192).astype(np.int32),
         topk_ids=rng.integers(0, 256, (8192, 8)).astype(np.int32),
-    )  # fmt: skip
+    )
     counts = {name: rng.integers(0, 1000, (58, 256)) for name in batch.label_names}
     spent = median_ms(lambda: route_requests(batch, graph, placement, label_counts=counts))
     return [*found, ("route a batch of 8,192 tokens, 1,000 requests; 58 x 256 experts, 8 nodes", spent, "ms", "-")]
@@ -116,9 +122,14 @@ def as_batch(
         num_layers=layers, num_logical_experts=experts, top_k=6, num_nodes=NODES, num_gpus=NODES, slots_per_gpu=experts // NODES
     )
     batch = TokenBatch(
-        batch_id="b", ts_ns=1, model="m", label_names=tuple(traces), token_id=np.arange(len(held_request), dtype=np.uint64),
-        request_id=held_request.astype(np.uint64), label=held_label[held_request],
-    )  # fmt: skip
+        batch_id="b",
+        ts_ns=1,
+        model="m",
+        label_names=tuple(traces),
+        token_id=np.arange(len(held_request), dtype=np.uint64),
+        request_id=held_request.astype(np.uint64),
+        label=held_label[held_request],
+    )
     placement = np.argsort(node_of_expert, axis=1, kind="stable").astype(np.int32)
     return batch, graph, placement, dict(zip(traces, counts, strict=True))
 

@@ -80,9 +80,14 @@ def staged(kafka: JavaKafka, redis: EmbeddedRedis, asked: dict[str, Any], folder
     first_deaths = asked.pop("first_deaths", DEATHS)
     born: set[str] = set()
     given = {
-        "bootstrap_servers": kafka.bootstrap_servers, "redis_url": redis.url, "session_timeout_ms": 1500, "port": 0,
-        "max_batch_records": 50, "transaction_timeout_ms": 8000, **asked,
-    }  # fmt: skip
+        "bootstrap_servers": kafka.bootstrap_servers,
+        "redis_url": redis.url,
+        "session_timeout_ms": 1500,
+        "port": 0,
+        "max_batch_records": 50,
+        "transaction_timeout_ms": 8000,
+        **asked,
+    }
     create_topics(kafka.bootstrap_servers)
 
     def command(slot: str) -> Sequence[str]:
@@ -126,9 +131,7 @@ def publish(scene: Scene, seed: int, count: int, duration_s: float, poison_share
         fault = rng.choice(["poison", "error", "bytes"]) if rng.random() < poison_share else ""
         payment = Payment.build(account=account, number=number, fault=fault.replace("bytes", ""))
 
-        def confirm(
-            error: KafkaError | None, message: Message, payment: Payment = payment, poison: bool = bool(fault)
-        ) -> None:
+        def confirm(error: KafkaError | None, message: Message, payment: Payment = payment, poison: bool = bool(fault)) -> None:
             assert error is None, error
             record = Record(message.topic(), message.partition(), message.offset(), payment.account, payment, 0)
             published.records[record.id] = record
@@ -207,9 +210,7 @@ def left_behind(scene: Scene) -> Run:
     return Run(events, letters, states)
 
 
-def run_chaos(
-    scene: Scene, seed: int, faults: list[Fault], count: int, duration_s: float, once: bool = False
-) -> None:  # fmt: skip
+def run_chaos(scene: Scene, seed: int, faults: list[Fault], count: int, duration_s: float, once: bool = False) -> None:
     """Publish while the storm goes on, wait until all is committed, end the workers, and judge."""
     for _ in range(WORKERS):
         scene.fleet.add()

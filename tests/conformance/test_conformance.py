@@ -35,14 +35,31 @@ def routing_records() -> list[Record]:
         if n % 3:
             names = tuple(f"tenant-{k}" for k in rng.permutation(9)[:4])
             gate |= {"label_names": names, "label": rng.integers(-1, 4, tokens).astype(np.int32)}
-        frames.append((TOKENS_BATCH, TokenBatch(
-            batch_id=f"b{n}", ts_ns=n, model="m", token_id=np.arange(tokens, dtype=np.uint64) + 10_000 * n, **gate)))
+        frames.append(
+            (
+                TOKENS_BATCH,
+                TokenBatch(
+                    batch_id=f"b{n}", ts_ns=n, model="m", token_id=np.arange(tokens, dtype=np.uint64) + 10_000 * n, **gate
+                ),
+            )
+        )
         if n % 9 == 0:
             count = rng.integers(0, 900, (2, 8 if n != 27 else 9))
             queued = {f"tenant-{k}": int(rng.integers(0, 5000)) for k in range(12)} if n % 2 else None
-            frames.append((EXPERTS_LOAD, ExpertLoad(
-                model="m", window_id=str(n // 18), t0_ns=0, t1_ns=1, num_tokens=3000, logical_count=count,
-                queued_by_label=queued)))
+            frames.append(
+                (
+                    EXPERTS_LOAD,
+                    ExpertLoad(
+                        model="m",
+                        window_id=str(n // 18),
+                        t0_ns=0,
+                        t1_ns=1,
+                        num_tokens=3000,
+                        logical_count=count,
+                        queued_by_label=queued,
+                    ),
+                )
+            )
     dead = np.array([1, 1, 0, 1], np.float32)
     frames.insert(50, (EXPERTS_TOPOLOGY, ExpertTopology(model="m", **shape, gpu_capacity=dead)))
     offsets = dict.fromkeys((topic.name for topic, _ in frames), -1)
@@ -50,16 +67,22 @@ def routing_records() -> list[Record]:
     for n, (topic, frame) in enumerate(frames):
         offsets[topic.name] += 1
         records.append(Record(topic.name, 0, offsets[topic.name], "m", frame, 1000 + n))
-    return records  # fmt: skip
+    return records
 
 
 RECORDS = {"routing": routing_records}
 OPTIONS = {
     "routing": {
-        "window_tokens": 2048, "windows": 4, "steps": 200, "min_gain": 0.005, "labels": 6, "colocate": True,
-        "plan_ms": 2, "plan_every_s": 0.001,
+        "window_tokens": 2048,
+        "windows": 4,
+        "steps": 200,
+        "min_gain": 0.005,
+        "labels": 6,
+        "colocate": True,
+        "plan_ms": 2,
+        "plan_every_s": 0.001,
     }
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("frame", FRAMES, ids=lambda frame: frame.__name__)

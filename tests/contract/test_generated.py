@@ -39,9 +39,12 @@ def test_every_kind_of_drift_is_named(copy):
     (copy / "golden/v1/TokenBatch.safetensors").write_bytes(b"spoilt")
     faults = {line.split(": ")[0]: line for line in check(copy)}
     assert set(faults) == {
-        "generated/asyncapi.json", "generated/jsonschema/Control.v1.json", "generated/jsonschema/Old.v1.json",
-        "golden/v1/RoutingPlan.json", "golden/v1/TokenBatch.safetensors",
-    }  # fmt: skip
+        "generated/asyncapi.json",
+        "generated/jsonschema/Control.v1.json",
+        "generated/jsonschema/Old.v1.json",
+        "golden/v1/RoutingPlan.json",
+        "golden/v1/TokenBatch.safetensors",
+    }
     assert "not a safetensors file" in faults["golden/v1/TokenBatch.safetensors"]
 
 
@@ -130,9 +133,11 @@ def readable(frame: type[Frame], fields: dict[str, Any]) -> bool:
 def test_a_schema_says_dtype_axes_and_range_of_an_array():
     items = json_schema(TokenBatch)["properties"]["token_id"]
     assert items == {
-        "type": "array", "x-dtype": "uint64", "x-axes": ["tokens"],
+        "type": "array",
+        "x-dtype": "uint64",
+        "x-axes": ["tokens"],
         "items": {"type": "integer", "minimum": 0, "maximum": 2**64 - 1},
-    }  # fmt: skip
+    }
 
 
 def test_derived_files_are_deterministic_sorted_and_name_no_host():
@@ -204,8 +209,15 @@ def test_every_topic_has_a_message_of_each_content_type_with_event_headers_and_k
             assert headers["ce_type"]["const"] == topic.name
             assert headers["content-type"]["const"] == message["contentType"]
             assert set(headers) == {
-                "ce_specversion", "ce_id", "ce_source", "ce_type", "ce_time", "ce_subject", "content-type", "traceparent",
-            }  # fmt: skip
+                "ce_specversion",
+                "ce_id",
+                "ce_source",
+                "ce_type",
+                "ce_time",
+                "ce_subject",
+                "content-type",
+                "traceparent",
+            }
 
 
 @EACH

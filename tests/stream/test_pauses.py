@@ -31,9 +31,7 @@ def test_a_partition_lost_while_it_was_held_is_read_again_when_it_comes_back(
         intake._consumer.unsubscribe()  # the revocation comes as in any rebalance
         assert read(intake, 0.5) == []
         assert intake.assigned == set()
-        intake._consumer.subscribe(
-            [topic], on_assign=intake._on_assign, on_revoke=intake._on_revoke, on_lost=intake._on_lost
-        )  # fmt: skip
+        intake._consumer.subscribe([topic], on_assign=intake._on_assign, on_revoke=intake._on_revoke, on_lost=intake._on_lost)
         assert read(intake) == [0]
     finally:
         intake.close()

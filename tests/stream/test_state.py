@@ -529,11 +529,16 @@ def test_watermarks_are_kept_by_partition(store: StateStore[Counts]) -> None:
 @pytest.mark.parametrize(
     "url",
     [
-        "embedded", "http://:s3cret@host", "redis://u:s3cret@host:port/0", "redis://:s3c/ret@host:1x",
-        "unix:///tmp/x?password=s3cret&db=x", "redis://u:s3cret@host?socket_timeout=x", "redis://u:s3cret@host?unknown=1",
+        "embedded",
+        "http://:s3cret@host",
+        "redis://u:s3cret@host:port/0",
+        "redis://:s3c/ret@host:1x",
+        "unix:///tmp/x?password=s3cret&db=x",
+        "redis://u:s3cret@host?socket_timeout=x",
+        "redis://u:s3cret@host?unknown=1",
         "redis://u:s3cret@host?decode_responses=true",
     ],
-)  # fmt: skip
+)
 def test_a_wrong_url_is_a_config_error_that_hides_the_password(url: str) -> None:
     with pytest.raises(ConfigError, match=r"redis_url is .*, allowed is redis://") as failure:
         StateStore(url, "m", Counts)

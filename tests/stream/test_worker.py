@@ -75,9 +75,12 @@ def start(broker: str, redis_server: EmbeddedRedis, topic_prefix: str, tmp_path:
 
         def run(name: str = "worker", **settings: str) -> Worker:
             environment = {
-                "QSTREAM_BOOTSTRAP_SERVERS": broker, "QSTREAM_REDIS_URL": redis_server.url, "QSTREAM_WORKER_ID": name,
-                "QSTREAM_GROUP_PREFIX": topic_prefix, "QSTREAM_SESSION_TIMEOUT_MS": "6000",
-            } | {f"QSTREAM_{key.upper()}": value for key, value in settings.items()}  # fmt: skip
+                "QSTREAM_BOOTSTRAP_SERVERS": broker,
+                "QSTREAM_REDIS_URL": redis_server.url,
+                "QSTREAM_WORKER_ID": name,
+                "QSTREAM_GROUP_PREFIX": topic_prefix,
+                "QSTREAM_SESSION_TIMEOUT_MS": "6000",
+            } | {f"QSTREAM_{key.upper()}": value for key, value in settings.items()}
             worker = running.enter_context(Worker(tmp_path / f"{name}.log", environment))
             wait_until(lambda: worker.page("/readyz")[0] == 200, START_S, worker.log_tail)
             return worker
@@ -107,9 +110,13 @@ def publish(publisher: Publisher, first: int, count: int, models: int = 3) -> No
         publisher.publish(EXPERTS_TOPOLOGY, topology)
     for n in range(first, first + count):
         batch = TokenBatch(
-            batch_id=str(n), ts_ns=time.time_ns(), model=f"m{n % models}", layer=n % 2,
-            token_id=np.arange(64, dtype=np.uint64), topk_ids=rng.integers(0, 8, (64, 2)).astype(np.int32),
-        )  # fmt: skip
+            batch_id=str(n),
+            ts_ns=time.time_ns(),
+            model=f"m{n % models}",
+            layer=n % 2,
+            token_id=np.arange(64, dtype=np.uint64),
+            topk_ids=rng.integers(0, 8, (64, 2)).astype(np.int32),
+        )
         publisher.publish(TOKENS_BATCH, batch)
     publisher.flush()
 
@@ -128,9 +135,18 @@ def test_the_pages_tell_health_readiness_and_valid_metrics(
     assert worker.page("/healthz")[0] == 200
     status = worker.status("/readyz")
     assert status | {"last_turn_age_s": 0, "uncommitted": 0} == {
-        "agent": "routing", "ready": True, "running": True, "warm": True, "joined": True, "degraded": False, "paused": False,
-        "partitions": PARTITIONS, "uncommitted": 0, "last_turn_age_s": 0, "control_error": "",
-    }  # fmt: skip
+        "agent": "routing",
+        "ready": True,
+        "running": True,
+        "warm": True,
+        "joined": True,
+        "degraded": False,
+        "paused": False,
+        "partitions": PARTITIONS,
+        "uncommitted": 0,
+        "last_turn_age_s": 0,
+        "control_error": "",
+    }
     wait_until(lambda: worker.metric(f'qstream_records_consumed_total{{agent="routing",topic="{TOKENS_BATCH.name}"}}') == 30)
     assert worker.metric(f'qstream_records_produced_total{{agent="routing",topic="{ROUTING_PLAN.name}"}}') == 30
     wait_until(lambda: worker.metric('qstream_ready{agent="routing"}') == 1)

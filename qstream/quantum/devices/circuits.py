@@ -85,11 +85,18 @@ def circuit_of(
     rows, columns = np.nonzero(couplings)
     fielded = np.flatnonzero(fields)
     return Circuit(
-        n=len(fields), edges=tuple(zip(rows.tolist(), columns.tolist(), strict=True)), weights=couplings[rows, columns],
-        fielded=tuple(fielded.tolist()), fields=fields[fielded],
+        n=len(fields),
+        edges=tuple(zip(rows.tolist(), columns.tolist(), strict=True)),
+        weights=couplings[rows, columns],
+        fielded=tuple(fielded.tolist()),
+        fields=fields[fielded],
         blocks=problem.sizes if isinstance(problem, OneHotProblem) else (),
-        gammas=gammas, betas=betas, shots=shots, seed=seed, noise=noise,
-    )  # fmt: skip
+        gammas=gammas,
+        betas=betas,
+        shots=shots,
+        seed=seed,
+        noise=noise,
+    )
 
 
 def script_of(circuit: Circuit) -> Any:

@@ -263,9 +263,12 @@ class Keeper:
         with theirs:
             process = subprocess.Popen(
                 [sys.executable, "-m", "qstream.quantum.devices.nursery", str(theirs.fileno()), str(os.getpid())],
-                pass_fds=[theirs.fileno()], env={**os.environ, **_ONE_THREAD, "PYTHONPATH": path}, start_new_session=True,
-                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            )  # fmt: skip
+                pass_fds=[theirs.fileno()],
+                env={**os.environ, **_ONE_THREAD, "PYTHONPATH": path},
+                start_new_session=True,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+            )
         self._selector.register(ours, selectors.EVENT_READ)
         return Nursery(process, ours)
 

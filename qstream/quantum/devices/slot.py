@@ -189,11 +189,18 @@ class Slots:
         """The state as plain data."""
         with self._changed:
             return {
-                "mode": self.spec.mode, "breaker": self.breaker.state, "idle": len(self._idle), "busy": len(self._busy),
-                "starting": len(self._starting), "waiting": self._waiting, "wait_ms": 1e3 * self._wait_s,
-                "service_ms": 1e3 * self._service_s, "fault": self.fault and str(self.fault),
-                "pids": sorted(slot.pid for slot in (*self._idle, *self._busy) if slot.pid), **asdict(self.counts),
-            }  # fmt: skip
+                "mode": self.spec.mode,
+                "breaker": self.breaker.state,
+                "idle": len(self._idle),
+                "busy": len(self._busy),
+                "starting": len(self._starting),
+                "waiting": self._waiting,
+                "wait_ms": 1e3 * self._wait_s,
+                "service_ms": 1e3 * self._service_s,
+                "fault": self.fault and str(self.fault),
+                "pids": sorted(slot.pid for slot in (*self._idle, *self._busy) if slot.pid),
+                **asdict(self.counts),
+            }
 
     def _hand_over(self, circuit: Circuit, remaining_s: Remaining) -> tuple[Slot, float]:
         """The slot that has the circuit now, and when it got it."""

@@ -79,9 +79,19 @@ class DeviceSolver:
         if problem.energy(lowest) < problem.energy(best):
             best, produced_by = lowest, "polish"
         return Answer(
-            best, problem.energy(best), produced_by, execution=execution, engine=self.spec.pennylane, samples=found,
-            energies=energies, counts=counts, shots=circuit.shots, p=p, n_2q=circuit.two_qubit_gates, schedule=schedule,
-        )  # fmt: skip
+            best,
+            problem.energy(best),
+            produced_by,
+            execution=execution,
+            engine=self.spec.pennylane,
+            samples=found,
+            energies=energies,
+            counts=counts,
+            shots=circuit.shots,
+            p=p,
+            n_2q=circuit.two_qubit_gates,
+            schedule=schedule,
+        )
 
     def _fitting_layers(self, request: SolveRequest, left_ms: float) -> int:
         most = NOISY_P if self.spec.execution(request.noise) in ("device", "simulated-noisy") else DEFAULT_P

@@ -161,9 +161,12 @@ def differs(made: Table, stored: Table) -> list[str]:
         for degree, rows in made.items()
         for p, row in enumerate(rows)
         if not np.allclose(row["value"], stored[degree][p]["value"], atol=1e-7)
-        or not np.allclose([*np.ravel(row["gamma"]), *np.ravel(row["beta"])],
-                           [*np.ravel(stored[degree][p]["gamma"]), *np.ravel(stored[degree][p]["beta"])], atol=1e-3)
-    ]  # fmt: skip
+        or not np.allclose(
+            [*np.ravel(row["gamma"]), *np.ravel(row["beta"])],
+            [*np.ravel(stored[degree][p]["gamma"]), *np.ravel(stored[degree][p]["beta"])],
+            atol=1e-3,
+        )
+    ]
 
 
 if __name__ == "__main__":

@@ -85,10 +85,17 @@ class Rqaoa:
         chance = problem.energies(random_solutions(problem, request.shots, rng))
         control = Control(float(chance.min()), problem.offset, known.optimal / known.states if known else None)
         return Answer(
-            descended, problem.energy(descended), produced_by, execution="simulated-analytic-p1", p=1, schedule="optimize",
-            n_2q=int(np.count_nonzero(problem.J)), expectation=expectation, optimum=known.minimum if known else None,
+            descended,
+            problem.energy(descended),
+            produced_by,
+            execution="simulated-analytic-p1",
+            p=1,
+            schedule="optimize",
+            n_2q=int(np.count_nonzero(problem.J)),
+            expectation=expectation,
+            optimum=known.minimum if known else None,
             control=control,
-        )  # fmt: skip
+        )
 
 
 RQAOA: Final = Rqaoa()

@@ -110,10 +110,22 @@ def measured(request: SolveRequest, found: Distribution, p: int, schedule: str, 
     best, produced_by = descended(problem, samples, energies)
     chance = control(found, request.shots, rng) if before is None else control_around(before, request.shots, rng)
     return Answer(
-        best, problem.energy(best), produced_by, execution="simulated-statevector", samples=samples, energies=energies,
-        counts=counts, shots=request.shots, p=p, n_2q=p * int(np.count_nonzero(problem.J)), schedule=schedule,
-        expectation=found.expectation, p_opt=found.p_opt, optimum=found.optimum, control=chance,
-    )  # fmt: skip
+        best,
+        problem.energy(best),
+        produced_by,
+        execution="simulated-statevector",
+        samples=samples,
+        energies=energies,
+        counts=counts,
+        shots=request.shots,
+        p=p,
+        n_2q=p * int(np.count_nonzero(problem.J)),
+        schedule=schedule,
+        expectation=found.expectation,
+        p_opt=found.p_opt,
+        optimum=found.optimum,
+        control=chance,
+    )
 
 
 def descended(

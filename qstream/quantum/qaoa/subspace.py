@@ -258,11 +258,22 @@ def solve_fixed_weight(
     states, counts = found.sample(shots, rng)
     spins, best = weight_spins(n, weight), states[energies[states].argmin()]
     return Answer(
-        spins[best], float(energies[best]), "sample", execution="simulated-subspace", samples=spins[states],
-        energies=energies[states], counts=counts, shots=shots, p=p, schedule="transferred",
-        n_2q=p * (int(np.count_nonzero(problem.J)) + n * (n - 1) // 2), expectation=found.expectation, p_opt=found.p_opt,
-        optimum=found.optimum, control=control(Distribution(n, 0.0, False, energies, start**2), shots, rng),
-    )  # fmt: skip
+        spins[best],
+        float(energies[best]),
+        "sample",
+        execution="simulated-subspace",
+        samples=spins[states],
+        energies=energies[states],
+        counts=counts,
+        shots=shots,
+        p=p,
+        schedule="transferred",
+        n_2q=p * (int(np.count_nonzero(problem.J)) + n * (n - 1) // 2),
+        expectation=found.expectation,
+        p_opt=found.p_opt,
+        optimum=found.optimum,
+        control=control(Distribution(n, 0.0, False, energies, start**2), shots, rng),
+    )
 
 
 def weight_angles(p: int, deviation: float, *, warm: bool = True) -> tuple[list[float], list[float], float]:

@@ -74,11 +74,22 @@ class QaoaXY:
         samples = np.stack(np.unravel_index(states, problem.sizes), 1).astype(np.int64)
         solution, produced_by = polished(problem, samples, flat[states], float(np.ptp(flat)))
         return Answer(
-            solution, problem.energy(solution), produced_by, execution="simulated-subspace", samples=samples,
-            energies=flat[states], counts=counts, shots=request.shots, p=p, schedule="ramp",
-            n_2q=two_qubit_gates(problem, p, self.mixer), expectation=found.expectation, p_opt=found.p_opt,
-            optimum=found.optimum, control=control(before, request.shots, rng),
-        )  # fmt: skip
+            solution,
+            problem.energy(solution),
+            produced_by,
+            execution="simulated-subspace",
+            samples=samples,
+            energies=flat[states],
+            counts=counts,
+            shots=request.shots,
+            p=p,
+            schedule="ramp",
+            n_2q=two_qubit_gates(problem, p, self.mixer),
+            expectation=found.expectation,
+            p_opt=found.p_opt,
+            optimum=found.optimum,
+            control=control(before, request.shots, rng),
+        )
 
     def angles(self, problem: OneHotProblem, p: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Gammas [p] and betas [p, m] of the linear ramp."""

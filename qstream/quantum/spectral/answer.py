@@ -108,11 +108,19 @@ def beside_twin(
     ended = timer()
     solution = run.simulated.solution
     record = SpectralRecord(
-        method=method, execution=execution, needs=needs, n_qubits=run.n_qubits, queries=run.queries,
-        success_probability=run.simulated.success_probability, relative_residual=residual(solution),
-        relative_error=relative(solution - expected, expected), condition=run.condition,
-        wall_ms=(between - started) * 1e3, twin=twin_name, twin_ms=(ended - between) * 1e3,
-    )  # fmt: skip
+        method=method,
+        execution=execution,
+        needs=needs,
+        n_qubits=run.n_qubits,
+        queries=run.queries,
+        success_probability=run.simulated.success_probability,
+        relative_residual=residual(solution),
+        relative_error=relative(solution - expected, expected),
+        condition=run.condition,
+        wall_ms=(between - started) * 1e3,
+        twin=twin_name,
+        twin_ms=(ended - between) * 1e3,
+    )
     return SpectralAnswer(solution, expected, record)
 
 

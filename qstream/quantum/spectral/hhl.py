@@ -91,8 +91,12 @@ def solve(
         lambda: _simulate(given, right, clock, unit),
         lambda: np.linalg.solve(given, right),
         lambda x: relative(given @ x - right, right),
-        method="hhl", execution="simulated-spectral", needs=NEEDS, twin_name="numpy.linalg.solve", timer=timer,
-    )  # fmt: skip
+        method="hhl",
+        execution="simulated-spectral",
+        needs=NEEDS,
+        twin_name="numpy.linalg.solve",
+        timer=timer,
+    )
 
 
 def spectrum_on_clock(hermitian: Array, clock: int, unit: float | None = None) -> Spectrum:

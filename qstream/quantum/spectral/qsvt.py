@@ -89,8 +89,12 @@ def invert(
         simulate,
         lambda: np.linalg.solve(given, right),
         lambda x: relative(given @ x - right, right),
-        method="qsvt-inverse", execution=execution, needs=_needs(execution), twin_name="numpy.linalg.solve", timer=timer,
-    )  # fmt: skip
+        method="qsvt-inverse",
+        execution=execution,
+        needs=_needs(execution),
+        twin_name="numpy.linalg.solve",
+        timer=timer,
+    )
 
 
 def sign(
@@ -125,8 +129,12 @@ def sign(
         simulate,
         polar,
         lambda x: relative(x @ x.conj().T - one, one),
-        method="qsvt-sign", execution=execution, needs=_needs(execution), twin_name="polar factor by SVD", timer=timer,
-    )  # fmt: skip
+        method="qsvt-sign",
+        execution=execution,
+        needs=_needs(execution),
+        twin_name="polar factor by SVD",
+        timer=timer,
+    )
 
 
 def truncate(
@@ -178,8 +186,12 @@ def truncate(
         simulate,
         hard_cut,
         lambda x: relative(x - given, given),
-        method="qsvt-filter", execution=execution, needs=_needs(execution), twin_name="cut by SVD", timer=timer,
-    )  # fmt: skip
+        method="qsvt-filter",
+        execution=execution,
+        needs=_needs(execution),
+        twin_name="cut by SVD",
+        timer=timer,
+    )
 
 
 def transform(contraction: Array, vectors: Array, program: Program, execution: Execution) -> Simulated:

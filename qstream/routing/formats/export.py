@@ -88,12 +88,21 @@ def _plan(plan: PlacementPlan, _: Sequence[int]) -> bytes:
 
 
 EXPORTERS: Final[Mapping[str, Exporter]] = {
-    "sglang": _sglang, "tensorrt-llm": _tensorrt_llm, "ascend": _ascend, "exflow": _exflow, "numpy": _numpy, "plan": _plan,
-}  # fmt: skip
+    "sglang": _sglang,
+    "tensorrt-llm": _tensorrt_llm,
+    "ascend": _ascend,
+    "exflow": _exflow,
+    "numpy": _numpy,
+    "plan": _plan,
+}
 FILE_NAMES: Final[Mapping[str, str]] = {
-    "sglang": "placement.json", "tensorrt-llm": "moe_load_balancer.yaml", "ascend": "expert_map.json",
-    "exflow": "placement.csv", "numpy": "placement.npz", "plan": "plan.json",
-}  # fmt: skip
+    "sglang": "placement.json",
+    "tensorrt-llm": "moe_load_balancer.yaml",
+    "ascend": "expert_map.json",
+    "exflow": "placement.csv",
+    "numpy": "placement.npz",
+    "plan": "plan.json",
+}
 
 
 def _map(plan: PlacementPlan) -> NDArray[np.int32]:

@@ -31,8 +31,16 @@ MAX_COUNT: Final = 2**53  # up to which float64 holds every integer
 FORMATS: Final = ".json, .npy, .npz, .safetensors or .pt"
 # What readers raise for a file that is broken. None has an error of its own: each passes on those of its parts.
 _BROKEN: Final = (
-    ValueError, EOFError, RuntimeError, LookupError, TypeError, OverflowError, MemoryError, OSError, struct.error,
-)  # fmt: skip
+    ValueError,
+    EOFError,
+    RuntimeError,
+    LookupError,
+    TypeError,
+    OverflowError,
+    MemoryError,
+    OSError,
+    struct.error,
+)
 _NOT_AN_NPY: Final = (*_BROKEN, SyntaxError, tokenize.TokenError)
 _NOT_AN_NPZ: Final = (*_BROKEN, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 _NOT_A_PT: Final = (*_BROKEN, pickle.UnpicklingError, AttributeError, AssertionError, zlib.error)

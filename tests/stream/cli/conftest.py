@@ -59,8 +59,11 @@ def started() -> Iterator[Callable[..., subprocess.Popen[str]]]:
             process = subprocess.Popen(
                 # A run in the background of a shell ignores Ctrl-C, and would hand that down.
                 ["/usr/bin/env", "--default-signal=INT", sys.executable, "-m", "qstream.cli", *words],
-                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=kept | {"PYTHONUNBUFFERED": "1"},
-            )  # fmt: skip
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=kept | {"PYTHONUNBUFFERED": "1"},
+            )
             running.enter_context(ended(process))
             return process
 

@@ -24,11 +24,17 @@ from schemas.topics import (
 @pytest.mark.parametrize(
     ("typed", "meant"),
     [
-        ("tokens", TOKENS_BATCH), ("load", EXPERTS_LOAD), ("topology", EXPERTS_TOPOLOGY), ("routing", ROUTING_PLAN),
-        ("placement", PLACEMENT_PLAN), ("control", CONTROL), ("dlq", ROUTING_DLQ), ("routing.dlq", ROUTING_DLQ),
+        ("tokens", TOKENS_BATCH),
+        ("load", EXPERTS_LOAD),
+        ("topology", EXPERTS_TOPOLOGY),
+        ("routing", ROUTING_PLAN),
+        ("placement", PLACEMENT_PLAN),
+        ("control", CONTROL),
+        ("dlq", ROUTING_DLQ),
+        ("routing.dlq", ROUTING_DLQ),
         ("experts.load", EXPERTS_LOAD),
     ],
-)  # fmt: skip
+)
 def test_a_part_of_a_topics_name_is_enough(typed, meant):
     assert find_topic(typed) is meant
 
@@ -69,10 +75,21 @@ def test_agents_are_the_files_of_the_folder_without_the_app():
 @pytest.mark.parametrize(
     ("typed", "value"),
     [
-        ("a=1", 1), ("a=0.5", 0.5), ("a=1e-3", 1e-3), ("a=true", True), ("a=false", False), ("a=fast", "fast"), ('a="1"', "1"),
-        ("a=", ""), ("a=b=c", "b=c"), ("a=NaN", "NaN"), ("a=[1]", "[1]"), ("a=null", "null"), ("a={}", "{}"),
+        ("a=1", 1),
+        ("a=0.5", 0.5),
+        ("a=1e-3", 1e-3),
+        ("a=true", True),
+        ("a=false", False),
+        ("a=fast", "fast"),
+        ('a="1"', "1"),
+        ("a=", ""),
+        ("a=b=c", "b=c"),
+        ("a=NaN", "NaN"),
+        ("a=[1]", "[1]"),
+        ("a=null", "null"),
+        ("a={}", "{}"),
     ],
-)  # fmt: skip
+)
 def test_a_value_is_a_json_scalar_or_text(typed, value):
     (found,) = parse_options([typed]).values()
     assert found == value

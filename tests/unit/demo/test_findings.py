@@ -13,11 +13,26 @@ NOTHING = Gains(0, 0, 0, Versus(None, None), Split(None, None), Split(None, None
 BALANCE = Gains(5, 50, 10, Versus(0.5, 0.8), Split(0.8, 0.95), Split(0.8, 0.9), Versus(0.75, 0.78))
 COLOCATE = Gains(2, 60, 10, Versus(0.5, 0.7), Split(0.7, 0.9), Split(0.7, 0.75), Versus(0.75, 0.6))
 SUMMARY = Summary(
-    seconds=1.0, tokens=1, token_batches=1, routing_plans=1, placement_plans=7, placement_plans_skipped=0, moved_experts=110,
-    dispatch_shares=9, dispatch_shares_recounted=8, claim_error=0.25, switched=True, balance=BALANCE, colocate=COLOCATE,
+    seconds=1.0,
+    tokens=1,
+    token_batches=1,
+    routing_plans=1,
+    placement_plans=7,
+    placement_plans_skipped=0,
+    moved_experts=110,
+    dispatch_shares=9,
+    dispatch_shares_recounted=8,
+    claim_error=0.25,
+    switched=True,
+    balance=BALANCE,
+    colocate=COLOCATE,
     balance_instead=BALANCE,
-    latency_ms=Percentiles(None, None), dead_letters=0, lost=0, repeated=0, loss=Ends(None, None),
-)  # fmt: skip
+    latency_ms=Percentiles(None, None),
+    dead_letters=0,
+    lost=0,
+    repeated=0,
+    loss=Ends(None, None),
+)
 
 
 def said(summary: Summary) -> str:

@@ -29,26 +29,44 @@ APART = np.array([[0, 2, 1, 3]], np.int32)  # one of the hot pair on each GPU: b
 def batch(name: str, topk_ids: NDArray[np.int32] = HOT_PAIR) -> TokenBatch:
     tokens = len(topk_ids)
     return TokenBatch(
-        batch_id=name, ts_ns=1, model="m", layer=0, token_id=np.arange(tokens, dtype=np.uint64), topk_ids=topk_ids,
+        batch_id=name,
+        ts_ns=1,
+        model="m",
+        layer=0,
+        token_id=np.arange(tokens, dtype=np.uint64),
+        topk_ids=topk_ids,
         src_rank=np.zeros(tokens, np.int32),
-    )  # fmt: skip
+    )
 
 
 def placement(version: int, slots: NDArray[np.int32] | None, solver: str = "by-hand") -> PlacementPlan:
     return PlacementPlan(
-        model="m", plan_id=f"p{version}", ts_ns=1, version=version, base_version=version - 1, num_gpus=2, slots_per_gpu=2,
-        skip_reason="no gain" if slots is None else None, physical_to_logical_map=slots,
+        model="m",
+        plan_id=f"p{version}",
+        ts_ns=1,
+        version=version,
+        base_version=version - 1,
+        num_gpus=2,
+        slots_per_gpu=2,
+        skip_reason="no gain" if slots is None else None,
+        physical_to_logical_map=slots,
         solver=SolverRecord(tier=0, name=solver),
         expected=PlacementScore(balancedness_before=0.5, balancedness=1.0, worst_layer_balancedness=1.0, moved_experts=2),
-    )  # fmt: skip
+    )
 
 
 def route(name: str, copies: float, version: int = 1) -> RoutingPlan:
     return RoutingPlan(
-        plan_id=name, batch_id=name, model="m", layer=0, ts_ns=1, placement_version=version, solver=SOLVER,
+        plan_id=name,
+        batch_id=name,
+        model="m",
+        layer=0,
+        ts_ns=1,
+        placement_version=version,
+        solver=SOLVER,
         metrics=RoutingMetrics(max_over_mean=1.0, balancedness=1.0, cross_node_copies_per_token=copies),
         slot_ids=np.zeros((4, 1), np.int32),
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture
@@ -122,9 +140,14 @@ ALL_ON_GPU_1 = np.array([[0.0, 1.0, 1.0, 1.0]], np.float32)
 
 def shares(gate_choices: int, version: int = 1, name: str = "s", claim: float = 1.0) -> DispatchShares:
     return DispatchShares(
-        model="m", plan_id=name, ts_ns=1, placement_version=version, gate_choices=gate_choices, shares=ALL_ON_GPU_1,
+        model="m",
+        plan_id=name,
+        ts_ns=1,
+        placement_version=version,
+        gate_choices=gate_choices,
+        shares=ALL_ON_GPU_1,
         score=SharesScore(balancedness_even=2 / 3, balancedness=claim),
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture

@@ -35,9 +35,16 @@ from qstream.quantum.variational.embedding import amplitude, angle, iqp
 
 amplitude_2 = partial(amplitude, n=2)
 KERNELS: tuple[Kernel, ...] = (
-    Fidelity(angle), Fidelity(iqp), Fidelity(partial(iqp, repeats=2)), Fidelity(amplitude_2), Projected(angle),
-    Projected(iqp, gamma=0.5), Rbf(0.7), AngleOverlap(), Product((((0, 2), Fidelity(iqp)), ((1,), Rbf()))),
-)  # fmt: skip
+    Fidelity(angle),
+    Fidelity(iqp),
+    Fidelity(partial(iqp, repeats=2)),
+    Fidelity(amplitude_2),
+    Projected(angle),
+    Projected(iqp, gamma=0.5),
+    Rbf(0.7),
+    AngleOverlap(),
+    Product((((0, 2), Fidelity(iqp)), ((1,), Rbf()))),
+)
 POINTS = arrays(np.float64, st.tuples(st.integers(1, 8), st.just(3)), elements=st.floats(0.125, 7))
 
 

@@ -70,8 +70,9 @@ def test_the_calibrated_model_foretells_the_noise_of_larger_circuits(p_gate: flo
         noisy = noise.noisy_probabilities(problem, *ramp(problem, p), p_gate)
         touches = noise.touches(problem, p)
         for fidelity, into in (
-            (model.energy_fidelity(p_gate, touches, 7), errors), ((1 - p_gate) ** touches, naive),
-        ):  # fmt: skip
+            (model.energy_fidelity(p_gate, touches, 7), errors),
+            ((1 - p_gate) ** touches, naive),
+        ):
             guess = noise.white_expectation(float(ideal @ energies), fidelity, problem.offset)
             assert guess == pytest.approx(noise.white(ideal, fidelity) @ energies, abs=1e-12)
             into.append(abs(guess - noisy @ energies) / abs(float(ideal @ energies)))

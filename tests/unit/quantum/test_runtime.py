@@ -54,8 +54,13 @@ def runtime(told: Path) -> Iterator[QuantumRuntime]:
     missing = DeviceSpec(name="missing", pennylane="nobody.qpu")
     with QuantumRuntime(DevicePool(devices=(*simulated, inline, *devices, missing)), late_jobs=1) as runtime:
         assert runtime.prepare("lightning.qubit", "inline", "bad", "brief", "late", "missing") == {
-            "lightning.qubit": True, "inline": True, "bad": True, "brief": True, "late": True, "missing": False,
-        }  # fmt: skip
+            "lightning.qubit": True,
+            "inline": True,
+            "bad": True,
+            "brief": True,
+            "late": True,
+            "missing": False,
+        }
         yield runtime
 
 
@@ -208,8 +213,10 @@ def test_a_late_answer_is_applied_only_while_its_problem_is_in_force_and_it_is_b
         assert ticket.take(in_force, math.inf) is None
         assert eventually(lambda: runtime.health()["late"] == {"jobs": 0, "limit": 1})
     assert {outcome: late("device:late", outcome) - before[outcome] for outcome in before} == {
-        "applied": 1, "stale": 1, "worse": 1,
-    }  # fmt: skip
+        "applied": 1,
+        "stale": 1,
+        "worse": 1,
+    }
 
 
 def test_late_jobs_are_bounded_and_an_early_look_takes_nothing(runtime: QuantumRuntime, told: Path):

@@ -60,9 +60,7 @@ class Stub:
     def run(self, request, remaining_s):
         self.left.append(remaining_s())
         self.seen.append(request)
-        return Answer(
-            self.solution, -1e9, "sample", "simulated-statevector", shots=10, expectation=self.expectation, p=1
-        )  # fmt: skip
+        return Answer(self.solution, -1e9, "sample", "simulated-statevector", shots=10, expectation=self.expectation, p=1)
 
 
 @pytest.fixture
@@ -409,12 +407,28 @@ def test_a_problem_of_more_solutions_than_any_float_is_solved() -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("schedule", "foo"), ("schedule", None), ("p", True), ("p", 1.5), ("p", "1"), ("shots", 2.5), ("shots", None),
-        ("seed", None), ("seed", -1), ("deadline_s", None), ("deadline_s", "1"), ("deadline_s", math.nan), ("deadline_s", True),
-        ("noise", "x"), ("noise", 1), ("noise", math.nan), ("device", 3), ("incumbent", "up"), ("warm_start", [True] * 6),
+        ("schedule", "foo"),
+        ("schedule", None),
+        ("p", True),
+        ("p", 1.5),
+        ("p", "1"),
+        ("shots", 2.5),
+        ("shots", None),
+        ("seed", None),
+        ("seed", -1),
+        ("deadline_s", None),
+        ("deadline_s", "1"),
+        ("deadline_s", math.nan),
+        ("deadline_s", True),
+        ("noise", "x"),
+        ("noise", 1),
+        ("noise", math.nan),
+        ("device", 3),
+        ("incumbent", "up"),
+        ("warm_start", [True] * 6),
         ("warm_start", [[1], [1, 1]]),
     ],
-)  # fmt: skip
+)
 def test_a_field_of_a_wrong_type_is_named_with_its_value(field: str, value: object) -> None:
     with pytest.raises(ProblemError, match=rf"^{field} "):
         SolveRequest(glass(6), **{field: value})

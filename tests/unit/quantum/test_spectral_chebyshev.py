@@ -11,9 +11,18 @@ from qstream.quantum.spectral.chebyshev import fit_filter, fit_inverse, fit_sign
 
 DENSE = np.sort(np.r_[np.cos(np.linspace(0, np.pi, 20001)), np.random.default_rng(0).uniform(-1, 1, 5000)])
 FITS = [
-    fit_inverse(2, 15), fit_inverse(10, 79), fit_inverse(10, 11), fit_inverse(1, 1), fit_inverse(3, 201), fit_sign(0.1, 61),
-    fit_sign(0.5, 3), fit_filter(0.3, 40), fit_filter(0.3, 80), fit_filter(0.9, 200), fit_filter(0.01, 2),
-]  # fmt: skip
+    fit_inverse(2, 15),
+    fit_inverse(10, 79),
+    fit_inverse(10, 11),
+    fit_inverse(1, 1),
+    fit_inverse(3, 201),
+    fit_sign(0.1, 61),
+    fit_sign(0.5, 3),
+    fit_filter(0.3, 40),
+    fit_filter(0.3, 80),
+    fit_filter(0.9, 200),
+    fit_filter(0.01, 2),
+]
 
 
 @pytest.mark.parametrize("fit", FITS, ids=range(len(FITS)))

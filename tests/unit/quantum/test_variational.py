@@ -63,10 +63,15 @@ CASES = [
     (n, kind, axis, reupload)
     for n in (1, 2, 3, 5)
     for kind, axis, reupload in (
-        ("angle", "X", False), ("angle", "Y", False), ("angle", "X", True), ("angle", "Y", True),
-        ("iqp", "X", False), ("iqp", "X", True), ("amplitude", "X", False),
+        ("angle", "X", False),
+        ("angle", "Y", False),
+        ("angle", "X", True),
+        ("angle", "Y", True),
+        ("iqp", "X", False),
+        ("iqp", "X", True),
+        ("amplitude", "X", False),
     )
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("n", "kind", "axis", "reupload"), CASES)
@@ -245,10 +250,13 @@ def test_numpy_and_torch_share_one_embedding():
     x = features(3, 3)
     start = embedding.amplitude(np.random.default_rng(2).normal(size=(3, 8)), 3)
     for embed in (
-        embedding.product_state, embedding.angle, embedding.iqp, lambda a: embedding.amplitude(a, 2),
+        embedding.product_state,
+        embedding.angle,
+        embedding.iqp,
+        lambda a: embedding.amplitude(a, 2),
         lambda a: embedding.angle(a, "Y", torch.tensor(start) if isinstance(a, torch.Tensor) else start),
         lambda a: embedding.iqp(a, 2, torch.tensor(start) if isinstance(a, torch.Tensor) else start),
-    ):  # fmt: skip
+    ):
         np.testing.assert_allclose(embed(x.numpy()), embed(x).numpy(), rtol=0, atol=1e-15)
 
 

@@ -83,9 +83,11 @@ def test_twenty_four_experts_on_two_nodes_reach_the_proven_optimum() -> None:
     for seed in range(2):
         together = coactivation(clustered(np.random.default_rng(seed), 24), 24)[0]
         cut = np.concatenate(
-            [np.einsum("xe,xe->x", part @ together.astype(np.float32), 1 - part)
-             for part in np.array_split(splits.astype(np.float32), 20)]
-        )  # fmt: skip
+            [
+                np.einsum("xe,xe->x", part @ together.astype(np.float32), 1 - part)
+                for part in np.array_split(splits.astype(np.float32), 20)
+            ]
+        )
         node = colocate(together[None], np.array([12, 12]), eps=np.inf)[0]
         assert within(together, node) == np.triu(together, 1).sum() - cut.min()
 

@@ -101,9 +101,15 @@ NODES = TOPOLOGY.model_copy(update={"num_nodes": 2, "num_logical_experts": 4})
 def labelled(names: str | list[str], label: list[int], layer: int = 0, seed: int = 0, experts: int = 4) -> TokenBatch:
     ids = np.random.default_rng(seed).random((len(label), experts)).argsort(1)[:, :2].astype(np.int32)
     return TokenBatch(
-        batch_id="b", ts_ns=1, model="m", layer=layer, token_id=np.arange(len(label), dtype=np.uint64), topk_ids=ids,
-        label=np.array(label, np.int32), label_names=tuple(names),
-    )  # fmt: skip
+        batch_id="b",
+        ts_ns=1,
+        model="m",
+        layer=layer,
+        token_id=np.arange(len(label), dtype=np.uint64),
+        topk_ids=ids,
+        label=np.array(label, np.int32),
+        label_names=tuple(names),
+    )
 
 
 def by_label(memory: Memory) -> dict[str, list[list[int]]]:
@@ -136,8 +142,10 @@ def test_labels_beyond_the_first_ones_count_as_other():
     for batch in batches:
         memory.add_batch(batch, 3, True)
     assert by_label(memory) == {
-        "a": expected(batches, "a"), "b": expected(batches, "b"), "other": expected(batches, "c", "d", "e"),
-    }  # fmt: skip
+        "a": expected(batches, "a"),
+        "b": expected(batches, "b"),
+        "other": expected(batches, "c", "d", "e"),
+    }
 
 
 def test_fewer_labels_merge_when_a_window_closes_and_none_forgets_them():
@@ -276,9 +284,15 @@ def test_a_state_from_before_labels_were_kept_still_loads():
 
 def test_the_state_of_a_large_model_stays_small_and_so_does_each_of_its_fields():
     large = ExpertTopology(
-        model="m", num_layers=58, num_logical_experts=256, top_k=8, num_nodes=4, num_gpus=32, slots_per_gpu=9,
+        model="m",
+        num_layers=58,
+        num_logical_experts=256,
+        top_k=8,
+        num_nodes=4,
+        num_gpus=32,
+        slots_per_gpu=9,
         node_of_gpu=np.repeat(np.arange(4, dtype=np.int32), 8),
-    )  # fmt: skip
+    )
     memory = Memory.fresh(large, windows=16)
     names = [f"tenant {n} ".ljust(100, "x") for n in range(40)]
     for n in range(16):

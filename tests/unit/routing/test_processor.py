@@ -29,8 +29,11 @@ class Stream:
 
     def send(self, frame, at_ms: int | None = None):
         topic = {
-            ExpertTopology: EXPERTS_TOPOLOGY, TokenBatch: TOKENS_BATCH, ExpertLoad: EXPERTS_LOAD, PlacementAck: PLACEMENT_ACK,
-        }[type(frame)]  # fmt: skip
+            ExpertTopology: EXPERTS_TOPOLOGY,
+            TokenBatch: TOKENS_BATCH,
+            ExpertLoad: EXPERTS_LOAD,
+            PlacementAck: PLACEMENT_ACK,
+        }[type(frame)]
         offset = self.offsets[topic.name] = self.offsets.get(topic.name, -1) + 1
         record = Record(topic.name, 0, offset, "m", frame, 1000 + offset if at_ms is None else at_ms)
         result = self.processor.process(Batch("m", [record]), self.state, 0)
@@ -49,9 +52,15 @@ def batch(seed: int, layer: int | None = 0, tokens: int = 128, experts: int = 8)
 def load(window: str, source: str = "s", tokens: int = 256, queued: dict[str, int] | None = None) -> ExpertLoad:
     count = np.tile(np.array([90, 50, 40, 30, 20, 10, 10, 6]), (2, 1))
     return ExpertLoad(
-        model="m", source=source, window_id=window, t0_ns=0, t1_ns=1, num_tokens=tokens, logical_count=count,
+        model="m",
+        source=source,
+        window_id=window,
+        t0_ns=0,
+        t1_ns=1,
+        num_tokens=tokens,
+        logical_count=count,
         queued_by_label=queued,
-    )  # fmt: skip
+    )
 
 
 def test_tokens_of_a_model_without_topology_wait():
@@ -176,9 +185,11 @@ def test_the_plan_of_a_large_model_fits_its_message():
     stream = Stream(OPTIONS.changed({"steps": 0}))
     stream.send(topology)
     count = (1000 * np.random.default_rng(0).lognormal(0, 1.5, (61, 384))).astype(np.int64)
-    plan = stream.send(
-        ExpertLoad(model="m", window_id="1", t0_ns=0, t1_ns=1, num_tokens=1 << 20, logical_count=count)
-    ).events[0].frame
+    plan = (
+        stream.send(ExpertLoad(model="m", window_id="1", t0_ns=0, t1_ns=1, num_tokens=1 << 20, logical_count=count))
+        .events[0]
+        .frame
+    )
     assert plan.logical_to_physical_map is None
     assert len(plan.move_layer) > 5000
     assert PlacementPlan.decode(plan.encode()) == plan
@@ -410,9 +421,7 @@ def test_pairs_that_loads_bring_place_experts_on_nodes_as_well():
     pairs = np.zeros((2, 8, 8), np.int64)
     pairs[:, range(4), range(4, 8)] = 1000
     even = np.full((2, 8), 64)
-    frame = ExpertLoad(
-        model="m", window_id="1", t0_ns=0, t1_ns=1, num_tokens=256, logical_count=even, cooccurrence=pairs
-    )  # fmt: skip
+    frame = ExpertLoad(model="m", window_id="1", t0_ns=0, t1_ns=1, num_tokens=256, logical_count=even, cooccurrence=pairs)
     (event,) = stream.send(frame).events
     node_of_slot = np.repeat(TOPOLOGY.nodes(), TOPOLOGY.slots_per_gpu)
     for row in event.frame.physical_to_logical_map:

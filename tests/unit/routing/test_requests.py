@@ -174,9 +174,15 @@ def test_remote_copies_and_loads_are_those_of_a_count_token_by_token(seed: int, 
     rng = np.random.default_rng(seed)
     layers, experts, gpus, tokens = 3, 6, 5, 20
     graph = ExpertTopology(
-        num_layers=layers, num_logical_experts=experts, top_k=2, num_nodes=3, num_gpus=gpus, slots_per_gpu=3,
-        node_of_gpu=np.array([0, 2, 1, 0, 2], np.int32), gpu_capacity=np.array([1, 0, 1, 2, 1], np.float32),
-    )  # fmt: skip
+        num_layers=layers,
+        num_logical_experts=experts,
+        top_k=2,
+        num_nodes=3,
+        num_gpus=gpus,
+        slots_per_gpu=3,
+        node_of_gpu=np.array([0, 2, 1, 0, 2], np.int32),
+        gpu_capacity=np.array([1, 0, 1, 2, 1], np.float32),
+    )
     placement = rng.integers(0, experts, (layers, 3 * gpus)).astype(np.int32)
     shares = rng.random((layers, 3 * gpus)).astype(np.float32) / 15 if shared else None
     ids = rng.integers(0, experts, (tokens, 2)).astype(np.int32)

@@ -12,7 +12,7 @@ from qstream.errors import ProblemError
 from qstream.routing.adjacency import expert_queues
 from qstream.routing.memory import contiguous
 from qstream.routing.options import RoutingOptions
-from qstream.routing.place import place
+from qstream.routing.placement import place
 from qstream.routing.tokens import route_tokens
 from schemas import ExpertTopology, RoutingPlan, TokenBatch
 
@@ -177,9 +177,12 @@ def test_copies_to_other_nodes_are_counted_once_a_node() -> None:
     batch = gated(src_rank=np.arange(400, dtype=np.int32) % 4)
     plan = route_tokens(batch, TOPOLOGY)
     node = np.array([0, 0, 1, 1])
-    expected = np.mean([
-        len({node[slot // 5] for slot in row} - {node[source]}) for row, source in zip(plan.slot_ids, batch.src_rank, strict=True)
-    ])  # fmt: skip
+    expected = np.mean(
+        [
+            len({node[slot // 5] for slot in row} - {node[source]})
+            for row, source in zip(plan.slot_ids, batch.src_rank, strict=True)
+        ]
+    )
     assert plan.metrics.cross_node_copies_per_token == pytest.approx(expected)
 
 

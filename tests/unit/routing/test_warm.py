@@ -23,11 +23,29 @@ from schemas.topics import EXPERTS_LOAD, EXPERTS_TOPOLOGY, TOKENS_BATCH
 
 # The kernels that Python calls; the others are compiled into them.
 ENTRIES = {
-    "hashing._assign", "hashing._assign_bounded", "hashing._choose_replica", "replicate._replicate", "pack._pack", "pack._swap",
-    "scenarios._anneal", "migrate._align", "score._copies", "shares._share_layers", "colocate._colocate",
-    "sample._sample", "sample._count", "counts.count_labels", "capacity._drop_repeats", "auction.surplus", "auction.auction",
-    "capacity._fill", "capacity._sort", "adjacency._group", "requests._assign", "requests._add_choices",
-}  # fmt: skip
+    "hashing._assign",
+    "hashing._assign_bounded",
+    "hashing._choose_replica",
+    "replicate._replicate",
+    "pack._pack",
+    "pack._swap",
+    "scenarios._anneal",
+    "migrate._align",
+    "score._copies",
+    "shares._share_layers",
+    "colocate._colocate",
+    "sample._sample",
+    "sample._count",
+    "counts.count_labels",
+    "capacity._drop_repeats",
+    "auction.surplus",
+    "auction.auction",
+    "capacity._fill",
+    "capacity._sort",
+    "adjacency._group",
+    "requests._assign",
+    "requests._add_choices",
+}
 FILES = {name.split(".")[0] for name in ENTRIES}
 
 
@@ -65,25 +83,47 @@ def test_after_warming_the_agent_s_records_compile_nothing() -> None:
     warm()
     before = forms()
     topology = ExpertTopology(
-        model="m", num_layers=2, num_logical_experts=6, top_k=2, num_nodes=2, num_gpus=4, slots_per_gpu=2,
+        model="m",
+        num_layers=2,
+        num_logical_experts=6,
+        top_k=2,
+        num_nodes=2,
+        num_gpus=4,
+        slots_per_gpu=2,
         gpu_capacity=np.array([1, 1, 0.5, 1], np.float32),
-    )  # fmt: skip
+    )
     tokens = TokenBatch(
-        batch_id="b", ts_ns=1, model="m", layer=1, token_id=np.arange(8, dtype=np.uint64),
-        topk_ids=np.array([[0, 1], [2, 3]] * 4, np.int32), label=np.array([0, 1] * 4, np.int32), label_names=("a", "b"),
+        batch_id="b",
+        ts_ns=1,
+        model="m",
+        layer=1,
+        token_id=np.arange(8, dtype=np.uint64),
+        topk_ids=np.array([[0, 1], [2, 3]] * 4, np.int32),
+        label=np.array([0, 1] * 4, np.int32),
+        label_names=("a", "b"),
         src_rank=np.zeros(8, np.int32),
-    )  # fmt: skip
+    )
     gateless = TokenBatch(batch_id="c", ts_ns=1, model="m", token_id=np.arange(8, dtype=np.uint64))
     load = ExpertLoad(
-        model="m", window_id="1", t0_ns=0, t1_ns=1, num_tokens=9, logical_count=np.arange(12).reshape(2, 6),
+        model="m",
+        window_id="1",
+        t0_ns=0,
+        t1_ns=1,
+        num_tokens=9,
+        logical_count=np.arange(12).reshape(2, 6),
         queued_by_label={"a": 5},
-    )  # fmt: skip
+    )
     frames = ((EXPERTS_TOPOLOGY, topology), (TOKENS_BATCH, tokens), (TOKENS_BATCH, gateless), (EXPERTS_LOAD, load))
     records = [Record(topic.name, 0, n, "m", frame, 1000 + n) for n, (topic, frame) in enumerate(frames)]
     for nodes in (True, False):
         options = RoutingOptions(
-            window_tokens=4, shares_tokens=1, steps=5, colocate=nodes, min_gain=0, capacity_factor=1.5 if nodes else None,
+            window_tokens=4,
+            shares_tokens=1,
+            steps=5,
+            colocate=nodes,
+            min_gain=0,
+            capacity_factor=1.5 if nodes else None,
             queues=nodes,
-        )  # fmt: skip
+        )
         assert RoutingProcessor(options).process(Batch("m", records), None, 0).dead == []
     assert forms() == before

@@ -15,9 +15,17 @@ CONTROLS = st.builds(
     Control, agent=NAMES, ts_ns=COUNT, paused=st.booleans(), options=st.dictionaries(NAMES, SCALARS, max_size=4), reason=st.text()
 )
 LETTERS = st.builds(
-    DeadLetter, topic=NAMES, partition=COUNT, offset=COUNT, stage=st.sampled_from(["decode", "process", "produce"]),
-    error_class=NAMES, error_message=st.text(), stack_trace=st.text(), attempts=st.integers(1, 2**31), timestamp_ms=COUNT,
-)  # fmt: skip
+    DeadLetter,
+    topic=NAMES,
+    partition=COUNT,
+    offset=COUNT,
+    stage=st.sampled_from(["decode", "process", "produce"]),
+    error_class=NAMES,
+    error_message=st.text(),
+    stack_trace=st.text(),
+    attempts=st.integers(1, 2**31),
+    timestamp_ms=COUNT,
+)
 
 
 @given(control=CONTROLS)

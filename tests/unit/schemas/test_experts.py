@@ -53,9 +53,15 @@ def test_any_valid_topology_survives_and_spreads_gpus_evenly_in_order(gpus, node
     nodes, experts = min(nodes, gpus), max(slots, gpus * slots - spare)
     rng = np.random.default_rng(seed)
     topology = ExpertTopology(
-        num_layers=3, num_logical_experts=experts, num_nodes=nodes, num_gpus=gpus, slots_per_gpu=slots,
-        gpu_capacity=rng.random(gpus), rank_cost=rng.random((gpus, gpus)), rdma_gb_s=rng.random() + 0.1,
-    )  # fmt: skip
+        num_layers=3,
+        num_logical_experts=experts,
+        num_nodes=nodes,
+        num_gpus=gpus,
+        slots_per_gpu=slots,
+        gpu_capacity=rng.random(gpus),
+        rank_cost=rng.random((gpus, gpus)),
+        rdma_gb_s=rng.random() + 0.1,
+    )
     round_trip(topology)
     assert topology.num_slots == gpus * slots
     sizes = np.bincount(topology.nodes(), minlength=nodes)

@@ -17,10 +17,20 @@ NUMBER = st.none() | st.floats(allow_nan=False, allow_infinity=False)
 INT32 = st.integers(0, 2**31 - 1)
 SHARE = st.floats(0, 1)
 SOLVERS = st.builds(
-    SolverRecord, tier=st.integers(0, 9), name=NAMES, execution=NAMES, n=st.none() | COUNT, depth=st.none() | COUNT,
-    shots=st.none() | COUNT, seed=st.integers(-(2**63), 2**63 - 1), wall_ms=st.none() | st.floats(0, 1e9),
-    objective=NUMBER, bound=NUMBER, control=NUMBER, classical_twin=NUMBER,
-)  # fmt: skip
+    SolverRecord,
+    tier=st.integers(0, 9),
+    name=NAMES,
+    execution=NAMES,
+    n=st.none() | COUNT,
+    depth=st.none() | COUNT,
+    shots=st.none() | COUNT,
+    seed=st.integers(-(2**63), 2**63 - 1),
+    wall_ms=st.none() | st.floats(0, 1e9),
+    objective=NUMBER,
+    bound=NUMBER,
+    control=NUMBER,
+    classical_twin=NUMBER,
+)
 
 
 @st.composite
@@ -38,22 +48,34 @@ def placements(draw):
 
     top = 2**31 - 1
     return PlacementPlan(
-        model=draw(NAMES), plan_id=draw(NAMES), ts_ns=draw(COUNT), version=draw(COUNT), base_version=draw(COUNT),
-        num_gpus=gpus, slots_per_gpu=slots, ttl_s=draw(st.none() | st.floats(1e-9, 1e9)),
-        skip_reason=None if answers else draw(NAMES), reset_reason=draw(st.none() | NAMES),
+        model=draw(NAMES),
+        plan_id=draw(NAMES),
+        ts_ns=draw(COUNT),
+        version=draw(COUNT),
+        base_version=draw(COUNT),
+        num_gpus=gpus,
+        slots_per_gpu=slots,
+        ttl_s=draw(st.none() | st.floats(1e-9, 1e9)),
+        skip_reason=None if answers else draw(NAMES),
+        reset_reason=draw(st.none() | NAMES),
         expected=PlacementScore(
-            balancedness_before=draw(SHARE), balancedness=draw(SHARE), worst_layer_balancedness=draw(SHARE),
+            balancedness_before=draw(SHARE),
+            balancedness=draw(SHARE),
+            worst_layer_balancedness=draw(SHARE),
             moved_experts=draw(COUNT),
         ),
-        solver=draw(SOLVERS), apply_layers=tuple(draw(st.lists(st.integers(0, 4095), max_size=3))),
+        solver=draw(SOLVERS),
+        apply_layers=tuple(draw(st.lists(st.integers(0, 4095), max_size=3))),
         physical_to_logical_map=draw(array(np.int32, (layers, gpus * slots), 0, top)) if answers else None,
         logical_to_physical_map=extra(np.int32, (layers, experts, draw(st.integers(1, 3))), -1, top),
         logical_replica_count=extra(np.int32, (layers, experts), 0, top),
         replica_shares=extra(np.float32, (layers, gpus * slots), 0, 1),
-        move_layer=extra(np.int32, (moves,), 0, top), move_expert=extra(np.int32, (moves,), 0, top),
-        move_src_gpu=extra(np.int32, (moves,), -1, gpus - 1), move_dst_gpu=extra(np.int32, (moves,), 0, gpus - 1),
+        move_layer=extra(np.int32, (moves,), 0, top),
+        move_expert=extra(np.int32, (moves,), 0, top),
+        move_src_gpu=extra(np.int32, (moves,), -1, gpus - 1),
+        move_dst_gpu=extra(np.int32, (moves,), 0, gpus - 1),
         move_bytes=extra(np.int64, (moves,), 0, 2**63 - 1),
-    )  # fmt: skip
+    )
 
 
 @st.composite
@@ -63,20 +85,28 @@ def routes(draw):
     choices = tokens * k if chosen else tokens
     ends = sorted(draw(st.lists(st.integers(0, choices), max_size=4)))
     return RoutingPlan(
-        plan_id=draw(NAMES), batch_id=draw(NAMES), model=draw(NAMES), layer=draw(st.none() | st.integers(0, 4095)),
-        ts_ns=draw(COUNT), ttl_s=draw(st.none() | st.floats(1e-9, 1e9)), placement_version=draw(COUNT),
+        plan_id=draw(NAMES),
+        batch_id=draw(NAMES),
+        model=draw(NAMES),
+        layer=draw(st.none() | st.integers(0, 4095)),
+        ts_ns=draw(COUNT),
+        ttl_s=draw(st.none() | st.floats(1e-9, 1e9)),
+        placement_version=draw(COUNT),
         metrics=RoutingMetrics(
-            max_over_mean=draw(st.floats(0, 1e300)), balancedness=draw(SHARE),
+            max_over_mean=draw(st.floats(0, 1e300)),
+            balancedness=draw(SHARE),
             cross_node_copies_per_token=draw(st.none() | st.floats(0, 1e9)),
-            gate_kept=draw(st.none() | SHARE), off_candidate=draw(st.none() | SHARE),
+            gate_kept=draw(st.none() | SHARE),
+            off_candidate=draw(st.none() | SHARE),
         ),
-        solver=draw(SOLVERS), fallback_reason=draw(st.none() | NAMES),
+        solver=draw(SOLVERS),
+        fallback_reason=draw(st.none() | NAMES),
         assignment=None if chosen else draw(npst.arrays(np.int32, tokens, elements=INT32)),
         slot_ids=draw(npst.arrays(np.int32, (tokens, k), elements=INT32)) if chosen else None,
         expert_ids=draw(npst.arrays(np.int32, (tokens, k), elements=INT32)) if chosen and draw(st.booleans()) else None,
         queue_token=draw(npst.arrays(np.uint64, choices)) if queued else None,
         queue_end=np.array([*ends, choices], np.int32) if queued else None,
-    )  # fmt: skip
+    )
 
 
 @given(plan=placements())

@@ -237,16 +237,32 @@ def table(**columns):
 def test_a_table_becomes_columns():
     batch = from_dataframe(
         table(
-            request_id=["r", "s", "r"], position=[0, 1, 2], cost=[1, 2, 3], src_rank=[0, -1, 1], label=["b", "a", "b"],
-            topk_id_0=[5, 6, 7], topk_id_1=[1, 2, 3], topk_weight_1=[0.25, 0.5, 0.125], topk_weight_0=[0.75, 0.5, 0.875],
+            request_id=["r", "s", "r"],
+            position=[0, 1, 2],
+            cost=[1, 2, 3],
+            src_rank=[0, -1, 1],
+            label=["b", "a", "b"],
+            topk_id_0=[5, 6, 7],
+            topk_id_1=[1, 2, 3],
+            topk_weight_1=[0.25, 0.5, 0.125],
+            topk_weight_0=[0.75, 0.5, 0.875],
         ),
-        **HEADER, layer=3,
-    )  # fmt: skip
+        **HEADER,
+        layer=3,
+    )
     assert batch == TokenBatch(
-        **HEADER, layer=3, label_names=("a", "b"), token_id=[10, 11, 12], request_id=[fnv1a("r"), fnv1a("s"), fnv1a("r")],
-        position=[0, 1, 2], cost=[1.0, 2.0, 3.0], src_rank=[0, -1, 1], label=[1, 0, 1],
-        topk_ids=[[5, 1], [6, 2], [7, 3]], topk_weights=[[0.75, 0.25], [0.5, 0.5], [0.875, 0.125]],
-    )  # fmt: skip
+        **HEADER,
+        layer=3,
+        label_names=("a", "b"),
+        token_id=[10, 11, 12],
+        request_id=[fnv1a("r"), fnv1a("s"), fnv1a("r")],
+        position=[0, 1, 2],
+        cost=[1.0, 2.0, 3.0],
+        src_rank=[0, -1, 1],
+        label=[1, 0, 1],
+        topk_ids=[[5, 1], [6, 2], [7, 3]],
+        topk_weights=[[0.75, 0.25], [0.5, 0.5], [0.875, 0.125]],
+    )
 
 
 def test_gate_columns_are_ordered_by_number_not_by_name():

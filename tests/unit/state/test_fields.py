@@ -90,15 +90,27 @@ def test_damage_is_a_frame_error_or_a_valid_frame_and_never_another_error(state:
 @pytest.mark.parametrize(
     "header",
     [
-        b"", b"\xff\xfe", b"null", b"[]", b"3", b'"x"', b"{}", b'{"header": {}}', b'{"header": 3, "arrays": {}}',
-        b'{"header": {}, "arrays": {"mean": 3}}', b'{"header": {}, "arrays": {"mean": ["<f8", 3]}}',
-        b'{"header": {}, "arrays": {"mean": ["<f4", [1]]}}', b'{"header": {}, "arrays": {"mean": [">f8", [1]]}}',
+        b"",
+        b"\xff\xfe",
+        b"null",
+        b"[]",
+        b"3",
+        b'"x"',
+        b"{}",
+        b'{"header": {}}',
+        b'{"header": 3, "arrays": {}}',
+        b'{"header": {}, "arrays": {"mean": 3}}',
+        b'{"header": {}, "arrays": {"mean": ["<f8", 3]}}',
+        b'{"header": {}, "arrays": {"mean": ["<f4", [1]]}}',
+        b'{"header": {}, "arrays": {"mean": [">f8", [1]]}}',
         b'{"header": {}, "arrays": {"mean": ["<f8", [-1]]}}',
-        b'{"header": {}, "arrays": {"mean": ["<f8", [1, 1]]}}', b'{"header": {}, "arrays": {"mean": ["<f8", ["1"]]}}',
+        b'{"header": {}, "arrays": {"mean": ["<f8", [1, 1]]}}',
+        b'{"header": {}, "arrays": {"mean": ["<f8", ["1"]]}}',
         b'{"header": {}, "arrays": {"mean": ["<f8", [10000000000000000000000]]}}',
-        b'{"header": {"rate": "x"}, "arrays": {}}', b"[" * 100_000,
+        b'{"header": {"rate": "x"}, "arrays": {}}',
+        b"[" * 100_000,
     ],
-)  # fmt: skip
+)
 def test_a_damaged_header_is_a_frame_error(header: bytes) -> None:
     with pytest.raises(FrameError, match=r"Memory\.v1"):
         unpack(Memory, {"h": header, "a:mean:0": bytes(8)})

@@ -30,9 +30,12 @@ def dense_probabilities(problem: IsingProblem, gamma: float, beta: float) -> np.
 
 @settings(deadline=None, max_examples=40)
 @given(
-    seed=st.integers(0, 10**6), n=st.integers(1, 7), density=st.sampled_from([0.0, 0.4, 1.0]),
-    gamma=st.floats(-3, 3), beta=st.floats(-2, 2),
-)  # fmt: skip
+    seed=st.integers(0, 10**6),
+    n=st.integers(1, 7),
+    density=st.sampled_from([0.0, 0.4, 1.0]),
+    gamma=st.floats(-3, 3),
+    beta=st.floats(-2, 2),
+)
 def test_all_means_are_those_of_the_state(seed: int, n: int, density: float, gamma: float, beta: float) -> None:
     problem = random_ising(seed, n, density)
     p = dense_probabilities(problem, gamma, beta)

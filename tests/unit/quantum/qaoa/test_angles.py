@@ -18,10 +18,13 @@ from qstream.quantum.qaoa.statevector import Statevector
 TABLE = json.loads(PATH.read_text())
 # Wurtz and Lykov, arXiv:2107.00677, and Basso et al., arXiv:2110.14206: p = 1 to 5.
 PUBLISHED = {
-    3: (0.6925, 0.7559, 0.7924, 0.8169, 0.8364), 4: (0.6624, 0.7161, 0.7486, 0.7690, 0.7841),
-    5: (0.6431, 0.6907, 0.7199, 0.7386, 0.7523), 6: (0.6294, 0.6726, 0.6993, 0.7165, 0.7292),
-    8: (0.6108, 0.6480, 0.6711, 0.6861, 0.6972), 11: (0.5936, 0.6253, 0.6450, 0.6578, 0.6673),
-}  # fmt: skip
+    3: (0.6925, 0.7559, 0.7924, 0.8169, 0.8364),
+    4: (0.6624, 0.7161, 0.7486, 0.7690, 0.7841),
+    5: (0.6431, 0.6907, 0.7199, 0.7386, 0.7523),
+    6: (0.6294, 0.6726, 0.6993, 0.7165, 0.7292),
+    8: (0.6108, 0.6480, 0.6711, 0.6861, 0.6972),
+    11: (0.5936, 0.6253, 0.6450, 0.6578, 0.6673),
+}
 # Farhi et al., arXiv:1910.08187, p = 1 to 4.
 PUBLISHED_LIMIT = (0.3033, 0.4075, 0.4726, 0.5157)
 
@@ -61,8 +64,10 @@ def test_the_table_reaches_the_published_cuts_of_trees(degree: int) -> None:
 
 def test_the_angles_of_degree_3_are_the_published_ones() -> None:
     for p, gammas, betas in (
-        (1, [0.3077], [0.3927]), (2, [0.2439, 0.4489], [0.5549, 0.2924]), (3, [0.2109, 0.3992, 0.4685], [0.6090, 0.4596, 0.2357])
-    ):  # fmt: skip
+        (1, [0.3077], [0.3927]),
+        (2, [0.2439, 0.4489], [0.5549, 0.2924]),
+        (3, [0.2109, 0.3992, 0.4685], [0.6090, 0.4596, 0.2357]),
+    ):
         gamma, beta = stored("3", p)
         np.testing.assert_allclose(gamma / math.sqrt(3), gammas, atol=1e-4)
         np.testing.assert_allclose(-beta, betas, atol=1e-4)
@@ -79,9 +84,7 @@ def test_trees_of_growing_degree_approach_the_limit() -> None:
     for p in (1, 2, 3):
         gamma, beta = stored("limit", p)
         limit = limit_energy(gamma, beta)
-        near, far = (
-            abs(math.sqrt(d - 1) * (tree_cut(d, gamma / math.sqrt(d - 1), beta) - 0.5) - limit) for d in (4001, 401)
-        )  # fmt: skip
+        near, far = (abs(math.sqrt(d - 1) * (tree_cut(d, gamma / math.sqrt(d - 1), beta) - 0.5) - limit) for d in (4001, 401))
         assert near < 1.1e-4
         assert far == pytest.approx(10 * near, rel=0.05)
 

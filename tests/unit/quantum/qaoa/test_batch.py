@@ -26,8 +26,13 @@ def test_each_problem_has_the_record_that_it_has_alone(n: int, fields: bool) -> 
     ticks = iter([1.0, 1.25])
     batch = solve_batch(given, p=6, shots=64, seed=3, clock=lambda: next(ticks))
     assert (batch.label, batch.execution, batch.n, batch.p, batch.shots, batch.seed) == (
-        "simulated", "simulated-statevector", n, 6, 64, 3,
-    )  # fmt: skip
+        "simulated",
+        "simulated-statevector",
+        n,
+        6,
+        64,
+        3,
+    )
     assert batch.wall_ms == 250
     for k, problem in enumerate(given):
         circuit = Statevector([problem], np.float64)

@@ -23,9 +23,13 @@ def dense(n: int, fields: bool) -> IsingProblem:
 
 
 PROBLEMS = [
-    dense(1, True), dense(2, False), dense(5, True), dense(6, False), dense(7, False),
+    dense(1, True),
+    dense(2, False),
+    dense(5, True),
+    dense(6, False),
+    dense(7, False),
     IsingProblem(8, np.triu(nx.to_numpy_array(nx.cubical_graph()), 1)),
-]  # fmt: skip
+]
 
 
 def expectation(circuit: Statevector, angles: NDArray[np.float64]) -> float:

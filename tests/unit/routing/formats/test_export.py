@@ -13,7 +13,7 @@ import yaml
 from qstream.errors import ConfigError, ProblemError
 from qstream.routing.formats.export import EXPORTERS, export
 from qstream.routing.formats.read import read_map
-from qstream.routing.place import place
+from qstream.routing.placement import place
 from schemas.experts import ExpertTopology
 from schemas.frame import JSON
 from schemas.placement import PlacementPlan
@@ -88,9 +88,19 @@ def test_the_plan_itself_can_be_published(plan):
     assert PlacementPlan.decode(export(plan, "plan"), JSON) == plan
 
 
-@pytest.mark.parametrize(("name", "file"), [(n, f"a.{e}") for n, e in (
-    ("sglang", "json"), ("tensorrt-llm", "yaml"), ("ascend", "json"), ("numpy", "npz"), ("plan", "json"),
-)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        (n, f"a.{e}")
+        for n, e in (
+            ("sglang", "json"),
+            ("tensorrt-llm", "yaml"),
+            ("ascend", "json"),
+            ("numpy", "npz"),
+            ("plan", "json"),
+        )
+    ],
+)
 def test_what_is_exported_can_be_planned_from(plan, tmp_path, name, file):
     (tmp_path / file).write_bytes(export(plan, name))
     assert read_map(tmp_path / file, LAYERS, 12, EXPERTS).tolist() == slots(plan)

@@ -16,10 +16,23 @@ from qstream.routing.formats.recording import Recording
 
 RNG = np.random.default_rng(3)
 FIELDS = (
-    "logical_count", "records", "topk_ids_of_layer", "load_history", "logical_expert_load", "expert_load_window",
-    "global_expert_load_window", "physical_to_logical_map", "last_physical_to_logical_map", "global_physical_count",
-    "history", "coactivation", "cooccurrence", "forward_pass_id", "0_1", "0_2",
-)  # fmt: skip
+    "logical_count",
+    "records",
+    "topk_ids_of_layer",
+    "load_history",
+    "logical_expert_load",
+    "expert_load_window",
+    "global_expert_load_window",
+    "physical_to_logical_map",
+    "last_physical_to_logical_map",
+    "global_physical_count",
+    "history",
+    "coactivation",
+    "cooccurrence",
+    "forward_pass_id",
+    "0_1",
+    "0_2",
+)
 NAMES = st.sampled_from(FIELDS) | st.text(max_size=3)
 HISTORY = RNG.integers(0, 50, (5, 2, 6))
 SLOTS = np.array([[0, 1, 2, 3, 4, 5, 0, 1], [5, 4, 3, 2, 1, 0, 5, 5]])

@@ -117,9 +117,15 @@ def place(
         return deadline_s is not None and clock() - started >= deadline_s
 
     problem = placement_problem(
-        history, topology, labels=labels, queued=queued, previous=previous, move_cost=move_cost,
-        options=options or PlaceOptions(), seed=seed,
-    )  # fmt: skip
+        history,
+        topology,
+        labels=labels,
+        queued=queued,
+        previous=previous,
+        move_cost=move_cost,
+        options=options or PlaceOptions(),
+        seed=seed,
+    )
     found = solve(problem, coactivation, late)
     if deadline_s is not None:
         found = replace(found, solver=found.solver.model_copy(update={"wall_ms": 1000.0 * (clock() - started)}))
@@ -265,9 +271,16 @@ def _fill(problem: PlacementProblem, part: _Part, plan: NDArray[np.int32], late:
         left = 0 if late() else steps
         for found in plans:
             found[some] = anneal(
-                found[some], scenarios[:, some], gpus, steps=left, seed=problem.seed + first, move_cost=problem.move_cost,
-                previous=was[some], weights=problem.ahead.weights, capacity=capacity,
-            )  # fmt: skip
+                found[some],
+                scenarios[:, some],
+                gpus,
+                steps=left,
+                seed=problem.seed + first,
+                move_cost=problem.move_cost,
+                previous=was[some],
+                weights=problem.ahead.weights,
+                capacity=capacity,
+            )
         annealed += len(fresh[some]) if left else 0
     best = plans[0]
     if len(plans) > 1:

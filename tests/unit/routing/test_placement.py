@@ -15,7 +15,7 @@ from qstream.errors import ProblemError
 from qstream.routing.colocate import coactivation
 from qstream.routing.pack import pack, swap
 from qstream.routing.pack import place as place_window
-from qstream.routing.place import PlaceOptions, place
+from qstream.routing.placement import PlaceOptions, place
 from qstream.routing.replicate import replica_counts
 from qstream.routing.scenarios import anneal
 from qstream.routing.score import balancedness, gpu_loads, moved_experts, violations
