@@ -1,14 +1,27 @@
 """What travels: the frames on qstream's topics. Needs pydantic, numpy and safetensors only, so that a producer can embed it."""
 
-from schemas.control import Control
-from schemas.deadletter import DeadLetter
-from schemas.experts import ExpertLoad, ExpertTopology
-from schemas.frame import JSON, SAFETENSORS, Frame, FrameError
-from schemas.placement import PlacementAck, PlacementPlan
-from schemas.routing import RoutingPlan
-from schemas.shares import DispatchShares
-from schemas.tokens import TokenBatch
-from schemas.topics import TOPICS, Topic
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from schemas.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from schemas.control import Control as Control
+    from schemas.deadletter import DeadLetter as DeadLetter
+    from schemas.experts import ExpertLoad as ExpertLoad
+    from schemas.experts import ExpertTopology as ExpertTopology
+    from schemas.frame import JSON as JSON
+    from schemas.frame import SAFETENSORS as SAFETENSORS
+    from schemas.frame import Frame as Frame
+    from schemas.frame import FrameError as FrameError
+    from schemas.placement import PlacementAck as PlacementAck
+    from schemas.placement import PlacementPlan as PlacementPlan
+    from schemas.routing import RoutingPlan as RoutingPlan
+    from schemas.shares import DispatchShares as DispatchShares
+    from schemas.tokens import TokenBatch as TokenBatch
+    from schemas.topics import TOPICS as TOPICS
+    from schemas.topics import Topic as Topic
 
 __all__ = [
     "JSON",
@@ -27,3 +40,24 @@ __all__ = [
     "TokenBatch",
     "Topic",
 ]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "JSON": ".frame",
+        "SAFETENSORS": ".frame",
+        "TOPICS": ".topics",
+        "Control": ".control",
+        "DeadLetter": ".deadletter",
+        "DispatchShares": ".shares",
+        "ExpertLoad": ".experts",
+        "ExpertTopology": ".experts",
+        "Frame": ".frame",
+        "FrameError": ".frame",
+        "PlacementAck": ".placement",
+        "PlacementPlan": ".placement",
+        "RoutingPlan": ".routing",
+        "TokenBatch": ".tokens",
+        "Topic": ".topics",
+    },
+)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
+
+from schemas.lazy import lazy_names
 
 if TYPE_CHECKING:
     from qstream.quantum.convert import from_networkx as from_networkx
@@ -32,29 +33,19 @@ __all__ = [
     "warm",
 ]
 
-# What a user types most, by the module that has it; imported on first use, so that importing the package costs nothing.
-_NAMES: Final = {
-    "IsingProblem": "ising",
-    "OneHotProblem": "onehot",
-    "QuantumRuntime": "runtime",
-    "Reason": "record",
-    "SolveMeta": "record",
-    "SolveRequest": "record",
-    "SolveResult": "record",
-    "from_networkx": "convert",
-    "from_qubo": "convert",
-    "solve": "solvers",
-    "warm": "solvers",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _NAMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_NAMES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_NAMES])
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "IsingProblem": ".ising",
+        "OneHotProblem": ".onehot",
+        "QuantumRuntime": ".runtime",
+        "Reason": ".record",
+        "SolveMeta": ".record",
+        "SolveRequest": ".record",
+        "SolveResult": ".record",
+        "from_networkx": ".convert",
+        "from_qubo": ".convert",
+        "solve": ".solvers",
+        "warm": ".solvers",
+    },
+)

@@ -1,0 +1,66 @@
+"""The public face: what a user imports exists, and importing a package loads nothing that its user may not need."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import subprocess
+import sys
+
+import pytest
+
+PACKAGES = ("qstream", "qstream.quantum", "qstream.routing", "schemas")
+TAUGHT = {
+    "qstream": {"Publisher", "PlanSubscriber", "solve"},
+    "qstream.routing": {
+        "PrefixRouter",
+        "RoutingOptions",
+        "dispatch_shares",
+        "place",
+        "rebalance_experts",
+        "route_requests",
+        "route_tokens",
+    },
+}
+HEAVY = {"agents", "confluent_kafka", "faust", "numba", "numpy", "pandas", "pydantic", "redis", "scipy", "torch"}
+_LOADED = "import importlib, json, sys; importlib.import_module(sys.argv[1]); print(json.dumps(sorted(sys.modules)))"
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_has_the_names_that_it_lists(package):
+    module = importlib.import_module(package)
+    assert {name for name in module.__all__ if getattr(module, name) is None} == set()
+    assert set(module.__all__) <= set(dir(module))
+    assert [name for name in module.__all__ if name.startswith("_")] == []
+
+
+@pytest.mark.parametrize(("package", "names"), TAUGHT.items())
+def test_a_package_lists_the_names_that_are_taught(package, names):
+    assert names <= set(importlib.import_module(package).__all__)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_public_name_is_a_module_next_to_it(package):
+    module = importlib.import_module(package)
+    assert [name for name in module.__all__ if importlib.util.find_spec(f"{package}.{name}")] == []
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_an_unknown_name_is_an_attribute_error_that_names_it(package):
+    module = importlib.import_module(package)
+    with pytest.raises(AttributeError, match=f"module '{package}' has no attribute 'nothing'"):
+        _ = module.nothing
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_importing_a_package_loads_no_library(package):
+    done = subprocess.run([sys.executable, "-c", _LOADED, package], capture_output=True, text=True, check=True)
+    assert {name.split(".")[0] for name in json.loads(done.stdout)} & HEAVY == set()
+
+
+def test_a_public_function_stays_a_function_after_its_module_was_imported():
+    importlib.import_module("qstream.routing.placement")
+    routing = importlib.import_module("qstream.routing")
+    assert callable(routing.place)
+    assert routing.place is importlib.import_module("qstream.routing.placement").place
