@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Generic, NamedTuple, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, Self, TypeVar
 
-from qstream.errors import Poison
+from qstream.errors import OptionError, Poison
 from schemas.control import Scalar
 from schemas.deadletter import Headers
 from schemas.frame import Frame
 from schemas.topics import Topic
+from schemas.wording import must_be
 
 S = TypeVar("S", bound=Frame)
 
@@ -73,10 +74,35 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Tick:
+    """One call of `on_tick` for one key.
+
+    Attributes
+    ----------
+    version
+        Of the state that the tick is given.
+    now_ns
+        The wall clock, the same for all keys of one round of ticks.
+    idle
+        No record of the key was processed between the previous tick of the key and this one, and both ticks saw the same
+        assignment of partitions. The first tick after a start or after a rebalance is therefore never idle.
+    """
+
+    key: str
+    version: int
+    now_ns: int
+    idle: bool
+
+    def event_id(self, n: int) -> str:
+        """Id of the n-th event of this tick: the same until the state changes, so that a repetition can be recognised."""
+        return f"tick/{self.key}/{self.version}/{n}"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Event:
     """A frame to publish. `cause` is the last input record that it covers, None for a tick's event.
 
-    `id` is ``cause.event_id(n)``, or ``tick/<key>/<state version>/<n>``: consumers recognise a repetition by it.
+    `id` is ``cause.event_id(n)`` or ``tick.event_id(n)``: consumers recognise a repetition by it.
     """
 
     topic: Topic
@@ -88,15 +114,27 @@ class Event:
 
 @dataclass(frozen=True, eq=False)
 class Result(Generic[S]):
-    """What came of a batch: events in order, records that can never be processed, and the new state (None: unchanged)."""
+    """What came of a batch or a tick.
+
+    `events` in order, `dead` the records that can never be processed, `state` the new state (None: unchanged). `forget`
+    ends the key: its state is deleted as a write is made, so the next record of the key finds none; `state` must be None.
+    """
 
     events: Sequence[Event] = ()
     dead: Sequence[Poison] = ()
     state: S | None = None
+    forget: bool = False
+
+    def __post_init__(self) -> None:
+        if self.forget and self.state is not None:
+            raise ValueError(must_be("state", "None in a result that forgets the key", self.state))
 
 
 class Processor(Protocol[S]):
     """One module seen from the stream.
+
+    A class that names `Processor` as its base must define `name`, `inputs`, `outputs`, `state` and `process`; the rest has
+    defaults. A class with all members is a processor without naming it.
 
     `process` is synchronous, deterministic for (batch, state, now_ns) and does no I/O; it never changes `state` in place.
     `now_ns` is the newest record's timestamp of the batch in `process`, and the wall clock only in `on_tick`. Any split of
@@ -107,39 +145,63 @@ class Processor(Protocol[S]):
     down to the record at fault, which becomes a dead letter with its stack trace.
     """
 
-    @property
-    def name(self) -> str:
-        """The agent's name; the consumer group is ``<prefix>.<name>``."""
-        ...
+    if TYPE_CHECKING:  # read-only to the type checker; at run time plain attributes, which a subclass may set as it likes
 
-    @property
-    def inputs(self) -> tuple[Topic, ...]:
-        """Topics to consume. A compacted one is a table, read whole at every assignment."""
-        ...
+        @property
+        def name(self) -> str:
+            """The agent's name; the consumer group is ``<prefix>.<name>``."""
+            ...
 
-    @property
-    def outputs(self) -> tuple[Topic, ...]:
-        """Topics of the events."""
-        ...
+        @property
+        def inputs(self) -> tuple[Topic, ...]:
+            """Topics to consume. A compacted one is read whole at every assignment, into the states of its keys."""
+            ...
 
-    @property
-    def state(self) -> type[S] | None:
-        """The frame that holds a key's state, None for a stateless module."""
-        ...
+        @property
+        def outputs(self) -> tuple[Topic, ...]:
+            """Topics of the events."""
+            ...
 
-    @property
-    def tick_s(self) -> float | None:
-        """Period of `on_tick`, None for none."""
-        ...
+        @property
+        def state(self) -> type[S] | None:
+            """The frame that holds a key's state, None for a stateless module."""
+            ...
+
+        @property
+        def tables(self) -> tuple[Topic, ...]:
+            """Compacted topics that every worker reads whole, outside the group; their rows come by `with_tables`."""
+            return ()
+
+        @property
+        def tick_s(self) -> float | None:
+            """Period of `on_tick` in seconds, None for no ticks."""
+            return None
+
+        @property
+        def state_ttl_s(self) -> float | None:
+            """Seconds after its last change at which a key's state is deleted, None for never."""
+            return None
+
+    else:
+        tables = ()
+        tick_s = state_ttl_s = None
 
     def process(self, batch: Batch, state: S | None, now_ns: int) -> Result[S]: ...
 
-    def on_tick(self, key: str, state: S, now_ns: int, version: int) -> Result[S]: ...
+    def on_tick(self, tick: Tick, state: S) -> Result[S]:
+        """What a key does by the clock. A fault costs that tick: it is logged, and the next one follows."""
+        return Result()
 
     def configure(self, options: Mapping[str, Scalar]) -> Self:
         """The same processor with some toggles changed; `OptionError` names an unknown one or a bad value."""
-        ...
+        if options:
+            raise OptionError(must_be("options", f"empty, {self.name} has none", sorted(options)))
+        return self
+
+    def with_tables(self, rows: Mapping[str, Mapping[str, Frame]]) -> Self:
+        """The same processor with the rows of its `tables`: by topic name and key. Called between batches."""
+        return self
 
     def warm(self) -> None:
         """Compile and load what the first batch needs; called before the worker reports ready."""
-        ...
+        return

@@ -10,7 +10,7 @@ from typing import Self
 import numpy as np
 
 from qstream.ahead import Ahead
-from qstream.contract import Batch, Event, Record, Result
+from qstream.contract import Batch, Event, Processor, Record, Result, Tick
 from qstream.errors import OptionError, Poison, ProblemError, Transient
 from qstream.metrics import ROUTING_SOLVER_SECONDS
 from qstream.quantum.record import Refused
@@ -70,7 +70,7 @@ class Stamp:
         return self.id[-NAME_LENGTH:]
 
 
-class RoutingProcessor:
+class RoutingProcessor(Processor[RoutingState]):
     """Counts the tokens of each expert in windows; plans the placement when a window closes, the shares of replicas as
     tokens come, and every batch's slots.
 
@@ -100,7 +100,6 @@ class RoutingProcessor:
         self.options = options or RoutingOptions()
         self.runtime = runtime
         self.ahead = ahead
-        self._versions: dict[str, int] = {}  # of the states at their last tick
 
     def configure(self, options: Mapping[str, Scalar]) -> Self:
         changed = type(self)(self.options.changed(options), self.runtime, self.ahead)
@@ -121,17 +120,12 @@ class RoutingProcessor:
             except Refused as refused:
                 raise OptionError(f"option device: {device!r}, {refused.detail}") from refused
 
-    def on_tick(self, key: str, state: RoutingState, now_ns: int, version: int) -> Result[RoutingState]:
-        """Publish the placement of a window where no record came since the last tick that could."""
-        idle = self._versions.get(key) == version
-        if not state.planning:
-            self._versions.pop(key, None)
-            return Result()
-        self._versions[key] = version
-        if not idle or not self._is_due(state, now_ns):
+    def on_tick(self, tick: Tick, state: RoutingState) -> Result[RoutingState]:
+        """Publish the placement of a window where no record came since the last tick."""
+        if not tick.idle or not state.planning or not self._is_due(state, tick.now_ns):
             return Result()
         memory = Memory(state)
-        events = self._end_plan(Stamp(key, f"tick/{key}/{version}/0", now_ns, None), memory)
+        events = self._end_plan(Stamp(tick.key, tick.event_id(0), tick.now_ns, None), memory)
         return Result(events, (), memory.state())
 
     def process(self, batch: Batch, state: RoutingState | None, now_ns: int) -> Result[RoutingState]:

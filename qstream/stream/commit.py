@@ -25,7 +25,8 @@ log = logging.getLogger(__name__)
 class Entry(Generic[S]):
     """The state of one key: as stored, as it is now, and the offsets that the present one has seen.
 
-    `held` are the partitions that were ours when it was loaded, `fed_by` those whose records have asked for it.
+    `held` are the partitions that were ours when it was loaded, `fed_by` those whose records have asked for it. `quiet`
+    says that none did since the last tick, which was given this entry.
     """
 
     stored: Stored[S]
@@ -34,6 +35,7 @@ class Entry(Generic[S]):
     dirty: bool = False
     held: set[TopicPartition] = field(default_factory=set)
     fed_by: set[TopicPartition] = field(default_factory=set)
+    quiet: bool = False
 
 
 class Ledger(Generic[S]):
@@ -130,8 +132,11 @@ class Ledger(Generic[S]):
             del self._entries[key]
             entry = self.entry(key)
         entry.fed_by |= origins
-        seen = entry.seen
-        return [record for record in records if record.offset > seen.get(record.origin, -1)] if seen else list(records)
+        unseen = (
+            [record for record in records if record.offset > entry.seen.get(record.origin, -1)] if entry.seen else list(records)
+        )
+        entry.quiet = entry.quiet and not unseen
+        return unseen
 
     def stage(self, key: str, state: S, records: Sequence[Record]) -> None:
         """Take a new state that has seen `records`; `save` writes it."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from qstream.contract import Batch, Event, Processor, Record, Result
+from qstream.contract import Batch, Event, Processor, Record, Result, Tick
 from qstream.errors import Fatal, Poison, Transient
 from qstream.stream.decode import Rejected, reject
 from schemas.frame import Frame
@@ -41,14 +41,14 @@ def isolate(processor: Processor[S], key: str, records: Sequence[Record], state:
     return outcome
 
 
-def isolate_tick(processor: Processor[S], key: str, state: S, now_ns: int, version: int) -> Result[S]:
+def isolate_tick(processor: Processor[S], tick: Tick, state: S) -> Result[S]:
     """The result of a tick, an empty one where it raises anything but `Fatal`: the log says so, and the next tick follows."""
     try:
-        return processor.on_tick(key, state, now_ns, version)
+        return processor.on_tick(tick, state)
     except Fatal:
         raise
     except Exception:  # any fault of a module ends here: no record is at fault that could become a dead letter
-        log.exception("%s: the tick of %s failed", processor.name, key)
+        log.exception("%s: the tick of %s failed", processor.name, tick.key)
         return Result()
 
 

@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 from confluent_kafka import KafkaException, Message
 
 from qstream.config import Settings, is_embedded
-from qstream.contract import Event, Processor, Record, TopicPartition, partition_of
+from qstream.contract import Event, Processor, Record, Tick, TopicPartition, partition_of
 from qstream.errors import ConfigError, DeliveryFailed, OptionError, StoreUnavailable
 from qstream.metrics import DEGRADED, LAG, PAUSED, PROCESS_SECONDS, RETRIES
 from qstream.state.store import StateStore
@@ -331,7 +331,9 @@ class BatchLoop(Generic[S]):
             entry = self.ledger.entry(key)
             if entry.state is None:
                 continue
-            result = isolate_tick(self.processor, key, entry.state, now_ns, entry.stored.version)
+            tick = Tick(key, entry.stored.version, now_ns, entry.quiet)
+            entry.quiet = True
+            result = isolate_tick(self.processor, tick, entry.state)
             try:
                 self._deliver(list(result.events), [], {})
             except DeliveryFailed as exc:

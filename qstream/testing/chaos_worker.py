@@ -11,7 +11,7 @@ import os
 import random
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal, Self
 
@@ -20,10 +20,9 @@ from numpy.typing import NDArray
 
 from agents.app import Agent, run
 from qstream.config import load_settings
-from qstream.contract import Batch, Event, Result
-from qstream.errors import OptionError, Poison, StoreConflict
+from qstream.contract import Batch, Event, Processor, Result
+from qstream.errors import Poison, StoreConflict
 from qstream.state.store import StateStore, Stored, Write
-from schemas.control import Scalar
 from schemas.frame import Axes, Count, Frame, Name
 from schemas.topics import Topic
 
@@ -73,7 +72,7 @@ RECEIPTS = Topic("chaos.receipts.v1", Receipt, "account", "plan", "one receipt a
 
 
 @dataclass(frozen=True)
-class Ledgers:
+class Ledgers(Processor[Balance]):
     """Counts and digests the payments of each account; those of one topic say nothing of the other's, as the order between
     topics is open."""
 
@@ -101,16 +100,6 @@ class Ledgers:
             receipt = Receipt(account=batch.key, number=payment.number, count=int(counts[row]), digest=int(digests[row]))
             events.append(Event(RECEIPTS, batch.key, record.event_id(0), receipt, record))
         return Result(events, state=Balance(account=batch.key, counts=counts, digests=digests))
-
-    def on_tick(self, key: str, state: Balance, now_ns: int, version: int) -> Result[Balance]:
-        return Result()
-
-    def configure(self, options: Mapping[str, Scalar]) -> Self:
-        if options:
-            raise OptionError(f"option {min(options)!r} is unknown, allowed are none")
-        return self
-
-    def warm(self) -> None: ...
 
 
 def die_at_saves(share: float) -> None:

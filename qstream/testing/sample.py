@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from qstream.contract import Batch, Event, Record, Result
+from qstream.contract import Batch, Event, Processor, Record, Result, Tick
 from qstream.errors import Fatal, OptionError, Poison, Transient
 from schemas.control import Scalar
 from schemas.deadletter import DeadLetter
@@ -104,9 +104,10 @@ class SampleOptions:
     tick_s: float | None = None
 
 
-class Sample:
+class Sample(Processor[Tally]):
     """The module: one pong for each ping. Topics and groups are named after `name`, so that many can share a broker."""
 
+    name: str
     state: type[Tally] | None = Tally
 
     def __init__(self, name: str, partitions: int = 4, options: SampleOptions | None = None) -> None:
@@ -130,11 +131,8 @@ class Sample:
             raise OptionError(f"sample has no option {min(unknown)!r}, allowed are {', '.join(known)}")
         return type(self)(self.name, self.partitions, replace(self.options, **options))  # type: ignore[arg-type]
 
-    def warm(self) -> None:
-        """Nothing to compile."""
-
-    def on_tick(self, key: str, state: Tally, now_ns: int, version: int) -> Result[Tally]:
-        return Result([Event(self.pongs, key, f"tick/{key}/{version}/0", _pong(key, state), None)])
+    def on_tick(self, tick: Tick, state: Tally) -> Result[Tally]:
+        return Result([Event(self.pongs, tick.key, tick.event_id(0), _pong(tick.key, state), None)])
 
     def process(self, batch: Batch, state: Tally | None, now_ns: int) -> Result[Tally]:
         time.sleep(self.options.pause_s)

@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Self
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agents.app import Agent
-from qstream.contract import Batch, Event, Record, Result
+from qstream.contract import Batch, Event, Processor, Record, Result
 from qstream.routing.options import RoutingOptions
 from qstream.routing.processor import RoutingProcessor
 from qstream.stream.client import Publisher
-from schemas.control import Scalar
 from schemas.deadletter import DeadLetter
 from schemas.experts import ExpertTopology
 from schemas.frame import JSON, SAFETENSORS, Axes, Count, Frame, Name, TimeNs
@@ -68,23 +67,13 @@ USAGE = Topic("bench.usage.v1", Usage, "node", "plan", "an answer for each repor
 LETTERS = Topic(dead_letter_name("telemetry"), DeadLetter, "topic", "dead-letter", "what could not be read", 1)
 
 
-class Sums:
+class Sums(Processor[NodeState]):
     """As little as a stateful module can do, so that the loop is what is measured."""
 
     name = "telemetry"
     inputs = (REPORTS,)
     outputs = (USAGE,)
     state = NodeState
-    tick_s: float | None = None
-
-    def configure(self, options: Mapping[str, Scalar]) -> Self:
-        return self
-
-    def warm(self) -> None:
-        """Nothing to compile."""
-
-    def on_tick(self, key: str, state: NodeState, now_ns: int, version: int) -> Result[NodeState]:
-        return Result()
 
     def process(self, batch: Batch, state: NodeState | None, now_ns: int) -> Result[NodeState]:
         reports = 0 if state is None else state.reports

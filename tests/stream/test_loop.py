@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import pytest
 from confluent_kafka import Message
 
+from qstream.contract import Result, Tick
 from qstream.stream.loop import BatchLoop
 from qstream.testing.rig import Rig, header, wait_until
 from qstream.testing.sample import Ping, Tally
@@ -197,10 +197,10 @@ def test_a_tick_that_fails_costs_that_tick(rig: Rig, caplog: pytest.LogCaptureFi
     processor = rig.processor(tick_s=0.2)
     plain = processor.on_tick
 
-    def on_tick(key: str, *rest: Any) -> Any:
-        if key == "a":
+    def on_tick(tick: Tick, state: Tally) -> Result[Tally]:
+        if tick.key == "a":
             raise RuntimeError("a fault of the module")
-        return plain(key, *rest)
+        return plain(tick, state)
 
     processor.on_tick = on_tick
     with rig.loop(processor):

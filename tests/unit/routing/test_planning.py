@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from qstream.ahead import Ahead
-from qstream.contract import Batch, Record
+from qstream.contract import Batch, Record, Tick
 from qstream.routing.memory import RoutingState
 from qstream.routing.options import RoutingOptions
 from qstream.routing.processor import RoutingProcessor
@@ -23,6 +23,7 @@ class Stream:
         self.processor = RoutingProcessor(options, ahead=ahead)
         self.state = None
         self.offset = -1
+        self.version = 0  # of the state at the last tick
         self.send(0, TOPOLOGY)
 
     def send(self, at_ms: int, frame) -> list:
@@ -33,7 +34,9 @@ class Stream:
         return list(result.events)
 
     def tick(self, at_ms: int, version: int) -> list:
-        result = self.processor.on_tick("m", self.state, at_ms * MS, version)
+        tick = Tick("m", version, at_ms * MS, idle=self.version == version)
+        self.version = version
+        result = self.processor.on_tick(tick, self.state)
         self.state = result.state or self.state
         return list(result.events)
 
@@ -194,8 +197,8 @@ def test_the_plan_of_a_tick_can_be_named_for_a_model_with_the_longest_name():
     records = [Record("t", 0, offset, name, frame, 1000) for offset, frame in enumerate((topology, window))]
     state = processor.process(Batch(name, records), None, 0).state
     assert state is not None
-    assert not processor.on_tick(name, state, 2000 * MS, 7).events
-    (event,) = processor.on_tick(name, state, 3000 * MS, 7).events
+    assert not processor.on_tick(Tick(name, 7, 2000 * MS, idle=False), state).events
+    (event,) = processor.on_tick(Tick(name, 7, 3000 * MS, idle=True), state).events
     assert event.id == f"tick/{name}/7/0"
     assert event.frame.plan_id == event.id[-200:]
 
@@ -234,7 +237,7 @@ def test_a_tick_that_is_repeated_after_a_crash_says_the_same_version():
     before = stream.state
     plans = []
     for restarted_ms in (2000, 90_000):
-        stream.processor, stream.state = RoutingProcessor(OPTIONS), before
+        stream.processor, stream.state, stream.version = RoutingProcessor(OPTIONS), before, 0
         assert not stream.tick(restarted_ms, 7)
         plans += stream.tick(restarted_ms + 1000, 7)
     first, again = plans
