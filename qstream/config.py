@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
+import tomllib
 from pathlib import Path
-from tomllib import TOMLDecodeError
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_origin
 
-from pydantic import Field, StringConstraints, ValidationError
-from pydantic_settings import (
-    BaseSettings,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    SettingsError,
-    TomlConfigSettingsSource,
-)
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from qstream.errors import ConfigError
+from schemas.wording import Shown, must_be
 
 EMBEDDED = "embedded"
+PREFIX = "QSTREAM_"
 CONFIG_VARIABLE = "QSTREAM_CONFIG"
 
 
@@ -28,13 +24,10 @@ def is_embedded(cluster_id: str | None) -> bool:
     return cluster_id is not None and cluster_id.startswith("mockCluster")
 
 
-class Settings(BaseSettings):
-    """How a worker reaches Kafka and Redis, and how it batches, delivers and waits.
+class Settings(BaseModel):
+    """How a worker or a client reaches Kafka and Redis, and how it batches, delivers and waits; `load_settings` reads them."""
 
-    Nested values in the environment are JSON: ``QSTREAM_KAFKA='{"security.protocol": "SASL_SSL"}'``.
-    """
-
-    model_config = SettingsConfigDict(env_prefix="QSTREAM_", extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     bootstrap_servers: str = Field(
         default=EMBEDDED, min_length=1, description="HOST:PORT[,HOST:PORT], or 'embedded' for a broker inside the process"
@@ -69,31 +62,51 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="address of the pages /healthz, /readyz and /metrics")
     port: int = Field(default=6066, ge=0, le=65535)
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        path = os.environ.get(CONFIG_VARIABLE)
-        file = (TomlConfigSettingsSource(settings_cls, toml_file=Path(path)),) if path else ()
-        return init_settings, env_settings, *file
-
 
 def load_settings(**overrides: Any) -> Settings:
-    """Settings from all sources; `overrides` that are None do not count. `ConfigError` names field, value and rule."""
-    path = os.environ.get(CONFIG_VARIABLE)
-    if path and not Path(path).is_file():
-        raise ConfigError(f"{CONFIG_VARIABLE} is {path!r}, allowed is the path of a TOML file")
+    """Settings from all sources; `overrides` that are None do not count. `ConfigError` names field, value and rule.
+
+    A later source replaces the values of an earlier one, in tables such as `kafka` name by name. Nested values in the
+    environment are JSON: ``QSTREAM_KAFKA='{"security.protocol": "SASL_SSL"}'``.
+    """
+    given: dict[str, Any] = {}
+    for source in (_of_file(), _of_environment(), overrides):
+        for name, value in source.items():
+            known = given.get(name)
+            if value is not None:
+                given[name] = known | value if isinstance(known, dict) and isinstance(value, dict) else value
     try:
-        return Settings(**{name: value for name, value in overrides.items() if value is not None})
+        return Settings(**given)
     except ValidationError as exc:
         faults = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}, got {str(e['input'])[:80]!r}" for e in exc.errors()]
         raise ConfigError("; ".join(faults)) from exc
-    except TOMLDecodeError as exc:
-        raise ConfigError(f"{CONFIG_VARIABLE} is {path!r}, which is no TOML: {exc}") from exc
-    except SettingsError as exc:
-        raise ConfigError(f"{exc}: {exc.__cause__}, allowed is JSON") from exc
+
+
+def _of_file() -> dict[str, Any]:
+    path = os.environ.get(CONFIG_VARIABLE)
+    if not path:
+        return {}
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise ConfigError(must_be(CONFIG_VARIABLE, "the path of a TOML file", Shown(f"{path!r}: {exc.strerror}"))) from exc
+    except ValueError as exc:  # not TOML, or not UTF-8
+        raise ConfigError(must_be(CONFIG_VARIABLE, "the path of a TOML file", Shown(f"{path!r}: {exc}"))) from exc
+
+
+def _of_environment() -> dict[str, Any]:
+    """The settings among the environment's variables; those of other parts, such as QSTREAM_DATA, are passed over."""
+    given: dict[str, Any] = {}
+    for name, field in Settings.model_fields.items():
+        variable = PREFIX + name.upper()
+        value = os.environ.get(variable)
+        if value is not None:
+            given[name] = _json_object(variable, value) if get_origin(field.annotation) is dict else value
+    return given
+
+
+def _json_object(variable: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as exc:
+        raise ConfigError(must_be(variable, "a JSON object", text)) from exc

@@ -16,6 +16,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from qstream import __version__
 from qstream.cli.cluster import Cluster, reach
 from qstream.cli.names import agent_names
 from qstream.config import EMBEDDED, Settings
@@ -49,7 +50,7 @@ def check_installation() -> list[Check]:
     librdkafka = confluent_kafka.libversion()[0]
     return [
         Check("ok", "python", f"{platform.python_version()} on {platform.platform(terse=True)}, {platform.machine()}"),
-        Check("ok", "packages", f"qstream {version('qstream')}, {found}, librdkafka {librdkafka}"),
+        Check("ok", "packages", f"qstream {__version__}, {found}, librdkafka {librdkafka}"),
     ]
 
 

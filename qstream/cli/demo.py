@@ -10,6 +10,7 @@ import typer
 
 from qstream.cli.options import new_app
 from qstream.errors import ConfigError
+from qstream.install import install_hint
 
 app = new_app()
 
@@ -39,7 +40,7 @@ def demo(
     except ModuleNotFoundError as exc:
         if exc.name != "torch":
             raise
-        raise ConfigError("the demo trains a real model and needs PyTorch: pip install 'qstream[demo]'") from exc
+        raise ConfigError(f"the demo trains a real model and needs PyTorch: {install_hint('demo')}") from exc
     raise typer.Exit(run.main(seconds, json_path, seed, plain, colocate))
 
 

@@ -13,6 +13,7 @@ import safetensors
 from pydantic_core import from_json
 
 from qstream.errors import ConfigError
+from qstream.install import install_hint
 from schemas.frame import HEADER_KEY, JSON, SAFETENSORS, Frame, FrameError
 from schemas.tokens import from_dataframe, from_objects
 from schemas.topics import TOKENS_BATCH, TOPICS, Topic
@@ -142,7 +143,7 @@ def _from_csv(path: Path, topic: Topic | None, header: BatchHeader) -> list[Item
     try:
         import pandas as pd  # noqa: PLC0415 - an extra that only tables need
     except ModuleNotFoundError as exc:
-        raise ConfigError("reading a table needs pandas: pip install 'qstream[pandas]'") from exc
+        raise ConfigError(f"reading a table needs pandas: {install_hint('pandas')}") from exc
     try:
         table = pd.read_csv(path, keep_default_na=False, na_values=[""])
     except ValueError as exc:  # pandas' own parser errors are such

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from qstream import __version__
 from qstream.config import load_settings
 from qstream.demo.agent import AgentProcess
 from qstream.demo.findings import findings
@@ -80,7 +81,7 @@ NEXT = """next
   the switches   qstream control routing --set colocate=true;  qstream/routing/README.md says what each costs
   a recording    qstream place FILE --gpus G --slots P --nodes N: the same plans from a file, beside EPLB's
   the dashboard  deploy/README.md: docker compose up, with Prometheus, alerts and Grafana"""
-PACKAGES = ("qstream", "torch", "numpy", "numba", "confluent-kafka", "faust-streaming", "redis")
+PACKAGES = ("torch", "numpy", "numba", "confluent-kafka", "faust-streaming", "redis")
 
 Arrivals = queue.SimpleQueue[tuple[float, Frame]]
 
@@ -298,7 +299,7 @@ def machine() -> dict[str, Any]:
     """Where and with what the figures were measured."""
     return {
         "machine": {"platform": platform.platform(), "cpus": os.cpu_count(), "python": platform.python_version()},
-        "versions": {package: version(package) for package in PACKAGES},
+        "versions": {"qstream": __version__} | {package: version(package) for package in PACKAGES},
         "options": OPTIONS,
         "switch": SWITCH,
     }

@@ -16,6 +16,7 @@ from typing import Any, Final, ParamSpec, TypeVar, cast
 import numpy as np
 
 from qstream.errors import ProblemError
+from qstream.install import install_hint
 from qstream.quantum.attempt import Clock
 from qstream.quantum.ising import IsingProblem
 from qstream.quantum.onehot import OneHotProblem
@@ -142,7 +143,7 @@ def _load(path: str) -> Any:
     except ModuleNotFoundError as exc:
         if exc.name is not None and exc.name.startswith("qstream"):
             raise
-        raise Refused(Reason.NOT_INSTALLED, f"{exc}: pip install 'qstream[quantum]'") from exc
+        raise Refused(Reason.NOT_INSTALLED, f"{exc}: {install_hint('quantum')}") from exc
 
 
 def _extras() -> dict[str, EntryPoint]:

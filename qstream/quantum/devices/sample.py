@@ -8,11 +8,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from qstream.install import install_hint
 from qstream.quantum.devices.circuits import Circuit, Samples, samples_of, script_of
 from qstream.quantum.devices.pool import DeviceSpec
 from qstream.quantum.record import Reason, Refused
 
-INSTALL = "pip install 'qstream[quantum]'"
+INSTALL = install_hint("quantum")
 
 
 def sample(spec: DeviceSpec, circuit: Circuit) -> Samples:

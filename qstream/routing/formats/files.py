@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from pydantic_core import from_json
 
 from qstream.errors import ConfigError, ProblemError
+from qstream.install import install_hint
 
 MAX_JSON_BYTES: Final = 256 << 20
 MAX_FILE_BYTES: Final = 1 << 30
@@ -213,7 +214,7 @@ def _read_pt(path: Path) -> Tree:
     try:
         torch = importlib.import_module("torch")
     except ModuleNotFoundError as exc:
-        raise ConfigError(f"{path.name}: a .pt file needs torch, or save it as .npz: pip install 'qstream[demo]'") from exc
+        raise ConfigError(f"{path.name}: a .pt file needs torch, or save it as .npz: {install_hint('demo')}") from exc
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -15,6 +15,7 @@ from qstream import __version__
 from qstream.cli.ending import ended_well
 from qstream.cli.main import COMMANDS, app
 from qstream.errors import ConfigError, DeliveryFailed, Fatal, Fenced, OptionError, StoreUnavailable, Transient
+from qstream.install import install_hint
 from schemas.frame import FrameError
 
 SUBCOMMANDS = {"topics": ("list", "apply"), "dlq": ("list", "show", "redrive")}
@@ -151,7 +152,7 @@ def test_a_demo_that_does_not_run_leaves_the_file_of_its_figures_as_it_was(tmp_p
     for path in (tmp_path / "new.json", kept):
         result = invoke("demo", "--json", str(path))
         assert result.exit_code == 2
-        assert "qstream[demo]" in result.stderr
+        assert install_hint("demo") in result.stderr
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("kept.json", "{}")]
 
 
@@ -159,5 +160,5 @@ def test_the_demo_without_torch_says_how_to_install_it():
     block = "import sys\nsys.modules['torch'] = None\nfrom qstream.cli.main import app\napp(['demo', '--seconds', '1'])"
     done = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "pip install 'qstream[demo]'" in done.stderr
+    assert install_hint("demo") in done.stderr
     assert "Traceback" not in done.stderr
