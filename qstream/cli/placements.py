@@ -13,9 +13,8 @@ from qstream.errors import ConfigError
 from qstream.routing.eplb import rebalance_experts
 from qstream.routing.formats.recording import Recording
 from qstream.routing.hashing import choose_replica
-from qstream.routing.memory import contiguous
 from qstream.routing.placement import PlaceOptions, place
-from qstream.routing.problem import logical_maps
+from qstream.routing.problem import contiguous, logical_maps
 from qstream.routing.score import gpu_loads, holds, pairs_together
 from schemas.experts import ExpertTopology
 from schemas.placement import PlacementPlan

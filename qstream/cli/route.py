@@ -17,8 +17,8 @@ from qstream.errors import ConfigError, ProblemError
 from qstream.routing.adjacency import expert_queues
 from qstream.routing.formats.files import bounded
 from qstream.routing.formats.read import read_map
-from qstream.routing.memory import contiguous
 from qstream.routing.options import RoutingOptions
+from qstream.routing.problem import contiguous
 from qstream.routing.tokens import route_tokens
 from schemas.experts import ExpertTopology
 from schemas.frame import MAX_MESSAGE_BYTES, body_type

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from qstream.routing.memory import contiguous
+from qstream.routing.problem import contiguous
 from qstream.routing.score import balancedness, moved_experts
 from schemas.experts import ExpertTopology
 from schemas.placement import PlacementPlan

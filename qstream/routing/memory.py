@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from qstream.routing.counts import count_labels
-from qstream.routing.problem import live_slots
+from qstream.routing.problem import contiguous
 from qstream.routing.sample import COUNT_MAX, add_pairs, empty_sample, row_bytes, sample_tokens, sampled_coactivation
 from schemas.experts import ExpertTopology
 from schemas.frame import Axes, Count, Frame
@@ -321,15 +321,3 @@ class Memory:
     def _past(self) -> list[NDArray[np.int32]]:
         rows = len(self.ring)
         return [self.ring[window % rows] for window in range(max(0, self.closed - rows), self.closed)]
-
-
-def contiguous(topology: ExpertTopology) -> NDArray[np.int32]:
-    """Slot p holds expert p % E: int32 [L, P], what an engine does without a plan.
-
-    Beside GPUs without capacity, only the slots of the others count.
-    """
-    experts = topology.num_logical_experts
-    row = np.arange(topology.num_slots, dtype=np.int32) % experts
-    live = live_slots(topology)
-    row[live] = np.arange(len(live)) % experts
-    return np.tile(row, (topology.num_layers, 1))

@@ -2,44 +2,52 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from typing import Any, Final, Literal, Self, get_args
+from typing import Any, ClassVar, Final, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from qstream.errors import OptionError
+from qstream.module.options import PortfolioOptions, Range, Row
+from schemas.wording import must_be
 
 PlacementTier = Literal["off", "fast", "scenario"]
 Quantum = Literal["online", "none", "overloaded"]
 Goal = Literal["latency", "throughput", "balanced", "robustness"]
 
 _DETERMINISTIC: Final[Mapping[str, Any]] = {}
-_QAOA: Final = {"qaoa": True, "layers": 2, "deadline_ms": 200.0}
+_QAOA: Final = {"qaoa": True, "circuit_layers": 2, "deadline_ms": 200.0}
 _HQC: Final = {"hqc": True, "deadline_ms": 200.0}
 _QAOA_HQC: Final = {"qaoa": True, "hqc": True, "deterministic": False, "deadline_ms": 50.0}
 _ALL: Final = {"qaoa": True, "hqc": True, "deterministic": True, "deadline_ms": 1000.0}
-# Tokens a batch from and below, quantum and goal (None: any), what to change; the first row that fits is recommended.
-RECOMMENDED: Final[tuple[tuple[float, float, Quantum | None, Goal | None, Mapping[str, Any]], ...]] = (
-    (0, 1_000, "online", "latency", _QAOA_HQC),
-    (0, 1_000, "none", "latency", _DETERMINISTIC),
-    (1_000, 10_000, "online", "balanced", _QAOA),
-    (1_000, 10_000, "overloaded", "throughput", _HQC),
-    (10_000, math.inf, None, "robustness", _ALL),
-    # What the table above does not say: no circuit that nobody can run, none where time is short.
-    (0, math.inf, "none", None, _DETERMINISTIC),
-    (0, math.inf, "overloaded", "latency", _DETERMINISTIC),
-    (0, math.inf, "overloaded", None, _HQC),
-    (0, math.inf, None, "robustness", _ALL),
-    (0, math.inf, None, "balanced", _QAOA),
-    (0, math.inf, None, None, _DETERMINISTIC),
-)
+_SMALL: Final = Range(0, 1_000)  # tokens a batch
+_MEDIUM: Final = Range(1_000, 10_000)
+_LARGE: Final = Range(10_000)
 
 
-class RoutingOptions(BaseModel):
+class RoutingOptions(PortfolioOptions):
     """How the routing agent plans. Every field can be changed while it runs: ``qstream control routing --set name=value``."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    module: ClassVar[str] = "routing"
+    situations: ClassVar[Mapping[str, tuple[str, ...] | Range]] = {
+        "tokens": Range(),
+        "quantum": get_args(Quantum),
+        "goal": get_args(Goal),
+    }
+    recommendations: ClassVar[tuple[Row, ...]] = (
+        Row({"tokens": _SMALL, "quantum": "online", "goal": "latency"}, _QAOA_HQC),
+        Row({"tokens": _SMALL, "quantum": "none", "goal": "latency"}, _DETERMINISTIC),
+        Row({"tokens": _MEDIUM, "quantum": "online", "goal": "balanced"}, _QAOA),
+        Row({"tokens": _MEDIUM, "quantum": "overloaded", "goal": "throughput"}, _HQC),
+        Row({"tokens": _LARGE, "goal": "robustness"}, _ALL),
+        # What the table above does not say: no circuits where there is nothing to run them, none where time is short.
+        Row({"quantum": "none"}, _DETERMINISTIC),
+        Row({"quantum": "overloaded", "goal": "latency"}, _DETERMINISTIC),
+        Row({"quantum": "overloaded"}, _HQC),
+        Row({"goal": "robustness"}, _ALL),
+        Row({"goal": "balanced"}, _QAOA),
+        Row({}, _DETERMINISTIC),
+    )
 
     placement: PlacementTier = Field(
         default="scenario",
@@ -87,70 +95,26 @@ class RoutingOptions(BaseModel):
     )
     slack: float = Field(default=0.05, ge=0, le=10, description="room above the even share of an expert, for tokens without gate")
     ttl_s: float = Field(default=600.0, gt=0, le=86_400, description="how long a placement plan may be applied")
-    seed: int = Field(default=0, ge=0, lt=2**32)
     qaoa: bool = Field(default=False, description="windows of a placement are rearranged by QAOA circuits; else by enumeration")
     hqc: bool = Field(default=False, description="windows are tried turn after turn, until the expectation no longer improves")
-    deterministic: bool = Field(
-        default=True, description="the classical plan answers where no window can; off: then the placement in force is kept"
-    )
-    layers: int = Field(default=2, ge=1, le=16, description="layers of a circuit")
-    shots: int = Field(default=32, ge=1, le=100_000, description="samples of a circuit")
-    window: int = Field(
+    circuit_slots: int = Field(
         default=10, ge=2, le=14, multiple_of=2, description="slots that a window rearranges, half of each of two GPUs"
-    )
-    device: str | None = Field(
-        default=None,
-        pattern=r"^[A-Za-z0-9._-]{1,64}$",
-        description="device of the pool that runs circuits; none: they are simulated",
-    )
-    deadline_ms: float | None = Field(
-        default=None, gt=0, le=3_600_000, description="for the windows of one plan; none: a fixed amount of work, reproducible"
     )
 
     @model_validator(mode="after")
-    def _no_contradiction(self) -> Self:
-        if not (self.deterministic or self.qaoa or self.hqc):
-            raise OptionError("option deterministic: False with qaoa and hqc off, allowed is True: nothing would plan")
-        if self.device is not None and not self.qaoa:
-            raise OptionError(f"option device: {self.device!r} with qaoa off, allowed is none: only QAOA runs circuits")
+    def _placements_to_improve(self) -> Self:
         for name in ("qaoa", "hqc"):
             if getattr(self, name) and self.placement == "off":
-                raise OptionError(f"option {name}: True with placement off, allowed is False: there is no placement to improve")
+                raise OptionError(must_be(f"option {name}", "false while placement is off: there is nothing to improve", True))
         return self
 
     @classmethod
     def recommended(cls, tokens: int, quantum: Quantum = "online", goal: Goal = "latency") -> Self:
-        """Options for batches of so many tokens, for what is to be had of quantum devices or simulators, and for a goal.
+        """Options for batches of so many tokens, for the quantum devices or simulators at hand, and for a goal.
 
         Raises
         ------
         OptionError
-            An argument is none of those allowed.
+            An argument is not allowed.
         """
-        for name, value, allowed in (("quantum", quantum, Quantum), ("goal", goal, Goal)):
-            if value not in (names := get_args(allowed)):
-                raise OptionError(f"option {name}: {value!r}, allowed are {', '.join(names)}")
-        if tokens < 0:
-            raise OptionError(f"option tokens: {tokens!r}, allowed are 0 and more")
-        fits = (
-            row[-1] for row in RECOMMENDED if row[0] <= tokens < row[1] and row[2] in (None, quantum) and row[3] in (None, goal)
-        )
-        return cls().changed(next(fits))
-
-    def changed(self, options: Mapping[str, object]) -> Self:
-        """These options with some replaced; `OptionError` names the option, the value and what is allowed."""
-        unknown = sorted(options.keys() - type(self).model_fields.keys())
-        if unknown:
-            known = ", ".join(type(self).model_fields)
-            raise OptionError(f"routing has no option {unknown[0]!r}, allowed are {known}")
-        for name, value in options.items():
-            if isinstance(value, bool) and type(self).model_fields[name].annotation is not bool:
-                raise OptionError(f"option {name}: {value}, allowed is no truth value")
-        # A toggle that is off by default is switched off again by its name for that.
-        fields = type(self).model_fields
-        given = {name: None if value == "none" and fields[name].default is None else value for name, value in options.items()}
-        try:
-            return self.model_validate(self.model_dump() | given)
-        except ValidationError as exc:
-            first = exc.errors(include_url=False)[0]
-            raise OptionError(f"option {first['loc'][0]}: {first['msg']}, got {first['input']!r}") from exc
+        return cls.recommended_for(tokens=tokens, quantum=quantum, goal=goal)

@@ -15,10 +15,9 @@ from qstream.routing.colocate import colocate
 from qstream.routing.decision import Decision, decide, placement_frame, scenario_levels
 from qstream.routing.forecast import Forecast, forecast
 from qstream.routing.kernels import array
-from qstream.routing.memory import contiguous
 from qstream.routing.migrate import align
 from qstream.routing.pack import place as place_window
-from qstream.routing.problem import capacities, plan_array
+from qstream.routing.problem import capacities, contiguous, plan_array
 from qstream.routing.scenarios import anneal
 from qstream.routing.score import holds
 from schemas.experts import ExpertTopology

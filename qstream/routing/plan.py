@@ -94,7 +94,12 @@ def _improved(found: Decision, problem: PlacementProblem, options: RoutingOption
         nodes=topology.nodes()[live] if colocated else None,
     )
     settings = WindowSettings(
-        size=options.window, layers=options.layers, shots=options.shots, seed=options.seed, device=options.device, runtime=runtime
+        size=options.circuit_slots,
+        layers=options.circuit_layers,
+        shots=options.shots,
+        seed=options.seed,
+        device=options.device,
+        runtime=runtime,
     )
     outcome = race(
         partitions,

@@ -107,6 +107,18 @@ def live_slots(topology: ExpertTopology) -> NDArray[np.int64]:
     return np.flatnonzero(np.repeat(capacities(topology) > 0, topology.slots_per_gpu))
 
 
+def contiguous(topology: ExpertTopology) -> NDArray[np.int32]:
+    """Slot p holds expert p % E: int32 [L, P], what an engine does without a plan.
+
+    With GPUs that have no capacity, only the slots of the others count.
+    """
+    experts = topology.num_logical_experts
+    row = np.arange(topology.num_slots, dtype=np.int32) % experts
+    live = live_slots(topology)
+    row[live] = np.arange(len(live)) % experts
+    return np.tile(row, (topology.num_layers, 1))
+
+
 def relative_capacity(capacity: NDArray[np.float64] | None, num_gpus: int) -> NDArray[np.float64]:
     """Capacity of each GPU with mean 1, float64 [G], all ones for None; ProblemError unless every value is finite and > 0."""
     if capacity is None:

@@ -13,9 +13,8 @@ from qstream.routing.adjacency import queue_columns
 from qstream.routing.capacity import CapacityPlan, assign_candidates, even_capacity
 from qstream.routing.hashing import assign_bounded, choose_replica
 from qstream.routing.kernels import array, read_only
-from qstream.routing.memory import contiguous
 from qstream.routing.options import RoutingOptions
-from qstream.routing.problem import logical_maps
+from qstream.routing.problem import contiguous, logical_maps
 from qstream.routing.score import cross_node_copies
 from schemas.experts import ExpertTopology, even_nodes
 from schemas.routing import RoutingMetrics, RoutingPlan

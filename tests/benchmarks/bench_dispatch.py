@@ -12,9 +12,9 @@ from scipy.optimize import linprog
 from scipy.sparse import coo_array
 
 from qstream.routing.capacity import assign_candidates, assign_capacity, even_capacity
-from qstream.routing.memory import contiguous
 from qstream.routing.options import RoutingOptions
 from qstream.routing.pack import place
+from qstream.routing.problem import contiguous
 from qstream.routing.shares import dispatch_shares
 from qstream.routing.tokens import route_tokens
 from schemas.experts import ExpertTopology

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from qstream.routing.memory import contiguous
 from qstream.routing.options import RoutingOptions
 from qstream.routing.plan import plan_placement
+from qstream.routing.problem import contiguous
 from schemas import ExpertTopology
 from tests.benchmarks.stick import TRACE, load_stick
 

@@ -5,7 +5,8 @@ import json
 import numpy as np
 
 from qstream.routing.colocate import coactivation
-from qstream.routing.memory import LABEL_CHOICES, PAIR_WINDOWS, Memory, RoutingState, contiguous
+from qstream.routing.memory import LABEL_CHOICES, PAIR_WINDOWS, Memory, RoutingState
+from qstream.routing.problem import contiguous
 from qstream.routing.sample import COUNT_MAX
 from qstream.state.fields import pack, unpack
 from schemas import ExpertTopology, TokenBatch

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from qstream.routing.colocate import coactivation
-from qstream.routing.memory import contiguous
 from qstream.routing.options import RoutingOptions
 from qstream.routing.plan import plan_placement
+from qstream.routing.problem import contiguous
 from qstream.routing.score import balancedness, gpu_loads, nodes_per_token, violations
 from schemas import ExpertTopology
 

@@ -8,8 +8,8 @@ import pytest
 from qstream.contract import Batch, Record
 from qstream.errors import OptionError, Transient
 from qstream.quantum.runtime import QuantumRuntime
-from qstream.routing.memory import contiguous
 from qstream.routing.options import RoutingOptions
+from qstream.routing.problem import contiguous
 from qstream.routing.processor import RoutingProcessor
 from qstream.routing.score import balancedness
 from schemas import DispatchShares, ExpertLoad, ExpertTopology, PlacementAck, PlacementPlan, RoutingPlan, TokenBatch
@@ -430,7 +430,7 @@ def test_pairs_that_loads_bring_place_experts_on_nodes_as_well():
 
 
 def test_windows_by_circuits_improve_the_plan_and_say_what_they_were_worth():
-    plain, windows = Stream(), Stream(OPTIONS.changed({"qaoa": True, "hqc": True, "window": 6, "steps": 0}))
+    plain, windows = Stream(), Stream(OPTIONS.changed({"qaoa": True, "hqc": True, "circuit_slots": 6, "steps": 0}))
     plans = []
     for stream in (plain, windows):
         stream.send(TOPOLOGY)
@@ -441,7 +441,7 @@ def test_windows_by_circuits_improve_the_plan_and_say_what_they_were_worth():
     assert record.objective <= record.classical_twin
     assert record.control is not None
     assert plans[1].fallback_reason is None
-    again = Stream(OPTIONS.changed({"qaoa": True, "hqc": True, "window": 6, "steps": 0}))
+    again = Stream(OPTIONS.changed({"qaoa": True, "hqc": True, "circuit_slots": 6, "steps": 0}))
     again.send(TOPOLOGY)
     assert again.send(load("1")).events[0].frame.encode() == plans[1].encode()
 
@@ -464,7 +464,7 @@ def test_a_device_answers_windows_and_an_unknown_one_is_refused_when_it_is_named
         with pytest.raises(OptionError, match="nonesuch"):
             processor.configure({"qaoa": True, "device": "nonesuch"})
         stream = Stream()
-        stream.processor = processor.configure({"qaoa": True, "device": "lightning.qubit", "window": 6, "steps": 0})
+        stream.processor = processor.configure({"qaoa": True, "device": "lightning.qubit", "circuit_slots": 6, "steps": 0})
         stream.send(TOPOLOGY)
         plan = stream.send(load("1")).events[0].frame
     assert plan.fallback_reason is None

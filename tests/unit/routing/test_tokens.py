@@ -10,9 +10,9 @@ from scipy.optimize import linear_sum_assignment
 
 from qstream.errors import ProblemError
 from qstream.routing.adjacency import expert_queues
-from qstream.routing.memory import contiguous
 from qstream.routing.options import RoutingOptions
 from qstream.routing.placement import place
+from qstream.routing.problem import contiguous
 from qstream.routing.tokens import route_tokens
 from schemas import ExpertTopology, RoutingPlan, TokenBatch
 

@@ -10,8 +10,9 @@ import pytest
 from qstream.errors import ProblemError, StoreUnavailable
 from qstream.routing.formats.export import export
 from qstream.routing.formats.vllm_policy import newest_of, of_file, policy
-from qstream.routing.memory import RoutingState, contiguous
+from qstream.routing.memory import RoutingState
 from qstream.routing.placement import place
+from qstream.routing.problem import contiguous
 from qstream.routing.score import balancedness, moved_experts, violations
 from schemas.experts import ExpertTopology
 from schemas.placement import PlacementPlan

@@ -1,0 +1,130 @@
+"""The toggles of a module: one frozen model, changed by name, with its recommended configurations as data."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from qstream.errors import OptionError
+from schemas.wording import must_be
+
+_SHOULD = re.compile(r"^(Value error, |Input should be |(Input|String|Value|List|Tuple) should )")
+
+
+class Range(NamedTuple):
+    """Numbers from `low` up to, but not including, `high`."""
+
+    low: float = 0
+    high: float = math.inf
+
+    def __contains__(self, value: object) -> bool:
+        return isinstance(value, int | float) and self.low <= value < self.high
+
+    def __str__(self) -> str:
+        return f"{self.low:g} or more" if self.high == math.inf else f"{self.low:g} to below {self.high:g}"
+
+
+class Row(NamedTuple):
+    """One line of a table of recommended configurations: a situation, and the options that differ from the defaults there.
+
+    `where` names only what matters: each situation that it does not name may be anything.
+    """
+
+    where: Mapping[str, str | Range]
+    options: Mapping[str, Any]
+
+    def fits(self, situation: Mapping[str, str | float]) -> bool:
+        """Whether this line speaks of the situation."""
+        return all(
+            situation[name] in want if isinstance(want, Range) else situation[name] == want for name, want in self.where.items()
+        )
+
+
+class ModuleOptions(BaseModel):
+    """How a module works. Every field can be changed while its agent runs: ``qstream control MODULE --set name=value``.
+
+    A module gives its name, its fields with defaults and descriptions, and, if it recommends anything, `situations` (what a
+    situation consists of: the allowed words, or a range of numbers) and `recommendations`, of which the first that fits holds.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    module: ClassVar[str] = ""
+    situations: ClassVar[Mapping[str, tuple[str, ...] | Range]] = {}
+    recommendations: ClassVar[tuple[Row, ...]] = ()
+
+    def changed(self, options: Mapping[str, object]) -> Self:
+        """These options with some replaced; the text ``none`` stands for None where that is the default.
+
+        Raises
+        ------
+        OptionError
+            An option is unknown, has a value that it must not have, or contradicts another; the message names it.
+        """
+        fields = type(self).model_fields
+        if unknown := sorted(options.keys() - fields.keys()):
+            raise OptionError(must_be(f"an option of {self.module}", f"one of {', '.join(fields)}", unknown[0]))
+        for name, value in options.items():
+            if isinstance(value, bool) and fields[name].annotation is not bool:
+                raise OptionError(must_be(f"option {name}", "a number or text, not a boolean", value))
+        given = {name: None if value == "none" and fields[name].default is None else value for name, value in options.items()}
+        try:
+            return self.model_validate(self.model_dump() | given)
+        except ValidationError as exc:
+            raise OptionError(_first_fault(exc)) from exc
+
+    @classmethod
+    def recommended_for(cls, **situation: str | float) -> Self:
+        """The recommended options in a situation: all names of `situations`, each with an allowed value.
+
+        Raises
+        ------
+        OptionError
+            A value is not allowed.
+        """
+        for name, allowed in cls.situations.items():
+            if situation[name] not in allowed:
+                said = str(allowed) if isinstance(allowed, Range) else f"one of {', '.join(allowed)}"
+                raise OptionError(must_be(name, said, situation[name]))
+        return cls().changed(next(row.options for row in cls.recommendations if row.fits(situation)))
+
+
+class PortfolioOptions(ModuleOptions):
+    """Which solvers a plan may use, under which deadline. A module changes defaults by declaring a field once more."""
+
+    seed: int = Field(default=0, ge=0, lt=2**32, description="of everything that is drawn at random")
+    qaoa: bool = Field(default=False, description="QAOA circuits take part; else such problems are enumerated")
+    hqc: bool = Field(default=False, description="turn after turn improves the plan, until the expectation no longer falls")
+    deterministic: bool = Field(
+        default=True, description="the classical plan answers where no other solver does; off: then the plan in force is kept"
+    )
+    circuit_layers: int = Field(default=2, ge=1, le=16, description="layers of a circuit")
+    shots: int = Field(default=32, ge=1, le=100_000, description="samples of a circuit")
+    circuit_slots: int = Field(default=10, ge=2, le=14, multiple_of=2, description="what one circuit rearranges at once")
+    device: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9._-]{1,64}$",
+        description="device of the pool that runs circuits; none: they are simulated",
+    )
+    deadline_ms: float | None = Field(
+        default=None, gt=0, le=3_600_000, description="for the solvers of one plan; none: a fixed amount of work, reproducible"
+    )
+
+    @model_validator(mode="after")
+    def _some_solver_is_on(self) -> Self:
+        if not (self.deterministic or self.qaoa or self.hqc):
+            raise OptionError(must_be("option deterministic", "true while qaoa and hqc are off, or nothing would plan", False))
+        if self.device is not None and not self.qaoa:
+            raise OptionError(must_be("option device", "none while qaoa is off, since only QAOA runs circuits", self.device))
+        return self
+
+
+def _first_fault(exc: ValidationError) -> str:
+    """The first fault in the house's words: pydantic says "Input should be X" for "must be X"."""
+    fault = exc.errors(include_url=False)[0]
+    name = ".".join(str(part) for part in fault["loc"])
+    rule = _SHOULD.sub("", fault["msg"])
+    return must_be(f"option {name}", rule.replace("match pattern", "text that matches"), fault["input"])

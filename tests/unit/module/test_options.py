@@ -1,0 +1,71 @@
+"""Options of any module: changed by name, refused by name, recommended by the first line of a table that fits."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import pytest
+from pydantic import Field
+
+from qstream.errors import OptionError
+from qstream.module.options import ModuleOptions, PortfolioOptions, Range, Row
+
+
+class CoolingOptions(ModuleOptions):
+    module: ClassVar[str] = "cooling"
+    situations: ClassVar[Mapping[str, tuple[str, ...] | Range]] = {"gpus": Range(1), "goal": ("quiet", "cold")}
+    recommendations: ClassVar[tuple[Row, ...]] = (
+        Row({"goal": "quiet", "gpus": Range(1, 9)}, {"fans": 1}),
+        Row({"goal": "quiet"}, {"fans": 2}),
+        Row({}, {"fans": 8}),
+    )
+
+    fans: int = Field(default=4, ge=0, le=8)
+    mode: str | None = Field(default=None, pattern="^[a-z]+$")
+    pumps: bool = True
+
+
+def test_options_change_by_name_and_the_old_ones_stay_as_they_were():
+    old = CoolingOptions()
+    new = old.changed({"fans": "2", "mode": "auto", "pumps": "false"})
+    assert (new.fans, new.mode, new.pumps) == (2, "auto", False)
+    assert old == CoolingOptions()
+    assert new.changed({"mode": "none"}).mode is None
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"fan": 2}, r"^an option of cooling must be one of fans, mode, pumps, got 'fan'$"),
+        ({"fans": 9}, r"^option fans must be less than or equal to 8, got 9$"),
+        ({"fans": True}, r"^option fans must be a number or text, not a boolean, got True$"),
+        ({"fans": "none"}, r"^option fans must be a valid integer, .*, got 'none'$"),
+        ({"mode": "A"}, r"^option mode must be text that matches '\^\[a-z\]\+\$', got 'A'$"),
+        ({"pumps": "perhaps"}, r"^option pumps must be a valid boolean, .*, got 'perhaps'$"),
+    ],
+    ids=str,
+)
+def test_what_an_option_must_not_be_is_said_by_name(given: dict[str, Any], said: str):
+    with pytest.raises(OptionError, match=said):
+        CoolingOptions().changed(given)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "goal", "fans"), [(1, "quiet", 1), (8, "quiet", 1), (9, "quiet", 2), (1, "cold", 8), (10**6, "cold", 8)]
+)
+def test_the_first_line_that_fits_is_recommended(gpus: int, goal: str, fans: int):
+    assert CoolingOptions.recommended_for(gpus=gpus, goal=goal).fans == fans
+
+
+def test_a_situation_that_is_not_in_the_table_is_refused_by_name():
+    with pytest.raises(OptionError, match=r"^gpus must be 1 or more, got 0$"):
+        CoolingOptions.recommended_for(gpus=0, goal="cold")
+    with pytest.raises(OptionError, match=r"^goal must be one of quiet, cold, got 'dry'$"):
+        CoolingOptions.recommended_for(gpus=1, goal="dry")
+
+
+def test_a_portfolio_without_any_solver_is_refused():
+    with pytest.raises(OptionError, match=r"^option deterministic must be true while qaoa and hqc are off"):
+        PortfolioOptions(deterministic=False)
+    with pytest.raises(OptionError, match=r"^option device must be none while qaoa is off"):
+        PortfolioOptions(device="lightning.qubit")
+    assert PortfolioOptions(deterministic=False, hqc=True).hqc
