@@ -190,6 +190,7 @@ def topics_table() -> str:
     rows = ["| topic | carries | key | role | partitions | kept |", "|---|---|---|---|---|---|"]
     for topic in TOPICS:
         kept = "newest by key" if topic.compacted else f"{topic.retention_ms // HOUR_MS} h"
+        kept += ", in the broker's time" if topic.broker_time else ""
         carries = f"`{topic.frame.__name__}`: {topic.purpose}"
         rows.append(f"| `{topic.name}` | {carries} | `{topic.key}` | {topic.role} | {topic.partitions} | {kept} |")
     return "\n".join(rows) + "\n"

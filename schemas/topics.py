@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from schemas.control import Control
 from schemas.deadletter import DeadLetter
@@ -14,8 +14,10 @@ from schemas.routing import RoutingPlan
 from schemas.shares import DispatchShares
 from schemas.tokens import TokenBatch
 
-HOUR_MS = 3_600_000
-DAY_MS = 24 * HOUR_MS
+Compression = Literal["none", "gzip", "snappy", "lz4", "zstd"]
+
+HOUR_MS: Final = 3_600_000
+DAY_MS: Final = 24 * HOUR_MS
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,10 @@ class Topic:
     """A topic: its name, the frame on it, and how the cluster keeps it.
 
     `key` is the frame's field that is the record key: the unit of order. `role` says who writes it: producers (input),
-    agents (plan), operators (control), or agents about records that failed (dead-letter).
+    agents (plan), operators (control), or agents about records that failed (dead-letter). `compression` is how clients
+    compress its records on the wire, None as they are set (lz4 by default); "none" is for payloads that are compressed
+    already. With `broker_time` the broker stamps each record when it is appended, where clocks of producers must not count;
+    the embedded broker cannot, and keeps the producer's time.
     """
 
     name: str
@@ -34,6 +39,8 @@ class Topic:
     partitions: int = 8
     retention_ms: int = DAY_MS
     compacted: bool = False
+    compression: Compression | None = None
+    broker_time: bool = False
 
     @property
     def max_bytes(self) -> int:
@@ -42,8 +49,12 @@ class Topic:
 
     def config(self) -> dict[str, str]:
         """The topic's configuration on the cluster, in Kafka's names."""
-        policy = {"cleanup.policy": "compact"} if self.compacted else {"cleanup.policy": "delete"}
-        return policy | {"retention.ms": str(self.retention_ms), "max.message.bytes": str(self.max_bytes + 48_576)}
+        config = {
+            "cleanup.policy": "compact" if self.compacted else "delete",
+            "retention.ms": str(self.retention_ms),
+            "max.message.bytes": str(self.max_bytes + 48_576),
+        }
+        return config | ({"message.timestamp.type": "LogAppendTime"} if self.broker_time else {})
 
 
 TOKENS_BATCH = Topic("qstream.tokens.batch.v1", TokenBatch, "model", "input", "tokens and the gate's choices")

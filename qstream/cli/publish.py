@@ -13,7 +13,7 @@ from qstream.cli.cluster import reach, require_topics
 from qstream.cli.names import find_topic
 from qstream.cli.options import AsJson, BootstrapServers, client_settings, new_app
 from qstream.cli.output import print_json
-from qstream.cli.sources import PUBLISHABLE, BatchHeader, read_items
+from qstream.cli.sources import PUBLISHABLE, BatchHeader, read_items, time_of
 from qstream.stream.client import Publisher
 
 app = new_app()
@@ -28,6 +28,9 @@ def publish(
     model: Annotated[str, typer.Option(help="Model of a table or list of tokens.")] = "default",
     layer: Annotated[int | None, typer.Option(min=0, max=4095, help="Layer of their gate choices.")] = None,
     batch_id: Annotated[str | None, typer.Option(help="Name of their batch; else the file's.")] = None,
+    keep_times: Annotated[
+        bool, typer.Option("--keep-times", help="Give each record the time of its frame (ts_ns, t1_ns) instead of now.")
+    ] = False,
     bootstrap_servers: BootstrapServers = None,
     as_json: AsJson = False,
 ) -> None:
@@ -36,6 +39,9 @@ def publish(
     A .json file holds a frame, a list of frames, or a list of tokens {"id", "metadata", "complexity"}; a .csv file tokens
     with a column id and optional request_id, position, cost, src_rank, label, topk_id_0, topk_weight_0 and so on. Tokens
     are sent in batches of at most 8192. Everything is validated before anything is sent.
+
+    A recording that is replayed with --keep-times is processed in its own time. A cluster deletes records that are older
+    than their topic keeps them, and readers pass over plans that have expired.
 
     \b
     Example:
@@ -51,7 +57,7 @@ def publish(
     require_topics(reach(settings), [item.topic for item in items])
     with Publisher(settings.bootstrap_servers, "qstream/publish", settings) as publisher:
         for item in items:
-            publisher.publish(item.topic, item.frame)
+            publisher.publish(item.topic, item.frame, timestamp_ms=time_of(item.frame) if keep_times else None)
     counts = Counter(item.topic.name for item in items)
     if as_json:
         print_json({"published": len(items), "topics": counts})

@@ -55,6 +55,12 @@ def read_items(path: Path, topic: Topic | None, header: BatchHeader) -> list[Ite
     return items
 
 
+def time_of(frame: Frame) -> int | None:
+    """When what the frame tells of ended, in milliseconds; None if it does not say."""
+    time_ns = getattr(frame, "t1_ns", None) or getattr(frame, "ts_ns", None)
+    return None if time_ns is None else time_ns // 1_000_000 or None
+
+
 def _read(path: Path, topic: Topic | None, header: BatchHeader) -> list[Item]:
     if path == STDIN:
         return _from_objects(_lines("stdin", sys.stdin.buffer.read()), topic, header)

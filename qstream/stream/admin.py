@@ -13,6 +13,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, Resourc
 from qstream.config import is_embedded
 from qstream.errors import Transient
 from schemas.topics import Topic
+from schemas.wording import must_be
 
 Finding = Literal["missing", "created", "ok", "differs", "failed"]
 
@@ -106,10 +107,14 @@ def _differences(topic: Topic, partitions: int, config: Mapping[str, str]) -> li
     faults = []
     if partitions != topic.partitions:
         faults.append(f"{partitions} partitions, the registry has {topic.partitions}: changing them would reorder keys")
-    wanted = topic.config()["cleanup.policy"]
+    registry = topic.config()
+    wanted = registry["cleanup.policy"]
     if config and wanted not in config.get("cleanup.policy", wanted).split(","):
-        faults.append(f"cleanup.policy is {config['cleanup.policy']!r}, needed is {wanted!r}")
-    size = int(config.get("max.message.bytes", topic.config()["max.message.bytes"]))
+        faults.append(must_be("cleanup.policy", repr(wanted), config["cleanup.policy"]))
+    size = int(config.get("max.message.bytes", registry["max.message.bytes"]))
     if size < topic.max_bytes:
-        faults.append(f"max.message.bytes is {size}, needed are at least {topic.max_bytes}")
+        faults.append(must_be("max.message.bytes", f"at least {topic.max_bytes}", size))
+    stamps = config.get("message.timestamp.type", "LogAppendTime")
+    if topic.broker_time and stamps != "LogAppendTime":
+        faults.append(must_be("message.timestamp.type", "'LogAppendTime'", stamps))
     return faults

@@ -1,4 +1,4 @@
-"""Client: what a producer and an orchestrator embed, `Publisher` and `PlanSubscriber`."""
+"""Client: what a producer and an orchestrator embed, `Publisher`, `PlanSubscriber` and `Exchange`."""
 
 from __future__ import annotations
 
@@ -7,24 +7,29 @@ import threading
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message
+from confluent_kafka import TopicPartition as KafkaPartition
 
 from qstream.config import Settings, load_settings
-from qstream.errors import DeliveryFailed
+from qstream.errors import ConfigError, DeliveryFailed
 from qstream.stream.consume import raise_if_fatal
-from qstream.stream.produce import event_headers, producer_config
-from qstream.stream.read import frame_of
+from qstream.stream.partition import partition_of_key
+from qstream.stream.produce import Producers, event_headers, producer_config
+from qstream.stream.read import frame_of, open_reader
 from schemas.deadletter import Headers
 from schemas.frame import SAFETENSORS, ContentType, Frame, FrameError
-from schemas.topics import Topic
+from schemas.topics import Compression, Topic
+from schemas.wording import Shown, must_be
 
 log = logging.getLogger(__name__)
 F = TypeVar("F", bound=Frame)
 REMEMBERED_IDS = 100_000
+MAX_LATEST_KEYS = 4096
+MAX_LATEST_BYTES = 256 << 20
 
 
 class Publisher:
@@ -41,7 +46,7 @@ class Publisher:
         self.source = source
         base = settings or load_settings()
         self._timeout_s = base.delivery_timeout_ms / 1000
-        self._producer = Producer(producer_config(base) | {"bootstrap.servers": bootstrap_servers})
+        self._producers = Producers(producer_config(base) | {"bootstrap.servers": bootstrap_servers})
         self._failed: list[KafkaError] = []
         self._lock = threading.Lock()
 
@@ -53,33 +58,53 @@ class Publisher:
         event_id: str | None = None,
         headers: Mapping[str, str] | None = None,
         content_type: ContentType = SAFETENSORS,
+        timestamp_ms: int | None = None,
     ) -> None:
-        """Queue one frame under its key. `FrameError` if it is too large or of another class than the topic's."""
-        if type(frame) is not topic.frame:
-            raise FrameError(f"{type(frame).__name__} on {topic.name}, allowed is {topic.frame.__name__}")
-        key = str(getattr(frame, topic.key))
-        now_ms = int(time.time() * 1000)
-        fields = event_headers(topic.name, event_id or str(uuid.uuid4()), self.source, key, now_ms, content_type)
-        fields += [(name, value.encode()) for name, value in (headers or {}).items()]
-        self.publish_raw(topic.name, key.encode(), frame.encode(content_type), fields)
+        """Queue one frame under its key. `FrameError` if it is too large or of another class than the topic's.
 
-    def publish_raw(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers = ()) -> None:
-        """Queue bytes as they are."""
+        `timestamp_ms` is the record's time, which modules take for the time of what happened; None is now. A recording that
+        is replayed keeps its times by it; a topic with `broker_time` ignores it, and one that deletes old records counts
+        their age from it.
+        """
+        if type(frame) is not topic.frame:
+            raise FrameError(must_be(f"a frame on {topic.name}", topic.frame.__name__, Shown(type(frame).__name__)))
+        key = str(getattr(frame, topic.key))
+        moment_ms = int(time.time() * 1000) if timestamp_ms is None else timestamp_ms
+        fields = event_headers(topic.name, event_id or str(uuid.uuid4()), self.source, key, moment_ms, content_type)
+        fields += [(name, value.encode()) for name, value in (headers or {}).items()]
+        body = frame.encode(content_type)
+        self.publish_raw(topic.name, key.encode(), body, fields, timestamp_ms=timestamp_ms, compression=topic.compression)
+
+    def publish_raw(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers = (),
+        *,
+        timestamp_ms: int | None = None,
+        compression: Compression | None = None,
+    ) -> None:
+        """Queue bytes as they are. ValueError if `timestamp_ms` is not positive."""
+        if timestamp_ms is not None and timestamp_ms < 1:  # the client would take 0 for now
+            raise ValueError(must_be("timestamp_ms", "a positive number of milliseconds", timestamp_ms))
+        producer = self._producers.of(compression)
+        moment = {} if timestamp_ms is None else {"timestamp": timestamp_ms}
         while True:
             try:
-                self._producer.produce(topic, value, key, on_delivery=self._report, headers=list(headers))
+                producer.produce(topic, value, key, on_delivery=self._report, headers=list(headers), **moment)
             except BufferError:
-                self._producer.poll(0.05)
+                producer.poll(0.05)
             except KafkaException as exc:
                 self._report(exc.args[0], None)
                 return
             else:
-                self._producer.poll(0)
+                producer.poll(0)
                 return
 
     def flush(self, timeout_s: float | None = None) -> None:
         """Wait until everything queued is confirmed."""
-        left = self._producer.flush(self._timeout_s + 1 if timeout_s is None else timeout_s)
+        left = self._producers.flush(self._timeout_s + 1 if timeout_s is None else timeout_s)
         with self._lock:
             failed, self._failed = self._failed, []
         if failed or left:
@@ -92,7 +117,7 @@ class Publisher:
         if kind is None:
             self.flush()
         else:
-            self._producer.flush(1.0)
+            self._producers.flush(1.0)
 
     def _report(self, error: KafkaError | None, _message: Message | None) -> None:
         if error is not None:
@@ -104,7 +129,16 @@ class PlanSubscriber(Generic[F]):
     """The plans of one topic as they come: each id once, expired ones dropped, the newest by key kept.
 
     A subscriber without `group` reads every partition on its own, from now on or, with ``from_start``, from the earliest
-    plan kept; with `group` the members share the partitions. Use it from one thread, in a ``with`` block.
+    plan kept; with `key` it reads only that key's partition and plans. With `group` the members share the partitions.
+    `latest` keeps the plans of the `max_keys` keys that were planned last, and of those no more than `max_bytes`; a plan
+    counts with the bytes that it came in. Use it from one thread, in a ``with`` block.
+
+    Raises
+    ------
+    Transient
+        Without `group`: the topic is absent, or no broker answers.
+    ConfigError
+        Both `key` and `group` are given.
     """
 
     def __init__(
@@ -114,29 +148,51 @@ class PlanSubscriber(Generic[F]):
         bootstrap_servers: str,
         *,
         group: str | None = None,
+        key: str | None = None,
         from_start: bool = False,
+        max_keys: int = MAX_LATEST_KEYS,
+        max_bytes: int = MAX_LATEST_BYTES,
         settings: Settings | None = None,
     ) -> None:
+        if key is not None and group is not None:
+            raise ConfigError(must_be("key", "None with a group, whose members share the partitions", key))
         self.topic = topic
         self.frame = frame
-        self.latest: dict[str, F] = {}
+        self.latest: OrderedDict[str, F] = OrderedDict()
         self.repeated = self.expired = self.unreadable = 0
+        self._key = None if key is None else key.encode()
+        self._max_keys, self._max_bytes = max_keys, max_bytes
+        self._sizes: dict[str, int] = {}
+        self._kept_bytes = 0
         self._ids: OrderedDict[str, None] = OrderedDict()
-        self._consumer = Consumer(
-            {
-                "bootstrap.servers": bootstrap_servers,
-                "group.id": group or f"qstream.subscriber.{uuid.uuid4()}",
-                "enable.auto.commit": group is not None,
-                "auto.offset.reset": "earliest" if from_start else "latest",
-                "isolation.level": "read_committed",
-                "partition.assignment.strategy": "cooperative-sticky",
-                "fetch.wait.max.ms": 100,
-                "session.timeout.ms": 10_000,
-            }
-            | dict((settings or load_settings()).kafka)
-        )
-        self._consumer.subscribe([topic.name], on_assign=self._note_assignment)
         self._assigned = threading.Event()
+        base = settings or load_settings()
+        if group is None:
+            self._consumer = self._read_alone(base.model_copy(update={"bootstrap_servers": bootstrap_servers}), from_start)
+        else:
+            self._consumer = Consumer(
+                {
+                    "bootstrap.servers": bootstrap_servers,
+                    "group.id": group,
+                    "enable.auto.commit": True,
+                    "auto.offset.reset": "earliest" if from_start else "latest",
+                    "isolation.level": "read_committed",
+                    "partition.assignment.strategy": "cooperative-sticky",
+                    "fetch.wait.max.ms": 100,
+                    "session.timeout.ms": 10_000,
+                }
+                | dict(base.kafka)
+            )
+            self._consumer.subscribe([topic.name], on_assign=self._note_assignment)
+
+    def _read_alone(self, settings: Settings, from_start: bool) -> Consumer:
+        """A consumer of all partitions, or of the key's: outside any group, so that what comes from now on is seen."""
+        consumer, spans = open_reader(settings, self.topic.name)
+        wanted = spans if self._key is None else {at: spans[at] for at in [partition_of_key(self._key, len(spans))]}
+        starts = {partition: OFFSET_BEGINNING if from_start else high for partition, (_, high) in wanted.items()}
+        consumer.assign([KafkaPartition(self.topic.name, partition, start) for partition, start in starts.items()])
+        self._assigned.set()
+        return consumer
 
     def wait_assigned(self, timeout_s: float = 15.0) -> bool:
         """Poll until the partitions are assigned: plans published from then on are seen. False on timeout."""
@@ -148,16 +204,21 @@ class PlanSubscriber(Generic[F]):
         return self._assigned.is_set()
 
     def poll(self, timeout_s: float = 0.0, now_ns: int | None = None) -> F | None:
-        """The next plan, or None if none came in time. `latest` has it by key."""
-        message = self._consumer.poll(timeout_s)
-        if message is None:
-            return None
-        error = message.error()
-        if error is not None:
-            raise_if_fatal(error)
-            log.warning("subscriber: %s", error)
-            return None
-        return self._take(message, now_ns)
+        """The next plan, or None if none came in time. `latest` has it by key.
+
+        None also comes early, for a record that is passed over: repeated, expired or unreadable.
+        """
+        deadline = time.monotonic() + timeout_s
+        while (message := self._consumer.poll(max(0.0, deadline - time.monotonic()))) is not None:
+            error = message.error()
+            if error is None:
+                if self._key is None or message.key() == self._key:
+                    return self._take(message, now_ns)
+            elif error.code() != KafkaError._PARTITION_EOF:
+                raise_if_fatal(error)
+                log.warning("subscriber: %s", error)
+                return None
+        return None
 
     def drain(self, timeout_s: float = 0.0) -> Iterator[F]:
         """Plans until none comes for `timeout_s`; repeated, expired and unreadable records are passed over."""
@@ -203,5 +264,44 @@ class PlanSubscriber(Generic[F]):
         if ttl_s is not None and (time.time_ns() if now_ns is None else now_ns) > ts_ns + int(ttl_s * 1e9):
             self.expired += 1
             return None
-        self.latest[str(getattr(plan, self.topic.key))] = plan
+        self._keep(str(getattr(plan, self.topic.key)), plan, len(message.value() or b""))
         return plan
+
+    def _keep(self, key: str, plan: F, size: int) -> None:
+        """Note the newest plan of a key, and let go of those whose keys were planned longest ago."""
+        self._kept_bytes += size - self._sizes.pop(key, 0)
+        self._sizes[key] = size
+        self.latest[key] = plan
+        self.latest.move_to_end(key)
+        while len(self.latest) > 1 and (len(self.latest) > self._max_keys or self._kept_bytes > self._max_bytes):
+            oldest, _ = self.latest.popitem(last=False)
+            self._kept_bytes -= self._sizes.pop(oldest)
+
+
+class Exchange(Generic[F]):
+    """Questions on one topic and their answers on another, through a publisher and a subscriber that the caller owns.
+
+    Use it from the subscriber's thread, one question at a time.
+    """
+
+    def __init__(self, publisher: Publisher, subscriber: PlanSubscriber[F]) -> None:
+        self.publisher = publisher
+        self.subscriber = subscriber
+
+    def ask(self, topic: Topic, frame: Frame, match: Callable[[F], bool], timeout_s: float) -> F | None:
+        """Publish `frame` and wait for the first plan that `match` accepts; None if none came in time.
+
+        The answer names its question: `match` compares an id, such as ``lambda plan: plan.batch_id == batch.batch_id``.
+        Other plans that come meanwhile are in the subscriber's `latest`. `DeliveryFailed` if the broker did not confirm
+        the question.
+        """
+        deadline = time.monotonic() + timeout_s
+        if not self.subscriber.wait_assigned(timeout_s):
+            return None
+        self.publisher.publish(topic, frame)
+        self.publisher.flush(max(0.0, deadline - time.monotonic()))
+        while (left := deadline - time.monotonic()) > 0:
+            plan = self.subscriber.poll(left)
+            if plan is not None and match(plan):
+                return plan
+        return None

@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 CHUNK = 128
 ENDS_ANSWER_S = 0.2
 STATISTICS_MS = 2000
+METADATA_MS = 3000  # a topic that is created late is noticed by then
 FROM_START: int = OFFSET_BEGINNING
 FENCING_ERRORS = {KafkaError.FENCED_INSTANCE_ID, KafkaError._FENCED, KafkaError.UNRELEASED_INSTANCE_ID}
 
@@ -38,6 +39,7 @@ def consumer_config(settings: Settings, group: str) -> dict[str, object]:
         "queued.max.messages.kbytes": 16384,
         "reconnect.backoff.ms": 20,
         "reconnect.backoff.max.ms": 500,
+        "topic.metadata.refresh.interval.ms": METADATA_MS,
     }
     if settings.group_protocol == "consumer":
         config["group.protocol"] = "consumer"
@@ -84,6 +86,7 @@ class Intake:
         self.settings = settings
         self.agent = agent
         self.group = f"{settings.group_prefix}.{agent}"
+        self._topics = tuple(topics)
         self.assigned: set[TopicPartition] = set()
         self.joined = False
         self.frozen = False
@@ -190,6 +193,16 @@ class Intake:
         """The cluster's id; KafkaException if no broker answers."""
         cluster: str | None = self._consumer.list_topics(timeout=timeout_s).cluster_id
         return cluster
+
+    def name_missing_topics(self, timeout_s: float) -> None:
+        """Log the input topics that the cluster lacks: the worker waits for them, and takes each up once it is created."""
+        try:
+            known = self._consumer.list_topics(timeout=timeout_s).topics
+        except KafkaException as exc:
+            log.warning("no broker answers yet: %s", exc.args[0].str())
+            return
+        if missing := [name for name in self._topics if name not in known]:
+            log.warning("waiting for topics that the cluster lacks: %s; create by: qstream topics apply", ", ".join(missing))
 
     def close(self) -> None:
         """Leave the group, with the last commits answered."""

@@ -31,6 +31,7 @@ S = TypeVar("S", bound=Frame)
 IDLE_POLL_S = 0.1
 FIRST_RETRY_S = 0.1
 LAG_PERIOD_S = 2.0
+FIRST_ANSWER_S = 5.0
 Ends = dict[TopicPartition, int]
 
 
@@ -165,6 +166,7 @@ class BatchLoop(Generic[S]):
                 "name a real cluster by --bootstrap-servers, or use 'at_least_once'"
             )
         self.outbox.start()
+        self.intake.name_missing_topics(FIRST_ANSWER_S)
         log.info("%s: loading kernels; the first start on a machine compiles them", self.agent)
         self.processor.warm()
         self._settle()

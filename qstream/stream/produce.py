@@ -21,7 +21,7 @@ from qstream.stream.consume import fatal_named, kafka_partitions, raise_if_fatal
 from qstream.stream.decode import CONTENT_TYPE, EVENT_TYPE, Rejected, reject
 from schemas.deadletter import Headers
 from schemas.frame import SAFETENSORS, ContentType, FrameError
-from schemas.topics import TOPICS
+from schemas.topics import TOPICS, Compression
 
 log = logging.getLogger(__name__)
 LAST_MS = 253_402_300_799_000  # 9999-12-31T23:59:59Z, the last second that RFC 3339 can write
@@ -82,11 +82,38 @@ def passed_on(headers: Headers) -> list[tuple[str, bytes]]:
     return [(name, value) for name, value in headers if name in PASSED_ON and value is not None]
 
 
+class Producers:
+    """A producer for the client's own compression, and one for each other compression that topics ask for.
+
+    librdkafka knows one compression a producer. A topic's records go through one of them, so that they keep their order.
+    """
+
+    def __init__(self, config: Mapping[str, object]) -> None:
+        self._config = dict(config)
+        self._made: dict[Compression | None, Producer] = {}
+        self.of(None)
+
+    def of(self, compression: Compression | None) -> Producer:
+        """The producer for a topic with this compression."""
+        producer = self._made.get(compression)
+        if producer is None:
+            own = {} if compression is None else {"compression.type": compression}
+            producer = Producer(self._config | own, logger=logging.getLogger("qstream.librdkafka"))
+            self._made[compression] = producer
+        return producer
+
+    def flush(self, timeout_s: float) -> int:
+        """Wait until all that is queued is confirmed; the number of records that are not in time."""
+        deadline = time.monotonic() + timeout_s
+        return sum(producer.flush(max(0.0, deadline - time.monotonic())) for producer in list(self._made.values()))
+
+
 class Outbox:
-    """One producer, used by one thread: what is sent is confirmed by the broker, or the whole turn fails.
+    """The producers of one thread: what is sent is confirmed by the broker, or the whole turn fails.
 
     A record that the broker will never take takes those of its batch down with it. So after a refusal each of them becomes
-    a suspect, and goes alone when the turn comes again; what is refused when alone is refused for good.
+    a suspect, and goes alone when the turn comes again; what is refused when alone is refused for good. A transaction has
+    one producer, which compresses all topics alike; librdkafka sends what does not shrink as it is.
     """
 
     def __init__(self, settings: Settings, agent: str, dead_letter_topic: str) -> None:
@@ -104,13 +131,14 @@ class Outbox:
                 "transaction.timeout.ms": settings.transaction_timeout_ms,
                 "message.timeout.ms": min(settings.delivery_timeout_ms, settings.transaction_timeout_ms),
             }
-        self._producer = Producer(config, logger=logging.getLogger("qstream.librdkafka"))
+        self._producers = Producers(config)
+        self._transactor = self._producers.of(None)
 
     def start(self) -> None:
         """Fence earlier workers with this transactional id; nothing to do without transactions."""
         if self.transactional:
             with _watchdog(3 * self.settings.transaction_timeout_ms / 1000):
-                _transact(self._producer.init_transactions)
+                _transact(self._transactor.init_transactions)
 
     @fatal_named()
     def send(self, events: Sequence[Event], rejected: Sequence[Rejected]) -> list[Rejected]:
@@ -135,23 +163,23 @@ class Outbox:
     @contextmanager
     def transaction(self, offsets: Mapping[TopicPartition, int], group_metadata: object) -> Iterator[None]:
         """What is sent inside becomes visible together with the offsets, or not at all."""
-        _transact(self._producer.begin_transaction)
+        _transact(self._transactor.begin_transaction)
         try:
             yield
             with _watchdog(3 * self.settings.transaction_timeout_ms / 1000):
-                _transact(self._producer.send_offsets_to_transaction, kafka_partitions(offsets), group_metadata)
-                _transact(self._producer.commit_transaction)
+                _transact(self._transactor.send_offsets_to_transaction, kafka_partitions(offsets), group_metadata)
+                _transact(self._transactor.commit_transaction)
         except DeliveryFailed:
             with fatal_named(), _watchdog(3 * self.settings.transaction_timeout_ms / 1000):
-                self._producer.purge()
-                _transact(self._producer.abort_transaction)
-                self._producer.flush(1.0)  # serves the reports of what was purged
+                self._transactor.purge()
+                _transact(self._transactor.abort_transaction)
+                self._transactor.flush(1.0)  # serves the reports of what was purged
             self._failed.clear()
             raise
 
     def close(self, timeout_s: float) -> None:
         """Send what is still queued, for at most `timeout_s`."""
-        self._producer.flush(timeout_s)
+        self._producers.flush(timeout_s)
 
     def _put_event(self, event: Event, content_type: ContentType = SAFETENSORS) -> None:
         if event.id in self._refused:
@@ -161,7 +189,8 @@ class Outbox:
         headers = event_headers(event.topic.name, event.id, self.source, event.key, moment, content_type)
         if cause and cause.headers:
             headers += passed_on(cause.headers)
-        self._put(event.id, event.topic.name, event.key.encode(), event.frame.encode(content_type), headers)
+        body = event.frame.encode(content_type)
+        self._put(event.id, event.topic.name, event.key.encode(), body, headers, event.topic.compression)
 
     def _put_dead(self, dead: Rejected) -> None:
         """A record as large as its topic allows may be too large with its letter: then the letter goes without the bytes."""
@@ -171,15 +200,24 @@ class Outbox:
             letter, value = letter.model_copy(update={"omitted_bytes": len(value)}), None
         self._put(name, self.dead_letter_topic, dead.key, value, [*dead.headers, *letter.headers()])
 
-    def _put(self, name: str, topic: str, key: bytes | None, value: bytes | None, headers: Headers) -> None:
+    def _put(
+        self,
+        name: str,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers,
+        compression: Compression | None = None,
+    ) -> None:
+        producer = self._transactor if self.transactional else self._producers.of(compression)
         alone = name in self._suspects
         if alone:
             self._wait()
         while True:
             try:
-                self._producer.produce(topic, value, key, on_delivery=partial(self._report, name, alone), headers=headers)
+                producer.produce(topic, value, key, on_delivery=partial(self._report, name, alone), headers=headers)
             except BufferError:
-                self._producer.poll(0.05)
+                producer.poll(0.05)
             except KafkaException as exc:
                 raise_if_fatal(exc.args[0])
                 self._report(name, True, exc.args[0], None)
@@ -199,7 +237,7 @@ class Outbox:
                 self._refused[name] = error
 
     def _wait(self) -> None:
-        left = self._producer.flush(self.settings.delivery_timeout_ms / 1000 + 1)
+        left = self._producers.flush(self.settings.delivery_timeout_ms / 1000 + 1)
         failed, self._failed = self._failed, []
         for error in failed:
             raise_if_fatal(error)

@@ -29,7 +29,7 @@ def read_all(settings: Settings, topic: str) -> Iterator[Message]:
 
     Records of aborted transactions are passed over. `Transient` if the topic is absent or the broker stops answering.
     """
-    consumer, spans = _open(settings, topic)
+    consumer, spans = open_reader(settings, topic)
     left = {partition: high for partition, (low, high) in spans.items() if high > low}
     try:
         consumer.assign([KafkaPartition(topic, partition, OFFSET_BEGINNING) for partition in left])
@@ -58,7 +58,7 @@ def follow(settings: Settings, topic: str, from_start: bool = False) -> Iterator
 
     What is published after the call returns is seen. `Transient` if the topic is absent or no broker answers.
     """
-    consumer, spans = _open(settings, topic)
+    consumer, spans = open_reader(settings, topic)
     starts = {partition: OFFSET_BEGINNING if from_start else high for partition, (_, high) in spans.items()}
     consumer.assign([KafkaPartition(topic, partition, start) for partition, start in starts.items()])
     return _poll_for_ever(consumer)
@@ -83,8 +83,11 @@ def _poll_for_ever(consumer: Consumer) -> Iterator[Message | None]:
         consumer.close()
 
 
-def _open(settings: Settings, topic: str) -> tuple[Consumer, dict[int, tuple[int, int]]]:
-    """A consumer without assignment, and the first and next offset of each partition."""
+def open_reader(settings: Settings, topic: str) -> tuple[Consumer, dict[int, tuple[int, int]]]:
+    """A consumer without group and assignment, and the first and next offset of each partition. To be closed.
+
+    `Transient` if the topic is absent or no broker answers.
+    """
     consumer = Consumer(
         {
             "bootstrap.servers": settings.bootstrap_servers,

