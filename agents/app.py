@@ -10,8 +10,6 @@ import ssl
 import sys
 import tempfile
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +17,9 @@ import faust
 import prometheus_client
 from faust.types.web import Request, Response, View
 
+from agents.registry import Agent, load
 from qstream.config import Settings
-from qstream.contract import Event, Processor
+from qstream.contract import Event
 from qstream.errors import ConfigError
 from qstream.metrics import READY
 from qstream.state.store import StateStore
@@ -37,20 +36,17 @@ STUCK_S = 60.0
 DEFAULT_PORT = 6066  # Faust wants one even where the pages are off
 
 
-@dataclass(frozen=True, slots=True)
-class Agent:
-    """One module as an agent: how to make its processor, and what to note of its events in the metrics."""
-
-    processor: Callable[[Settings], Processor[Any]]
-    observe: Callable[[Event], None] = lambda event: None
-
-
 def build_loop(agent: Agent, settings: Settings) -> BatchLoop[Any]:
     """The agent's batch loop with its state store, for real servers whose addresses stand in the settings."""
+    settings = agent.with_settings(settings)
     processor = agent.processor(settings)
     state = processor.state
     store = None if state is None else StateStore(settings.redis_url, processor.name, state, settings.redis_timeout_ms)
-    return BatchLoop(processor, settings, store, agent.observe)
+    return BatchLoop(processor, settings, store, load(agent.observe) if agent.observe else _observe_nothing)
+
+
+def _observe_nothing(event: Event) -> None:
+    """For a module without metrics of its own."""
 
 
 def build_app(agent: Agent, settings: Settings) -> faust.App:

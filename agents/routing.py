@@ -4,27 +4,51 @@ from __future__ import annotations
 
 import atexit
 import functools
+from typing import TYPE_CHECKING
 
-from agents.app import Agent
-from qstream.ahead import Ahead
+from agents.registry import Agent
 from qstream.config import Settings
-from qstream.quantum.runtime import QuantumRuntime
-from qstream.routing.observe import observe
-from qstream.routing.options import RoutingOptions
-from qstream.routing.processor import RoutingProcessor
+from schemas.topics import (
+    DISPATCH_SHARES,
+    EXPERTS_LOAD,
+    EXPERTS_TOPOLOGY,
+    PLACEMENT_ACK,
+    PLACEMENT_PLAN,
+    ROUTING_PLAN,
+    TOKENS_BATCH,
+)
+
+if TYPE_CHECKING:
+    from qstream.quantum.runtime import QuantumRuntime
+    from qstream.routing.processor import RoutingProcessor
 
 
 def processor(settings: Settings) -> RoutingProcessor:
     """The processor with the options that the worker starts with."""
+    from qstream.ahead import Ahead
+    from qstream.routing.options import RoutingOptions
+    from qstream.routing.processor import RoutingProcessor
+
     return RoutingProcessor(RoutingOptions().changed(settings.options), quantum_runtime, Ahead())
 
 
 @functools.cache
 def quantum_runtime() -> QuantumRuntime:
     """The runtime of this worker's devices, started when the option `device` names one."""
+    from qstream.quantum.runtime import QuantumRuntime
+
     runtime = QuantumRuntime()
     atexit.register(runtime.close)
     return runtime
 
 
-AGENT = Agent(processor, observe)
+AGENT = Agent(
+    name="routing",
+    purpose="decides where experts and their replicas live, and which of them serve each token and request",
+    topics=(TOKENS_BATCH, EXPERTS_LOAD, EXPERTS_TOPOLOGY, PLACEMENT_ACK, ROUTING_PLAN, PLACEMENT_PLAN, DISPATCH_SHARES),
+    processor=processor,
+    examples="qstream.routing.examples:records",
+    example_options={"window_tokens": 2048, "windows": 4, "steps": 200, "min_gain": 0.005, "labels": 6, "colocate": True}
+    | {"plan_ms": 2, "plan_every_s": 0.001},
+    observe="qstream.routing.observe:observe",
+)

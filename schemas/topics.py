@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Final, Literal
 
 from schemas.control import Control
@@ -76,15 +77,28 @@ DISPATCH_SHARES = Topic(
 CONTROL = Topic(
     "qstream.control.v1", Control, "agent", "control", "toggles, pause and resume of agents", partitions=1, compacted=True
 )
-ROUTING_DLQ = Topic(
-    "qstream.routing.dlq.v1",
-    DeadLetter,
-    "topic",
-    "dead-letter",
-    "records that the routing agent could not process",
-    partitions=1,
-    retention_ms=14 * DAY_MS,
-)
+
+
+@cache
+def dead_letter_topic(agent: str) -> Topic:
+    """The dead-letter topic of an agent."""
+    return Topic(
+        dead_letter_name(agent),
+        DeadLetter,
+        "topic",
+        "dead-letter",
+        f"records that the {agent} agent could not process",
+        partitions=1,
+        retention_ms=14 * DAY_MS,
+    )
+
+
+def dead_letter_name(agent: str) -> str:
+    """The name of an agent's dead-letter topic."""
+    return f"qstream.{agent}.dlq.v1"
+
+
+ROUTING_DLQ = dead_letter_topic("routing")
 
 TOPICS: tuple[Topic, ...] = (
     TOKENS_BATCH,
@@ -98,13 +112,3 @@ TOPICS: tuple[Topic, ...] = (
     ROUTING_DLQ,
 )
 BY_NAME = {topic.name: topic for topic in TOPICS}
-
-
-def dead_letter_name(agent: str) -> str:
-    """The name of an agent's dead-letter topic."""
-    return f"qstream.{agent}.dlq.v1"
-
-
-def dead_letter_topic(agent: str) -> Topic:
-    """The dead-letter topic of an agent of the registry; KeyError if there is none."""
-    return BY_NAME[dead_letter_name(agent)]

@@ -16,16 +16,15 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from agents.registry import agent_names, all_topics, topics_by_name
 from qstream import __version__
 from qstream.cli.cluster import Cluster, reach
-from qstream.cli.names import agent_names
 from qstream.config import EMBEDDED, Settings
 from qstream.embedded.kafka import EmbeddedKafka
 from qstream.embedded.redis import EmbeddedRedis
 from qstream.errors import ConfigError, StoreUnavailable, Transient
 from qstream.stream.admin import inspect_topics
 from qstream.stream.groups import group_state
-from schemas.topics import BY_NAME, TOPICS
 
 PACKAGES: Final = ("confluent-kafka", "faust-streaming", "numba", "numpy", "pydantic", "redis", "safetensors")
 REDIS_ANSWER_S: Final = 3.0
@@ -103,7 +102,8 @@ def check_broker(settings: Settings) -> list[Check]:
             "warn", "broker", f"{settings.bootstrap_servers} is an embedded one: nothing survives its end", "for development only"
         )
         return [broker, *_check_topics(cluster)]
-    broker = Check("ok", "broker", f"{settings.bootstrap_servers} answers, {len(cluster.topics & BY_NAME.keys())} of our topics")
+    ours = len(cluster.topics & topics_by_name().keys())
+    broker = Check("ok", "broker", f"{settings.bootstrap_servers} answers, {ours} of our topics")
     return [broker, *_check_topics(cluster), *_check_groups(cluster, settings)]
 
 
@@ -129,7 +129,7 @@ def check_redis(url: str) -> list[Check]:
 
 def _check_topics(cluster: Cluster) -> list[Check]:
     try:
-        states = inspect_topics(cluster.client, TOPICS)
+        states = inspect_topics(cluster.client, all_topics())
     except Transient as exc:
         return [Check("fail", "topics", str(exc))]
     wrong = [state for state in states if state.finding != "ok"]

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from agents.registry import find_agent
 from qstream.cli.cluster import reach, require_topics
-from qstream.cli.names import find_agent, parse_options
+from qstream.cli.names import parse_options
 from qstream.cli.options import AsJson, BootstrapServers, OptionChanges, client_settings, new_app
 from qstream.cli.output import print_table
 from qstream.config import Settings

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from agents.registry import require_agent, topics_by_name
 from qstream.cli.cluster import reach, require_topics
-from qstream.cli.names import require_agent
 from qstream.cli.options import AsJson, BootstrapServers, client_settings, new_app
 from qstream.cli.output import print_json, print_table, printable, utc
 from qstream.config import Settings
@@ -16,7 +16,7 @@ from qstream.stream.read import frame_of
 from qstream.stream.redrive import DeadRecord, choose_letters, dead_records, named_letters, redrive
 from schemas.deadletter import DeadLetter
 from schemas.frame import FrameError
-from schemas.topics import BY_NAME, dead_letter_topic
+from schemas.topics import dead_letter_topic
 
 app = new_app(
     """See records that failed, and send them back.
@@ -105,7 +105,8 @@ def redrive_letters(
     without_bytes = {record.letter.id for record in records if record.letter.omitted_bytes}
     wanted = set(ids) if ids else {record.letter.id for record in records} - without_bytes
     open_ids = {record.letter.id for record in choose_letters(agent, records, wanted)}
-    require_topics(reach(settings), [BY_NAME[name] for name in {i.rsplit("/", 2)[0] for i in open_ids} if name in BY_NAME])
+    known = topics_by_name()
+    require_topics(reach(settings), [known[name] for name in {i.rsplit("/", 2)[0] for i in open_ids} if name in known])
     sent = sorted(open_ids) if dry_run else [record.letter.id for record in redrive(settings, agent, records, wanted)]
     passed_over = sorted(wanted - open_ids)
     if as_json:
@@ -147,7 +148,7 @@ def _row(record: DeadRecord) -> list[object]:
 def _value(record: DeadRecord) -> dict[str, str]:
     """The record's body: the frame's JSON if it is one, else its first bytes as `xxd` shows them."""
     body = record.message.value()
-    topic = BY_NAME.get(record.letter.topic)
+    topic = topics_by_name().get(record.letter.topic)
     if body is None:
         omitted = record.letter.omitted_bytes
         return {"value": f"{omitted} bytes, too large to travel with the letter" if omitted else "null"}

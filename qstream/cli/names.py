@@ -1,28 +1,27 @@
-"""Names: what a user types for a topic, an agent or a toggle, and what it means."""
+"""Names: what a user types for a topic or an option, and what it means."""
 
 from __future__ import annotations
 
-import importlib
 import math
-import pkgutil
 from collections.abc import Sequence
 
 from pydantic_core import from_json
 
-import agents
-from agents.app import Agent
+from agents.registry import all_topics
 from qstream.errors import ConfigError
 from schemas.control import Scalar
-from schemas.topics import TOPICS, Topic
+from schemas.topics import Topic
 
 INT64_END = 1 << 63  # a control record holds no larger integer
 
 
-def find_topic(name: str, topics: Sequence[Topic] = TOPICS) -> Topic:
+def find_topic(name: str, topics: Sequence[Topic] | None = None) -> Topic:
     """The topic of a full name or of an alias: its domain (``placement``), its entity (``load``), or both (``routing.dlq``).
 
-    A domain means its data, not its dead letters; among several its plan. `ConfigError` lists what is allowed.
+    A domain means its data, not its dead letters; among several its plan. `topics` are all of the registry by default.
+    `ConfigError` lists what is allowed.
     """
+    topics = all_topics() if topics is None else topics
     found = [topic for topic in topics if name == topic.name or name in _aliases(topic)]
     plans = [topic for topic in found if topic.role == "plan"]
     for choice in (found, plans):
@@ -31,26 +30,6 @@ def find_topic(name: str, topics: Sequence[Topic] = TOPICS) -> Topic:
     known = ", ".join(topic.name for topic in found or topics)
     fault = "ambiguous" if found else "unknown"
     raise ConfigError(f"topic {name!r} is {fault}, allowed are {known}, or a part such as 'routing' or 'load'")
-
-
-def agent_names() -> list[str]:
-    """The modules of the package `agents` that run one."""
-    return [module.name for module in pkgutil.iter_modules(agents.__path__) if module.name != "app"]
-
-
-def require_agent(name: str) -> None:
-    """`ConfigError` lists the known agents if this is none of them."""
-    if name not in agent_names():
-        raise ConfigError(f"agent {name!r} is unknown, allowed are {', '.join(agent_names())}")
-
-
-def find_agent(name: str) -> Agent:
-    """The agent of a file in `agents/`; `ConfigError` as in `require_agent`."""
-    require_agent(name)
-    agent = getattr(importlib.import_module(f"agents.{name}"), "AGENT", None)
-    if not isinstance(agent, Agent):
-        raise ConfigError(f"agents.{name} has no AGENT: not a module that can run")
-    return agent
 
 
 def parse_options(changes: Sequence[str]) -> dict[str, Scalar]:

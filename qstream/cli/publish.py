@@ -13,7 +13,7 @@ from qstream.cli.cluster import reach, require_topics
 from qstream.cli.names import find_topic
 from qstream.cli.options import AsJson, BootstrapServers, client_settings, new_app
 from qstream.cli.output import print_json
-from qstream.cli.sources import PUBLISHABLE, BatchHeader, read_items, time_of
+from qstream.cli.sources import BatchHeader, publishable, read_items, time_of
 from qstream.stream.client import Publisher
 
 app = new_app()
@@ -51,7 +51,7 @@ def publish(
     """
     now_ns = time.time_ns()
     name = batch_id or f"{'stdin' if file == Path('-') else file.stem}-{now_ns}"
-    chosen = None if topic is None else find_topic(topic, PUBLISHABLE)
+    chosen = None if topic is None else find_topic(topic, publishable())
     items = read_items(file, chosen, BatchHeader(model, layer, name, now_ns))
     settings = client_settings(bootstrap_servers)
     require_topics(reach(settings), [item.topic for item in items])

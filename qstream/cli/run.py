@@ -8,14 +8,15 @@ from typing import Annotated
 import typer
 
 from agents import app as worker
+from agents.registry import find_agent, partitions_of_topics
 from qstream.cli.cluster import reach, require_topics
-from qstream.cli.names import find_agent, parse_options
+from qstream.cli.names import parse_options
 from qstream.cli.options import BootstrapServers, OptionChanges, RedisUrl, new_app
 from qstream.config import EMBEDDED, Settings, load_settings
 from qstream.embedded.kafka import PROMPT, EmbeddedKafka
 from qstream.embedded.redis import EmbeddedRedis
 from qstream.errors import ConfigError
-from schemas.topics import CONTROL, TOPICS, Topic, dead_letter_topic
+from schemas.topics import CONTROL, Topic
 
 app = new_app()
 LOGLEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
@@ -58,7 +59,7 @@ def run(
     )
     settings = settings.model_copy(update={"options": settings.options | parse_options(changes or [])})
     processor = found.processor(settings)
-    needed = [*processor.inputs, *processor.outputs, CONTROL, dead_letter_topic(processor.name)]
+    needed = [*processor.inputs, *processor.outputs, CONTROL, found.dead_letters]
     with ExitStack() as servers:
         worker.run(found, _with_servers(settings, needed, servers), loglevel.upper())
 
@@ -69,7 +70,7 @@ def _with_servers(settings: Settings, needed: list[Topic], servers: ExitStack) -
     prompt: dict[str, str] = {}
     if settings.bootstrap_servers == EMBEDDED:
         _refuse_transactions(settings)
-        kafka = servers.enter_context(EmbeddedKafka({topic.name: topic.partitions for topic in TOPICS}))
+        kafka = servers.enter_context(EmbeddedKafka(partitions_of_topics()))
         own["bootstrap_servers"] = kafka.bootstrap_servers
         prompt = PROMPT
     else:

@@ -9,11 +9,11 @@ from typing import Annotated
 
 import typer
 
+from agents.registry import partitions_of_topics
 from qstream.cli.options import AsJson, new_app
 from qstream.cli.output import print_json
 from qstream.embedded.kafka import EmbeddedKafka
 from qstream.embedded.redis import EmbeddedRedis
-from schemas.topics import TOPICS
 
 broker = new_app()
 redis = new_app()
@@ -32,7 +32,7 @@ def run_broker(as_json: AsJson = False) -> None:
       export QSTREAM_BOOTSTRAP_SERVERS=127.0.0.1:...   (as printed; in the other terminals)
     """
     stop = _stop_signal()
-    with EmbeddedKafka({topic.name: topic.partitions for topic in TOPICS}) as server:
+    with EmbeddedKafka(partitions_of_topics()) as server:
         _tell("bootstrap_servers", server.bootstrap_servers, as_json)
         stop.wait()
 

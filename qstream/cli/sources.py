@@ -12,13 +12,14 @@ from typing import Any, Final
 import safetensors
 from pydantic_core import from_json
 
+from agents.registry import all_topics
 from qstream.errors import ConfigError
 from qstream.install import install_hint
 from schemas.frame import HEADER_KEY, JSON, SAFETENSORS, Frame, FrameError
 from schemas.tokens import from_dataframe, from_objects
-from schemas.topics import TOKENS_BATCH, TOPICS, Topic
+from schemas.topics import TOKENS_BATCH, Topic
+from schemas.wording import must_be
 
-PUBLISHABLE: Final = tuple(topic for topic in TOPICS if topic.role != "dead-letter")
 TOKENS_A_BATCH: Final = 8192
 STDIN: Final = Path("-")
 FORMATS: Final = ".json, .jsonl, .csv, .safetensors, or - for JSON lines on stdin"
@@ -41,6 +42,11 @@ class Item:
     topic: Topic
     frame: Frame
     headed: bool = False
+
+
+def publishable() -> tuple[Topic, ...]:
+    """The topics to which people publish."""
+    return tuple(topic for topic in all_topics() if topic.role != "dead-letter")
 
 
 def read_items(path: Path, topic: Topic | None, header: BatchHeader) -> list[Item]:
@@ -126,16 +132,15 @@ def _from_object(where: str, value: dict[str, Any], topic: Topic | None) -> Item
 
 def _topic_of(value: dict[str, Any]) -> Topic:
     """The one topic whose frame the object says to be, or whose required fields it has."""
-    tag = value.get("frame")
+    tag, known = value.get("frame"), publishable()
     if tag:
-        found = [topic for topic in PUBLISHABLE if topic.frame.tag() == tag]
+        found = [topic for topic in known if topic.frame.tag() == tag]
     else:
-        found = [topic for topic in PUBLISHABLE if _required(topic.frame) <= value.keys()]
+        found = [topic for topic in known if _required(topic.frame) <= value.keys()]
     if len(found) == 1:
         return found[0]
     if tag:
-        known = ", ".join(topic.frame.tag() for topic in PUBLISHABLE)
-        raise FrameError(f"frame is {str(tag)[:80]!r}, allowed are {known}")
+        raise FrameError(must_be("frame", f"one of {', '.join(topic.frame.tag() for topic in known)}", str(tag)))
     raise FrameError(f"no field 'frame', and the fields {sorted(value)[:20]} fit {len(found)} topics: name one by --topic")
 
 

@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
+from agents.registry import all_topics
 from qstream.cli.cluster import reach
 from qstream.cli.options import AsJson, BootstrapServers, client_settings, new_app
 from qstream.cli.output import print_json, print_table
 from qstream.errors import Transient
 from qstream.stream.admin import TopicState, apply_topics, inspect_topics
-from schemas.topics import HOUR_MS, TOPICS, Topic
+from schemas.topics import HOUR_MS, Topic
 
 app = new_app(
     """List the topics, or create those that are missing.
@@ -39,11 +40,12 @@ def list_topics(
       qstream topics list --registry
       qstream topics list -b localhost:9092 --json
     """
+    topics = all_topics()
     states: dict[str, TopicState] = {}
     if not registry:
         cluster = reach(client_settings(bootstrap_servers))
-        states = {state.topic: state for state in inspect_topics(cluster.client, TOPICS)}
-    rows = [_row(topic) | ({} if registry else dataclasses.asdict(states[topic.name])) for topic in TOPICS]
+        states = {state.topic: state for state in inspect_topics(cluster.client, topics)}
+    rows = [_row(topic) | ({} if registry else dataclasses.asdict(states[topic.name])) for topic in topics]
     if as_json:
         print_json(rows)
         return
@@ -71,7 +73,7 @@ def apply(
     cluster = reach(client_settings(bootstrap_servers))
     if cluster.embedded:
         raise Transient("the embedded broker takes no requests to create topics; those of the registry it has from its start")
-    states = apply_topics(cluster.client, TOPICS, replication)
+    states = apply_topics(cluster.client, all_topics(), replication)
     if as_json:
         print_json([dataclasses.asdict(state) for state in states])
     else:

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from agents.registry import partitions_of_topics
 from qstream import __version__
 from qstream.config import load_settings
 from qstream.demo.agent import AgentProcess
@@ -46,7 +47,6 @@ from schemas.topics import (
     ROUTING_DLQ,
     ROUTING_PLAN,
     TOKENS_BATCH,
-    TOPICS,
 )
 
 SHAPE = Shape()
@@ -188,7 +188,7 @@ def started(view: View, signals: list[int]) -> Iterator[Run]:
     view.say("starting the embedded Kafka and Redis")
     with (
         tempfile.TemporaryDirectory(prefix="qstream-demo-") as folder,
-        EmbeddedKafka({topic.name: topic.partitions for topic in TOPICS}) as kafka,
+        EmbeddedKafka(partitions_of_topics()) as kafka,
         EmbeddedRedis() as redis,
         Publisher(kafka.bootstrap_servers, "demo", load_settings(kafka=QUIET)) as publisher,
     ):

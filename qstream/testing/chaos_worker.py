@@ -18,7 +18,8 @@ from typing import Annotated, Final, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.app import Agent, run
+from agents.app import run
+from agents.registry import Agent
 from qstream.config import load_settings
 from qstream.contract import Batch, Event, Processor, Result
 from qstream.errors import Poison, StoreConflict
@@ -129,7 +130,8 @@ def main() -> None:
     given = json.loads(sys.argv[1])
     topics = (PAYMENTS, REFUNDS)[: given.pop("topics", 1)]
     die_at_saves(given.pop("deaths", 0.0))
-    run(Agent(lambda settings: Ledgers(topics)), load_settings(**given))
+    agent = Agent(name=NAME, purpose="counts payments", topics=tuple(topics), processor=lambda settings: Ledgers(topics))
+    run(agent, load_settings(**given))
 
 
 if __name__ == "__main__":

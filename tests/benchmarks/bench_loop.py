@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.app import Agent
+from agents.registry import Agent
 from qstream.contract import Batch, Event, Processor, Record, Result
 from qstream.routing.options import RoutingOptions
 from qstream.routing.processor import RoutingProcessor
@@ -91,7 +91,7 @@ class Sums(Processor[NodeState]):
         return Result(events, (), NodeState(reports=reports, energy_j=energy, counters=counters))
 
 
-AGENT = Agent(lambda settings: Sums())
+AGENT = Agent(name="telemetry", purpose="sums reports", topics=(REPORTS, USAGE), processor=lambda settings: Sums())
 
 
 def rows() -> list[Row]:

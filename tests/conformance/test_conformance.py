@@ -2,87 +2,23 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pytest
 
-import agents
+from agents.registry import agent_names, find_agent
 from qstream.config import Settings
 from qstream.contract import Batch, Event, Record, Result
+from qstream.routing import examples
+from qstream.testing.agents import check_agent
 from qstream.testing.checks import check_frame, check_processor
 from qstream.testing.sample import Ping, Sample
-from schemas import ExpertLoad, ExpertTopology, Frame, TokenBatch
-from schemas.topics import EXPERTS_LOAD, EXPERTS_TOPOLOGY, TOKENS_BATCH, TOPICS
+from schemas import ExpertTopology
+from schemas.topics import TOPICS
 
 FRAMES = sorted({topic.frame for topic in TOPICS}, key=lambda frame: frame.__name__)
-AGENTS = [name for _, name, _ in pkgutil.iter_modules(agents.__path__) if name != "app"]
-
-
-def routing_records() -> list[Record]:
-    """A model, a GPU of which dies; batches of two layers with and without gate and labels, loads, some repeated, and poison."""
-    rng = np.random.default_rng(5)
-    shape = {"num_layers": 2, "num_logical_experts": 8, "top_k": 2, "num_nodes": 2, "num_gpus": 4, "slots_per_gpu": 3}
-    frames: list[tuple[Any, Frame]] = [(EXPERTS_TOPOLOGY, ExpertTopology(model="m", **shape))]
-    for n in range(60):
-        layer = int(rng.integers(0, 3)) if n % 13 == 0 else n % 2
-        tokens = int(rng.integers(100, 900))
-        topk_ids = np.minimum(rng.geometric(0.4, (tokens, 2)) - 1, 7 + (n % 17 == 5))
-        gate: dict[str, Any] = {} if n % 11 == 3 else {"layer": layer, "topk_ids": topk_ids}
-        if n % 3:
-            names = tuple(f"tenant-{k}" for k in rng.permutation(9)[:4])
-            gate |= {"label_names": names, "label": rng.integers(-1, 4, tokens).astype(np.int32)}
-        frames.append(
-            (
-                TOKENS_BATCH,
-                TokenBatch(
-                    batch_id=f"b{n}", ts_ns=n, model="m", token_id=np.arange(tokens, dtype=np.uint64) + 10_000 * n, **gate
-                ),
-            )
-        )
-        if n % 9 == 0:
-            count = rng.integers(0, 900, (2, 8 if n != 27 else 9))
-            queued = {f"tenant-{k}": int(rng.integers(0, 5000)) for k in range(12)} if n % 2 else None
-            frames.append(
-                (
-                    EXPERTS_LOAD,
-                    ExpertLoad(
-                        model="m",
-                        window_id=str(n // 18),
-                        t0_ns=0,
-                        t1_ns=1,
-                        num_tokens=3000,
-                        logical_count=count,
-                        queued_by_label=queued,
-                    ),
-                )
-            )
-    dead = np.array([1, 1, 0, 1], np.float32)
-    frames.insert(50, (EXPERTS_TOPOLOGY, ExpertTopology(model="m", **shape, gpu_capacity=dead)))
-    offsets = dict.fromkeys((topic.name for topic, _ in frames), -1)
-    records = []
-    for n, (topic, frame) in enumerate(frames):
-        offsets[topic.name] += 1
-        records.append(Record(topic.name, 0, offsets[topic.name], "m", frame, 1000 + n))
-    return records
-
-
-RECORDS = {"routing": routing_records}
-OPTIONS = {
-    "routing": {
-        "window_tokens": 2048,
-        "windows": 4,
-        "steps": 200,
-        "min_gain": 0.005,
-        "labels": 6,
-        "colocate": True,
-        "plan_ms": 2,
-        "plan_every_s": 0.001,
-    }
-}
+AGENTS = agent_names()
 
 
 @pytest.mark.parametrize("frame", FRAMES, ids=lambda frame: frame.__name__)
@@ -92,17 +28,13 @@ def test_each_frame_of_the_registry(frame):
 
 @pytest.mark.parametrize("name", AGENTS)
 def test_each_agent_s_processor(name):
-    agent = importlib.import_module(f"agents.{name}").AGENT
-    processor = agent.processor(Settings(options=OPTIONS[name]))
-    records = RECORDS[name]()
-    check_processor(processor, records)
-    assert processor.name == name
+    check_agent(find_agent(name))
 
 
 def test_the_records_for_routing_try_all_that_it_does():
-    agent = importlib.import_module("agents.routing").AGENT
-    processor = agent.processor(Settings(options=OPTIONS["routing"]))
-    result = processor.process(Batch("m", routing_records()), None, 0)
+    agent = find_agent("routing")
+    processor = agent.processor(Settings(options=dict(agent.example_options)))
+    result = processor.process(Batch("m", examples.records()), None, 0)
     placements = [event.frame for event in result.events if event.topic.name == "qstream.placement.plan.v1"]
     assert {plan.skip_reason is None for plan in placements} == {True, False}
     assert len(result.dead) >= 3

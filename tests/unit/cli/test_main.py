@@ -97,7 +97,7 @@ def test_a_bug_keeps_its_traceback():
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["run", "nonesuch"], "agent 'nonesuch' is unknown, allowed are routing"),
+        (["run", "nonesuch"], "agent must be one of routing, got 'nonesuch'"),
         (["run", "routing", "--delivery", "exactly_once"], "no transactions"),
         (["run", "routing", "--delivery", "twice"], "delivery"),
         (["run", "routing", "--group-protocol", "new"], "group_protocol"),

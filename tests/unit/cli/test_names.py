@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agents import routing
-from qstream.cli.names import agent_names, find_agent, find_topic, parse_options
+from qstream.cli.names import find_topic, parse_options
 from qstream.errors import ConfigError
 from schemas.deadletter import DeadLetter
 from schemas.topics import (
@@ -62,14 +61,6 @@ def test_with_a_second_agent_dlq_alone_is_ambiguous_and_the_agents_name_still_it
     with pytest.raises(ConfigError, match="ambiguous"):
         find_topic("dlq", (*TOPICS, other))
     assert find_topic("energy.dlq", (*TOPICS, other)) is other
-
-
-def test_agents_are_the_files_of_the_folder_without_the_app():
-    assert "routing" in agent_names()
-    assert "app" not in agent_names()
-    assert find_agent("routing") is routing.AGENT
-    with pytest.raises(ConfigError, match=r"allowed are .*routing"):
-        find_agent("app")
 
 
 @pytest.mark.parametrize(

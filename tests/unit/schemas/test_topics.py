@@ -49,8 +49,7 @@ def test_state_of_the_world_is_compacted_and_events_are_deleted(topic):
 def test_dead_letters_go_to_the_topic_of_their_agent():
     assert dead_letter_topic("routing") is ROUTING_DLQ
     assert all(topic.frame is DeadLetter for topic in TOPICS if topic.role == "dead-letter")
-    with pytest.raises(KeyError):
-        dead_letter_topic("cooling")
+    assert dead_letter_topic("cooling").name == "qstream.cooling.dlq.v1"
 
 
 @EACH

@@ -1,0 +1,176 @@
+"""The registry: every module that can run as an agent, ours and those that other packages bring; all else is read from it."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import pkgutil
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Any, Final
+
+import agents
+from qstream.errors import ConfigError
+from schemas.topics import TOPICS, Topic, dead_letter_topic
+from schemas.wording import must_be
+
+if TYPE_CHECKING:
+    from qstream.config import Settings
+    from qstream.contract import Processor
+
+log = logging.getLogger(__name__)
+ENTRY_POINTS: Final = "qstream.agents"
+NO_MODULES: Final = frozenset({"app", "registry"})  # files of this folder that declare no agent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agent:
+    """One module as an agent: the last line of ``agents/<name>.py``, or the object that an entry point names.
+
+    Texts of the form ``package.module:attribute`` are imported when they are needed, so that a command of one module does not
+    load the solvers of the others.
+
+    Attributes
+    ----------
+    name
+        Of the file, of the processor, and of the group of commands; the dead-letter topic is ``qstream.<name>.dlq.v1``.
+    purpose
+        What the module decides, for help and tables: a sentence without a full stop.
+    topics
+        Every topic that the processor reads or writes.
+    processor
+        Makes the processor that a worker starts with. Import what it needs inside.
+    examples
+        A function without arguments that gives `Record` s of one key, for the conformance checks.
+    example_options
+        Options of the module with which the examples are processed.
+    commands
+        A `typer.Typer` with the module's own commands: ``qstream <name> ...``.
+    lines
+        A function that gives a frame of the module as one line for people, or None for a frame that it does not know.
+    observe
+        A function that is given each delivered `Event`, for the module's own metrics.
+    scenes
+        Scenes of ``qstream demo``, by name; the first one of the first module is the default.
+    settings
+        Values of `Settings` that suit the module, where its user sets none.
+    """
+
+    name: str
+    purpose: str
+    topics: tuple[Topic, ...]
+    processor: Callable[[Settings], Processor[Any]]
+    examples: str = ""
+    example_options: Mapping[str, Any] = field(default_factory=dict)
+    commands: str = ""
+    lines: str = ""
+    observe: str = ""
+    scenes: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
+            raise ConfigError(must_be("name of an agent", "a lower-case Python name", self.name))
+
+    @property
+    def dead_letters(self) -> Topic:
+        """The topic of the records that it could not process."""
+        return dead_letter_topic(self.name)
+
+    def with_settings(self, settings: Settings) -> Settings:
+        """The settings, with the module's own defaults where the user set none."""
+        unset = {name: value for name, value in self.settings.items() if name not in settings.model_fields_set}
+        return settings.model_copy(update=unset)
+
+
+def load(path: str) -> Any:
+    """The object at ``package.module:attribute``; `ConfigError` if it cannot be imported."""
+    try:
+        return pkgutil.resolve_name(path)
+    except (ImportError, AttributeError, ValueError) as exc:
+        raise ConfigError(must_be("a reference of an agent", f"package.module:attribute ({exc})", path)) from exc
+
+
+def agent_names() -> tuple[str, ...]:
+    """Names of all agents: the files of this folder, then the entry points. Imports none of them."""
+    return tuple(dict.fromkeys([*_files(), *(point.name for point in entry_points(group=ENTRY_POINTS))]))
+
+
+def require_agent(name: str) -> None:
+    """`ConfigError` lists the known agents if this is not one of them."""
+    known = agent_names()
+    if name not in known:
+        raise ConfigError(must_be("agent", f"one of {', '.join(known)}", name))
+
+
+def find_agent(name: str) -> Agent:
+    """The agent of that name. `ConfigError` if there is none, if there are two, or if it cannot be imported."""
+    require_agent(name)
+    points = [point for point in entry_points(group=ENTRY_POINTS) if point.name == name]
+    if len(points) + (name in _files()) > 1:
+        raise ConfigError(f"agent {name!r} must be declared once, got the entry points {[point.value for point in points]}")
+    if points:
+        return _checked(name, points[0].value, _imported(points[0]))
+    return _checked(name, f"agents.{name}:AGENT", getattr(importlib.import_module(f"agents.{name}"), "AGENT", None))
+
+
+def all_agents() -> tuple[Agent, ...]:
+    """Every agent. One of another package that cannot be imported is left out, with a warning in the log."""
+    found = []
+    for name in agent_names():
+        try:
+            found.append(find_agent(name))
+        except ConfigError as exc:
+            if name in _files():
+                raise
+            log.warning("agent %s is left out: %s", name, exc)
+    return tuple(found)
+
+
+def all_topics() -> tuple[Topic, ...]:
+    """The topics of `schemas.topics`, then those of other packages' agents and their dead letters.
+
+    `ConfigError` if two agents declare one name differently.
+    """
+    known = {topic.name: topic for topic in TOPICS}
+    for agent in all_agents():
+        for topic in (*agent.topics, agent.dead_letters):
+            if known.setdefault(topic.name, topic) != topic:
+                raise ConfigError(f"topic {topic.name} must be the same in all agents, got another one from agent {agent.name}")
+    return tuple(known.values())
+
+
+def topics_by_name() -> dict[str, Topic]:
+    """`all_topics` by name."""
+    return {topic.name: topic for topic in all_topics()}
+
+
+def partitions_of_topics() -> dict[str, int]:
+    """Partitions by topic: what an embedded broker is started with."""
+    return {topic.name: topic.partitions for topic in all_topics()}
+
+
+def scenes() -> dict[str, str]:
+    """Scenes of the demo by name, as ``package.module:attribute``; the first is the default."""
+    return {scene: path for agent in all_agents() for scene, path in agent.scenes.items()}
+
+
+def _files() -> list[str]:
+    return [module.name for module in pkgutil.iter_modules(agents.__path__) if module.name not in NO_MODULES]
+
+
+def _imported(point: EntryPoint) -> object:
+    try:
+        return point.load()
+    except Exception as exc:  # whatever another package's code may raise
+        raise ConfigError(f"agent {point.name!r} must be importable, got {type(exc).__name__} from {point.value}: {exc}") from exc
+
+
+def _checked(name: str, path: str, found: object) -> Agent:
+    if not isinstance(found, Agent):
+        raise ConfigError(must_be(path, "an Agent", found))
+    if found.name != name:
+        raise ConfigError(must_be(f"name of {path}", f"{name!r}, as it is registered", found.name))
+    return found
