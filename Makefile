@@ -4,8 +4,11 @@ SECONDS ?= 30
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Most tests wait for servers: more processes than processors.
+WORKERS ?= 4
+SIDE_BY_SIDE := --dist loadgroup --no-loadscope-reorder
 
-.PHONY: help install demo test lint check bench chaos schemas clean
+.PHONY: help install demo unit test lint check bench chaos schemas clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -23,8 +26,11 @@ install: $(STAMP) ## build .venv with qstream and all that demo, tests and linte
 demo: $(STAMP) ## train a small MoE model and optimize its routing live, no server to install
 	$(BIN)/qstream demo --seconds $(SECONDS) $(ARGS)
 
+unit: $(STAMP) ## run the tests that need no server
+	$(BIN)/python -m pytest -n 2 $(SIDE_BY_SIDE) tests/unit tests/contract tests/conformance $(ARGS)
+
 test: $(STAMP) ## run all tests, against a real Kafka broker and a real Redis
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) $(SIDE_BY_SIDE) $(ARGS)
 
 lint: $(STAMP) ## format, ruff, mypy, import contracts, drift of generated schemas
 	$(BIN)/ruff format --check .

@@ -12,11 +12,24 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from qstream.embedded.kafka import EmbeddedKafka
 from qstream.embedded.redis import EmbeddedRedis
 from qstream.errors import ConfigError
 from qstream.testing.real_kafka import real_kafka
+
+pytest_plugins = ["tests.order", "tests.skipped"]
+
+# A busy machine draws slowly and answers late, which proves nothing about the code; in CI the same examples each time.
+settings.register_profile(
+    "qstream",
+    deadline=None,
+    max_examples=50,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize=os.environ.get("CI") == "true",
+)
+settings.load_profile("qstream")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

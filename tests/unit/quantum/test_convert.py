@@ -8,7 +8,7 @@ import math
 import networkx as nx
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from qstream.errors import ProblemError
@@ -169,7 +169,6 @@ def test_coloring_counts_conflicts():
         assert problem.energy(levels) == conflicts
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, 3), min_size=1, max_size=3), st.data())
 def test_one_bit_a_level_has_the_same_energies_and_the_same_optimum(sizes, data):
     def costs(*shape: int) -> np.ndarray:

@@ -78,7 +78,7 @@ def test_fidelities_are_those_of_pennylane(embed, template):
 
 @pytest.mark.parametrize("kernel", KERNELS)
 @given(x=POINTS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_gram_matrix_is_symmetric_positive_semidefinite_with_unit_diagonal(kernel, x):
     matrix = kernel(x)
     assert np.array_equal(matrix, matrix.T)

@@ -21,7 +21,7 @@ def random_laplacian(seed: int, n: int) -> np.ndarray:
     return walk.laplacian(weights + weights.T)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10**6), n=st.integers(1, 12), t=st.floats(-5, 5))
 def test_the_propagator_is_the_matrix_exponential_and_keeps_probability(seed: int, n: int, t: float) -> None:
     generator = random_laplacian(seed, n)
@@ -33,7 +33,7 @@ def test_the_propagator_is_the_matrix_exponential_and_keeps_probability(seed: in
         assert walk.probabilities(generator, t, source).sum() == pytest.approx(1, abs=1e-12)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10**6), n=st.integers(1, 12), t=st.floats(0, 5))
 def test_heat_is_the_matrix_exponential_and_a_distribution(seed: int, n: int, t: float) -> None:
     generator = random_laplacian(seed, n)

@@ -25,7 +25,7 @@ def run(mass: np.ndarray, room: np.ndarray, k: int, least_raise: float) -> tuple
     return chosen, price, load
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.integers(1, 6), st.booleans())
 def test_one_choice_a_token_comes_within_the_least_raise_of_the_best_assignment(
     seed: int, tokens: int, experts: int, tied: bool

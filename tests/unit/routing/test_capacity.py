@@ -48,7 +48,7 @@ def problems(draw: Any) -> tuple[np.ndarray, np.ndarray, int]:
     return gate, even_capacity(tokens, experts, draw(st.sampled_from([1.0, 1.05, 1.5])), k), k
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(problems())
 def test_choices_are_distinct_within_capacity_and_between_nearly_the_optimum_and_the_bound(
     problem: tuple[np.ndarray, np.ndarray, int],

@@ -92,7 +92,7 @@ def test_twenty_four_experts_on_two_nodes_reach_the_proven_optimum() -> None:
         assert within(together, node) == np.triu(together, 1).sum() - cut.min()
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(
     sizes=st.lists(st.integers(0, 5), min_size=1, max_size=4).filter(any),
     eps=st.sampled_from([0.0, 0.05, 0.5]),

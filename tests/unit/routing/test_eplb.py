@@ -60,7 +60,7 @@ def test_ties_and_the_global_case_come_out_as_from_the_published_code_with_a_sta
         assert got[1].tolist() == [slots_of]
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_every_expert_is_placed_and_none_twice_on_a_gpu_even_where_gpus_do_not_divide_among_nodes(data: Any) -> None:
     gpus, nodes, groups = (data.draw(st.integers(1, n)) for n in (8, 4, 4))
@@ -73,7 +73,7 @@ def test_every_expert_is_placed_and_none_twice_on_a_gpu_even_where_gpus_do_not_d
     assert maps_agree(maps)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(nodes=st.integers(1, 4), per_node=st.integers(1, 3), size=st.integers(1, 4), seed=st.integers(0, 99))
 def test_groups_stay_on_one_node_in_both_algorithms(nodes: int, per_node: int, size: int, seed: int) -> None:
     groups, gpus = 2 * nodes, per_node * nodes

@@ -101,7 +101,7 @@ def test_rare_labels_count_as_one_without_losing_their_tokens() -> None:
     np.testing.assert_allclose(ahead / ahead.sum(), (known / known.sum())[0], atol=0.01)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(
     shape=st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(1, 6)),
     labels=st.integers(1, 3),

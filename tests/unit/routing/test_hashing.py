@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from qstream.errors import ProblemError
@@ -62,7 +62,6 @@ def test_read_only_strided_and_signed_ids_give_the_same_bytes() -> None:
         assert assign(ids, 72).tobytes() == want
 
 
-@settings(deadline=None)
 @given(
     ids=st.lists(st.integers(0, 20), max_size=300),
     experts=st.integers(1, 40),

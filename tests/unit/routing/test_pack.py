@@ -33,7 +33,7 @@ def problems(draw: Any) -> tuple[np.ndarray, np.ndarray, int]:
     return load, counts, gpus
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(problems())
 def test_every_problem_that_has_a_plan_gets_one_without_violations(problem: tuple[np.ndarray, np.ndarray, int]) -> None:
     load, counts, gpus = problem

@@ -71,7 +71,7 @@ def held(rows: np.ndarray) -> Iterator[tuple[int, int, int]]:
                 yield layer, g, e
 
 
-@settings(deadline=None, max_examples=120)
+@settings(max_examples=120)
 @given(data=st.data(), seed=st.integers(0, 999), colocated=st.booleans(), cost=st.sampled_from([0.0, 0.001, 10.0]))
 def test_every_topology_gets_a_plan_that_keeps_every_promise(data: Any, seed: int, colocated: bool, cost: float) -> None:
     rng = np.random.default_rng(seed)

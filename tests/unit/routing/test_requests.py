@@ -17,7 +17,7 @@ from schemas.experts import ExpertTopology
 from schemas.tokens import TokenBatch
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.integers(1, 40), st.integers(1, 6), st.floats(0, 1), st.integers(0, 2**32 - 1))
 def test_no_worker_is_fuller_than_its_bound_by_more_than_one_request(
     requests: int, workers: int, slack: float, seed: int
@@ -71,7 +71,7 @@ def test_a_request_goes_where_its_experts_are() -> None:
     assert routed.tolist() == [1, 0]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.integers(1, 30), st.integers(2, 5), st.integers(0, 2**32 - 1))
 def test_workers_of_unequal_capacity_get_work_in_proportion_and_one_without_gets_none(
     requests: int, workers: int, seed: int
@@ -168,7 +168,7 @@ def test_a_cached_prefix_draws_a_request_and_a_queue_sends_it_away() -> None:
     assert queued.load.tolist() == [10.0, 90.0]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(0, 2**32 - 1), st.booleans(), st.booleans())
 def test_remote_copies_and_loads_are_those_of_a_count_token_by_token(seed: int, own: bool, shared: bool) -> None:
     rng = np.random.default_rng(seed)

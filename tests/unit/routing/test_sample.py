@@ -49,7 +49,7 @@ def test_any_model_has_a_sample_within_the_bound(layers: int, experts: int, k: i
     assert sample.shape[1] == MAX_ROWS or sample.nbytes + layers * bytes_a_token > MAX_BYTES
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(cuts=st.lists(st.integers(0, 300), max_size=6), horizon=st.integers(1, 400), seed=st.integers(0, 99))
 def test_any_split_into_batches_gives_the_same_sample(cuts: list[int], horizon: int, seed: int) -> None:
     ids = tokens(np.random.default_rng(seed), 300, 9, 3)

@@ -25,7 +25,7 @@ def objective(plan: np.ndarray, scenarios: np.ndarray, gpus: int) -> float:
     return float(np.divide(loads.max(2), mean, out=np.zeros_like(mean), where=mean > 0).mean())
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(
     shape=st.tuples(st.integers(1, 5), st.integers(1, 3), st.integers(1, 10)),
     gpus=st.integers(1, 6),

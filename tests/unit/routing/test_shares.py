@@ -65,7 +65,7 @@ def optimum(load: np.ndarray, row: np.ndarray, top: ExpertTopology) -> float:
     return float(found.fun) * float(unit)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(problems())
 def test_shares_of_an_expert_sum_to_one_and_the_fullest_gpu_is_at_the_optimum_of_the_linear_program(problem: Problem) -> None:
     load, plan, top = problem
@@ -80,7 +80,7 @@ def test_shares_of_an_expert_sum_to_one_and_the_fullest_gpu_is_at_the_optimum_of
     assert shares.tobytes() == dispatch_shares(load, plan, top).tobytes()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(problems(), st.integers(0, 2**32 - 1))
 def test_any_start_leads_to_the_optimum(problem: Problem, seed: int) -> None:
     load, plan, top = problem

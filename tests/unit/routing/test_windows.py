@@ -152,7 +152,7 @@ def test_no_solver_makes_a_plan_worse_or_breaks_it(solver: WindowSolver, size: i
     assert gained == pytest.approx(sum(p.objective() for p in parts) - improved.objective(), abs=1e-9)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 2**32 - 1), st.sampled_from(SOLVERS), st.integers(2, 5), st.integers(0, 6))
 def test_any_plan_stays_valid_and_becomes_no_worse(seed: int, solver: WindowSolver, gpus: int, spare: int) -> None:
     rng = np.random.default_rng(seed)

@@ -130,7 +130,7 @@ def test_lists_of_numpy_numbers_and_rows_are_taken():
         np.array(1, np.uint64),
         np.zeros((1, 1), np.uint64),
         np.array([], np.uint64),
-        iter([1]),
+        pytest.param(iter([1]), id="an iterator"),
         {1},
     ],
     ids=str,

@@ -28,7 +28,7 @@ def dense_probabilities(problem: IsingProblem, gamma: float, beta: float) -> np.
     return np.abs(mixer @ (np.exp(-1j * gamma * problem.diagonal()) / 2 ** (n / 2))) ** 2
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 10**6),
     n=st.integers(1, 7),

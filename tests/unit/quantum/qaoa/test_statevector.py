@@ -121,7 +121,7 @@ def test_one_layer_has_the_correlations_of_the_closed_form_with_fields() -> None
         assert p @ (spins[:, i] * spins[:, j]) == pytest.approx(pair, abs=1e-14)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 7), st.integers(0, 10**6), st.booleans(), st.lists(st.floats(-4, 4), min_size=2, max_size=8))
 def test_the_circuit_is_unitary_and_blind_to_the_sign_of_all_angles(n: int, seed: int, fields: bool, angles: list[float]) -> None:
     half = len(angles) // 2

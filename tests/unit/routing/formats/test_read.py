@@ -211,7 +211,7 @@ JSON = st.recursive(
 COUNTS = st.lists(st.lists(st.integers(-1, 4), min_size=1, max_size=3), min_size=1, max_size=3)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.dictionaries(NAMES, JSON | COUNTS | st.lists(COUNTS, max_size=3), max_size=3))
 def test_whatever_a_file_holds_it_is_a_recording_or_a_problem(tree):
     found, fault = outcome(tree)
