@@ -8,12 +8,19 @@ from schemas.lazy import lazy_names
 
 if TYPE_CHECKING:
     from qstream.quantum.solvers import solve as solve
+    from qstream.stream.client import Exchange as Exchange
     from qstream.stream.client import PlanSubscriber as PlanSubscriber
     from qstream.stream.client import Publisher as Publisher
 
 __version__ = "0.1.0"
-__all__ = ["PlanSubscriber", "Publisher", "solve"]
+__all__ = ["Exchange", "PlanSubscriber", "Publisher", "solve"]
 
 __getattr__, __dir__ = lazy_names(
-    __name__, {"PlanSubscriber": ".stream.client", "Publisher": ".stream.client", "solve": ".quantum.solvers"}
+    __name__,
+    {
+        "Exchange": ".stream.client",
+        "PlanSubscriber": ".stream.client",
+        "Publisher": ".stream.client",
+        "solve": ".quantum.solvers",
+    },
 )

@@ -16,9 +16,10 @@ from confluent_kafka import TopicPartition as KafkaPartition
 
 from qstream.config import Settings, load_settings
 from qstream.errors import ConfigError, DeliveryFailed
-from qstream.stream.consume import raise_if_fatal
+from qstream.stream.faults import raise_if_fatal
+from qstream.stream.headers import event_headers
 from qstream.stream.partition import partition_of_key
-from qstream.stream.produce import Producers, event_headers, producer_config
+from qstream.stream.producers import Producers, producer_config
 from qstream.stream.read import frame_of, open_reader
 from schemas.deadletter import Headers
 from schemas.frame import SAFETENSORS, ContentType, Frame, FrameError

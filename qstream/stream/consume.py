@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message
 from confluent_kafka import TopicPartition as KafkaPartition
 
 from qstream.config import Settings
 from qstream.contract import TopicPartition, partition_of
-from qstream.errors import Fatal, Fenced
 from qstream.metrics import REBALANCES
+from qstream.stream.faults import fatal_named, raise_first, raise_if_fatal
 
 log = logging.getLogger(__name__)
 CHUNK = 128
@@ -22,7 +22,6 @@ ENDS_ANSWER_S = 0.2
 STATISTICS_MS = 2000
 METADATA_MS = 3000  # a topic that is created late is noticed by then
 FROM_START: int = OFFSET_BEGINNING
-FENCING_ERRORS = {KafkaError.FENCED_INSTANCE_ID, KafkaError._FENCED, KafkaError.UNRELEASED_INSTANCE_ID}
 
 
 def consumer_config(settings: Settings, group: str) -> dict[str, object]:
@@ -50,29 +49,6 @@ def consumer_config(settings: Settings, group: str) -> dict[str, object]:
     if settings.static_membership:
         config["group.instance.id"] = settings.worker_id
     return config | dict(settings.kafka)
-
-
-def raise_if_fatal(error: KafkaError) -> None:
-    """`Fenced` or `Fatal` for an error after which this client can do nothing more."""
-    if error.code() in FENCING_ERRORS:
-        raise Fenced(f"another worker with this identity took over: {error}")
-    if error.fatal():
-        raise Fatal(f"the Kafka client failed for good: {error}")
-
-
-@contextmanager
-def fatal_named() -> Iterator[None]:
-    """`Fenced` or `Fatal` for a fatal error that the client raises by itself, from any call that serves its callbacks.
-
-    Callbacks that run after it turn it into the cause of a SystemError.
-    """
-    try:
-        yield
-    except (KafkaException, SystemError) as exc:
-        error = exc if isinstance(exc, KafkaException) else exc.__cause__
-        if isinstance(error, KafkaException):
-            raise_if_fatal(error.args[0])
-        raise
 
 
 class Intake:
@@ -320,13 +296,6 @@ def _told(partitions: Iterable[TopicPartition]) -> str:
 def kafka_partitions(offsets: Mapping[TopicPartition, int]) -> list[KafkaPartition]:
     """The same offsets in the client's type."""
     return [KafkaPartition(p.topic, p.partition, offset) for p, offset in offsets.items()]
-
-
-def raise_first(answers: Iterable[KafkaPartition]) -> None:
-    """KafkaException if one partition was refused, though others were not."""
-    for answer in answers:
-        if answer.error is not None:
-            raise KafkaException(answer.error)
 
 
 def _size(message: Message) -> int:

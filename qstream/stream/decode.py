@@ -11,13 +11,12 @@ from typing import Literal
 from confluent_kafka import Message
 
 from qstream.contract import Record
+from qstream.stream.headers import CONTENT_TYPE, EVENT_TYPE
 from schemas.deadletter import MAX_MESSAGE, MAX_STACK, DeadLetter, Headers
 from schemas.frame import FrameError, body_type
 from schemas.topics import Topic
 
 ATTEMPTS_HEADER = "qstream_attempts"
-CONTENT_TYPE = "content-type"
-EVENT_TYPE = "ce_type"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -10,7 +10,7 @@ from confluent_kafka.admin import AdminClient
 
 from qstream.config import Settings
 from qstream.errors import Transient
-from qstream.stream.consume import raise_first
+from qstream.stream.faults import raise_first
 from schemas.topics import TOPICS
 
 

@@ -8,104 +8,25 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Message
 
 from qstream.config import Settings
 from qstream.contract import Event, TopicPartition
 from qstream.errors import EXIT_FATAL, DeliveryFailed, Fenced
-from qstream.stream.consume import fatal_named, kafka_partitions, raise_if_fatal
-from qstream.stream.decode import CONTENT_TYPE, EVENT_TYPE, Rejected, reject
+from qstream.stream.consume import kafka_partitions
+from qstream.stream.decode import Rejected, reject
+from qstream.stream.faults import fatal_named, raise_if_fatal
+from qstream.stream.headers import event_headers, passed_on
+from qstream.stream.producers import Producers, producer_config
 from schemas.deadletter import Headers
 from schemas.frame import SAFETENSORS, ContentType, FrameError
-from schemas.topics import TOPICS, Compression
+from schemas.topics import Compression
 
 log = logging.getLogger(__name__)
-LAST_MS = 253_402_300_799_000  # 9999-12-31T23:59:59Z, the last second that RFC 3339 can write
-PASSED_ON = ("traceparent", "tracestate")
-MAX_RECORD_BYTES = max(int(topic.config()["max.message.bytes"]) for topic in TOPICS)  # each topic refuses at its own
 REFUSED_FOR_GOOD = {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_RECORD, KafkaError._BAD_MSG}
-
-
-def producer_config(settings: Settings) -> dict[str, object]:
-    """librdkafka properties of a producer that keeps order and never repeats a record by itself."""
-    return {
-        "bootstrap.servers": settings.bootstrap_servers,
-        "client.id": settings.worker_id,
-        "enable.idempotence": True,
-        "partitioner": "murmur2_random",
-        "linger.ms": 2,
-        "compression.type": "lz4",
-        "message.max.bytes": MAX_RECORD_BYTES,
-        "delivery.report.only.error": True,
-        "message.timeout.ms": settings.delivery_timeout_ms,
-        "reconnect.backoff.ms": 20,
-        "reconnect.backoff.max.ms": 500,
-    } | {name: value for name, value in settings.kafka.items() if not name.startswith("fetch.")}
-
-
-def event_headers(
-    topic: str, event_id: str, source: str, subject: str, timestamp_ms: int, content: str
-) -> list[tuple[str, bytes]]:
-    """CloudEvents 1.0 headers in Kafka's binary mode."""
-    return [
-        *_kind(topic, source, content),
-        ("ce_id", event_id.encode()),
-        ("ce_time", _moment(timestamp_ms)),
-        ("ce_subject", subject.encode()),
-    ]
-
-
-@lru_cache(maxsize=1024)
-def _kind(topic: str, source: str, content: str) -> tuple[tuple[str, bytes], ...]:
-    """The headers that all events of one kind share."""
-    return (
-        ("ce_specversion", b"1.0"),
-        ("ce_source", source.encode()),
-        (EVENT_TYPE, topic.encode()),
-        (CONTENT_TYPE, content.encode()),
-    )
-
-
-@lru_cache(maxsize=1024)
-def _moment(timestamp_ms: int) -> bytes:
-    """RFC 3339; records that come in a batch share few milliseconds. A time beyond the year 9999 becomes its last second."""
-    moment = datetime.fromtimestamp(min(timestamp_ms, LAST_MS) / 1000, UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z").encode()
-
-
-def passed_on(headers: Headers) -> list[tuple[str, bytes]]:
-    """The trace context of the cause, for its events."""
-    return [(name, value) for name, value in headers if name in PASSED_ON and value is not None]
-
-
-class Producers:
-    """A producer for the client's own compression, and one for each other compression that topics ask for.
-
-    librdkafka knows one compression a producer. A topic's records go through one of them, so that they keep their order.
-    """
-
-    def __init__(self, config: Mapping[str, object]) -> None:
-        self._config = dict(config)
-        self._made: dict[Compression | None, Producer] = {}
-        self.of(None)
-
-    def of(self, compression: Compression | None) -> Producer:
-        """The producer for a topic with this compression."""
-        producer = self._made.get(compression)
-        if producer is None:
-            own = {} if compression is None else {"compression.type": compression}
-            producer = Producer(self._config | own, logger=logging.getLogger("qstream.librdkafka"))
-            self._made[compression] = producer
-        return producer
-
-    def flush(self, timeout_s: float) -> int:
-        """Wait until all that is queued is confirmed; the number of records that are not in time."""
-        deadline = time.monotonic() + timeout_s
-        return sum(producer.flush(max(0.0, deadline - time.monotonic())) for producer in list(self._made.values()))
 
 
 class Outbox:

@@ -12,8 +12,8 @@ from confluent_kafka import TopicPartition as KafkaPartition
 
 from qstream.config import Settings
 from qstream.errors import Transient
-from qstream.stream.consume import raise_if_fatal
-from qstream.stream.decode import CONTENT_TYPE
+from qstream.stream.faults import raise_if_fatal
+from qstream.stream.headers import CONTENT_TYPE
 from schemas.deadletter import DeadLetter
 from schemas.frame import Frame, body_type
 

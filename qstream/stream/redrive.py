@@ -12,8 +12,8 @@ from confluent_kafka import TopicPartition as KafkaPartition
 from qstream.config import Settings
 from qstream.errors import ConfigError, Transient
 from qstream.stream.client import Publisher
-from qstream.stream.consume import raise_first
 from qstream.stream.decode import ATTEMPTS_HEADER
+from qstream.stream.faults import raise_first
 from qstream.stream.groups import group_client
 from qstream.stream.read import read_all
 from schemas.deadletter import DeadLetter

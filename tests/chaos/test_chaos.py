@@ -25,7 +25,7 @@ from qstream.config import Settings, load_settings
 from qstream.contract import Record, TopicPartition
 from qstream.embedded.redis import EmbeddedRedis
 from qstream.state.store import StateStore
-from qstream.stream.produce import producer_config
+from qstream.stream.producers import producer_config
 from qstream.stream.read import read_all
 from qstream.testing.chaos import Action, Fault, Fleet, schedule, storm
 from qstream.testing.chaos_worker import NAME, PAYMENTS, RECEIPTS, REFUNDS, Balance, Ledgers, Payment

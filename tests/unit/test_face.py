@@ -12,7 +12,7 @@ import pytest
 
 PACKAGES = ("qstream", "qstream.quantum", "qstream.routing", "schemas")
 TAUGHT = {
-    "qstream": {"Publisher", "PlanSubscriber", "solve"},
+    "qstream": {"Exchange", "Publisher", "PlanSubscriber", "solve"},
     "qstream.routing": {
         "PrefixRouter",
         "RoutingOptions",
@@ -57,6 +57,14 @@ def test_an_unknown_name_is_an_attribute_error_that_names_it(package):
 def test_importing_a_package_loads_no_library(package):
     done = subprocess.run([sys.executable, "-c", _LOADED, package], capture_output=True, text=True, check=True)
     assert {name.split(".")[0] for name in json.loads(done.stdout)} & HEAVY == set()
+
+
+def test_the_client_loads_what_producers_have_and_nothing_of_the_agents():
+    code = _LOADED.replace("; print", "; import qstream; qstream.Publisher; qstream.PlanSubscriber; qstream.Exchange; print")
+    done = subprocess.run([sys.executable, "-c", code, "schemas.topics"], capture_output=True, text=True, check=True)
+    loaded = {name.split(".")[0] for name in json.loads(done.stdout)}
+    assert {"confluent_kafka", "numpy", "pydantic", "safetensors"} <= loaded
+    assert loaded & (HEAVY | {"prometheus_client", "pydantic_settings"}) == {"confluent_kafka", "numpy", "pydantic"}
 
 
 def test_a_public_function_stays_a_function_after_its_module_was_imported():

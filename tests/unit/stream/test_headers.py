@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 import pytest
 
 from qstream.config import Settings
-from qstream.stream.produce import event_headers, passed_on, producer_config
+from qstream.stream.headers import event_headers, passed_on
+from qstream.stream.producers import producer_config
 
 REQUIRED = ("ce_id", "ce_source", "ce_specversion", "ce_type")  # CloudEvents 1.0.2, section "Required attributes"
 

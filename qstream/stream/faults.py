@@ -1,0 +1,43 @@
+"""Faults: which errors of the Kafka client end its user, and the first error of an answer for several partitions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import TopicPartition as KafkaPartition
+
+from qstream.errors import Fatal, Fenced
+
+FENCING_ERRORS = {KafkaError.FENCED_INSTANCE_ID, KafkaError._FENCED, KafkaError.UNRELEASED_INSTANCE_ID}
+
+
+def raise_if_fatal(error: KafkaError) -> None:
+    """`Fenced` or `Fatal` for an error after which this client can do nothing more."""
+    if error.code() in FENCING_ERRORS:
+        raise Fenced(f"another worker with this identity took over: {error}")
+    if error.fatal():
+        raise Fatal(f"the Kafka client failed for good: {error}")
+
+
+@contextmanager
+def fatal_named() -> Iterator[None]:
+    """`Fenced` or `Fatal` for a fatal error that the client raises by itself, from any call that serves its callbacks.
+
+    Callbacks that run after it turn it into the cause of a SystemError.
+    """
+    try:
+        yield
+    except (KafkaException, SystemError) as exc:
+        error = exc if isinstance(exc, KafkaException) else exc.__cause__
+        if isinstance(error, KafkaException):
+            raise_if_fatal(error.args[0])
+        raise
+
+
+def raise_first(answers: Iterable[KafkaPartition]) -> None:
+    """KafkaException if one partition was refused, though others were not."""
+    for answer in answers:
+        if answer.error is not None:
+            raise KafkaException(answer.error)

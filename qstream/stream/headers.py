@@ -1,0 +1,48 @@
+"""Headers: CloudEvents 1.0 on a Kafka record, and the trace context that goes with it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from functools import lru_cache
+
+from schemas.deadletter import Headers
+
+CONTENT_TYPE = "content-type"
+EVENT_TYPE = "ce_type"
+LAST_MS = 253_402_300_799_000  # 9999-12-31T23:59:59Z, the last second that RFC 3339 can write
+PASSED_ON = ("traceparent", "tracestate")
+
+
+def event_headers(
+    topic: str, event_id: str, source: str, subject: str, timestamp_ms: int, content: str
+) -> list[tuple[str, bytes]]:
+    """CloudEvents 1.0 headers in Kafka's binary mode."""
+    return [
+        *_kind(topic, source, content),
+        ("ce_id", event_id.encode()),
+        ("ce_time", _moment(timestamp_ms)),
+        ("ce_subject", subject.encode()),
+    ]
+
+
+@lru_cache(maxsize=1024)
+def _kind(topic: str, source: str, content: str) -> tuple[tuple[str, bytes], ...]:
+    """The headers that all events of one kind share."""
+    return (
+        ("ce_specversion", b"1.0"),
+        ("ce_source", source.encode()),
+        (EVENT_TYPE, topic.encode()),
+        (CONTENT_TYPE, content.encode()),
+    )
+
+
+@lru_cache(maxsize=1024)
+def _moment(timestamp_ms: int) -> bytes:
+    """RFC 3339; records that come in a batch share few milliseconds. A time beyond the year 9999 becomes its last second."""
+    moment = datetime.fromtimestamp(min(timestamp_ms, LAST_MS) / 1000, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z").encode()
+
+
+def passed_on(headers: Headers) -> list[tuple[str, bytes]]:
+    """The trace context of the cause, for its events."""
+    return [(name, value) for name, value in headers if name in PASSED_ON and value is not None]

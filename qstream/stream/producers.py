@@ -1,0 +1,57 @@
+"""Producers: how qstream's producers are configured, and one producer for each compression that topics ask for."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+
+from confluent_kafka import Producer
+
+from qstream.config import Settings
+from schemas.topics import TOPICS, Compression
+
+MAX_RECORD_BYTES = max(int(topic.config()["max.message.bytes"]) for topic in TOPICS)  # each topic refuses at its own
+
+
+def producer_config(settings: Settings) -> dict[str, object]:
+    """librdkafka properties of a producer that keeps order and never repeats a record by itself."""
+    return {
+        "bootstrap.servers": settings.bootstrap_servers,
+        "client.id": settings.worker_id,
+        "enable.idempotence": True,
+        "partitioner": "murmur2_random",
+        "linger.ms": 2,
+        "compression.type": "lz4",
+        "message.max.bytes": MAX_RECORD_BYTES,
+        "delivery.report.only.error": True,
+        "message.timeout.ms": settings.delivery_timeout_ms,
+        "reconnect.backoff.ms": 20,
+        "reconnect.backoff.max.ms": 500,
+    } | {name: value for name, value in settings.kafka.items() if not name.startswith("fetch.")}
+
+
+class Producers:
+    """A producer for the client's own compression, and one for each other compression that topics ask for.
+
+    librdkafka knows one compression a producer. A topic's records go through one of them, so that they keep their order.
+    """
+
+    def __init__(self, config: Mapping[str, object]) -> None:
+        self._config = dict(config)
+        self._made: dict[Compression | None, Producer] = {}
+        self.of(None)
+
+    def of(self, compression: Compression | None) -> Producer:
+        """The producer for a topic with this compression."""
+        producer = self._made.get(compression)
+        if producer is None:
+            own = {} if compression is None else {"compression.type": compression}
+            producer = Producer(self._config | own, logger=logging.getLogger("qstream.librdkafka"))
+            self._made[compression] = producer
+        return producer
+
+    def flush(self, timeout_s: float) -> int:
+        """Wait until all that is queued is confirmed; the number of records that are not in time."""
+        deadline = time.monotonic() + timeout_s
+        return sum(producer.flush(max(0.0, deadline - time.monotonic())) for producer in list(self._made.values()))
