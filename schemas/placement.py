@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from schemas.frame import Axes, Count, Frame, Name, TimeNs, require
+from schemas.plan import VersionedPlan
 from schemas.solver import SolverRecord
+from schemas.wording import Shown, must_be
 
 Layer = Annotated[int, Field(ge=0, lt=4096)]
 
@@ -25,13 +27,13 @@ class PlacementScore(BaseModel):
     moved_experts: Count
 
 
-class PlacementPlan(Frame):
-    """A placement that orchestrators apply, or the reason why none was worth its moves.
+class PlacementPlan(VersionedPlan):
+    """A placement that orchestrators apply, or the reason why the one in force stays.
 
     The map is whole: a reader applies a plan if its `version` is higher than that of the placement it has. The moves lead
-    from version `base_version`: a reader that has another compares the maps instead. Versions rise even if the agent loses
-    its state, and are near the time in ms. Arrays are absent when `skip_reason` says that the placement in force stays; a
-    plan with `reset_reason` begins a new topology. Slot p is on GPU ``p // slots_per_gpu``. `logical_to_physical_map` is
+    from version `base_version`: a reader that has another compares the maps instead. Arrays are absent when `skip_reason` says
+    that the placement in force stays; a plan with `reset_reason` begins a new topology. `expected` is absent where nothing was
+    expected: when a topology begins, or if planning failed. Slot p is on GPU ``p // slots_per_gpu``. `logical_to_physical_map` is
     padded with -1 and absent for large models: the slots of an expert are those whose `physical_to_logical_map` names it.
     `replica_shares` of the replicas of one expert sum to 1. Moves are ordered by gain per byte; `move_src_gpu` is -1 if no
     GPU holds the expert. `apply_layers` is the order of layers, most gain first.
@@ -40,18 +42,9 @@ class PlacementPlan(Frame):
     MAX_BYTES: ClassVar[int] = 4_000_000
 
     model: Name
-    plan_id: Name
-    ts_ns: TimeNs
-    version: Count
-    base_version: Count
     num_gpus: int = Field(ge=1, le=65536)
     slots_per_gpu: int = Field(ge=1, le=65536)
-    ttl_s: float | None = Field(default=None, gt=0)
-    skip_reason: Name | None = Field(default=None)
-    reset_reason: Name | None = Field(default=None)
-    fallback_reason: Name | None = Field(default=None, description="why a solver that was asked for did not answer")
-    expected: PlacementScore = Field(strict=False)
-    solver: SolverRecord = Field(strict=False)
+    expected: PlacementScore | None = Field(default=None, strict=False)
     apply_layers: Annotated[tuple[Layer, ...], Field(strict=False, fail_fast=True)] = Field(default=())
     physical_to_logical_map: Annotated[NDArray[np.int32], Axes("layers", "slots")] | None = None
     logical_to_physical_map: Annotated[NDArray[np.int32], Axes("layers", "experts", "replicas")] | None = None
@@ -66,11 +59,13 @@ class PlacementPlan(Frame):
     @model_validator(mode="after")
     def _whole(self) -> Self:
         if (self.physical_to_logical_map is None) != (self.skip_reason is not None):
-            raise ValueError("allowed is either physical_to_logical_map or skip_reason")
+            given = Shown("neither a map nor a skip_reason" if self.skip_reason is None else "a map and a skip_reason")
+            raise ValueError(must_be("physical_to_logical_map", "absent in a skipped plan and present in any other", given))
         if self.physical_to_logical_map is not None:
-            slots = self.physical_to_logical_map.shape[1]
-            if slots != self.num_gpus * self.slots_per_gpu:
-                raise ValueError(f"physical_to_logical_map has {slots} slots, allowed are num_gpus * slots_per_gpu")
+            shape, slots = list(self.physical_to_logical_map.shape), self.num_gpus * self.slots_per_gpu
+            if shape[1] != slots:
+                rule = f"[layers, {slots} slots], num_gpus * slots_per_gpu"
+                raise ValueError(must_be("physical_to_logical_map", rule, Shown(f"shape {shape}")))
         gpus = self.num_gpus
         require(self, "physical_to_logical_map", ">= 0", lambda a: a.min() >= 0)
         require(self, "logical_to_physical_map", ">= -1", lambda a: a.min() >= -1)

@@ -8,8 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from schemas.frame import Axes, Count, Frame, Name, TimeNs, require
+from schemas.frame import Axes, Count, Name, require
+from schemas.plan import Plan
 from schemas.solver import SolverRecord
+from schemas.wording import Shown, must_be
 
 
 class RoutingMetrics(BaseModel):
@@ -28,7 +30,7 @@ class RoutingMetrics(BaseModel):
     off_candidate: float | None = Field(default=None, ge=0, le=1)
 
 
-class RoutingPlan(Frame):
+class RoutingPlan(Plan):
     """The answer to one TokenBatch, row by row.
 
     `slot_ids` names the physical slot that serves each gate choice, for a batch with `topk_ids`; `assignment` names the
@@ -41,16 +43,11 @@ class RoutingPlan(Frame):
 
     MAX_BYTES: ClassVar[int] = 4_000_000  # queues and experts make a plan larger than its batch
 
-    plan_id: Name
     batch_id: Name
     model: Name
     layer: int | None = Field(default=None, ge=0, lt=4096)
-    ts_ns: TimeNs
-    ttl_s: float | None = Field(default=None, gt=0)
     placement_version: Count = Field(default=0)
     metrics: RoutingMetrics = Field(strict=False)
-    solver: SolverRecord = Field(strict=False)
-    fallback_reason: Name | None = Field(default=None)
     assignment: Annotated[NDArray[np.int32], Axes("tokens")] | None = None
     slot_ids: Annotated[NDArray[np.int32], Axes("tokens", "k")] | None = None
     expert_ids: Annotated[NDArray[np.int32], Axes("tokens", "k")] | None = None
@@ -62,17 +59,18 @@ class RoutingPlan(Frame):
     @model_validator(mode="after")
     def _one_answer(self) -> Self:
         if (self.assignment is None) == (self.slot_ids is None):
-            raise ValueError("allowed is either assignment or slot_ids")
+            given = Shown("neither" if self.assignment is None else "both")
+            raise ValueError(must_be("a routing plan", "with either assignment or slot_ids", given))
         require(self, "assignment", ">= 0", lambda a: a.min() >= 0)
         require(self, "slot_ids", ">= 0", lambda a: a.min() >= 0)
         if self.expert_ids is not None:
             if self.slot_ids is None:
-                raise ValueError("expert_ids without slot_ids")
+                raise ValueError(must_be("expert_ids", "absent without slot_ids", Shown(f"shape {list(self.expert_ids.shape)}")))
             require(self, "expert_ids", ">= 0", lambda a: a.min() >= 0)
         if self.queue_token is not None or self.queue_end is not None:
             self._check_queues()
         if (self.request_id is None) != (self.request_node is None):
-            raise ValueError("allowed are request_id and request_node together")
+            raise ValueError(must_be("request_id and request_node", "given together", Shown("one of them")))
         require(self, "request_node", ">= 0", lambda a: a.min() >= 0)
         return self
 
@@ -80,11 +78,12 @@ class RoutingPlan(Frame):
         token, end = self.queue_token, self.queue_end
         answer = self.assignment if self.slot_ids is None else self.slot_ids
         if token is None or end is None or answer is None:
-            raise ValueError("allowed are queue_token and queue_end together")
+            raise ValueError(must_be("queue_token and queue_end", "given together", Shown("one of them")))
         if len(token) != answer.size:
-            raise ValueError(f"queue_token has {len(token)} tokens, allowed are {answer.size}, one a choice")
+            raise ValueError(must_be("queue_token", f"{answer.size} tokens, one for each choice", Shown(f"{len(token)} tokens")))
         if len(end) == 0 or end[0] < 0 or end[-1] != len(token) or (end[1:] < end[:-1]).any():
-            raise ValueError(f"queue_end does not rise from 0 or more to {len(token)}, the length of queue_token")
+            rule = f"non-decreasing from 0 or more to {len(token)}, the length of queue_token"
+            raise ValueError(must_be("queue_end", rule, Shown(str(end.tolist()))))
 
     @classmethod
     def example(cls) -> Self:

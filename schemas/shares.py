@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from schemas.frame import Axes, Count, Frame, Name, TimeNs, require
+from schemas.frame import Axes, Count, Name, require
+from schemas.plan import Plan
+from schemas.solver import SolverRecord
 
 
 class SharesScore(BaseModel):
@@ -20,7 +22,7 @@ class SharesScore(BaseModel):
     balancedness: float = Field(ge=0, le=1.000001)
 
 
-class DispatchShares(Frame):
+class DispatchShares(Plan):
     """How to spread the tokens of each expert over its replicas now; no weight moves.
 
     `shares` of the replicas of one expert in one layer sum to 1. They hold for the placement `placement_version` only: a
@@ -28,9 +30,6 @@ class DispatchShares(Frame):
     """
 
     model: Name
-    plan_id: Name
-    ts_ns: TimeNs
-    ttl_s: float | None = Field(default=None, gt=0)
     placement_version: Count
     gate_choices: Count
     score: SharesScore = Field(strict=False)
@@ -50,6 +49,7 @@ class DispatchShares(Frame):
             ttl_s=60.0,
             placement_version=3,
             gate_choices=160,
+            solver=SolverRecord(tier=1, name="water-filling"),
             score=SharesScore(balancedness_even=0.75, balancedness=1.0),
             shares=np.array([[0.25, 1.0, 1.0, 0.75]], np.float32),
         )

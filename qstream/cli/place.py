@@ -160,7 +160,7 @@ def _as_data(
         "layer_ids": list(given.layer_ids),
         "placements": [row.scores() for row in rows],
         "solver": plan.solver.model_dump(exclude_none=True),
-        "expected": plan.expected.model_dump(),
+        "expected": None if plan.expected is None else plan.expected.model_dump(),
         "written": list(written),
         "wall_s": round(wall_s, 3),
     }

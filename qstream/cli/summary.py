@@ -57,15 +57,15 @@ def _routing(plan: RoutingPlan) -> str:
 
 def _placement(plan: PlacementPlan) -> str:
     score = plan.expected
-    before = f"balancedness {score.balancedness_before:.3f}"
+    before = None if score is None else f"balancedness {score.balancedness_before:.3f}"
     if plan.skip_reason is not None:
         return _joined(plan.model, f"v{plan.base_version} stays", before, plan.skip_reason)
     return _joined(
         plan.model,
         f"v{plan.base_version} -> v{plan.version}",
-        f"{before} -> {score.balancedness:.3f}",
-        f"worst layer {score.worst_layer_balancedness:.3f}",
-        f"{score.moved_experts} experts move",
+        None if score is None else f"{before} -> {score.balancedness:.3f}",
+        None if score is None else f"worst layer {score.worst_layer_balancedness:.3f}",
+        None if score is None else f"{score.moved_experts} experts move",
         plan.solver.name,
         plan.reset_reason,
     )

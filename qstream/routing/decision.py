@@ -14,6 +14,7 @@ from qstream.routing.problem import capacities, live_slots, logical_maps
 from qstream.routing.score import gpu_loads, holds
 from schemas.experts import ExpertTopology
 from schemas.placement import PlacementPlan, PlacementScore
+from schemas.plan import SkipReason
 from schemas.solver import SolverRecord
 
 MAP_MAX_BYTES = 1 << 18
@@ -27,7 +28,7 @@ class Decision:
     """
 
     physical_to_logical: NDArray[np.int32]
-    skip_reason: str | None
+    skip_reason: SkipReason | None
     score: PlacementScore
     solver: SolverRecord
     moves: Moves
@@ -40,7 +41,7 @@ def decide(
     ahead: Forecast,
     topology: ExpertTopology,
     solver: SolverRecord,
-    skip_reason: str | None = None,
+    skip_reason: SkipReason | None = None,
 ) -> Decision:
     """Score a placement and the one in force by the same forecast; of both, only the slots of GPUs with capacity count.
 

@@ -33,7 +33,7 @@ def _observe_placement(plan: PlacementPlan) -> None:
     metrics.ROUTING_PLAN_AGE.labels(plan.model).set_function(partial(_age_s, plan.ts_ns))
     if plan.fallback_reason is not None:
         metrics.ROUTING_FALLBACKS.labels(plan.fallback_reason).inc()
-    if plan.reset_reason is not None:  # the placement that a topology begins with: nothing is expected of it
+    if expected is None:
         return
     metrics.ROUTING_BALANCEDNESS_BEFORE.labels(plan.model).set(expected.balancedness_before)
     metrics.ROUTING_BALANCEDNESS.labels(plan.model).set(expected.balancedness_before if skipped else expected.balancedness)

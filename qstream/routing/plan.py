@@ -18,6 +18,7 @@ from qstream.routing.problem import live_slots
 from qstream.routing.score import pairs_together
 from qstream.routing.windows import Runtime, WindowSettings
 from schemas.experts import ExpertTopology
+from schemas.plan import SkipReason
 from schemas.solver import SolverRecord
 
 
@@ -73,7 +74,7 @@ def plan_placement(
         before, after = (pairs_together(p, coactivation, topology) for p in (previous, found.physical_to_logical))
         gain += after - before
     if gain < options.min_gain:
-        return replace(found, skip_reason=f"gain {gain:.4f} is below min_gain {options.min_gain:g}")
+        return replace(found, skip_reason=SkipReason.GAIN_TOO_SMALL)
     return found
 
 
@@ -111,7 +112,7 @@ def _improved(found: Decision, problem: PlacementProblem, options: RoutingOption
     )
     reason = None if outcome.fallback_reason is None else str(outcome.fallback_reason)
     if not outcome.answered:
-        return replace(found, skip_reason=f"no solver that was asked for answered: {reason}", fallback_reason=reason)
+        return replace(found, skip_reason=SkipReason.NO_ANSWER, fallback_reason=reason)
     whole = found.physical_to_logical.copy()
     whole[:, slot] = gpu_plan(outcome.partitions, plan)
     solver = solver_record(outcome, settings)
@@ -119,6 +120,8 @@ def _improved(found: Decision, problem: PlacementProblem, options: RoutingOption
     return replace(better, solver=solver, fallback_reason=reason)
 
 
-def keep_placement(history: NDArray[np.int64], placement: NDArray[np.int32], topology: ExpertTopology, reason: str) -> Decision:
+def keep_placement(
+    history: NDArray[np.int64], placement: NDArray[np.int32], topology: ExpertTopology, reason: SkipReason
+) -> Decision:
     """The decision to leave the placement in force as it is, for this reason, without a search."""
     return decide(placement, placement, forecast(history), topology, SolverRecord(tier=0, name="kept"), reason)

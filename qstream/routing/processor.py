@@ -27,7 +27,8 @@ from qstream.routing.tokens import check_batch, route_tokens
 from qstream.routing.warm import warm
 from schemas.control import Scalar
 from schemas.experts import ExpertLoad, ExpertTopology
-from schemas.placement import PlacementAck, PlacementPlan, PlacementScore
+from schemas.placement import PlacementAck, PlacementPlan
+from schemas.plan import ResetReason, SkipReason
 from schemas.routing import RoutingPlan
 from schemas.shares import DispatchShares, SharesScore
 from schemas.solver import SolverRecord
@@ -224,12 +225,12 @@ class RoutingProcessor(Processor[RoutingState]):
         fresh = Memory.fresh(kept, self.options.windows)
         fresh.version = _next_version(0 if memory is None else memory.version, _event_ns(record))
         if memory is not None:
-            return fresh, [self._reset_event(Stamp.of(record, n), fresh, memory.version, "the topology changed")]
+            return fresh, [self._reset_event(Stamp.of(record, n), fresh, memory.version, ResetReason.TOPOLOGY_CHANGED)]
         if live < topology.num_slots:
-            return fresh, [self._reset_event(Stamp.of(record, n), fresh, 0, "GPUs without capacity hold no expert")]
+            return fresh, [self._reset_event(Stamp.of(record, n), fresh, 0, ResetReason.CAPACITY_MISSING)]
         return fresh, []
 
-    def _reset_event(self, stamp: Stamp, fresh: Memory, base: int, reason: str) -> Event:
+    def _reset_event(self, stamp: Stamp, fresh: Memory, base: int, reason: ResetReason) -> Event:
         """The placement that a topology begins with, so that readers know what the slots of the next plans mean."""
         topology = fresh.topology
         plan = PlacementPlan(
@@ -241,7 +242,6 @@ class RoutingProcessor(Processor[RoutingState]):
             num_gpus=topology.num_gpus,
             slots_per_gpu=topology.slots_per_gpu,
             reset_reason=reason,
-            expected=PlacementScore(balancedness_before=1.0, balancedness=1.0, worst_layer_balancedness=1.0, moved_experts=0),
             solver=SolverRecord(tier=0, name="contiguous"),
             **map_arrays(fresh.placement, topology),
         )
@@ -276,6 +276,7 @@ class RoutingProcessor(Processor[RoutingState]):
             ttl_s=self.options.ttl_s,
             placement_version=memory.version,
             gate_choices=int(counts.sum()),
+            solver=SolverRecord(tier=1, name="water-filling"),
             shares=shares,
             score=SharesScore(
                 balancedness_even=balancedness(placement, load, topology.num_gpus, even, capacity),
@@ -320,9 +321,9 @@ class RoutingProcessor(Processor[RoutingState]):
         reason = None
         waits_s = abs(stamp.ts_ns - memory.proposed_ns) / 1e9
         if memory.version != memory.planning_version:
-            reason = f"version {memory.version} came into force while a plan was made for {memory.planning_version}"
+            reason = SkipReason.SUPERSEDED
         elif self.options.acknowledge and memory.proposed is not None and waits_s <= self.options.ttl_s:
-            reason = f"version {memory.proposed_version} is not acknowledged yet"
+            reason = SkipReason.NOT_ACKNOWLEDGED
         if reason is not None:
             return keep_placement(memory.history(), memory.placement, memory.topology, reason)
         if self.ahead is None:

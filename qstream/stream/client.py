@@ -23,6 +23,7 @@ from qstream.stream.producers import Producers, producer_config
 from qstream.stream.read import frame_of, open_reader
 from schemas.deadletter import Headers
 from schemas.frame import SAFETENSORS, ContentType, Frame, FrameError
+from schemas.plan import Plan
 from schemas.topics import Compression, Topic
 from schemas.wording import Shown, must_be
 
@@ -261,8 +262,7 @@ class PlanSubscriber(Generic[F]):
         self._ids[event_id] = None
         if len(self._ids) > REMEMBERED_IDS:
             self._ids.popitem(last=False)
-        ttl_s, ts_ns = getattr(plan, "ttl_s", None), getattr(plan, "ts_ns", 0)
-        if ttl_s is not None and (time.time_ns() if now_ns is None else now_ns) > ts_ns + int(ttl_s * 1e9):
+        if isinstance(plan, Plan) and plan.expired(time.time_ns() if now_ns is None else now_ns):
             self.expired += 1
             return None
         self._keep(str(getattr(plan, self.topic.key)), plan, len(message.value() or b""))

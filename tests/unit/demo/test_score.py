@@ -48,7 +48,7 @@ def placement(version: int, slots: NDArray[np.int32] | None, solver: str = "by-h
         base_version=version - 1,
         num_gpus=2,
         slots_per_gpu=2,
-        skip_reason="no gain" if slots is None else None,
+        skip_reason="gain_too_small" if slots is None else None,
         physical_to_logical_map=slots,
         solver=SolverRecord(tier=0, name=solver),
         expected=PlacementScore(balancedness_before=0.5, balancedness=1.0, worst_layer_balancedness=1.0, moved_experts=2),
@@ -145,6 +145,7 @@ def shares(gate_choices: int, version: int = 1, name: str = "s", claim: float = 
         ts_ns=1,
         placement_version=version,
         gate_choices=gate_choices,
+        solver=SOLVER,
         shares=ALL_ON_GPU_1,
         score=SharesScore(balancedness_even=2 / 3, balancedness=claim),
     )

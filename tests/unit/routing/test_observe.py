@@ -35,14 +35,14 @@ def test_a_published_placement_counts_with_its_moves_and_what_is_expected_of_it(
 
 
 def test_a_skipped_plan_shows_the_balance_of_the_placement_that_stays():
-    see(PLACEMENT_PLAN, placement("skipped", skip_reason="too little"))
+    see(PLACEMENT_PLAN, placement("skipped", skip_reason="gain_too_small"))
     assert value("balancedness", model="skipped") == PlacementPlan.example().expected.balancedness_before
     assert value("placement_plans_total", model="skipped", outcome="skipped") == 1
     assert value("moved_experts_total", model="skipped") is None
 
 
 def test_the_placement_that_a_topology_begins_with_claims_no_balance():
-    see(PLACEMENT_PLAN, placement("reset", reset_reason="the topology changed"))
+    see(PLACEMENT_PLAN, placement("reset", reset_reason="topology_changed", expected=None))
     assert value("balancedness", model="reset") is None
     assert value("placement_plans_total", model="reset", outcome="published") == 1
 

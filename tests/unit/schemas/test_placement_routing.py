@@ -8,6 +8,7 @@ from hypothesis.extra import numpy as npst
 
 from schemas import FrameError, PlacementPlan, RoutingPlan
 from schemas.placement import PlacementScore
+from schemas.plan import ResetReason, SkipReason
 from schemas.routing import RoutingMetrics
 from schemas.solver import SolverRecord
 
@@ -56,8 +57,8 @@ def placements(draw):
         num_gpus=gpus,
         slots_per_gpu=slots,
         ttl_s=draw(st.none() | st.floats(1e-9, 1e9)),
-        skip_reason=None if answers else draw(NAMES),
-        reset_reason=draw(st.none() | NAMES),
+        skip_reason=None if answers else draw(st.sampled_from(SkipReason)),
+        reset_reason=draw(st.none() | st.sampled_from(ResetReason)),
         expected=PlacementScore(
             balancedness_before=draw(SHARE),
             balancedness=draw(SHARE),
@@ -129,9 +130,14 @@ def changed(frame, **fields):
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"physical_to_logical_map": None}, "allowed is either physical_to_logical_map or skip_reason"),
-        ({"skip_reason": "no gain"}, "allowed is either physical_to_logical_map or skip_reason"),
-        ({"slots_per_gpu": 3}, "physical_to_logical_map has 4 slots, allowed are num_gpus * slots_per_gpu"),
+        (
+            {"physical_to_logical_map": None},
+            "absent in a skipped plan and present in any other, got neither a map nor a skip_reason",
+        ),
+        ({"skip_reason": "gain_too_small"}, "absent in a skipped plan and present in any other, got a map and a skip_reason"),
+        ({"skip_reason": "no gain"}, "skip_reason: Input should be 'gain_too_small', "),
+        ({"reset_reason": "why not"}, "reset_reason: Input should be 'topology_changed' or "),
+        ({"slots_per_gpu": 3}, "physical_to_logical_map must be [layers, 6 slots], num_gpus * slots_per_gpu, got shape [1, 4]"),
         ({"physical_to_logical_map": [[0, 1, 2, -1]]}, "physical_to_logical_map has values from -1 to 2, allowed is >= 0"),
         ({"logical_to_physical_map": [[[-2]] * 3]}, "logical_to_physical_map has values from -2 to -2, allowed is >= -1"),
         ({"logical_replica_count": [[1, -1, 1]]}, "logical_replica_count has values"),
@@ -160,20 +166,23 @@ def test_placements_that_contradict_themselves_are_refused(fields, said):
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"slot_ids": None}, "allowed is either assignment or slot_ids"),
-        ({"assignment": [0, 1, 2]}, "allowed is either assignment or slot_ids"),
+        ({"slot_ids": None}, "must be with either assignment or slot_ids, got neither"),
+        ({"assignment": [0, 1, 2]}, "must be with either assignment or slot_ids, got both"),
         ({"slot_ids": [[0, -1]]}, "slot_ids has values from -1 to 0, allowed is >= 0"),
         ({"slot_ids": None, "assignment": [-1]}, "assignment has values from -1 to -1, allowed is >= 0"),
         ({"expert_ids": [[0, -1], [0, 1], [0, 1]]}, "expert_ids has values from -1 to 1, allowed is >= 0"),
         ({"expert_ids": [[0, 1]]}, "axis 'tokens' has length 1 in expert_ids but 3 in slot_ids"),
-        ({"slot_ids": None, "assignment": [0, 1, 2], "expert_ids": [[0]] * 3}, "expert_ids without slot_ids"),
-        ({"queue_token": [1] * 6}, "allowed are queue_token and queue_end together"),
-        ({"queue_end": [6]}, "allowed are queue_token and queue_end together"),
-        ({"queue_token": [1] * 5, "queue_end": [5]}, "queue_token has 5 tokens, allowed are 6, one a choice"),
-        ({"queue_token": [1] * 6, "queue_end": []}, "queue_end does not rise from 0 or more to 6"),
-        ({"queue_token": [1] * 6, "queue_end": [2, 5]}, "queue_end does not rise from 0 or more to 6"),
-        ({"queue_token": [1] * 6, "queue_end": [-1, 6]}, "queue_end does not rise from 0 or more to 6"),
-        ({"queue_token": [1] * 6, "queue_end": [4, 3, 6]}, "queue_end does not rise from 0 or more to 6"),
+        (
+            {"slot_ids": None, "assignment": [0, 1, 2], "expert_ids": [[0]] * 3},
+            "expert_ids must be absent without slot_ids, got shape [3, 1]",
+        ),
+        ({"queue_token": [1] * 6}, "queue_token and queue_end must be given together, got one of them"),
+        ({"queue_end": [6]}, "queue_token and queue_end must be given together, got one of them"),
+        ({"queue_token": [1] * 5, "queue_end": [5]}, "queue_token must be 6 tokens, one for each choice, got 5 tokens"),
+        ({"queue_token": [1] * 6, "queue_end": []}, "queue_end must be non-decreasing from 0 or more to 6"),
+        ({"queue_token": [1] * 6, "queue_end": [2, 5]}, "queue_end must be non-decreasing from 0 or more to 6"),
+        ({"queue_token": [1] * 6, "queue_end": [-1, 6]}, "queue_end must be non-decreasing from 0 or more to 6"),
+        ({"queue_token": [1] * 6, "queue_end": [4, 3, 6]}, "queue_end must be non-decreasing from 0 or more to 6"),
         ({"metrics": {"max_over_mean": 1, "balancedness": 1, "gate_kept": 1.1}}, "metrics.gate_kept: Input should be less"),
         ({"metrics": {"max_over_mean": 1, "balancedness": 1, "off_candidate": -1}}, "metrics.off_candidate: Input should be"),
         ({"metrics": {"max_over_mean": 1, "balancedness": 1.1}}, "metrics.balancedness: Input should be less than or equal"),

@@ -116,6 +116,6 @@ def test_what_cannot_be_exported_is_told(plan):
         export(plan, "vllm")
     with pytest.raises(ProblemError, match="layer_ids: 2, must be 3"):
         export(plan, "sglang", [1, 2])
-    kept = plan.model_copy(update={"physical_to_logical_map": None, "skip_reason": "no gain"})
-    with pytest.raises(ProblemError, match="skip_reason is 'no gain'"):
+    kept = plan.model_copy(update={"physical_to_logical_map": None, "skip_reason": "gain_too_small"})
+    with pytest.raises(ProblemError, match="skip_reason is 'gain_too_small'"):
         export(kept, "sglang")

@@ -44,7 +44,7 @@ def test_the_newest_plan_is_the_answer_as_a_frame_or_as_its_bytes(source):
 
 
 def skipped() -> PlacementPlan:
-    return PLAN.model_copy(update={"physical_to_logical_map": None, "skip_reason": "no gain"})
+    return PLAN.model_copy(update={"physical_to_logical_map": None, "skip_reason": "gain_too_small"})
 
 
 def lacking() -> PlacementPlan:
@@ -56,7 +56,7 @@ def lacking() -> PlacementPlan:
     [
         (lambda: None, "no plan"),
         (lambda: b"rubbish", "PlacementPlan"),
-        (skipped, "no gain"),
+        (skipped, "gain_too_small"),
         (lacking, "does not hold the experts"),
         (lambda: PLAN.model_copy(update={"num_gpus": 8, "slots_per_gpu": 3}), "on 8 GPUs, allowed is"),
         (lambda: place(np.ones((1, 1, EXPERTS)), TOPOLOGY.model_copy(update={"num_layers": 1})), r"[1, 24]"),

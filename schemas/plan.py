@@ -1,0 +1,69 @@
+"""Plan: what the plans of all modules say, and the closed lists of reasons why one keeps, begins or falls back."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from pydantic import Field
+
+from schemas.frame import Count, Frame, Name, TimeNs
+from schemas.solver import SolverRecord
+
+
+class SkipReason(StrEnum):
+    """Why the plan in force stays; a closed list, fit for a metric's label."""
+
+    GAIN_TOO_SMALL = "gain_too_small"  # another plan would win less than the module's options ask for
+    NOT_ACKNOWLEDGED = "not_acknowledged"  # no consumer has said yet that it has applied the newest plan
+    SUPERSEDED = "superseded"  # another version came into force while this one was planned
+    NO_ANSWER = "no_answer"  # none of the solvers that were asked for answered; `fallback_reason` says why
+    PLANNING_FAILED = "planning_failed"  # the planner raised an error, which is in the agent's log
+
+
+class ResetReason(StrEnum):
+    """Why a plan begins anew, so that its `base_version` says nothing; a closed list."""
+
+    TOPOLOGY_CHANGED = "topology_changed"
+    CAPACITY_MISSING = "capacity_missing"  # some GPUs have no capacity from the beginning
+
+
+class Plan(Frame):
+    """What a module decided, when, and how it was found.
+
+    `ts_ns` is the time of the record or tick that the plan was published with. It may be applied until `ttl_s` seconds after
+    that, or for good without a `ttl_s`. `fallback_reason` says why a solver that was asked for did not answer.
+    """
+
+    plan_id: Name
+    ts_ns: TimeNs
+    ttl_s: float | None = Field(default=None, gt=0)
+    solver: SolverRecord = Field(strict=False)
+    fallback_reason: Name | None = Field(default=None, description="why a solver that was asked for did not answer")
+
+    def expired(self, now_ns: int) -> bool:
+        """Whether the plan must not be applied any more at `now_ns`, in ns since 1970."""
+        return self.ttl_s is not None and now_ns > self.ts_ns + int(self.ttl_s * 1e9)
+
+    @property
+    def outcome(self) -> str:
+        """``published``, for a metric's label."""
+        return "published"
+
+
+class VersionedPlan(Plan):
+    """A plan that replaces the one before it, `base_version`; both versions are equal if it is skipped.
+
+    Versions rise even if the agent loses its state, and are near the time in ms.
+    """
+
+    version: Count
+    base_version: Count
+    skip_reason: SkipReason | None = Field(default=None, strict=False, description="why the plan in force stays")
+    reset_reason: ResetReason | None = Field(default=None, strict=False, description="why this plan begins anew")
+
+    @property
+    def outcome(self) -> str:
+        """``published``, ``reset``, or the reason why it is skipped."""
+        if self.skip_reason is not None:
+            return str(self.skip_reason)
+        return "published" if self.reset_reason is None else "reset"
