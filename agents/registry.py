@@ -8,10 +8,10 @@ import pkgutil
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING, Any, Final
+from importlib.metadata import EntryPoint
+from typing import TYPE_CHECKING, Any
 
-import agents
+from agents.names import agent_names, files, points
 from qstream.errors import ConfigError
 from schemas.topics import TOPICS, Topic, dead_letter_topic
 from schemas.wording import must_be
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from qstream.contract import Processor
 
 log = logging.getLogger(__name__)
-ENTRY_POINTS: Final = "qstream.agents"
-NO_MODULES: Final = frozenset({"app", "registry"})  # files of this folder that declare no agent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,11 +91,6 @@ def load(path: str) -> Any:
         raise ConfigError(must_be("a reference of an agent", f"package.module:attribute ({exc})", path)) from exc
 
 
-def agent_names() -> tuple[str, ...]:
-    """Names of all agents: the files of this folder, then the entry points. Imports none of them."""
-    return tuple(dict.fromkeys([*_files(), *(point.name for point in entry_points(group=ENTRY_POINTS))]))
-
-
 def require_agent(name: str) -> None:
     """`ConfigError` lists the known agents if this is not one of them."""
     known = agent_names()
@@ -108,11 +101,11 @@ def require_agent(name: str) -> None:
 def find_agent(name: str) -> Agent:
     """The agent of that name. `ConfigError` if there is none, if there are two, or if it cannot be imported."""
     require_agent(name)
-    points = [point for point in entry_points(group=ENTRY_POINTS) if point.name == name]
-    if len(points) + (name in _files()) > 1:
-        raise ConfigError(f"agent {name!r} must be declared once, got the entry points {[point.value for point in points]}")
-    if points:
-        return _checked(name, points[0].value, _imported(points[0]))
+    found = points(name)
+    if len(found) + (name in files()) > 1:
+        raise ConfigError(f"agent {name!r} must be declared once, got the entry points {[point.value for point in found]}")
+    if found:
+        return _checked(name, found[0].value, _imported(found[0]))
     return _checked(name, f"agents.{name}:AGENT", getattr(importlib.import_module(f"agents.{name}"), "AGENT", None))
 
 
@@ -123,7 +116,7 @@ def all_agents() -> tuple[Agent, ...]:
         try:
             found.append(find_agent(name))
         except ConfigError as exc:
-            if name in _files():
+            if name in files():
                 raise
             log.warning("agent %s is left out: %s", name, exc)
     return tuple(found)
@@ -155,10 +148,6 @@ def partitions_of_topics() -> dict[str, int]:
 def scenes() -> dict[str, str]:
     """Scenes of the demo by name, as ``package.module:attribute``; the first is the default."""
     return {scene: path for agent in all_agents() for scene, path in agent.scenes.items()}
-
-
-def _files() -> list[str]:
-    return [module.name for module in pkgutil.iter_modules(agents.__path__) if module.name not in NO_MODULES]
 
 
 def _imported(point: EntryPoint) -> object:

@@ -50,5 +50,6 @@ AGENT = Agent(
     examples="qstream.routing.examples:records",
     example_options={"window_tokens": 2048, "windows": 4, "steps": 200, "min_gain": 0.005, "labels": 6, "colocate": True}
     | {"plan_ms": 2, "plan_every_s": 0.001},
+    commands="qstream.cli.routing.commands:app",
     observe="qstream.routing.observe:observe",
 )

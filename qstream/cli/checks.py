@@ -16,7 +16,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from agents.registry import agent_names, all_topics, topics_by_name
+from agents.registry import all_agents, all_topics, topics_by_name
 from qstream import __version__
 from qstream.cli.cluster import Cluster, reach
 from qstream.config import EMBEDDED, Settings
@@ -148,14 +148,15 @@ def _check_topics(cluster: Cluster) -> list[Check]:
 
 def _check_groups(cluster: Cluster, settings: Settings) -> list[Check]:
     found, prefix = [], settings.group_prefix
-    for agent in agent_names():
+    for known in all_agents():
+        agent = known.name
         what = f"group {prefix}.{agent}"
         try:
             # Not described if absent: on a fresh cluster no broker coordinates groups yet, and the answer says nothing.
             if _is_absent(cluster, f"{prefix}.{agent}"):
                 found.append(Check("warn", what, f"no worker of {agent} has joined yet", f"qstream run {agent}"))
                 continue
-            state = group_state(cluster.client, settings, f"{prefix}.{agent}")
+            state = group_state(cluster.client, settings, f"{prefix}.{agent}", known.topics)
         except Transient as exc:
             found.append(Check("warn", what, str(exc)))
             continue

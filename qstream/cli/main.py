@@ -9,20 +9,19 @@ from typing import Annotated, Any, Final
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from agents.names import agent_names
 from qstream import __version__
 
 # name -> (module and its typer app, summary); a module is imported when its command is called, which keeps --help fast.
-COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
-    "demo": ("demo:app", "Train a small MoE model and optimize its routing live."),
+VERBS: Final[Mapping[str, tuple[str, str]]] = {
+    "demo": ("demo:app", "Show a module at work on real input, with its figures."),
     "run": ("run:app", "Run an agent until SIGTERM or Ctrl-C."),
     "topics": ("topics:app", "List the topics, or create those that are missing."),
     "publish": ("publish:app", "Publish frames or tables of tokens from a file."),
-    "watch": ("watch:app", "Print the plans of a topic as they come."),
+    "watch": ("watch:app", "Print the records of a topic as they arrive."),
     "control": ("control:app", "Pause, resume or retune a running agent."),
-    "dlq": ("dlq:app", "See records that failed, and send them back."),
-    "solve": ("solve:app", "Solve a problem file by simulated circuits, PennyLane devices, or their classical twins."),
-    "place": ("place:app", "Plan where the experts of a recorded model live, offline."),
-    "route": ("route:app", "Route tokens of a file by a model graph, offline."),
+    "dlq": ("dlq:app", "Show records that failed, and send them back."),
+    "solve": ("solve:app", "Solve a problem file with simulated circuits, PennyLane devices, or their classical twins."),
     "doctor": ("doctor:app", "Check the installation, Kafka, Redis and the GPU."),
     "broker": ("servers:broker", "Run the embedded Kafka broker until Ctrl-C."),
     "redis": ("servers:redis", "Run the bundled Redis until Ctrl-C."),
@@ -30,22 +29,24 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
 
 
 class LazyGroup(TyperGroup):
-    """Lists commands by the table above and imports only the one that is called."""
+    """The shared verbs, then a group for each module; imports only the one that is called. A verb wins over a module's name."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return list(COMMANDS)
+        return list(dict.fromkeys([*VERBS, *agent_names()]))
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """The command's name and summary only, which is all that the help needs."""
-        if cmd_name not in COMMANDS:
-            return None
-        return TyperCommand(cmd_name, help=COMMANDS[cmd_name][1])
+        if cmd_name in VERBS:
+            return TyperCommand(cmd_name, help=VERBS[cmd_name][1])
+        return TyperCommand(cmd_name, help=f"Commands of the {cmd_name} module.") if cmd_name in agent_names() else None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         name, command, rest = super().resolve_command(ctx, args)
-        if name is not None:
-            module, _, attribute = COMMANDS[name][0].partition(":")
+        if name is not None and name in VERBS:
+            module, _, attribute = VERBS[name][0].partition(":")
             command = typer.main.get_command(getattr(importlib.import_module(f"qstream.cli.{module}"), attribute))
+        elif name is not None:
+            command = importlib.import_module("qstream.cli.modules").module_group(name)
         return name, command, rest
 
     def invoke(self, ctx: Any) -> Any:

@@ -79,7 +79,7 @@ NEXT = """next
                  `PlanSubscriber`: README.md, "Publish" and "Consume plans"
   a cluster      qstream run routing --bootstrap-servers HOST:PORT --redis URL;  qstream watch placement
   the switches   qstream control routing --set colocate=true;  qstream/routing/README.md says what each costs
-  a recording    qstream place FILE --gpus G --slots P --nodes N: the same plans from a file, beside EPLB's
+  a recording    qstream routing place FILE --gpus G --slots P --nodes N: the same plans from a file, next to EPLB's
   the dashboard  deploy/README.md: docker compose up, with Prometheus, alerts and Grafana"""
 PACKAGES = ("torch", "numpy", "numba", "confluent-kafka", "faust-streaming", "redis")
 

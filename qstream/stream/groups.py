@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from confluent_kafka import Consumer, KafkaError, KafkaException
@@ -11,12 +12,12 @@ from confluent_kafka.admin import AdminClient
 from qstream.config import Settings
 from qstream.errors import Transient
 from qstream.stream.faults import raise_first
-from schemas.topics import TOPICS
+from schemas.topics import Topic
 
 
 @dataclass(frozen=True, slots=True)
 class GroupState:
-    """State in Kafka's word, members, and records behind the end of the registry's partitions with a committed offset."""
+    """State in Kafka's word, members, and records behind the end of its topics' partitions with a committed offset."""
 
     group: str
     state: str
@@ -34,11 +35,13 @@ def group_client(settings: Settings, group: str) -> Consumer:
     )
 
 
-def group_state(client: AdminClient, settings: Settings, group: str, timeout_s: float = 10.0) -> GroupState:
+def group_state(
+    client: AdminClient, settings: Settings, group: str, topics: Sequence[Topic], timeout_s: float = 10.0
+) -> GroupState:
     """Describe one group, ``absent`` if it never was; `Transient` if the broker does not tell: the embedded one never does."""
     try:
         described = client.describe_consumer_groups([group], request_timeout=timeout_s)[group].result()
-        lag = _lag(settings, group, timeout_s)
+        lag = _lag(settings, group, topics, timeout_s)
     except KafkaException as exc:
         if exc.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
             return GroupState(group, "absent", 0, 0)
@@ -46,11 +49,11 @@ def group_state(client: AdminClient, settings: Settings, group: str, timeout_s: 
     return GroupState(group, described.state.name.lower(), len(described.members), lag)
 
 
-def _lag(settings: Settings, group: str, timeout_s: float) -> int:
+def _lag(settings: Settings, group: str, topics: Sequence[Topic], timeout_s: float) -> int:
     consumer = group_client(settings, group)
     try:
         known = consumer.list_topics(timeout=timeout_s).topics
-        names = [topic.name for topic in TOPICS if topic.name in known]
+        names = [topic.name for topic in topics if topic.name in known]
         asked = [KafkaPartition(name, partition) for name in names for partition in known[name].partitions]
         answers = consumer.committed(asked, timeout=timeout_s) if asked else []
         raise_first(answers)

@@ -107,7 +107,7 @@ def newest_of(subscriber: Subscriber, model: str) -> Source:
 
 
 def of_file(path: Path) -> Source:
-    """The plan in a file, as ``qstream place --export plan`` writes it; None while there is no such file."""
+    """The plan in a file, as ``qstream routing place --export plan`` writes it; None while there is no such file."""
     return lambda: bounded(path, PlacementPlan.MAX_BYTES) if path.is_file() else None
 
 

@@ -11,14 +11,18 @@ import typer
 from confluent_kafka import KafkaError, KafkaException
 from typer.testing import CliRunner
 
+from agents.names import agent_names
+from agents.registry import Agent
 from qstream import __version__
 from qstream.cli.ending import ended_well
-from qstream.cli.main import COMMANDS, app
+from qstream.cli.main import VERBS, app
+from qstream.cli.modules import only_shared
 from qstream.errors import ConfigError, DeliveryFailed, Fatal, Fenced, OptionError, StoreUnavailable, Transient
 from qstream.install import install_hint
 from schemas.frame import FrameError
 
-SUBCOMMANDS = {"topics": ("list", "apply"), "dlq": ("list", "show", "redrive")}
+SUBCOMMANDS = {"topics": ("list", "apply"), "dlq": ("list", "show", "redrive"), "routing": ("place", "route")}
+COMMANDS = [*VERBS, *agent_names()]
 ALL = [[name] for name in COMMANDS] + [[name, sub] for name, subs in SUBCOMMANDS.items() for sub in subs]
 
 
@@ -44,10 +48,22 @@ def test_the_help_lists_every_command_and_needs_none_of_their_modules():
         assert f"'{heavy}'" not in done.stderr
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_each_command_of_the_table_is_a_typer_app(name):
-    module, _, attribute = COMMANDS[name][0].partition(":")
+@pytest.mark.parametrize("name", VERBS)
+def test_each_verb_of_the_table_is_a_typer_app(name):
+    module, _, attribute = VERBS[name][0].partition(":")
     assert isinstance(getattr(importlib.import_module(f"qstream.cli.{module}"), attribute), typer.Typer)
+
+
+def test_no_module_has_the_name_of_a_shared_verb():
+    assert not set(VERBS) & set(agent_names())
+
+
+def test_a_module_without_commands_says_what_works_with_it():
+    cooling = Agent(name="cooling", purpose="sets the pumps", topics=(), processor=lambda settings: None)
+    result = CliRunner().invoke(only_shared(cooling), ["--help"])
+    assert result.exit_code == 0
+    assert "The cooling module sets the pumps." in result.stdout
+    assert "qstream run cooling" in result.stdout
 
 
 def test_the_version_is_the_package_version():

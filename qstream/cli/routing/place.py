@@ -1,4 +1,4 @@
-"""`qstream place`: a recording of an engine in, a placement plan in the engine's own format out, without a server."""
+"""`qstream routing place`: a recording of an engine in, a placement plan in the engine's own format out, without a server."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Annotated, Final
 
 import typer
 
-from qstream.cli.options import AsJson, new_app
+from qstream.cli.options import AsJson
 from qstream.cli.output import print_json, print_table
-from qstream.cli.page import page
-from qstream.cli.placements import Row, compare, topology_of
+from qstream.cli.routing.page import page
+from qstream.cli.routing.placements import Row, compare, topology_of
 from qstream.errors import ConfigError
 from qstream.routing.formats.export import EXPORTERS, FILE_NAMES, export
 from qstream.routing.formats.read import read_map, read_recording
@@ -21,11 +21,9 @@ from qstream.routing.placement import PlaceOptions
 from schemas.experts import ExpertTopology
 from schemas.placement import PlacementPlan
 
-app = new_app()
 STYLES: Final = {"qstream": "green"}
 
 
-@app.command()
 def place(
     file: Annotated[Path, typer.Argument(metavar="FILE", help=".json, .npy, .npz, .safetensors, .pt, or a folder.")],
     gpus: Annotated[int, typer.Option(min=1, max=65536, help="GPUs that hold the experts of a layer.")],
@@ -56,8 +54,8 @@ def place(
 
     \b
     Example:
-      qstream place recorder.pt --gpus 32 --slots 288 --nodes 4 --export sglang
-      qstream place counts.npz --gpus 8 --html report.html
+      qstream routing place recorder.pt --gpus 32 --slots 288 --nodes 4 --export sglang
+      qstream routing place counts.npz --gpus 8 --html report.html
     """
     out = _exported_to(export_as, out, (file, previous))
     given = fold(read_recording(file, experts), windows)

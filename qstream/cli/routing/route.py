@@ -1,4 +1,4 @@
-"""`qstream route`: tokens from a file and a model graph in, the assignment of each token out, without a server."""
+"""`qstream routing route`: tokens from a file and a model graph in, the assignment of each token out, without a server."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from qstream.cli.options import AsJson, new_app
+from qstream.cli.options import AsJson
 from qstream.cli.output import print_json, print_table
 from qstream.cli.sources import BatchHeader, read_items
 from qstream.errors import ConfigError, ProblemError
@@ -25,8 +25,6 @@ from schemas.frame import MAX_MESSAGE_BYTES, body_type
 from schemas.routing import RoutingPlan
 from schemas.tokens import TokenBatch
 from schemas.topics import TOKENS_BATCH
-
-app = new_app()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,7 +42,6 @@ class Answer:
         return {name: value for name, value in self.plan.metrics.model_dump().items() if value is not None}
 
 
-@app.command()
 def route(
     file: Annotated[Path, typer.Argument(metavar="FILE", help=".json, .jsonl, .csv, .safetensors, or - for stdin.")],
     model_graph: Annotated[Path, typer.Option(metavar="FILE", help="ExpertTopology frame, JSON or safetensors.")],
@@ -66,8 +63,8 @@ def route(
 
     \b
     Example:
-      qstream route tokens.json --model-graph topology.json --adjacency
-      qstream route tokens.csv --model-graph topology.json --layer 0 --capacity 1.25 --json
+      qstream routing route tokens.json --model-graph topology.json --adjacency
+      qstream routing route tokens.csv --model-graph topology.json --layer 0 --capacity 1.25 --json
     """
     topology = read_topology(model_graph)
     shape = topology.num_layers, topology.num_slots, topology.num_logical_experts

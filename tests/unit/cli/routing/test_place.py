@@ -1,4 +1,4 @@
-"""`qstream place`: a recording in, a table, an export and a page out; the scores are those of the exported plan."""
+"""`qstream routing place`: a recording in, a table, an export and a page out; the scores are those of the exported plan."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from qstream.cli.main import app
-from qstream.cli.placements import nodes_touched
+from qstream.cli.routing.placements import nodes_touched
 from qstream.routing.score import pairs_together
 from schemas.experts import ExpertTopology
 
@@ -20,7 +20,7 @@ LAYERS, EXPERTS, GPUS, SLOTS = 3, 16, 4, 24
 
 
 def invoke(*words: object):
-    return CliRunner().invoke(app, ["place", *map(str, words)], env={"COLUMNS": "200", "NO_COLOR": "1"})
+    return CliRunner().invoke(app, ["routing", "place", *map(str, words)], env={"COLUMNS": "200", "NO_COLOR": "1"})
 
 
 def told(*words: object) -> dict:

@@ -1,4 +1,4 @@
-"""`qstream route`: tokens and a model graph in; the assignment keeps the gate's choice, or the capacities."""
+"""`qstream routing route`: tokens and a model graph in; the assignment keeps the gate's choice, or the capacities."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TOPOLOGY = ExpertTopology(model="moe", num_layers=2, num_logical_experts=EXPERTS
 
 
 def invoke(*words: object, stdin: str | None = None):
-    return CliRunner().invoke(app, ["route", *map(str, words)], input=stdin, env={"COLUMNS": "200", "NO_COLOR": "1"})
+    return CliRunner().invoke(app, ["routing", "route", *map(str, words)], input=stdin, env={"COLUMNS": "200", "NO_COLOR": "1"})
 
 
 def told(*words: object, stdin: str | None = None) -> list[dict]:

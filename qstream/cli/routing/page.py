@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from qstream.cli.placements import Row
+from qstream.cli.routing.placements import Row
 from qstream.routing.formats.recording import Recording
 from schemas.experts import ExpertTopology
 

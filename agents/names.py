@@ -1,0 +1,27 @@
+"""Which agents there are: a file of this folder each, or an entry point of another package. Imports none of them."""
+
+from __future__ import annotations
+
+import pkgutil
+from importlib.metadata import EntryPoint, entry_points
+from typing import Final
+
+import agents
+
+ENTRY_POINTS: Final = "qstream.agents"
+NOT_AGENTS: Final = frozenset({"app", "names", "registry"})
+
+
+def files() -> list[str]:
+    """Agents of this folder."""
+    return [module.name for module in pkgutil.iter_modules(agents.__path__) if module.name not in NOT_AGENTS]
+
+
+def points(name: str | None = None) -> list[EntryPoint]:
+    """Agents of other packages, all or those of one name."""
+    return [point for point in entry_points(group=ENTRY_POINTS) if name in (None, point.name)]
+
+
+def agent_names() -> tuple[str, ...]:
+    """All agents by name, ours first."""
+    return tuple(dict.fromkeys([*files(), *(point.name for point in points())]))

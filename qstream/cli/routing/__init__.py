@@ -1,0 +1,1 @@
+"""The commands of the routing module, and its frames as lines for people."""
