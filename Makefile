@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 WORKERS ?= 4
 SIDE_BY_SIDE := --dist loadgroup --no-loadscope-reorder
 
-.PHONY: help install demo unit test lint check bench chaos schemas clean
+.PHONY: help install demo unit test lint check bench chaos schemas wheels clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -49,6 +49,9 @@ chaos: $(STAMP) ## many seeds of kills and restarts against a real broker
 
 schemas: $(STAMP) ## write JSON Schema, AsyncAPI and golden samples anew
 	$(BIN)/python -m schemas.generate
+
+wheels: $(STAMP) ## build the wheels of qstream-client and qstream-optimizer into dist/
+	$(BIN)/python deploy/wheels.py
 
 clean: ## remove .venv and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info

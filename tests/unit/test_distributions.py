@@ -43,6 +43,12 @@ def test_no_text_tells_a_user_to_install_another_project_s_qstream():
     assert {path: lines for path, lines in found.items() if lines} == {}
 
 
+def test_the_client_has_bounds_python_and_licence_of_the_whole():
+    client = tomllib.loads((ROOT / "deploy/client/pyproject.toml").read_text())["project"]
+    assert set(client["dependencies"]) <= set(PROJECT["dependencies"])
+    assert [client[name] for name in ("requires-python", "license")] == [PROJECT[name] for name in ("requires-python", "license")]
+
+
 def test_hints_name_the_distribution_and_its_extras():
     assert PROJECT["name"] == DISTRIBUTION
     hints = re.compile(r"install_hint\([\"'](\w+)[\"']\)")
