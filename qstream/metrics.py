@@ -48,7 +48,7 @@ ROUTING_PLANS = Counter("qstream_routing_placement_plans_total", "Placement plan
 
 ROUTING_PLAN_AGE = Gauge("qstream_routing_plan_age_seconds", "Since the newest placement plan, published or skipped", ["model"])
 ROUTING_SOLVER_SECONDS = Histogram(
-    "qstream_routing_solver_seconds", "Time of planning a placement, by the tier that answered", ["tier"], buckets=SECONDS
+    "qstream_routing_solver_seconds", "Time of planning a placement, by the solver that answered", ["solver"], buckets=SECONDS
 )
 ROUTING_FALLBACKS = Counter(
     "qstream_routing_fallback_total", "Placement plans for which a solver that was asked for did not answer", ["reason"]

@@ -90,7 +90,7 @@ class PlacementPlan(VersionedPlan):
             expected=PlacementScore(
                 balancedness_before=0.75, balancedness=0.9375, worst_layer_balancedness=0.9375, moved_experts=1
             ),
-            solver=SolverRecord(tier=3, name="swap-annealing", n=4, seed=7, objective=1.0625, bound=1.0),
+            solver=SolverRecord(solver="swap-annealing", n=4, seed=7, objective=1.0625, bound=1.0),
             apply_layers=(0,),
             physical_to_logical_map=np.array([[0, 2, 1, 0]], np.int32),
             logical_to_physical_map=np.array([[[0, 3], [2, -1], [1, -1]]], np.int32),

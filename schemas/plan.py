@@ -7,7 +7,7 @@ from enum import StrEnum
 from pydantic import Field
 
 from schemas.frame import Count, Frame, Name, TimeNs
-from schemas.solver import SolverRecord
+from schemas.solver import Reason, SolverRecord
 
 
 class SkipReason(StrEnum):
@@ -38,7 +38,9 @@ class Plan(Frame):
     ts_ns: TimeNs
     ttl_s: float | None = Field(default=None, gt=0)
     solver: SolverRecord = Field(strict=False)
-    fallback_reason: Name | None = Field(default=None, description="why a solver that was asked for did not answer")
+    fallback_reason: Reason | None = Field(
+        default=None, strict=False, description="why a solver that was asked for did not answer"
+    )
 
     def expired(self, now_ns: int) -> bool:
         """Whether the plan must not be applied any more at `now_ns`, in ns since 1970."""

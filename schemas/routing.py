@@ -95,6 +95,6 @@ class RoutingPlan(Plan):
             ts_ns=1_700_000_000_000_000_000,
             placement_version=3,
             metrics=RoutingMetrics(max_over_mean=1.25, balancedness=0.8, cross_node_copies_per_token=0.5),
-            solver=SolverRecord(tier=0, name="hash", seed=7),
+            solver=SolverRecord(solver="hash", variant="replicas", seed=7),
             slot_ids=np.array([[0, 3], [3, 1], [2, 0]], np.int32),
         )

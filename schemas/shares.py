@@ -49,7 +49,7 @@ class DispatchShares(Plan):
             ttl_s=60.0,
             placement_version=3,
             gate_choices=160,
-            solver=SolverRecord(tier=1, name="water-filling"),
+            solver=SolverRecord(solver="water-filling"),
             score=SharesScore(balancedness_even=0.75, balancedness=1.0),
             shares=np.array([[0.25, 1.0, 1.0, 0.75]], np.float32),
         )

@@ -1,25 +1,95 @@
-"""SolverRecord: which solver answered, what it cost, and the answers it is measured against."""
+"""SolverRecord: which solver answered, what it cost, and what it is measured against; the closed list of fallback reasons."""
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated, Final, Literal, get_args
 
-from schemas.frame import Count, Int64, Name
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from schemas.frame import Count, Int64
+
+# What was simulated of a circuit: the whole state, its feasible part, a closed form, the density matrix without or with noise,
+# its action on each eigenvalue, or the product of its unitaries.
+Simulation = Literal[
+    "simulated-statevector",
+    "simulated-subspace",
+    "simulated-analytic-p1",
+    "simulated-density",
+    "simulated-noisy",
+    "simulated-spectral",
+    "simulated-gates",
+]
+CLASSICAL: Final = "classical"
+DEVICE: Final = "device:"
+Execution = Annotated[
+    str,
+    StringConstraints(pattern=rf"^({CLASSICAL}|{'|'.join(get_args(Simulation))}|{DEVICE}[A-Za-z0-9._-]{{1,64}})$"),
+    Field(description="classical, simulated-<what was simulated>, or device:<name in the device pool>"),
+]
+SolverName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+
+# The solvers of this repository. A module or a solver of another package brings names of its own, of the same form.
+SOLVERS: Final[Mapping[str, str]] = {
+    "incumbent": "the solution that was given to be improved",
+    "kept": "the plan in force stays, without a search",
+    "contiguous": "in the order of the numbers, as engines begin",
+    "hash": "rendezvous hashing with bounded loads",
+    "auction": "auction of the gate's choices under capacities",
+    "lpt-swap": "largest first, then exchanges that improve",
+    "swap-annealing": "annealing by exchanges",
+    "hqc": "windows solved from the plan in hand, turn after turn",
+    "exact": "enumeration; proves the optimum",
+    "greedy": "descent from random starts",
+    "sa": "simulated annealing",
+    "dsb": "discrete simulated bifurcation",
+    "qaoa": "QAOA circuits",
+    "qaoa-xy": "QAOA circuits that keep to one-hot states",
+    "rqaoa": "recursive QAOA at depth 1",
+    "device": "a QAOA circuit on a device of the pool; the variant is its name",
+    "dwave-sa": "simulated annealing of dwave-samplers",
+    "cp-sat": "OR-tools' branch and bound",
+}
+
+
+class Reason(StrEnum):
+    """Why a solver that was asked for did not answer; a closed list, fit for a metric's label."""
+
+    DISABLED = "disabled"
+    NOT_INSTALLED = "not_installed"
+    UNAVAILABLE = "unavailable"
+    UNHEALTHY = "unhealthy"
+    BREAKER_OPEN = "breaker_open"
+    OVERLOADED = "overloaded"
+    TOO_LARGE = "too_large"
+    UNSUPPORTED = "unsupported"
+    DEADLINE_INSUFFICIENT = "deadline_insufficient"
+    TIMEOUT = "timeout"
+    ERROR = "error"
+    INVALID_OUTPUT = "invalid_output"
+    NOT_READY = "not_ready"
 
 
 class SolverRecord(BaseModel):
     """The record that every plan carries, so that a reader can judge the answer.
 
-    `objective` is what was minimised or maximised (see the plan), `bound` a proven limit of it, `classical_twin` and
-    `control` the objective of the classical solver and of the p=0 or random control at the same budget.
-    `execution` is ``classical``, ``simulated-statevector`` or ``device:<name>``.
+    `solver`, `variant` and `execution` are of what gave the answer: a name of a table such as `SOLVERS`, never a text to be
+    parsed. `asked` are the solvers that were asked for, in their order, whoever answered in the end; `depth` (layers), `shots`
+    and `control` belong to the circuits among them. `objective` is what was minimised or maximised (see the plan), `bound` a
+    proven limit of it and `exact` its optimum, where they are known; `control` and `twin` are the objective that the circuit at
+    depth 0, which draws at random, and the classical solver reach with the same budget. Where a problem is solved in parts, such
+    as windows, batches or layers, `tried` counts those that were worked on, and `kept` those whose answer is part of the plan.
+    `n` is the size of the problem, or of one part of it. `wall_ms` is absent where no deadline was set, so that equal inputs
+    give equal records.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore", allow_inf_nan=False)
 
-    tier: int = Field(ge=0, le=9)
-    name: Name
-    execution: Name = Field(default="classical")
+    solver: SolverName
+    variant: SolverName | None = Field(default=None)
+    execution: Execution = Field(default=CLASSICAL)
+    asked: Annotated[tuple[SolverName, ...], Field(strict=False, max_length=16)] = Field(default=())
     n: Count | None = Field(default=None)
     depth: Count | None = Field(default=None)
     shots: Count | None = Field(default=None)
@@ -27,5 +97,8 @@ class SolverRecord(BaseModel):
     wall_ms: float | None = Field(default=None, ge=0)
     objective: float | None = Field(default=None)
     bound: float | None = Field(default=None)
+    exact: float | None = Field(default=None)
     control: float | None = Field(default=None)
-    classical_twin: float | None = Field(default=None)
+    twin: float | None = Field(default=None)
+    tried: Count | None = Field(default=None)
+    kept: Count | None = Field(default=None)

@@ -20,8 +20,9 @@ from qstream.quantum.files import names_of, problem_of, read_fields
 from qstream.quantum.ising import IsingProblem
 from qstream.quantum.race import AUTO
 from qstream.quantum.record import Problem, SolveMeta, SolveRequest, SolveResult
-from qstream.quantum.solvers import DEVICE, SOLVERS, is_known, solver_names, warm
+from qstream.quantum.solvers import SOLVERS, is_known, solver_names, warm
 from qstream.quantum.solvers import solve as solve_problem
+from schemas.solver import CLASSICAL, DEVICE
 
 app = new_app()
 STYLES: Final = {"simulated": "yellow", "device": "magenta", "classical": "green"}
@@ -117,7 +118,7 @@ def summary(problem: Problem, bits: list[int] | None, result: SolveResult) -> li
         rows.append(("bits", "".join(map(str, bits))))
     if meta.fallback is not None:
         rows.append(("fallback", f"{meta.fallback.reason}: {meta.fallback.detail}"))
-    if meta.execution != "none":
+    if meta.execution != CLASSICAL:
         rows.append(("circuit", f"{meta.execution}, p={meta.p}, {meta.schedule} angles, {meta.n_2q} two-qubit gates"))
         rows.append(
             (

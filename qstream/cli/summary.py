@@ -14,6 +14,7 @@ from schemas.experts import ExpertLoad, ExpertTopology
 from schemas.frame import Frame
 from schemas.placement import PlacementPlan
 from schemas.routing import RoutingPlan
+from schemas.solver import CLASSICAL, SolverRecord
 from schemas.tokens import TokenBatch
 
 
@@ -50,7 +51,7 @@ def _routing(plan: RoutingPlan) -> str:
         f"placement v{plan.placement_version}",
         f"balancedness {plan.metrics.balancedness:.3f}",
         None if copies is None else f"{copies:.2f} cross-node copies a token",
-        plan.solver.name,
+        solver_text(plan.solver),
         plan.fallback_reason,
     )
 
@@ -66,7 +67,7 @@ def _placement(plan: PlacementPlan) -> str:
         None if score is None else f"{before} -> {score.balancedness:.3f}",
         None if score is None else f"worst layer {score.worst_layer_balancedness:.3f}",
         None if score is None else f"{score.moved_experts} experts move",
-        plan.solver.name,
+        solver_text(plan.solver),
         plan.reset_reason,
     )
 
@@ -101,6 +102,15 @@ def _dead_letter(letter: DeadLetter) -> str:
 
 def _layer(layer: int | None) -> str | None:
     return None if layer is None else f"layer {layer}"
+
+
+def solver_text(record: SolverRecord) -> str:
+    """Who answered, as a person reads it: the solver, its variant, how circuits ran, and the parts that were kept."""
+    more = [record.variant, None if record.execution == CLASSICAL else record.execution]
+    if record.tried is not None:
+        more.append(f"{record.kept} of {record.tried} kept")
+    told = ", ".join(part for part in more if part)
+    return f"{record.solver} ({told})" if told else record.solver
 
 
 def _joined(*parts: str | None) -> str:

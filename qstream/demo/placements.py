@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from qstream.routing.placement import COLOCATION
 from qstream.routing.problem import contiguous
 from qstream.routing.score import balancedness, moved_experts
 from schemas.experts import ExpertTopology
@@ -37,7 +38,7 @@ class Placements:
         if placement is None:
             self.skipped += 1
             return False
-        self.goal[plan.version] = "colocate" if plan.solver.name.startswith("colocation") else "balance"
+        self.goal[plan.version] = "colocate" if plan.solver.variant == COLOCATION else "balance"
         self.moved[plan.version] = round(moved_experts(self.newest, placement, plan.num_gpus) * len(placement))
         self.map[plan.version] = self.newest = placement
         self.version = plan.version

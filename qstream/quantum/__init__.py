@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from qstream.quantum.convert import from_qubo as from_qubo
     from qstream.quantum.ising import IsingProblem as IsingProblem
     from qstream.quantum.onehot import OneHotProblem as OneHotProblem
-    from qstream.quantum.record import Reason as Reason
     from qstream.quantum.record import SolveMeta as SolveMeta
     from qstream.quantum.record import SolveRequest as SolveRequest
     from qstream.quantum.record import SolveResult as SolveResult
     from qstream.quantum.runtime import QuantumRuntime as QuantumRuntime
     from qstream.quantum.solvers import solve as solve
     from qstream.quantum.solvers import warm as warm
+    from schemas.solver import Reason as Reason
 
 __all__ = [
     "IsingProblem",

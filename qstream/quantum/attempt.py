@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from qstream.errors import ProblemError
-from qstream.quantum.record import Answer, Arm, Reason, Refused, Remaining, Solver, SolveRequest, checked_solution
+from qstream.quantum.record import Answer, Arm, Refused, Remaining, Solver, SolveRequest, checked_solution
+from schemas.solver import Reason
 
 Clock = Callable[[], float]
 Find = Callable[[str, float], Solver]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from enum import StrEnum
 from typing import Any, Final, Literal, Protocol, get_args
 
 import numpy as np
@@ -15,44 +14,14 @@ from qstream.errors import ProblemError
 from qstream.quantum.checks import real_number, whole_number
 from qstream.quantum.ising import IsingProblem
 from qstream.quantum.onehot import OneHotProblem
+from schemas.solver import CLASSICAL, DEVICE, Execution, Reason, SolverRecord
 
 Problem = IsingProblem | OneHotProblem
 Solution = NDArray[np.int8] | NDArray[np.int64]
 Schedule = Literal["auto", "tree", "ramp", "optimize"]
 ProducedBy = Literal["sample", "polish", "incumbent", "search"]
-# How a result came about: by no circuit, on a machine, or simulated by the whole state, its feasible part, a closed form, its
-# density matrix without or with noise, its action on each eigenvalue, or the product of its unitaries.
-Execution = Literal[
-    "none",
-    "device",
-    "simulated-statevector",
-    "simulated-subspace",
-    "simulated-analytic-p1",
-    "simulated-density",
-    "simulated-noisy",
-    "simulated-spectral",
-    "simulated-gates",
-]
 Remaining = Callable[[], float]
 _WHOLE: Final = {"seed": (0, 2**63 - 1), "shots": (1, 1_000_000), "p": (1, 1024)}
-
-
-class Reason(StrEnum):
-    """Why a requested solver did not answer; a closed list, fit for a metric's label."""
-
-    DISABLED = "disabled"
-    NOT_INSTALLED = "not_installed"
-    UNAVAILABLE = "unavailable"
-    UNHEALTHY = "unhealthy"
-    BREAKER_OPEN = "breaker_open"
-    OVERLOADED = "overloaded"
-    TOO_LARGE = "too_large"
-    UNSUPPORTED = "unsupported"
-    DEADLINE_INSUFFICIENT = "deadline_insufficient"
-    TIMEOUT = "timeout"
-    ERROR = "error"
-    INVALID_OUTPUT = "invalid_output"
-    NOT_READY = "not_ready"
 
 
 class Refused(Exception):
@@ -143,7 +112,7 @@ class Answer:
     solution: Solution
     energy: float
     produced_by: ProducedBy
-    execution: Execution = "none"
+    execution: Execution = CLASSICAL
     engine: str = "numpy"
     samples: Solution | None = None
     energies: NDArray[np.float64] | None = None
@@ -228,9 +197,9 @@ class SolveMeta:
     @property
     def label(self) -> str:
         """``simulated``, ``device`` or ``classical``: what gave the solution, which a reader must know first."""
-        if self.execution == "none" or self.path == "classical":
+        if self.execution == CLASSICAL or self.path == "classical":
             return "classical"
-        return "device" if self.execution == "device" else "simulated"
+        return "device" if self.execution.startswith(DEVICE) else "simulated"
 
     def as_dict(self) -> dict[str, Any]:
         """The record as plain data, with its label."""
@@ -247,6 +216,27 @@ class SolveResult:
     samples: Solution | None = None
     energies: NDArray[np.float64] | None = field(default=None)
     counts: NDArray[np.int64] | None = field(default=None)
+
+
+def solver_record(result: SolveResult) -> SolverRecord:
+    """The answer in the one vocabulary of plans. Without a deadline equal requests give equal records."""
+    meta = result.meta
+    solver, _, device = meta.solver.partition(":")
+    return SolverRecord(
+        solver=solver,
+        variant=device or None,
+        execution=CLASSICAL if meta.label == "classical" else meta.execution,
+        asked=() if meta.requested == "auto" else (meta.requested.partition(":")[0],),
+        n=meta.n,
+        depth=meta.p,
+        shots=meta.shots,
+        seed=meta.seed,
+        wall_ms=None if meta.deadline_ms is None else meta.wall_ms,
+        objective=result.energy,
+        exact=meta.optimum,
+        control=None if meta.control is None else meta.control.best_energy,
+        twin=meta.baseline.energy,
+    )
 
 
 class Solver(Protocol):

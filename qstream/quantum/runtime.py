@@ -21,12 +21,13 @@ from qstream.quantum.devices.lanes import Lanes
 from qstream.quantum.devices.pool import DEFAULT_POOL, DevicePool, DeviceSpec
 from qstream.quantum.devices.sample import sample
 from qstream.quantum.devices.slot import Slots
-from qstream.quantum.devices.solver import PREFIX, DeviceSolver, device_solver
+from qstream.quantum.devices.solver import DeviceSolver, device_solver
 from qstream.quantum.race import AUTO, race
-from qstream.quantum.record import Answer, Problem, Reason, Refused, Remaining, Solver, SolveRequest, SolveResult
+from qstream.quantum.record import Answer, Problem, Refused, Remaining, Solver, SolveRequest, SolveResult
 from qstream.quantum.solvers import asked, find_solver, solver_names, warm
+from schemas.solver import DEVICE, Reason
 
-UNKNOWN: Final = f"{PREFIX}unknown"
+UNKNOWN: Final = f"{DEVICE}unknown"
 
 
 @dataclass
@@ -181,7 +182,7 @@ class QuantumRuntime:
         """
         request, name = asked(problem, solver, terms)
         digest = request.problem.digest()
-        if name != AUTO and not name.startswith(PREFIX):
+        if name != AUTO and not name.startswith(DEVICE):
             with contextlib.suppress(Refused):
                 find_solver(name)
         future: Future[SolveResult] = Future()
@@ -267,14 +268,14 @@ class QuantumRuntime:
         return replace(result, meta=meta)
 
     def _find(self, name: str, spent: Spent, *, late: bool) -> Solver:
-        solver = None if name.startswith(PREFIX) else find_solver(name)
+        solver = None if name.startswith(DEVICE) else find_solver(name)
         if solver is not None and solver.path == "classical":
             return solver
         if (refused := self._elsewhere()) is not None:
             raise refused
         if solver is not None:
             return InLane(solver, self._lanes, spent)
-        spec = self._pool.device(name.removeprefix(PREFIX))
+        spec = self._pool.device(name.removeprefix(DEVICE))
         if spec.mode == "inline":
             return InLane(device_solver(spec.name, self._pool), self._lanes, spent)
         if spec.mode == "late" and not late:
@@ -307,7 +308,7 @@ class QuantumRuntime:
     def _label(self, name: str) -> str:
         """The solver as a metric's label, of which there are as many as solvers and devices of the pool."""
         known = {device.name for device in self._pool.devices}
-        return UNKNOWN if name.startswith(PREFIX) and name.removeprefix(PREFIX) not in known else name
+        return UNKNOWN if name.startswith(DEVICE) and name.removeprefix(DEVICE) not in known else name
 
 
 def opens(spec: DeviceSpec) -> bool:

@@ -21,7 +21,8 @@ from qstream.quantum.attempt import Clock
 from qstream.quantum.ising import IsingProblem
 from qstream.quantum.onehot import OneHotProblem
 from qstream.quantum.race import AUTO, race
-from qstream.quantum.record import Answer, Problem, Reason, Refused, Remaining, Solver, SolveRequest, SolveResult
+from qstream.quantum.record import Answer, Problem, Refused, Remaining, Solver, SolveRequest, SolveResult
+from schemas.solver import DEVICE, Reason
 
 Given = ParamSpec("Given")
 Found = TypeVar("Found")
@@ -40,7 +41,6 @@ SOLVERS: Final[Mapping[str, str]] = {
 LOAD_S: Final[Mapping[str, float]] = {"sa": 2.0, "qaoa": 2.0, "qaoa-xy": 1.0, "rqaoa": 1.0}
 DEVICE_LOAD_S: Final = 5.0
 ENTRY_POINTS: Final = "qstream.solvers"
-DEVICE: Final = "device:"
 # What an entry point's solver, which is not ours, may raise without ending the solve.
 _FOREIGN_FAULTS: Final = (ArithmeticError, AttributeError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError)
 

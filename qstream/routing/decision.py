@@ -15,7 +15,7 @@ from qstream.routing.score import gpu_loads, holds
 from schemas.experts import ExpertTopology
 from schemas.placement import PlacementPlan, PlacementScore
 from schemas.plan import SkipReason
-from schemas.solver import SolverRecord
+from schemas.solver import Reason, SolverRecord
 
 MAP_MAX_BYTES = 1 << 18
 
@@ -32,7 +32,7 @@ class Decision:
     score: PlacementScore
     solver: SolverRecord
     moves: Moves
-    fallback_reason: str | None = None
+    fallback_reason: Reason | None = None
 
 
 def decide(

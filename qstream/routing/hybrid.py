@@ -9,17 +9,16 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from qstream.errors import OptionError
-from qstream.quantum.record import Reason, Remaining
+from qstream.quantum.record import Remaining
 from qstream.routing.window_model import Partition
 from qstream.routing.windows import Improved, WindowRecord, WindowSettings, WindowSolver, improve
-from schemas.solver import SolverRecord
+from schemas.solver import CLASSICAL, Reason, SolverRecord
 
 ArmName = Literal["deterministic", "qaoa", "hqc"]
 Clock = Callable[[], float]
 DETERMINISTIC: Final = "deterministic"
 _THRESHOLD: Final = 1e-3  # of the expectation: a turn that improves it by less has converged
 _MAX_TURNS: Final = 64
-_TIER: Final = 4
 _LATE: Final = (Reason.TIMEOUT, Reason.DEADLINE_INSUFFICIENT)
 _QAOA_SHARE: Final = 0.5  # of the time left, where HQC runs after it
 
@@ -166,31 +165,33 @@ def race(
     return Outcome(now, winner, tuple(arms), tuple(records), answered, failed[0] if failed else None, wall_s)
 
 
-def solver_record(outcome: Outcome, settings: WindowSettings) -> SolverRecord:
-    """The race as the record of a plan.
+def solver_record(outcome: Outcome, settings: WindowSettings, given: SolverRecord) -> SolverRecord:
+    """The race as the record of a plan, from the record of the plan that was `given` to it.
 
-    `objective` is that of all layers together, `classical_twin` that of the deterministic plan, `control` what it would be if
-    every window of a circuit had gained what as many samples at p = 0 do.
+    `objective` is that of all layers together, `twin` that of the deterministic plan, `control` what it would be if every window
+    of a circuit had gained what as many samples at p = 0 do.
     """
     records = outcome.records
     circuits = [record.circuit for record in records if record.circuit is not None]
-    execution = circuits[0].execution if circuits else "none"
     objective = _objective(outcome.partitions)
-    given = objective + sum(record.gain for record in records)
-    asked = "+".join(arm.name for arm in outcome.arms if arm.name != DETERMINISTIC)
-    kept = sum(record.gain > 0 for record in records)
+    twin = objective + sum(record.gain for record in records)
+    kept = [record for record in records if record.gain > 0]
+    executions = {record.circuit.execution for record in kept if record.circuit is not None}
     return SolverRecord(
-        tier=_TIER if asked else 0,
-        name=f"{asked}, {kept} of {len(records)} windows" if asked else DETERMINISTIC,
-        execution={"none": "classical", "device": f"device:{settings.device}"}.get(execution, execution),
+        solver=given.solver if outcome.winner == DETERMINISTIC else outcome.winner,
+        variant=given.variant,
+        execution=executions.pop() if executions else CLASSICAL,
+        asked=tuple(arm.name for arm in outcome.arms if arm.name != DETERMINISTIC),
         n=settings.size if records else None,
         depth=settings.layers if circuits else None,
         shots=settings.shots if circuits else None,
         seed=settings.seed,
         wall_ms=None if outcome.wall_s is None else 1e3 * outcome.wall_s,
         objective=objective,
-        classical_twin=given,
-        control=given - sum(record.control_gain or 0.0 for record in records) if circuits else None,
+        control=twin - sum(record.control_gain or 0.0 for record in records) if circuits else None,
+        twin=twin,
+        tried=len(records),
+        kept=len(kept),
     )
 
 

@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,7 @@ from schemas.experts import ExpertTopology
 from schemas.placement import PlacementPlan
 from schemas.solver import SolverRecord
 
+COLOCATION: Final = "colocation"  # the variant of solvers that give each node its experts first
 _LAYERS_AT_ONCE = 4  # between two looks at the clock
 _MAX_GPUS_ALIGNED = 128
 _BONDS_KEPT = 0.95  # of the co-activations that a fresh assignment to nodes would bring together: below it, experts change node
@@ -140,13 +142,14 @@ def solve(
     parts = _parts(problem, coactivation)
     plan = problem.previous.reshape(topology.num_layers, topology.num_gpus, -1).copy()
     annealed = min(_fill(problem, part, plan, late) for part in parts)
-    name = "lpt-swap" if annealed == 0 or options.steps == 0 else "swap-annealing"
-    tier = 2 if name == "lpt-swap" else 3
-    if 0 < annealed < topology.num_layers:
-        name += f" of {annealed} layers"
-    if len(parts) > 1:
-        name = f"colocation, {name}"
-    solver = SolverRecord(tier=tier, name=name, seed=problem.seed)
+    partly = annealed if 0 < annealed < topology.num_layers else None
+    solver = SolverRecord(
+        solver="lpt-swap" if annealed == 0 or options.steps == 0 else "swap-annealing",
+        variant=COLOCATION if len(parts) > 1 else None,
+        seed=problem.seed,
+        tried=partly,
+        kept=partly,
+    )
     return decide(plan.reshape(problem.previous.shape), problem.previous, problem.ahead, topology, solver)
 
 

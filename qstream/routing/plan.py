@@ -13,7 +13,7 @@ from qstream.routing.forecast import forecast
 from qstream.routing.hybrid import race, solver_record
 from qstream.routing.options import RoutingOptions
 from qstream.routing.partitions import gpu_partitions, gpu_plan
-from qstream.routing.placement import PlacementProblem, PlaceOptions, placement_problem, solve
+from qstream.routing.placement import COLOCATION, PlacementProblem, PlaceOptions, placement_problem, solve
 from qstream.routing.problem import live_slots
 from qstream.routing.score import pairs_together
 from qstream.routing.windows import Runtime, WindowSettings
@@ -83,7 +83,7 @@ def _improved(found: Decision, problem: PlacementProblem, options: RoutingOption
     topology, live = problem.topology, problem.live
     slot = live_slots(topology)
     plan = found.physical_to_logical[:, slot]
-    colocated = found.solver.name.startswith("colocation")
+    colocated = found.solver.variant == COLOCATION
     partitions = gpu_partitions(
         plan,
         problem.ahead.scenarios,
@@ -110,12 +110,12 @@ def _improved(found: Decision, problem: PlacementProblem, options: RoutingOption
         deterministic=options.deterministic,
         deadline_s=math.inf if options.deadline_ms is None else options.deadline_ms / 1000,
     )
-    reason = None if outcome.fallback_reason is None else str(outcome.fallback_reason)
+    reason = outcome.fallback_reason
     if not outcome.answered:
         return replace(found, skip_reason=SkipReason.NO_ANSWER, fallback_reason=reason)
     whole = found.physical_to_logical.copy()
     whole[:, slot] = gpu_plan(outcome.partitions, plan)
-    solver = solver_record(outcome, settings)
+    solver = solver_record(outcome, settings, found.solver)
     better = decide(whole, problem.previous, problem.ahead, topology, solver)
     return replace(better, solver=solver, fallback_reason=reason)
 
@@ -124,4 +124,4 @@ def keep_placement(
     history: NDArray[np.int64], placement: NDArray[np.int32], topology: ExpertTopology, reason: SkipReason
 ) -> Decision:
     """The decision to leave the placement in force as it is, for this reason, without a search."""
-    return decide(placement, placement, forecast(history), topology, SolverRecord(tier=0, name="kept"), reason)
+    return decide(placement, placement, forecast(history), topology, SolverRecord(solver="kept"), reason)

@@ -242,7 +242,7 @@ class RoutingProcessor(Processor[RoutingState]):
             num_gpus=topology.num_gpus,
             slots_per_gpu=topology.slots_per_gpu,
             reset_reason=reason,
-            solver=SolverRecord(tier=0, name="contiguous"),
+            solver=SolverRecord(solver="contiguous"),
             **map_arrays(fresh.placement, topology),
         )
         return Event(PLACEMENT_PLAN, stamp.key, stamp.id, plan, stamp.cause)
@@ -276,7 +276,7 @@ class RoutingProcessor(Processor[RoutingState]):
             ttl_s=self.options.ttl_s,
             placement_version=memory.version,
             gate_choices=int(counts.sum()),
-            solver=SolverRecord(tier=1, name="water-filling"),
+            solver=SolverRecord(solver="water-filling"),
             shares=shares,
             score=SharesScore(
                 balancedness_even=balancedness(placement, load, topology.num_gpus, even, capacity),
@@ -350,7 +350,7 @@ class RoutingProcessor(Processor[RoutingState]):
                 coactivation=None if pairs is None else pairs(),
                 runtime=runtime,
             )
-            ROUTING_SOLVER_SECONDS.labels(str(found.solver.tier)).observe(time.perf_counter() - started)
+            ROUTING_SOLVER_SECONDS.labels(found.solver.solver).observe(time.perf_counter() - started)
             return found
 
         return plan

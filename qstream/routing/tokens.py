@@ -110,7 +110,9 @@ def _by_hash(batch: TokenBatch, topology: ExpertTopology, options: RoutingOption
     experts = topology.num_logical_experts
     assignment = read_only(assign_bounded(batch.token_id, experts, options.slack, batch.cost, None, options.seed))
     load = np.bincount(assignment, batch.cost, minlength=experts)
-    return _Route(assignment, None, False, _metrics(load, None), SolverRecord(tier=0, name="hash", seed=options.seed))
+    return _Route(
+        assignment, None, False, _metrics(load, None), SolverRecord(solver="hash", variant="bounded", seed=options.seed)
+    )
 
 
 def _to_slots(
@@ -119,10 +121,10 @@ def _to_slots(
     """A replica of each expert that the gate has chosen, or that has room where there is a capacity."""
     limit = None if options.capacity_factor is None else _within(batch, experts, topology, options.capacity_factor)
     if limit is None:
-        solver = SolverRecord(tier=0, name="hash", seed=options.seed)
+        solver = SolverRecord(solver="hash", variant="replicas", seed=options.seed)
     else:
         experts = read_only(limit.assignment)
-        solver = SolverRecord(tier=1, name="auction", seed=options.seed, objective=limit.gate_mass, bound=limit.bound)
+        solver = SolverRecord(solver="auction", seed=options.seed, objective=limit.gate_mass, bound=limit.bound)
     given = topology.gpu_capacity
     live = None if given is None else np.repeat(given > 0, topology.slots_per_gpu).tobytes()
     slots_of, counts = _layer_maps(row.tobytes(), topology.num_logical_experts, live)

@@ -24,8 +24,9 @@ from qstream.quantum.qaoa.subspace import (
     weight_spins,
     weight_start,
 )
-from qstream.quantum.record import Execution, Reason, Refused, Remaining, SolveMeta, SolveRequest, SolveResult
+from qstream.quantum.record import Refused, Remaining, SolveMeta, SolveRequest, SolveResult
 from qstream.routing.window_model import Partition, Window, moved, window_of
+from schemas.solver import Execution, Reason
 
 WindowSolver = Literal["exact", "qaoa", "greedy"]
 _LEAST_GAIN: Final = 1e-9  # of the objective: below it, an improvement is rounding noise

@@ -17,8 +17,9 @@ import psutil
 from qstream.quantum.devices.pool import DEFAULT_POOL, BreakerSpec, DevicePool, DeviceSpec
 from qstream.quantum.devices.solver import device_solver
 from qstream.quantum.ising import IsingProblem
-from qstream.quantum.record import Reason, SolveRequest, SolveResult
+from qstream.quantum.record import SolveRequest, SolveResult
 from qstream.quantum.runtime import QuantumRuntime
+from schemas.solver import Reason
 from tests.benchmarks.clock import median_ms
 
 Row = tuple[str, float, str, str]

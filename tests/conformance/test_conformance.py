@@ -42,7 +42,9 @@ def test_the_records_for_routing_try_all_that_it_does():
     assert state.label_names[-1] == "other"
     assert state.label_count.any()
     assert state.sample.any()
-    assert {"colocation, swap-annealing", "swap-annealing"} <= {plan.solver.name for plan in placements}
+    assert {("swap-annealing", "colocation"), ("swap-annealing", None)} <= {
+        (plan.solver.solver, plan.solver.variant) for plan in placements
+    }
 
 
 def pings() -> list[Record]:

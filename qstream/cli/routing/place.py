@@ -13,6 +13,7 @@ from qstream.cli.options import AsJson
 from qstream.cli.output import print_json, print_table
 from qstream.cli.routing.page import page
 from qstream.cli.routing.placements import Row, compare, topology_of
+from qstream.cli.summary import solver_text
 from qstream.errors import ConfigError
 from qstream.routing.formats.export import EXPORTERS, FILE_NAMES, export
 from qstream.routing.formats.read import read_map, read_recording
@@ -74,7 +75,7 @@ def place(
         return
     print_table(*_table(rows), styles=[STYLES.get(row.name, "") for row in rows])
     shape = f"{len(given.history)} windows, {topology.num_layers} layers x {topology.num_logical_experts} experts"
-    typer.echo(f"{given.tool}: {shape}, on {topology.num_slots} slots of {gpus} GPUs, {nodes} nodes; {plan.solver.name}")
+    typer.echo(f"{given.tool}: {shape}, on {topology.num_slots} slots of {gpus} GPUs, {nodes} nodes; {solver_text(plan.solver)}")
     for path in written:
         typer.echo(f"written: {path}")
 

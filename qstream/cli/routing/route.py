@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from qstream.cli.options import AsJson
 from qstream.cli.output import print_json, print_table
 from qstream.cli.sources import BatchHeader, read_items
+from qstream.cli.summary import solver_text
 from qstream.errors import ConfigError, ProblemError
 from qstream.routing.adjacency import expert_queues
 from qstream.routing.formats.files import bounded
@@ -33,7 +34,6 @@ class Answer:
 
     batch: TokenBatch
     plan: RoutingPlan
-    solver: str
     assignment: NDArray[np.int32]
 
     @property
@@ -79,7 +79,7 @@ def route(
     rows = [
         (
             found.batch.batch_id,
-            found.solver,
+            solver_text(found.plan.solver),
             len(found.batch.token_id),
             *(f"{found.figures.get(name, np.nan):.4g}" for name in names),
         )
@@ -106,12 +106,12 @@ def answer(batch: TokenBatch, topology: ExpertTopology, placement: NDArray[np.in
         raise ProblemError("topk_ids is missing, allowed for --capacity are tokens with gate choices")
     plan = route_tokens(batch, topology, options, placement=placement)
     if plan.assignment is not None:
-        return Answer(batch, plan, "hash, bounded", plan.assignment)
+        return Answer(batch, plan, plan.assignment)
     if plan.expert_ids is not None:
-        return Answer(batch, plan, plan.solver.name, plan.expert_ids)
+        return Answer(batch, plan, plan.expert_ids)
     if batch.topk_ids is None:
         raise AssertionError("slots are given to gate choices alone")
-    return Answer(batch, plan, "hash of replicas", batch.topk_ids)
+    return Answer(batch, plan, batch.topk_ids)
 
 
 def queues(found: Answer, topology: ExpertTopology) -> dict[str, list[Any]]:
@@ -130,7 +130,7 @@ def as_data(found: Answer, topology: ExpertTopology, adjacency: bool) -> dict[st
         "batch_id": found.batch.batch_id,
         "model": topology.model,
         "layer": found.batch.layer,
-        "solver": found.solver,
+        "solver": found.plan.solver.model_dump(mode="json", exclude_none=True),
         "assignment": found.assignment.tolist(),
         "slot_ids": None if plan.slot_ids is None else plan.slot_ids.tolist(),
         "expert_ids": None if plan.expert_ids is None else plan.expert_ids.tolist(),

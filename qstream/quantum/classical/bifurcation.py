@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from qstream.quantum.classical.greedy import best_descended, finish_s, replicas, setup_s
 from qstream.quantum.ising import IsingProblem
-from qstream.quantum.record import Answer, Reason, Refused, Remaining, SolveRequest, spin_problem
+from qstream.quantum.record import Answer, Refused, Remaining, SolveRequest, spin_problem
+from schemas.solver import Reason
 
 STEPS: Final = 200
 _STEP_S: Final = 1.25  # length of a step in the oscillators' own time

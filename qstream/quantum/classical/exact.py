@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from qstream.quantum.ising import IsingProblem, basis_spins, spins_of
 from qstream.quantum.onehot import MAX_STATES, OneHotProblem, told_states
-from qstream.quantum.record import Answer, Problem, Reason, Refused, Remaining, Solution, SolveRequest
+from qstream.quantum.record import Answer, Problem, Refused, Remaining, Solution, SolveRequest
+from schemas.solver import Reason
 
 MAX_BITS: Final = 24
 # Energies closer than this share of the largest are equal: rounding differs with the order of a sum.

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from qstream.quantum.ising import IsingProblem
 from qstream.quantum.onehot import MAX_STACKED, OneHotProblem
-from qstream.quantum.record import Answer, Problem, Reason, Refused, Remaining, Solution, SolveRequest
+from qstream.quantum.record import Answer, Problem, Refused, Remaining, Solution, SolveRequest
+from schemas.solver import Reason
 
 RESTARTS: Final = 32
 REPLICAS: Final = 32

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from qstream.quantum.ising import IsingProblem
 from qstream.quantum.onehot import OneHotProblem
-from qstream.quantum.record import Problem, Reason, Refused
+from qstream.quantum.record import Problem, Refused
+from schemas.solver import Reason
 
 Edge = tuple[int, int]
 Gate = tuple[str, tuple[int, ...]]

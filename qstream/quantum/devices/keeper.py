@@ -20,7 +20,8 @@ from qstream.quantum.devices.circuits import PROBE
 from qstream.quantum.devices.nursery import PACKET
 from qstream.quantum.devices.pool import DeviceSpec
 from qstream.quantum.devices.slot import Errand, Slot, Slots
-from qstream.quantum.record import Reason, Refused
+from qstream.quantum.record import Refused
+from schemas.solver import Reason
 
 START_S = 60.0
 _END_S = 5.0

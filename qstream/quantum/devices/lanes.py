@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 
-from qstream.quantum.record import Answer, Reason, Refused, Remaining
+from qstream.quantum.record import Answer, Refused, Remaining
+from schemas.solver import Reason
 
 _SMOOTHING = 0.2
 # What a solver is told to have less than its caller, so that it ends of its own accord and its answer is used.

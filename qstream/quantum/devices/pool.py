@@ -10,7 +10,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from qstream.errors import ConfigError
-from qstream.quantum.record import Execution, Reason, Refused
+from qstream.quantum.record import Refused
+from schemas.solver import DEVICE, Execution, Reason
 
 STATEVECTOR_SIMULATORS = ("default.qubit", "default.tensor", "lightning.", "reference.qubit")
 NOISE_SIMULATORS = ("default.mixed",)
@@ -59,11 +60,16 @@ class DeviceSpec(BaseModel):
         """Whether it simulates density matrices, and so depolarising channels."""
         return self.pennylane in NOISE_SIMULATORS
 
+    @property
+    def simulates(self) -> bool:
+        """Whether it is a simulator and no machine: by `simulator`, or by PennyLane's name."""
+        known = self.takes_noise or self.pennylane.startswith(STATEVECTOR_SIMULATORS)
+        return known if self.simulator is None else self.simulator
+
     def execution(self, noise: float | None) -> Execution:
         """The label of its answers."""
-        known = self.takes_noise or self.pennylane.startswith(STATEVECTOR_SIMULATORS)
-        if not (known if self.simulator is None else self.simulator):
-            return "device"
+        if not self.simulates:
+            return f"{DEVICE}{self.name}"
         if self.takes_noise:
             return "simulated-noisy" if noise else "simulated-density"
         return "simulated-statevector"

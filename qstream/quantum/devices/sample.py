@@ -11,7 +11,8 @@ from typing import Any
 from qstream.install import install_hint
 from qstream.quantum.devices.circuits import Circuit, Samples, samples_of, script_of
 from qstream.quantum.devices.pool import DeviceSpec
-from qstream.quantum.record import Reason, Refused
+from qstream.quantum.record import Refused
+from schemas.solver import Reason
 
 INSTALL = install_hint("quantum")
 

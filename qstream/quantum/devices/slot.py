@@ -17,7 +17,8 @@ from qstream.quantum.devices.channel import ChannelClosed, receive, send
 from qstream.quantum.devices.circuits import Circuit, Samples
 from qstream.quantum.devices.pool import DeviceSpec
 from qstream.quantum.devices.sample import INSTALL
-from qstream.quantum.record import Reason, Refused, Remaining
+from qstream.quantum.record import Refused, Remaining
+from schemas.solver import Reason
 
 # What the keeper does with a slot: waits until it is ready, for an answer that nobody awaits, for a probe's; or kills it.
 Errand = Literal["start", "abandoned", "probe", "kill"]

@@ -18,10 +18,10 @@ from qstream.quantum.onehot import OneHotProblem
 from qstream.quantum.qaoa.schedule import MAX_TREE_P
 from qstream.quantum.qaoa.schedule import angles as spin_angles
 from qstream.quantum.qaoa.subspace_solver import QAOA_XY
-from qstream.quantum.record import Answer, Problem, ProducedBy, Reason, Refused, Remaining, Solution, SolveRequest
+from qstream.quantum.record import Answer, Problem, ProducedBy, Refused, Remaining, Solution, SolveRequest
+from schemas.solver import DEVICE, Reason
 
 Sampler = Callable[[Circuit, Remaining], Samples]
-PREFIX: Final = "device:"
 POLISHED: Final = 16
 # Layers that gain more than their noise costs on today's machines, and that transferred angles serve.
 DEFAULT_P: Final = 3
@@ -44,7 +44,7 @@ class DeviceSolver:
 
     @property
     def name(self) -> str:
-        return PREFIX + self.spec.name
+        return DEVICE + self.spec.name
 
     def refusal(self, request: SolveRequest) -> Refused | None:
         spec, problem = self.spec, request.problem
@@ -94,12 +94,13 @@ class DeviceSolver:
         )
 
     def _fitting_layers(self, request: SolveRequest, left_ms: float) -> int:
-        most = NOISY_P if self.spec.execution(request.noise) in ("device", "simulated-noisy") else DEFAULT_P
+        noisy = not self.spec.simulates or self.spec.execution(request.noise) == "simulated-noisy"
+        most = NOISY_P if noisy else DEFAULT_P
         return next((p for p in range(most, 1, -1) if self._estimate_ms(request, p) <= left_ms / 2), 1)
 
     def _estimate_ms(self, request: SolveRequest, p: int) -> float:
         """0 of a machine that is not simulated: its own times tell, which its slots measure."""
-        if self.spec.execution(request.noise) == "device":
+        if not self.spec.simulates:
             return 0.0
         gate_ms, amplitude_ms = next(cost for family, cost in _COSTS_MS.items() if self.spec.pennylane.startswith(family))
         n = wires_of(request.problem)
@@ -115,7 +116,7 @@ def device_solver(name: str, pool: DevicePool = DEFAULT_POOL) -> DeviceSolver:
     Refused
         The pool has no device of that name.
     """
-    spec = pool.device(name.removeprefix(PREFIX))
+    spec = pool.device(name.removeprefix(DEVICE))
     return DeviceSolver(spec, lambda circuit, _: sample(spec, circuit))
 
 

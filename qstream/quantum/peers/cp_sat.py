@@ -10,7 +10,8 @@ import numpy as np
 from ortools.sat.python import cp_model
 
 from qstream.quantum.ising import IsingProblem
-from qstream.quantum.record import Answer, Reason, Refused, Remaining, SolveRequest, spin_problem
+from qstream.quantum.record import Answer, Refused, Remaining, SolveRequest, spin_problem
+from schemas.solver import Reason
 
 MAX_BITS: Final = 64
 _STEPS: Final = 1 << 40  # the whole range of energies in the integers that CP-SAT counts in

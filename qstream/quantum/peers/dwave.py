@@ -10,7 +10,8 @@ from dwave.samplers import SimulatedAnnealingSampler
 
 from qstream.quantum.classical.greedy import polish
 from qstream.quantum.ising import IsingProblem
-from qstream.quantum.record import Answer, Reason, Refused, Remaining, SolveRequest, spin_problem
+from qstream.quantum.record import Answer, Refused, Remaining, SolveRequest, spin_problem
+from schemas.solver import Reason
 
 READS: Final = 20
 SWEEPS: Final = 100

@@ -15,7 +15,8 @@ from qstream.quantum.classical.exact import margin
 from qstream.quantum.ising import IsingProblem, spins_of
 from qstream.quantum.qaoa.schedule import stretched
 from qstream.quantum.qaoa.statevector import Statevector, unlimited
-from qstream.quantum.record import Execution, Remaining
+from qstream.quantum.record import Remaining
+from schemas.solver import Simulation
 
 DEFAULT_P: Final = 8
 
@@ -38,7 +39,7 @@ class Batch:
     seed: int
     wall_ms: float
     schedule: str = "stretched"
-    execution: Execution = "simulated-statevector"
+    execution: Simulation = "simulated-statevector"
     label: Literal["simulated"] = "simulated"
 
 

@@ -12,7 +12,8 @@ import numpy as np
 
 from qstream.quantum.ising import IsingProblem
 from qstream.quantum.qaoa.statevector import Statevector
-from qstream.quantum.record import Reason, Refused
+from qstream.quantum.record import Refused
+from schemas.solver import Reason
 
 PROBES: Final = (8, 12, 15)
 # A further qubit doubles the work; a layer's grows more once the state leaves the caches, in all 2.3 a qubit from 15 to 20.

@@ -17,7 +17,8 @@ from qstream.quantum.classical.exact import spectrum
 from qstream.quantum.classical.greedy import polish, random_solutions
 from qstream.quantum.ising import IsingProblem
 from qstream.quantum.qaoa.analytic import Correlators, best_angles, profile
-from qstream.quantum.record import Answer, Control, ProducedBy, Reason, Refused, Remaining, SolveRequest, spin_problem
+from qstream.quantum.record import Answer, Control, ProducedBy, Refused, Remaining, SolveRequest, spin_problem
+from schemas.solver import Reason
 
 MAX_SPINS: Final = 256
 ENUMERATED: Final = 10

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from qstream.errors import ProblemError
 from qstream.quantum.ising import IsingProblem
-from qstream.quantum.record import Reason, Refused, SolveRequest, spin_problem
+from qstream.quantum.record import Refused, SolveRequest, spin_problem
+from schemas.solver import Reason
 
 RAMP_GAMMA: Final = 0.75
 RAMP_BETA: Final = 0.65

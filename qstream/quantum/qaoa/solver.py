@@ -20,7 +20,8 @@ from qstream.quantum.qaoa.measure import Distribution, distributions
 from qstream.quantum.qaoa.optimize import MAX_EVALUATIONS, optimised
 from qstream.quantum.qaoa.schedule import MAX_TREE_P, angles
 from qstream.quantum.qaoa.statevector import Statevector, unlimited
-from qstream.quantum.record import Answer, Control, ProducedBy, Reason, Refused, Remaining, SolveRequest, spin_problem
+from qstream.quantum.record import Answer, Control, ProducedBy, Refused, Remaining, SolveRequest, spin_problem
+from schemas.solver import Reason
 
 MOST_P: Final = 32
 OPTIMIZED_P: Final = 3

@@ -24,7 +24,8 @@ from numpy.typing import ArrayLike, NDArray
 from qstream.errors import ProblemError
 from qstream.quantum.ising import IsingProblem
 from qstream.quantum.qaoa.diagonals import checked_size, diagonals, integer_levels
-from qstream.quantum.record import Reason, Refused, Remaining
+from qstream.quantum.record import Refused, Remaining
+from schemas.solver import Reason
 
 WARM_EPSILON: Final = 0.25
 _BLOCK: Final = 1 << 15  # states whose phases stay in a core's cache

@@ -22,7 +22,8 @@ from qstream.quantum.ising import IsingProblem, spins_of
 from qstream.quantum.onehot import OneHotProblem
 from qstream.quantum.qaoa.measure import Distribution
 from qstream.quantum.qaoa.statevector import unlimited
-from qstream.quantum.record import Answer, Control, Reason, Refused, Remaining
+from qstream.quantum.record import Answer, Control, Refused, Remaining
+from schemas.solver import Reason
 
 OneHotMixer = Literal["complete", "ring"]
 MAX_WEIGHT_SPINS: Final = 14

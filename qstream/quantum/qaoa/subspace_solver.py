@@ -14,7 +14,8 @@ from qstream.quantum.classical.greedy import polish_levels, stacked_refusal
 from qstream.quantum.onehot import OneHotProblem, told_states
 from qstream.quantum.qaoa.measure import Distribution
 from qstream.quantum.qaoa.subspace import OneHotMixer, control, local_scale, onehot_state
-from qstream.quantum.record import Answer, ProducedBy, Reason, Refused, Remaining, SolveRequest
+from qstream.quantum.record import Answer, ProducedBy, Refused, Remaining, SolveRequest
+from schemas.solver import Reason
 
 MAX_STATES: Final = 1 << 20
 MOST_P: Final = 10

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from qstream.quantum.record import Execution
 from qstream.quantum.spectral.matrices import Array
+from schemas.solver import Simulation
 
 Clock = Callable[[], float]
 Method = Literal["hhl", "qsvt-inverse", "qsvt-sign", "qsvt-filter"]
@@ -44,7 +44,7 @@ class SpectralRecord:
     """
 
     method: Method
-    execution: Execution
+    execution: Simulation
     needs: str
     n_qubits: int
     queries: int
@@ -95,7 +95,7 @@ def beside_twin(
     residual: Callable[[Array], float],
     *,
     method: Method,
-    execution: Execution,
+    execution: Simulation,
     needs: str,
     twin_name: str,
     timer: Clock,

@@ -13,15 +13,15 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from qstream.errors import ProblemError
-from qstream.quantum.record import Execution
 from qstream.quantum.spectral.answer import Clock, Run, Simulated, SpectralAnswer, beside_twin, relative
 from qstream.quantum.spectral.chebyshev import MAX_DEGREE, Fit, fit_filter, fit_inverse, fit_sign
 from qstream.quantum.spectral.matrices import Array, condition, matrix, padded, qubits_for, unitary_dilation, vector
 from qstream.quantum.spectral.qft import inverse_gates, run_gates
 from qstream.quantum.spectral.qpe import check_circuit
 from qstream.quantum.spectral.qsp import Phases, phases
+from schemas.solver import Simulation
 
-NEEDS: Final[dict[Execution, str]] = {
+NEEDS: Final[dict[Simulation, str]] = {
     "simulated-gates": "needs the unitary dilation of A, from a singular-value decomposition",
     "simulated-spectral": "needs the singular-value decomposition a classical solve also needs",
 }
@@ -44,7 +44,7 @@ def invert(
     *,
     eps: float = 1e-3,
     degree: int | None = None,
-    execution: Execution = "simulated-gates",
+    execution: Simulation = "simulated-gates",
     timer: Clock = time.perf_counter,
 ) -> SpectralAnswer:
     """Solve ``A x = b`` by an odd polynomial near ``1 / (kappa x)`` of A's singular values, ``numpy.linalg.solve`` beside it.
@@ -102,7 +102,7 @@ def sign(
     *,
     gap: float = 0.1,
     degree: int = 61,
-    execution: Execution = "simulated-gates",
+    execution: Simulation = "simulated-gates",
     timer: Clock = time.perf_counter,
 ) -> SpectralAnswer:
     """The unitary nearest to A, ``V W^+`` of ``A = V S W^+``, by an odd polynomial near the sign of its singular values.
@@ -142,7 +142,7 @@ def truncate(
     *,
     threshold: float = 0.3,
     degree: int = 80,
-    execution: Execution = "simulated-gates",
+    execution: Simulation = "simulated-gates",
     timer: Clock = time.perf_counter,
 ) -> SpectralAnswer:
     """A softly cut to low rank: each singular value s is multiplied by an even polynomial near ``s > threshold * s_max``.
@@ -194,7 +194,7 @@ def truncate(
     )
 
 
-def transform(contraction: Array, vectors: Array, program: Program, execution: Execution) -> Simulated:
+def transform(contraction: Array, vectors: Array, program: Program, execution: Simulation) -> Simulated:
     """Apply the program's polynomial to the singular values of a matrix of norm 1 at most.
 
     For ``A = V S W^+``: ``V p(S) W^+`` of an odd, ``W p(S) W^+`` of an even polynomial, times `vectors` [N] or [N, K]. The
@@ -329,7 +329,7 @@ def _by_singular_values(contraction: Array, vectors: Array, program: Program) ->
     return result
 
 
-_BY_EXECUTION: Final[dict[Execution, Callable[[Array, Array, Program], Array]]] = {
+_BY_EXECUTION: Final[dict[Simulation, Callable[[Array, Array, Program], Array]]] = {
     "simulated-gates": _by_gates,
     "simulated-spectral": _by_singular_values,
 }
@@ -345,7 +345,7 @@ def _run(applied: Simulated, factor: float, program: Program, size: int, kappa: 
     return Run(rescaled, n_qubits=2 + qubits_for(size), queries=program.fit.degree, condition=kappa)
 
 
-def _needs(execution: Execution) -> str:
+def _needs(execution: Simulation) -> str:
     if execution not in NEEDS:
         raise ProblemError(f"execution is {execution!r}, allowed are {', '.join(sorted(NEEDS))}")
     return NEEDS[execution]

@@ -19,7 +19,7 @@ from schemas.tokens import TokenBatch
 # One placement a window, at once, whatever it wins.
 OPTIONS: dict[str, Scalar] = {"window_tokens": 4, "shares_tokens": 4, "min_gain": 0.0, "plan_ms": 0.0, "plan_every_s": 0.0}
 TOPOLOGY = ExpertTopology(model="m", num_layers=1, num_logical_experts=4, num_nodes=2, num_gpus=2, slots_per_gpu=2)
-SOLVER = SolverRecord(tier=0, name="by-hand")
+SOLVER = SolverRecord(solver="by-hand")
 WINDOW_TOKENS = 4
 # Contiguous, GPU 0 holds experts 0 and 1; these four tokens all go there, so one GPU of two works: balancedness 1/2.
 HOT_PAIR = np.array([[0], [1], [0], [1]], np.int32)
@@ -39,7 +39,7 @@ def batch(name: str, topk_ids: NDArray[np.int32] = HOT_PAIR) -> TokenBatch:
     )
 
 
-def placement(version: int, slots: NDArray[np.int32] | None, solver: str = "by-hand") -> PlacementPlan:
+def placement(version: int, slots: NDArray[np.int32] | None, variant: str | None = None) -> PlacementPlan:
     return PlacementPlan(
         model="m",
         plan_id=f"p{version}",
@@ -50,7 +50,7 @@ def placement(version: int, slots: NDArray[np.int32] | None, solver: str = "by-h
         slots_per_gpu=2,
         skip_reason="gain_too_small" if slots is None else None,
         physical_to_logical_map=slots,
-        solver=SolverRecord(tier=0, name=solver),
+        solver=SOLVER.model_copy(update={"variant": variant}),
         expected=PlacementScore(balancedness_before=0.5, balancedness=1.0, worst_layer_balancedness=1.0, moved_experts=2),
     )
 
@@ -194,7 +194,7 @@ def test_figures_are_kept_apart_by_what_a_placement_was_made_for(score: Score) -
     score.received(placement(1, APART), 0.0)
     for name in "ab":
         score.published(batch(name), 0.0)
-    score.received(placement(2, np.array([[0, 1, 2, 3]], np.int32), "colocation, lpt-swap"), 0.0)
+    score.received(placement(2, np.array([[0, 1, 2, 3]], np.int32), "colocation"), 0.0)
     for name in "cd":
         score.published(batch(name), 0.0)
     summary = score.summary(1.0)
@@ -205,7 +205,7 @@ def test_figures_are_kept_apart_by_what_a_placement_was_made_for(score: Score) -
 
 def test_a_twin_of_equal_options_makes_the_plans_of_the_module(score: Score) -> None:
     score.published(batch("a"), 0.0)  # all tokens on GPU 0: the twin moves one of the hot pair away
-    score.received(placement(1, APART, "colocation, lpt-swap"), 0.0)
+    score.received(placement(1, APART, "colocation"), 0.0)
     score.published(batch("b"), 0.0)
     score.published(batch("c"), 0.0)
     score.received(route("c", 0.0), 0.0)

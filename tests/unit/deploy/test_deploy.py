@@ -27,7 +27,7 @@ SUFFIXES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_c
 SCRAPE_LABELS = {"instance", "job"}
 INFO_LABELS = {"version", "python"}
 # Each has few values, whatever is streamed.
-BOUNDED = {"agent", "topic", "stage", "error", "kind", "model", "outcome", "solver", "reason", "tier"}
+BOUNDED = {"agent", "topic", "stage", "error", "kind", "model", "outcome", "solver", "reason"}
 COMMANDS = {
     ("run", "routing"): {"--bootstrap-servers", "--redis", "--host", "--port"},
     ("topics", "apply"): {"--bootstrap-servers"},

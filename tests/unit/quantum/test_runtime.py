@@ -21,9 +21,10 @@ from qstream.errors import ProblemError
 from qstream.quantum.devices.pool import DEFAULT_POOL, BreakerSpec, DevicePool, DeviceSpec
 from qstream.quantum.ising import IsingProblem
 from qstream.quantum.onehot import OneHotProblem
-from qstream.quantum.record import Reason, SolveRequest, SolveResult
+from qstream.quantum.record import SolveRequest, SolveResult
 from qstream.quantum.runtime import QuantumRuntime
 from qstream.quantum.solvers import solve
+from schemas.solver import Reason
 
 FILE = Path(__file__).parent / "devices/misbehaving.py"
 # Far above the deadlines here, so that only a request that was not ended by its deadline breaks it.
@@ -209,7 +210,7 @@ def test_a_late_answer_is_applied_only_while_its_problem_is_in_force_and_it_is_b
         assert (result is not None) is applied
         if result is not None:
             assert result.energy == pytest.approx(best)
-            assert result.meta.execution == "device"
+            assert result.meta.execution == f"device:{result.meta.device}"
         assert ticket.take(in_force, math.inf) is None
         assert eventually(lambda: runtime.health()["late"] == {"jobs": 0, "limit": 1})
     assert {outcome: late("device:late", outcome) - before[outcome] for outcome in before} == {

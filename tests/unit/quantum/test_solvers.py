@@ -21,8 +21,9 @@ from qstream.quantum.ising import IsingProblem
 from qstream.quantum.onehot import OneHotProblem
 from qstream.quantum.planted import planted_torus
 from qstream.quantum.race import with_means
-from qstream.quantum.record import Answer, Reason, Refused, SolveRequest
+from qstream.quantum.record import Answer, Refused, SolveRequest
 from qstream.quantum.solvers import SOLVERS, find_solver, solve, solver_names, warm
+from schemas.solver import Reason
 
 SPIN_SOLVERS = ("exact", "greedy", "sa", "dsb", "qaoa", "rqaoa", "device:lightning.qubit")
 LEVEL_SOLVERS = ("exact", "greedy", "sa", "qaoa-xy")
@@ -256,7 +257,7 @@ def test_a_device_is_judged_by_its_samples():
 def test_samples_that_are_no_solution_count_as_misses():
     problem = levels((2, 2))
     energies = np.sort(problem.diagonal().ravel())
-    answer = Answer([0, 0], 0.0, "sample", "device", energies=energies[:2], counts=np.array([3, 1]), shots=10)
+    answer = Answer([0, 0], 0.0, "sample", "device:x", energies=energies[:2], counts=np.array([3, 1]), shots=10)
     ends = spectrum(problem)
     assert with_means(answer, ends).expectation == pytest.approx((3 * energies[0] + energies[1]) / 4)
     assert with_means(answer, ends).p_opt == 0.3

@@ -12,7 +12,7 @@ import pytest
 
 from qstream.errors import OptionError
 from qstream.quantum.devices.pool import DevicePool, DeviceSpec
-from qstream.quantum.record import Reason, SolveRequest, SolveResult
+from qstream.quantum.record import SolveRequest, SolveResult
 from qstream.quantum.runtime import QuantumRuntime
 from qstream.quantum.solvers import solve
 from qstream.routing.hybrid import Arm, Outcome, hqc, race, solver_record
@@ -21,6 +21,7 @@ from qstream.routing.partitions import gpu_partitions, gpu_plan
 from qstream.routing.score import violations
 from qstream.routing.window_model import Partition
 from qstream.routing.windows import WindowSettings, improve
+from schemas.solver import Reason, SolverRecord
 
 SETTINGS = WindowSettings(size=8, count=6)
 
@@ -47,6 +48,9 @@ class Refusing:
         self.asked.append(request)
         device = "default.qubit" if len(self.asked) <= self.answers else "absent"
         return solve(replace(request, device=None), f"device:{device}")
+
+
+GIVEN = SolverRecord(solver="swap-annealing")  # of the deterministic plan
 
 
 def plan_and_parts(seed: int = 0) -> tuple[np.ndarray, tuple[Partition, ...]]:
@@ -136,7 +140,7 @@ def test_equal_arguments_give_equal_outcomes() -> None:
     assert first.records == again.records
     for one, other in zip(first.partitions, again.partitions, strict=True):
         np.testing.assert_array_equal(one.bin_of, other.bin_of)
-    assert solver_record(first, SETTINGS) == solver_record(again, SETTINGS)
+    assert solver_record(first, SETTINGS, GIVEN) == solver_record(again, SETTINGS, GIVEN)
 
 
 def test_without_any_time_the_deterministic_plan_is_the_answer_and_says_why() -> None:
@@ -200,7 +204,7 @@ def test_windows_run_on_a_device_of_the_runtime_and_say_so() -> None:
         assert {circuit.execution for circuit in circuits} == {"simulated-statevector"}
         assert all(circuit.optimum - 1e-9 <= circuit.found for circuit in circuits)
         assert total(outcome.partitions) < total(plan_and_parts()[1])
-        record = solver_record(outcome, settings)
+        record = solver_record(outcome, settings, GIVEN)
         assert (record.execution, record.shots, record.depth) == ("simulated-statevector", 128, 2)
 
 
@@ -219,17 +223,19 @@ def test_a_device_without_a_sample_of_the_window_s_weight_is_refused_as_invalid(
 
 def test_the_record_holds_the_deterministic_plan_and_the_control_beside_the_answer() -> None:
     outcome = run(qaoa=True, hqc_turns=True)
-    record = solver_record(outcome, SETTINGS)
-    assert record.classical_twin == pytest.approx(total(plan_and_parts()[1]))
+    record = solver_record(outcome, SETTINGS, GIVEN)
+    assert record.twin == pytest.approx(total(plan_and_parts()[1]))
     assert record.objective == pytest.approx(total(outcome.partitions))
     assert record.control is not None
-    assert record.control <= record.classical_twin
+    assert record.control <= record.twin
     assert (record.execution, record.n, record.depth, record.shots) == ("simulated-subspace", 8, 2, 32)
+    assert record.asked == ("qaoa", "hqc")
+    assert (record.tried, record.kept) == (len(outcome.records), sum(each.gain > 0 for each in outcome.records))
     assert record.wall_ms is None
-    classical = solver_record(run(hqc_turns=True), SETTINGS)
+    classical = solver_record(run(hqc_turns=True), SETTINGS, GIVEN)
     assert (classical.execution, classical.control, classical.shots) == ("classical", None, None)
-    alone = solver_record(run(), SETTINGS)
-    assert (alone.tier, alone.name, alone.objective) == (0, "deterministic", alone.classical_twin)
+    alone = solver_record(run(), SETTINGS, GIVEN)
+    assert (alone.solver, alone.asked, alone.objective) == ("swap-annealing", (), alone.twin)
 
 
 def test_a_fault_of_the_program_is_not_taken_for_a_refusal() -> None:

@@ -10,8 +10,9 @@ from schemas import FrameError, PlacementPlan, RoutingPlan
 from schemas.placement import PlacementScore
 from schemas.plan import ResetReason, SkipReason
 from schemas.routing import RoutingMetrics
-from schemas.solver import SolverRecord
+from schemas.solver import Reason, SolverRecord
 
+TOKENS = st.from_regex(r"\A[a-z][a-z0-9.-]{0,20}\Z")
 NAMES = st.text(min_size=1, max_size=20)
 COUNT = st.integers(0, 2**63 - 1)
 NUMBER = st.none() | st.floats(allow_nan=False, allow_infinity=False)
@@ -19,9 +20,10 @@ INT32 = st.integers(0, 2**31 - 1)
 SHARE = st.floats(0, 1)
 SOLVERS = st.builds(
     SolverRecord,
-    tier=st.integers(0, 9),
-    name=NAMES,
-    execution=NAMES,
+    solver=TOKENS,
+    variant=st.none() | TOKENS,
+    execution=st.sampled_from(["classical", "simulated-subspace", "device:lightning.qubit"]),
+    asked=st.lists(TOKENS, max_size=3).map(tuple),
     n=st.none() | COUNT,
     depth=st.none() | COUNT,
     shots=st.none() | COUNT,
@@ -30,7 +32,10 @@ SOLVERS = st.builds(
     objective=NUMBER,
     bound=NUMBER,
     control=NUMBER,
-    classical_twin=NUMBER,
+    exact=NUMBER,
+    twin=NUMBER,
+    tried=st.none() | COUNT,
+    kept=st.none() | COUNT,
 )
 
 
@@ -101,7 +106,7 @@ def routes(draw):
             off_candidate=draw(st.none() | SHARE),
         ),
         solver=draw(SOLVERS),
-        fallback_reason=draw(st.none() | NAMES),
+        fallback_reason=draw(st.none() | st.sampled_from(Reason)),
         assignment=None if chosen else draw(npst.arrays(np.int32, tokens, elements=INT32)),
         slot_ids=draw(npst.arrays(np.int32, (tokens, k), elements=INT32)) if chosen else None,
         expert_ids=draw(npst.arrays(np.int32, (tokens, k), elements=INT32)) if chosen and draw(st.booleans()) else None,
@@ -150,9 +155,9 @@ def changed(frame, **fields):
         ({"apply_layers": [0, True]}, "apply_layers.1: Input should be a valid integer"),
         ({"apply_layers": [-1]}, "apply_layers.0: Input should be greater than or equal to 0"),
         ({"expected": {"balancedness": 2.0}}, "expected.balancedness_before: Field required"),
-        ({"solver": {"tier": "3", "name": "x"}}, "solver.tier: Input should be a valid integer, got '3'"),
-        ({"solver": {"tier": 3, "name": "x", "seed": 2**63}}, "solver.seed: Input should be less than"),
-        ({"solver": {"tier": 3, "name": "x", "objective": float("nan")}}, "solver.objective: Input should be a finite number"),
+        ({"solver": {"solver": "x", "depth": "3"}}, "solver.depth: Input should be a valid integer, got '3'"),
+        ({"solver": {"solver": "x", "seed": 2**63}}, "solver.seed: Input should be less than"),
+        ({"solver": {"solver": "x", "objective": float("nan")}}, "solver.objective: Input should be a finite number"),
         ({"solver": 3}, "solver: Input should be"),
         ({"ttl_s": 0.0}, "ttl_s: Input should be greater than 0"),
         ({"version": -1}, "version: Input should be greater than or equal to 0"),
@@ -188,7 +193,7 @@ def test_placements_that_contradict_themselves_are_refused(fields, said):
         ({"metrics": {"max_over_mean": 1, "balancedness": 1.1}}, "metrics.balancedness: Input should be less than or equal"),
         ({"metrics": {"max_over_mean": True, "balancedness": 1}}, "metrics.max_over_mean: Input should be a valid number"),
         ({"metrics": None}, "metrics: Input should be"),
-        ({"fallback_reason": ""}, "fallback_reason: String should have at least 1 character"),
+        ({"fallback_reason": "tired"}, "fallback_reason: Input should be 'disabled'"),
     ],
     ids=str,
 )

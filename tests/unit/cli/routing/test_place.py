@@ -107,8 +107,8 @@ def test_balance_alone_may_be_asked_for_where_tokens_are_known(tokens):
     words = (tokens, "--gpus", 4, "--nodes", 4, "--experts", EXPERTS)
     together, alone = (told(*words, *more) for more in ((), ("--no-colocate",)))
     assert together["placements"][2]["nodes"] == 1.0 < alone["placements"][2]["nodes"]
-    assert "colocation" in together["solver"]["name"]
-    assert "colocation" not in alone["solver"]["name"]
+    assert together["solver"]["variant"] == "colocation"
+    assert alone["solver"].get("variant") is None
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,7 @@ def test_frames_and_lines_on_stdin_are_routed_too(graph, tmp_path):
 
 def test_the_table_for_people_names_the_solver_and_the_figures(graph, gated):
     shown = invoke(gated, "--model-graph", graph, "--layer", 0).stdout
-    for part in ("hash of replicas", "balancedness", "cross node copies per token", "32"):
+    for part in ("hash (replicas)", "balancedness", "cross node copies per token", "32"):
         assert part in shown
 
 

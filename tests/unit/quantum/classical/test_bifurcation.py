@@ -12,7 +12,8 @@ from qstream.quantum.classical.exact import spectrum
 from qstream.quantum.classical.greedy import random_solutions
 from qstream.quantum.ising import IsingProblem
 from qstream.quantum.onehot import OneHotProblem
-from qstream.quantum.record import Reason, Refused, SolveRequest
+from qstream.quantum.record import Refused, SolveRequest
+from schemas.solver import Reason
 
 
 def glass(n: int, seed: int) -> IsingProblem:

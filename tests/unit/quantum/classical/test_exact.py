@@ -11,7 +11,8 @@ import pytest
 from qstream.quantum.classical.exact import EXACT, spectrum
 from qstream.quantum.ising import IsingProblem
 from qstream.quantum.onehot import OneHotProblem
-from qstream.quantum.record import Reason, Refused, SolveRequest
+from qstream.quantum.record import Refused, SolveRequest
+from schemas.solver import Reason
 
 
 def glass(n: int, seed: int) -> IsingProblem:

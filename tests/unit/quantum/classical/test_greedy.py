@@ -10,7 +10,8 @@ import pytest
 from qstream.quantum.classical.greedy import GREEDY, one_flip_descent, polish, polish_levels, stacked_refusal
 from qstream.quantum.ising import IsingProblem
 from qstream.quantum.onehot import OneHotProblem
-from qstream.quantum.record import Reason, SolveRequest
+from qstream.quantum.record import SolveRequest
+from schemas.solver import Reason
 
 
 def glass(n: int, seed: int) -> IsingProblem:

@@ -17,7 +17,8 @@ from qstream.quantum.devices.pool import DEFAULT_POOL, DeviceSpec
 from qstream.quantum.devices.sample import sample
 from qstream.quantum.ising import IsingProblem, indices_of
 from qstream.quantum.onehot import OneHotProblem
-from qstream.quantum.record import Problem, Reason, Refused
+from qstream.quantum.record import Problem, Refused
+from schemas.solver import Reason
 
 GAMMAS, BETAS = np.array([0.3, 0.5]), np.array([-0.6, -0.2])
 LIGHTNING = DEFAULT_POOL.device("lightning.qubit")

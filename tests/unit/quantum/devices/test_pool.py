@@ -10,7 +10,8 @@ import pytest
 from qstream.errors import ConfigError
 from qstream.quantum.devices.breaker import Breaker
 from qstream.quantum.devices.pool import DEFAULT_POOL, DeviceSpec, load_pool
-from qstream.quantum.record import Reason, Refused
+from qstream.quantum.record import Refused
+from schemas.solver import Reason
 
 
 def test_a_pool_is_read_from_a_file_as_from_a_mapping(tmp_path: Path):
@@ -58,7 +59,7 @@ def test_an_unknown_device_is_refused_with_the_known_ones():
     [
         ("lightning.qubit", None, None, "simulated-statevector"),
         ("default.mixed", None, 0.01, "simulated-noisy"),
-        ("vendor.qpu", None, None, "device"),
+        ("vendor.qpu", None, None, "device:x"),
         ("vendor.simulator", True, None, "simulated-statevector"),
     ],
 )

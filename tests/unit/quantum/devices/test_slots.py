@@ -23,7 +23,8 @@ from qstream.quantum.devices.pool import DEFAULT_POOL, BreakerSpec, DeviceSpec
 from qstream.quantum.devices.sample import sample
 from qstream.quantum.devices.slot import Slots
 from qstream.quantum.ising import IsingProblem
-from qstream.quantum.record import Answer, Reason, Refused, Remaining
+from qstream.quantum.record import Answer, Refused, Remaining
+from schemas.solver import Reason
 
 FILE = Path(__file__).with_name("misbehaving.py")
 START_S = 60.0

@@ -13,7 +13,8 @@ from qstream.quantum.ising import IsingProblem
 from qstream.quantum.onehot import OneHotProblem
 from qstream.quantum.qaoa.solver import QAOA
 from qstream.quantum.qaoa.subspace_solver import QAOA_XY
-from qstream.quantum.record import Answer, Problem, Reason, Refused, SolveRequest
+from qstream.quantum.record import Answer, Problem, Refused, SolveRequest
+from schemas.solver import Reason
 
 LIGHTNING = device_solver("device:lightning.qubit")
 MIXED = device_solver("default.mixed")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from qstream.quantum import IsingProblem, OneHotProblem, SolveRequest, solve
-from qstream.quantum.record import Reason
 from qstream.quantum.solvers import find_solver, solver_names
+from schemas.solver import Reason
 
 PEERS = pytest.mark.parametrize("name", ["dwave-sa", "cp-sat"])
 

@@ -9,7 +9,8 @@ import pytest
 
 from qstream.quantum.ising import IsingProblem
 from qstream.quantum.qaoa.cost import PROBES, CostModel, calibrate
-from qstream.quantum.record import Reason, Refused
+from qstream.quantum.record import Refused
+from schemas.solver import Reason
 
 MODEL = CostModel(fixed_s=(1e-3, 1e-3, 4e-3), layer_s=(1e-4, 2e-4, 8e-4))
 

@@ -12,7 +12,8 @@ from qstream.quantum.ising import IsingProblem
 from qstream.quantum.onehot import OneHotProblem
 from qstream.quantum.qaoa.analytic import Correlators, best_angles
 from qstream.quantum.qaoa.rqaoa import ENUMERATED, RQAOA, Link, eliminate, paced, recurse, strongest
-from qstream.quantum.record import Reason, Refused, SolveRequest
+from qstream.quantum.record import Refused, SolveRequest
+from schemas.solver import Reason
 
 
 def unlimited() -> float:

@@ -14,7 +14,8 @@ from qstream.quantum.onehot import OneHotProblem
 from qstream.quantum.qaoa.measure import distributions
 from qstream.quantum.qaoa.schedule import Angles, angles, effective_degree, ramp, stretched, tree
 from qstream.quantum.qaoa.statevector import Statevector
-from qstream.quantum.record import Reason, Refused, SolveRequest
+from qstream.quantum.record import Refused, SolveRequest
+from schemas.solver import Reason
 
 
 def sk(n: int, seed: int) -> IsingProblem:

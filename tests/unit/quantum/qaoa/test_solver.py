@@ -15,7 +15,8 @@ from qstream.quantum.qaoa import solver
 from qstream.quantum.qaoa.schedule import effective_degree, tree
 from qstream.quantum.qaoa.solver import MOST_P, QAOA, calibrated, descended
 from qstream.quantum.qaoa.statevector import Statevector, unlimited
-from qstream.quantum.record import Answer, Reason, Refused, SolveRequest
+from qstream.quantum.record import Answer, Refused, SolveRequest
+from schemas.solver import Reason
 
 
 def dense(n: int, seed: int, fields: bool = True) -> IsingProblem:

@@ -18,7 +18,8 @@ from qstream.quantum.ising import IsingProblem, basis_spins
 from qstream.quantum.qaoa.measure import distributions
 from qstream.quantum.qaoa.schedule import ramp
 from qstream.quantum.qaoa.statevector import Statevector
-from qstream.quantum.record import Reason, Refused
+from qstream.quantum.record import Refused
+from schemas.solver import Reason
 
 GAMMAS = np.array([0.31, -0.87, 0.52])
 BETAS = np.array([-0.44, 1.9, -0.21])

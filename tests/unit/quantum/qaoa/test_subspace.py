@@ -12,7 +12,8 @@ from qstream.errors import ProblemError
 from qstream.quantum.ising import IsingProblem, basis_spins
 from qstream.quantum.onehot import OneHotProblem
 from qstream.quantum.qaoa import subspace
-from qstream.quantum.record import Reason, Refused
+from qstream.quantum.record import Refused
+from schemas.solver import Reason
 
 
 def random_onehot(seed: int, sizes: tuple[int, ...]) -> OneHotProblem:

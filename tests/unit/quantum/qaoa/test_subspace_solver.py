@@ -12,7 +12,8 @@ from qstream.quantum.devices.circuits import circuit_of, script_of
 from qstream.quantum.ising import IsingProblem
 from qstream.quantum.onehot import OneHotProblem
 from qstream.quantum.qaoa.subspace_solver import MOST_P, QAOA_XY, QaoaXY, two_qubit_gates
-from qstream.quantum.record import Reason, Refused, SolveRequest
+from qstream.quantum.record import Refused, SolveRequest
+from schemas.solver import Reason
 
 
 def unlimited() -> float:
