@@ -15,18 +15,24 @@ from qstream.cli.routing.page import page
 from qstream.cli.routing.placements import Row, compare, topology_of
 from qstream.cli.summary import solver_text
 from qstream.errors import ConfigError
+from qstream.routing.formats.bundled import BUNDLED
 from qstream.routing.formats.export import EXPORTERS, FILE_NAMES, export
 from qstream.routing.formats.read import read_map, read_recording
 from qstream.routing.formats.recording import Recording, fold
 from qstream.routing.placement import PlaceOptions
 from schemas.experts import ExpertTopology
 from schemas.placement import PlacementPlan
+from schemas.wording import must_be
 
 STYLES: Final = {"qstream": "green"}
 
 
 def place(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help=".json, .npy, .npz, .safetensors, .pt, or a folder.")],
+    file: Annotated[
+        Path | None, typer.Argument(metavar="FILE", help=".json, .npy, .npz, .safetensors, .pt, or a folder.")
+    ] = None,
+    *,
+    example: Annotated[bool, typer.Option("--example", help="Plan from the recording that qstream is shipped with.")] = False,
     gpus: Annotated[int, typer.Option(min=1, max=65536, help="GPUs that hold the experts of a layer.")],
     slots: Annotated[int | None, typer.Option(min=1, help="Slots of a layer over all GPUs; else one an expert.")] = None,
     nodes: Annotated[int, typer.Option(min=1, max=65536, help="Nodes, among which the GPUs are spread in order.")] = 1,
@@ -55,9 +61,11 @@ def place(
 
     \b
     Example:
+      qstream routing place --example --gpus 8 --slots 72 --html report.html
       qstream routing place recorder.pt --gpus 32 --slots 288 --nodes 4 --export sglang
       qstream routing place counts.npz --gpus 8 --html report.html
     """
+    file = _recorded(file, example)
     out = _exported_to(export_as, out, (file, previous))
     given = fold(read_recording(file, experts), windows)
     topology = topology_of(given, model, gpus, slots, nodes)
@@ -78,6 +86,13 @@ def place(
     typer.echo(f"{given.tool}: {shape}, on {topology.num_slots} slots of {gpus} GPUs, {nodes} nodes; {solver_text(plan.solver)}")
     for path in written:
         typer.echo(f"written: {path}")
+
+
+def _recorded(file: Path | None, example: bool) -> Path:
+    """The recording to plan from."""
+    if (file is None) != example:
+        raise ConfigError(must_be("FILE", "a recording, or absent with --example", file and str(file)))
+    return BUNDLED if file is None else file
 
 
 def _exported_to(export_as: str | None, out: Path | None, inputs: Sequence[Path | None]) -> Path | None:

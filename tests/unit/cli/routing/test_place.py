@@ -294,3 +294,16 @@ def test_a_missing_file_and_a_broken_one_are_told(tmp_path):
     (tmp_path / "a.json").write_text('{"load_history": 3}')
     result = invoke(tmp_path / "a.json", "--gpus", 4)
     assert (result.exit_code, result.stderr) == (1, "Error: load_history is a int, allowed is a list of at least one window\n")
+
+
+def test_the_shipped_recording_is_planned_from_without_a_file():
+    found = told("--example", "--gpus", 8, "--slots", 72, "--steps", 500)
+    scores = {row["name"]: row["unseen"] for row in found["placements"]}
+    assert scores["qstream"] > scores["EPLB"] > scores["contiguous"]
+
+
+@pytest.mark.parametrize("words", [(), ("recording.npz", "--example")])
+def test_either_a_file_or_the_example_is_planned_from(words):
+    result = invoke(*words, "--gpus", 8)
+    assert result.exit_code == 2
+    assert "FILE must be a recording, or absent with --example" in result.output
