@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 WORKERS ?= 4
 SIDE_BY_SIDE := --dist loadgroup --no-loadscope-reorder
 
-.PHONY: help install demo unit test lint check bench chaos schemas wheels clean
+.PHONY: help install demo unit test lint docs check bench chaos schemas wheels clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -18,7 +18,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "qstream needs Python 3.11 or newer; run make PYTHON=python3.11"'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,quantum,peers,dev]'
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,quantum,peers,dev,docs]'
 	touch $@
 
 install: $(STAMP) ## build .venv with qstream and all that demo, tests and linters need
@@ -39,7 +39,10 @@ lint: $(STAMP) ## format, ruff, mypy, import contracts, drift of generated schem
 	$(BIN)/lint-imports
 	$(BIN)/python -m schemas.generate --check
 
-check: lint test ## everything that CI runs
+docs: $(STAMP) ## build the documentation's site in build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict -f docs/mkdocs.yml
+
+check: lint docs test ## everything that CI runs
 
 bench: $(STAMP) ## measure, and print a table with the machine
 	$(BIN)/python -m tests.benchmarks $(ARGS)
@@ -47,8 +50,9 @@ bench: $(STAMP) ## measure, and print a table with the machine
 chaos: $(STAMP) ## many seeds of kills and restarts against a real broker
 	$(BIN)/python -m pytest tests/chaos --chaos-seeds 8 $(ARGS)
 
-schemas: $(STAMP) ## write JSON Schema, AsyncAPI and golden samples anew
+schemas: $(STAMP) ## write what follows from the code: JSON Schema, AsyncAPI, golden samples, reference pages
 	$(BIN)/python -m schemas.generate
+	$(BIN)/python -m docs.generate
 
 wheels: $(STAMP) ## build the wheels of qstream-client and qstream-optimizer into dist/
 	$(BIN)/python deploy/wheels.py
