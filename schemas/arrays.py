@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic_core import SchemaValidator, core_schema
 
+from schemas.wording import Shown, must
+
 ITEM_TYPES: dict[str, tuple[type, ...]] = {
     "f": (int, float, np.integer, np.floating),
     "i": (int, np.integer),
@@ -34,11 +36,11 @@ def as_array(value: Any, dtype: np.dtype[Any], axes: tuple[str, ...], plain: Sch
     elif isinstance(value, list | tuple):
         array = _from_list(value, dtype, axes)
     else:
-        raise ValueError(f"got {type(value).__name__}, allowed is {_declared(dtype, axes)}")
+        raise _refusal(dtype, axes, type(value).__name__)
     if array.ndim != len(axes) or (array.ndim > 1 and array.size == 0):
-        raise ValueError(f"got shape {list(array.shape)}, allowed is {_declared(dtype, axes)} without empty axis")
+        raise _refusal(dtype, axes, f"shape {list(array.shape)}")
     if dtype.kind == "f" and not np.isfinite(array).all():
-        raise ValueError("got NaN or infinity, allowed are finite numbers")
+        raise ValueError(must("finite numbers", Shown("NaN or infinity")))
     array = np.ascontiguousarray(array)
     array.setflags(write=False)
     return array
@@ -62,21 +64,21 @@ def _from_list(value: Sequence[Any], dtype: np.dtype[Any], axes: tuple[str, ...]
     shape = [len(value)]
     for _ in axes[1:]:
         if not all(isinstance(row, list | tuple | np.ndarray) for row in value):
-            raise ValueError(f"got numbers in place of lists, allowed is {_declared(dtype, axes)}")
+            raise _refusal(dtype, axes, "numbers in place of lists")
         lengths = {len(row) for row in value}
         if len(lengths) != 1:
-            raise ValueError(f"got an empty or ragged list, allowed is {_declared(dtype, axes)} without empty axis")
+            raise _refusal(dtype, axes, "an empty or ragged list")
         shape.append(lengths.pop())
         value = list(chain.from_iterable(value))
     kinds = set(map(type, value))
     for kind in kinds:
         if not issubclass(kind, ITEM_TYPES[dtype.kind]) or (kind is bool and dtype.kind != "b"):
-            raise ValueError(f"got a {kind.__name__} in the list, allowed is {_declared(dtype, axes)}")
+            raise _refusal(dtype, axes, f"a {kind.__name__} in the list")
     try:
         with np.errstate(over="ignore"):
             array = np.array(value, dtype) if kinds <= {int, float, bool} else _cast(np.array(value), dtype, axes)
     except OverflowError as exc:
-        raise ValueError(f"got values beyond the range of {dtype}") from exc
+        raise _refusal(dtype, axes, "values beyond its range") from exc
     return array.reshape(shape)
 
 
@@ -85,19 +87,24 @@ def _cast(array: NDArray[Any], dtype: np.dtype[Any], axes: tuple[str, ...]) -> N
         return array
     kinds = {"f": "fiu", "i": "iu", "u": "iu", "b": "b"}[dtype.kind]
     if array.dtype.kind not in kinds:
-        raise ValueError(f"got dtype {array.dtype}, allowed is {_declared(dtype, axes)}")
+        raise _refusal(dtype, axes, f"dtype {array.dtype}")
     with np.errstate(over="ignore"):
         cast = array.astype(dtype)
     if dtype.kind in "iu":
         bounds = np.iinfo(dtype)
         low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
         if low < bounds.min or high > bounds.max:
-            raise ValueError(f"got values from {low} to {high}, allowed are {bounds.min} to {bounds.max}")
+            raise ValueError(must(f"{bounds.min} to {bounds.max}", Shown(f"values from {low} to {high}")))
     return cast
 
 
-def _declared(dtype: np.dtype[Any], axes: tuple[str, ...]) -> str:
-    return f"{dtype} [{', '.join(axes)}]"
+def _refusal(dtype: np.dtype[Any], axes: tuple[str, ...], shown: str) -> ValueError:
+    return ValueError(must(declared(dtype, axes), Shown(shown)))
+
+
+def declared(dtype: np.dtype[Any], axes: tuple[str, ...]) -> str:
+    """For messages: ``int32 [tokens, k]``; an array of several axes has none that is empty."""
+    return f"{dtype} [{', '.join(axes)}]" + (" without an empty axis" if len(axes) > 1 else "")
 
 
 def json_schema(_schema: Any, _handler: Any, dtype: np.dtype[Any], axes: tuple[str, ...]) -> dict[str, Any]:

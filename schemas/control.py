@@ -11,7 +11,7 @@ from schemas.frame import Frame, Int64, Name, TimeNs, at_most
 
 def _no_int(value: Any) -> Any:
     if isinstance(value, int):
-        raise ValueError("integers have at most 64 bits")
+        raise ValueError("must be an integer of at most 64 bits")
     return value
 
 
@@ -19,7 +19,7 @@ Scalar = bool | Int64 | Annotated[float, BeforeValidator(_no_int)] | str
 
 
 class Control(Frame):
-    """The whole wish of the operator for one agent: the newest record on the compacted topic holds.
+    """All that the operator asks of one agent: the newest record on the compacted topic holds.
 
     `options` are toggles of the agent's module by name; absent ones keep the value that the agent started with.
     """

@@ -89,6 +89,6 @@ class DeadLetter(Frame):
             offset=17,
             stage="decode",
             error_class="FrameError",
-            error_message="TokenBatch.v1.token_id: got dtype F32, allowed is uint64",
+            error_message="TokenBatch.v1.token_id must be uint64, got dtype F32",
             timestamp_ms=1_700_000_000_000,
         )

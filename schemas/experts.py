@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from schemas.frame import Axes, Count, Frame, Name, TimeNs, at_most, require
+from schemas.wording import must_be
 
 
 class ExpertTopology(Frame):
@@ -40,19 +41,18 @@ class ExpertTopology(Frame):
     def _fits(self) -> Self:
         experts, slots = self.num_logical_experts, self.num_slots
         if slots < experts:
-            raise ValueError(f"num_gpus * slots_per_gpu = {slots} slots, allowed are at least {experts}, one an expert")
+            raise ValueError(must_be("num_gpus * slots_per_gpu", f"at least {experts} slots, one an expert", slots))
         if self.slots_per_gpu > experts:
-            raise ValueError(
-                f"slots_per_gpu is {self.slots_per_gpu}, allowed are at most {experts}: a GPU holds no two replicas of one expert"
-            )
+            rule = f"at most {experts}, since a GPU holds no two replicas of one expert"
+            raise ValueError(must_be("slots_per_gpu", rule, self.slots_per_gpu))
         if self.top_k > experts:
-            raise ValueError(f"top_k is {self.top_k}, allowed are at most {experts}, the experts of a layer")
+            raise ValueError(must_be("top_k", f"at most {experts}, the experts of a layer", self.top_k))
         if self.num_nodes > self.num_gpus:
-            raise ValueError(f"num_nodes is {self.num_nodes}, allowed are at most {self.num_gpus}, the GPUs")
+            raise ValueError(must_be("num_nodes", f"at most {self.num_gpus}, the GPUs", self.num_nodes))
         for name in ("node_of_gpu", "gpu_capacity", "rank_cost"):
             array = getattr(self, name)
             if array is not None and len(array) != self.num_gpus:
-                raise ValueError(f"{name} has {len(array)} entries, allowed are {self.num_gpus}, one a GPU")
+                raise ValueError(must_be(f"len({name})", f"{self.num_gpus}, one a GPU", len(array)))
         require(self, "node_of_gpu", f"0 to {self.num_nodes - 1}", lambda a: a.min() >= 0 and a.max() < self.num_nodes)
         require(self, "gpu_capacity", ">= 0", lambda a: a.min() >= 0)
         require(self, "rank_cost", ">= 0", lambda a: a.min() >= 0)
@@ -113,7 +113,7 @@ class ExpertLoad(Frame):
     @model_validator(mode="after")
     def _counts(self) -> Self:
         if self.t1_ns < self.t0_ns:
-            raise ValueError(f"t1_ns is {self.t1_ns}, allowed are at least t0_ns = {self.t0_ns}")
+            raise ValueError(must_be("t1_ns", f"at least t0_ns, {self.t0_ns}", self.t1_ns))
         for name in self.arrays:
             require(self, name, "0 to 2**53, token counts", lambda a: a.min() >= 0 and a.max() <= 2**53)
         return self

@@ -23,6 +23,7 @@ from pydantic import (
 from pydantic_core import core_schema, from_json, to_json
 
 from schemas.arrays import as_array, json_schema, plain_lists
+from schemas.wording import Shown, must, must_be
 
 ContentType = Literal["application/vnd.safetensors", "application/json"]
 SAFETENSORS: ContentType = "application/vnd.safetensors"
@@ -57,7 +58,7 @@ TimeNs = Count
 
 
 class FrameError(ValueError):
-    """Bytes or values that are no valid frame; the message names the field, the value and what is allowed."""
+    """Bytes or values that are not a valid frame; the message names the field, what it must be and the value."""
 
 
 def body_type(body: bytes) -> ContentType:
@@ -126,7 +127,7 @@ class Frame(BaseModel):
     @classmethod
     def _same_frame(cls, value: str) -> str:
         if value not in ("", cls.tag()):
-            raise ValueError(f"allowed is {cls.tag()}")
+            raise ValueError(f"must be {cls.tag()}")
         return value
 
     @model_validator(mode="after")
@@ -143,7 +144,7 @@ class Frame(BaseModel):
             for axis, length in zip(axes, array.shape, strict=True):
                 known, first = lengths.setdefault(axis, (length, field))
                 if length != known:
-                    raise ValueError(f"axis {axis!r} has length {length} in {field} but {known} in {first}")
+                    raise ValueError(must_be(f"axis {axis!r} of {field}", f"as long as in {first}, {known}", length))
         return self
 
     @classmethod
@@ -216,12 +217,12 @@ def _declaration(annotation: Any, metadata: Sequence[Any]) -> tuple[tuple[str, .
 
 
 def _unknown_content_type(cls: type[Frame], content_type: str) -> FrameError:
-    return FrameError(f"{cls.tag()}: content type {content_type[:MAX_SHOWN]!r}, allowed are {SAFETENSORS} and {JSON}")
+    return FrameError(f"{cls.tag()}: " + must_be("content type", f"{SAFETENSORS} or {JSON}", content_type))
 
 
 def _check_size(cls: type[Frame], data: bytes) -> None:
     if len(data) > cls.MAX_BYTES:
-        raise FrameError(f"{cls.tag()}: {len(data)} bytes, allowed are at most {cls.MAX_BYTES}")
+        raise FrameError(must_be(cls.tag(), f"at most {cls.MAX_BYTES} bytes", len(data)))
 
 
 def _write_safetensors(frame: Frame) -> bytes:
@@ -258,7 +259,7 @@ def _read_json(cls: type[Frame], text: bytes | str) -> dict[str, Any]:
     except ValueError as exc:
         raise FrameError(f"{cls.tag()}: not JSON: {str(exc)[:200]}") from exc
     if not isinstance(fields, dict):
-        raise FrameError(f"{cls.tag()}: got a JSON {type(fields).__name__}, allowed is an object")
+        raise FrameError(must_be(cls.tag(), "a JSON object", Shown(f"a JSON {type(fields).__name__}")))
     return fields
 
 
@@ -283,11 +284,11 @@ def _tensor(cls: type[Frame], name: str, tensor: dict[str, Any]) -> NDArray[Any]
     stored = WIRE_DTYPES.get(tensor["dtype"])
     declared = cls.dtypes[name]
     if stored is None or stored != declared:
-        raise FrameError(f"{cls.tag()}.{name}: got dtype {tensor['dtype']}, allowed is {declared}")
+        raise FrameError(must_be(f"{cls.tag()}.{name}", str(declared), Shown(f"dtype {tensor['dtype']}")))
     try:
         array = np.frombuffer(tensor["data"], dtype=declared).reshape(tensor["shape"])
     except (ValueError, OverflowError) as exc:
-        raise FrameError(f"{cls.tag()}.{name}: got shape {tensor['shape'][:8]}, which no array has") from exc
+        raise FrameError(must_be(f"{cls.tag()}.{name}", "an array", Shown(f"shape {tensor['shape'][:8]}"))) from exc
     array.flags.writeable = False
     return array
 
@@ -297,9 +298,12 @@ def explain(cls: type[Frame], exc: ValidationError) -> str:
     faults = []
     for error in exc.errors(include_url=False, include_context=False)[:MAX_ERRORS_SHOWN]:
         where = ".".join(_shown(part) for part in error["loc"] if not str(part).startswith("function-"))
-        value = error["input"]
-        shown = f", got {_shown(value)!r}" if isinstance(value, str | int | float | None) else ""
-        faults.append(f"{cls.tag()}{'.' + where if where else ''}: {error['msg'].removeprefix('Value error, ')}{shown}")
+        value, rule = error["input"], error["msg"].removeprefix("Value error, ")
+        if rule.startswith("Input should be "):
+            rule = "must be " + rule.removeprefix("Input should be ")
+        if isinstance(value, str | int | float | None) and ", got " not in rule:
+            rule += f", got {repr(_shown(value)) if isinstance(value, str) else _shown(value)}"
+        faults.append(f"{cls.tag()}{'.' + where if where else ''}{' ' if rule.startswith('must be ') else ': '}{rule}")
     more = exc.error_count() - len(faults)
     return "; ".join(faults) + (f"; and {more} more" if more > 0 else "")
 
@@ -318,7 +322,7 @@ def at_most(limit: int) -> BeforeValidator:
 
 def _at_most(value: Any, limit: int) -> Any:
     if isinstance(value, dict) and len(value) > limit:
-        raise ValueError(f"got {len(value)} entries, allowed are at most {limit}")
+        raise ValueError(must(f"at most {limit} entries", len(value)))
     return value
 
 
@@ -330,4 +334,4 @@ def require(frame: Frame, field: str, rule: str, check: ArrayCheck) -> None:
     array = getattr(frame, field)
     if array is not None and array.size and not check(array):
         low, high = array.min(), array.max()
-        raise ValueError(f"{field} has values from {low} to {high}, allowed is {rule}")
+        raise ValueError(must_be(field, rule, Shown(f"values from {low} to {high}")))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from schemas.frame import Axes, Frame, FrameError, Name, Names, TimeNs, require
+from schemas.wording import Shown, must_be
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,13 +47,13 @@ class TokenBatch(Frame):
     @model_validator(mode="after")
     def _columns_agree(self) -> Self:
         if self.token_id.size == 0:
-            raise ValueError("token_id is empty, allowed is at least one token")
+            raise ValueError(must_be("len(token_id)", "at least 1", 0))
         if self.topk_ids is not None and self.layer is None:
-            raise ValueError("topk_ids without layer, allowed is topk_ids of one layer")
+            raise ValueError(must_be("layer", "given with topk_ids, which are those of one layer", None))
         if self.topk_weights is not None and self.topk_ids is None:
-            raise ValueError("topk_weights without topk_ids")
+            raise ValueError(must_be("topk_ids", "given with topk_weights", None))
         if self.token_names is not None and len(self.token_names) != len(self.token_id):
-            raise ValueError(f"token_names has {len(self.token_names)} names for {len(self.token_id)} tokens")
+            raise ValueError(must_be("len(token_names)", f"{len(self.token_id)}, one a token", len(self.token_names)))
         names = len(self.label_names)
         require(self, "topk_ids", ">= 0", lambda a: a.min() >= 0)
         require(self, "topk_weights", ">= 0", lambda a: a.min() >= 0)
@@ -87,14 +88,14 @@ def hash_ids(ids: Sequence[str]) -> NDArray[np.uint64]:
     """
     text = "".join(ids)
     if "\0" in text:
-        raise FrameError("token id with a NUL character, which is not allowed")
+        raise FrameError(must_be("token id", "text without NUL characters", Shown("text with one")))
     try:
         encoded = ids if text.isascii() else [name.encode() for name in ids]
     except UnicodeEncodeError as exc:
-        raise FrameError(f"token id {ascii(exc.object)[:80]} is no text that UTF-8 can hold") from exc
+        raise FrameError(must_be("token id", "text that UTF-8 can hold", Shown(ascii(exc.object)))) from exc
     width = max(map(len, encoded), default=0)
     if width > MAX_ID_BYTES:
-        raise FrameError(f"token id of {width} bytes, allowed are at most {MAX_ID_BYTES}")
+        raise FrameError(must_be("token id", f"at most {MAX_ID_BYTES} bytes long", width))
     packed = np.array(encoded, dtype=f"S{max(width, 1)}")
     columns = packed.view(np.uint8).reshape(len(packed), -1) if ids else np.empty((0, 1), np.uint8)
     state = np.full(len(packed), 0xCBF29CE484222325, np.uint64)
@@ -112,12 +113,12 @@ def from_objects(tokens: Sequence[Mapping[str, Any]], *, batch_id: str, model: s
     number (the cost) or ``{"cost": ...}``. A column that some tokens lack is filled with its neutral value.
     """
     if not tokens:
-        raise FrameError("no tokens, allowed is at least one")
+        raise FrameError(must_be("len(tokens)", "at least 1", 0))
     for row, token in enumerate(tokens):
         if not isinstance(token, Mapping) or "id" not in token:
-            raise FrameError(f"token {row}: got {ascii(token)[:80]}, allowed is an object with 'id'")
+            raise FrameError(must_be(f"token {row}", "an object with 'id'", Shown(ascii(token))))
         if not isinstance(token.get("metadata", {}), Mapping):
-            raise FrameError(f"token {row}: metadata is {str(token['metadata'])[:80]!a}, allowed is an object")
+            raise FrameError(must_be(f"metadata of token {row}", "an object", Shown(ascii(token["metadata"]))))
     columns: dict[str, list[Any]] = {"id": [token["id"] for token in tokens]}
     metadata = [token.get("metadata", {}) for token in tokens]
     for name in ("request_id", "src_rank", "position", "label"):
@@ -134,14 +135,14 @@ def from_dataframe(table: pd.DataFrame, *, batch_id: str, model: str, ts_ns: int
     Gate choices come from columns ``topk_id_0, topk_id_1, ...`` and ``topk_weight_0, ...``, of `layer`.
     """
     if "id" not in table.columns:
-        raise FrameError(f"the table has columns {list(map(str, table.columns))[:20]}, a column 'id' is missing")
+        raise FrameError(must_be("columns of the table", "'id' and others", Shown(list(map(str, table.columns))[:20])))
     if not table.columns.is_unique:
-        raise FrameError("the table has two columns of one name, allowed are distinct names")
+        raise FrameError(must_be("names of columns", "distinct", Shown("two columns of one name")))
     names = [name for name in ("id", "request_id", "position", "cost", "src_rank", "label") if name in table.columns]
     gates = {field: _gate_columns(table, prefix) for field, prefix in GATE_PREFIXES.items()}
     missing = table[names + [name for gate in gates.values() for name in gate]].isna().any()
     if missing.any():
-        raise FrameError(f"column {missing.idxmax()!r} has empty cells, allowed are values in every row")
+        raise FrameError(must_be(f"column {missing.idxmax()!r}", "filled in every row", Shown("empty cells")))
     arrays: dict[str, Any] = {
         field: [list(row) for row in zip(*(table[name].tolist() for name in gate), strict=True)]
         for field, gate in gates.items()
@@ -156,7 +157,7 @@ def _gate_columns(table: pd.DataFrame, prefix: str) -> list[str]:
     found = {name for name in table.columns if isinstance(name, str) and name.startswith(prefix)}
     wanted = [f"{prefix}{choice}" for choice in range(len(found))]
     if found != set(wanted):
-        raise FrameError(f"the table has columns {sorted(found)[:20]}, allowed are {prefix}0, {prefix}1 and so on")
+        raise FrameError(must_be("columns of the gate", f"{prefix}0, {prefix}1 and so on", Shown(sorted(found)[:20])))
     return wanted
 
 
@@ -167,7 +168,7 @@ def _numbers(name: str, ids: list[Any]) -> list[Any] | NDArray[np.uint64]:
     if texts == 0:
         return ids if given is ids else [0 if value is None else value for value in ids]
     if texts < len(given):
-        raise FrameError(f"{name}: the tokens mix strings and other values, allowed is one kind")
+        raise FrameError(must_be(name, "strings or integers", Shown("both kinds")))
     hashes = hash_ids(given)
     if len(given) == len(ids):
         return hashes
@@ -189,7 +190,7 @@ def _from_columns(columns: dict[str, list[Any]], **header: Any) -> TokenBatch:
     if "label" in columns:
         wrong = next((value for value in columns["label"] if not isinstance(value, str | int | np.integer | None)), None)
         if wrong is not None:
-            raise FrameError(f"label: got a {type(wrong).__name__}, allowed are strings and integers")
+            raise FrameError(must_be("label", "a string or an integer", Shown(f"a {type(wrong).__name__}")))
         names = sorted({str(value) for value in columns["label"] if value is not None})
         code = {name: index for index, name in enumerate(names)}
         fields["label_names"] = tuple(names)

@@ -22,8 +22,17 @@ def must_be(name: str, allowed: str, value: object) -> str:
     >>> must_be("load", "[layers, experts]", Shown("shape (3,)"))
     'load must be [layers, experts], got shape (3,)'
     """
+    return f"{name} {must(allowed, value)}"
+
+
+def must(allowed: str, value: object) -> str:
+    """The end of the message, where what catches the error puts the name before it.
+
+    >>> must("finite numbers", Shown("NaN or infinity"))
+    'must be finite numbers, got NaN or infinity'
+    """
     shown = value if isinstance(value, Shown) else repr(value)
-    return f"{name} must be {allowed}, got {shown[:MAX_SHOWN]}"
+    return f"must be {allowed}, got {shown[:MAX_SHOWN]}"
 
 
 class Shown(str):

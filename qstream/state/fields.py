@@ -43,7 +43,7 @@ def unpack(cls: type[S], fields: Mapping[str, bytes]) -> S:
     Raises
     ------
     FrameError
-        The fields are of another frame or major version, or are damaged; the message names the field and what is allowed.
+        The fields are of another frame or major version, or are damaged; the message names the field.
     """
     try:
         stored = json.loads(fields[HEADER])

@@ -15,6 +15,7 @@ from qstream.stream.headers import CONTENT_TYPE, EVENT_TYPE
 from schemas.deadletter import MAX_MESSAGE, MAX_STACK, DeadLetter, Headers
 from schemas.frame import FrameError, body_type
 from schemas.topics import Topic
+from schemas.wording import must_be
 
 ATTEMPTS_HEADER = "qstream_attempts"
 
@@ -84,12 +85,12 @@ def _record(message: Message, topic: Topic) -> Record:
         if name == CONTENT_TYPE and text:
             content_type = _media_type(text)
         elif name == EVENT_TYPE and text is not None and text != topic.name.encode():
-            raise FrameError(f"header {EVENT_TYPE} is {text.decode(errors='replace')[:100]!r}, allowed is {topic.name!r}")
+            raise FrameError(must_be(f"header {EVENT_TYPE}", repr(topic.name), text.decode(errors="replace")))
     frame = topic.frame.decode(value, content_type or body_type(value))
     key = str(getattr(frame, topic.key))
     raw_key = message.key()
     if raw_key is not None and raw_key != key.encode():
-        raise FrameError(f"record key is {raw_key[:100].decode(errors='replace')!r}, allowed is {topic.key} {key!r}")
+        raise FrameError(must_be("record key", f"{topic.key} {key!r}", raw_key[:100].decode(errors="replace")))
     return Record(
         topic.name, message.partition(), message.offset(), key, frame, max(message.timestamp()[1], 0), headers, value, raw_key
     )

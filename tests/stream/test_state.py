@@ -466,7 +466,7 @@ def test_a_state_of_another_major_version_is_a_cold_start(store: StateStore[Coun
     with StateStore(redis_at.url, "m", CountsV2, TIMEOUT_MS) as newer:
         cold = newer.load(KEY)
         assert cold.state is None
-        assert cold.reason == "Counts.v2.frame: allowed is Counts.v2, got 'Counts.v1'"
+        assert cold.reason == "Counts.v2.frame must be Counts.v2, got 'Counts.v1'"
         newer.save(KEY, cold, CountsV2(counts=np.ones(1, np.int64)), {P0: 2}, {P0: 10})
         assert newer.load(KEY).version == 2
 

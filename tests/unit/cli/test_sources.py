@@ -109,9 +109,9 @@ def test_a_table_carries_the_gates_choices_of_one_layer(tmp_path):
         ("a.safetensors", b"no", "not a safetensors file"),
         ("a.csv", "", "not a table"),
         ("a.csv", "id\n", "at least one"),
-        ("a.csv", "name\nx\n", "column 'id'"),
+        ("a.csv", "name\nx\n", "columns of the table must be 'id'"),
         ("a.csv", "id,cost\nx,\n", "empty cells"),
-        ("a.csv", "id,topk_id_0\nx,1\n", "without layer"),
+        ("a.csv", "id,topk_id_0\nx,1\n", "layer must be given with topk_ids"),
     ],
 )
 def test_a_fault_is_told_with_its_place(name, content, place, tmp_path):
@@ -127,7 +127,7 @@ def test_one_bad_frame_in_a_file_refuses_the_file(tmp_path):
 
 def test_a_batch_too_large_for_the_wire_is_refused_before_anything_is_sent(tmp_path):
     tokens = [{"id": f"{n:0>190}"} for n in range(TOKENS_A_BATCH)]
-    with pytest.raises(FrameError, match="bytes, allowed"):
+    with pytest.raises(FrameError, match="must be at most 1000000 bytes"):
         read_items(write(tmp_path, "a.json", tokens), None, HEADER)
 
 

@@ -56,5 +56,5 @@ def test_dead_letters_go_to_the_topic_of_their_agent():
 def test_the_bytes_of_every_other_topic_are_refused(topic):
     for other in TOPICS:
         if other.frame is not topic.frame:
-            with pytest.raises(FrameError, match=f"allowed is {re.escape(topic.frame.tag())}"):
+            with pytest.raises(FrameError, match=f"must be {re.escape(topic.frame.tag())}"):
                 topic.frame.decode(other.frame.example().encode())

@@ -117,7 +117,7 @@ def test_a_damaged_header_is_a_frame_error(header: bytes) -> None:
 
 
 def test_a_state_of_another_major_version_is_a_frame_error_that_names_both() -> None:
-    with pytest.raises(FrameError, match=r"allowed is MemoryV2\.v2, got 'Memory\.v1'"):
+    with pytest.raises(FrameError, match=r"must be MemoryV2\.v2, got 'Memory\.v1'"):
         unpack(MemoryV2, pack(Memory()))
 
 

@@ -132,7 +132,7 @@ def test_the_table_for_people_names_the_solver_and_the_figures(graph, gated):
     ("words", "code", "part"),
     [
         (("--layer", 7), 1, "layer is 7, allowed are 0 to 1"),
-        ((), 1, "topk_ids without layer"),
+        ((), 1, "layer must be given with topk_ids, which are those of one layer, got None"),
         (("--layer", 0, "--capacity", 0.5), 2, "--capacity"),
         (("--layer", 0, "--placement", "none.npz"), 2, "none.npz"),
     ],
