@@ -19,7 +19,7 @@ from redis.retry import Retry
 from qstream.embedded.child import Child, end_child, free_ports, release, start_child
 from qstream.errors import ConfigError, StoreUnavailable
 
-_READY_S: Final = 20.0
+_READY_S: Final = 60.0
 _POLL_S: Final = 0.01
 
 

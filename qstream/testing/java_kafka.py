@@ -21,7 +21,7 @@ from qstream.embedded.child import Child, end_child, free_ports, log_end, releas
 from qstream.errors import ConfigError, QstreamError
 from qstream.testing.kafka_jars import JVM_FLAGS, KafkaHome, kafka_home, resource_text
 
-_READY_S: Final = 60.0
+_READY_S: Final = 180.0
 _TERMINATE_S: Final = 30.0
 
 

@@ -27,8 +27,8 @@ JVM_FLAGS: Final = (
     *("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData"),
 )
 
-_MAVEN_S: Final = 300.0
-_FORMAT_S: Final = 60.0
+_MAVEN_S: Final = 600.0
+_FORMAT_S: Final = 180.0
 _FORMAT_PROPERTIES: Final = """\
 process.roles=broker,controller
 node.id=1

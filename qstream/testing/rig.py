@@ -27,10 +27,10 @@ from schemas.frame import SAFETENSORS
 from schemas.topics import Topic
 
 T = TypeVar("T")
-PATIENCE_S: Final = 120.0
-_ANSWER_S: Final = 30.0
-_GROUP_ANSWER_S: Final = 5.0
-_TAIL_ANSWER_S: Final = 2.0
+PATIENCE_S: Final = 240.0
+_ANSWER_S: Final = 120.0
+_GROUP_ANSWER_S: Final = 10.0
+_TAIL_ANSWER_S: Final = 20.0
 
 
 class NeverHappened(QstreamError):
@@ -225,7 +225,7 @@ class Rig:
             {"bootstrap.servers": bootstrap_servers, "group.id": self.group, "reconnect.backoff.max.ms": 500, "log_level": 0}
         )
         self._inputs = [KafkaPartition(t.name, p) for t in self.sample.inputs for p in range(t.partitions)]
-        self.store: StateStore[Tally] = StateStore(redis_url, name, Tally, 2000)
+        self.store: StateStore[Tally] = StateStore(redis_url, name, Tally, 20_000)
         self._tails: dict[tuple[str, str], Tail] = {}
         sample = self.sample
         self.create_topic(sample.pings, ping_config)

@@ -47,10 +47,10 @@ class Demo:
         """Its exit code, once it has ended."""
         while self.read_line():
             pass
-        return self.process.wait(60)
+        return self.process.wait()
 
     def left_behind(self) -> list[psutil.Process]:
-        return psutil.wait_procs(self.children, timeout=5)[1]
+        return psutil.wait_procs(self.children, timeout=60)[1]
 
 
 @contextmanager

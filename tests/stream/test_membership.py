@@ -30,7 +30,7 @@ def test_a_worker_names_the_topics_that_it_waits_for_and_takes_them_up_soon_afte
     rig.delete_topic(late)
     client = AdminClient({"bootstrap.servers": rig.bootstrap_servers})
     ours = {topic.name for topic in rig.sample.inputs}
-    wait_until(lambda: client.list_topics(timeout=10).topics.keys() & ours == {rig.sample.gates.name})
+    wait_until(lambda: client.list_topics(timeout=60).topics.keys() & ours == {rig.sample.gates.name})
     with rig.loop() as thread:
         wait_until(lambda: thread.loop.status().partitions == rig.sample.gates.partitions)
         assert f"waiting for topics that the cluster lacks: {late.name}; create by: qstream topics apply" in caplog.messages

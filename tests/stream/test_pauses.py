@@ -37,7 +37,7 @@ def test_a_partition_lost_while_it_was_held_is_read_again_when_it_comes_back(
         intake.close()
 
 
-def read(intake: Intake, seconds: float = 30.0) -> list[int]:
+def read(intake: Intake, seconds: float = 120.0) -> list[int]:
     """Offsets of the first batch that comes in time."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

@@ -74,7 +74,7 @@ def store(redis_at: EmbeddedRedis) -> Iterator[StateStore[Counts]]:
 
 
 def wait_for_version(raw: redis.Redis, version: int) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while raw.hget(HASH, "version") != str(version).encode():
         assert time.monotonic() < deadline
         time.sleep(0.005)

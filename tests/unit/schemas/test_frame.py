@@ -192,5 +192,5 @@ def test_a_frame_without_an_example_says_so():
 def test_importing_the_schemas_loads_nothing_heavy():
     code = "import sys, schemas, schemas.generate; print([n for n in sys.argv[1:] if n in sys.modules])"
     heavy = ["pandas", "torch", "pennylane", "numba", "qstream", "agents", "confluent_kafka", "redis", "faust"]
-    done = subprocess.run([sys.executable, "-c", code, *heavy], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code, *heavy], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
