@@ -1,34 +1,25 @@
-"""The loop inside the Faust worker on a real Kafka and a real Redis: what an event and a token cost the worker's process."""
+"""The routing agent's loop, in one process and inside the Faust worker on a real Kafka and a real Redis: what a token costs."""
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections.abc import Callable
-from typing import Annotated, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from agents.registry import Agent
-from qstream.contract import Batch, Event, Processor, Record, Result
+from qstream.contract import Batch, Record
 from qstream.routing.options import RoutingOptions
 from qstream.routing.processor import RoutingProcessor
 from qstream.stream.client import Publisher
-from schemas.deadletter import DeadLetter
 from schemas.experts import ExpertTopology
-from schemas.frame import JSON, SAFETENSORS, Axes, Count, Frame, Name, TimeNs
+from schemas.frame import SAFETENSORS
 from schemas.tokens import TokenBatch
-from schemas.topics import CONTROL, EXPERTS_TOPOLOGY, ROUTING_PLAN, TOKENS_BATCH, TOPICS, Topic, dead_letter_name
+from schemas.topics import EXPERTS_TOPOLOGY, ROUTING_PLAN, TOKENS_BATCH, TOPICS
 from tests.benchmarks.worker import Servers, follow, servers, worker
 
 Row = tuple[str, float, str, str]
 
-EVENTS = 100_000
-NODES = 8
-GPUS = 8
-COUNTERS = 110
 BATCHES = 12_000
 TOKENS = 256
 TOP_K = 6
@@ -37,101 +28,9 @@ EXPERTS = 64
 GROUP = 64
 
 
-class Telemetry(Frame):
-    """What a node reports each second: watts by GPU, and the values of its counters."""
-
-    node: Name
-    ts_ns: TimeNs
-    power_w: Annotated[NDArray[np.float32], Axes("gpus")]
-    counters: Annotated[NDArray[np.int64], Axes("counters")]
-
-
-class Usage(Frame):
-    """The answer to one report."""
-
-    node: Name
-    reports: Count
-    power_w: float
-
-
-class NodeState(Frame):
-    """Sums over the reports of one node."""
-
-    reports: Count
-    energy_j: Annotated[NDArray[np.float64], Axes("gpus")]
-    counters: Annotated[NDArray[np.int64], Axes("counters")]
-
-
-REPORTS = Topic("bench.telemetry.v1", Telemetry, "node", "input", "reports of nodes")
-USAGE = Topic("bench.usage.v1", Usage, "node", "plan", "an answer for each report")
-LETTERS = Topic(dead_letter_name("telemetry"), DeadLetter, "topic", "dead-letter", "what could not be read", 1)
-
-
-class Sums(Processor[NodeState]):
-    """As little as a stateful module can do, so that the loop is what is measured."""
-
-    name = "telemetry"
-    inputs = (REPORTS,)
-    outputs = (USAGE,)
-    state = NodeState
-
-    def process(self, batch: Batch, state: NodeState | None, now_ns: int) -> Result[NodeState]:
-        reports = 0 if state is None else state.reports
-        energy = np.zeros(GPUS) if state is None else state.energy_j.copy()
-        counters = np.zeros(COUNTERS, np.int64) if state is None else state.counters.copy()
-        frames = [record.frame for record in batch.records if isinstance(record.frame, Telemetry)]
-        power = np.stack([report.power_w for report in frames])
-        energy += power.sum(0)
-        counters += np.stack([report.counters for report in frames]).sum(0)
-        events = []
-        for record, watts in zip(batch.records, power.sum(1).tolist(), strict=True):
-            reports += 1
-            usage = Usage(node=batch.key, reports=reports, power_w=watts)
-            events.append(Event(USAGE, batch.key, record.event_id(0), usage, record))
-        return Result(events, (), NodeState(reports=reports, energy_j=energy, counters=counters))
-
-
-AGENT = Agent(name="telemetry", purpose="sums reports", topics=(REPORTS, USAGE), processor=lambda settings: Sums())
-
-
 def rows() -> list[Row]:
     """What, value, unit and target of each measurement."""
-    return [*event_rows(), *token_rows(), *worker_token_rows()]
-
-
-def event_rows() -> list[Row]:
-    """JSON reports of a node's 8 float and 110 integer values, as two arrays; the state of each node in Redis."""
-    rng = np.random.default_rng(0)
-    bodies = [report(rng, number) for number in range(64)]
-    size = statistics.mean(len(body) for _, body in bodies)
-    answer = len(Usage(node="node-007", reports=EVENTS // NODES, power_w=4321.25).encode())
-    with servers([REPORTS, USAGE, LETTERS, CONTROL]) as at:
-        with Publisher(at.kafka) as publisher:
-            for number in range(EVENTS):
-                node, body = bodies[number % len(bodies)]
-                publisher.publish_raw(REPORTS.name, node.encode(), body, [("content-type", JSON.encode())])
-        with worker("tests.benchmarks.bench_loop:AGENT", at, max_batch_records=500) as running:
-            progress = follow(running, at, USAGE, EVENTS)
-            resident = running.resident_mib()
-    cpu_s, wall_s = progress.between()
-    return [
-        (f"loop, {size:.0f} B of JSON in, {answer} B out, a state a key: CPU an event", cpu_s * 1e6, "us", "<= 20"),
-        ("  wall time an event", wall_s * 1e6, "us", "-"),
-        ("  events a second", 1 / wall_s, "", "-"),
-        ("  resident memory after it", resident, "MiB", "<= 300"),
-    ]
-
-
-def report(rng: np.random.Generator, number: int) -> tuple[str, bytes]:
-    """A node's name, one for each partition, and its report."""
-    node = f"node-{number % NODES:03d}"
-    fields: dict[str, Any] = {
-        "node": node,
-        "ts_ns": 1_700_000_000_000_000_000 + number,
-        "power_w": rng.uniform(100, 700, GPUS).round(1).tolist(),
-        "counters": rng.integers(100_000, 9_999_999, COUNTERS).tolist(),
-    }
-    return node, json.dumps(fields, separators=(",", ":")).encode()
+    return [*token_rows(), *worker_token_rows()]
 
 
 def token_rows() -> list[Row]:

@@ -99,10 +99,17 @@ def worker(agent: str, at: Servers, **settings: Any) -> Iterator[Worker]:
     """Start ``module:NAME`` with these settings as a Faust worker; it is drained at the end."""
     port = free_ports(1)[0]
     given = {"bootstrap_servers": at.kafka, "redis_url": at.redis, "port": port, "worker_id": "bench", **settings}
+    with program([sys.executable, "-c", _PROGRAM, agent, json.dumps(given)], port) as running:
+        yield running
+
+
+@contextmanager
+def program(command: list[str], port: int = 0) -> Iterator[Worker]:
+    """Start any program that answers records; SIGTERM ends it."""
     with tempfile.TemporaryDirectory(prefix="qstream-bench-") as folder:
         log = Path(folder) / "worker.log"
         started = time.perf_counter()
-        child = start_child([sys.executable, "-c", _PROGRAM, agent, json.dumps(given)], log, ROOT)
+        child = start_child(command, log, ROOT)
         try:
             yield Worker(child.pid, port, log, started)
         finally:
@@ -129,13 +136,13 @@ class Progress:
         return cpu, wall
 
 
-def follow(running: Worker, at: Servers, topic: Topic, total: int, period_s: float = 0.05) -> Progress:
-    """Sample until `topic` holds `total` events."""
+def follow(running: Worker, at: Servers, topic: Topic, total: int, period_s: float = 0.05, before: int = 0) -> Progress:
+    """Sample until `topic` holds `total` events more than `before`."""
     progress = Progress()
     consumer = _reader(at)
 
     def sample() -> bool:
-        events = _events(consumer, topic)
+        events = _events(consumer, topic) - before
         progress.seconds.append(time.perf_counter())
         progress.cpu_s.append(running.cpu_s())
         progress.events.append(events)
