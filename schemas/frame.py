@@ -22,7 +22,7 @@ from pydantic import (
 )
 from pydantic_core import core_schema, from_json, to_json
 
-from schemas.arrays import as_array, json_schema, plain_lists
+from schemas.arrays import array_schema
 from schemas.wording import Shown, must, must_be
 
 ContentType = Literal["application/vnd.safetensors", "application/json"]
@@ -77,12 +77,7 @@ class Axes:
         self.names = names
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
-        dtype = _dtype(source)
-        return core_schema.no_info_plain_validator_function(
-            partial(as_array, dtype=dtype, axes=self.names, plain=plain_lists(dtype, len(self.names))),
-            serialization=core_schema.plain_serializer_function_ser_schema(np.ndarray.tolist, when_used="json"),
-            metadata={"pydantic_js_functions": [partial(json_schema, dtype=dtype, axes=self.names)]},
-        )
+        return array_schema(_dtype(source), self.names)
 
 
 class Frame(BaseModel):
