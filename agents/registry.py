@@ -40,6 +40,8 @@ class Agent:
         Every topic that the processor reads or writes.
     processor
         Makes the processor that a worker starts with. Import what it needs inside.
+    options
+        The module's options, a subclass of `ModuleOptions`; for the reference pages.
     examples
         A function without arguments that gives `Record` s of one key, for the conformance checks.
     example_options
@@ -60,6 +62,7 @@ class Agent:
     purpose: str
     topics: tuple[Topic, ...]
     processor: Callable[[Settings], Processor[Any]]
+    options: str = ""
     examples: str = ""
     example_options: Mapping[str, Any] = field(default_factory=dict)
     commands: str = ""

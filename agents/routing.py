@@ -47,9 +47,11 @@ AGENT = Agent(
     purpose="decides where experts and their replicas live, and which of them serve each token and request",
     topics=(TOKENS_BATCH, EXPERTS_LOAD, EXPERTS_TOPOLOGY, PLACEMENT_ACK, ROUTING_PLAN, PLACEMENT_PLAN, DISPATCH_SHARES),
     processor=processor,
+    options="qstream.routing.options:RoutingOptions",
     examples="qstream.routing.examples:records",
     example_options={"window_tokens": 2048, "windows": 4, "steps": 200, "min_gain": 0.005, "labels": 6, "colocate": True}
     | {"plan_ms": 2, "plan_every_s": 0.001},
     commands="qstream.cli.routing.commands:app",
+    lines="qstream.cli.routing.lines:line",
     observe="qstream.routing.observe:observe",
 )

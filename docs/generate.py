@@ -18,10 +18,10 @@ from pydantic_core import PydanticUndefined
 from typer.testing import CliRunner
 
 import qstream.metrics  # noqa: F401 registers every metric
+from agents.registry import all_agents, load
 from qstream import errors
 from qstream.cli.main import app
 from qstream.config import PREFIX, Settings
-from qstream.routing.options import RoutingOptions
 from schemas.generate import FRAMES, topics_table
 from schemas.topics import TOPICS
 
@@ -32,7 +32,7 @@ SOURCES = (
     "They come from, lowest first: these defaults, the TOML file named in `QSTREAM_CONFIG`, the environment, the command line."
     """ Nested values in the environment are JSON: `QSTREAM_KAFKA='{"security.protocol": "SASL_SSL"}'`."""
 )
-OPTIONS: Mapping[str, type[BaseModel]] = {"routing": RoutingOptions}
+OPTIONS: Mapping[str, type[BaseModel]] = {agent.name: load(agent.options) for agent in all_agents() if agent.options}
 
 
 def pages() -> dict[str, str]:

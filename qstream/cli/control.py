@@ -10,7 +10,7 @@ import typer
 from agents.registry import find_agent
 from qstream.cli.cluster import reach, require_topics
 from qstream.cli.names import parse_options
-from qstream.cli.options import AsJson, BootstrapServers, OptionChanges, client_settings, new_app
+from qstream.cli.options import AgentArgument, AsJson, BootstrapServers, OptionChanges, client_settings, new_app
 from qstream.cli.output import print_table
 from qstream.config import Settings
 from qstream.errors import ConfigError
@@ -25,7 +25,7 @@ app = new_app()
 
 @app.command()
 def control(
-    agent: Annotated[str, typer.Argument(metavar="AGENT", help="A file of agents/, such as routing.")],
+    agent: AgentArgument,
     changes: OptionChanges = None,
     unset: Annotated[
         list[str] | None,

@@ -1,14 +1,16 @@
-"""`qstream dlq`: records that an agent could not process."""
+"""`qstream dlq`: records that agents could not process."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
 
-from agents.registry import require_agent, topics_by_name
+from agents.registry import all_agents, find_agent, topics_by_name
 from qstream.cli.cluster import reach, require_topics
-from qstream.cli.options import AsJson, BootstrapServers, client_settings, new_app
+from qstream.cli.options import AsJson, BootstrapServers, agent_completion, client_settings, new_app
 from qstream.cli.output import print_json, print_table, printable, utc
 from qstream.config import Settings
 from qstream.errors import ConfigError
@@ -16,10 +18,9 @@ from qstream.stream.read import frame_of
 from qstream.stream.redrive import DeadRecord, choose_letters, dead_records, named_letters, redrive
 from schemas.deadletter import DeadLetter
 from schemas.frame import FrameError
-from schemas.topics import dead_letter_topic
 
 app = new_app(
-    """See records that failed, and send them back.
+    """Show records that failed, and send them back.
 
     \b
     Example:
@@ -27,13 +28,28 @@ app = new_app(
       qstream dlq redrive --all
     """
 )
-AgentName = Annotated[str, typer.Option("--agent", help="Whose dead letters.")]
+AgentName = Annotated[
+    str | None,
+    typer.Option("--agent", metavar="AGENT", autocompletion=agent_completion, help="Only dead letters of this agent."),
+]
 SHOWN_BYTES = 512
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Letters:
+    """The dead letters of an agent; `foreign` counts records of its topic that are not dead letters."""
+
+    agent: str
+    records: list[DeadRecord]
+    foreign: int
+
+    def has(self, letter_id: str) -> bool:
+        return any(record.letter.id == letter_id for record in self.records)
+
+
 @app.command("list")
-def list_letters(agent: AgentName = "routing", bootstrap_servers: BootstrapServers = None, as_json: AsJson = False) -> None:
-    """List all dead letters that the agent's topic keeps (14 days by default).
+def list_letters(agent: AgentName = None, bootstrap_servers: BootstrapServers = None, as_json: AsJson = False) -> None:
+    """List all dead letters that the topics of the agents keep (14 days by default).
 
     The id names the record that failed: topic/partition/offset.
 
@@ -41,37 +57,40 @@ def list_letters(agent: AgentName = "routing", bootstrap_servers: BootstrapServe
     Example:
       qstream dlq list --agent routing --json
     """
-    records, foreign = dead_records(_settings(agent, bootstrap_servers), agent)
+    found = _read(client_settings(bootstrap_servers), agent)
     if as_json:
-        print_json([_object(record) for record in records])
+        print_json([{"agent": letters.agent} | _object(record) for letters in found for record in letters.records])
         return
-    columns = ("id", "stage", "error", "message", "attempts", "time", "redriven")
-    print_table(columns, [_row(record) for record in records])
-    typer.echo(f"{len(records)} dead letters" + (f"; {foreign} records are none and were passed over" if foreign else ""))
+    columns = ("agent", "id", "stage", "error", "message", "attempts", "time", "redriven")
+    rows = [[letters.agent, *_row(record)] for letters in found for record in letters.records]
+    print_table(columns, rows)
+    foreign = sum(letters.foreign for letters in found)
+    typer.echo(f"{len(rows)} dead letters" + (f"; {foreign} records are not dead letters and were skipped" if foreign else ""))
 
 
 @app.command()
 def show(
     letter_id: Annotated[str, typer.Argument(metavar="ID", help="As `qstream dlq list` names it.")],
-    agent: AgentName = "routing",
+    agent: AgentName = None,
     bootstrap_servers: BootstrapServers = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show one dead letter: reason, stack trace, headers, and the record, decoded if it can be.
+    """Show one dead letter: reason, stack trace, headers, and the record, decoded if possible.
 
     \b
     Example:
       qstream dlq show qstream.tokens.batch.v1/3/17
     """
-    records, _ = dead_records(_settings(agent, bootstrap_servers), agent)
-    record = named_letters(agent, records, [letter_id])[-1]
+    letters = _owner(_read(client_settings(bootstrap_servers), agent), letter_id)
+    record = named_letters(letters.agent, letters.records, [letter_id])[-1]
     value = _value(record)
     headers = {name: _text(text) for name, text in DeadLetter.original(record.message.headers() or ())}
     key = _text(record.message.key())
+    fields = {"agent": letters.agent} | _object(record)
     if as_json:
-        print_json(_object(record) | {"stack_trace": record.letter.stack_trace, "key": key, "headers": headers} | value)
+        print_json(fields | {"stack_trace": record.letter.stack_trace, "key": key, "headers": headers} | value)
         return
-    print_table(("field", "value"), [*_object(record).items(), ("key", key), *((f"header {n}", t) for n, t in headers.items())])
+    print_table(("field", "value"), [*fields.items(), ("key", key), *((f"header {n}", t) for n, t in headers.items())])
     for title, text in (("stack trace", record.letter.stack_trace), *value.items()):
         if text:
             typer.echo(printable(f"{title}: {text}" if "\n" not in text else f"{title}:\n{text}"))
@@ -80,18 +99,19 @@ def show(
 @app.command("redrive")
 def redrive_letters(
     ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="As `qstream dlq list` names them.")] = None,
-    everything: Annotated[bool, typer.Option("--all", help="All that were not redriven yet.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be sent.")] = False,
-    agent: AgentName = "routing",
+    everything: Annotated[bool, typer.Option("--all", help="All dead letters that were not redriven yet.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be sent.")] = False,
+    agent: AgentName = None,
     bootstrap_servers: BootstrapServers = None,
     as_json: AsJson = False,
 ) -> None:
-    """Send dead letters back to the topic they came from, unchanged but for the header qstream_attempts.
+    """Send dead letters back to the topic they came from, unchanged except for the header qstream_attempts.
 
-    Each letter goes once: what was redriven is remembered in the committed offset of the group <prefix>.<agent>.redrive
-    (which brokers forget 7 days after the last redrive, unless offsets.retention.minutes says otherwise). A record that
-    fails again becomes a new letter under a new id, its attempts counted on. If the broker does not confirm everything,
-    nothing is remembered and the next redrive sends it all again. Run one redrive of an agent at a time.
+    The agent follows from the ids; --all asks for it where several agents have dead letters. Each letter goes once: what
+    was redriven is remembered in the committed offset of the group <prefix>.<agent>.redrive (which brokers forget 7 days
+    after the last redrive, unless offsets.retention.minutes says otherwise). A record that fails again becomes a new letter
+    under a new id, its attempts counted on. If the broker does not confirm everything, nothing is remembered and the next
+    redrive sends it all again. Run one redrive of an agent at a time.
 
     \b
     Example:
@@ -99,32 +119,71 @@ def redrive_letters(
       qstream dlq redrive qstream.tokens.batch.v1/3/17
     """
     if bool(ids) == everything:
-        raise ConfigError("allowed are either ids of dead letters or --all")
-    settings = _settings(agent, bootstrap_servers)
-    records, _ = dead_records(settings, agent)
-    without_bytes = {record.letter.id for record in records if record.letter.omitted_bytes}
-    wanted = set(ids) if ids else {record.letter.id for record in records} - without_bytes
-    open_ids = {record.letter.id for record in choose_letters(agent, records, wanted)}
-    known = topics_by_name()
-    require_topics(reach(settings), [known[name] for name in {i.rsplit("/", 2)[0] for i in open_ids} if name in known])
-    sent = sorted(open_ids) if dry_run else [record.letter.id for record in redrive(settings, agent, records, wanted)]
-    passed_over = sorted(wanted - open_ids)
+        raise ConfigError("either ids of dead letters or --all must be given, not both")
+    settings = client_settings(bootstrap_servers)
+    found = _read(settings, agent)
+    chosen = _by_agent(found, ids) if ids else [(_only(found), None)]
+    without_bytes = {record.letter.id for letters, _ in chosen for record in letters.records if record.letter.omitted_bytes}
+    plans = [(letters, wanted or {record.letter.id for record in letters.records} - without_bytes) for letters, wanted in chosen]
+    open_ids = {r.letter.id for letters, wanted in plans for r in choose_letters(letters.agent, letters.records, wanted)}
+    _require_targets(settings, open_ids)
+    if not dry_run:
+        for letters, wanted in plans:
+            redrive(settings, letters.agent, letters.records, wanted)
+    passed_over = sorted({letter_id for _, wanted in plans for letter_id in wanted} - open_ids)
     if as_json:
-        print_json({"dry_run": dry_run, "redriven": sent, "passed_over": passed_over, "without_bytes": sorted(without_bytes)})
+        answer = {"dry_run": dry_run, "redriven": sorted(open_ids), "passed_over": passed_over}
+        print_json(answer | {"without_bytes": sorted(without_bytes)})
         return
-    for letter_id in sent:
+    for letter_id in sorted(open_ids):
         typer.echo(printable(letter_id))
     done = "would be redriven" if dry_run else "redriven"
-    typer.echo(f"{len(sent)} {done}" + (f", {len(passed_over)} were redriven before" if passed_over else ""))
+    typer.echo(f"{len(open_ids)} {done}" + (f", {len(passed_over)} were redriven before" if passed_over else ""))
     for letter_id in sorted(without_bytes):
         typer.echo(printable(f"{letter_id} cannot be: its bytes were too large to travel with the letter"))
 
 
-def _settings(agent: str, bootstrap_servers: str | None) -> Settings:
-    require_agent(agent)
-    settings = client_settings(bootstrap_servers)
-    require_topics(reach(settings), [dead_letter_topic(agent)])
-    return settings
+def _read(settings: Settings, agent: str | None) -> list[Letters]:
+    """The dead letters of the agent, or of every agent whose topic is on the cluster."""
+    agents = all_agents() if agent is None else (find_agent(agent),)
+    cluster = reach(settings)
+    present = [known for known in agents if known.dead_letters.name in cluster.topics]
+    if agent is not None or not present:
+        require_topics(cluster, [known.dead_letters for known in agents])
+    return [Letters(known.name, *dead_records(settings, known.name)) for known in present]
+
+
+def _owner(found: list[Letters], letter_id: str) -> Letters:
+    """The agent that has the letter; `ConfigError` if none has it, or several, which read the same topic."""
+    owners = [letters for letters in found if letters.has(letter_id)]
+    agents = ", ".join(letters.agent for letters in owners or found)
+    if not owners:
+        raise ConfigError(f"no dead letter of agent {agents} has the id {letter_id!r}; list them with: qstream dlq list")
+    if len(owners) > 1:
+        raise ConfigError(f"--agent must be given: {agents} all have a dead letter {letter_id!r}")
+    return owners[0]
+
+
+def _by_agent(found: list[Letters], ids: Iterable[str]) -> list[tuple[Letters, set[str]]]:
+    """The named letters by the agent that has them."""
+    wanted: dict[str, tuple[Letters, set[str]]] = {}
+    for letter_id in ids:
+        letters = _owner(found, letter_id)
+        wanted.setdefault(letters.agent, (letters, set()))[1].add(letter_id)
+    return list(wanted.values())
+
+
+def _only(found: list[Letters]) -> Letters:
+    """The one agent with dead letters; where several have some, `ConfigError` asks for one."""
+    owners = [letters for letters in found if letters.records]
+    if len(owners) > 1:
+        raise ConfigError(f"--agent must be given with --all: {', '.join(letters.agent for letters in owners)} have dead letters")
+    return (owners or found)[0]
+
+
+def _require_targets(settings: Settings, ids: Iterable[str]) -> None:
+    known = topics_by_name()
+    require_topics(reach(settings), [known[name] for name in {i.rsplit("/", 2)[0] for i in ids} if name in known])
 
 
 def _object(record: DeadRecord) -> dict[str, Any]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Annotated, Final
 
 import typer
 
+from agents.names import agent_names
 from qstream.config import EMBEDDED, Settings, load_settings
 
 LOCAL_BROKER: Final = "localhost:9092"
@@ -13,6 +15,22 @@ LOCAL_BROKER: Final = "localhost:9092"
 QUIET: Final = {"log_level": "2"}
 START_HINT: Final = "name one by --bootstrap-servers or QSTREAM_BOOTSTRAP_SERVERS, or start one by: qstream broker"
 
+
+def agent_completion(start: str) -> list[str]:
+    """Agents for the shell's completion."""
+    return [name for name in agent_names() if name.startswith(start)]
+
+
+def topic_completion(start: str) -> list[str]:
+    """Topics for the shell's completion."""
+    # Loaded when the shell asks: the registry is more than `qstream --help` needs.
+    names: list[str] = [topic.name for topic in importlib.import_module("agents.registry").all_topics()]
+    return [name for name in names if name.startswith(start)]
+
+
+AgentArgument = Annotated[
+    str, typer.Argument(metavar="AGENT", autocompletion=agent_completion, help="A module, such as routing; see qstream --help.")
+]
 BootstrapServers = Annotated[
     str | None,
     typer.Option("--bootstrap-servers", "-b", metavar="HOST:PORT", help="Kafka brokers; else QSTREAM_BOOTSTRAP_SERVERS."),
@@ -23,7 +41,7 @@ RedisUrl = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 OptionChanges = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="OPTION=VALUE", help="Change a toggle of the agent's module; may be repeated."),
+    typer.Option("--set", metavar="OPTION=VALUE", help="Change an option of the agent's module; may be repeated."),
 ]
 
 
@@ -33,7 +51,7 @@ def new_app(help_text: str | None = None) -> typer.Typer:
 
 
 def client_settings(bootstrap_servers: str | None = None) -> Settings:
-    """Settings to reach running servers: an 'embedded' broker lives in another process, so the local address is tried."""
+    """Settings to reach running servers: an 'embedded' broker runs in another process, so the local address is tried."""
     settings = load_settings(bootstrap_servers=bootstrap_servers)
     servers = LOCAL_BROKER if settings.bootstrap_servers == EMBEDDED else settings.bootstrap_servers
     return settings.model_copy(update={"bootstrap_servers": servers, "kafka": QUIET | settings.kafka})

@@ -1,4 +1,4 @@
-"""Output: tables and JSON on stdout, text of strangers made harmless."""
+"""Output: tables and JSON on stdout, with untrusted text made harmless."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from schemas.solver import CLASSICAL, SolverRecord
 
 WIDE = 200
 
@@ -36,6 +38,20 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], styles
 def printable(text: str) -> str:
     """The text with control characters written out: a record must not drive the terminal."""
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape", "replace").decode() for c in text)
+
+
+def joined(*parts: str | None) -> str:
+    """Parts of a line, without those that are None."""
+    return "  ".join(part for part in parts if part is not None)
+
+
+def solver_text(record: SolverRecord) -> str:
+    """Who answered, as a person reads it: the solver, its variant, how circuits ran, and the parts that were kept."""
+    more = [record.variant, None if record.execution == CLASSICAL else record.execution]
+    if record.tried is not None:
+        more.append(f"{record.kept} of {record.tried} kept")
+    details = ", ".join(part for part in more if part)
+    return f"{record.solver} ({details})" if details else record.solver
 
 
 def utc(timestamp_ms: int) -> str:

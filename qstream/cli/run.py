@@ -11,7 +11,7 @@ from agents import app as worker
 from agents.registry import find_agent, partitions_of_topics
 from qstream.cli.cluster import reach, require_topics
 from qstream.cli.names import parse_options
-from qstream.cli.options import BootstrapServers, OptionChanges, RedisUrl, new_app
+from qstream.cli.options import AgentArgument, BootstrapServers, OptionChanges, RedisUrl, new_app
 from qstream.config import EMBEDDED, Settings, load_settings
 from qstream.embedded.kafka import PROMPT, EmbeddedKafka
 from qstream.embedded.redis import EmbeddedRedis
@@ -24,7 +24,7 @@ LOGLEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 @app.command()
 def run(
-    agent: Annotated[str, typer.Argument(metavar="AGENT", help="A file of agents/, such as routing.")],
+    agent: AgentArgument,
     bootstrap_servers: BootstrapServers = None,
     redis: RedisUrl = None,
     host: Annotated[str | None, typer.Option(help="Address of /healthz, /readyz and /metrics.")] = None,

@@ -1,4 +1,4 @@
-"""`qstream watch`: the records of one topic as they come."""
+"""`qstream watch`: the records of one topic as they arrive."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import typer
 from confluent_kafka import Message
 
 from qstream.cli.cluster import reach, require_topics
+from qstream.cli.lines import as_object, line_of, one_line
 from qstream.cli.names import find_topic
-from qstream.cli.options import AsJson, BootstrapServers, client_settings, new_app
+from qstream.cli.options import AsJson, BootstrapServers, client_settings, new_app, topic_completion
 from qstream.cli.output import print_json, printable
-from qstream.cli.summary import as_object, one_line
 from qstream.stream.read import follow, frame_of
 from schemas.frame import Frame, FrameError
 from schemas.topics import Topic
@@ -24,49 +24,54 @@ app = new_app()
 
 @app.command()
 def watch(
-    topic: Annotated[str, typer.Argument(metavar="TOPIC", help="A name, or a part of it: routing, placement, load, dlq.")],
-    from_start: Annotated[bool, typer.Option("--from-start", help="Begin with the oldest record kept.")] = False,
-    count: Annotated[int | None, typer.Option(min=1, help="End after so many records.")] = None,
-    timeout: Annotated[float | None, typer.Option(min=0, metavar="S", help="End after so many seconds.")] = None,
-    model: Annotated[str | None, typer.Option(help="Only records of this model.")] = None,
+    topic: Annotated[
+        str,
+        typer.Argument(
+            metavar="TOPIC", autocompletion=topic_completion, help="A name, or a part of it: routing, placement, load, dlq."
+        ),
+    ],
+    from_start: Annotated[bool, typer.Option("--from-start", help="Start with the oldest record kept.")] = False,
+    count: Annotated[int | None, typer.Option(min=1, help="End after this many records.")] = None,
+    timeout: Annotated[float | None, typer.Option(min=0, metavar="S", help="End after this many seconds.")] = None,
+    key: Annotated[str | None, typer.Option(help="Only records of this key: a model, a node, a study.")] = None,
     bootstrap_servers: BootstrapServers = None,
     as_json: AsJson = False,
     full: Annotated[bool, typer.Option("--full", help="With the arrays, in JSON.")] = False,
 ) -> None:
-    """Print the records of a topic as they come, until Ctrl-C, --count or --timeout.
+    """Print the records of a topic as they arrive, until Ctrl-C, --count or --timeout.
 
-    One line a record; with --json one object a line. It reads on its own, outside the agents' groups, and shows every
-    record as it lies there: repeated and expired plans too. Exit code 1 if --timeout came before --count.
+    One line per record; with --json one object per line. The command reads outside the agents' groups and shows every
+    record that the topic holds, repeated and expired plans too. Exit code 1 if --timeout ends before --count is reached.
 
     \b
     Example:
       qstream watch placement
-      qstream watch routing --model demo-moe --json --count 1 --timeout 10
+      qstream watch routing --key demo-moe --json --count 1 --timeout 10
     """
     chosen = find_topic(topic)
     settings = client_settings(bootstrap_servers)
     require_topics(reach(settings), [chosen])
-    shown = 0
+    shown, line = 0, line_of(chosen)
     with contextlib.suppress(KeyboardInterrupt):
         messages = follow(settings, chosen.name, from_start)
         typer.echo(f"watching {chosen.name} at {settings.bootstrap_servers}, Ctrl-C to end", err=True)
         for message, frame in _frames(messages, chosen, timeout):
-            if model is not None and getattr(frame, "model", None) != model:
+            if key is not None and str(getattr(frame, chosen.key)) != key:
                 continue
             if as_json or full:
                 print_json(as_object(message, frame, full))
             else:
-                typer.echo(one_line(message, frame, time.time_ns()))
+                typer.echo(one_line(message, frame, chosen, line, time.time_ns()))
             shown += 1
             if shown == count:
                 return
         if count is not None:
-            typer.echo(f"{shown} of {count} records came in {timeout:g} s", err=True)
+            typer.echo(f"{shown} of {count} records arrived in {timeout:g} s", err=True)
             raise typer.Exit(1)
 
 
 def _frames(messages: Iterator[Message | None], topic: Topic, timeout: float | None) -> Iterator[tuple[Message, Frame]]:
-    """Readable records until the time is over; unreadable ones are told on stderr."""
+    """Readable records until the time is over; unreadable ones are reported on stderr."""
     deadline = None if timeout is None else time.monotonic() + timeout
     for message in messages:
         if message is not None:

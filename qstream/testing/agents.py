@@ -6,6 +6,7 @@ import typer
 
 from agents.registry import Agent, load
 from qstream.config import Settings
+from qstream.module.options import ModuleOptions
 from qstream.testing.checks import check_frame, check_processor
 
 
@@ -33,6 +34,8 @@ def check_agent(agent: Agent) -> None:
         check_frame(topic.frame)
     for path in (agent.lines, agent.observe, *agent.scenes.values()):
         assert not path or callable(load(path)), f"{name}: {path} cannot be called"
+    if agent.options:
+        assert issubclass(load(agent.options), ModuleOptions), f"{name}: {agent.options} is not a ModuleOptions"
     if agent.commands:
         assert isinstance(load(agent.commands), typer.Typer), f"{name}: {agent.commands} is not a typer app"
     assert agent.examples, f"{name}: examples is not declared"

@@ -10,10 +10,9 @@ from typing import Annotated, Final
 import typer
 
 from qstream.cli.options import AsJson
-from qstream.cli.output import print_json, print_table
+from qstream.cli.output import print_json, print_table, solver_text
 from qstream.cli.routing.page import page
 from qstream.cli.routing.placements import Row, compare, topology_of
-from qstream.cli.summary import solver_text
 from qstream.errors import ConfigError
 from qstream.routing.formats.bundled import BUNDLED
 from qstream.routing.formats.export import EXPORTERS, FILE_NAMES, export

@@ -11,9 +11,8 @@ import typer
 from numpy.typing import NDArray
 
 from qstream.cli.options import AsJson
-from qstream.cli.output import print_json, print_table
+from qstream.cli.output import print_json, print_table, solver_text
 from qstream.cli.sources import BatchHeader, read_items
-from qstream.cli.summary import solver_text
 from qstream.errors import ConfigError, ProblemError
 from qstream.routing.adjacency import expert_queues
 from qstream.routing.formats.files import bounded

@@ -201,7 +201,7 @@ def test_a_file_with_one_bad_frame_sends_nothing(cluster, invoke, tmp_path, mode
 def test_what_watch_prints_can_be_published_again(cluster, invoke, told, tmp_path, model):
     path, frame = example(EXPERTS_LOAD, tmp_path, model=model)
     told("publish", path, "-b", cluster)
-    words = ("watch", "load", "--from-start", "--count", 1, "--timeout", 120, "--model", model, "-b", cluster)
+    words = ("watch", "load", "--from-start", "--count", 1, "--timeout", 120, "--key", model, "-b", cluster)
     header, full = invoke(*words, "--json"), invoke(*words, "--json", "--full")
     assert "logical_count" not in json.loads(header.stdout)
     told("publish", "-", "-b", cluster, stdin=full.stdout)
@@ -210,14 +210,14 @@ def test_what_watch_prints_can_be_published_again(cluster, invoke, told, tmp_pat
 
 
 def test_watch_without_the_awaited_record_fails_when_its_time_is_over(cluster, invoke, model):
-    result = invoke("watch", "placement", "--count", 1, "--timeout", 0.2, "--model", model, "-b", cluster)
+    result = invoke("watch", "placement", "--count", 1, "--timeout", 0.2, "--key", model, "-b", cluster)
     assert result.exit_code == 1
     assert result.stdout == ""
-    assert invoke("watch", "placement", "--timeout", 0.2, "--model", model, "-b", cluster).exit_code == 0
+    assert invoke("watch", "placement", "--timeout", 0.2, "--key", model, "-b", cluster).exit_code == 0
 
 
 def test_watch_sees_what_comes_after_it_says_so_and_ends_cleanly_by_ctrl_c(cluster, started, model):
-    process = started("watch", "placement", "-b", cluster, "--model", model)
+    process = started("watch", "placement", "-b", cluster, "--key", model)
     assert "watching" in process.stderr.readline()
     plan = PLACEMENT_PLAN.frame.example().model_copy(update={"model": model})
     with Publisher(cluster) as publisher:

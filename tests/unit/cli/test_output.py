@@ -6,8 +6,10 @@ import json
 
 import pytest
 
+from qstream.cli.lines import as_object, line_of, one_line
 from qstream.cli.output import print_json, print_table, printable, utc
-from qstream.cli.summary import as_object, one_line
+from schemas.frame import Frame
+from schemas.plan import SkipReason
 from schemas.topics import PLACEMENT_PLAN, TOPICS
 
 
@@ -53,7 +55,7 @@ def test_a_time_beyond_the_calendar_is_no_error():
 @pytest.mark.parametrize("topic", TOPICS, ids=lambda topic: topic.name)
 def test_every_frame_has_a_line_that_names_its_key(topic):
     frame = topic.frame.example()
-    line = one_line(StoredRecord(), frame, now_ns=0)
+    line = one_line(StoredRecord(), frame, topic, line_of(topic), now_ns=0)
     assert "\n" not in line
     assert line.startswith("2023-11-14T22:13:20.000Z  ")
     assert str(getattr(frame, topic.key)) in line
@@ -62,8 +64,34 @@ def test_every_frame_has_a_line_that_names_its_key(topic):
 def test_a_plan_past_its_time_is_marked():
     plan = PLACEMENT_PLAN.frame.example()
     end = plan.ts_ns + int(plan.ttl_s * 1e9)
-    assert "expired" not in one_line(StoredRecord(), plan, end)
-    assert "expired" in one_line(StoredRecord(), plan, end + 1)
+    line = line_of(PLACEMENT_PLAN)
+    assert "expired" not in one_line(StoredRecord(), plan, PLACEMENT_PLAN, line, end)
+    assert "expired" in one_line(StoredRecord(), plan, PLACEMENT_PLAN, line, end + 1)
+
+
+def nothing_known(frame: Frame) -> None:
+    """A module without lines of its own."""
+
+
+PLANS = [topic for topic in TOPICS if topic.role == "plan"]
+
+
+@pytest.mark.parametrize("topic", PLANS, ids=lambda topic: topic.name)
+def test_every_plan_has_a_readable_line_even_if_its_module_brings_none(topic):
+    frame = topic.frame.example()
+    line = one_line(StoredRecord(), frame, topic, nothing_known, now_ns=0)
+    assert str(getattr(frame, topic.key)) in line
+    assert frame.solver.solver in line
+    assert "{" not in line
+
+
+def test_a_skipped_plan_says_which_version_stays_and_why():
+    plan = PLACEMENT_PLAN.frame.example()
+    arrays = dict.fromkeys(plan.arrays)
+    skipped = plan.model_copy(update=arrays | {"version": 2, "skip_reason": SkipReason.GAIN_TOO_SMALL})
+    line = one_line(StoredRecord(), skipped, PLACEMENT_PLAN, nothing_known, now_ns=0)
+    assert "v2 stays" in line
+    assert line.endswith("gain_too_small")
 
 
 @pytest.mark.parametrize("topic", TOPICS, ids=lambda topic: topic.name)
