@@ -56,6 +56,9 @@ class Settings(BaseModel):
         default=20_000, ge=1, description="records processed from memory while Redis is away, before the inputs pause"
     )
     max_cached_keys: int = Field(default=4096, ge=1, description="states kept in memory")
+    max_cached_bytes: int = Field(
+        default=512 << 20, ge=1 << 20, description="bytes of the states kept in memory, each counted as frame and as stored"
+    )
     retry_max_s: float = Field(default=5.0, gt=0, le=600, description="longest pause between two tries of a batch")
     give_up_s: float = Field(default=5.0, gt=0, description="a batch that waits longer for what it lacks is dead-lettered")
     drain_s: float = Field(default=8.0, gt=0, le=600, description="time to finish the batch in hand after SIGTERM")

@@ -16,6 +16,7 @@ DEAD_LETTERS = Counter("qstream_dead_letters_total", "Records that could not be 
 RETRIES = Counter("qstream_batch_retries_total", "Batches that had to wait and try again", ["agent", "error"])
 PROCESS_SECONDS = Histogram("qstream_process_seconds", "Time of a batch inside the module", ["agent"], buckets=SECONDS)
 BATCH_SECONDS = Histogram("qstream_batch_seconds", "From the poll of a batch to its commit", ["agent"], buckets=SECONDS)
+TICK_SECONDS = Histogram("qstream_tick_seconds", "From a round of ticks to the states that it saves", ["agent"], buckets=SECONDS)
 END_TO_END_SECONDS = Histogram(
     "qstream_end_to_end_seconds", "From a batch's oldest record to its confirmed event", ["agent"], buckets=SECONDS
 )

@@ -1,15 +1,16 @@
--- Compare and set one state: epochs, version, offsets, then the write; all of it or nothing.
+-- Compare and set one state: epochs, version, offsets, then the write and when it expires; all of it or nothing.
 --
 -- KEYS[1]  the hash
 -- ARGV     1 version and 2 writer that the caller expects to find, 3 version and 4 writer to leave there,
 --          5 '1' if the fields sent are the whole state, 6 D, 7 E, 8 O: how many names and pairs follow,
+--          9 milliseconds after which the hash is deleted, 0 for never,
 --          D names to delete, E pairs epoch:<topic>:<partition>, O pairs offset:<topic>:<partition>,
 --          then pairs of fields to set.
 -- Reply    {'ok'} | {'stale', field, its value} | {'conflict', version, what} | {'resend', version, writer}
 
 local key = KEYS[1]
 local expected, new_version, writer, whole = tonumber(ARGV[1]), ARGV[3], ARGV[4], ARGV[5] == '1'
-local first_epoch = 9 + tonumber(ARGV[6])
+local first_epoch = 10 + tonumber(ARGV[6])
 local first_offset = first_epoch + 2 * tonumber(ARGV[7])
 local first_field = first_offset + 2 * tonumber(ARGV[8])
 
@@ -64,7 +65,7 @@ for i = first_epoch, #ARGV, 2 do
   redis.call('HSET', key, ARGV[i], ARGV[i + 1])
   sent[ARGV[i]] = true
 end
-for i = 9, first_epoch - 1 do
+for i = 10, first_epoch - 1 do
   redis.call('HDEL', key, ARGV[i])
 end
 if whole then
@@ -73,5 +74,10 @@ if whole then
       redis.call('HDEL', key, field)
     end
   end
+end
+if ARGV[9] == '0' then
+  redis.call('PERSIST', key)
+else
+  redis.call('PEXPIRE', key, ARGV[9])
 end
 return {'ok'}

@@ -4,38 +4,25 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Generic, TypeVar
 
 from qstream.contract import Record, TopicPartition
 from qstream.errors import StaleEpoch, StoreUnavailable
 from qstream.metrics import CONFLICTS, STATE_BYTES
-from qstream.state.store import StateStore, Stored, Write
+from qstream.state.store import StateStore
+from qstream.state.write import Stored, Write
+from qstream.stream.cache import Cache, Entry
+from qstream.stream.keys import Keys
 from schemas.frame import Frame
 
 S = TypeVar("S", bound=Frame)
 T = TypeVar("T")
 STORE_RETRY_S = 0.5
+ENDED_S = 86_400.0  # how long the offsets that an ended key has seen are kept: its last records may be delivered again
 log = logging.getLogger(__name__)
-
-
-@dataclass(eq=False)
-class Entry(Generic[S]):
-    """The state of one key: as stored, as it is now, and the offsets that the present one has seen.
-
-    `held` are the partitions that were ours when it was loaded, `fed_by` those whose records have asked for it. `quiet`
-    says that none did since the last tick, which was given this entry.
-    """
-
-    stored: Stored[S]
-    state: S | None
-    seen: dict[TopicPartition, int] = field(default_factory=dict)
-    dirty: bool = False
-    held: set[TopicPartition] = field(default_factory=set)
-    fed_by: set[TopicPartition] = field(default_factory=set)
-    quiet: bool = False
 
 
 class Ledger(Generic[S]):
@@ -46,14 +33,24 @@ class Ledger(Generic[S]):
     their partitions are not committed, and `uncommitted` grows.
     """
 
-    def __init__(self, store: StateStore[S] | None, agent: str, max_keys: int) -> None:
+    def __init__(
+        self,
+        store: StateStore[S] | None,
+        agent: str,
+        *,
+        max_keys: int = 4096,
+        max_bytes: int = 1 << 29,
+        ttl_s: float | None = None,
+    ) -> None:
         self.store = store
         self.agent = agent
-        self.max_keys = max_keys
+        self.ttl_s = ttl_s
+        self.keys = Keys()
         self.positions: dict[TopicPartition, int] = {}
         self.durable: dict[TopicPartition, int] = {}
         self.refused: set[TopicPartition] = set()
-        self._entries: OrderedDict[str, Entry[S]] = OrderedDict()
+        self._cache: Cache[S] = Cache(max_keys, max_bytes)
+        self._dirty: dict[str, Entry[S]] = {}
         self._epochs: dict[TopicPartition, int] = {}
         self._away_until = 0.0
 
@@ -69,14 +66,23 @@ class Ledger(Generic[S]):
             epoch = self._ask(self.store.new_epoch)
             self._epochs |= dict.fromkeys(missing, epoch)
 
-    def forget(self, partitions: Iterable[TopicPartition]) -> set[TopicPartition]:
+    def find_keys(self) -> None:
+        """Read from the index which keys feed on the partitions that have come to us; `StoreUnavailable`."""
+        store = self.store
+        if store is not None:
+            for partition in self._epochs.keys() - self.keys.taken:
+                epoch = self._epochs[partition]
+                self.keys.take(partition, self._ask(partial(store.index.take, partition, epoch)))
+
+    def release(self, partitions: Iterable[TopicPartition]) -> set[TopicPartition]:
         """Drop all that belongs to partitions which are no longer ours. Returns the others to be read again."""
         gone = set(partitions)
         for table in (self.positions, self.durable, self._epochs):
             for partition in gone & table.keys():
                 del table[partition]
         self.refused -= gone
-        for entry in self._entries.values():
+        self.keys.release(gone)
+        for _, entry in self._cache:
             entry.held -= gone
         return self.drop_states(gone) - gone
 
@@ -86,42 +92,61 @@ class Ledger(Generic[S]):
         Returns all partitions to be read again: a dropped state that was not saved takes the others that it saw along.
         """
         gone = set(partitions)
-        while hit := [key for key, entry in self._entries.items() if gone & (entry.fed_by | entry.seen.keys())]:
-            for key in hit:
-                entry = self._entries.pop(key)
-                if entry.dirty:
-                    gone |= entry.seen.keys() & self.positions.keys()
+        while hit := [(key, entry) for key, entry in self._cache if gone & (entry.fed_by | entry.seen.keys())]:
+            for key, entry in hit:
+                self._drop(key)
+                gone |= entry.unsaved & self.positions.keys()
         return gone
 
     def refresh(self, key: str) -> None:
-        """Load the key's state anew on its next use, unless it holds what the store does not know yet."""
-        entry = self._entries.get(key)
+        """Have the next use of the key load its state, unless memory holds what the store does not know yet."""
+        entry = self._cache.get(key)
         if entry is not None and not entry.dirty:
-            del self._entries[key]
+            self._drop(key)
 
     def entry(self, key: str) -> Entry[S]:
         """The key's state, from memory or from the store; `StoreUnavailable` if neither has it."""
-        if key in self._entries:
-            self._entries.move_to_end(key)
-            return self._entries[key]
-        store = self.store
-        stored: Stored[S] = Stored() if store is None else self._ask(lambda: store.load(key))
-        if stored.reason is not None:
-            # Without its state nothing was seen: tables are read into it again, as into a new one.
-            log.error("the stored state of %r cannot be read, it starts cold: %s", key, stored.reason)
-            CONFLICTS.labels(self.agent, "unreadable").inc()
-            stored = replace(stored, offsets={})
-        entry = self._entries[key] = Entry(stored, stored.state, dict(stored.offsets), held=set(self._epochs))
+        entry = self._cache.get(key)
+        if entry is None:
+            (entry,) = self._load([key])
         return entry
 
-    def cached_keys(self) -> list[str]:
-        """The keys in memory."""
-        return list(self._entries)
+    def is_ours(self, entry: Entry[S], topics: Container[str]) -> bool:
+        """Whether this worker ticks the key: it owns the first of all partitions of `topics` that have fed the state."""
+        return min((p for p in entry.seen if p.topic in topics), default=None) in self._epochs
+
+    def tick_room(self) -> int:
+        """How many keys may tick together, so that their states fit into memory."""
+        return self._cache.room()
+
+    def cached(self, key: str) -> Entry[S] | None:
+        """The key's state if it is in memory."""
+        return self._cache.get(key)
+
+    def fetch(self, keys: Sequence[str], shared: bool) -> None:
+        """Have the newest states of these keys in memory, in at most two round trips; `StoreUnavailable`.
+
+        `shared` says that other workers may have written those in memory. What memory alone knows stays.
+        """
+        store = self.store
+        if store is None:
+            return
+        clean = [(key, entry) for key in keys if (entry := self._cache.get(key)) is not None and not entry.dirty]
+        if shared and clean:
+            marks = self._ask(lambda: store.marks([key for key, _ in clean]))
+            for (key, entry), mark in zip(clean, marks, strict=True):
+                if mark != (entry.stored.version, entry.stored.writer):
+                    self._drop(key)
+        self._load([key for key in keys if self._cache.get(key) is None])
+
+    def shrink(self) -> None:
+        """Keep the states in memory within their bounds."""
+        self._cache.shrink()
 
     def unseen(self, key: str, records: Sequence[Record]) -> list[Record]:
         """The records that the key's state has not seen: a redelivery changes nothing twice; `StoreUnavailable`.
 
-        A state that was loaded before one of their partitions came to us is loaded anew, for the partition's earlier owner
+        A state that was loaded before one of their partitions came to us is loaded again, for the partition's earlier owner
         may have written it since. One that holds what the store does not know yet cannot be: its records must wait.
         """
         entry = self.entry(key)
@@ -129,22 +154,29 @@ class Ledger(Generic[S]):
         if (origins & self._epochs.keys()) - entry.held:
             if entry.dirty:
                 raise StoreUnavailable(f"the state of {key!r} is not saved yet, and a partition that feeds it has come since")
-            del self._entries[key]
+            self._drop(key)
             entry = self.entry(key)
         entry.fed_by |= origins
         unseen = (
             [record for record in records if record.offset > entry.seen.get(record.origin, -1)] if entry.seen else list(records)
         )
-        entry.quiet = entry.quiet and not unseen
+        if unseen:
+            self.keys.wake(key)
         return unseen
 
-    def stage(self, key: str, state: S, records: Sequence[Record]) -> None:
-        """Take a new state that has seen `records`; `save` writes it."""
+    def stage(self, key: str, state: S | None, records: Sequence[Record]) -> None:
+        """Take a new state that has seen `records`, None where the key ends; `save` writes it."""
         entry = self.entry(key)
         entry.state = state
         entry.dirty = True
+        self._dirty[key] = entry
         for record in records:
             entry.seen[record.origin] = record.offset
+            entry.unsaved.add(record.origin)
+        if state is None:
+            self.keys.end(key)
+        else:
+            self.keys.note(key, entry.seen.keys() & self._epochs.keys())
 
     def advance(self, starts: Mapping[TopicPartition, int], ends: Mapping[TopicPartition, int]) -> None:
         """Note that everything from `starts` up to `ends` (next offsets) is processed and answered."""
@@ -155,35 +187,37 @@ class Ledger(Generic[S]):
     def save(self) -> set[TopicPartition]:
         """Write the changed states. Returns the partitions whose records must be processed again, because the stored state
         of a key had moved on. `StoreUnavailable`: nothing is lost, save again later."""
-        dirty = [(key, entry) for key, entry in self._entries.items() if entry.dirty]
         again: set[TopicPartition] = set()
-        store = self.store
+        store, dirty = self.store, list(self._dirty.items())
         if store is None or not dirty:
             if self._away_until:
                 self._ask(self._ping)
             return again
+        self._index_new(store)
         writes = [self._write(key, entry) for key, entry in dirty]
         for (key, entry), answer in zip(dirty, self._ask(lambda: store.save_all(writes)), strict=True):
             if isinstance(answer, Stored):
                 STATE_BYTES.labels(self.agent).inc(answer.written_bytes)
+                del self._dirty[key]
                 entry.stored, entry.dirty = answer, False
+                entry.unsaved.clear()
+                self._cache.put(key, entry)
             else:
                 CONFLICTS.labels(self.agent, "stale_epoch" if isinstance(answer, StaleEpoch) else "version").inc()
-                again |= entry.seen.keys() & self.positions.keys()
-                del self._entries[key]
-        while len(self._entries) > self.max_keys and not next(iter(self._entries.values())).dirty:
-            self._entries.popitem(last=False)
+                again |= entry.unsaved & self.positions.keys()
+                self._drop(key)
+        self._unindex_ended(store)
+        self._cache.shrink()
         return again
 
-    def committable(self) -> dict[TopicPartition, int]:
-        """Next offsets whose states are written and that the broker does not know yet."""
-        waiting: set[TopicPartition] = set()
-        for entry in self._entries.values():
-            if entry.dirty:
-                waiting |= entry.seen.keys()
-        return {
-            p: end for p, end in self.positions.items() if p not in waiting and (end != self.durable.get(p) or p in self.refused)
-        }
+    def committable(self, missing: Mapping[TopicPartition, int] | None = None) -> dict[TopicPartition, int]:
+        """Next offsets whose states are written and that the broker does not know yet.
+
+        `missing` are the first offsets by partition that are not answered although later ones are: no commit passes them.
+        """
+        unsaved = {partition for entry in self._dirty.values() for partition in entry.unsaved}
+        ends = {p: min(end, (missing or {}).get(p, end)) for p, end in self.positions.items() if p not in unsaved}
+        return {p: end for p, end in ends.items() if end != self.durable.get(p) or p in self.refused}
 
     def handed_over(self, offsets: Mapping[TopicPartition, int]) -> None:
         """Note that these next offsets go to the broker."""
@@ -203,7 +237,39 @@ class Ledger(Generic[S]):
     def _write(self, key: str, entry: Entry[S]) -> Write[S]:
         """Only partitions that are ours are fenced and moved on; other workers may feed the same key from theirs."""
         epochs = {partition: self._epochs[partition] for partition in entry.seen if partition in self._epochs}
-        return Write(key, entry.stored, entry.state, {partition: entry.seen[partition] for partition in epochs}, epochs)
+        ttl_s = ENDED_S if entry.state is None else self.ttl_s
+        return Write(key, entry.stored, entry.state, {partition: entry.seen[partition] for partition in epochs}, epochs, ttl_s)
+
+    def _load(self, keys: Sequence[str]) -> list[Entry[S]]:
+        store = self.store
+        if store is None:
+            found: list[Stored[S]] = [Stored() for _ in keys]
+        else:
+            found = self._ask(lambda: store.load_all(keys)) if keys else []
+        return [self._take(key, stored) for key, stored in zip(keys, found, strict=True)]
+
+    def _take(self, key: str, stored: Stored[S]) -> Entry[S]:
+        if stored.reason is not None:
+            # Without its state nothing was seen: tables are read into it again, as into a new one.
+            log.error("the stored state of %r cannot be read, it starts cold: %s", key, stored.reason)
+            CONFLICTS.labels(self.agent, "unreadable").inc()
+            stored = replace(stored, offsets={})
+        return self._cache.put(key, Entry(stored, stored.state, dict(stored.offsets), held=set(self._epochs)))
+
+    def _drop(self, key: str) -> None:
+        self._cache.drop(key)
+        self._dirty.pop(key, None)
+
+    def _index_new(self, store: StateStore[S]) -> None:
+        """A key stands in the index before its first state does, or a crash between the two would hide it from ticks."""
+        if new := self.keys.new:
+            self._ask(lambda: store.index.change(self._epochs, new, {}))
+            new.clear()
+
+    def _unindex_ended(self, store: StateStore[S]) -> None:
+        if ended := self.keys.removable(self._dirty):
+            self._ask(lambda: store.index.change(self._epochs, {}, ended))
+            self.keys.removed(ended)
 
     def _ping(self) -> None:
         if self.store is not None and not self.store.ping():

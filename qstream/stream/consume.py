@@ -32,6 +32,7 @@ def consumer_config(settings: Settings, group: str) -> dict[str, object]:
         "client.id": settings.worker_id,
         "enable.auto.commit": False,
         "auto.offset.reset": "earliest",
+        "enable.partition.eof": True,
         "isolation.level": "read_committed",
         "fetch.wait.max.ms": 100,
         "fetch.queue.backoff.ms": 5,
@@ -54,8 +55,9 @@ def consumer_config(settings: Settings, group: str) -> dict[str, object]:
 class Intake:
     """One member of a consumer group, used by one thread.
 
-    `assigned` is what it owns now. `poll` never returns a message of a partition that is no longer owned. A held partition
-    is paused until its time comes; `frozen` pauses all, with polling going on so that the membership stays.
+    `assigned` is what it owns now, `at_end` the partitions of which everything was read. `poll` never returns a message of a
+    partition that is no longer owned. A held partition is paused until its time comes; `frozen` pauses all, with polling
+    going on so that the membership stays.
     """
 
     def __init__(self, settings: Settings, agent: str, topics: Sequence[str]) -> None:
@@ -66,6 +68,8 @@ class Intake:
         self.assigned: set[TopicPartition] = set()
         self.joined = False
         self.frozen = False
+        self.at_end: set[TopicPartition] = set()
+        self._reached: set[TopicPartition] = set()
         self._new: set[TopicPartition] = set()
         self._lost: set[TopicPartition] = set()
         self._held_until: dict[TopicPartition, float] = {}
@@ -86,7 +90,7 @@ class Intake:
         self._apply_pauses()
         self._apply_seeks()
         first = self._consumer.poll(wait_s)
-        if first is None:
+        if first is None or (first.error() is not None and not self._usable(first)):
             return []
         messages = [first]
         size = _size(first)
@@ -117,6 +121,8 @@ class Intake:
     def seek(self, partition: TopicPartition, offset: int) -> None:
         """Read the partition from `offset` next; until then `poll` returns none of it."""
         if partition in self.assigned:
+            self.at_end.discard(partition)
+            self._reached.discard(partition)
             self._seeks[partition] = offset
             self._apply_seeks()
 
@@ -139,6 +145,16 @@ class Intake:
         answers = self._consumer.committed(asked, timeout=timeout_s)
         raise_first(answers)
         return {TopicPartition(a.topic, a.partition): a.offset for a in answers if a.offset >= 0}
+
+    def reached(self) -> set[TopicPartition]:
+        """Partitions whose end was reached at some time since the last call."""
+        reached, self._reached = self._reached | self.at_end, set()
+        return reached
+
+    def newest(self) -> dict[TopicPartition, int]:
+        """The next offset that the last fetch of each owned partition told, without asking; -1 where it is not known."""
+        ends = {p: self._consumer.get_watermark_offsets(KafkaPartition(*p), cached=True) for p in self.assigned}
+        return {partition: -1 if found is None else found[1] for partition, found in ends.items()}
 
     def lag(self, positions: Mapping[TopicPartition, int]) -> dict[str, int]:
         """Records by topic between the next offsets to read and the newest known end of each owned partition.
@@ -189,10 +205,14 @@ class Intake:
         error = message.error()
         if error is None:
             partition = came_from(message)
+            self.at_end.discard(partition)
             return partition in self.assigned and partition not in self._seeks
         raise_if_fatal(error)
         if error.code() != KafkaError._PARTITION_EOF:
             log.warning("consumer: %s", error)
+        elif (partition := came_from(message)) in self.assigned and partition not in self._seeks:
+            self.at_end.add(partition)
+            self._reached.add(partition)
         return False
 
     def _apply_pauses(self) -> None:
@@ -266,6 +286,8 @@ class Intake:
         self._new -= gone
         self._lost |= gone
         self._refused -= gone
+        self.at_end -= gone
+        self._reached -= gone
         for partition in gone & self._in_flight.keys():
             del self._in_flight[partition]
         # The client keeps a partition paused over a new assignment, in which nobody would know of it.

@@ -18,7 +18,10 @@ S = TypeVar("S", bound=Frame)
 
 @dataclass(eq=False)
 class Outcome(Generic[S]):
-    """What came of the records of one key: `state` is the newest, `waits` the first record that must wait, and why."""
+    """What came of the records of one key.
+
+    `state` is the newest, None where the key has none or has ended. `waits` is the first record that must wait, and why.
+    """
 
     state: S | None
     changed: bool = False
@@ -82,7 +85,7 @@ def _run(processor: Processor[S], key: str, records: list[Record], outcome: Outc
 def _add(outcome: Outcome[S], result: Result[S]) -> None:
     outcome.events += result.events
     outcome.rejected += [reject(_named(poison), poison, "process") for poison in result.dead]
-    if result.state is not None:
+    if result.state is not None or result.forget:
         outcome.state = result.state
         outcome.changed = True
 

@@ -12,16 +12,17 @@ from typing import Generic, TypeVar
 from confluent_kafka import KafkaException, Message
 
 from qstream.config import Settings, is_embedded
-from qstream.contract import Event, Processor, Record, Tick, TopicPartition, partition_of
+from qstream.contract import Event, Processor, Record, TopicPartition, partition_of
 from qstream.errors import ConfigError, DeliveryFailed, OptionError, StoreUnavailable
-from qstream.metrics import DEGRADED, LAG, PAUSED, PROCESS_SECONDS, RETRIES
+from qstream.metrics import DEGRADED, LAG, PAUSED, PROCESS_SECONDS, RETRIES, TICK_SECONDS
 from qstream.state.store import StateStore
 from qstream.stream.commit import Ledger
 from qstream.stream.consume import FROM_START, Intake, came_from
 from qstream.stream.decode import Rejected, by_key, decode
-from qstream.stream.isolate import Outcome, isolate, isolate_tick
-from qstream.stream.observe import count_turn
+from qstream.stream.isolate import Outcome, isolate
+from qstream.stream.observe import count_batch, count_delivered
 from qstream.stream.produce import Outbox
+from qstream.stream.ticks import Ticks
 from schemas.control import Control
 from schemas.frame import Frame
 from schemas.topics import dead_letter_name
@@ -75,7 +76,15 @@ class BatchLoop(Generic[S]):
         self.topics = {topic.name: topic for topic in processor.inputs}
         self.intake = Intake(settings, self.agent, list(self.topics))
         self.outbox = Outbox(settings, self.agent, dead_letter_name(self.agent))
-        self.ledger: Ledger[S] = Ledger(store, self.agent, settings.max_cached_keys)
+        self.ledger: Ledger[S] = Ledger(
+            store,
+            self.agent,
+            max_keys=settings.max_cached_keys,
+            max_bytes=settings.max_cached_bytes,
+            ttl_s=processor.state_ttl_s,
+        )
+        self.ledger.keys.wanted = processor.tick_s is not None
+        self.ticks = Ticks(self.ledger, self.intake, self.topics)
         self.degraded = self.stalled = self.paused = self.warm = self.running = False
         self._stop = threading.Event()
         self._wish: Control | None = None
@@ -84,7 +93,7 @@ class BatchLoop(Generic[S]):
         self._waiting_since: dict[tuple[TopicPartition, int], float] = {}
         self._lacking_since: dict[str, float] = {}
         self._replay_until: Ends = {}
-        self._next_tick = self._next_lag = 0.0
+        self._next_lag = 0.0
         self._last_turn = time.monotonic()
 
     def stop(self) -> None:
@@ -149,15 +158,14 @@ class BatchLoop(Generic[S]):
         for key, (outcome, group) in outcomes.items():
             if outcome.changed or outcome.events:
                 self._lacking_since.pop(key, None)
-            if outcome.changed and outcome.state is not None:
+            if outcome.changed:
                 self.ledger.stage(key, outcome.state, group)
         self.ledger.advance(starts, ends)
         self._settle()
         self._failures = 0
         self._waiting_since = {at: t for at, t in self._waiting_since.items() if at[1] >= self.ledger.positions.get(at[0], 0)}
-        count_turn(self.agent, answered, events, dead, time.monotonic() - started)
-        for event in events:
-            self.observe(event)
+        count_batch(self.agent, answered, time.monotonic() - started)
+        self._count(events, dead)
 
     def _start(self) -> None:
         if self.outbox.transactional and is_embedded(self.intake.cluster_id(10.0)):
@@ -179,6 +187,8 @@ class BatchLoop(Generic[S]):
             try:
                 self.processor = self.base.configure(wish.options)
                 self._control_error = ""
+                self.ledger.keys.wanted = self.processor.tick_s is not None
+                self.ledger.ttl_s = self.processor.state_ttl_s
             except OptionError as exc:
                 self._control_error = str(exc)
                 log.error("control refused, the options stay as they were: %s", exc)
@@ -189,7 +199,7 @@ class BatchLoop(Generic[S]):
     def _follow_assignment(self, messages: list[Message]) -> list[Message]:
         """Forget what was lost and fence what is new; a partition that cannot be taken over yet is read again later."""
         new, lost = self.intake.changes()
-        again = self.ledger.forget(lost)
+        again = self.ledger.release(lost)
         self._read_again(again)
         self._waiting_since = {at: since for at, since in self._waiting_since.items() if at[0] not in lost}
         if lost:
@@ -325,25 +335,30 @@ class BatchLoop(Generic[S]):
             self.intake.hold(partition, start, pause)
 
     def _tick(self) -> None:
-        period, now_ns = self.processor.tick_s, time.time_ns()
-        if period is None or time.monotonic() < self._next_tick or self.paused:
+        """A part of the keys ticks in the order of a batch: newest states, events, writes; one wait for all of them."""
+        if self.paused or not (keys := self.ticks.due(self.processor.tick_s)):
             return
-        self._next_tick = time.monotonic() + period
-        for key in self.ledger.cached_keys():
-            entry = self.ledger.entry(key)
-            if entry.state is None:
-                continue
-            tick = Tick(key, entry.stored.version, now_ns, entry.quiet)
-            entry.quiet = True
-            result = isolate_tick(self.processor, tick, entry.state)
-            try:
-                self._deliver(list(result.events), [], {})
-            except DeliveryFailed as exc:
-                log.warning("tick of %s not delivered, the next one follows: %s", key, exc)
-                continue
-            if result.state is not None:
+        started = time.monotonic()
+        results = self.ticks.run(self.processor, keys, self._lacking_since)
+        events = [event for result in results.values() for event in result.events]
+        try:
+            if events:
+                self._deliver(events, [], {})
+        except DeliveryFailed as exc:
+            log.warning("%d events of a tick are not delivered, the next tick follows: %s", len(events), exc)
+            return
+        for key, result in results.items():
+            if result.state is not None or result.forget:
                 self.ledger.stage(key, result.state, ())
         self._settle()
+        self.ticks.finish(list(results))
+        TICK_SECONDS.labels(self.agent).observe(time.monotonic() - started)
+        self._count(events, [])
+
+    def _count(self, events: Sequence[Event], dead: Sequence[Rejected]) -> None:
+        count_delivered(self.agent, events, dead)
+        for event in events:
+            self.observe(event)
 
     def _report_lag(self) -> None:
         if time.monotonic() >= self._next_lag:

@@ -1,4 +1,4 @@
-"""Observe: what a turn did, in the metrics."""
+"""Observe: what batches and ticks did, in the metrics."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from qstream.metrics import BATCH_SECONDS, CONSUMED, DEAD_LETTERS, END_TO_END_SE
 from qstream.stream.decode import Rejected
 
 
-def count_turn(
-    agent: str, messages: Sequence[Message], events: Sequence[Event], dead: Sequence[Rejected], seconds: float
-) -> None:
-    """Count one committed batch; its end-to-end time is that of its oldest record with an event."""
+def count_batch(agent: str, messages: Sequence[Message], seconds: float) -> None:
+    """Count the records of one batch, and the time from its poll to its commit."""
     for topic, count in Counter(message.topic() for message in messages).items():
         CONSUMED.labels(agent, topic).inc(count)
+    BATCH_SECONDS.labels(agent).observe(seconds)
+
+
+def count_delivered(agent: str, events: Sequence[Event], dead: Sequence[Rejected]) -> None:
+    """Count what a batch or a tick has delivered; the end-to-end time of a batch is that of its oldest record with an event."""
     for topic, count in Counter(event.topic.name for event in events).items():
         PRODUCED.labels(agent, topic).inc(count)
     for (stage, error), count in Counter((d.letter.stage, d.letter.error_class) for d in dead).items():
@@ -26,4 +29,3 @@ def count_turn(
     oldest_ms = min((event.cause.timestamp_ms for event in events if event.cause is not None), default=None)
     if oldest_ms is not None:
         END_TO_END_SECONDS.labels(agent).observe(max(0.0, time.time() - oldest_ms / 1000))
-    BATCH_SECONDS.labels(agent).observe(seconds)

@@ -23,7 +23,8 @@ from agents.registry import Agent
 from qstream.config import load_settings
 from qstream.contract import Batch, Event, Processor, Result
 from qstream.errors import Poison, StoreConflict
-from qstream.state.store import StateStore, Stored, Write
+from qstream.state.store import StateStore
+from qstream.state.write import Stored, Write
 from schemas.frame import Axes, Count, Frame, Name
 from schemas.topics import Topic
 

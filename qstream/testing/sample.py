@@ -18,7 +18,7 @@ from schemas.deadletter import DeadLetter
 from schemas.frame import Axes, Count, Frame, Name
 from schemas.topics import Topic, dead_letter_name
 
-Act = Literal["count", "open", "need", "poison", "reject", "break", "large", "fatal"]
+Act = Literal["count", "open", "need", "poison", "reject", "break", "large", "fatal", "end"]
 _DIGEST_PRIME = 2**61 - 1
 
 
@@ -26,7 +26,8 @@ class Ping(Frame):
     """Something to count under `name`.
 
     `act` is what it does beside: `need` waits until an `open` of the same name was counted, `poison` raises and `reject`
-    returns a Poison, `break` divides by zero, `large` answers with `size` letters, `fatal` stops the worker.
+    returns a Poison, `break` divides by zero, `large` answers with `size` letters, `fatal` stops the worker, `end` ends the name
+    once it is counted.
     """
 
     name: Name
@@ -97,11 +98,13 @@ class Pong(Frame):
 
 @dataclass(frozen=True, slots=True)
 class SampleOptions:
-    """`factor` multiplies the total; `pause_s` is slept in every call of `process`; `tick_s` gives a pong by the clock."""
+    """`factor` multiplies the total; `pause_s` is slept in every call of `process`; `tick_s` gives a pong by the clock; `ttl_s`
+    is how long a tally is kept."""
 
     factor: int = 1
     pause_s: float = 0.0
     tick_s: float | None = None
+    ttl_s: float | None = None
 
 
 class Sample(Processor[Tally]):
@@ -125,6 +128,10 @@ class Sample(Processor[Tally]):
     def tick_s(self) -> float | None:
         return self.options.tick_s
 
+    @property
+    def state_ttl_s(self) -> float | None:
+        return self.options.ttl_s
+
     def configure(self, options: Mapping[str, Scalar]) -> Self:
         known = SampleOptions.__dataclass_fields__
         if unknown := options.keys() - known:
@@ -136,7 +143,7 @@ class Sample(Processor[Tally]):
 
     def process(self, batch: Batch, state: Tally | None, now_ns: int) -> Result[Tally]:
         time.sleep(self.options.pause_s)
-        tally = state or Tally.of()
+        tally, ended = state, False
         events: list[Event] = []
         dead: list[Poison] = []
         for record in batch.records:
@@ -145,11 +152,14 @@ class Sample(Processor[Tally]):
             if ping.act == "reject":
                 dead.append(Poison(record, "rejected on request"))
                 continue
+            tally = tally or Tally.of()
             _act(record, ping, tally)
             tally = tally.add(ping, self.options.factor)
             pong = _pong(batch.key, tally, ping.size if ping.act == "large" else 0)
             events.append(Event(self.pongs, batch.key, record.event_id(0), pong, record))
-        return Result(events, dead, tally if events else None)
+            if ended := ping.act == "end":
+                tally = None
+        return Result(events, dead, tally if events else None, forget=ended)
 
 
 def _act(record: Record, ping: Ping, tally: Tally) -> None:

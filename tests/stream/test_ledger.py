@@ -40,11 +40,11 @@ def answered(ledger: Ledger[Balance], partition: TopicPartition, offset: int) ->
 
 
 def test_a_state_that_was_only_looked_at_is_loaded_anew_when_its_partition_comes_back(store: StateStore[Balance]) -> None:
-    ours: Ledger[Balance] = Ledger(store, "ledger", 10)
-    theirs: Ledger[Balance] = Ledger(store, "ledger", 10)
+    ours: Ledger[Balance] = Ledger(store, "ledger")
+    theirs: Ledger[Balance] = Ledger(store, "ledger")
     ours.adopt([FIRST])
     assert ours.unseen(KEY, [record(FIRST, 0)])  # its events could not be delivered, so nothing was staged
-    ours.forget([FIRST])
+    ours.release([FIRST])
     answered(theirs, FIRST, 0)
     assert theirs.save() == set()
     ours.adopt([FIRST])
@@ -53,43 +53,43 @@ def test_a_state_that_was_only_looked_at_is_loaded_anew_when_its_partition_comes
 
 
 def test_a_partition_that_fed_a_state_which_a_lost_one_takes_along_unsaved_is_read_again(store: StateStore[Balance]) -> None:
-    ledger: Ledger[Balance] = Ledger(store, "ledger", 10)
+    ledger: Ledger[Balance] = Ledger(store, "ledger")
     ledger.adopt([FIRST, SECOND])
     answered(ledger, FIRST, 0)
     answered(ledger, SECOND, 0)
-    assert ledger.forget([FIRST]) == {SECOND}
+    assert ledger.release([FIRST]) == {SECOND}
     assert ledger.entry(KEY).state is None
 
 
 def test_a_saved_state_is_loaded_again_without_reading_any_partition_again(store: StateStore[Balance]) -> None:
-    ledger: Ledger[Balance] = Ledger(store, "ledger", 10)
+    ledger: Ledger[Balance] = Ledger(store, "ledger")
     ledger.adopt([FIRST, SECOND])
     answered(ledger, FIRST, 0)
     answered(ledger, SECOND, 0)
     ledger.save()
-    assert ledger.forget([FIRST]) == set()
+    assert ledger.release([FIRST]) == set()
     assert ledger.entry(KEY).state == balance(1)
 
 
 def test_a_state_from_before_a_partition_came_is_loaded_anew_for_its_records(store: StateStore[Balance]) -> None:
-    ours: Ledger[Balance] = Ledger(store, "ledger", 10)
-    theirs: Ledger[Balance] = Ledger(store, "ledger", 10)
+    ours: Ledger[Balance] = Ledger(store, "ledger")
+    theirs: Ledger[Balance] = Ledger(store, "ledger")
     ours.adopt([SECOND])
     assert ours.unseen(KEY, [record(SECOND, 0)])  # the state is empty, and in memory from now on
     answered(theirs, FIRST, 0)
     assert theirs.save() == set()
-    theirs.forget([FIRST])
+    theirs.release([FIRST])
     ours.adopt([FIRST])
     assert ours.unseen(KEY, [record(FIRST, 1)])
     assert ours.entry(KEY).state == balance(1)
 
 
 def test_the_same_holds_for_a_partition_that_went_and_came_back(store: StateStore[Balance]) -> None:
-    ours: Ledger[Balance] = Ledger(store, "ledger", 10)
-    theirs: Ledger[Balance] = Ledger(store, "ledger", 10)
+    ours: Ledger[Balance] = Ledger(store, "ledger")
+    theirs: Ledger[Balance] = Ledger(store, "ledger")
     ours.adopt([FIRST, SECOND])
     assert ours.unseen(KEY, [record(SECOND, 0)])
-    ours.forget([FIRST])
+    ours.release([FIRST])
     answered(theirs, FIRST, 0)
     assert theirs.save() == set()
     ours.adopt([FIRST])
@@ -98,7 +98,7 @@ def test_the_same_holds_for_a_partition_that_went_and_came_back(store: StateStor
 
 
 def test_a_state_that_cannot_be_loaded_anew_yet_has_the_records_of_the_new_partition_wait(store: StateStore[Balance]) -> None:
-    ours: Ledger[Balance] = Ledger(store, "ledger", 10)
+    ours: Ledger[Balance] = Ledger(store, "ledger")
     answered(ours, SECOND, 0)  # not saved
     ours.adopt([FIRST])
     with pytest.raises(StoreUnavailable, match=KEY):
