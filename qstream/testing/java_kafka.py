@@ -19,7 +19,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from qstream.embedded.child import Child, end_child, free_ports, log_end, release, start_child
 from qstream.errors import ConfigError, QstreamError
-from qstream.testing.kafka_jars import JVM_FLAGS, KafkaHome, kafka_home, resource_text
+from qstream.testing.kafka_jars import JVM_FLAGS, KafkaHome, alone_in, kafka_home, resource_text
 
 _READY_S: Final = 180.0
 _TERMINATE_S: Final = 30.0
@@ -231,7 +231,9 @@ def _cluster_id(data: Path) -> str | None:
 def _archive_flags(home: KafkaHome) -> tuple[str, ...]:
     """Return the flags that use the class archive, made now if there is none; none if Java cannot make one."""
     if not home.archive.exists():
-        _make_archive(home)
+        with alone_in(home.folder):
+            if not home.archive.exists():
+                _make_archive(home)
     if home.archive.stat().st_size == 0:
         return ()
     return (f"-XX:SharedArchiveFile={home.archive}", "-Xshare:auto")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import hashlib
 import os
@@ -9,6 +10,8 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -89,7 +92,22 @@ def kafka_home() -> KafkaHome:
     if (reason := java_available()) is not None or java is None:
         raise ConfigError(f"no Java Kafka: {reason}")
     java_id = hashlib.sha256(_version_text(java).encode()).hexdigest()[:12]
-    return KafkaHome(java, java_id, _cached() or _fetch(java))
+    if (folder := _cached()) is None:
+        _cache().mkdir(parents=True, exist_ok=True)
+        with alone_in(_cache()):
+            folder = _cached() or _fetch(java)
+    return KafkaHome(java, java_id, folder)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Let one process at a time work in a folder, so that of several one makes what is missing and the others find it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def resource_text(name: str) -> str:
@@ -118,7 +136,6 @@ def _cached() -> Path | None:
 def _fetch(java: str) -> Path:
     """Build a version's folder under another name and rename it, so that it is there in full or not at all."""
     refusals = []
-    _cache().mkdir(parents=True, exist_ok=True)
     for version in VERSIONS:
         with tempfile.TemporaryDirectory(prefix=f".{version}-", dir=_cache(), ignore_cleanup_errors=True) as part:
             home = KafkaHome(java, "", Path(part) / version)
@@ -127,11 +144,7 @@ def _fetch(java: str) -> Path:
                 continue
             _format(home)
             target = _cache() / version
-            try:
-                home.folder.rename(target)
-            except OSError:
-                if not target.is_dir():  # otherwise another run was first, with the same jars
-                    raise
+            home.folder.rename(target)
             return target
     raise ConfigError("no Java Kafka: Maven served none of the versions\n" + "\n".join(refusals))
 
