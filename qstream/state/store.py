@@ -14,7 +14,7 @@ import redis
 from qstream.contract import TopicPartition
 from qstream.errors import StaleEpoch, StoreConflict
 from qstream.state.connection import Connection
-from qstream.state.fields import ARRAY_PREFIX, HEADER, unpack
+from qstream.state.fields import is_state_field, unpack
 from qstream.state.keys import KeyIndex
 from qstream.state.write import Delta, Stored, Write, delta
 from schemas.frame import Frame, FrameError
@@ -200,7 +200,7 @@ class StateStore(Generic[S]):
 
     def _stored(self, found: Mapping[bytes, bytes], expires_at: float | None) -> Stored[S]:
         raw = {name.decode(errors="replace"): value for name, value in found.items()}
-        fields = {name: value for name, value in raw.items() if _is_state(name)}
+        fields = {name: value for name, value in raw.items() if is_state_field(name)}
         stored: Stored[S] = Stored(
             version=_integer(raw.get("version")),
             offsets=_by_partition(raw, "offset:"),
@@ -214,10 +214,6 @@ class StateStore(Generic[S]):
             return replace(stored, state=unpack(self._state, fields))
         except FrameError as exc:
             return replace(stored, reason=str(exc))
-
-
-def _is_state(name: str) -> bool:
-    return name == HEADER or name.startswith(ARRAY_PREFIX)
 
 
 def _integer(text: bytes | None) -> int:

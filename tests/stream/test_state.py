@@ -422,8 +422,8 @@ def test_offsets_alone_can_be_saved(store: StateStore[Counts]) -> None:
     [
         ("h", b"{", "JSON header"),
         ("h", None, "no 'h'"),
-        ("a:counts:0", b"\1", "1 bytes in 1 chunks, allowed is int64"),
-        ("a:counts:0", None, "0 bytes in 0 chunks, allowed is int64"),
+        ("a:counts:0", b"\1", "must be int64 [1], got 1 bytes in 1 chunks"),
+        ("a:counts:0", None, "must be int64 [1], got 0 bytes in 0 chunks"),
     ],
 )
 def test_a_damaged_state_is_a_cold_start_with_a_reason_that_can_be_written_over(

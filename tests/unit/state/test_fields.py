@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from typing import Annotated, Any
 
 import numpy as np
@@ -11,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
+from pydantic import Field
 
+from qstream.routing.memory import RoutingState
 from qstream.state.fields import MAX_CHUNK_BYTES, pack, unpack
 from schemas.experts import ExpertLoad, ExpertTopology
 from schemas.frame import Axes, Frame, FrameError
@@ -152,3 +155,135 @@ def test_chunks_hold_whole_rows_and_only_a_row_over_the_limit_is_cut() -> None:
 
 def test_bytes_are_little_endian() -> None:
     assert pack(Memory(seed=np.array([1], np.uint64)))["a:seed:0"] == b"\1" + bytes(7)
+
+
+class Learner(Frame):
+    steps: int = 0
+    mean: Annotated[NDArray[np.float32], Axes("arms")]
+
+
+class Hedge(Frame):
+    rate: float = 0.5
+    best: Learner | None = None
+    weight: Annotated[NDArray[np.float64], Axes("experts")] | None = None
+
+
+class Nest(Frame):
+    """Frames in every place where a state may keep them."""
+
+    closed: int = 0
+    one: Learner
+    maybe: Learner | Hedge | None = None
+    row: tuple[Learner, ...] = ()
+    pair: tuple[Hedge, Learner] | None = None
+    several: list[Hedge | Learner] = Field(default_factory=list)
+    named: dict[str, Learner] = Field(default_factory=dict)
+    grid: dict[str, list[Learner]] | None = None
+    note: tuple[str, ...] = Field(default=(), strict=False)
+
+
+def learner(*mean: float, steps: int = 0) -> Learner:
+    return Learner(steps=steps, mean=np.array(mean, np.float32))
+
+
+def nests() -> st.SearchStrategy[Nest]:
+    learners = st.builds(learner, *[st.floats(0, 1, width=16)] * 3, steps=st.integers(0, 9))
+    weights = hnp.arrays(np.float64, st.tuples(st.integers(0, 5)), elements=finite)
+    hedges = st.builds(Hedge, best=st.none() | learners, weight=st.none() | weights)
+    names = st.text("a.:%é", max_size=4)
+    return st.builds(
+        Nest,
+        one=learners,
+        maybe=st.none() | learners | hedges,
+        row=st.lists(learners, max_size=3).map(tuple),
+        pair=st.none() | st.tuples(hedges, learners),
+        several=st.lists(learners | hedges, max_size=3),
+        named=st.dictionaries(names, learners, max_size=3),
+        grid=st.none() | st.dictionaries(names, st.lists(learners, max_size=2), max_size=2),
+        note=st.lists(st.text(max_size=3), max_size=2).map(tuple),
+    )
+
+
+@given(nests())
+def test_frames_inside_a_frame_survive_wherever_they_are(state: Nest) -> None:
+    assert unpack(Nest, pack(state)) == state
+
+
+@given(nests())
+def test_no_header_holds_the_header_or_the_arrays_of_another_frame(state: Nest) -> None:
+    fields = pack(state)
+    headers = {name: json.loads(value)["header"] for name, value in fields.items() if name.startswith("h")}
+
+    assert all(("steps" in header) == (header["frame"] == "Learner.v1") for header in headers.values())
+    assert not any(b"mean" in value for name, value in fields.items() if name == "h")
+    assert all("mean" not in header for header in headers.values())
+
+
+def test_a_small_change_of_one_inner_frame_writes_its_fields_alone() -> None:
+    learners = [Learner(mean=np.full(5000, n, np.float32)) for n in range(50)]
+    before = pack(Nest(one=learner(1), row=tuple(learners)))
+    learners[7] = learners[7].model_copy(update={"steps": 1})
+    after = pack(Nest(one=learner(1), row=tuple(learners)))
+
+    assert len(before["h"]) < 3000
+    assert [name for name in before if before[name] != after[name]] == ["h:row.7"]
+    assert len(after["h:row.7"]) < 150
+
+
+def test_a_state_with_a_large_topology_has_small_headers_and_a_small_change_writes_a_small_field() -> None:
+    topology = ExpertTopology(
+        num_layers=58,
+        num_logical_experts=256,
+        num_gpus=4096,
+        slots_per_gpu=1,
+        num_nodes=512,
+        node_of_gpu=np.arange(4096, dtype=np.int32) // 8,
+        gpu_capacity=np.ones(4096, np.float32),
+    )
+    state = RoutingState.example().model_copy(update={"topology": topology})
+    before = pack(state)
+    after = pack(state.model_copy(update={"open_tokens": state.open_tokens + 1}))
+    capacity = topology.gpu_capacity.copy()
+    capacity[9] = 0.5
+    slow = pack(state.model_copy(update={"topology": topology.model_copy(update={"gpu_capacity": capacity})}))
+
+    assert {name for name in before if name.startswith("h")} == {"h", "h:topology"}
+    assert max(len(before["h"]), len(before["h:topology"])) < 1024
+    assert [name for name in before if before[name] != after[name]] == ["h"]
+    assert [name for name in before if before[name] != slow[name]] == ["a:topology.gpu_capacity:0"]
+    assert max(map(len, before.values())) <= MAX_CHUNK_BYTES
+
+
+@given(nests(), st.data())
+def test_damage_of_inner_frames_is_a_frame_error_or_a_valid_frame(state: Nest, data: st.DataObject) -> None:
+    fields = pack(state)
+    name = data.draw(st.sampled_from(sorted(fields)))
+    cut = data.draw(st.integers(0, len(fields[name])))
+    fields[name] = fields[name][:cut] + data.draw(st.binary(max_size=3)) + fields[name][cut + data.draw(st.integers(0, 2)) :]
+
+    with contextlib.suppress(FrameError):
+        assert isinstance(unpack(Nest, fields), Nest)
+
+
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [
+        ({"one": {"frame": "Learner.v2"}}, r"field 'one' of the state must be Learner\.v1, got 'Learner\.v2'"),
+        ({"one": {"frame": "Learner.v1"}, "row": [{"frame": "Hedge.v1"}]}, r"field 'row\.0' of the state must be Learner\.v1"),
+        ({"one": {"frame": 3}}, r"Nest\.v1\.one\.frame must be a valid string, got 3"),
+        ({"one": {"frame": "Learner.v1"}, "maybe": {"frame": "Hedge.v1"}}, r"Hedge\.v1: the state has no 'h:maybe'"),
+        ({}, r"Nest\.v1\.one: Field required"),
+    ],
+    ids=str,
+)
+def test_an_inner_frame_that_is_another_or_lost_is_named(header: dict[str, Any], said: str) -> None:
+    fields = pack(Nest(one=learner(1)))
+    fields["h"] = json.dumps({"arrays": {}, "header": header}).encode()
+    with pytest.raises(FrameError, match=said):
+        unpack(Nest, fields)
+
+
+def test_inner_frames_nested_without_end_are_a_frame_error() -> None:
+    text = "[" * 900 + "]" * 900
+    with pytest.raises(FrameError):
+        unpack(Nest, {"h": f'{{"arrays":{{}},"header":{{"one":{text}}}}}'.encode()})
