@@ -41,10 +41,11 @@ def as_array(value: Any, dtype: np.dtype[Any], axes: tuple[str, ...], plain: Sch
         raise _refusal(dtype, axes, type(value).__name__)
     if array.ndim != len(axes) or (array.ndim > 1 and array.size == 0):
         raise _refusal(dtype, axes, f"shape {list(array.shape)}")
-    if dtype.kind == "f" and not np.isfinite(array).all():
+    if dtype.kind == "f" and np.count_nonzero(np.isfinite(array)) != array.size:
         raise ValueError(must("finite numbers", Shown("NaN or infinity")))
     array = np.ascontiguousarray(array)
-    array.setflags(write=False)
+    if array.flags.writeable:
+        array.setflags(write=False)
     return array
 
 

@@ -23,6 +23,7 @@ from pydantic import (
 from pydantic_core import core_schema, from_json, to_json
 
 from schemas.arrays import array_schema
+from schemas.layout import METADATA, Read, usual_layout
 from schemas.wording import Shown, must, must_be
 
 ContentType = Literal["application/vnd.safetensors", "application/json"]
@@ -35,7 +36,7 @@ SMALL_JSON_BYTES = 16_384
 MAX_ERRORS_SHOWN = 4
 MAX_SHOWN = 80
 # In the order in which the safetensors library writes arrays: wide before narrow keeps every array aligned.
-WIRE_DTYPES = {
+WIRE_DTYPES: dict[str, np.dtype[Any]] = {
     "U64": np.dtype("uint64"),
     "I64": np.dtype("int64"),
     "F64": np.dtype("float64"),
@@ -223,7 +224,7 @@ def _check_size(cls: type[Frame], data: bytes) -> None:
 def _write_safetensors(frame: Frame) -> bytes:
     """The bytes that the safetensors library would write, with one copy of the arrays in place of three."""
     fields = frame.model_dump_json(exclude=frame.array_names, exclude_none=True)
-    header: dict[str, Any] = {"__metadata__": {HEADER_KEY: fields}}
+    header: dict[str, Any] = {METADATA: {HEADER_KEY: fields}}
     bodies = []
     end = 0
     for name, code in frame.layout:
@@ -259,20 +260,22 @@ def _read_json(cls: type[Frame], text: bytes | str) -> dict[str, Any]:
 
 
 def _read_safetensors(cls: type[Frame], data: bytes) -> dict[str, Any]:
-    """Header fields and declared arrays of a safetensors body; the library checks every offset against the length."""
+    """Header fields and declared arrays of a safetensors body."""
+    header, arrays = usual_layout(data, cls.dtypes, WIRE_DTYPES) or _any_layout(cls, data)
+    metadata = header.get(METADATA) or {}
+    if HEADER_KEY not in metadata:
+        raise FrameError(f"{cls.tag()}: the safetensors metadata has no key {HEADER_KEY!r}, the JSON header")
+    return _read_json(cls, metadata[HEADER_KEY]) | arrays
+
+
+def _any_layout(cls: type[Frame], data: bytes) -> Read:
+    """What the safetensors library reads, which checks every offset against the length and copies the arrays."""
     try:
         tensors = safetensors.deserialize(data)
     except safetensors.SafetensorError as exc:
         raise FrameError(f"{cls.tag()}: not a safetensors file: {str(exc)[:200]}") from exc
     header = _read_json(cls, data[8 : 8 + int.from_bytes(data[:8], "little")])
-    metadata = header.get("__metadata__") or {}
-    if HEADER_KEY not in metadata:
-        raise FrameError(f"{cls.tag()}: the safetensors metadata has no key {HEADER_KEY!r}, the JSON header")
-    fields = _read_json(cls, metadata[HEADER_KEY])
-    for name, tensor in tensors:
-        if name in cls.arrays:
-            fields[name] = _tensor(cls, name, tensor)
-    return fields
+    return header, {name: _tensor(cls, name, tensor) for name, tensor in tensors if name in cls.arrays}
 
 
 def _tensor(cls: type[Frame], name: str, tensor: dict[str, Any]) -> NDArray[Any]:
