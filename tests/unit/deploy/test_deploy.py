@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import shutil
@@ -15,7 +16,9 @@ import yaml
 from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.metrics import MetricWrapperBase
 
+from agents.names import files
 from qstream import metrics
+from qstream.config import Settings
 
 ROOT = Path(__file__).parents[3]
 DEPLOY = ROOT / "deploy"
@@ -28,11 +31,6 @@ SCRAPE_LABELS = {"instance", "job"}
 INFO_LABELS = {"version", "python"}
 # Each has few values, whatever is streamed.
 BOUNDED = {"agent", "topic", "stage", "error", "kind", "model", "outcome", "solver", "reason"}
-COMMANDS = {
-    ("run", "routing"): {"--bootstrap-servers", "--redis", "--host", "--port"},
-    ("topics", "apply"): {"--bootstrap-servers"},
-}
-
 needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
 
 
@@ -141,10 +139,12 @@ def test_every_legend_shows_labels_that_its_query_keeps() -> None:
             assert shown <= kept, panel["title"]
 
 
-def test_every_metric_of_routing_is_on_the_dashboard() -> None:
+@pytest.mark.parametrize("module", files())
+def test_every_metric_of_a_module_is_on_the_dashboard(module: str) -> None:
+    if importlib.util.find_spec(f"qstream.{module}.metrics") is not None:
+        importlib.import_module(f"qstream.{module}.metrics")
     shown = set().union(*map(metrics_in, dashboard_queries().values()))
-    families = [family for family in REGISTRY.collect() if family.name.startswith("qstream_routing_")]
-    assert families
+    families = [family for family in REGISTRY.collect() if family.name.startswith(f"qstream_{module}_")]
     assert [family.name for family in families if not {family.name + suffix for suffix in SUFFIXES[family.type]} & shown] == []
 
 
@@ -315,20 +315,39 @@ def test_compose_refers_to_files_volumes_and_services_that_exist() -> None:
         assert service.get("depends_on", {}).keys() <= document["services"].keys()
 
 
-def test_compose_runs_qstream_with_known_options_only() -> None:
-    services = load(COMPOSE)["services"]
-    commands = {tuple(service["command"][:2]): service["command"][2:] for service in services.values() if "build" in service}
-    assert commands.keys() == COMMANDS.keys()
-    for command, arguments in commands.items():
-        assert {argument for argument in arguments if argument.startswith("--")} == COMMANDS[command]
+def agent_services() -> dict[str, dict[str, Any]]:
+    """The services that run agents, by the agent's name."""
+    services = load(COMPOSE)["services"].values()
+    return {service["command"][1]: service for service in services if service.get("command", [""])[0] == "run"}
 
 
-def test_prometheus_scrapes_the_port_that_the_agent_serves() -> None:
-    agent = load(COMPOSE)["services"]["agent"]
-    port = int(agent["command"][agent["command"].index("--port") + 1])
+def test_compose_runs_every_agent_and_creates_the_topics() -> None:
+    missing = set(files()) - agent_services().keys()
+    assert not missing, f"deploy/compose/compose.yaml lacks a service for {missing}"
+    assert agent_services().keys() <= set(files())
+    commands = [service["command"] for service in load(COMPOSE)["services"].values() if "build" in service]
+    assert ["topics", "apply"] in [command[:2] for command in commands]
+    assert all(len(command) == 2 or command[:2] == ["topics", "apply"] for command in commands)
+
+
+def test_agents_get_settings_that_exist() -> None:
+    for service in agent_services().values():
+        names = {name.removeprefix("QSTREAM_").lower() for name in service["environment"]}
+        assert names <= Settings.model_fields.keys()
+
+
+def test_prometheus_scrapes_every_agent_at_the_port_that_it_serves() -> None:
     job = next(job for job in load(PROMETHEUS / "prometheus.yml")["scrape_configs"] if job["job_name"] == "qstream")
-    assert [(entry["names"], entry["port"]) for entry in job["dns_sd_configs"]] == [(["agent"], port)]
-    assert f":{port}/healthz" in " ".join(agent["healthcheck"]["test"])
+    (scraped,) = job["dns_sd_configs"]
+    for name, service in agent_services().items():
+        assert set(scraped["names"]) <= set(service["networks"]["default"]["aliases"]), name
+        port = int(service["environment"]["QSTREAM_PORT"])
+        assert scraped["port"] == port
+        assert f":{port}/healthz" in " ".join(service["healthcheck"]["test"])
+        (published,) = service["ports"]
+        assert re.fullmatch(rf"127\.0\.0\.1:\$\{{{name.upper()}_PORT:-\d+\}}:{port}", published), published
+            f"127.0.0.1:${{{name.upper()}_PORT:-{service['ports'][0].split(':-')[1].split('}')[0]}}}:{port}"
+        ]
 
 
 def test_the_example_of_env_shows_every_variable_with_its_default() -> None:
@@ -336,7 +355,9 @@ def test_the_example_of_env_shows_every_variable_with_its_default() -> None:
     lines = (COMPOSE.parent / ".env.example").read_text().splitlines()
     assert dict(line.split("=", 1) for line in lines if line and not line.startswith("#")) == defaults
     shown = {line.removeprefix("# ").split("=")[0] for line in lines if "=" in line}
-    assert set(load(COMPOSE)["services"]["agent"]["environment"]) <= shown
+    passed_on = {name for service in agent_services().values() for name, value in service["environment"].items() if value is None}
+    assert passed_on
+    assert passed_on <= shown
 
 
 def test_the_image_copies_only_what_the_build_context_holds() -> None:
