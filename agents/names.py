@@ -9,7 +9,7 @@ from typing import Final
 import agents
 
 ENTRY_POINTS: Final = "qstream.agents"
-NOT_AGENTS: Final = frozenset({"app", "names", "registry"})
+NOT_AGENTS: Final = frozenset({"app", "names", "registry", "runtime"})
 
 
 def files() -> list[str]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import atexit
-import functools
 from typing import TYPE_CHECKING
 
 from agents.registry import Agent
+from agents.runtime import quantum_runtime
 from qstream.config import Settings
 from schemas.topics import (
     DISPATCH_SHARES,
@@ -19,7 +18,6 @@ from schemas.topics import (
 )
 
 if TYPE_CHECKING:
-    from qstream.quantum.runtime import QuantumRuntime
     from qstream.routing.processor import RoutingProcessor
 
 
@@ -29,17 +27,7 @@ def processor(settings: Settings) -> RoutingProcessor:
     from qstream.routing.options import RoutingOptions
     from qstream.routing.processor import RoutingProcessor
 
-    return RoutingProcessor(RoutingOptions().changed(settings.options), quantum_runtime, Ahead())
-
-
-@functools.cache
-def quantum_runtime() -> QuantumRuntime:
-    """The runtime of this worker's devices, started when the option `device` names one."""
-    from qstream.quantum.runtime import QuantumRuntime
-
-    runtime = QuantumRuntime()
-    atexit.register(runtime.close)
-    return runtime
+    return RoutingProcessor(RoutingOptions().changed(settings.options), quantum_runtime(settings), Ahead())
 
 
 AGENT = Agent(

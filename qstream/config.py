@@ -37,6 +37,9 @@ class Settings(BaseModel):
     )
     kafka: dict[str, str] = Field(default_factory=dict, description="further librdkafka properties, such as SASL and TLS")
     options: dict[str, bool | int | float | str] = Field(default_factory=dict, description="toggles of the agent's module")
+    devices: str | None = Field(
+        default=None, min_length=1, description="path of a device pool, TOML or JSON; without one, PennyLane's simulators"
+    )
     worker_id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,100}$")] = Field(
         default_factory=lambda: f"{socket.gethostname()[:60]}-{os.getpid()}",
         description="names this worker in groups and transactions; stable across restarts for static membership",

@@ -57,7 +57,7 @@ def check_kernel_cache() -> Check:
     """Whether compiled kernels can be kept, without which every start of an agent compiles anew."""
     mend = "set NUMBA_CACHE_DIR to a folder that this user may write"
     try:
-        kernels: Any = importlib.import_module("qstream.routing.kernels")  # its kernels look for a cache as they are declared
+        kernels: Any = importlib.import_module("qstream.kernels")  # its kernels look for a cache as they are declared
         folder = Path(kernels.mix64.stats.cache_path)
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -15,8 +15,8 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from qstream.arguments import real_number
 from qstream.errors import ProblemError
-from qstream.quantum.checks import real_number
 from qstream.quantum.variational.embedding import angle
 
 Matrix = NDArray[np.float64]

@@ -17,8 +17,8 @@ from typing import Final, Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from qstream.arguments import real_number
 from qstream.errors import ProblemError
-from qstream.quantum.checks import real_number
 from qstream.quantum.ising import IsingProblem, basis_spins, finite_array
 
 MAX_DENSITY_SPINS: Final = 8

@@ -13,8 +13,8 @@ from typing import Any, Final, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from qstream.arguments import whole_number
 from qstream.errors import ProblemError
-from qstream.quantum.checks import whole_number
 from qstream.quantum.ising import IsingProblem, finite_array
 
 MAX_VARIABLES: Final = 1024

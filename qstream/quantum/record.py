@@ -10,8 +10,8 @@ from typing import Any, Final, Literal, Protocol, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from qstream.arguments import real_number, whole_number
 from qstream.errors import ProblemError
-from qstream.quantum.checks import real_number, whole_number
 from qstream.quantum.ising import IsingProblem
 from qstream.quantum.onehot import OneHotProblem
 from schemas.solver import CLASSICAL, DEVICE, Execution, Reason, SolverRecord

@@ -12,9 +12,9 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 
+from qstream.arguments import whole_number
 from qstream.errors import ProblemError
 from qstream.metrics import QUANTUM_FALLBACKS, QUANTUM_LATE, QUANTUM_SOLVE_SECONDS
-from qstream.quantum.checks import whole_number
 from qstream.quantum.devices.circuits import PROBE, Circuit, Samples
 from qstream.quantum.devices.keeper import Keeper
 from qstream.quantum.devices.lanes import Lanes

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from qstream.arguments import real_number
 from qstream.errors import ProblemError
-from qstream.quantum.checks import real_number
 from qstream.quantum.ising import MAX_NUMBER, finite_array
 
 if TYPE_CHECKING:

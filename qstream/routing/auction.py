@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from qstream.routing.kernels import compiled
+from qstream.kernels import compiled
 
 _TURN = 4  # bids a choice until the least raise is doubled, so that equal tokens do not outbid each other for long
 

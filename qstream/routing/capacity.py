@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qstream.arguments import array, read_only
 from qstream.errors import ProblemError
+from qstream.kernels import compiled
 from qstream.routing.auction import auction, has, surplus
-from qstream.routing.kernels import array, compiled, read_only
 from qstream.routing.problem import check_load
 
 _LEAST_RAISE = 0.02  # of the mean gate mass of a token's best choices: what a bid adds at least

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qstream.arguments import array
 from qstream.errors import ProblemError
-from qstream.routing.kernels import GOLDEN, array, below, compiled, mix64
+from qstream.kernels import GOLDEN, below, compiled, mix64
 from qstream.routing.problem import check_ids, check_load
 
 _HOT = 8.0  # first and last temperature, in mean co-activations of a pair

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from qstream.routing.kernels import compiled
+from qstream.kernels import compiled
 
 
 @compiled

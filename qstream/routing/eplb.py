@@ -8,8 +8,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from qstream.arguments import array
 from qstream.errors import ProblemError
-from qstream.routing.kernels import array, compiled
+from qstream.kernels import compiled
 from qstream.routing.pack import pack, place, swap
 from qstream.routing.problem import check_load
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from qstream.arguments import array
 from qstream.errors import ProblemError
-from qstream.routing.kernels import array
 from qstream.routing.problem import check_load
 
 _DECAY = 0.85  # what a window counts less than the next newer one

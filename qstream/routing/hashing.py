@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qstream.arguments import array
 from qstream.errors import ProblemError
-from qstream.routing.kernels import GOLDEN, array, below, compiled, mix64
+from qstream.kernels import GOLDEN, below, compiled, mix64
 
 _TRIES = 64
 _ONE = np.uint64(1)

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qstream.arguments import array
 from qstream.errors import ProblemError
-from qstream.routing.kernels import array, compiled
+from qstream.kernels import compiled
 from qstream.routing.problem import check_ids
 from qstream.routing.requests import assign_requests, expected_copies
 from qstream.routing.score import cross_node_copies

@@ -7,8 +7,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from qstream.arguments import array
 from qstream.errors import ProblemError
-from qstream.routing.kernels import array
 from qstream.routing.pack import valid_plan
 from qstream.routing.problem import check_ids, check_load, relative_capacity
 from qstream.routing.score import holds

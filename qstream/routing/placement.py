@@ -11,11 +11,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from qstream.arguments import array
 from qstream.errors import ProblemError
 from qstream.routing.colocate import colocate
 from qstream.routing.decision import Decision, decide, placement_frame, scenario_levels
 from qstream.routing.forecast import Forecast, forecast
-from qstream.routing.kernels import array
 from qstream.routing.migrate import align
 from qstream.routing.pack import place as place_window
 from qstream.routing.problem import capacities, contiguous, plan_array

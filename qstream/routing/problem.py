@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qstream.arguments import array
 from qstream.errors import ProblemError
-from qstream.routing.kernels import array
 from schemas.experts import ExpertTopology
 
 

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qstream.arguments import array
 from qstream.errors import ProblemError
-from qstream.routing.kernels import GOLDEN, array, below, compiled, mix64
+from qstream.kernels import GOLDEN, below, compiled, mix64
 
 MAX_BYTES = 416 << 10  # of a model's sample
 MAX_ROWS = 4096  # tokens of a layer

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qstream.arguments import array
 from qstream.errors import ProblemError
-from qstream.routing.kernels import GOLDEN, array, below, compiled, mix64
+from qstream.kernels import GOLDEN, below, compiled, mix64
 from qstream.routing.pack import place, valid_plan
 from qstream.routing.problem import check_load, relative_capacity
 from qstream.routing.score import holds

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qstream.arguments import array
 from qstream.errors import ProblemError
-from qstream.routing.kernels import array, compiled
+from qstream.kernels import compiled
 from qstream.routing.problem import capacities, check_load, plan_array
 from schemas.experts import ExpertTopology
 

@@ -8,11 +8,11 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from qstream.arguments import array, read_only
 from qstream.errors import ProblemError
 from qstream.routing.adjacency import queue_columns
 from qstream.routing.capacity import CapacityPlan, assign_candidates, even_capacity
 from qstream.routing.hashing import assign_bounded, choose_replica
-from qstream.routing.kernels import array, read_only
 from qstream.routing.options import RoutingOptions
 from qstream.routing.problem import contiguous, logical_maps
 from qstream.routing.score import cross_node_copies

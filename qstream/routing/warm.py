@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from qstream.arguments import read_only
 from qstream.routing.counts import count_labels
 from qstream.routing.hashing import assign, assign_bounded
-from qstream.routing.kernels import read_only
 from qstream.routing.options import RoutingOptions
 from qstream.routing.placement import PlaceOptions, place
 from qstream.routing.requests import route_requests

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qstream.quantum.ising import IsingProblem
-from qstream.quantum.qaoa.subspace import weight_spins
+from qstream.quantum.qaoa.fixed_weight import weight_spins
 
 # Price of the squared difference of two nodes' loads, in parts of all co-activations: of .02 to .5 the one whose windows gained
 # most of what enumeration gains on recorded routing.

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from qstream.errors import ProblemError
 from qstream.quantum.ising import IsingProblem
-from qstream.quantum.qaoa.subspace import (
-    MAX_WEIGHT_SPINS,
+from qstream.quantum.qaoa.fixed_weight import (
     solve_fixed_weight,
     weight_angles,
     weight_energies,
@@ -29,6 +28,7 @@ from qstream.routing.window_model import Partition, Window, moved, window_of
 from schemas.solver import Execution, Reason
 
 WindowSolver = Literal["exact", "qaoa", "greedy"]
+MAX_WINDOW: Final = 16  # half of each bin: 12,870 rearrangements
 _LEAST_GAIN: Final = 1e-9  # of the objective: below it, an improvement is rounding noise
 _CONTROL: Final = 1
 _DEVICE_PRICE: Final = 2.0  # of the squared distance to the window's weight, in deviations of its energies
@@ -57,7 +57,7 @@ class WindowSettings:
 
     def __post_init__(self) -> None:
         for name, value, low, high in (
-            ("size", self.size, 2, MAX_WEIGHT_SPINS),
+            ("size", self.size, 2, MAX_WINDOW),
             ("layers", self.layers, 1, 64),
             ("shots", self.shots, 1, 1_000_000),
             ("count", self.count, 0, 1_000_000),

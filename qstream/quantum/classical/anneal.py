@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeVar, cast
+from typing import Any, Final, Literal
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from qstream.kernels import compiled
 from qstream.quantum.classical.greedy import (
     best_descended,
     constructed,
@@ -28,13 +27,6 @@ from qstream.quantum.record import Answer, Refused, Remaining, Solution, SolveRe
 ROUNDS: Final = (20, 200)
 _HOT, _COLD = 3.0, 0.05  # temperatures of the ends, in units of the typical local field
 _WORK_A_LOOK: Final = 10_000_000  # elementary steps between two looks at the clock, about 2 ms
-
-Function = TypeVar("Function", bound=Callable[..., Any])
-
-
-def compiled(function: Function) -> Function:
-    """Compile on first call, keep on disk, release the GIL."""
-    return cast(Function, njit(cache=True, nogil=True, error_model="numpy")(function))
 
 
 @compiled

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from qstream.errors import ConfigError
 from qstream.quantum.record import Refused
 from schemas.solver import DEVICE, Execution, Reason
+from schemas.wording import Shown, must_be
 
 STATEVECTOR_SIMULATORS = ("default.qubit", "default.tensor", "lightning.", "reference.qubit")
 NOISE_SIMULATORS = ("default.mixed",)
@@ -108,7 +110,7 @@ DEFAULT_POOL = DevicePool(
 
 
 def load_pool(source: Path | str | Mapping[str, Any]) -> DevicePool:
-    """A pool from ``{"devices": [{"name": ..., "pennylane": ...}, ...]}``, given as such or as the path of a JSON file.
+    """A pool from ``{"devices": [{"name": ..., "pennylane": ...}, ...]}``, given as such or as the path of a TOML or JSON file.
 
     Raises
     ------
@@ -117,11 +119,16 @@ def load_pool(source: Path | str | Mapping[str, Any]) -> DevicePool:
     """
     where = "pool" if isinstance(source, Mapping) else str(source)
     try:
-        data = source if isinstance(source, Mapping) else json.loads(Path(source).read_text())
+        data = source if isinstance(source, Mapping) else _read(Path(source))
     except (OSError, ValueError) as exc:
-        raise ConfigError(f"{where} is no pool of devices: {exc}") from exc
+        raise ConfigError(must_be("devices", "the path of a TOML or JSON file", Shown(f"{where!r}: {exc}"))) from exc
     try:
         return DevicePool.model_validate(data)
     except ValidationError as exc:
         faults = [f"{'.'.join(map(str, e['loc'])) or 'pool'}: {e['msg']}, got {str(e['input'])[:80]!r}" for e in exc.errors()]
         raise ConfigError(f"{where}: {'; '.join(faults)}") from exc
+
+
+def _read(path: Path) -> Any:
+    text = path.read_text(encoding="utf-8")
+    return tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)

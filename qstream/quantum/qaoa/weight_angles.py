@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from qstream.quantum.ising import IsingProblem
 from qstream.quantum.qaoa.angles import deeper
-from qstream.quantum.qaoa.subspace import swap_mixer, weight_energies, weight_spins
+from qstream.quantum.qaoa.fixed_weight import swap_mixer, weight_energies, weight_spins
 from qstream.quantum.qaoa.tables import write_or_check
 
 MAX_P: Final = 4

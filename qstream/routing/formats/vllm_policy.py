@@ -9,10 +9,10 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from qstream.arguments import array
 from qstream.errors import ProblemError, QstreamError
 from qstream.routing.eplb import rebalance_experts
 from qstream.routing.formats.files import bounded
-from qstream.routing.kernels import array
 from qstream.routing.memory import RoutingState
 from qstream.routing.migrate import align
 from schemas.frame import FrameError, body_type

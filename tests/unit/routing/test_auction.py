@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
+from qstream.arguments import read_only
 from qstream.routing.auction import auction, surplus
-from qstream.routing.kernels import read_only
 
 
 def ones(tokens: int) -> np.ndarray:

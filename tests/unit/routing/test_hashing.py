@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qstream.errors import ProblemError
+from qstream.kernels import GOLDEN, mix64
 from qstream.routing.hashing import assign, assign_bounded, choose_replica
-from qstream.routing.kernels import GOLDEN, mix64
 from qstream.routing.problem import logical_maps
 
 TOKENS = np.arange(100_000, dtype=np.uint64)
@@ -144,7 +144,7 @@ def test_replicas_of_an_expert_share_its_tokens_evenly_and_independently_of_othe
     ],
 )
 def test_bad_input_is_named(call: Any, field: str) -> None:
-    with pytest.raises(ProblemError, match=f"^{field}: "):
+    with pytest.raises(ProblemError, match=f"^{field}(: | must be )"):
         call()
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from qstream.arguments import array
 from qstream.errors import ProblemError
-from qstream.routing.kernels import array
 from qstream.routing.pack import place
 from qstream.routing.problem import check_slots, fullest_gpu_bound, logical_maps
 from qstream.routing.replicate import replica_counts
@@ -55,5 +55,5 @@ def test_no_plan_is_below_the_bound() -> None:
 
 
 def test_lists_of_unequal_lengths_are_named() -> None:
-    with pytest.raises(ProblemError, match=r"load: .*inhomogeneous.*, must be an array with the axes \[L, E\]"):
+    with pytest.raises(ProblemError, match=r"load must be an array with the axes \[L, E\], got rows of different lengths"):
         array("load", [[1, 2], [3]], np.float64, "L E")

@@ -309,7 +309,7 @@ def test_each_accepted_window_lowers_the_objective_a_little_more() -> None:
 
 @pytest.mark.parametrize(
     ("given", "said"),
-    [({"size": 15}, "size: 15"), ({"size": 1}, "size: 1"), ({"shots": 0}, "shots: 0"), ({"layers": 0}, "layers: 0")],
+    [({"size": 17}, "size: 17"), ({"size": 1}, "size: 1"), ({"shots": 0}, "shots: 0"), ({"layers": 0}, "layers: 0")],
 )
 def test_settings_out_of_range_are_refused_by_name(given: dict[str, int], said: str) -> None:
     with pytest.raises(ProblemError, match=said):

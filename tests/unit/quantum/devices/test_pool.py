@@ -39,13 +39,19 @@ def test_a_wrong_field_is_named(data: dict[str, object], named: str):
         load_pool(data)
 
 
-@pytest.mark.parametrize("text", ["{", None])
-def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, text: str | None):
-    path = tmp_path / "pool.json"
+@pytest.mark.parametrize(("name", "text"), [("pool.json", "{"), ("pool.json", None), ("pool.toml", "[[devices]")])
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, text: str | None):
+    path = tmp_path / name
     if text is not None:
         path.write_text(text)
-    with pytest.raises(ConfigError, match=r"pool\.json is no pool"):
+    with pytest.raises(ConfigError, match=rf"devices must be the path of a TOML or JSON file, got .*{name}"):
         load_pool(path)
+
+
+def test_toml_and_json_make_the_same_pool(tmp_path: Path):
+    (tmp_path / "pool.toml").write_text('[[devices]]\nname = "lab"\npennylane = "lightning.qubit"\n')
+    (tmp_path / "pool.json").write_text('{"devices": [{"name": "lab", "pennylane": "lightning.qubit"}]}')
+    assert load_pool(tmp_path / "pool.toml") == load_pool(tmp_path / "pool.json")
 
 
 def test_an_unknown_device_is_refused_with_the_known_ones():

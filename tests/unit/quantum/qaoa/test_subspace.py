@@ -1,4 +1,4 @@
-"""QAOA inside one-hot and fixed-weight subspaces, against full circuits, dense matrix functions and enumeration."""
+"""QAOA inside one-hot subspaces, against full circuits and dense matrix functions."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ import pytest
 import scipy.linalg
 
 from qstream.errors import ProblemError
-from qstream.quantum.ising import IsingProblem, basis_spins
+from qstream.quantum.ising import IsingProblem
 from qstream.quantum.onehot import OneHotProblem
 from qstream.quantum.qaoa import subspace
-from qstream.quantum.record import Refused
-from schemas.solver import Reason
 
 
 def random_onehot(seed: int, sizes: tuple[int, ...]) -> OneHotProblem:
@@ -103,112 +101,3 @@ def test_a_start_of_its_own_is_where_the_complete_mixer_leaves_the_state() -> No
     np.testing.assert_allclose(still, np.outer(around[0] ** 2, around[1] ** 2), atol=1e-14)
     with pytest.raises(ProblemError, match="ring"):
         subspace.onehot_state(energies, [0.1], [0.1], mixer="ring", around=around)
-
-
-@pytest.mark.parametrize(("n", "weight"), [(1, 0), (4, 4), (5, 2), (6, 3), (7, 5)])
-def test_the_swap_mixer_is_the_exponential_of_all_exchanges_of_two_spins(n: int, weight: int) -> None:
-    x, y = np.array([[0, 1], [1, 0]]), np.array([[0, -1j], [1j, 0]])
-
-    def two(gate: np.ndarray, i: int, j: int) -> np.ndarray:
-        result = np.eye(1)
-        for qubit in range(n):
-            result = np.kron(result, gate if qubit in (i, j) else np.eye(2))
-        return result
-
-    full = np.zeros((1 << n, 1 << n), complex)
-    for i, j in itertools.combinations(range(n), 2):
-        full += (two(x, i, j) + two(y, i, j)) / 2
-    at = [s for s in range(1 << n) if s.bit_count() == weight]
-    rng = np.random.default_rng(6)
-    psi = rng.normal(size=len(at)) + 1j * rng.normal(size=len(at))
-    expected = scipy.linalg.expm(-0.37j * full)[np.ix_(at, at)] @ psi
-    np.testing.assert_allclose(subspace.swap_mixer(psi, 0.37, n, weight), expected, atol=1e-12)
-
-
-def test_the_swap_mixer_stays_unitary_on_fourteen_spins() -> None:
-    psi = np.zeros(3432, complex)
-    psi[100] = 1
-    turned = subspace.swap_mixer(psi, 0.9, 14, 7)
-    assert np.linalg.norm(turned) == pytest.approx(1, abs=1e-11)
-    np.testing.assert_allclose(subspace.swap_mixer(turned, -0.9, 14, 7), psi, atol=1e-10)
-
-
-def test_the_states_of_a_weight_are_the_basis_states_with_that_many_spins_down() -> None:
-    spins = basis_spins(6)
-    np.testing.assert_array_equal(subspace.weight_spins(6, 2), spins[(spins < 0).sum(1) == 2])
-
-
-def test_a_fixed_weight_answer_is_feasible_and_knows_its_optimum() -> None:
-    problem = random_ising(7, 10)
-    answer = subspace.solve_fixed_weight(problem, 4, p=3, shots=64, seed=5)
-    everything = [s for s in itertools.product((1, -1), repeat=10) if sum(s) == 2]
-    energies = problem.energies(np.array(everything))
-    assert answer.samples is not None
-    assert answer.counts is not None
-    assert (answer.samples.sum(1) == 2).all()
-    assert answer.counts.sum() == 64
-    np.testing.assert_allclose(answer.energies, problem.energies(answer.samples), atol=1e-12)
-    assert answer.optimum == pytest.approx(energies.min(), abs=1e-12)
-    assert answer.energy == pytest.approx(problem.energy(answer.solution), abs=1e-12)
-    assert answer.control is not None
-    assert answer.control.mean_energy == pytest.approx(energies.mean(), abs=1e-12)
-    assert answer.control.p_opt == pytest.approx(1 / 210)
-    assert answer.expectation is not None
-    assert answer.expectation < energies.mean() - energies.std()
-
-
-def test_a_fixed_weight_answer_repeats_to_the_byte() -> None:
-    problem = random_ising(8, 8)
-    warm = np.array([1, -1] * 4, np.int8)
-    first, second = (subspace.solve_fixed_weight(problem, 4, p=2, shots=32, seed=9, warm_start=warm) for _ in range(2))
-    np.testing.assert_array_equal(first.samples, second.samples)
-    assert first.expectation == second.expectation
-
-
-def test_a_warm_start_samples_around_its_solution() -> None:
-    warm = np.array([1, -1, 1, -1, 1, -1, 1, -1], np.int8)
-    start = subspace.weight_start(8, 4, warm, falloff=1.0)
-    spins = subspace.weight_spins(8, 4)
-    swaps = (spins != warm).sum(1) // 2
-    np.testing.assert_allclose(start / start.max(), np.exp(-swaps), atol=1e-12)
-    with pytest.raises(ProblemError, match="warm_start"):
-        subspace.weight_start(8, 3, warm)
-
-
-@pytest.mark.parametrize(("n", "floor"), [(8, 0.97), (10, 0.95), (12, 0.85)])
-def test_thirty_two_shots_capture_the_gain_of_a_window_far_better_than_the_start_alone(n: int, floor: float) -> None:
-    gains, controls = [], []
-    for seed in range(30):
-        problem = random_ising(100 + seed, n)
-        warm = np.random.default_rng(seed).permutation(np.repeat([1, -1], n // 2)).astype(np.int8)
-        answer = subspace.solve_fixed_weight(problem, n // 2, p=2, shots=32, seed=seed, warm_start=warm)
-        assert answer.optimum is not None
-        assert answer.control is not None
-        before = problem.energy(warm)
-        gains.append(max(0.0, before - answer.energy) / (before - answer.optimum))
-        controls.append(max(0.0, before - answer.control.best_energy) / (before - answer.optimum))
-    assert np.mean(gains) >= floor
-    assert np.mean(gains) > np.mean(controls) + 0.1
-
-
-def test_a_flat_problem_is_answered() -> None:
-    answer = subspace.solve_fixed_weight(IsingProblem(4, np.zeros((4, 4)), offset=2.0), 2, p=1, shots=8, seed=0)
-    assert answer.energy == answer.optimum == 2.0
-    assert answer.p_opt == pytest.approx(1)
-
-
-def test_what_does_not_fit_is_named() -> None:
-    problem = random_ising(9, 6)
-    for changed, name in (({"p": 0}, "p is 0"), ({"shots": 0}, "shots is 0"), ({"weight": 7}, "weight is 7")):
-        given = {"weight": 3, "p": 1, "shots": 8, "seed": 0} | changed
-        with pytest.raises(ProblemError, match=name):
-            subspace.solve_fixed_weight(problem, **given)
-    with pytest.raises(ProblemError, match="15"):
-        subspace.solve_fixed_weight(random_ising(1, 15), 7, p=1, shots=8, seed=0)
-
-
-def test_no_layer_begins_after_the_deadline() -> None:
-    left = iter([1.0, 1.0, 0.0])
-    with pytest.raises(Refused) as refused:
-        subspace.solve_fixed_weight(random_ising(10, 8), 4, p=4, shots=8, seed=0, remaining_s=lambda: next(left))
-    assert refused.value.reason is Reason.TIMEOUT

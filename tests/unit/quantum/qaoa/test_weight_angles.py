@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from qstream.quantum.qaoa.subspace import weight_angles, weight_energies, weight_spins
+from qstream.quantum.qaoa.fixed_weight import weight_angles, weight_energies, weight_spins
 from qstream.quantum.qaoa.weight_angles import PATH, SHOTS, SIZES, captured, differs, family, gaussian, generate, objective
 
 TABLE = json.loads(PATH.read_text())

@@ -1,4 +1,4 @@
-"""Numbers come back plain, and what is none is named with its value and what is allowed."""
+"""Numbers come back plain, and what is not a number in range is refused with its name, the rule and its value."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
+from qstream.arguments import real_number, whole_number
 from qstream.errors import ProblemError
-from qstream.quantum.checks import real_number, whole_number
 
 
 @pytest.mark.parametrize("value", [3, np.int8(3), np.uint64(3)])
@@ -17,8 +17,8 @@ def test_whole_numbers_become_plain(value: object) -> None:
 
 
 @pytest.mark.parametrize("value", [True, np.True_, 1.0, "1", None, 0, 4, math.nan])
-def test_what_is_no_whole_number_in_range_is_named(value: object) -> None:
-    with pytest.raises(ProblemError, match=r"^p is .*, allowed are whole numbers from 1 to 3$"):
+def test_what_is_not_a_whole_number_in_range_is_refused_by_name(value: object) -> None:
+    with pytest.raises(ProblemError, match=r"^p must be a whole number from 1 to 3, got "):
         whole_number("p", value, 1, 3)
 
 
@@ -28,6 +28,6 @@ def test_real_numbers_become_plain(value: object) -> None:
 
 
 @pytest.mark.parametrize("value", [True, np.True_, "1", None, 1j, math.nan, 10**400, [1.0]])
-def test_what_is_no_real_number_is_named(value: object) -> None:
-    with pytest.raises(ProblemError, match=r"^t is "):
+def test_what_is_not_a_real_number_is_refused_by_name(value: object) -> None:
+    with pytest.raises(ProblemError, match=r"^t must be a number"):
         real_number("t", value)
