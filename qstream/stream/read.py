@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final, TypeVar
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message
@@ -83,12 +84,9 @@ def _poll_for_ever(consumer: Consumer) -> Iterator[Message | None]:
         consumer.close()
 
 
-def open_reader(settings: Settings, topic: str) -> tuple[Consumer, dict[int, tuple[int, int]]]:
-    """A consumer without group and assignment, and the first and next offset of each partition. To be closed.
-
-    `Transient` if the topic is absent or no broker answers.
-    """
-    consumer = Consumer(
+def reader(settings: Settings) -> Consumer:
+    """A consumer outside any group, without assignment. To be closed."""
+    return Consumer(
         {
             "bootstrap.servers": settings.bootstrap_servers,
             "group.id": f"{settings.group_prefix}.reader.{uuid.uuid4()}",
@@ -100,17 +98,37 @@ def open_reader(settings: Settings, topic: str) -> tuple[Consumer, dict[int, tup
         }
         | dict(settings.kafka)
     )
-    try:
-        known = consumer.list_topics(topic, timeout=_ANSWER_S).topics[topic]
+
+
+def partitions_of(consumer: Consumer, topic: str, timeout_s: float = _ANSWER_S) -> list[int]:
+    """The partitions of a topic. `Transient` if it is absent or no broker answers."""
+    with _transient(topic):
+        known = consumer.list_topics(topic, timeout=timeout_s).topics[topic]
         if known.error is not None:
             raise KafkaException(known.error)
-        spans = {partition: _watermarks(consumer, KafkaPartition(topic, partition)) for partition in known.partitions}
-    except KafkaException as exc:
+        return list(known.partitions)
+
+
+def open_reader(settings: Settings, topic: str) -> tuple[Consumer, dict[int, tuple[int, int]]]:
+    """A reader of one topic, and the first and next offset of each partition; errors as `partitions_of`."""
+    consumer = reader(settings)
+    try:
+        partitions = partitions_of(consumer, topic)
+        with _transient(topic):
+            return consumer, {partition: _watermarks(consumer, KafkaPartition(topic, partition)) for partition in partitions}
+    except Transient:
         consumer.close()
+        raise
+
+
+@contextmanager
+def _transient(topic: str) -> Iterator[None]:
+    try:
+        yield
+    except KafkaException as exc:
         if exc.args[0].code() in _UNKNOWN:
             raise Transient(f"the cluster has no topic {topic}; create it by: qstream topics apply") from exc
-        raise Transient(f"topic {topic} at {settings.bootstrap_servers}: {exc.args[0].str()}") from exc
-    return consumer, spans
+        raise Transient(f"topic {topic}: no broker answers: {exc.args[0].str()}") from exc
 
 
 def _watermarks(consumer: Consumer, partition: KafkaPartition) -> tuple[int, int]:

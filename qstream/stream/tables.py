@@ -1,0 +1,107 @@
+"""Tables: compacted topics that every worker reads whole, outside the group, and then follows."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message
+from confluent_kafka import TopicPartition as KafkaPartition
+
+from qstream.config import Settings
+from qstream.errors import Transient
+from qstream.stream.faults import raise_if_fatal
+from qstream.stream.read import frame_of, partitions_of, reader
+from schemas.frame import Frame, FrameError
+from schemas.topics import Topic
+
+log = logging.getLogger(__name__)
+POLL_S = 0.1
+RETRY_S = 1.0
+ANSWER_S = 2.0
+MAX_AT_ONCE = 1000  # records that one call of `changes` takes, so that a batch is never held up for long
+
+
+class Tables:
+    """The newest frame by key of some topics, used by one thread; the Kafka client fetches in threads of its own.
+
+    `rows` has them by topic name and key. A record without value ends its row. An unreadable record is logged and changes
+    nothing.
+    """
+
+    def __init__(self, settings: Settings, topics: Sequence[Topic]) -> None:
+        self.rows: dict[str, dict[str, Frame]] = {topic.name: {} for topic in topics}
+        self._settings = settings
+        self._topics = {topic.name: topic for topic in topics}
+        self._consumer: Consumer | None = None
+        self._unread: set[tuple[str, int]] = set()
+
+    def read(self, stop: threading.Event) -> None:
+        """Read every topic up to its end; wait for a topic that is absent and a broker that does not answer, until `stop`."""
+        while self._topics and not stop.is_set():
+            try:
+                self._open()
+                break
+            except Transient as exc:
+                log.warning("waiting for a table: %s", exc)
+                stop.wait(RETRY_S)
+        while self._unread and not stop.is_set():
+            self._poll(POLL_S)
+        for name, rows in self.rows.items():
+            log.info("table %s: %d rows", name, len(rows))
+
+    def changes(self) -> set[str]:
+        """Take what has come since the last call, without waiting; the names of the topics whose rows have changed."""
+        changed: set[str] = set()
+        for _ in range(MAX_AT_ONCE if self._consumer else 0):
+            topic = self._poll(0.0)
+            if topic is None:
+                break
+            changed.add(topic)
+        return changed - {""}
+
+    def snapshot(self, names: Sequence[str]) -> Mapping[str, Mapping[str, Frame]]:
+        """The rows of some topics as they are now."""
+        return {name: dict(self.rows[name]) for name in names}
+
+    def close(self) -> None:
+        """Stop following."""
+        if self._consumer is not None:
+            self._consumer.close()
+            self._consumer = None
+
+    def _open(self) -> None:
+        self._consumer = self._consumer or reader(self._settings)
+        found = [(name, at) for name in self._topics for at in partitions_of(self._consumer, name, ANSWER_S)]
+        self._consumer.assign([KafkaPartition(name, at, OFFSET_BEGINNING) for name, at in found])
+        self._unread = set(found)
+
+    def _poll(self, timeout_s: float) -> str | None:
+        """The topic of the next record that has changed a row, an empty text for what has not; None if nothing came."""
+        assert self._consumer is not None
+        message = self._consumer.poll(timeout_s)
+        if message is None:
+            return None
+        error = message.error()
+        if error is None:
+            return message.topic() if self._take(message) else ""
+        if error.code() == KafkaError._PARTITION_EOF:
+            self._unread.discard((message.topic(), message.partition()))
+        else:
+            raise_if_fatal(error)
+            log.warning("table: %s", error)
+        return ""
+
+    def _take(self, message: Message) -> bool:
+        topic = self._topics[message.topic()]
+        rows = self.rows[topic.name]
+        if message.value() is None:
+            return rows.pop((message.key() or b"").decode(errors="replace"), None) is not None
+        try:
+            frame = frame_of(message, topic.frame)
+        except FrameError as exc:
+            log.error("unreadable record at %s/%s/%s: %s", topic.name, message.partition(), message.offset(), exc)
+            return False
+        rows[str(getattr(frame, topic.key))] = frame
+        return True
