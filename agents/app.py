@@ -132,7 +132,7 @@ def _obey(loop: BatchLoop[Any], body: bytes) -> None:
         log.error("unreadable record on %s: %s", CONTROL.name, exc)
         return
     if wish.agent == loop.agent:
-        loop.wish(wish)
+        loop.control(wish)
 
 
 def _report_health(app: faust.App, loop: BatchLoop[Any]) -> None:

@@ -62,6 +62,13 @@ class Settings(BaseModel):
     max_cached_bytes: int = Field(
         default=512 << 20, ge=1 << 20, description="bytes of the states kept in memory, each counted as frame and as stored"
     )
+    max_turn_ms: float = Field(
+        default=200.0, gt=0, le=60_000, description="longest time in the module before events are delivered and states saved"
+    )
+    max_waiting_records: int = Field(
+        default=1000, ge=1, description="records that wait, with those behind them, before their partitions pause"
+    )
+    max_waiting_bytes: int = Field(default=64 << 20, ge=1 << 16, description="the same in bytes")
     retry_max_s: float = Field(default=5.0, gt=0, le=600, description="longest pause between two tries of a batch")
     give_up_s: float = Field(default=5.0, gt=0, description="a batch that waits longer for what it lacks is dead-lettered")
     drain_s: float = Field(default=8.0, gt=0, le=600, description="time to finish the batch in hand after SIGTERM")

@@ -56,8 +56,8 @@ class Intake:
     """One member of a consumer group, used by one thread.
 
     `assigned` is what it owns now, `at_end` the partitions of which everything was read. `poll` never returns a message of a
-    partition that is no longer owned. A held partition is paused until its time comes; `frozen` pauses all, with polling
-    going on so that the membership stays.
+    partition that is no longer owned. A held partition is paused until its time comes; `frozen` pauses all, `full` some
+    partitions, with polling going on so that the membership stays.
     """
 
     def __init__(self, settings: Settings, agent: str, topics: Sequence[str]) -> None:
@@ -68,6 +68,7 @@ class Intake:
         self.assigned: set[TopicPartition] = set()
         self.joined = False
         self.frozen = False
+        self.full: set[TopicPartition] = set()
         self.at_end: set[TopicPartition] = set()
         self._reached: set[TopicPartition] = set()
         self._new: set[TopicPartition] = set()
@@ -139,12 +140,15 @@ class Intake:
         refused, self._refused = self._refused & self.assigned, set()
         return refused
 
-    def committed(self, partitions: Iterable[TopicPartition], timeout_s: float) -> dict[TopicPartition, int]:
-        """Committed next offsets of the group; partitions without one are left out. KafkaException if nobody answers."""
+    def committed_notes(self, partitions: Iterable[TopicPartition], timeout_s: float) -> dict[TopicPartition, tuple[int, str]]:
+        """Committed next offsets of the group with their metadata; partitions without one are left out.
+
+        KafkaException if no broker answers.
+        """
         asked = [KafkaPartition(p.topic, p.partition) for p in partitions]
         answers = self._consumer.committed(asked, timeout=timeout_s)
         raise_first(answers)
-        return {TopicPartition(a.topic, a.partition): a.offset for a in answers if a.offset >= 0}
+        return {TopicPartition(a.topic, a.partition): (a.offset, a.metadata or "") for a in answers if a.offset >= 0}
 
     def reached(self) -> set[TopicPartition]:
         """Partitions whose end was reached at some time since the last call."""
@@ -218,7 +222,7 @@ class Intake:
     def _apply_pauses(self) -> None:
         now = time.monotonic()
         self._held_until = {p: t for p, t in self._held_until.items() if t > now and p in self.assigned}
-        wanted = set(self.assigned) if self.frozen else set(self._held_until)
+        wanted = set(self.assigned) if self.frozen else self._held_until.keys() | (self.full & self.assigned)
         self._paused &= self.assigned
         for change, partitions in (
             (self._consumer.pause, wanted - self._paused),

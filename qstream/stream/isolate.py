@@ -29,6 +29,13 @@ class Outcome(Generic[S]):
     rejected: list[Rejected] = field(default_factory=list)
     waits: tuple[Record, Transient] | None = None
 
+    def add(self, later: Outcome[S]) -> None:
+        """Take what came of the records that follow; `waits` stays."""
+        if later.changed:
+            self.state, self.changed = later.state, True
+        self.events += later.events
+        self.rejected += later.rejected
+
 
 GiveUp = Callable[[Record], bool]
 

@@ -12,11 +12,11 @@ from functools import partial
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message
+from confluent_kafka import TopicPartition as KafkaPartition
 
 from qstream.config import Settings
 from qstream.contract import Event, TopicPartition
 from qstream.errors import EXIT_FATAL, DeliveryFailed, Fenced
-from qstream.stream.consume import kafka_partitions
 from qstream.stream.decode import Rejected, reject
 from qstream.stream.faults import fatal_named, raise_if_fatal
 from qstream.stream.headers import event_headers, passed_on
@@ -82,13 +82,14 @@ class Outbox:
         return dead
 
     @contextmanager
-    def transaction(self, offsets: Mapping[TopicPartition, int], group_metadata: object) -> Iterator[None]:
-        """What is sent inside becomes visible together with the offsets, or not at all."""
+    def transaction(self, notes: Mapping[TopicPartition, tuple[int, str]], group_metadata: object) -> Iterator[None]:
+        """What is sent inside becomes visible together with the offsets and their metadata, or not at all."""
+        offsets = [KafkaPartition(p.topic, p.partition, offset, note) for p, (offset, note) in notes.items()]
         _transact(self._transactor.begin_transaction)
         try:
             yield
             with _watchdog(3 * self.settings.transaction_timeout_ms / 1000):
-                _transact(self._transactor.send_offsets_to_transaction, kafka_partitions(offsets), group_metadata)
+                _transact(self._transactor.send_offsets_to_transaction, offsets, group_metadata)
                 _transact(self._transactor.commit_transaction)
         except DeliveryFailed:
             with fatal_named(), _watchdog(3 * self.settings.transaction_timeout_ms / 1000):
