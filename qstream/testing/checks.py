@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from qstream.contract import Batch, Event, Processor, Record
-from qstream.errors import Poison, Transient
+from qstream.contract import Batch, Event, Processor, Record, Result, Tick
+from qstream.errors import OptionError, Poison, Transient
 from qstream.state.fields import pack, unpack
 from schemas.frame import JSON, SAFETENSORS, Frame
 
 S = TypeVar("S", bound=Frame)
 NEVER_SEEN = "never.seen"
+NO_OPTION = "no.such.option"
+LATER_S = (0.0, 1.0, 86_400.0)  # after the newest record, when a key ticks
 
 
 def check_frame(frame: type[Frame]) -> None:
@@ -36,14 +39,16 @@ def check_processor(processor: Processor[S], records: Sequence[Record], splits: 
     """The processor keeps the contract on these records of one key, which may hold poison but none that waits.
 
     The same input gives the same bytes; any split into batches gives the same events, dead records and final state; the
-    state is never changed in place and survives its storage; event ids are unique and begin with their cause's.
+    state is never changed in place and survives its storage; event ids are unique and begin with their cause's. The same
+    holds of ticks, at which a processor that was just made does what one with a history does. `configure` refuses an option
+    that does not exist, and without options changes nothing.
 
     Parameters
     ----------
     records
         Of one key, in order.
     splits, seed
-        How many random splits into batches are tried, beside one by one and all at once.
+        How many random splits into batches are tried, besides one by one and all at once.
 
     Raises
     ------
@@ -62,8 +67,11 @@ def check_processor(processor: Processor[S], records: Sequence[Record], splits: 
             assert one == other, f"{name}: split into batches of {lengths}, the {what} differ from those of one batch"
     ids = [event_id for event_id, _ in whole[0]]
     assert len(set(ids)) == len(ids), f"{name}: an event id occurs twice"
+    _check_options(processor, records, whole)
+    if processor.tick_s is not None:
+        _check_ticks(processor, records)
     foreign = [record for record in records if record.topic not in {topic.name for topic in processor.inputs}]
-    assert not foreign, f"{name}: the check was given a record of {foreign[0].topic}, which is no input"
+    assert not foreign, f"{name}: the check was given a record of {foreign[0].topic}, which is not an input"
 
 
 Parts = Sequence[Sequence[Record]]
@@ -102,8 +110,60 @@ def _process(
             assert state is None or pack(state) == before, f"{processor.name}: process changed its state in place"
         events = [_check_event(processor, event) for event in result.events]
         dead += [getattr(poison.record, "id", NEVER_SEEN) for poison in result.dead]
-        return _stored(processor, result.state) if result.state is not None else state, events, dead
+        return _next(processor, result, state), events, dead
     return state, [], dead
+
+
+def _check_options(processor: Processor[S], records: Sequence[Record], whole: Trace) -> None:
+    name = processor.name
+    assert _run(processor.configure({}), [records]) == whole, f"{name}: configured without options, it gave other bytes"
+    refusal = ""
+    try:
+        processor.configure({NO_OPTION: 1})
+    except OptionError as exc:
+        refusal = str(exc)
+    assert refusal, f"{name}: configure took an option that does not exist"
+    assert NO_OPTION in refusal, f"{name}: the error of an unknown option does not name it: {refusal}"
+
+
+def _check_ticks(processor: Processor[S], records: Sequence[Record]) -> None:
+    """Tick the state after each record, at several times, idle and not."""
+    state: S | None = None
+    for version, record in enumerate(records, 1):
+        state, _, _ = _process(processor, [record], state)
+        if state is not None:
+            for later_s, idle in itertools.product(LATER_S, (False, True)):
+                now_ns = record.timestamp_ms * 1_000_000 + int(later_s * 1e9)
+                _check_tick(processor, Tick(record.key, version, now_ns, idle), state)
+
+
+def _check_tick(processor: Processor[S], tick: Tick, state: S) -> None:
+    name, before = processor.name, pack(state)
+    results = [made.on_tick(tick, state) for made in (processor, processor, processor.configure({}))]
+    assert pack(state) == before, f"{name}: on_tick changed its state in place"
+    first, again, new = (_tick_trace(processor, tick, result) for result in results)
+    assert first == again, f"{name}: the same tick of the same state gave other bytes"
+    assert first == new, f"{name}: a tick depends on what the processor remembers; use tick.idle, or the state"
+    ids = [event_id for event_id, _ in first[0]]
+    assert len(set(ids)) == len(ids), f"{name}: a tick gave an event id twice"
+
+
+def _tick_trace(processor: Processor[S], tick: Tick, result: Result[S]) -> Trace:
+    for event in result.events:
+        assert event.cause is None, f"{processor.name}: event {event.id} of a tick names a cause"
+        assert event.id in {tick.event_id(n) for n in range(len(result.events))}, (
+            f"{processor.name}: event id {event.id} of a tick is not made by tick.event_id"
+        )
+    events = [(event.id, _check_frame_of(processor, event)) for event in result.events]
+    state = _next(processor, result, None)
+    return events, [str(result.forget)], None if state is None else pack(state)
+
+
+def _next(processor: Processor[S], result: Result[S], state: S | None) -> S | None:
+    """The state after a result, as it is when it comes back from the store."""
+    if result.forget:
+        return None
+    return state if result.state is None else _stored(processor, result.state)
 
 
 def _stored(processor: Processor[S], state: S) -> S:
@@ -114,11 +174,15 @@ def _stored(processor: Processor[S], state: S) -> S:
 
 
 def _check_event(processor: Processor[S], event: Event) -> tuple[str, bytes]:
-    assert event.topic in processor.outputs, f"{processor.name}: {event.topic.name} is no declared output"
-    assert type(event.frame) is event.topic.frame, f"{processor.name}: {type(event.frame).__name__} on {event.topic.name}"
     assert event.cause is not None, f"{processor.name}: event {event.id} of a batch names no cause"
     assert event.id.startswith(f"{event.cause.id}/"), f"{processor.name}: event id {event.id} does not begin with its cause's"
-    return event.id, event.frame.encode()
+    return event.id, _check_frame_of(processor, event)
+
+
+def _check_frame_of(processor: Processor[S], event: Event) -> bytes:
+    assert event.topic in processor.outputs, f"{processor.name}: {event.topic.name} is not a declared output"
+    assert type(event.frame) is event.topic.frame, f"{processor.name}: {type(event.frame).__name__} on {event.topic.name}"
+    return event.frame.encode()
 
 
 def _split(records: Sequence[Record], rng: random.Random) -> Parts:

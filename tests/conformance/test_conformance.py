@@ -9,11 +9,11 @@ import pytest
 
 from agents.registry import agent_names, find_agent
 from qstream.config import Settings
-from qstream.contract import Batch, Event, Record, Result
+from qstream.contract import Batch, Event, Record, Result, Tick
 from qstream.routing import examples
 from qstream.testing.agents import check_agent
 from qstream.testing.checks import check_frame, check_processor
-from qstream.testing.sample import Ping, Sample
+from qstream.testing.sample import Act, Ping, Sample, Tally
 from schemas import ExpertTopology
 from schemas.topics import TOPICS
 
@@ -47,8 +47,11 @@ def test_the_records_for_routing_try_all_that_it_does():
     }
 
 
-def pings() -> list[Record]:
-    return [Record(Sample("twin", 1).pings.name, 0, n, "a", Ping.of("a", n), n) for n in range(12)]
+def pings(*acts: Act) -> list[Record]:
+    """Twelve records, of which the middle ones do what is asked."""
+    asked = {6 + n: act for n, act in enumerate(acts)}
+    sent = [Ping.of("a", n, act=asked.get(n, "count")) for n in range(12)]
+    return [Record(Sample("twin", 1).pings.name, 0, n, "a", ping, n) for n, ping in enumerate(sent)]
 
 
 class Twin(Sample):
@@ -108,6 +111,68 @@ class ForeignId(Twin):
 )
 def test_a_check_fails_on_a_processor_that_breaks_the_rule(twin, reason):
     check_processor(Sample("twin", 1), pings())
+    with pytest.raises(AssertionError, match=reason):
+        check_processor(twin("twin", 1), pings())
+
+
+class TickTwin(Sample):
+    """A sample that ticks and breaks one rule of ticks or options."""
+
+    tick_s = 1.0
+
+    def on_tick(self, tick: Tick, state: Tally) -> Result[Tally]:
+        return self.broken(tick, super().on_tick(tick, state), state)
+
+    def broken(self, tick: Tick, result: Result[Tally], state: Tally) -> Result[Tally]:
+        return result
+
+
+class Remembering(TickTwin):
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.versions: dict[str, int] = {}
+
+    def process(self, batch, state, now_ns):
+        self.versions[batch.key] = len(self.versions)
+        return super().process(batch, state, now_ns)
+
+    def broken(self, tick, result, state):
+        return result if tick.key in self.versions else Result()
+
+
+class TickMutating(TickTwin):
+    def broken(self, tick, result, state):
+        object.__setattr__(state, "count", state.count + 1)
+        return result
+
+
+class TickNaming(TickTwin):
+    def broken(self, tick, result, state):
+        return Result([renamed(event, f"tick/{tick.key}/mine") for event in result.events])
+
+
+class TickRepeating(TickTwin):
+    def broken(self, tick, result, state):
+        return Result([*result.events, *result.events])
+
+
+class Careless(TickTwin):
+    def configure(self, options):
+        return self
+
+
+@pytest.mark.parametrize(
+    ("twin", "reason"),
+    [
+        (Remembering, "a tick depends on what the processor remembers"),
+        (TickMutating, "on_tick changed its state in place"),
+        (TickNaming, "is not made by tick.event_id"),
+        (TickRepeating, "a tick gave an event id twice"),
+        (Careless, "configure took an option that does not exist"),
+    ],
+)
+def test_a_check_fails_on_a_processor_that_breaks_a_rule_of_ticks_or_options(twin, reason):
+    check_processor(TickTwin("twin", 1), pings("end"))
     with pytest.raises(AssertionError, match=reason):
         check_processor(twin("twin", 1), pings())
 

@@ -122,3 +122,34 @@ def test_a_key_that_a_tick_ends_is_gone_from_store_and_index(rig: Rig):
     with rig.loop(later):
         wait_until(lambda: len(later.ticks) >= 5)
     assert names(later.ticks) == {"c"}
+
+
+class Both(Noted):
+    """The same with both topics, which two workers may own apart: each ping counts, and each tick counts as well."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.inputs = (self.pings, self.gates)
+
+    def on_tick(self, tick: Tick, state: Tally) -> Result[Tally]:
+        result = super().on_tick(tick, state)
+        return Result(result.events, state=state.model_copy(update={"total": state.total + 1_000_000}))
+
+
+def test_ticks_of_a_key_fed_by_two_workers_come_from_one_of_them_and_lose_no_update(rig: Rig):
+    """The workers own a topic each; every tick adds a million to the total, every record its value."""
+    one, two = (Both(rig.sample.name, rig.sample.partitions, SampleOptions(tick_s=0.05)) for _ in "ab")
+    with rig.loop(one) as first, rig.loop(two, worker_id="worker-1") as second:
+        wait_until(lambda: first.loop.status().partitions == second.loop.status().partitions == 4)
+        apart = {p.topic for p in first.loop.intake.assigned} != {p.topic for p in second.loop.intake.assigned}
+        for number in range(100):
+            rig.publish([Ping.of("a", number)])
+            rig.publish([Ping.of("a", number, act="open")], rig.sample.gates)
+        wait_until(lambda: rig.committed_records() == rig.committed_records(rig.sample.gates) == 100)
+        wait_until(lambda: one.ticks or two.ticks)
+    tally = rig.tally("a")
+    assert tally is not None
+    assert tally.count == 200
+    assert tally.total % 1_000_000 == 2 * sum(range(100))
+    assert tally.total >= 1_000_000
+    assert not (apart and one.ticks and two.ticks), "a key ticks at one worker"
