@@ -98,9 +98,9 @@ class Tick:
         return f"tick/{self.key}/{self.version}/{n}"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)  # not frozen, for the same reason
 class Event:
-    """A frame to publish. `cause` is the last input record that it covers, None for a tick's event.
+    """A frame to publish; not to be changed. `cause` is the last input record that it covers, None for a tick's event.
 
     `id` is ``cause.event_id(n)`` or ``tick.event_id(n)``: consumers recognise a repetition by it.
     """

@@ -151,7 +151,7 @@ class Frame(BaseModel):
     def encode(self, content_type: ContentType = SAFETENSORS) -> bytes:
         """Write the frame; `FrameError` if it is larger than ``MAX_BYTES``."""
         if content_type == JSON:
-            data = self.model_dump_json(exclude_none=True).encode()
+            data = self.__pydantic_serializer__.to_json(self, exclude_none=True)
         elif content_type != SAFETENSORS:
             raise _unknown_content_type(type(self), content_type)
         else:
@@ -223,8 +223,9 @@ def _check_size(cls: type[Frame], data: bytes) -> None:
 
 def _write_safetensors(frame: Frame) -> bytes:
     """The bytes that the safetensors library would write, with one copy of the arrays in place of three."""
-    fields = frame.model_dump_json(exclude=frame.array_names, exclude_none=True)
-    header: dict[str, Any] = {METADATA: {HEADER_KEY: fields}}
+    # What `model_dump_json` does at twice the time.
+    fields = frame.__pydantic_serializer__.to_json(frame, exclude=frame.array_names or None, exclude_none=True)
+    header: dict[str, Any] = {METADATA: {HEADER_KEY: fields.decode()}}
     bodies = []
     end = 0
     for name, code in frame.layout:
