@@ -4,6 +4,7 @@ SECONDS ?= 30
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PACKAGES := --constraint constraints.txt --editable '.[demo,quantum,peers,dev,docs]'
 # Most tests wait for servers: more processes than processors.
 WORKERS ?= 4
 SIDE_BY_SIDE := --dist loadgroup --no-loadscope-reorder
@@ -17,8 +18,9 @@ help: ## show this list
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "qstream needs Python 3.11 or newer; run make PYTHON=python3.11"'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,quantum,peers,dev,docs]'
+	# uv installs in parallel; where it is not available, pip does the same, more slowly.
+	$(BIN)/python -m pip install --quiet uv && $(BIN)/uv pip install --quiet --python $(BIN)/python $(PACKAGES) \
+	  || PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet $(PACKAGES)
 	touch $@
 
 install: $(STAMP) ## build .venv with qstream and all that demo, tests and linters need

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -204,16 +205,20 @@ class Replay:
             yield np.bincount(worker[inside], work[inside], self.workers)
 
 
-@lru_cache(1)
-def conversations() -> list[dict[str, Any]]:
-    with gzip.open(MOONCAKE, "rt") as lines:
+@lru_cache(2)
+def conversations(trace: Path) -> list[dict[str, Any]]:
+    with gzip.open(trace, "rt") as lines:
         return [json.loads(line) for line in lines]
 
 
 def replay(
-    make: Callable[[int, int], Choose], workers: int = WORKERS, cache_blocks: int = CACHE_BLOCKS, begin: int = 0
+    make: Callable[[int, int], Choose],
+    workers: int = WORKERS,
+    cache_blocks: int = CACHE_BLOCKS,
+    begin: int = 0,
+    trace: Path = MOONCAKE,
 ) -> Replay:
-    """Route 6,000 requests of a conversation service, one by one from number `begin`, to workers with an LRU cache each.
+    """Route the requests of a conversation service, one by one from number `begin`, to workers with an LRU cache each.
 
     `make` gets the number of workers and the blocks of a cache. The time to look prefixes up counts only for a router that
     does it itself.
@@ -221,7 +226,7 @@ def replay(
     choose, out = make(workers, cache_blocks), Replay(workers, begin)
     caches = [PrefixCache(cache_blocks * (workers if make is one_cache else 1)) for _ in range(workers)]
     recent, last_s = np.zeros(workers), 0.0
-    for number, line in enumerate(conversations()[begin:], begin):
+    for number, line in enumerate(conversations(trace)[begin:], begin):
         now_s, hashes, written = line["timestamp"] / 1000, line["hash_ids"], line["output_length"] / BLOCK_TOKENS
         overlap = np.array([cache.overlap(hashes) for cache in caches], np.float64)
         recent *= np.exp((last_s - now_s) / WINDOW_S)

@@ -1,4 +1,4 @@
-"""The real routing trace and its independent scores, where they stand beside the project."""
+"""The whole routing trace and its independent scores, where QSTREAM_DATA says where they are."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-DATA = Path(os.environ.get("QSTREAM_DATA", Path(__file__).parents[3] / "shared" / "data"))
+DATA = Path(os.environ.get("QSTREAM_DATA", Path(__file__).parents[2] / "data"))
 TRACE = DATA / "routing" / "esft_routing.npz"
 SCORES = DATA.parent / "bench" / "esft_stream.py"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ import pytest
 from qstream.errors import ProblemError
 from qstream.routing.prefix import PrefixCache, PrefixRouter
 from tests.benchmarks.bench_requests import HALF, MOONCAKE, cost_router, one_cache, ours, replay
+
+SAMPLE = Path(__file__).parents[2] / "data" / "mooncake_2000.jsonl.gz"
 
 
 def test_a_cache_counts_the_leading_blocks_and_forgets_the_oldest() -> None:
@@ -92,6 +95,16 @@ def test_the_unit_of_blocks_and_time_makes_no_difference() -> None:
         prompt = [int(rng.integers(30)), *range(1000 * number, 1000 * number + int(rng.integers(1, 9)))]
         tokens, out = 512.0 * len(prompt), float(rng.integers(512))
         assert coarse.choose(prompt, tokens, out, float(number)) == fine.choose(prompt, 2 * tokens, 2 * out, 2.0 * number)
+
+
+@pytest.mark.parametrize("blocks", [1000, 2000])
+def test_the_first_conversations_hit_the_cache_nearly_as_often_as_with_one_cache_for_all(blocks: int) -> None:
+    mine, rival, one = (replay(make, 8, blocks, trace=SAMPLE) for make in (ours, cost_router(4.0), one_cache))
+    assert len(mine.worker) == 2000
+    assert mine.hit_rate(1000) >= 0.98 * one.hit_rate(1000)
+    assert mine.hit_rate(1000) >= 1.03 * rival.hit_rate(1000)
+    assert mine.fullest(1000) <= rival.fullest(1000)
+    assert mine.max_over_mean(1000) <= 1.20
 
 
 @pytest.mark.parametrize("workers", [4, 8, 16])
