@@ -23,9 +23,10 @@ from qstream.contract import Event
 from qstream.errors import ConfigError
 from qstream.metrics import READY
 from qstream.state.store import StateStore
-from qstream.stream.loop import BatchLoop, Status
+from qstream.stream.loop import BatchLoop
 from qstream.stream.read import read_all
 from qstream.stream.service import LoopService
+from qstream.stream.status import Status
 from schemas.control import Control
 from schemas.frame import FrameError, body_type
 from schemas.topics import CONTROL

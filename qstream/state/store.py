@@ -221,7 +221,7 @@ def _integer(text: bytes | None) -> int:
 
 
 def _by_partition(raw: Mapping[str, bytes], prefix: str) -> dict[TopicPartition, int]:
-    """Offsets by partition from fields ``<prefix><topic>:<partition>``; what is no such field is left out."""
+    """Offsets by partition from fields ``<prefix><topic>:<partition>``; other fields are left out."""
     found = {}
     for name, value in raw.items():
         topic, _, partition = name.removeprefix(prefix).rpartition(":")

@@ -119,7 +119,7 @@ def _mark(
     """``<epoch>:<digest>``: the same for one write tried again, another for any other write.
 
     The digest chains to the mark that is found, so that equal marks mean equal histories even after a loss of data, when
-    versions repeat. Epochs are given out once, so the epoch tells a worker that a write is its own.
+    versions repeat. Epochs are given out once, so a worker knows its own writes by the epoch.
     """
     digest = hashlib.blake2b(f"{found.version}:{deleted}".encode() + found.writer, digest_size=8)
     for name, value in changed.items():

@@ -75,7 +75,7 @@ class Cache(Generic[S]):
             self.bytes -= self._sizes.pop(key)
 
     def room(self) -> int:
-        """How many states of the mean size here would take a quarter of the bytes that are allowed; some where none is here."""
+        """How many states of the mean size in memory take a quarter of `max_bytes`; a few where none is in memory."""
         if not self._entries:
             return FIRST_ROOM
         return max(1, min(self.max_keys, self.max_bytes // 4 // max(1, self.bytes // len(self))))

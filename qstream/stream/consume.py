@@ -127,8 +127,13 @@ class Intake:
             self._seeks[partition] = offset
             self._apply_seeks()
 
+    def seek_all(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Read several partitions from these offsets next."""
+        for partition, offset in offsets.items():
+            self.seek(partition, offset)
+
     def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
-        """Commit the next offsets to read, without waiting; what the group does not take is told by `refused`.
+        """Commit the next offsets to read, without waiting; `refused` says what the group did not take.
 
         A refusal loses nothing: what is not committed is delivered again, here or to the next owner.
         """
@@ -156,7 +161,7 @@ class Intake:
         return reached
 
     def newest(self) -> dict[TopicPartition, int]:
-        """The next offset that the last fetch of each owned partition told, without asking; -1 where it is not known."""
+        """The next offset that the last fetch of each owned partition reported, without a request; -1 where it is not known."""
         ends = {p: self._consumer.get_watermark_offsets(KafkaPartition(*p), cached=True) for p in self.assigned}
         return {partition: -1 if found is None else found[1] for partition, found in ends.items()}
 
@@ -172,7 +177,7 @@ class Intake:
         return lag
 
     def _ends(self, partition: TopicPartition) -> tuple[int, int]:
-        """The first and next offset as the last fetch told them; a paused partition is not fetched, so they are asked for."""
+        """The first and next offset as the last fetch reported them; a paused partition is not fetched, so they are asked for."""
         at = KafkaPartition(*partition)
         if partition in self._paused:
             with suppress(KafkaException):
@@ -244,7 +249,7 @@ class Intake:
                 del self._seeks[partition]
 
     def _note_statistics(self, statistics: str) -> None:
-        """A KIP-848 member that gets no partition is never told so: it counts as joined once its coordinator stays up."""
+        """A KIP-848 member that gets no partition hears nothing of it: it counts as joined once its coordinator stays up."""
         self._coordinated += (json.loads(statistics).get("cgrp") or {}).get("state") == "up"
         self.joined = self.joined or self._coordinated > 1
 
@@ -294,7 +299,7 @@ class Intake:
         self._reached -= gone
         for partition in gone & self._in_flight.keys():
             del self._in_flight[partition]
-        # The client keeps a partition paused over a new assignment, in which nobody would know of it.
+        # The client keeps a partition paused over a new assignment, and nothing else would resume it.
         if paused := gone & self._paused:
             self._consumer.resume([KafkaPartition(*partition) for partition in paused])
         self._paused -= gone

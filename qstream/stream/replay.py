@@ -89,6 +89,12 @@ class Replays(Generic[S]):
         ahead = {offset for offset in earlier.missing if offset >= end}
         return Answered(max(end, earlier.until), frozenset(missing) | ahead)
 
+    def answered(
+        self, ends: Mapping[TopicPartition, int], missing: Mapping[TopicPartition, Iterable[int]]
+    ) -> dict[TopicPartition, Answered]:
+        """`after` for all partitions."""
+        return {partition: self.after(partition, end, missing.get(partition, ())) for partition, end in ends.items()}
+
     def read_again(self, partition: TopicPartition, end: int, missing: Iterable[int]) -> None:
         """Everything up to `end` but `missing` is committed, and will be read again."""
         self._of[partition] = self.after(partition, end, missing)

@@ -17,6 +17,7 @@ from schemas.control import Scalar
 from schemas.deadletter import DeadLetter
 from schemas.frame import Axes, Count, Frame, Name
 from schemas.topics import Topic, dead_letter_name
+from schemas.wording import must_be
 
 Act = Literal["count", "open", "need", "poison", "reject", "break", "large", "fatal", "end"]
 _DIGEST_PRIME = 2**61 - 1
@@ -25,7 +26,7 @@ _DIGEST_PRIME = 2**61 - 1
 class Ping(Frame):
     """Something to count under `name`.
 
-    `act` is what it does beside: `need` waits until an `open` of the same name was counted, `poison` raises and `reject`
+    `act` is what else it does: `need` waits until an `open` of the same name was counted, `poison` raises and `reject`
     returns a Poison, `break` divides by zero, `large` answers with `size` letters, `fatal` stops the worker, `end` ends the name
     once it is counted.
     """
@@ -135,7 +136,7 @@ class Sample(Processor[Tally]):
     def configure(self, options: Mapping[str, Scalar]) -> Self:
         known = SampleOptions.__dataclass_fields__
         if unknown := options.keys() - known:
-            raise OptionError(f"sample has no option {min(unknown)!r}, allowed are {', '.join(known)}")
+            raise OptionError(must_be("option", f"one of {', '.join(known)}", min(unknown)))
         return type(self)(self.name, self.partitions, replace(self.options, **options))  # type: ignore[arg-type]
 
     def on_tick(self, tick: Tick, state: Tally) -> Result[Tally]:

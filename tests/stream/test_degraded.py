@@ -59,7 +59,7 @@ def test_when_too_much_is_uncommitted_the_inputs_pause_until_redis_answers(rig: 
         warm_up(rig, sent[:60])
         redis_server.pause()
         rig.publish(sent[60:])
-        wait_until(lambda: running.loop.stalled)
+        wait_until(lambda: running.loop.settling.stalled)
         wait_until(lambda: running.loop.status().last_turn_age_s < 1)
         uncommitted = running.loop.ledger.uncommitted
         assert 100 <= uncommitted <= 120

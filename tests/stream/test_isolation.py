@@ -80,7 +80,7 @@ def wrong_dtype() -> bytes:
         (wrong_dtype(), KEY, [], "must be int64, got dtype F64"),
         (good(1).replace(b"Ping.v1", b"Ping.v2"), KEY, [], "must be Ping.v1"),
         (good(1), KEY, [("ce_type", b"qstream.ping.v2")], "got 'qstream.ping.v2'"),
-        (good(1), b"b", [], "record key is 'b'"),
+        (good(1), b"b", [], "record key must be name 'a', got 'b'"),
         (good(1), b"\xff\xfe", [], "record key must be name"),
         (good(1), KEY, [("content-type", b"text/csv")], "content type must be"),
     ],

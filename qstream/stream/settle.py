@@ -1,0 +1,103 @@
+"""Settle: states first, offsets after; what a moved-on state has not seen is read again."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection
+from typing import Generic, TypeVar
+
+from confluent_kafka import Message
+
+from qstream.config import Settings
+from qstream.contract import TopicPartition
+from qstream.errors import StoreUnavailable
+from qstream.metrics import DEGRADED
+from qstream.stream.commit import Ledger
+from qstream.stream.consume import FROM_START, Intake, came_from
+from qstream.stream.replay import Replays
+from qstream.stream.wait import FIRST_RETRY_S, Waiting
+from schemas.frame import Frame
+
+log = logging.getLogger(__name__)
+S = TypeVar("S", bound=Frame)
+
+
+class Settling(Generic[S]):
+    """Makes durable what turns and ticks have processed.
+
+    Attributes
+    ----------
+    degraded
+        The store does not answer: states go on from memory, and their offsets are not committed.
+    stalled
+        So many records are uncommitted that nothing more may be read before the store answers.
+    """
+
+    def __init__(
+        self, settings: Settings, intake: Intake, ledger: Ledger[S], waiting: Waiting, replays: Replays[S], transactional: bool
+    ) -> None:
+        self.max_uncommitted = settings.max_uncommitted_records
+        self.intake = intake
+        self.ledger = ledger
+        self.waiting = waiting
+        self.replays = replays
+        self.transactional = transactional
+        self.degraded = self.stalled = False
+
+    def settle(self) -> None:
+        """Write the changed states, then commit up to the first record that is not answered or whose state is not written."""
+        try:
+            again = self.ledger.save()
+        except StoreUnavailable as exc:
+            self._note_store(away=True)
+            self.stalled = self.ledger.uncommitted >= self.max_uncommitted
+            log.debug("state not saved: %s", exc)
+            return
+        self._note_store(away=False)
+        self._read_again(again)
+        offsets = self.ledger.committable({p: min(offsets) for p, offsets in self.waiting.missing().items()})
+        if not offsets:
+            return
+        if self.transactional:
+            # The transaction has committed the offsets already: note how far the states have followed.
+            try:
+                self.ledger.mark(offsets)
+            except StoreUnavailable:
+                return
+        else:
+            self.intake.commit(offsets)
+        self.ledger.handed_over(offsets)
+
+    def follow_assignment(self, messages: list[Message], tables: Collection[str], stopped: Callable[[], bool]) -> list[Message]:
+        """Drop what was lost and fence what is new; a partition that cannot be taken over yet is read again later."""
+        new, lost = self.intake.changes()
+        self.replays.release(lost)
+        self.waiting.drop(lost)
+        moved = self.ledger.release(lost)
+        self._read_again(moved)
+        if self.transactional and new:
+            moved |= self.replays.find(new, tables, stopped)
+        # A compacted input is a table: whatever the group has committed, all of it is read; states skip what they have seen.
+        for partition in [partition for partition in new if partition.topic in tables]:
+            self.intake.seek(partition, FROM_START)
+            moved.add(partition)
+        return [message for message in messages if came_from(message) not in moved] if moved else messages
+
+    def _read_again(self, partitions: set[TopicPartition]) -> None:
+        """Process again what a moved-on state has not seen; what a transaction has committed is not emitted twice."""
+        again = self.ledger.drop_states(partitions)
+        missing = self.waiting.missing() if again else {}
+        for partition in again:
+            durable, position = self.ledger.durable[partition], self.ledger.positions[partition]
+            if self.transactional:
+                self.replays.read_again(partition, position, missing.get(partition, ()))
+            self.ledger.positions[partition] = durable
+            self.intake.hold(partition, durable, FIRST_RETRY_S)
+        self.waiting.drop(again)
+
+    def _note_store(self, away: bool) -> None:
+        if away != self.degraded:
+            log.warning("the state store %s", "does not answer: going on from memory" if away else "answers again")
+        self.degraded = away
+        self.stalled = self.stalled and away
+        DEGRADED.labels(self.ledger.agent).set(away)

@@ -1,0 +1,27 @@
+"""Status: what the health pages show of a loop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A snapshot of a loop; `uncommitted` are records that will be delivered again after a crash, `waiting` those of them
+    that were read and are not answered yet."""
+
+    running: bool
+    warm: bool
+    joined: bool
+    degraded: bool
+    paused: bool
+    partitions: int
+    uncommitted: int
+    waiting: int
+    last_turn_age_s: float
+    control_error: str
+
+    @property
+    def ready(self) -> bool:
+        """In the group, kernels warm, and the store answers or its absence is declared."""
+        return self.running and self.warm and self.joined
