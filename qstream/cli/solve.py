@@ -18,7 +18,7 @@ from qstream.cli.output import print_json, print_table
 from qstream.errors import ConfigError
 from qstream.quantum.files import names_of, problem_of, read_fields
 from qstream.quantum.ising import IsingProblem
-from qstream.quantum.race import AUTO
+from qstream.quantum.order import AUTO
 from qstream.quantum.record import Problem, SolveMeta, SolveRequest, SolveResult
 from qstream.quantum.solvers import SOLVERS, is_known, solver_names, warm
 from qstream.quantum.solvers import solve as solve_problem
@@ -81,7 +81,7 @@ def solve(
         print_json(told)
         return
     print_table(("", "answer"), summary(problem, told.get("bits"), result), [STYLES[result.meta.label]])
-    print_table(("solver", "energy", "wall ms", "CPU ms", ""), arms(result.meta))
+    print_table(("solver", "energy", "wall ms", "CPU ms", ""), attempts(result.meta))
 
 
 def seconds(text: str) -> float:
@@ -135,9 +135,11 @@ def summary(problem: Problem, bits: list[int] | None, result: SolveResult) -> li
     return rows
 
 
-def arms(meta: SolveMeta) -> list[tuple[str, str, str, str, str]]:
+def attempts(meta: SolveMeta) -> list[tuple[str, str, str, str, str]]:
     """What each solver reached, and what it cost."""
-    return [(arm.solver, _number(arm.energy), f"{arm.wall_ms:.3g}", f"{arm.cpu_ms:.3g}", arm.reason or "") for arm in meta.tried]
+    return [
+        (each.solver, _number(each.energy), f"{each.wall_ms:.3g}", f"{each.cpu_ms:.3g}", each.reason or "") for each in meta.tried
+    ]
 
 
 def _told(problem: Problem, result: SolveResult) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from qstream.errors import ProblemError
-from qstream.quantum.record import Answer, Arm, Refused, Remaining, Solver, SolveRequest, checked_solution
+from qstream.quantum.record import Answer, AttemptFigures, Refused, Remaining, Solver, SolveRequest, checked_solution
 from schemas.solver import Reason
 
 Clock = Callable[[], float]
@@ -18,7 +18,7 @@ Find = Callable[[str, float], Solver]
 
 @dataclass(frozen=True, eq=False)
 class Attempt:
-    """An arm of the record, with its answer or its refusal."""
+    """One solver on the problem, with its answer or its refusal."""
 
     solver: str
     path: Literal["quantum", "classical"]
@@ -28,10 +28,11 @@ class Attempt:
     refused: Refused | None = None
 
     @property
-    def arm(self) -> Arm:
+    def figures(self) -> AttemptFigures:
+        """What the record keeps of it."""
         energy = None if self.answer is None else self.answer.energy
         reason = None if self.refused is None else self.refused.reason
-        return Arm(self.solver, energy, 1e3 * self.wall_s, 1e3 * self.cpu_s, reason)
+        return AttemptFigures(self.solver, energy, 1e3 * self.wall_s, 1e3 * self.cpu_s, reason)
 
 
 def attempt(name: str, find: Find, request: SolveRequest, remaining_s: Remaining, clock: Clock) -> Attempt:

@@ -137,7 +137,7 @@ class Control:
 
 
 @dataclass(frozen=True)
-class Arm:
+class AttemptFigures:
     """One solver that was tried on the problem: what it reached and what it cost, or why it did not answer."""
 
     solver: str
@@ -189,8 +189,8 @@ class SolveMeta:
     p_opt: float | None
     optimum: float | None
     control: Control | None
-    baseline: Arm
-    tried: tuple[Arm, ...]
+    baseline: AttemptFigures
+    tried: tuple[AttemptFigures, ...]
     produced_by: ProducedBy
     fallback: Fallback | None = None
 

@@ -22,7 +22,7 @@ from qstream.quantum.devices.pool import DEFAULT_POOL, DevicePool, DeviceSpec
 from qstream.quantum.devices.sample import sample
 from qstream.quantum.devices.slot import Slots
 from qstream.quantum.devices.solver import DeviceSolver, device_solver
-from qstream.quantum.race import AUTO, race
+from qstream.quantum.order import AUTO, solve_in_order
 from qstream.quantum.record import Answer, Problem, Refused, Remaining, Solver, SolveRequest, SolveResult
 from qstream.quantum.solvers import asked, find_solver, solver_names, warm
 from schemas.solver import DEVICE, Reason
@@ -257,9 +257,9 @@ class QuantumRuntime:
         def find(wanted: str, _: float) -> Solver:
             return self._find(wanted, spent, late=late)
 
-        result = race(request, name, find, time.monotonic)
+        result = solve_in_order(request, name, find, time.monotonic)
         meta = result.meta
-        tried = (replace(arm, cpu_ms=arm.cpu_ms + 1e3 * spent.cpu_s) if arm.solver == name else arm for arm in meta.tried)
+        tried = (replace(each, cpu_ms=each.cpu_ms + 1e3 * spent.cpu_s) if each.solver == name else each for each in meta.tried)
         meta = replace(meta, queue_ms=1e3 * spent.queue_s, cpu_ms=meta.cpu_ms + 1e3 * spent.cpu_s, tried=tuple(tried))
         label = self._label(name)
         QUANTUM_SOLVE_SECONDS.labels(label).observe(meta.wall_ms / 1e3)

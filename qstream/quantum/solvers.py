@@ -20,7 +20,7 @@ from qstream.install import install_hint
 from qstream.quantum.attempt import Clock
 from qstream.quantum.ising import IsingProblem
 from qstream.quantum.onehot import OneHotProblem
-from qstream.quantum.race import AUTO, race
+from qstream.quantum.order import AUTO, solve_in_order
 from qstream.quantum.record import Answer, Problem, Refused, Remaining, Solver, SolveRequest, SolveResult
 from schemas.solver import DEVICE, Reason
 
@@ -72,7 +72,7 @@ def solve(problem: Problem | SolveRequest, solver: str = AUTO, *, clock: Clock =
     request, name = asked(problem, solver, terms)
     if not is_known(name):
         raise ProblemError(f"solver is {name!r}, allowed are {AUTO}, {', '.join(solver_names())}, {DEVICE}NAME")
-    return race(request, name, find_solver, clock)
+    return solve_in_order(request, name, find_solver, clock)
 
 
 def asked(problem: Problem | SolveRequest, solver: str, terms: Mapping[str, Any]) -> tuple[SolveRequest, str]:

@@ -1,25 +1,25 @@
-"""HQC and the race: a classical plan, improved by windows turn after turn, under a deadline; the best so far always stands."""
+"""HQC: a classical plan, improved by windows turn after turn; and the portfolio of a placement, of windows and such turns."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from functools import partial
+from typing import Final
 
 from qstream.errors import OptionError
+from qstream.quantum.portfolio import Arm, Clock, Race, Step, race, race_record
 from qstream.quantum.record import Remaining
+from qstream.quantum.window import WindowSolver
 from qstream.routing.window_model import Partition
-from qstream.routing.windows import Improved, WindowRecord, WindowSettings, WindowSolver, improve
+from qstream.routing.windows import Improved, WindowRecord, WindowSettings, improve
 from schemas.solver import CLASSICAL, Reason, SolverRecord
+from schemas.wording import must_be
 
-ArmName = Literal["deterministic", "qaoa", "hqc"]
-Clock = Callable[[], float]
-DETERMINISTIC: Final = "deterministic"
+Partitions = tuple[Partition, ...]
 _THRESHOLD: Final = 1e-3  # of the expectation: a turn that improves it by less has converged
 _MAX_TURNS: Final = 64
-_LATE: Final = (Reason.TIMEOUT, Reason.DEADLINE_INSUFFICIENT)
 _QAOA_SHARE: Final = 0.5  # of the time left, where HQC runs after it
 
 
@@ -27,54 +27,22 @@ _QAOA_SHARE: Final = 0.5  # of the time left, where HQC runs after it
 class Turns:
     """Partitions after HQC, its windows, the expectation of the objective in each turn, and why it stopped early, if it did."""
 
-    partitions: tuple[Partition, ...]
+    partitions: Partitions
     records: tuple[WindowRecord, ...]
     expectations: tuple[float, ...]
     reason: Reason | None
 
 
-@dataclass(frozen=True, slots=True)
-class Arm:
-    """One way to plan: the objective where it ended, seconds, windows tried and accepted, and what stopped it, if anything."""
-
-    name: ArmName
-    objective: float
-    wall_s: float
-    windows: int = 0
-    accepted: int = 0
-    turns: int = 0
-    reason: Reason | None = None
-
-    @property
-    def answered(self) -> bool:
-        return self.reason is None or self.windows > 0
-
-    @property
-    def failure(self) -> Reason | None:
-        """The reason, unless it is only that the time ended after some windows."""
-        return None if self.windows and self.reason in _LATE else self.reason
-
-
 @dataclass(frozen=True, slots=True, eq=False)
-class Outcome:
-    """The best partitions of a race, which arm lowered them last, and all arms in their order.
+class Planned:
+    """A race of windows, and the record of every window in it."""
 
-    `fallback_reason` says why an arm that was asked for failed; that the time ended after some windows is no failure.
-    `answered` is False where every arm that was asked for failed: then `partitions` are those that were given. `wall_s` is
-    None without a deadline, so that the record is the same each time.
-    """
-
-    partitions: tuple[Partition, ...]
-    winner: ArmName
-    arms: tuple[Arm, ...]
+    race: Race[Partitions]
     records: tuple[WindowRecord, ...]
-    answered: bool
-    fallback_reason: Reason | None
-    wall_s: float | None
 
 
 def hqc(
-    partitions: tuple[Partition, ...],
+    partitions: Partitions,
     settings: WindowSettings,
     *,
     first_turn: int = 0,
@@ -107,8 +75,8 @@ def hqc(
     return Turns(now, tuple(records), tuple(expectations), reason)
 
 
-def race(
-    partitions: tuple[Partition, ...],
+def improve_placement(
+    partitions: Partitions,
     settings: WindowSettings,
     *,
     qaoa: bool,
@@ -116,7 +84,7 @@ def race(
     deterministic: bool = True,
     deadline_s: float = math.inf,
     clock: Clock = time.perf_counter,
-) -> Outcome:
+) -> Planned:
     """Let the arms that are switched on improve the deterministic plan; the best so far is the answer at any time.
 
     QAOA is one turn of windows by circuits from their uniform start. HQC is turns of warm-started windows, from the best so
@@ -129,7 +97,7 @@ def race(
     partitions
         Of the deterministic plan, which is there before the race.
     deterministic
-        Whether that plan may be the answer where no other arm answers; if not, `Outcome.answered` is False then.
+        Whether that plan may be the answer where no other arm answers; if not, ``race.answered`` is False then.
     deadline_s
         From the call.
     clock
@@ -141,63 +109,75 @@ def race(
         No arm is switched on.
     """
     if not (qaoa or hqc_turns or deterministic):
-        raise OptionError("deterministic is False with qaoa and hqc off, allowed is True: no arm is left")
-    start = clock()
-    now = partitions
-    winner: ArmName = DETERMINISTIC
-    arms = [Arm(DETERMINISTIC, _objective(partitions), 0.0)] if deterministic else []
+        raise OptionError(must_be("deterministic", "True where qaoa and hqc are off: no arm is left", deterministic))
     records: list[WindowRecord] = []
-    broken = False
-    asked: tuple[tuple[ArmName, bool], ...] = (("qaoa", qaoa), ("hqc", hqc_turns))
-    for name in (name for name, on in asked if on):
-        began = clock()
-        end = deadline_s if name == "hqc" or not hqc_turns else began - start + _QAOA_SHARE * (deadline_s - (began - start))
-        turns = _run(name, now, _solved_by(settings, circuits=qaoa and not broken), _left(start + end, clock))
-        if _objective(turns.partitions) < _objective(now):
-            now, winner = turns.partitions, name
-        records += turns.records
-        arms.append(_arm(name, turns, clock() - began))
-        # Circuits that failed are not asked for again.
-        broken = arms[-1].failure is not None
-    failed = [arm.failure for arm in arms if arm.failure is not None]
-    answered = any(arm.answered for arm in arms)
-    wall_s = None if deadline_s == math.inf else clock() - start
-    return Outcome(now, winner, tuple(arms), tuple(records), answered, failed[0] if failed else None, wall_s)
+    arms: list[Arm[Partitions]] = []
+    if qaoa:
+        arms.append(Arm("qaoa", partial(_once, settings, records), _QAOA_SHARE if hqc_turns else 1.0))
+    if hqc_turns:
+        arms.append(Arm("hqc", partial(_turns, settings, records, qaoa)))
+    found = race(partitions, _objective(partitions), arms, may_stand=deterministic, deadline_s=deadline_s, clock=clock)
+    return Planned(found, tuple(records))
 
 
-def solver_record(outcome: Outcome, settings: WindowSettings, given: SolverRecord) -> SolverRecord:
+def placement_record(planned: Planned, settings: WindowSettings, given: SolverRecord) -> SolverRecord:
     """The race as the record of a plan, from the record of the plan that was `given` to it.
 
     `objective` is that of all layers together, `twin` that of the deterministic plan, `control` what it would be if every window
     of a circuit had gained what as many samples at p = 0 do.
     """
-    records = outcome.records
-    circuits = [record.circuit for record in records if record.circuit is not None]
-    objective = _objective(outcome.partitions)
-    twin = objective + sum(record.gain for record in records)
-    kept = [record for record in records if record.gain > 0]
-    executions = {record.circuit.execution for record in kept if record.circuit is not None}
-    return SolverRecord(
-        solver=given.solver if outcome.winner == DETERMINISTIC else outcome.winner,
-        variant=given.variant,
-        execution=executions.pop() if executions else CLASSICAL,
-        asked=tuple(arm.name for arm in outcome.arms if arm.name != DETERMINISTIC),
-        n=settings.size if records else None,
-        depth=settings.layers if circuits else None,
-        shots=settings.shots if circuits else None,
+    records = planned.records
+    circuits = any(record.circuit is not None for record in records)
+    twin = planned.race.objective + sum(record.gain for record in records)
+    return race_record(
+        planned.race,
+        given,
         seed=settings.seed,
-        wall_ms=None if outcome.wall_s is None else 1e3 * outcome.wall_s,
-        objective=objective,
+        n=settings.size if records else None,
         control=twin - sum(record.control_gain or 0.0 for record in records) if circuits else None,
         twin=twin,
-        tried=len(records),
-        kept=len(kept),
     )
 
 
-def _arm(name: ArmName, turns: Turns, wall_s: float) -> Arm:
-    accepted = sum(record.gain > 0 for record in turns.records)
-    return Arm(name, _objective(turns.partitions), wall_s, len(turns.records), accepted, len(turns.expectations), turns.reason)
+def _once(
+    settings: WindowSettings, records: list[WindowRecord], partitions: Partitions, circuits: bool, remaining_s: Remaining
+) -> Step[Partitions]:
+    """One turn of windows by circuits."""
+    improved = improve(partitions, _solved_by(settings, circuits=circuits), remaining_s=remaining_s)
+    records += improved.records
+    return _step(improved.partitions, improved.records, settings, improved.reason)
+
+
+def _turns(
+    settings: WindowSettings,
+    records: list[WindowRecord],
+    qaoa: bool,
+    partitions: Partitions,
+    circuits: bool,
+    remaining_s: Remaining,
+) -> Step[Partitions]:
+    """HQC from its second turn on: the windows of the first are QAOA's, and need not be tried again."""
+    turns = hqc(partitions, _solved_by(settings, circuits=qaoa and circuits), first_turn=1, remaining_s=remaining_s)
+    records += turns.records
+    return _step(turns.partitions, turns.records, settings, turns.reason)
+
+
+def _step(
+    partitions: Partitions, records: tuple[WindowRecord, ...], settings: WindowSettings, reason: Reason | None
+) -> Step[Partitions]:
+    circuits = any(record.circuit is not None for record in records)
+    kept = [record for record in records if record.gain > 0]
+    executions = [record.circuit.execution for record in kept if record.circuit is not None]
+    return Step(
+        partitions if records or reason is None else None,
+        _objective(partitions),
+        tried=len(records),
+        kept=len(kept),
+        execution=executions[0] if executions else CLASSICAL,
+        depth=settings.layers if circuits else None,
+        shots=settings.shots if circuits else None,
+        reason=reason,
+    )
 
 
 def _solved_by(settings: WindowSettings, *, circuits: bool) -> WindowSettings:
@@ -206,20 +186,7 @@ def _solved_by(settings: WindowSettings, *, circuits: bool) -> WindowSettings:
     return replace(settings, solver="qaoa" if circuits else classical)
 
 
-def _left(end: float, clock: Clock) -> Remaining:
-    return lambda: end - clock()
-
-
-def _run(name: ArmName, partitions: tuple[Partition, ...], settings: WindowSettings, remaining_s: Remaining) -> Turns:
-    if name == "hqc":
-        # Turn 0 is QAOA's, whose windows need not be tried again.
-        return hqc(partitions, settings, first_turn=1, remaining_s=remaining_s)
-    improved = improve(partitions, settings, remaining_s=remaining_s)
-    expectations = (_expectation(improved),) if improved.records else ()
-    return Turns(improved.partitions, improved.records, expectations, improved.reason)
-
-
-def _objective(partitions: tuple[Partition, ...]) -> float:
+def _objective(partitions: Partitions) -> float:
     return sum(partition.objective() for partition in partitions)
 
 

@@ -8,15 +8,16 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from qstream.quantum.window import Runtime
 from qstream.routing.decision import Decision, decide
 from qstream.routing.forecast import forecast
-from qstream.routing.hybrid import race, solver_record
+from qstream.routing.hybrid import improve_placement, placement_record
 from qstream.routing.options import RoutingOptions
 from qstream.routing.partitions import gpu_partitions, gpu_plan
 from qstream.routing.placement import COLOCATION, PlacementProblem, PlaceOptions, placement_problem, solve
 from qstream.routing.problem import live_slots
 from qstream.routing.score import pairs_together
-from qstream.routing.windows import Runtime, WindowSettings
+from qstream.routing.windows import WindowSettings
 from schemas.experts import ExpertTopology
 from schemas.plan import SkipReason
 from schemas.solver import SolverRecord
@@ -102,7 +103,7 @@ def _improved(found: Decision, problem: PlacementProblem, options: RoutingOption
         device=options.device,
         runtime=runtime,
     )
-    outcome = race(
+    planned = improve_placement(
         partitions,
         settings,
         qaoa=options.qaoa,
@@ -110,12 +111,12 @@ def _improved(found: Decision, problem: PlacementProblem, options: RoutingOption
         deterministic=options.deterministic,
         deadline_s=math.inf if options.deadline_ms is None else options.deadline_ms / 1000,
     )
-    reason = outcome.fallback_reason
-    if not outcome.answered:
+    reason = planned.race.fallback_reason
+    if not planned.race.answered:
         return replace(found, skip_reason=SkipReason.NO_ANSWER, fallback_reason=reason)
     whole = found.physical_to_logical.copy()
-    whole[:, slot] = gpu_plan(outcome.partitions, plan)
-    solver = solver_record(outcome, settings, found.solver)
+    whole[:, slot] = gpu_plan(planned.race.answer, plan)
+    solver = placement_record(planned, settings, found.solver)
     better = decide(whole, problem.previous, problem.ahead, topology, solver)
     return replace(better, solver=solver, fallback_reason=reason)
 

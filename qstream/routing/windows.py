@@ -9,35 +9,26 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Literal, Protocol
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qstream.errors import ProblemError
-from qstream.quantum.ising import IsingProblem
 from qstream.quantum.qaoa.fixed_weight import (
-    solve_fixed_weight,
     weight_angles,
     weight_energies,
     weight_spins,
     weight_start,
 )
-from qstream.quantum.record import Refused, Remaining, SolveMeta, SolveRequest, SolveResult
+from qstream.quantum.record import Refused, Remaining
+from qstream.quantum.window import Circuits, Runtime, WindowSolver, exchanges, sample_fixed_weight
 from qstream.routing.window_model import Partition, Window, moved, window_of
 from schemas.solver import Execution, Reason
 
-WindowSolver = Literal["exact", "qaoa", "greedy"]
 MAX_WINDOW: Final = 16  # half of each bin: 12,870 rearrangements
 _LEAST_GAIN: Final = 1e-9  # of the objective: below it, an improvement is rounding noise
 _CONTROL: Final = 1
-_DEVICE_PRICE: Final = 2.0  # of the squared distance to the window's weight, in deviations of its energies
-
-
-class Runtime(Protocol):
-    """What windows need of `qstream.quantum.runtime.QuantumRuntime`."""
-
-    def solve(self, request: SolveRequest, /, solver: str = ...) -> SolveResult: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -247,10 +238,7 @@ def _greedy(window: Window, _: WindowSettings, __: int, ___: Remaining) -> Found
     spins = window.spins
     cost = float(window.costs(spins[None])[0])
     while True:
-        out, into = np.meshgrid(np.flatnonzero(spins > 0), np.flatnonzero(spins < 0))
-        each = np.tile(spins, (out.size, 1))
-        rows = np.arange(out.size)
-        each[rows, out.ravel()], each[rows, into.ravel()] = -1, 1
+        each = exchanges(spins)
         costs = window.costs(each)
         best = int(costs.argmin())
         if not costs[best] < cost - 1e-12 * max(1.0, abs(cost)):
@@ -265,28 +253,19 @@ def _qaoa(window: Window, settings: WindowSettings, seed: int, remaining_s: Rema
     before, least, most = problem.energy(window.spins), float(energies.min()), float(energies.max())
     every = weight_spins(problem.n, weight)
     rng = np.random.default_rng([seed, _CONTROL])
-    if settings.device is not None:
-        samples, counts, meta = _measure(problem, weight, settings, seed, remaining_s)
-        drawn = rng.choice(len(every), settings.shots)
-        circuit = CircuitRecord(
-            meta.execution,
-            meta.p,
-            meta.shots,
-            before,
-            float(problem.energies(samples).min()),
-            least,
-            float(energies[drawn].min()),
-        )
-        return Found(samples, counts=counts, control=every[drawn], circuit=circuit)
-    around = window.spins if settings.warm else None
-    answer = solve_fixed_weight(
-        problem, weight, p=settings.layers, shots=settings.shots, seed=seed, warm_start=around, remaining_s=remaining_s
-    )
-    if answer.samples is None or answer.expectation is None:
+    circuits = Circuits(settings.layers, settings.shots, device=settings.device, runtime=settings.runtime)
+    around = window.spins if settings.warm and settings.device is None else None
+    answer = sample_fixed_weight(problem, weight, circuits, seed, around=around, remaining_s=remaining_s)
+    if answer.samples is None:
         raise Refused(Reason.INVALID_OUTPUT, "the circuit has no samples")
-    falloff = weight_angles(settings.layers, 1.0)[2]
-    start = weight_start(problem.n, weight, around, falloff=falloff) ** 2
-    drawn = rng.choice(len(every), settings.shots, p=start / start.sum())
+    start = None
+    if settings.device is None:
+        start = weight_start(problem.n, weight, around, falloff=weight_angles(settings.layers, 1.0)[2]) ** 2
+        start /= start.sum()
+    drawn = rng.choice(len(every), settings.shots, p=start)
+    ratio = None
+    if answer.expectation is not None:
+        ratio = (most - answer.expectation) / (most - least) if most > least else 1.0
     circuit = CircuitRecord(
         answer.execution,
         answer.p,
@@ -296,35 +275,10 @@ def _qaoa(window: Window, settings: WindowSettings, seed: int, remaining_s: Rema
         least,
         float(energies[drawn].min()),
         answer.expectation,
-        (most - answer.expectation) / (most - least) if most > least else 1.0,
+        ratio,
         answer.p_opt,
     )
     return Found(answer.samples.astype(np.int8), counts=answer.counts, control=every[drawn], circuit=circuit)
-
-
-def _measure(
-    problem: IsingProblem, weight: int, settings: WindowSettings, seed: int, remaining_s: Remaining
-) -> tuple[NDArray[np.int8], NDArray[np.int64], SolveMeta]:
-    """Samples [S, n] of the device's circuit that have the weight, with counts; `Refused` if there are none."""
-    if settings.runtime is None:
-        raise Refused(Reason.UNAVAILABLE, f"device {settings.device!r} needs a runtime")
-    if not (left_s := remaining_s()) > 0:
-        raise Refused(Reason.TIMEOUT, "the deadline passed between two windows")
-    n = problem.n
-    aim = n - 2 * weight
-    # (sum_i s_i - aim)^2, without its constant: a device's mixer does not keep the weight.
-    pair = problem.J + np.triu(np.full((n, n), 2.0 * _DEVICE_PRICE), 1)
-    priced = IsingProblem(n, pair, problem.h - 2.0 * _DEVICE_PRICE * aim)
-    request = SolveRequest(priced, deadline_s=left_s, seed=seed, shots=settings.shots, p=settings.layers, device=settings.device)
-    result = settings.runtime.solve(request, f"device:{settings.device}")
-    if result.meta.fallback is not None:
-        raise Refused(result.meta.fallback.reason, result.meta.fallback.detail)
-    if result.samples is None or result.counts is None:
-        raise Refused(Reason.INVALID_OUTPUT, f"{settings.device} gave no samples")
-    kept = np.count_nonzero(result.samples < 0, axis=1) == weight
-    if not kept.any():
-        raise Refused(Reason.INVALID_OUTPUT, f"no sample of {settings.device} has {weight} of {n} spins at -1")
-    return result.samples[kept].astype(np.int8), result.counts[kept], result.meta
 
 
 SolveWindow = Callable[[Window, WindowSettings, int, Remaining], Found]

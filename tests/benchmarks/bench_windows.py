@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 
 from qstream.routing.colocate import coactivation, colocate
-from qstream.routing.hybrid import race
+from qstream.routing.hybrid import improve_placement
 from qstream.routing.partitions import gpu_partitions, gpu_plan, node_partitions, nodes_of
 from qstream.routing.scenarios import place_scenarios
 from qstream.routing.window_model import Partition
@@ -145,9 +145,9 @@ def gpu_rows(stick: ModuleType, traces: dict[str, dict[str, np.ndarray]]) -> lis
             plan, planned_ms = _clocked(lambda h=history, s=steps: place_scenarios(h, GPUS, SLOTS, steps=s))
             given = gpu_partitions(plan, history, GPUS)
             terms = {"qaoa": False, "hqc_turns": False, **more}
-            outcome, ms = _clocked(lambda g=given, t=terms: race(g, WindowSettings(), **t))
-            new = gpu_plan(outcome.partitions, plan)
-            past.append(sum(partition.objective() for partition in outcome.partitions) / len(plan))
+            outcome, ms = _clocked(lambda g=given, t=terms: improve_placement(g, WindowSettings(), **t))
+            new = gpu_plan(outcome.race.answer, plan)
+            past.append(sum(partition.objective() for partition in outcome.race.answer) / len(plan))
             following.append(stick.balancedness(new, unseen, GPUS))
             times.append(planned_ms + (ms if more else 0.0))
         found += [

@@ -19,8 +19,8 @@ from qstream.quantum import solvers
 from qstream.quantum.classical.exact import spectrum
 from qstream.quantum.ising import IsingProblem
 from qstream.quantum.onehot import OneHotProblem
+from qstream.quantum.order import with_means
 from qstream.quantum.planted import planted_torus
-from qstream.quantum.race import with_means
 from qstream.quantum.record import Answer, Refused, SolveRequest
 from qstream.quantum.solvers import SOLVERS, find_solver, solve, solver_names, warm
 from schemas.solver import Reason
@@ -228,9 +228,9 @@ def test_a_device_may_be_named_in_the_request_or_as_the_solver():
     [
         ({"solver": "nonesuch"}, "allowed are auto, exact, greedy"),
         ({"solver": None}, "solver is None"),
-        ({"shots": 0}, "shots is 0"),
+        ({"shots": 0}, "shots must be a whole number from 1 to 1000000, got 0"),
         ({"deadline_s": -1}, "deadline_s is -1"),
-        ({"deadline_s": math.nan}, "deadline_s is nan"),
+        ({"deadline_s": math.nan}, "deadline_s must be a number, got nan"),
         ({"incumbent": [1, 1]}, "incumbent"),
         ({"warm_start": [0] * 6}, "warm_start"),
     ],
@@ -274,7 +274,8 @@ def test_the_table_s_names_are_the_solvers_own():
 
 def test_a_solver_whose_library_is_missing_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "numba", None)
-    monkeypatch.delitem(sys.modules, "qstream.quantum.classical.anneal", raising=False)
+    for name in ("qstream.quantum.classical.anneal", "qstream.kernels"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
     fallback = solve(glass(6), "sa").meta.fallback
     assert fallback.reason is Reason.NOT_INSTALLED
     assert "numba" in fallback.detail

@@ -15,7 +15,7 @@ from qstream.quantum.devices.pool import DevicePool, DeviceSpec
 from qstream.quantum.record import SolveRequest, SolveResult
 from qstream.quantum.runtime import QuantumRuntime
 from qstream.quantum.solvers import solve
-from qstream.routing.hybrid import Arm, Outcome, hqc, race, solver_record
+from qstream.routing.hybrid import Planned, hqc, improve_placement, placement_record
 from qstream.routing.pack import place
 from qstream.routing.partitions import gpu_partitions, gpu_plan
 from qstream.routing.score import violations
@@ -64,9 +64,9 @@ def total(partitions: tuple[Partition, ...]) -> float:
     return sum(partition.objective() for partition in partitions)
 
 
-def run(deadline_s: float = math.inf, step: float = 0.0, settings: WindowSettings = SETTINGS, **arms: bool) -> Outcome:
+def run(deadline_s: float = math.inf, step: float = 0.0, settings: WindowSettings = SETTINGS, **arms: bool) -> Planned:
     given = {"qaoa": False, "hqc_turns": False, **arms}
-    return race(plan_and_parts()[1], settings, deadline_s=deadline_s, clock=Ticking(step), **given)
+    return improve_placement(plan_and_parts()[1], settings, deadline_s=deadline_s, clock=Ticking(step), **given)
 
 
 def test_hqc_ends_with_the_turn_that_no_longer_improves_and_is_never_worse() -> None:
@@ -114,22 +114,21 @@ def test_every_set_of_arms_returns_a_valid_plan_that_is_no_worse(arms: tuple[boo
     plan, parts = plan_and_parts()
     outcome = run(qaoa=qaoa, hqc_turns=turns, deterministic=deterministic)
     asked = [name for name, on in zip(("qaoa", "hqc", "deterministic"), arms, strict=True) if on]
-    assert sorted(arm.name for arm in outcome.arms) == sorted(asked)
-    assert violations(gpu_plan(outcome.partitions, plan), 24, 4) == 0
-    assert outcome.fallback_reason is None
-    assert outcome.answered
+    assert [tried.name for tried in outcome.race.tried] == [name for name in asked if name != "deterministic"]
+    assert violations(gpu_plan(outcome.race.answer, plan), 24, 4) == 0
+    assert outcome.race.fallback_reason is None
+    assert outcome.race.answered
     if qaoa or turns:
-        assert total(outcome.partitions) < total(parts)
-        assert outcome.winner in asked
+        assert total(outcome.race.answer) < total(parts)
+        assert outcome.race.winner in asked
     else:
-        assert total(outcome.partitions) == total(parts)
+        assert total(outcome.race.answer) == total(parts)
         assert outcome.records == ()
 
 
 def test_the_toggles_choose_who_solves_the_windows() -> None:
     for qaoa, turns, solvers in ((True, False, {"qaoa"}), (False, True, {"exact"}), (True, True, {"qaoa"})):
         assert {record.solver for record in run(qaoa=qaoa, hqc_turns=turns).records} == solvers
-    assert [arm.turns for arm in run(qaoa=True).arms] == [0, 1]
     for given, solver in (("greedy", "greedy"), ("qaoa", "exact")):
         without = run(hqc_turns=True, settings=replace(SETTINGS, solver=given))
         assert {record.solver for record in without.records} == {solver}
@@ -138,59 +137,52 @@ def test_the_toggles_choose_who_solves_the_windows() -> None:
 def test_equal_arguments_give_equal_outcomes() -> None:
     first, again = (run(qaoa=True, hqc_turns=True) for _ in range(2))
     assert first.records == again.records
-    for one, other in zip(first.partitions, again.partitions, strict=True):
+    for one, other in zip(first.race.answer, again.race.answer, strict=True):
         np.testing.assert_array_equal(one.bin_of, other.bin_of)
-    assert solver_record(first, SETTINGS, GIVEN) == solver_record(again, SETTINGS, GIVEN)
+    assert placement_record(first, SETTINGS, GIVEN) == placement_record(again, SETTINGS, GIVEN)
 
 
 def test_without_any_time_the_deterministic_plan_is_the_answer_and_says_why() -> None:
     _, parts = plan_and_parts()
     outcome = run(deadline_s=1.0, step=2.0, qaoa=True, hqc_turns=True)
-    assert [p.bin_of.tolist() for p in outcome.partitions] == [p.bin_of.tolist() for p in parts]
-    assert (outcome.winner, outcome.fallback_reason, outcome.answered) == ("deterministic", Reason.TIMEOUT, True)
-    assert [arm.reason for arm in outcome.arms] == [None, Reason.TIMEOUT, Reason.TIMEOUT]
+    assert [p.bin_of.tolist() for p in outcome.race.answer] == [p.bin_of.tolist() for p in parts]
+    assert (outcome.race.winner, outcome.race.fallback_reason, outcome.race.answered) == (None, Reason.TIMEOUT, True)
+    assert [tried.step.reason for tried in outcome.race.tried] == [Reason.TIMEOUT, Reason.TIMEOUT]
 
 
 def test_without_any_time_and_without_the_deterministic_plan_nobody_answered() -> None:
-    assert not run(deadline_s=1.0, step=2.0, qaoa=True, deterministic=False).answered
+    assert not run(deadline_s=1.0, step=2.0, qaoa=True, deterministic=False).race.answered
 
 
 def test_the_deadline_keeps_what_windows_have_gained_and_leaves_time_to_hqc() -> None:
     outcome = run(deadline_s=1.0, step=0.02, qaoa=True, hqc_turns=True, settings=replace(SETTINGS, count=50))
-    assert total(outcome.partitions) < total(plan_and_parts()[1])
-    assert outcome.fallback_reason is None
-    assert outcome.wall_s is not None
-    qaoa, turns = outcome.arms[1:]
-    assert qaoa.reason == turns.reason == Reason.TIMEOUT
-    assert min(qaoa.windows, turns.windows) > 0
+    assert total(outcome.race.answer) < total(plan_and_parts()[1])
+    assert outcome.race.fallback_reason is None
+    assert outcome.race.wall_s is not None
+    qaoa, turns = outcome.race.tried
+    assert qaoa.step.reason == turns.step.reason == Reason.TIMEOUT
+    assert min(qaoa.step.tried, turns.step.tried) > 0
     assert qaoa.wall_s == pytest.approx(0.5, abs=0.15)
-
-
-@pytest.mark.parametrize("late", [Reason.TIMEOUT, Reason.DEADLINE_INSUFFICIENT])
-def test_an_arm_that_ran_out_of_time_has_failed_only_without_a_window(late: Reason) -> None:
-    assert Arm("qaoa", 1.0, 0.1, windows=3, reason=late).failure is None
-    assert Arm("qaoa", 1.0, 0.1, windows=0, reason=late).failure == late
-    assert Arm("qaoa", 1.0, 0.1, windows=3, reason=Reason.ERROR).failure == Reason.ERROR
 
 
 def test_a_missing_runtime_or_device_leaves_the_deterministic_plan_with_the_reason() -> None:
     nowhere = replace(SETTINGS, device="lightning.qubit")
     outcome = run(qaoa=True, settings=nowhere)
-    assert (outcome.winner, outcome.fallback_reason) == ("deterministic", Reason.UNAVAILABLE)
+    assert (outcome.race.winner, outcome.race.fallback_reason) == (None, Reason.UNAVAILABLE)
     absent = replace(SETTINGS, device="absent", runtime=Refusing(0, DevicePool()))
     outcome = run(qaoa=True, settings=absent, deterministic=False)
-    assert (outcome.answered, outcome.fallback_reason) == (False, Reason.UNAVAILABLE)
+    assert (outcome.race.answered, outcome.race.fallback_reason) == (False, Reason.UNAVAILABLE)
 
 
 def test_hqc_goes_on_by_enumeration_where_the_device_failed_and_does_not_ask_it_again() -> None:
     pytest.importorskip("pennylane")
     runtime = Refusing(2, DevicePool())
     outcome = run(qaoa=True, hqc_turns=True, settings=replace(SETTINGS, size=4, device="default.qubit", runtime=runtime))
-    assert outcome.fallback_reason == Reason.UNAVAILABLE
+    assert outcome.race.fallback_reason == Reason.UNAVAILABLE
     assert len(runtime.asked) == 3
     assert [record.solver for record in outcome.records[:3]] == ["qaoa", "qaoa", "exact"]
-    assert outcome.winner == "hqc"
-    assert [arm.windows for arm in outcome.arms[:2]] == [0, 2]
+    assert outcome.race.winner == "hqc"
+    assert [tried.step.tried for tried in outcome.race.tried] == [2, len(outcome.records) - 2]
 
 
 def test_windows_run_on_a_device_of_the_runtime_and_say_so() -> None:
@@ -199,12 +191,12 @@ def test_windows_run_on_a_device_of_the_runtime_and_say_so() -> None:
     settings = WindowSettings(size=6, count=3, shots=128, device="plain")
     with QuantumRuntime(pool) as runtime:
         outcome = run(qaoa=True, settings=replace(settings, runtime=runtime))
-        assert outcome.fallback_reason is None
+        assert outcome.race.fallback_reason is None
         circuits = [record.circuit for record in outcome.records if record.circuit is not None]
         assert {circuit.execution for circuit in circuits} == {"simulated-statevector"}
         assert all(circuit.optimum - 1e-9 <= circuit.found for circuit in circuits)
-        assert total(outcome.partitions) < total(plan_and_parts()[1])
-        record = solver_record(outcome, settings, GIVEN)
+        assert total(outcome.race.answer) < total(plan_and_parts()[1])
+        record = placement_record(outcome, settings, GIVEN)
         assert (record.execution, record.shots, record.depth) == ("simulated-statevector", 128, 2)
 
 
@@ -218,23 +210,23 @@ def test_a_device_without_a_sample_of_the_window_s_weight_is_refused_as_invalid(
             return replace(answered, samples=spins, energies=np.zeros(1), counts=np.ones(1, np.int64))
 
     outcome = run(qaoa=True, settings=replace(SETTINGS, device="constant", runtime=Constant()))
-    assert outcome.fallback_reason == Reason.INVALID_OUTPUT
+    assert outcome.race.fallback_reason == Reason.INVALID_OUTPUT
 
 
 def test_the_record_holds_the_deterministic_plan_and_the_control_beside_the_answer() -> None:
     outcome = run(qaoa=True, hqc_turns=True)
-    record = solver_record(outcome, SETTINGS, GIVEN)
+    record = placement_record(outcome, SETTINGS, GIVEN)
     assert record.twin == pytest.approx(total(plan_and_parts()[1]))
-    assert record.objective == pytest.approx(total(outcome.partitions))
+    assert record.objective == pytest.approx(total(outcome.race.answer))
     assert record.control is not None
     assert record.control <= record.twin
     assert (record.execution, record.n, record.depth, record.shots) == ("simulated-subspace", 8, 2, 32)
     assert record.asked == ("qaoa", "hqc")
     assert (record.tried, record.kept) == (len(outcome.records), sum(each.gain > 0 for each in outcome.records))
     assert record.wall_ms is None
-    classical = solver_record(run(hqc_turns=True), SETTINGS, GIVEN)
+    classical = placement_record(run(hqc_turns=True), SETTINGS, GIVEN)
     assert (classical.execution, classical.control, classical.shots) == ("classical", None, None)
-    alone = solver_record(run(), SETTINGS, GIVEN)
+    alone = placement_record(run(), SETTINGS, GIVEN)
     assert (alone.solver, alone.asked, alone.objective) == ("swap-annealing", (), alone.twin)
 
 

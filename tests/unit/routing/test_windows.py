@@ -12,13 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qstream.errors import ProblemError
+from qstream.quantum.window import WindowSolver
 from qstream.routing.colocate import coactivation, colocate
 from qstream.routing.pack import place
 from qstream.routing.partitions import gpu_partitions, gpu_plan, node_partitions, nodes_of
 from qstream.routing.scenarios import anneal
 from qstream.routing.score import balancedness, gpu_loads, holds, violations
 from qstream.routing.window_model import Partition, Window, window_of
-from qstream.routing.windows import WindowSettings, WindowSolver, choose, improve
+from qstream.routing.windows import WindowSettings, choose, improve
 from schemas.solver import Reason
 
 SOLVERS: tuple[WindowSolver, ...] = ("exact", "qaoa", "greedy")

@@ -38,7 +38,7 @@ class Track:
         return attempt(name, self.find, self.request, share(self.remaining_s, budget_s, self.clock), self.clock)
 
 
-def race(request: SolveRequest, name: str, find: Find, clock: Clock) -> SolveResult:
+def solve_in_order(request: SolveRequest, name: str, find: Find, clock: Clock) -> SolveResult:
     """Solve by the solver of this name; see `qstream.quantum.solvers.solve`."""
     start, cpu = clock(), time.thread_time()
     track = Track(replace(request, incumbent=None), find, clock, lambda: request.deadline_s - (clock() - start))
@@ -79,8 +79,8 @@ def race(request: SolveRequest, name: str, find: Find, clock: Clock) -> SolveRes
         p_opt=measured.p_opt,
         optimum=measured.optimum if ends is None else ends.minimum,
         control=control(request, measured, ends),
-        baseline=(greedy if twin is None or twin.answer is None else twin).arm,
-        tried=tuple(each.arm for each in dict.fromkeys([greedy, *asked, *others])),
+        baseline=(greedy if twin is None or twin.answer is None else twin).figures,
+        tried=tuple(each.figures for each in dict.fromkeys([greedy, *asked, *others])),
         produced_by=answer.produced_by,
         fallback=None if refused is None else Fallback(name, winner.solver, refused.reason, refused.detail),
     )
