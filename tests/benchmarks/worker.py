@@ -26,7 +26,7 @@ from qstream.testing.java_kafka import JavaKafka
 from schemas.topics import Topic
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 120.0
+PATIENCE_S = 600.0
 _GRACE_S = 20.0
 _PROGRAM = """
 import importlib, json, sys
