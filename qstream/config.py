@@ -1,15 +1,17 @@
-"""Settings of a worker: defaults < file (QSTREAM_CONFIG, TOML) < environment (QSTREAM_*) < command line."""
+"""Settings of a worker or a client: defaults < file (QSTREAM_CONFIG, TOML) < environment (QSTREAM_*) < command line."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic_core import ErrorDetails
 
 from qstream.errors import ConfigError
 from schemas.wording import Shown, must_be
@@ -91,8 +93,16 @@ def load_settings(**overrides: Any) -> Settings:
     try:
         return Settings(**given)
     except ValidationError as exc:
-        faults = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}, got {str(e['input'])[:80]!r}" for e in exc.errors()]
-        raise ConfigError("; ".join(faults)) from exc
+        raise ConfigError("; ".join(_fault(error) for error in exc.errors())) from exc
+
+
+def _fault(error: ErrorDetails) -> str:
+    """pydantic's finding in the house's wording."""
+    name = ".".join(map(str, error["loc"]))
+    if error["type"] == "extra_forbidden":
+        return f"{name} is not a setting"
+    rule = re.sub(r"^(Input|String) should ", "must ", error["msg"])
+    return f"{name} {rule}, got {error['input']!r:.80}"
 
 
 def _of_file() -> dict[str, Any]:

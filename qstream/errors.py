@@ -1,7 +1,7 @@
 """Every error of qstream, each a fact with its fields.
 
 QstreamError
-├── ConfigError            a setting is wrong: names the setting, the value and what is allowed
+├── ConfigError            a setting is wrong: names the setting, what it must be and its value
 │   └── OptionError        a toggle of a module is wrong or contradicts another
 ├── ProblemError           the input of a solver breaks a rule (shape, sign, capacity)
 ├── Poison                 one record can never be processed: dead letter
@@ -10,10 +10,10 @@ QstreamError
 │   └── StoreUnavailable   the state store does not answer
 ├── Fatal                  stop without commit, exit code 70
 │   └── Fenced             another worker owns these partitions or this transactional id
-└── StoreConflict          the stored state moved on under us: load it and process again
-    └── StaleEpoch         a newer owner has written: this writer is a zombie
+└── StoreConflict          the stored state has changed since it was read: load it and process again
+    └── StaleEpoch         a newer owner has written: this writer must stop
 
-``schemas.FrameError`` (a ValueError) stands beside the frames, which know nothing of qstream.
+``schemas.FrameError`` (a ValueError) is defined next to the frames, which know nothing of qstream.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class QstreamError(Exception):
 
 
 class ConfigError(QstreamError):
-    """A setting is wrong: the message names it, its value and what is allowed."""
+    """A setting is wrong: the message names it, what it must be and its value."""
 
 
 class OptionError(ConfigError):
@@ -67,8 +67,8 @@ class Fenced(Fatal):
 
 
 class StoreConflict(QstreamError):
-    """The stored state moved on under this writer: load it again and process the batch again."""
+    """The stored state has changed since this writer read it: load it and process the batch again."""
 
 
 class StaleEpoch(StoreConflict):
-    """A newer owner of the partition has written: this writer is a zombie and must not write."""
+    """A newer owner of the partition has written: this writer must not write any more."""

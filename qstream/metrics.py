@@ -56,7 +56,7 @@ ROUTING_FALLBACKS = Counter(
 )
 ROUTING_QAOA_GAIN = Gauge(
     "qstream_routing_qaoa_gain_over_control",
-    "Part of the objective by which the circuits of the newest plan with any are below as many samples at p = 0",
+    "How far the circuits of the newest plan with circuits are below as many samples at p = 0, as a part of the objective",
     ["model"],
 )
 
@@ -67,6 +67,6 @@ QUANTUM_SOLVE_SECONDS = Histogram(
     buckets=SECONDS,
 )
 QUANTUM_FALLBACKS = Counter(
-    "qstream_quantum_fallbacks_total", "Requests that another solver answered than the one asked for", ["solver", "reason"]
+    "qstream_quantum_fallbacks_total", "Requests answered by another solver than the one asked for", ["solver", "reason"]
 )
 QUANTUM_LATE = Counter("qstream_quantum_late_total", "Late answers, applied or dropped", ["solver", "outcome"])

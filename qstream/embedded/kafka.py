@@ -15,6 +15,7 @@ import confluent_kafka
 from confluent_kafka.admin import AdminClient
 
 from qstream.errors import ConfigError
+from schemas.wording import must_be
 
 PROMPT: Final = {"fetch.wait.max.ms": "10"}
 """Client settings that keep latency low here, where an empty fetch waits to its end."""
@@ -62,7 +63,7 @@ class EmbeddedKafka:
     topics
         Name -> partitions, created before any client can connect.
     default_partitions
-        Partitions of a topic that ``create_topic`` is given no number for.
+        Partitions of a topic that is created without a number.
 
     Raises
     ------
@@ -92,7 +93,7 @@ class EmbeddedKafka:
         """Create a topic; ConfigError if it exists already or the broker refuses its name or size."""
         count = self._default_partitions if partitions is None else partitions
         if count < 1:
-            raise ConfigError(f"partitions of topic {name!r} must be >= 1, not {count}")
+            raise ConfigError(must_be(f"the number of partitions of topic {name!r}", "at least 1", count))
         self._check(
             self._library.rd_kafka_mock_topic_create(self._open(), name.encode(), count, _REPLICAS),
             f"topic {name!r} with {count} partitions",
@@ -128,29 +129,29 @@ class EmbeddedKafka:
 
 
 def _client(library: ctypes.CDLL) -> int:
-    """Create the client that a mock cluster needs for its book-keeping; it never connects to anything."""
+    """Create the client that a mock cluster needs for its records; it never connects to anything."""
     reason = ctypes.create_string_buffer(512)
     conf = library.rd_kafka_conf_new()
     library.rd_kafka_conf_set(conf, b"log_level", b"0", reason, len(reason))
     client = library.rd_kafka_new(_PRODUCER, conf, reason, len(reason))
     if not client:
-        raise ConfigError(f"librdkafka gave no client for the embedded broker: {reason.value.decode()}")
+        raise ConfigError(f"librdkafka cannot make a client for the embedded broker: {reason.value.decode()}")
     return int(client)
 
 
 def _self_test(bootstrap_servers: str) -> None:
-    """Read the metadata as any client would, as the mock's interface carries no promise of stability."""
+    """Read the metadata as any client would, since the mock cluster's interface is not declared stable."""
     admin = AdminClient({"bootstrap.servers": bootstrap_servers, "log_level": 0})
     try:
         brokers = admin.list_topics(timeout=_SELF_TEST_S).brokers
     except confluent_kafka.KafkaException as exc:
         raise ConfigError(f"the embedded broker at {bootstrap_servers} does not answer: {exc}") from exc
     if 1 not in brokers:
-        raise ConfigError(f"the embedded broker at {bootstrap_servers} lists {sorted(brokers)}, not itself (1)")
+        raise ConfigError(f"the embedded broker at {bootstrap_servers} lists the brokers {sorted(brokers)}, and not itself, 1")
 
 
 def _destroy(owner_pid: int, library: ctypes.CDLL, cluster: int, client: int) -> None:
-    """Free both; a forked copy of the owner has no threads of librdkafka and would wait for them for ever."""
+    """Free both; a forked copy of the owner has none of librdkafka's threads, and would wait for them forever."""
     if os.getpid() == owner_pid:
         library.rd_kafka_mock_cluster_destroy(cluster)
         library.rd_kafka_destroy(client)
@@ -164,7 +165,7 @@ def _librdkafka() -> ctypes.CDLL:
     found = [path for folder in folders for path in sorted(folder.glob("librdkafka*.so*"))]
     searched = ", ".join(f"{folder}/librdkafka*.so*" for folder in folders)
     if not found:
-        raise ConfigError(f"no librdkafka for the embedded broker: searched {searched}; install confluent-kafka's wheel")
+        raise ConfigError(f"the embedded broker found no librdkafka: searched {searched}; install confluent-kafka from its wheel")
     library = ctypes.CDLL(str(found[0]))
     try:
         for name, (result, arguments) in _SIGNATURES.items():

