@@ -102,7 +102,8 @@ class Tick:
 class Event:
     """A frame to publish; not to be changed. `cause` is the last input record that it covers, None for a tick's event.
 
-    `id` is ``cause.event_id(n)`` or ``tick.event_id(n)``: consumers recognise a repetition by it.
+    `id` is ``cause.event_id(n)`` or ``tick.event_id(n)``: consumers recognise a repetition by it. `solver_s` is how long the
+    solver of a plan took: it goes into the metrics and does not travel, since it is another one at each repetition.
     """
 
     topic: Topic
@@ -110,6 +111,7 @@ class Event:
     id: str
     frame: Frame
     cause: Record | None
+    solver_s: float | None = None
 
 
 @dataclass(frozen=True, eq=False)

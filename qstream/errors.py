@@ -7,6 +7,7 @@ QstreamError
 ├── Poison                 one record can never be processed: dead letter
 ├── Transient              try again later; nothing is lost meanwhile
 │   ├── DeliveryFailed     the broker did not confirm some records in time
+│   ├── NotYet             what is computed next to the records is not ready: asked again soon, and never given up
 │   └── StoreUnavailable   the state store does not answer
 ├── Fatal                  stop without commit, exit code 70
 │   └── Fenced             another worker owns these partitions or this transactional id
@@ -52,6 +53,14 @@ class Transient(QstreamError):
 
 class DeliveryFailed(Transient):
     """The broker refused or did not confirm some of the produced records."""
+
+
+class NotYet(Transient):
+    """A result that is computed next to the records is not ready.
+
+    Only the records of this key wait for it. They are tried again every few milliseconds, and however long it takes they
+    never become dead letters: nothing is wrong with them.
+    """
 
 
 class StoreUnavailable(Transient):

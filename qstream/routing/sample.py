@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from qstream.arguments import array
 from qstream.errors import ProblemError
 from qstream.kernels import GOLDEN, below, compiled, mix64
+from qstream.learn.window import COUNT_MAX
 
 MAX_BYTES = 416 << 10  # of a model's sample
 MAX_ROWS = 4096  # tokens of a layer
 MAX_PAIRS = 1 << 18  # layers times pairs, of which counts are kept
-COUNT_MAX = np.iinfo(np.int32).max
 _ONE_BYTE = 256  # experts that a byte tells apart
 
 

@@ -16,10 +16,11 @@ from qstream.routing.hashing import assign_bounded, choose_replica
 from qstream.routing.options import RoutingOptions
 from qstream.routing.problem import contiguous, logical_maps
 from qstream.routing.score import cross_node_copies
-from schemas.experts import ExpertTopology, even_nodes
+from schemas.experts import ExpertLoad, ExpertTopology, even_nodes
 from schemas.routing import RoutingMetrics, RoutingPlan
 from schemas.solver import SolverRecord
 from schemas.tokens import TokenBatch
+from schemas.wording import Shown, must_be
 
 MAX_NODES_SCORED: Final = 62
 LEAST_WEIGHT: Final = np.float32(1e-6)  # of a gate choice, over the largest of its batch
@@ -156,6 +157,13 @@ def check_batch(batch: TokenBatch, topology: ExpertTopology) -> None:
         raise ProblemError(f"layer is {batch.layer}, allowed are 0 to {topology.num_layers - 1} by the topology")
     if batch.topk_ids is not None and (highest := batch.topk_ids.max()) >= topology.num_logical_experts:
         raise ProblemError(f"topk_ids has expert {highest}, allowed are 0 to {topology.num_logical_experts - 1} by the topology")
+
+
+def check_load(load: ExpertLoad, topology: ExpertTopology) -> None:
+    """Raise `ProblemError` if the counts of a load window are not those of the topology's layers and experts."""
+    rule = f"[{topology.num_layers} layers, {topology.num_logical_experts} experts], as in the topology"
+    if load.logical_count.shape != (topology.num_layers, topology.num_logical_experts):
+        raise ProblemError(must_be("logical_count", rule, Shown(f"shape {list(load.logical_count.shape)}")))
 
 
 def _placement(placement: NDArray[np.int32], topology: ExpertTopology) -> NDArray[np.int32]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from qstream.arguments import read_only
-from qstream.routing.counts import count_labels
+from qstream.learn.window import count_labels
 from qstream.routing.hashing import assign, assign_bounded
 from qstream.routing.options import RoutingOptions
 from qstream.routing.placement import PlaceOptions, place
@@ -28,7 +28,7 @@ def warm() -> None:
     sample_tokens(topk, 0, 4, sample, seen, 3)
     pairs = sampled_coactivation(sample, seen, 3, 4)
     label = read_only(np.zeros(4, np.int32))
-    count_labels(topk, label, np.zeros(1, np.int64), np.zeros((1, 3), np.int32))
+    count_labels(topk, label, read_only(np.zeros(1, np.int64)), np.zeros((1, 3), np.int32))
     topology = ExpertTopology(num_layers=1, num_logical_experts=3, num_nodes=2, num_gpus=4, slots_per_gpu=1)
     options = PlaceOptions(steps=2, node_steps=2)
     plan = place(

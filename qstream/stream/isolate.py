@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from qstream.contract import Batch, Event, Processor, Record, Result, Tick
-from qstream.errors import Fatal, Poison, Transient
+from qstream.errors import Fatal, NotYet, Poison, Transient
 from qstream.stream.decode import Rejected, reject
 from schemas.frame import Frame
 
@@ -44,7 +44,8 @@ def isolate(processor: Processor[S], key: str, records: Sequence[Record], state:
     """Process the records in order. A poisonous record becomes a dead letter, and the others are processed without it.
 
     On an unexpected exception the batch is halved until the record at fault stands alone. Processing stops at the first
-    record that raises `Transient`, unless `give_up` says that it has waited long enough; `Fatal` passes through.
+    record that raises `Transient`, unless `give_up` says that it has waited long enough (`NotYet` never has); `Fatal` passes
+    through.
     """
     outcome = Outcome(state)
     _run(processor, key, list(records), outcome, give_up)
@@ -57,6 +58,8 @@ def isolate_tick(processor: Processor[S], tick: Tick, state: S) -> Result[S]:
         return processor.on_tick(tick, state)
     except Fatal:
         raise
+    except NotYet:
+        return Result()
     except Exception:  # any fault of a module ends here: no record is at fault that could become a dead letter
         log.exception("%s: the tick of %s failed", processor.name, tick.key)
         return Result()
@@ -79,7 +82,7 @@ def _run(processor: Processor[S], key: str, records: list[Record], outcome: Outc
                 middle = len(records) // 2
                 _run(processor, key, records[:middle], outcome, give_up)
                 records = records[middle:]
-            elif isinstance(error, Transient) and not give_up(records[0]):
+            elif isinstance(error, NotYet) or (isinstance(error, Transient) and not give_up(records[0])):
                 outcome.waits = (records[0], error)
             else:
                 outcome.rejected.append(reject(records[0], error, "process"))

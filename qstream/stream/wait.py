@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 
 from qstream.config import Settings
 from qstream.contract import Record, TopicPartition
-from qstream.errors import StoreUnavailable, Transient
+from qstream.errors import NotYet, StoreUnavailable, Transient
 from qstream.metrics import RETRIES
 
 log = logging.getLogger(__name__)
 FIRST_RETRY_S = 0.1
+NOT_YET_S = 0.01  # between two looks for a result that is computed next to the records
 LATER_S = 0.5  # between two questions to a store that does not answer
 MISSING_MAX = 256  # of one partition, where a transaction has to name them
 BYTES_A_RECORD = 512
@@ -161,6 +162,8 @@ class Waiting:
 
     def _pause_s(self, queue: Queue, record: Record, reason: Transient) -> float:
         RETRIES.labels(self.agent, type(reason).__name__).inc()
+        if isinstance(reason, NotYet):
+            return NOT_YET_S
         if isinstance(reason, StoreUnavailable):
             return LATER_S
         now = time.monotonic()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from qstream.contract import Event, Processor, Record, Result, Tick, TopicPartition
-from qstream.errors import ConfigError, Transient
+from qstream.errors import ConfigError, NotYet, Transient
 from qstream.stream.isolate import isolate
 from schemas.control import Scalar
 from schemas.deadletter import DeadLetter
@@ -17,6 +18,7 @@ from schemas.wording import Shown, must_be
 
 F = TypeVar("F", bound=Frame)
 S = TypeVar("S", bound=Frame)
+NOT_YET_S = 0.001  # between two looks for a result that is computed next to the records
 
 
 @dataclass(slots=True)
@@ -43,8 +45,9 @@ class Feed(Generic[S]):
     """Runs a processor with the loop's semantics: order by key, offsets, states, ids, dead letters, waiting records, ticks.
 
     A record that is poison, or at which `process` raises, becomes a dead letter; one that raises `Transient` waits with all
-    that follow it in its partition under its key, and is tried again after the next record of the key. `Fatal`, and a tick
-    that raises, raise here. A frame of a table (`Processor.tables`) reaches the processor by `with_tables` before the next batch.
+    that follow it in its partition under its key, and is tried again after the next record of the key; `NotYet` is tried
+    again until the result is there. `Fatal`, and a tick that raises, raise here.
+    A frame of a table (`Processor.tables`) reaches the processor by `with_tables` before the next batch.
 
     Attributes
     ----------
@@ -117,7 +120,7 @@ class Feed(Generic[S]):
             if kept.state is None:
                 continue
             tick = Tick(key, kept.version, at_ms * 1_000_000, kept.quiet and not kept.waiting)
-            result: Result[S] = self.processor.on_tick(tick, kept.state)
+            result = self._tick(tick, kept.state)
             if result.state is not None or result.forget:
                 self._save(kept, result.state, at_ms)
             kept.quiet = True
@@ -163,8 +166,20 @@ class Feed(Generic[S]):
                 return
             first, kept.reason = outcome.waits
             left = records[records.index(first) :]
+            if isinstance(kept.reason, NotYet):
+                kept.reason = None
+                time.sleep(NOT_YET_S)
+                records = left
+                continue
             kept.waiting[first.origin] = [record for record in left if record.origin == first.origin]
             records = [record for record in left if record.origin != first.origin]
+
+    def _tick(self, tick: Tick, state: S) -> Result[S]:
+        while True:
+            try:
+                return self.processor.on_tick(tick, state)
+            except NotYet:
+                time.sleep(NOT_YET_S)
 
     def _save(self, kept: _Key[S], state: S | None, at_ms: int) -> None:
         kept.state = state

@@ -71,7 +71,7 @@ def state_rows() -> list[Row]:
     )
     memory = Memory.fresh(topology, windows=16)
     memory.add_batch(batch, 16, 32768)
-    memory.ring = np.ones((16, layers, experts), np.int32)
+    memory.set(ring=np.ones((16, layers, experts), np.int32))
     state = memory.state()
     fields = pack(state)
 

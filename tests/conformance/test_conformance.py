@@ -13,8 +13,9 @@ from qstream.contract import Batch, Event, Record, Result, Tick
 from qstream.routing import examples
 from qstream.testing.agents import check_agent
 from qstream.testing.checks import check_frame, check_processor
+from qstream.testing.feed import Feed
 from qstream.testing.sample import Act, Ping, Sample, Tally
-from schemas import ExpertTopology
+from schemas import ExpertTopology, PlacementPlan
 from schemas.topics import TOPICS
 
 FRAMES = sorted({topic.frame for topic in TOPICS}, key=lambda frame: frame.__name__)
@@ -33,12 +34,13 @@ def test_each_agent_s_processor(name):
 
 def test_the_records_for_routing_try_all_that_it_does():
     agent = find_agent("routing")
-    processor = agent.processor(Settings(options=dict(agent.example_options)))
-    result = processor.process(Batch("m", examples.records()), None, 0)
-    placements = [event.frame for event in result.events if event.topic.name == "qstream.placement.plan.v1"]
+    feed = Feed(agent.processor(Settings(options=dict(agent.example_options))))
+    records = examples.records()
+    feed.send_batch(records)
+    placements = feed.frames(PlacementPlan)
     assert {plan.skip_reason is None for plan in placements} == {True, False}
-    assert len(result.dead) >= 3
-    state = result.state
+    assert len(feed.dead) >= 3
+    state = feed.state(records[0].key)
     assert state.label_names[-1] == "other"
     assert state.label_count.any()
     assert state.sample.any()

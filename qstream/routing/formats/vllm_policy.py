@@ -137,8 +137,8 @@ def _in_force(plan: PlacementPlan | RoutingState) -> tuple[NDArray[np.int32] | N
         return plan.physical_to_logical_map, plan.num_gpus, plan.version
     gpus = plan.topology.num_gpus
     if plan.proposed is not None:
-        return plan.proposed, gpus, plan.proposed_version
-    return plan.placement if plan.version else None, gpus, plan.version
+        return plan.proposed, gpus, plan.in_force.proposed_version
+    return plan.placement if plan.in_force.version else None, gpus, plan.in_force.version
 
 
 def _near(plan: NDArray[np.int64], old: Any, groups: int, nodes: int, ranks: int) -> NDArray[np.int64]:

@@ -1,7 +1,5 @@
 """Windows close in order, the ring keeps the newest, loads count once; labels and pairs are counted, and bounded."""
 
-import json
-
 import numpy as np
 
 from qstream.routing.colocate import coactivation
@@ -24,7 +22,7 @@ def test_a_window_is_full_when_all_layers_together_have_their_tokens():
     assert not memory.is_full(window_tokens=2)
     memory.add(np.array([0, 1, 0]), layer=1, token_layers=1)
     assert memory.is_full(window_tokens=2)
-    assert memory.open_count.tolist() == [[3, 0, 0], [0, 1, 0]]
+    assert memory.now.open_count.tolist() == [[3, 0, 0], [0, 1, 0]]
 
 
 def test_the_ring_keeps_the_newest_windows_oldest_first():
@@ -36,10 +34,10 @@ def test_the_ring_keeps_the_newest_windows_oldest_first():
         history = memory.history()
         lengths.append(len(history))
         assert history[-1].tolist() == np.full((2, 3), value).tolist()
-        memory = Memory(RoutingState(**memory.fields()))
+        memory = Memory(memory.state())
     assert lengths == [1, 2, 3, 3, 3]
     assert history[:, 0, 0].tolist() == [3, 4, 5]
-    assert memory.open_tokens == 0
+    assert memory.now.open_tokens == 0
 
 
 def test_the_ring_may_grow_and_shrink_while_it_is_used():
@@ -64,7 +62,7 @@ def test_a_load_window_counts_once_and_old_names_are_forgotten():
     assert [memory.remember_window(name) for name in ("a/1", "a/2", "a/1")] == [True, True, False]
     for n in range(100):
         memory.remember_window(f"b/{n}")
-    assert len(memory.seen_windows) == 64
+    assert len(memory.now.seen_windows) == 64
     assert memory.remember_window("a/1")
 
 
@@ -114,7 +112,7 @@ def labelled(names: str | list[str], label: list[int], layer: int = 0, seed: int
 
 
 def by_label(memory: Memory) -> dict[str, list[list[int]]]:
-    return {name: memory.label_count[:, row].tolist() for row, name in enumerate(memory.label_names)}
+    return {name: memory.now.label_count[:, row].tolist() for row, name in enumerate(memory.now.label_names)}
 
 
 def expected(batches: list[TokenBatch], *names: str) -> list[list[int]]:
@@ -133,7 +131,7 @@ def test_gate_choices_are_counted_by_label_in_the_order_in_which_labels_come():
     batches = [labelled("xab", [2, 1, -1, 2, 2], 0, 1), labelled("ca", [0, 1, 1], 1, 2), labelled("a", [-1], 0, 3)]
     for batch in batches:
         memory.add_batch(batch, 16, True)
-    assert memory.label_names == ("a", "b", "c")
+    assert memory.now.label_names == ("a", "b", "c")
     assert by_label(memory) == {name: expected(batches, name) for name in "abc"}
 
 
@@ -157,15 +155,14 @@ def test_fewer_labels_merge_when_a_window_closes_and_none_forgets_them():
     assert by_label(memory) == {"a": expected(batches, "a"), "other": expected(batches, "b", "c", "d")}
     memory.fade(0, True)
     memory.add_batch(batches[0], 0, True)
-    assert (memory.label_names, memory.label_count) == ((), None)
+    assert (memory.now.label_names, memory.now.label_count) == ((), None)
 
 
 def test_the_counts_of_a_label_that_had_very_many_tokens_are_halved_and_others_stay():
     memory = Memory.fresh(NODES, windows=1)
-    memory.label_names = ("often", "rare")
-    memory.label_count = np.array([[[LABEL_CHOICES] * 4, [1, 0, 2, 0]]] * 2, np.int32)
+    memory.set(label_names=("often", "rare"), label_count=np.array([[[LABEL_CHOICES] * 4, [1, 0, 2, 0]]] * 2, np.int32))
     memory.fade(16, True)
-    assert memory.label_count.tolist() == [[[LABEL_CHOICES // 4] * 4, [1, 0, 2, 0]]] * 2
+    assert memory.now.label_count.tolist() == [[[LABEL_CHOICES // 4] * 4, [1, 0, 2, 0]]] * 2
 
 
 def test_what_waits_stands_beside_what_was_counted_and_is_known_for_one_window():
@@ -175,7 +172,7 @@ def test_what_waits_stands_beside_what_was_counted_and_is_known_for_one_window()
     memory.add_batch(labelled("ab", [0, 0, 1]), 16, True)
     labels, queued = memory.demand()
     assert queued.tolist() == [2, 5, 7]
-    assert labels[:2].tolist() == [memory.label_count[:, row].tolist() for row in (0, 1)]
+    assert labels[:2].tolist() == [memory.now.label_count[:, row].tolist() for row in (0, 1)]
     assert not labels[2].any()
     memory.fade(16, True)
     assert memory.demand()[1].tolist() == [0, 0, 0]
@@ -186,22 +183,24 @@ def test_what_a_plan_is_made_of_stays_as_it_was_at_the_end_of_its_window():
     memory.add_batch(labelled("ab", [0, 0, 1, 0]), 16, 100)
     memory.queue({"a": 2}, 16)
     memory.begin_plan(7, True)
-    before = [array.tolist() for array in (memory.planning_labels, memory.planning_queued, memory.planning_sample)]
+    before = [array.tolist() for array in (memory.now.planning_labels, memory.now.planning_queued, memory.now.planning_sample)]
     memory.fade(16, True)
     memory.add_batch(labelled("abc", [2, 2, 1, 1]), 16, 100)
     memory = Memory(memory.state())
     memory.add_batch(labelled("abc", [2, 2, 1, 1]), 16, 100)
-    assert [array.tolist() for array in (memory.planning_labels, memory.planning_queued, memory.planning_sample)] == before
-    assert (memory.planning, memory.planned_ns) == (True, 7)
+    assert [
+        array.tolist() for array in (memory.now.planning_labels, memory.now.planning_queued, memory.now.planning_sample)
+    ] == before
+    assert (memory.now.planning.active, memory.now.planning.begun_ns) == (True, 7)
     memory.end_plan()
-    assert (memory.planning, memory.planning_labels, memory.planning_sample) == (False, None, None)
+    assert (memory.now.planning.active, memory.now.planning_labels, memory.now.planning_sample) == (False, None, None)
 
 
 def test_a_queue_of_very_many_labels_is_kept_by_its_largest():
     memory = Memory.fresh(NODES, windows=1)
     memory.add_batch(labelled("z", [0, 0]), 16, True)
     memory.queue({f"tenant {n:04d}": n for n in range(4000)} | {"z": 1}, 4)
-    assert memory.queued == {"z": 1, **{f"tenant {n}": n for n in (3999, 3998, 3997)}, "other": sum(range(3997))}
+    assert memory.now.queued == {"z": 1, **{f"tenant {n}": n for n in (3999, 3998, 3997)}, "other": sum(range(3997))}
     assert memory.demand()[1].tolist() == [1, sum(range(4000))]
 
 
@@ -212,14 +211,14 @@ def test_co_activations_of_tokens_are_sampled_and_those_of_loads_added_and_faded
     want = coactivation(batch.topk_ids[:, None], 4)[0]
     memory.begin_plan(0, True)
     assert memory.planning_coactivation(1000)()[1].tolist() == want.tolist()
-    load = np.stack([8 * np.ones((4, 4), np.int64)] * len(memory.open_count))
+    load = np.stack([8 * np.ones((4, 4), np.int64)] * len(memory.now.open_count))
     memory.add_pairs(load)
     memory.fade(0, True)
     memory.begin_plan(0, True)
     assert memory.planning_coactivation(1000)()[1].tolist() == (want + 8 * (PAIR_WINDOWS - 1) // PAIR_WINDOWS).tolist()
     memory.fade(0, False)
     memory.add_batch(batch, 0, 0)
-    assert memory.sample is memory.sampled_of is memory.pair_count is None
+    assert memory.now.sample is memory.now.sampled_of is memory.now.pair_count is None
 
 
 def test_a_first_batch_of_fewer_experts_a_token_hides_no_co_activations_of_those_that_follow():
@@ -233,16 +232,16 @@ def test_a_first_batch_of_fewer_experts_a_token_hides_no_co_activations_of_those
 
 def test_pair_counts_that_have_faded_take_no_room():
     memory = Memory.fresh(NODES, windows=1)
-    memory.add_pairs(np.ones((len(memory.open_count), 4, 4), np.int64))
+    memory.add_pairs(np.ones((len(memory.now.open_count), 4, 4), np.int64))
     memory.fade(0, True)
-    assert memory.pair_count is None
+    assert memory.now.pair_count is None
 
 
 def test_loads_alone_tell_co_activations_and_nothing_tells_none():
     memory = Memory.fresh(NODES, windows=1)
     memory.begin_plan(0, True)
     assert memory.planning_coactivation(1000)() is None
-    memory.add_pairs(np.ones((len(memory.open_count), 4, 4), np.int64))
+    memory.add_pairs(np.ones((len(memory.now.open_count), 4, 4), np.int64))
     memory.begin_plan(0, True)
     assert (memory.planning_coactivation(1000)() == 1).all()
 
@@ -252,8 +251,8 @@ def test_co_activations_are_kept_of_large_models_and_where_nodes_matter():
     one.add_batch(labelled("a", [0] * 8), 0, 100)
     large = Memory.fresh(NODES.model_copy(update={"num_layers": 58, "num_logical_experts": 256, "slots_per_gpu": 128}), windows=1)
     large.add_batch(labelled("a", [0] * 8), 0, 100)
-    assert one.sample is None
-    assert large.sampled_of.sum() == 8
+    assert one.now.sample is None
+    assert large.now.sampled_of.sum() == 8
 
 
 def test_a_state_is_not_changed_by_the_memory_that_was_read_from_it():
@@ -269,18 +268,6 @@ def test_a_state_is_not_changed_by_the_memory_that_was_read_from_it():
     again.fade(2, True)
     assert state.encode() == before
     assert unpack(RoutingState, pack(state)) == state
-
-
-def test_a_state_from_before_labels_were_kept_still_loads():
-    old = pack(Memory.fresh(NODES, windows=1).state())
-    stored = json.loads(old["h"])
-    for name in ("label_names", "queued", "live_tokens", "proposed_version", "proposed_ns"):
-        del stored["header"][name]
-    del stored["arrays"]["live_count"]
-    memory = Memory(unpack(RoutingState, old | {"h": json.dumps(stored).encode()}))
-    memory.add_batch(labelled("ab", [0, 1]), 16, True)
-    memory.queue({"a": 1}, 16)
-    assert memory.label_names == ("a", "b")
 
 
 def test_the_state_of_a_large_model_stays_small_and_so_does_each_of_its_fields():
@@ -302,7 +289,7 @@ def test_the_state_of_a_large_model_stays_small_and_so_does_each_of_its_fields()
         memory.add(np.full((58, 256), 1000), None, 1)
         memory.close_window(16)
     memory.queue(dict.fromkeys(names, 10**9), 16)
-    memory.propose(memory.placement, 1, 1)
+    memory.propose(memory.now.placement, 1, 1)
     memory.begin_plan(1, True)
     fields = pack(memory.state())
     assert sum(map(len, fields.values())) <= 4 << 20

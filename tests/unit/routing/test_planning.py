@@ -1,15 +1,20 @@
 """Planning beside the batches: when a placement is published, and that only time depends on where it is computed."""
 
+import threading
+
 import numpy as np
 import pytest
 
 from qstream.ahead import Ahead
 from qstream.contract import Batch, Record, Tick
+from qstream.errors import NotYet
+from qstream.routing import processor
 from qstream.routing.memory import RoutingState
 from qstream.routing.options import RoutingOptions
 from qstream.routing.processor import RoutingProcessor
 from qstream.state.fields import pack, unpack
 from schemas import ExpertLoad, ExpertTopology, PlacementAck, PlacementPlan, RoutingPlan, TokenBatch
+from schemas.plan import SkipReason
 
 TOPOLOGY = ExpertTopology(model="m", num_layers=2, num_logical_experts=8, top_k=2, num_nodes=2, num_gpus=4, slots_per_gpu=3)
 OPTIONS = RoutingOptions(window_tokens=256, windows=4, steps=200, min_gain=0.0, plan_ms=100.0, plan_every_s=0)
@@ -28,10 +33,18 @@ class Stream:
 
     def send(self, at_ms: int, frame) -> list:
         self.offset += 1
-        result = self.processor.process(Batch("m", [Record("t", 0, self.offset, "m", frame, at_ms)]), self.state, 0)
+        result = self.process(Batch("m", [Record("t", 0, self.offset, "m", frame, at_ms)]))
         assert result.dead == []
         self.state = result.state
         return list(result.events)
+
+    def process(self, batch: Batch):
+        """As the loop does: a record whose plan is not ready waits, and is tried again."""
+        while True:
+            try:
+                return self.processor.process(batch, self.state, 0)
+            except NotYet:
+                assert self.processor.ahead.settle(60)
 
     def tick(self, at_ms: int, version: int) -> list:
         tick = Tick("m", version, at_ms * MS, idle=self.version == version)
@@ -126,7 +139,7 @@ def test_where_no_record_comes_any_more_a_tick_publishes_the_placement():
     assert stream.tick(5000, version=1) == []  # a record may have come since the tick before
     (event,) = stream.tick(6000, version=1)
     assert (event.id, event.cause, event.frame.version, event.frame.ts_ns) == ("tick/m/1/0", None, 1100, 6000 * MS)
-    assert not stream.state.planning
+    assert not stream.state.planning.active
     assert stream.tick(7000, version=2) == stream.tick(8000, version=2) == []
 
 
@@ -174,7 +187,7 @@ def test_placements_switched_off_meanwhile_are_not_published():
     stream.send(1000, load(1))
     stream.processor = stream.processor.configure({"placement": "off"})
     assert kinds(stream.send(1200, tokens(1))) == [RoutingPlan]
-    assert not stream.state.planning
+    assert not stream.state.planning.active
 
 
 @pytest.mark.parametrize(("every_s", "plans"), [(0.0, 6), (0.5, 2), (10.0, 1)])
@@ -215,7 +228,7 @@ def test_nodes_are_not_looked_at_if_colocation_is_switched_off_while_a_plan_is_m
     for n in range(128):
         stream.send(1000, tokens(n))
         never.send(1000, tokens(n))
-    assert stream.state.planning
+    assert stream.state.planning.active
     stream.processor = stream.processor.configure({"colocate": False})
     got, want = stream.send(1100, tokens(0))[0].frame, never.send(1100, tokens(0))[0].frame
     assert got.physical_to_logical_map.tolist() == want.physical_to_logical_map.tolist()
@@ -244,3 +257,57 @@ def test_a_tick_that_is_repeated_after_a_crash_says_the_same_version():
     assert first.id == again.id
     assert first.frame.version == again.frame.version == 1100
     assert first.frame.physical_to_logical_map.tolist() == again.frame.physical_to_logical_map.tolist()
+
+
+def broken(*_args, **_options):
+    raise ValueError("a fault of the planner")
+
+
+def test_a_planner_that_fails_costs_its_plan_and_no_record(monkeypatch, caplog):
+    stream = Stream()
+    stream.send(1000, load(1))
+    monkeypatch.setattr(processor, "plan_placement", broken)
+    failed, route = stream.send(1100, tokens(1))
+    assert (failed.frame.skip_reason, failed.frame.expected) == (SkipReason.PLANNING_FAILED, None)
+    assert failed.frame.version == failed.frame.base_version == route.frame.placement_version
+    assert "a fault of the planner" in caplog.text
+    assert not stream.state.planning.active
+    assert kinds(stream.send(1101, tokens(2))) == [RoutingPlan]
+    monkeypatch.undo()
+    stream.send(1200, load(2))
+    assert stream.send(1300, tokens(3))[0].frame.skip_reason is None
+
+
+@pytest.mark.parametrize("place", ["plan_placement", "placement_event", "keep_placement"])
+def test_a_fault_anywhere_on_the_way_to_a_plan_costs_that_plan_in_any_case(monkeypatch, place):
+    """At once and later, next to the records and with them, of a window and of a changed topology."""
+    dead = TOPOLOGY.model_copy(update={"gpu_capacity": np.array([1, 0, 1, 1], np.float32)})
+    monkeypatch.setattr(processor, place, broken)
+    for plan_ms in (0.0, 100.0):
+        for ahead in (None, Ahead()):
+            stream = Stream(OPTIONS.changed({"plan_ms": plan_ms, "acknowledge": True}), ahead)
+            events = [event for n in range(8) for event in stream.send(1000 + 60 * n, load(n))] + stream.send(2000, dead)
+            plans = [event.frame for event in events if isinstance(event.frame, PlacementPlan)]
+            assert len(plans) >= 3
+            assert SkipReason.PLANNING_FAILED in [plan.skip_reason for plan in plans]
+            assert stream.state.in_force.proposed_version <= max(plan.version for plan in plans)
+
+
+def test_a_plan_that_is_late_waits_with_its_record_and_another_model_goes_on():
+    ahead, gate = Ahead(), threading.Event()
+    ahead.start("elsewhere", 0, lambda: lambda: gate.wait(60))
+    late, other = Stream(ahead=ahead), Stream(OPTIONS.changed({"placement": "off"}), ahead)
+    late.send(1000, load(1))
+    record = Batch("m", [Record("t", 0, 9, "m", tokens(1), 1100)])
+    for _ in range(3):
+        with pytest.raises(NotYet):
+            late.processor.process(record, late.state, 0)
+    assert kinds(other.send(1100, tokens(1))) == [RoutingPlan]
+    assert late.tick(5000, 1) == []
+    with pytest.raises(NotYet):
+        late.tick(6000, 1)
+    gate.set()
+    assert ahead.settle(60)
+    placement, route = late.processor.process(record, late.state, 0).events
+    assert route.frame.placement_version == placement.frame.version
+    assert placement.solver_s > 0

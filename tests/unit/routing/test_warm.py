@@ -8,6 +8,7 @@ import pkgutil
 import numpy as np
 from numba.core.dispatcher import Dispatcher
 
+import qstream.learn
 import qstream.routing
 from qstream.contract import Batch, Record
 from qstream.routing.colocate import colocate
@@ -36,7 +37,7 @@ ENTRIES = {
     "colocate._colocate",
     "sample._sample",
     "sample._count",
-    "counts.count_labels",
+    "window.count_labels",
     "capacity._drop_repeats",
     "auction.surplus",
     "auction.auction",
@@ -52,9 +53,11 @@ FILES = {name.split(".")[0] for name in ENTRIES}
 def forms() -> dict[str, int]:
     """How many compiled forms each kernel of the numeric files has."""
     found: dict[str, int] = {}
-    for file in pkgutil.iter_modules(qstream.routing.__path__):
-        if file.name in FILES:
-            module = importlib.import_module(f"qstream.routing.{file.name}")
+    for package in (qstream.routing, qstream.learn):
+        for file in pkgutil.iter_modules(package.__path__):
+            if file.name not in FILES:
+                continue
+            module = importlib.import_module(f"{package.__name__}.{file.name}")
             found |= {f"{file.name}.{n}": len(k.signatures) for n, k in vars(module).items() if isinstance(k, Dispatcher)}
     return found
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from qstream.contract import Batch, Record, Result
-from qstream.errors import Fatal, Poison, Transient
+from qstream.errors import Fatal, NotYet, Poison, Transient
 from qstream.stream.isolate import isolate
 from qstream.testing.sample import Ping, Sample, Tally
 from schemas.deadletter import MAX_STACK
@@ -92,3 +92,16 @@ def test_poison_that_names_no_record_of_the_batch_is_fatal():
 def test_nothing_to_do_changes_nothing():
     outcome = isolate(SAMPLE, "a", [], counted(1), never)
     assert (outcome.changed, outcome.events, outcome.rejected, outcome.waits) == (False, [], [], None)
+
+
+def test_a_record_whose_result_is_not_ready_waits_however_long_that_takes():
+    class Late(Sample):
+        def process(self, batch: Batch, state: Tally | None, now_ns: int) -> Result[Tally]:
+            if any(record.offset == 5 for record in batch.records):
+                raise NotYet("not ready")
+            return super().process(batch, state, now_ns)
+
+    outcome = isolate(Late("t", 1), "a", [record(n) for n in range(8)], None, lambda _: True)
+    assert outcome.waits is not None
+    assert outcome.waits[0].offset == 5
+    assert (outcome.rejected, outcome.state) == ([], counted(0, 1, 2, 3, 4))

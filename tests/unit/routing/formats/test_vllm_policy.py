@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from qstream.errors import ProblemError, StoreUnavailable
+from qstream.module.inforce import InForce
 from qstream.routing.formats.export import export
 from qstream.routing.formats.vllm_policy import newest_of, of_file, policy
 from qstream.routing.memory import RoutingState
@@ -139,11 +140,17 @@ def test_contradicting_arguments_are_told():
         ask(policy(lambda: PLAN), gpus=7)
 
 
-def remembered(version: int, **more: object) -> RoutingState:
+def remembered(version: int, proposed_version: int = 0, **more: object) -> RoutingState:
     counts = np.zeros((1, LAYERS, EXPERTS), np.int32)
     placement = PLAN.physical_to_logical_map if version else contiguous(TOPOLOGY)
     return RoutingState(
-        topology=TOPOLOGY, version=version, ring=counts, open_count=counts[0].astype(np.int64), placement=placement, **more
+        topology=TOPOLOGY,
+        in_force=InForce(version=version, proposed_version=proposed_version),
+        ring=counts,
+        open_count=counts[0].astype(np.int64),
+        live_count=counts[0].astype(np.int64),
+        placement=placement,
+        **more,
     )
 
 

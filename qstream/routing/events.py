@@ -1,0 +1,127 @@
+"""Events: what was decided, as the frames that are published, each with its name, its time and the record that caused it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qstream.contract import Event, Record
+from qstream.module.inforce import TIME_MAX_MS
+from qstream.routing.decision import Decision, map_arrays, placement_frame
+from qstream.routing.memory import RoutingState
+from qstream.routing.problem import capacities
+from qstream.routing.score import balancedness
+from qstream.routing.shares import dispatch_shares
+from schemas.placement import PlacementPlan
+from schemas.plan import ResetReason, SkipReason
+from schemas.shares import DispatchShares, SharesScore
+from schemas.solver import SolverRecord
+from schemas.topics import DISPATCH_SHARES, PLACEMENT_PLAN
+
+NAME_LENGTH = 200
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stamp:
+    """Whose an event is, its id and time, and the record that caused it."""
+
+    key: str
+    id: str
+    ts_ns: int
+    cause: Record | None
+
+    @classmethod
+    def of(cls, record: Record, n: int) -> Self:
+        """The n-th event of a record."""
+        return cls(record.key, record.event_id(n), event_ns(record), record)
+
+    @property
+    def plan_id(self) -> str:
+        """The id as a name, without the beginning of one with a long key: its end tells it from the model's others."""
+        return self.id[-NAME_LENGTH:]
+
+
+def event_ns(record: Record) -> int:
+    """The time of a record in ns, within what int64 holds."""
+    return min(max(record.timestamp_ms, 0), TIME_MAX_MS) * 1_000_000
+
+
+def placement_event(
+    stamp: Stamp, decision: Decision, now: RoutingState, *, version: int, base_version: int, ttl_s: float, solver_s: float | None
+) -> Event:
+    """A placement, or why the one in force stays."""
+    plan = placement_frame(
+        decision,
+        now.topology,
+        model=stamp.key,
+        plan_id=stamp.plan_id,
+        ts_ns=stamp.ts_ns,
+        version=version,
+        base_version=base_version,
+        ttl_s=ttl_s,
+    )
+    return Event(PLACEMENT_PLAN, stamp.key, stamp.id, plan, stamp.cause, solver_s)
+
+
+def failed_event(stamp: Stamp, now: RoutingState, ttl_s: float) -> Event:
+    """The placement in force stays since planning another one failed."""
+    topology, version = now.topology, now.in_force.version
+    plan = PlacementPlan(
+        model=stamp.key,
+        plan_id=stamp.plan_id,
+        ts_ns=stamp.ts_ns,
+        version=version,
+        base_version=version,
+        num_gpus=topology.num_gpus,
+        slots_per_gpu=topology.slots_per_gpu,
+        ttl_s=ttl_s,
+        skip_reason=SkipReason.PLANNING_FAILED,
+        solver=SolverRecord(solver="kept"),
+    )
+    return Event(PLACEMENT_PLAN, stamp.key, stamp.id, plan, stamp.cause)
+
+
+def reset_event(stamp: Stamp, fresh: RoutingState, base_version: int, reason: ResetReason) -> Event:
+    """The placement that a topology begins with, so that readers know what the slots of the next plans mean."""
+    topology = fresh.topology
+    plan = PlacementPlan(
+        model=stamp.key,
+        plan_id=stamp.plan_id,
+        ts_ns=stamp.ts_ns,
+        version=fresh.in_force.version,
+        base_version=base_version,
+        num_gpus=topology.num_gpus,
+        slots_per_gpu=topology.slots_per_gpu,
+        reset_reason=reason,
+        solver=SolverRecord(solver="contiguous"),
+        **map_arrays(fresh.placement, topology),
+    )
+    return Event(PLACEMENT_PLAN, stamp.key, stamp.id, plan, stamp.cause)
+
+
+def shares_event(stamp: Stamp, counts: NDArray[np.int64], now: RoutingState, ttl_s: float) -> Event:
+    """The shares of replicas for tokens like the counted ones [L, E], under the placement in force."""
+    topology, placement = now.topology, now.placement
+    load, even, capacity = counts.astype(np.float64), None, None
+    if topology.gpu_capacity is not None:
+        capacity, maps = capacities(topology), map_arrays(placement, topology)
+        load, even = load * (maps["logical_replica_count"] > 0), maps["replica_shares"]
+    shares = dispatch_shares(load, placement, topology)
+    plan = DispatchShares(
+        model=stamp.key,
+        plan_id=stamp.plan_id,
+        ts_ns=stamp.ts_ns,
+        ttl_s=ttl_s,
+        placement_version=now.in_force.version,
+        gate_choices=int(counts.sum()),
+        solver=SolverRecord(solver="water-filling"),
+        shares=shares,
+        score=SharesScore(
+            balancedness_even=balancedness(placement, load, topology.num_gpus, even, capacity),
+            balancedness=balancedness(placement, load, topology.num_gpus, shares, capacity),
+        ),
+    )
+    return Event(DISPATCH_SHARES, stamp.key, stamp.id, plan, stamp.cause)
