@@ -74,7 +74,7 @@ class BatchLoop(Generic[S]):
         self._last_turn = time.monotonic()
 
     def stop(self) -> None:
-        """Finish the turn in hand, then leave the group. Any thread."""
+        """Finish the batch in hand, then leave the group. Any thread."""
         self._stop.set()
 
     def control(self, control: Control) -> None:
@@ -110,6 +110,9 @@ class BatchLoop(Generic[S]):
                 self.settling.settle()
             self.tick()
             self.lag.report(self.intake, self.ledger.positions)
+        drained_by = time.monotonic() + self.settings.drain_s / 2
+        while self.waiting.is_behind and time.monotonic() < drained_by:
+            self.turn([])
         self.settling.settle()
         self.intake.close()
         self.outbox.close(self.settings.drain_s)

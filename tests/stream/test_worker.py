@@ -144,6 +144,7 @@ def test_the_pages_tell_health_readiness_and_valid_metrics(
         "paused": False,
         "partitions": PARTITIONS,
         "uncommitted": 0,
+        "waiting": 0,
         "last_turn_age_s": 0,
         "control_error": "",
     }
