@@ -17,7 +17,6 @@ from rich.text import Text
 
 HOME = Path(__file__).parent
 PICTURES = HOME / "pages" / "pictures"
-RECORDING = HOME / "examples" / "esft.npz"
 COLUMNS: Final = 92
 WIDTH: Final = 920
 SVG: Final = re.compile(r'<svg viewBox="([-\d. ]+)"[^>]*>(.*?)</svg>', re.DOTALL)
@@ -28,7 +27,7 @@ def placement() -> None:
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "placement.html"
         shape = ("--gpus", "8", "--slots", "72")
-        subprocess.run(["qstream", "routing", "place", str(RECORDING), *shape, "--html", str(page)], check=True)
+        subprocess.run(["qstream", "routing", "place", "--example", *shape, "--html", str(page)], check=True)
         html = page.read_text()
     keys = [_key(text) for text in re.findall(r'<div class="key">(.*?)</div>', html)]
     (lines, *maps), names = SVG.findall(html), re.findall(r"<h2>(.*?)</h2>", html)[2:]

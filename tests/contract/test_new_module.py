@@ -1,0 +1,101 @@
+"""The page "Write a module" is true: its files, copied as they stand, make an agent, here and as a package of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs/pages/howto/module.md").read_text()
+HERE, ELSEWHERE = PAGE.split("## A package of its own\n")
+TITLED = re.compile(r'^```\w+ title="([^"]+)"\n(.*?)^```$', re.DOTALL | re.MULTILINE)
+MOVED = {
+    "from schemas.topics import COOLING": "from my_cooling.topics import COOLING",
+    "schemas.cooling": "my_cooling.frames",
+    "qstream.cooling": "my_cooling",
+}
+
+
+def run(folder: Path, *words: str) -> str:
+    """What a command prints in that folder, where the folder's packages are found first."""
+    path = os.pathsep.join([str(folder), *sys.path])
+    done = subprocess.run(
+        [sys.executable, *words], cwd=folder, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the repository with the page's files in it."""
+    copy = tmp_path_factory.mktemp("checkout") / "repository"
+    hidden = shutil.ignore_patterns("__pycache__")
+    for name in ("agents", "qstream", "schemas", "tests"):
+        shutil.copytree(ROOT / name, copy / name, ignore=hidden)
+    shutil.copy(ROOT / "pyproject.toml", copy)
+    for name, text in TITLED.findall(HERE):
+        if name == "schemas/topics.py":
+            add_topics(copy / name, text)
+        else:
+            write(copy / name, text)
+    return copy
+
+
+def add_topics(path: Path, text: str) -> None:
+    """Do what the page says of the table of topics: the import, the rows, and their names in the tuple."""
+    imported, rows = text.split("\n\n", 1)
+    names = "".join(f"    {name},\n" for name in re.findall(r"^(\w+) = ", rows, re.MULTILINE))
+    table = "TOPICS: tuple[Topic, ...] = (\n"
+    before = path.read_text()
+    assert table in before
+    path.write_text(
+        before.replace("from schemas.deadletter", f"{imported}\nfrom schemas.deadletter", 1).replace(
+            table, rows + "\n" + table + names
+        )
+    )
+
+
+def test_the_module_of_the_page_passes_its_tests_and_the_conformance_tests(checkout):
+    run(checkout, "-m", "schemas.generate")
+    assert run(checkout, "-m", "schemas.generate", "--check") == ""
+    chosen = ("tests/unit/cooling", "tests/conformance", "-k", "cooling or Cooling or Room")
+    printed = run(checkout, "-m", "pytest", "-q", "-p", "no:cacheprovider", *chosen)
+    assert re.search(r"^1\d passed", printed, re.MULTILINE), printed
+
+
+def test_the_module_of_the_page_keeps_the_house_s_rules(checkout):
+    files = [name for name, _ in TITLED.findall(HERE)]
+    run(checkout, "-m", "ruff", "check", "--no-cache", *files)
+    run(checkout, "-c", "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))")
+
+
+def test_the_same_files_make_an_agent_of_a_package_of_its_own(tmp_path):
+    for name, text in TITLED.findall(HERE):
+        for old, new in MOVED.items():
+            text = text.replace(old, new)
+        moved = {"schemas/cooling.py": "my_cooling/frames.py", "agents/cooling.py": "my_cooling/agent.py"}
+        if name != "schemas/topics.py":
+            write(tmp_path / moved.get(name, name.replace("qstream/cooling", "my_cooling").replace("unit/cooling/", "")), text)
+    for name, text in TITLED.findall(ELSEWHERE):
+        write(tmp_path / name, text)
+    # What pip writes of the page's pyproject.toml.
+    entry = re.search(r"^cooling = \"(.*)\"$", ELSEWHERE, re.MULTILINE)
+    assert entry is not None
+    write(tmp_path / "my_cooling-0.1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: my-cooling\nVersion: 0.1.0\n")
+    write(tmp_path / "my_cooling-0.1.0.dist-info/entry_points.txt", f"[qstream.agents]\ncooling = {entry[1]}\n")
+    printed = run(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), "tests")
+    assert re.search(r"^8 passed", printed, re.MULTILINE), printed
+    found = run(tmp_path, "-c", "from agents.registry import find_agent; print(find_agent('cooling').dead_letters.name)")
+    assert found == "qstream.cooling.dlq.v1\n"
