@@ -42,4 +42,5 @@ AGENT = Agent(
     commands="qstream.cli.routing.commands:app",
     lines="qstream.cli.routing.lines:line",
     observe="qstream.routing.observe:observe",
+    scenes={"routing": "qstream.demo.routing.scene:RoutingScene"},
 )

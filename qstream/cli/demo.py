@@ -1,47 +1,72 @@
-"""`qstream demo`: the main job on real input, in half a minute."""
+"""`qstream demo`: a module's main job on real input, in half a minute."""
 
 from __future__ import annotations
 
 import importlib
+import pkgutil
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from agents.registry import scenes
 from qstream.cli.options import new_app
 from qstream.errors import ConfigError
 from qstream.install import install_hint
+from schemas.wording import must_be
 
 app = new_app()
 
 
+def scene_completion(start: str) -> list[str]:
+    """Scenes for the shell's completion."""
+    return [name for name in scenes() if name.startswith(start)]
+
+
 @app.command()
 def demo(
-    seconds: Annotated[float, typer.Option(min=1, help="How long to train.")] = 30.0,
+    scene: Annotated[
+        str | None, typer.Argument(metavar="[SCENE]", autocompletion=scene_completion, help="What to show; else routing.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=1, help="How long to stream.")] = 30.0,
     json_path: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", dir_okay=False, help="Write the figures to a file.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the model and of the text.")] = 0,
-    colocate: Annotated[
-        bool, typer.Option("--colocate/--no-colocate", help="Plan for traffic between nodes too in the second half.")
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the scene.")] = 0,
+    switch: Annotated[
+        bool, typer.Option("--switch/--no-switch", help="Change an option of the agent half-way, as an operator would.")
     ] = True,
     plain: Annotated[bool, typer.Option("--plain", help="Lines instead of a live screen.")] = False,
 ) -> None:
-    """Train a small mixture-of-experts model, stream its routing, and show what the plans gain.
+    """Run a module on real input, with its own servers, and show what its plans gain.
+
+    The scene `routing` trains a small mixture-of-experts language model, streams which experts its tokens go to, and places
+    the experts; half-way it also starts to save traffic between nodes.
 
     \b
     Example:
-      qstream demo --seconds 30 --json demo.json
+      qstream demo
+      qstream demo routing --seconds 30 --json demo.json
     """
+    known = scenes()
+    name = scene or next(iter(known))
+    if name not in known:
+        raise ConfigError(must_be("SCENE", f"one of {', '.join(known)}", name))
     if json_path is not None:
         _require_writable(json_path.resolve())
+    made = _load(name, known[name])(seed)
+    stage: Any = importlib.import_module("qstream.demo.stage")
+    raise typer.Exit(stage.run_scene(made, seconds, json_path, seed, plain, switch))
+
+
+def _load(name: str, path: str) -> Any:
+    """The class of a scene, which may import what no other command needs."""
     try:
-        run = importlib.import_module("qstream.demo.run")  # which imports torch: not needed by any other command
+        return pkgutil.resolve_name(path)
     except ModuleNotFoundError as exc:
         if exc.name != "torch":
             raise
-        raise ConfigError(f"the demo trains a real model and needs PyTorch: {install_hint('demo')}") from exc
-    raise typer.Exit(run.main(seconds, json_path, seed, plain, colocate))
+        raise ConfigError(f"the scene {name} trains a real model and needs PyTorch: {install_hint('demo')}") from exc
 
 
 def _require_writable(path: Path) -> None:
@@ -51,6 +76,6 @@ def _require_writable(path: Path) -> None:
         with path.open("a"):
             pass
     except OSError as exc:
-        raise ConfigError(f"--json is {str(path)!r}, allowed is a file that can be written: {exc.strerror}") from exc
+        raise ConfigError(must_be("--json", f"a file that can be written ({exc.strerror})", str(path))) from exc
     if absent:
         path.unlink()

@@ -1,1 +1,1 @@
-"""The main job on real input: a small mixture-of-experts language model trained live, publishing its routing."""
+"""The demo: a shared stage (servers, agent, view), and one folder a module with its scenes on real input."""

@@ -1,4 +1,4 @@
-"""The routing agent as a process of its own, started the way an operator starts it."""
+"""An agent as a process of its own, started as an operator starts it."""
 
 from __future__ import annotations
 
@@ -17,16 +17,18 @@ PAGE_TIMEOUT_S = 0.5
 
 
 class AgentProcess:
-    """``qstream run routing`` on the given servers; ends with this object, and with this process however that dies.
+    """``qstream run AGENT`` on the given servers; ends with this object, and with this process however that dies.
 
     Parameters
     ----------
+    agent
+        Name in the registry.
     folder
-        Working directory; its log is ``routing.log`` there.
+        Working directory; its log is ``<agent>.log`` there.
     kafka
         Further librdkafka properties.
     options
-        Toggles of the routing module.
+        Options of the module.
 
     Raises
     ------
@@ -35,12 +37,18 @@ class AgentProcess:
     """
 
     def __init__(
-        self, folder: Path, bootstrap_servers: str, redis_url: str, kafka: Mapping[str, str], options: Mapping[str, object]
+        self,
+        agent: str,
+        folder: Path,
+        bootstrap_servers: str,
+        redis_url: str,
+        kafka: Mapping[str, str],
+        options: Mapping[str, object],
     ) -> None:
-        self.log = folder / "routing.log"
+        self.log = folder / f"{agent}.log"
         self.port = free_ports(1)[0]
         command = [shutil.which("env") or "/usr/bin/env", f"QSTREAM_KAFKA={json.dumps(dict(kafka))}"]
-        command += [sys.executable, "-m", "qstream.cli", "run", "routing", "--port", str(self.port)]
+        command += [sys.executable, "-m", "qstream.cli", "run", agent, "--port", str(self.port)]
         command += ["--bootstrap-servers", bootstrap_servers, "--redis", redis_url]
         for name, value in options.items():
             command += ["--set", f"{name}={value}"]

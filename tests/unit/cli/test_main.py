@@ -126,6 +126,7 @@ def test_a_bug_keeps_its_traceback():
         (["run", "routing", "--set", "min_gain=1e999"], "finite"),
         (["control", "routing", "--set", "min_gain=-1e999"], "finite"),
         (["demo", "--json", "/nonexistent/x.json"], "/nonexistent/x.json"),
+        (["demo", "nonesuch"], "SCENE must be one of routing, got 'nonesuch'"),
         (["watch", "nonesuch"], "qstream.tokens.batch.v1"),
         (["publish", "-", "--topic", "dlq"], "unknown"),
         (["dlq", "list", "--agent", "nonesuch"], "routing"),
@@ -161,8 +162,8 @@ def test_the_registry_is_shown_without_a_broker():
 
 def test_a_demo_that_does_not_run_leaves_the_file_of_its_figures_as_it_was(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    monkeypatch.delitem(sys.modules, "qstream.demo.run", raising=False)
-    monkeypatch.delitem(sys.modules, "qstream.demo.model", raising=False)
+    monkeypatch.delitem(sys.modules, "qstream.demo.routing.scene", raising=False)
+    monkeypatch.delitem(sys.modules, "qstream.demo.routing.model", raising=False)
     kept = tmp_path / "kept.json"
     kept.write_text("{}")
     for path in (tmp_path / "new.json", kept):

@@ -10,9 +10,9 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from qstream.demo.placements import Goal, NextWindow, Placements, Scored
-from qstream.demo.shares import NextTokens, Recount, SameTokens
-from qstream.demo.twin import Twin
+from qstream.demo.routing.placements import Goal, NextWindow, Placements, Scored
+from qstream.demo.routing.shares import NextTokens, Recount, SameTokens
+from qstream.demo.routing.twin import Twin
 from qstream.routing.tokens import route_tokens
 from schemas.deadletter import DeadLetter
 from schemas.experts import ExpertTopology

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qstream.demo.text import Corpus, TextBatch, batches, load_corpus
+from qstream.demo.routing.text import Corpus, TextBatch, batches, load_corpus
 from qstream.errors import ConfigError
 
 torch = pytest.importorskip("torch", reason="the demo extra is not installed")
 
-from qstream.demo.model import MixtureOfExperts, MoELanguageModel, Shape, TrainStep, recorded_routing, train  # noqa: E402
+from qstream.demo.routing.model import MixtureOfExperts, MoELanguageModel, Shape, TrainStep, recorded_routing, train  # noqa: E402
 
 SMALL = Shape(layers=2, experts=8, width=32, heads=2, hidden=16, context=32)
 
@@ -150,5 +150,5 @@ def test_a_library_without_sources_is_an_error_that_names_the_folder(tmp_path: P
 
 
 def test_importing_qstream_does_not_import_torch() -> None:
-    program = "import sys, qstream, qstream.demo, qstream.demo.text; sys.exit('torch' in sys.modules)"
+    program = "import sys, qstream, qstream.demo, qstream.demo.routing.text; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-pytest.importorskip("torch", reason="the demo extra is not installed")
-
 from qstream.config import load_settings
-from qstream.demo.run import QUIET
+from qstream.demo.stage import QUIET
 from qstream.stream.client import Publisher
 
 

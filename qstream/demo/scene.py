@@ -1,0 +1,84 @@
+"""Scene: what a module's demo brings to the stage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from rich.console import RenderableType
+
+from schemas.control import Scalar
+from schemas.frame import Frame
+from schemas.topics import Topic
+
+Frames = Sequence[tuple[Topic, Frame]]
+
+
+class Scene(Protocol):
+    """One module's main job on real input. The stage makes it with the seed: ``SCENE(seed)``.
+
+    The stage starts the agent with `options`, publishes `first`, then every `Frames` of `steps`, tells the scene of each frame
+    that was published and of each plan and dead letter that arrived, and shows what the scene makes of them. All times are in
+    seconds of one monotonic clock; all calls come from one thread.
+    """
+
+    agent: str
+    """Name of the agent in the registry."""
+    options: Mapping[str, Scalar]
+    """Options that the agent starts with."""
+    switch: Mapping[str, Scalar]
+    """Options that an operator changes half-way; empty for none."""
+    packages: Sequence[str]
+    """Distributions whose versions belong to the figures, next to those of the stage."""
+    max_waiting: int
+    """Frames without an answer at which the stage waits before it publishes more."""
+    next_steps: str
+    """Where to go from here, printed last."""
+
+    def first(self) -> Frames:
+        """What must be on the topics before the agent starts."""
+        ...
+
+    def warm(self) -> None:
+        """Load what `steps` needs, once the agent has compiled its kernels."""
+        ...
+
+    def steps(self) -> Iterator[Frames]:
+        """Endless input; the stage stops when the time is over."""
+        ...
+
+    def published(self, frame: Frame, at_s: float) -> None:
+        """A frame is about to be published."""
+        ...
+
+    def received(self, frame: Frame, at_s: float) -> None:
+        """A plan or a dead letter arrived; each id once."""
+        ...
+
+    def switched(self) -> None:
+        """`switch` was published."""
+        ...
+
+    @property
+    def waiting(self) -> int:
+        """Published frames that have no answer yet; those left at the end are lost."""
+        ...
+
+    def figures(self, seconds: float, repeated: int) -> Mapping[str, Any]:
+        """What was measured up to now, for JSON; empty where nothing was streamed.
+
+        `seconds` since the first frame; `repeated` plans arrived more than once.
+        """
+        ...
+
+    def line(self, agent_state: str) -> str:
+        """The newest `figures` as one line."""
+        ...
+
+    def panel(self, agent_state: str) -> RenderableType:
+        """The newest `figures` as a panel of a live screen."""
+        ...
+
+    def report(self) -> Iterable[RenderableType]:
+        """The newest `figures` as tables and sentences, at the end."""
+        ...

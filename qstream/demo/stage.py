@@ -1,0 +1,263 @@
+"""The stage of every scene: servers, the agent as a process, the stream, and what is shown and kept of it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import queue
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+
+from agents.registry import Agent, find_agent, partitions_of_topics
+from qstream import __version__
+from qstream.config import load_settings
+from qstream.demo.agent import AgentProcess
+from qstream.demo.scene import Scene
+from qstream.demo.view import View
+from qstream.embedded.kafka import PROMPT, EmbeddedKafka
+from qstream.embedded.redis import EmbeddedRedis
+from qstream.stream.client import PlanSubscriber, Publisher
+from schemas.control import Control
+from schemas.frame import Frame
+from schemas.topics import CONTROL
+
+# The broker ends before its last clients are gone, and an interrupted producer drops what it holds: both would be logged.
+QUIET: Final = {"log.connection.close": "false", "log_level": "0"}
+READY_S: Final = 180.0
+DRAIN_S: Final = 15.0
+SAYINGS: Final = {
+    "starting": "starting the {} agent",
+    "compiling": "compiling kernels (first start only)",
+    "joining": "the {} agent joins its consumer group",
+}
+PACKAGES: Final = ("numpy", "confluent-kafka", "faust-streaming", "redis")
+
+Arrivals = queue.SimpleQueue[tuple[float, Frame]]
+
+
+@dataclass(slots=True)
+class Run:
+    """What the phases of a run share. `seconds` of streaming, from the first frame to the last."""
+
+    scene: Scene
+    agent: AgentProcess
+    publisher: Publisher
+    subscribers: Sequence[PlanSubscriber[Any]]
+    arrivals: Arrivals
+    view: View
+    signals: list[int]
+    seconds: float = 0.0
+
+    @property
+    def goes_on(self) -> bool:
+        return self.agent.alive and not self.signals
+
+    def collect(self, wait_s: float = 0.0) -> None:
+        """Give the scene what has arrived; wait up to `wait_s` for the first."""
+        with suppress(queue.Empty):
+            at_s, frame = self.arrivals.get(timeout=wait_s)
+            while True:
+                self.scene.received(frame, at_s)
+                at_s, frame = self.arrivals.get_nowait()
+
+    def figures(self) -> Mapping[str, Any]:
+        return self.scene.figures(self.seconds, sum(subscriber.repeated for subscriber in self.subscribers))
+
+
+def run_scene(scene: Scene, seconds: float, json_path: Path | None, seed: int, plain: bool, switch: bool = True) -> int:
+    """Stream for `seconds` from the first frame, print the figures and write them as JSON; returns the exit code.
+
+    With `switch` the scene's options are changed half-way. 0; 1 if the agent ended or a frame got no answer; 128 + signal
+    after Ctrl-C or SIGTERM.
+    """
+    console = Console()
+    # The demo's servers are its own: settings for a real cluster must reach neither its clients nor its agent.
+    for name in [name for name in os.environ if name.startswith("QSTREAM_")]:
+        del os.environ[name]
+    with caught_signals() as signals:
+        try:
+            with View(console, plain) as view, started(scene, view, signals) as run:
+                ready = wait_ready(run)
+                if ready:
+                    stream(run, seconds, seconds / 2 if switch and scene.switch else math.inf)
+                    drain(run)
+                figures, faults, log_tail = run.figures(), find_faults(run, ready), run.agent.log_tail()
+                view.say("stopping the agent and the servers")
+        except KeyboardInterrupt:
+            return 128 + signal.SIGINT
+    report(console, scene, figures)
+    if figures and json_path is not None:
+        json_path.write_text(json.dumps({**figures, "seed": seed, **circumstances(scene)}, indent=2) + "\n")
+    if signals:
+        return 128 + signals[0]
+    for fault in faults:
+        console.print(fault, style="red", soft_wrap=True)
+    if faults:
+        console.print(f"The end of its log:\n{log_tail}", soft_wrap=True, markup=False, highlight=False)
+    return 1 if faults else 0
+
+
+def report(console: Console, scene: Scene, figures: Mapping[str, Any]) -> None:
+    """What was measured, what that says, and where to go from here."""
+    if not figures:
+        console.print("nothing was streamed")
+        return
+    for part in scene.report():
+        console.print(part, soft_wrap=True, highlight=False)
+    console.print(scene.next_steps, soft_wrap=True, highlight=False, markup=False)
+
+
+@contextmanager
+def caught_signals() -> Iterator[list[int]]:
+    """Ctrl-C or SIGTERM ends the stream, not the program: the first is noted in the list, a second one interrupts."""
+    caught: list[int] = []
+
+    def note(signum: int, _frame: object) -> None:
+        if caught:
+            raise KeyboardInterrupt
+        caught.append(signum)
+
+    before = {signum: signal.signal(signum, note) for signum in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+@contextmanager
+def started(scene: Scene, view: View, signals: list[int]) -> Iterator[Run]:
+    """Broker, store, agent and subscribers; all gone on exit."""
+    agent = find_agent(scene.agent)
+    arrivals: Arrivals = queue.SimpleQueue()
+    view.say("starting the embedded Kafka and Redis")
+    with (
+        tempfile.TemporaryDirectory(prefix="qstream-demo-") as folder,
+        EmbeddedKafka(partitions_of_topics()) as kafka,
+        EmbeddedRedis() as redis,
+        Publisher(kafka.bootstrap_servers, "demo", load_settings(kafka=QUIET)) as publisher,
+    ):
+        for topic, frame in scene.first():
+            publisher.publish(topic, frame)
+        publisher.flush()
+        with (
+            AgentProcess(scene.agent, Path(folder), kafka.bootstrap_servers, redis.url, PROMPT, scene.options) as process,
+            followed(agent, kafka.bootstrap_servers, arrivals) as subscribers,
+        ):
+            yield Run(scene, process, publisher, subscribers, arrivals, view, signals)
+
+
+@contextmanager
+def followed(agent: Agent, bootstrap_servers: str, arrivals: Arrivals) -> Iterator[Sequence[PlanSubscriber[Any]]]:
+    """Put all plans and dead letters on the queue, with the time of arrival, each topic from a thread of its own."""
+    topics = [*(topic for topic in agent.topics if topic.role == "plan"), agent.dead_letters]
+    settings = load_settings(kafka=PROMPT | QUIET)
+    subscribers = [PlanSubscriber(topic, topic.frame, bootstrap_servers, from_start=True, settings=settings) for topic in topics]
+    closed = threading.Event()
+
+    def follow(subscriber: PlanSubscriber[Any]) -> None:
+        with subscriber:
+            while not closed.is_set():
+                plan = subscriber.poll(0.1)
+                if plan is not None:
+                    arrivals.put((time.monotonic(), plan))
+
+    threads = [threading.Thread(target=follow, args=(subscriber,), name=subscriber.topic.name) for subscriber in subscribers]
+    for thread in threads:
+        thread.start()
+    try:
+        yield subscribers
+    finally:
+        closed.set()
+        for thread in threads:
+            thread.join()
+
+
+def wait_ready(run: Run) -> bool:
+    """Wait for the agent, then let the scene load what it needs."""
+    deadline_s = time.monotonic() + READY_S
+    name = run.scene.agent
+    while run.goes_on and time.monotonic() < deadline_s:
+        state = run.agent.state()
+        if state == "ready":
+            run.view.say("loading the scene")
+            run.scene.warm()
+            return run.goes_on
+        run.view.say(SAYINGS.get(state, f"the {{}} agent is {state}").format(name))
+        time.sleep(0.1)
+    return False
+
+
+def stream(run: Run, seconds: float, switch_s: float) -> None:
+    """Publish the scene's steps, give it the plans that come back, and change its options after `switch_s`."""
+    started_s = None
+    for frames in run.scene.steps():
+        run.collect()
+        started_s = started_s or time.monotonic()
+        for topic, frame in frames:
+            run.scene.published(frame, time.monotonic())
+            run.publisher.publish(topic, frame)
+        run.seconds = time.monotonic() - started_s
+        if run.seconds >= switch_s:
+            throw_switch(run)
+            switch_s = math.inf
+        if run.seconds >= 1.0 and run.view.due():
+            run.figures()
+            run.view.show(run.scene, run.agent.state())
+        while run.scene.waiting > run.scene.max_waiting and run.goes_on:
+            run.collect(0.1)
+        if run.seconds >= seconds or not run.goes_on:
+            return
+
+
+def throw_switch(run: Run) -> None:
+    """Change the options of the running agent, as `qstream control` does."""
+    scene = run.scene
+    options = " ".join(f"--set {name}={json.dumps(value)}" for name, value in scene.switch.items())
+    run.view.say(f"now as with: qstream control {scene.agent} {options}")
+    control = Control.build(agent=scene.agent, ts_ns=time.time_ns(), options=dict(scene.switch), reason="the demo")
+    run.publisher.publish(CONTROL, control)
+    scene.switched()
+
+
+def drain(run: Run) -> None:
+    """Wait for the plans that are under way."""
+    run.view.say("waiting for the last plans")
+    run.publisher.flush()
+    deadline_s = time.monotonic() + DRAIN_S
+    while run.scene.waiting and run.agent.alive and time.monotonic() < deadline_s:
+        run.collect(0.1)
+
+
+def find_faults(run: Run, ready: bool) -> list[str]:
+    """Why the run is not a success, in sentences."""
+    faults, name = [], run.scene.agent
+    if not run.agent.alive:
+        faults.append(f"The {name} agent ended.")
+    elif not ready:
+        faults.append(f"The {name} agent was not ready within {READY_S:.0f} s.")
+    if run.scene.waiting:
+        faults.append(f"{run.scene.waiting} frames got no plan from the {name} agent.")
+    return faults
+
+
+def circumstances(scene: Scene) -> dict[str, Any]:
+    """Where and with what the figures were measured."""
+    return {
+        "machine": {"platform": platform.platform(), "cpus": os.cpu_count(), "python": platform.python_version()},
+        "versions": {"qstream": __version__, **{package: version(package) for package in (*PACKAGES, *scene.packages)}},
+        "options": dict(scene.options),
+        "switch": dict(scene.switch),
+    }
