@@ -17,8 +17,11 @@ if TYPE_CHECKING:
     from schemas.frame import FrameError as FrameError
     from schemas.placement import PlacementAck as PlacementAck
     from schemas.placement import PlacementPlan as PlacementPlan
+    from schemas.plan import Plan as Plan
+    from schemas.plan import VersionedPlan as VersionedPlan
     from schemas.routing import RoutingPlan as RoutingPlan
     from schemas.shares import DispatchShares as DispatchShares
+    from schemas.solver import SolverRecord as SolverRecord
     from schemas.tokens import TokenBatch as TokenBatch
     from schemas.topics import TOPICS as TOPICS
     from schemas.topics import Topic as Topic
@@ -36,14 +39,20 @@ __all__ = [
     "FrameError",
     "PlacementAck",
     "PlacementPlan",
+    "Plan",
     "RoutingPlan",
+    "SolverRecord",
     "TokenBatch",
     "Topic",
+    "VersionedPlan",
 ]
 
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
+        "VersionedPlan": ".plan",
+        "SolverRecord": ".solver",
+        "Plan": ".plan",
         "JSON": ".frame",
         "SAFETENSORS": ".frame",
         "TOPICS": ".topics",

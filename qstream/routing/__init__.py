@@ -9,6 +9,7 @@ from schemas.lazy import lazy_names
 if TYPE_CHECKING:
     from qstream.routing.eplb import rebalance_experts as rebalance_experts
     from qstream.routing.options import RoutingOptions as RoutingOptions
+    from qstream.routing.placement import PlaceOptions as PlaceOptions
     from qstream.routing.placement import place as place
     from qstream.routing.prefix import PrefixRouter as PrefixRouter
     from qstream.routing.requests import route_requests as route_requests
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from qstream.routing.tokens import route_tokens as route_tokens
 
 __all__ = [
+    "PlaceOptions",
     "PrefixRouter",
     "RoutingOptions",
     "dispatch_shares",
@@ -28,6 +30,7 @@ __all__ = [
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
+        "PlaceOptions": ".placement",
         "PrefixRouter": ".prefix",
         "RoutingOptions": ".options",
         "dispatch_shares": ".shares",

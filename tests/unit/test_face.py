@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +16,7 @@ PACKAGES = ("qstream", "qstream.quantum", "qstream.routing", "schemas")
 TAUGHT = {
     "qstream": {"Exchange", "Publisher", "PlanSubscriber", "solve"},
     "qstream.routing": {
+        "PlaceOptions",
         "PrefixRouter",
         "RoutingOptions",
         "dispatch_shares",
@@ -65,6 +68,13 @@ def test_the_client_loads_what_producers_have_and_nothing_of_the_agents():
     loaded = {name.split(".")[0] for name in json.loads(done.stdout)}
     assert {"confluent_kafka", "numpy", "pydantic", "safetensors"} <= loaded
     assert loaded & (HEAVY | {"prometheus_client", "pydantic_settings"}) == {"confluent_kafka", "numpy", "pydantic"}
+
+
+def test_no_module_imports_a_private_name_of_another():
+    root = Path(__file__).parents[2]
+    private = re.compile(r"^\s*from (?:agents|qstream|schemas)[\w.]* import .*\b_[a-z]\w*", re.MULTILINE)
+    sources = [path for folder in ("agents", "qstream", "schemas") for path in (root / folder).rglob("*.py")]
+    assert {path: found for path in sources if (found := private.findall(path.read_text()))} == {}
 
 
 def test_a_public_function_stays_a_function_after_its_module_was_imported():
