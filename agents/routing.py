@@ -41,6 +41,6 @@ AGENT = Agent(
     | {"plan_ms": 2, "plan_every_s": 0.001},
     commands="qstream.cli.routing.commands:app",
     lines="qstream.cli.routing.lines:line",
-    observe="qstream.routing.observe:observe",
+    observe="qstream.routing.metrics:observe",
     scenes={"routing": "qstream.demo.routing.scene:RoutingScene"},
 )

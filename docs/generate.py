@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import importlib
+import importlib.util
 import inspect
 import re
 import sys
@@ -17,7 +19,6 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from typer.testing import CliRunner
 
-import qstream.metrics  # noqa: F401 registers every metric
 from agents.registry import all_agents, load
 from qstream import errors
 from qstream.cli.main import app
@@ -114,6 +115,9 @@ def frames() -> str:
 
 def metrics() -> str:
     """Every metric with its labels."""
+    for name in ("qstream", *(f"qstream.{agent.name}" for agent in all_agents())):  # importing them registers their metrics
+        if importlib.util.find_spec(f"{name}.metrics") is not None:
+            importlib.import_module(f"{name}.metrics")
     rows = []
     for metric in {id(found): found for found in REGISTRY._collector_to_names if isinstance(found, MetricWrapperBase)}.values():
         (family,) = metric.describe()

@@ -1,4 +1,4 @@
-"""Every Prometheus metric of qstream. Labels are bounded, such as agent, topic, error, model; never an offset or a key."""
+"""The Prometheus metrics of all agents; a module's own are in its `metrics.py`. Labels are bounded: never an offset or a key."""
 
 from __future__ import annotations
 
@@ -30,34 +30,13 @@ PAUSED = Gauge("qstream_paused", "1 while an operator has paused the agent", ["a
 BUILD = Info("qstream_build", "Version of qstream and Python")
 BUILD.info({"version": __version__, "python": platform.python_version()})
 
-ROUTING_BALANCEDNESS = Gauge(
-    "qstream_routing_balancedness", "Mean over maximum GPU load that the placement in force is expected to give", ["model"]
+PLANS = Counter(
+    "qstream_plans_total", "Plans by outcome: published, reset, or the reason why one is skipped", ["agent", "topic", "outcome"]
 )
-ROUTING_BALANCEDNESS_BEFORE = Gauge(
-    "qstream_routing_balancedness_before", "The same of the placement that the newest plan was compared with", ["model"]
-)
-ROUTING_WORST_LAYER = Gauge("qstream_routing_worst_layer_balancedness", "The same of the worst layer", ["model"])
-ROUTING_SHARES_BALANCEDNESS = Gauge(
-    "qstream_routing_shares_balancedness", "Mean over maximum GPU load of the newest tokens under their shares", ["model"]
-)
-ROUTING_SHARES_EVEN = Gauge(
-    "qstream_routing_shares_even_balancedness", "The same of those tokens split evenly over replicas", ["model"]
-)
-ROUTING_COPIES = Gauge("qstream_routing_cross_node_copies_per_token", "Copies of a token sent to other nodes", ["model"])
-ROUTING_MOVED = Counter("qstream_routing_moved_experts_total", "Experts that plans asked a GPU to load", ["model"])
-ROUTING_PLANS = Counter("qstream_routing_placement_plans_total", "Placement plans by outcome", ["model", "outcome"])
-
-ROUTING_PLAN_AGE = Gauge("qstream_routing_plan_age_seconds", "Since the newest placement plan, published or skipped", ["model"])
-ROUTING_SOLVER_SECONDS = Histogram(
-    "qstream_routing_solver_seconds", "Time of planning a placement, by the solver that answered", ["solver"], buckets=SECONDS
-)
-ROUTING_FALLBACKS = Counter(
-    "qstream_routing_fallback_total", "Placement plans for which a solver that was asked for did not answer", ["reason"]
-)
-ROUTING_QAOA_GAIN = Gauge(
-    "qstream_routing_qaoa_gain_over_control",
-    "How far the circuits of the newest plan with circuits are below as many samples at p = 0, as a part of the objective",
-    ["model"],
+PLAN_AGE = Gauge("qstream_plan_age_seconds", "Since the newest plan of any key, published or skipped", ["agent", "topic"])
+FALLBACKS = Counter("qstream_fallbacks_total", "Plans for which a solver that was asked for did not answer", ["agent", "reason"])
+SOLVER_SECONDS = Histogram(
+    "qstream_solver_seconds", "Time of making a plan, by the solver that answered", ["agent", "solver"], buckets=SECONDS
 )
 
 QUANTUM_SOLVE_SECONDS = Histogram(

@@ -5,13 +5,26 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from confluent_kafka import Message
 
 from qstream.contract import Event, TopicPartition
-from qstream.metrics import BATCH_SECONDS, CONSUMED, DEAD_LETTERS, END_TO_END_SECONDS, LAG, PRODUCED
+from qstream.metrics import (
+    BATCH_SECONDS,
+    CONSUMED,
+    DEAD_LETTERS,
+    END_TO_END_SECONDS,
+    FALLBACKS,
+    LAG,
+    PLAN_AGE,
+    PLANS,
+    PRODUCED,
+    SOLVER_SECONDS,
+)
 from qstream.stream.consume import Intake
 from qstream.stream.decode import Rejected
+from schemas.plan import Plan
 
 LAG_PERIOD_S = 2.0
 
@@ -32,6 +45,28 @@ def count_delivered(agent: str, events: Sequence[Event], dead: Sequence[Rejected
     oldest_ms = min((event.cause.timestamp_ms for event in events if event.cause is not None), default=None)
     if oldest_ms is not None:
         END_TO_END_SECONDS.labels(agent).observe(max(0.0, time.time() - oldest_ms / 1000))
+    count_plans(agent, events)
+
+
+def count_plans(agent: str, events: Sequence[Event]) -> None:
+    """Count what the plans among delivered events say of themselves: outcome, age, fallback, and how long the solver took."""
+    plans = [(event, event.frame) for event in events if isinstance(event.frame, Plan)]
+    for (topic, outcome), count in Counter((event.topic.name, plan.outcome) for event, plan in plans).items():
+        PLANS.labels(agent, topic, outcome).inc(count)
+    newest = {event.topic.name: plan.ts_ns for event, plan in plans}
+    for topic, ts_ns in newest.items():
+        PLAN_AGE.labels(agent, topic).set_function(partial(_age_s, ts_ns))
+    for event, plan in plans:
+        if plan.fallback_reason is not None:
+            FALLBACKS.labels(agent, plan.fallback_reason).inc()
+        seconds = event.solver_s if plan.solver.wall_ms is None else plan.solver.wall_ms / 1000
+        if seconds is not None:
+            SOLVER_SECONDS.labels(agent, plan.solver.solver).observe(seconds)
+
+
+def _age_s(ts_ns: int) -> float:
+    """Seconds since a time in ns."""
+    return max(0.0, time.time() - ts_ns / 1e9)
 
 
 class LagReport:

@@ -17,7 +17,6 @@ from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.metrics import MetricWrapperBase
 
 from agents.names import files
-from qstream import metrics
 from qstream.config import Settings
 
 ROOT = Path(__file__).parents[3]
@@ -31,6 +30,15 @@ SCRAPE_LABELS = {"instance", "job"}
 INFO_LABELS = {"version", "python"}
 # Each has few values, whatever is streamed.
 BOUNDED = {"agent", "topic", "stage", "error", "kind", "model", "outcome", "solver", "reason"}
+METRICS = ["qstream.metrics", *(f"qstream.{name}.metrics" for name in files())]
+COLLECTORS = [
+    value
+    for name in METRICS
+    if importlib.util.find_spec(name) is not None
+    for value in vars(importlib.import_module(name)).values()
+    if isinstance(value, MetricWrapperBase)
+]
+
 needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
 
 
@@ -79,10 +87,9 @@ def alert_names() -> set[str]:
 
 def declared_labels() -> dict[str, set[str]]:
     """Labels of every series of qstream."""
-    collectors = [value for value in vars(metrics).values() if isinstance(value, MetricWrapperBase)]
     return {
         family.name + suffix: {*collector._labelnames, *({"le"} if family.type == "histogram" else ()), *SCRAPE_LABELS}
-        for collector in collectors
+        for collector in COLLECTORS
         for family in collector.describe()
         for suffix in SUFFIXES[family.type]
     }
@@ -103,11 +110,10 @@ def metrics_in(expression: str) -> set[str]:
 def touched() -> Iterator[CollectorRegistry]:
     """The metrics of qstream alone, each with one labelled sample, taken away afterwards."""
     registry = CollectorRegistry()
-    collectors = [value for value in vars(metrics).values() if isinstance(value, MetricWrapperBase)]
-    labelled = [(collector, ["example"] * len(collector._labelnames)) for collector in collectors if collector._labelnames]
+    labelled = [(collector, ["example"] * len(collector._labelnames)) for collector in COLLECTORS if collector._labelnames]
     for collector, values in labelled:
         collector.labels(*values)
-    for collector in collectors:
+    for collector in COLLECTORS:
         registry.register(collector)
     yield registry
     for collector, values in labelled:
@@ -141,8 +147,6 @@ def test_every_legend_shows_labels_that_its_query_keeps() -> None:
 
 @pytest.mark.parametrize("module", files())
 def test_every_metric_of_a_module_is_on_the_dashboard(module: str) -> None:
-    if importlib.util.find_spec(f"qstream.{module}.metrics") is not None:
-        importlib.import_module(f"qstream.{module}.metrics")
     shown = set().union(*map(metrics_in, dashboard_queries().values()))
     families = [family for family in REGISTRY.collect() if family.name.startswith(f"qstream_{module}_")]
     assert [family.name for family in families if not {family.name + suffix for suffix in SUFFIXES[family.type]} & shown] == []
@@ -241,6 +245,10 @@ ALERT_CASES = [
     pytest.param("QstreamDeadLetters", {"DEAD": "0x14 1x15"}, "16m", 1, id="one-more-dead-letter"),
     pytest.param("QstreamDeadLetters", {"DEAD": "_x14 1x15"}, "16m", 1, id="first-dead-letter-of-its-kind"),
     pytest.param("QstreamDeadLetters", {"DEAD": "_x14 1x15"}, "29m", 0, id="first-dead-letter-is-past"),
+    pytest.param("QstreamPlanningFailed", {"FAILED": "7x30"}, "20m", 0, id="old-failures-of-planning"),
+    pytest.param("QstreamPlanningFailed", {"FAILED": "0x14 1x15"}, "16m", 1, id="one-more-failure-of-planning"),
+    pytest.param("QstreamPlanningFailed", {"FAILED": "_x14 1x15"}, "16m", 1, id="first-failure-of-planning"),
+    pytest.param("QstreamPlanningFailed", {"PLANS": "0+10x30"}, "20m", 0, id="plans-are-published"),
     pytest.param("QstreamRoutingUnbalanced", {"SHARES": "0.69x60", "AGE": "5x60"}, "9m", 0, id="unbalanced-too-soon"),
     pytest.param("QstreamRoutingUnbalanced", {"SHARES": "0.69x60", "AGE": "5x60"}, "10m", 1, id="unbalanced"),
     pytest.param("QstreamRoutingUnbalanced", {"SHARES": "0.7x60", "AGE": "5x60"}, "50m", 0, id="balanced"),
@@ -261,8 +269,9 @@ SERIES = {
     "AGE": 'qstream_routing_plan_age_seconds{model="m", instance="a"}',
     "AGE-B": 'qstream_routing_plan_age_seconds{model="m", instance="b"}',
     "TOKENS": 'qstream_records_consumed_total{agent="routing", topic="qstream.tokens.batch.v1"}',
-    "FALLBACK": 'qstream_routing_fallback_total{reason="timeout", instance="a"}',
-    "PLANS": 'qstream_routing_placement_plans_total{model="m", outcome="skipped", instance="a"}',
+    "FAILED": 'qstream_plans_total{agent="r", topic="t", outcome="planning_failed"}',
+    "FALLBACK": 'qstream_fallbacks_total{agent="routing", reason="timeout", instance="a"}',
+    "PLANS": 'qstream_plans_total{agent="routing", topic="qstream.placement.plan.v1", outcome="published", instance="a"}',
 }
 
 
