@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -14,6 +15,7 @@ from pydantic_core import SchemaValidator, core_schema
 
 from schemas.wording import Shown, must
 
+SMALL = 64  # numbers, up to which a Python list is quicker than NumPy
 ITEM_TYPES: dict[str, tuple[type, ...]] = {
     "f": (int, float, np.integer, np.floating),
     "i": (int, np.integer),
@@ -41,12 +43,41 @@ def as_array(value: Any, dtype: np.dtype[Any], axes: tuple[str, ...], plain: Sch
         raise _refusal(dtype, axes, type(value).__name__)
     if array.ndim != len(axes) or (array.ndim > 1 and array.size == 0):
         raise _refusal(dtype, axes, f"shape {list(array.shape)}")
-    if dtype.kind == "f" and np.count_nonzero(np.isfinite(array)) != array.size:
+    if dtype.kind == "f" and not _all_finite(array):
         raise ValueError(must("finite numbers", Shown("NaN or infinity")))
     array = np.ascontiguousarray(array)
     if array.flags.writeable:
         array.setflags(write=False)
     return array
+
+
+def _reader(dtype: np.dtype[Any], axes: tuple[str, ...], plain: SchemaValidator) -> Callable[[Any], NDArray[Any]]:
+    """`as_array` for one field, with a short way for what a body of bytes gives: an array that is right already."""
+    rank, is_float = len(axes), dtype.kind == "f"
+
+    def read(value: Any) -> NDArray[Any]:
+        if type(value) is np.ndarray and value.dtype == dtype and value.ndim == rank and (rank == 1 or value.size):
+            flags = value.flags
+            if flags.c_contiguous and not flags.writeable and not (is_float and not _all_finite(value)):
+                return value
+        return as_array(value, dtype, axes, plain)
+
+    return read
+
+
+def _all_finite(array: NDArray[Any]) -> bool:
+    """Whether no number is NaN or infinite. For few numbers, Python is quicker than one call of NumPy."""
+    if array.size <= SMALL and math.isfinite(sum(array.ravel().tolist())):  # a sum that overflows says nothing
+        return True
+    return int(np.count_nonzero(np.isfinite(array))) == array.size
+
+
+def extremes(array: NDArray[Any]) -> tuple[Any, Any]:
+    """Least and greatest value of an array that is not empty."""
+    if array.size <= SMALL:
+        values = array.ravel().tolist()
+        return min(values), max(values)
+    return array.min(), array.max()
 
 
 def array_schema(dtype: np.dtype[Any], axes: tuple[str, ...]) -> core_schema.CoreSchema:
@@ -56,7 +87,7 @@ def array_schema(dtype: np.dtype[Any], axes: tuple[str, ...]) -> core_schema.Cor
     wants it validates the parsed values again (`as_array`).
     """
     plain = _plain_lists(dtype, len(axes))
-    read = core_schema.no_info_plain_validator_function(partial(as_array, dtype=dtype, axes=axes, plain=SchemaValidator(plain)))
+    read = core_schema.no_info_plain_validator_function(_reader(dtype, axes, SchemaValidator(plain)))
     from_json: core_schema.CoreSchema = read
     if len(axes) == 1:
         from_json = core_schema.no_info_after_validator_function(partial(_packed, dtype=dtype), plain)

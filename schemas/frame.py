@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
@@ -22,7 +22,7 @@ from pydantic import (
 )
 from pydantic_core import core_schema, from_json, to_json
 
-from schemas.arrays import array_schema
+from schemas.arrays import array_schema, extremes
 from schemas.layout import METADATA, Read, usual_layout
 from schemas.wording import Shown, must, must_be
 
@@ -43,6 +43,7 @@ WIRE_DTYPES: dict[str, np.dtype[Any]] = {
     "F32": np.dtype("float32"),
     "U32": np.dtype("uint32"),
     "I32": np.dtype("int32"),
+    "BF16": np.dtype("uint16"),
     "F16": np.dtype("float16"),
     "U16": np.dtype("uint16"),
     "I16": np.dtype("int16"),
@@ -72,10 +73,16 @@ class Axes:
 
     The dtype is the annotation's. Axes of one name have one length within a frame. Arrays of two and more axes have no
     empty axis, since a JSON list could not say it.
+
+    ``wire="BF16"`` is for bfloat16 numbers, which NumPy does not have: the array holds their bits as uint16, and travels
+    under safetensors' own code, so that PyTorch and JAX read it as what it is. Bits that come as U16, or as integers in
+    JSON, are taken as well; NaN and infinity are bits like others. `schemas.bfloat16` converts. The dtype of `ml_dtypes`
+    is not used: it is one more dependency of every producer, and NumPy neither checks nor prints it.
     """
 
-    def __init__(self, *names: str) -> None:
+    def __init__(self, *names: str, wire: Literal["BF16"] | None = None) -> None:
         self.names = names
+        self.wire = wire
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
         return array_schema(_dtype(source), self.names)
@@ -95,6 +102,7 @@ class Frame(BaseModel):
     MAX_BYTES: ClassVar[int] = MAX_MESSAGE_BYTES
     arrays: ClassVar[dict[str, tuple[str, ...]]] = {}
     dtypes: ClassVar[dict[str, np.dtype[Any]]] = {}
+    codes: ClassVar[dict[str, frozenset[str]]] = {}
     layout: ClassVar[tuple[tuple[str, str], ...]] = ()
     array_names: ClassVar[set[str]] = set()
     tied: ClassVar[dict[str, tuple[str, ...]]] = {}
@@ -105,10 +113,17 @@ class Frame(BaseModel):
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         declared = {name: _declaration(field.annotation, field.metadata) for name, field in cls.model_fields.items()}
-        cls.arrays = {name: found[0] for name, found in declared.items() if found}
+        cls.arrays = {name: found[0].names for name, found in declared.items() if found}
         cls.dtypes = {name: found[1] for name, found in declared.items() if found}
-        codes = [(code, name) for code, dtype in WIRE_DTYPES.items() for name in sorted(cls.dtypes) if cls.dtypes[name] == dtype]
-        cls.layout = tuple((name, code) for code, name in codes)
+        own = {dtype: code for code, dtype in WIRE_DTYPES.items()}  # of several codes the last one, which is not BF16
+        written = {name: found[0].wire or own[found[1]] for name, found in declared.items() if found}
+        for name, code in written.items():
+            if WIRE_DTYPES[code] != cls.dtypes[name]:
+                raise TypeError(
+                    must_be(f"{cls.__name__}.{name}", f"an array of {WIRE_DTYPES[code]}", Shown(str(cls.dtypes[name])))
+                )
+        cls.codes = {name: frozenset((code, own[cls.dtypes[name]])) for name, code in written.items()}
+        cls.layout = tuple((name, code) for code in WIRE_DTYPES for name in sorted(written) if written[name] == code)
         cls.array_names = set(cls.arrays)
         cls.name_and_version = f"{cls.__name__}.v{cls.VERSION}"
         uses = Counter(axis for axes in cls.arrays.values() for axis in axes)
@@ -128,20 +143,23 @@ class Frame(BaseModel):
 
     @model_validator(mode="after")
     def _equal_axes(self) -> Self:
-        if not self.frame:
-            self.__dict__["frame"] = self.name_and_version
-        if not self.tied:
-            return self
-        lengths: dict[str, tuple[int, str]] = {}
+        values = self.__dict__
+        if not values["frame"]:
+            values["frame"] = self.name_and_version
+        lengths: dict[str, int] = {}
         for field, axes in self.tied.items():
-            array = getattr(self, field)
-            if array is None:
-                continue
-            for axis, length in zip(axes, array.shape, strict=True):
-                known, first = lengths.setdefault(axis, (length, field))
-                if length != known:
-                    raise ValueError(must_be(f"axis {axis!r} of {field}", f"as long as in {first}, {known}", length))
+            array = values[field]
+            if array is not None:
+                for axis, length in zip(axes, array.shape):  # noqa: B905 `as_array` has counted them; strict costs a third
+                    if lengths.setdefault(axis, length) != length:
+                        raise ValueError(self._unequal(field, axis, length))
         return self
+
+    def _unequal(self, field: str, axis: str, length: int) -> str:
+        """The message for an axis that is longer or shorter than in an earlier field."""
+        first = next(name for name in self.tied if axis in self.tied[name] and self.__dict__[name] is not None)
+        known = self.__dict__[first].shape[self.tied[first].index(axis)]
+        return must_be(f"axis {axis!r} of {field}", f"as long as in {first}, {known}", length)
 
     @classmethod
     def example(cls) -> Self:
@@ -201,11 +219,11 @@ def _dtype(array_type: Any) -> np.dtype[Any]:
     return dtype
 
 
-def _declaration(annotation: Any, metadata: Sequence[Any]) -> tuple[tuple[str, ...], np.dtype[Any]] | None:
+def _declaration(annotation: Any, metadata: Sequence[Any]) -> tuple[Axes, np.dtype[Any]] | None:
     """Axes and dtype of an array field, None for a header field; an optional one keeps its Axes inside the union."""
     for item in metadata:
         if isinstance(item, Axes):
-            return item.names, _dtype(annotation)
+            return item, _dtype(annotation)
     for part in get_args(annotation):
         if hasattr(part, "__metadata__"):
             return _declaration(get_args(part)[0], part.__metadata__)
@@ -262,7 +280,7 @@ def _read_json(cls: type[Frame], text: bytes | str) -> dict[str, Any]:
 
 def _read_safetensors(cls: type[Frame], data: bytes) -> dict[str, Any]:
     """Header fields and declared arrays of a safetensors body."""
-    header, arrays = usual_layout(data, cls.dtypes, WIRE_DTYPES) or _any_layout(cls, data)
+    header, arrays = usual_layout(data, cls.dtypes, cls.codes) or _any_layout(cls, data)
     metadata = header.get(METADATA) or {}
     if HEADER_KEY not in metadata:
         raise FrameError(f"{cls.tag()}: the safetensors metadata has no key {HEADER_KEY!r}, the JSON header")
@@ -280,10 +298,10 @@ def _any_layout(cls: type[Frame], data: bytes) -> Read:
 
 
 def _tensor(cls: type[Frame], name: str, tensor: dict[str, Any]) -> NDArray[Any]:
-    stored = WIRE_DTYPES.get(tensor["dtype"])
     declared = cls.dtypes[name]
-    if stored is None or stored != declared:
-        raise FrameError(must_be(f"{cls.tag()}.{name}", str(declared), Shown(f"dtype {tensor['dtype']}")))
+    if tensor["dtype"] not in cls.codes[name]:
+        allowed = f"{declared} (BF16)" if "BF16" in cls.codes[name] else str(declared)
+        raise FrameError(must_be(f"{cls.tag()}.{name}", allowed, Shown(f"dtype {tensor['dtype']}")))
     try:
         array = np.frombuffer(tensor["data"], dtype=declared).reshape(tensor["shape"])
     except (ValueError, OverflowError) as exc:
@@ -325,12 +343,12 @@ def _at_most(value: Any, limit: int) -> Any:
     return value
 
 
-ArrayCheck = Callable[[NDArray[Any]], bool]
-
-
-def require(frame: Frame, field: str, rule: str, check: ArrayCheck) -> None:
-    """Raise ValueError naming `field` and `rule` if the array is present and `check` of it is false."""
+def require(frame: Frame, field: str, low: float, high: float | None = None, rule: str = "") -> None:
+    """Raise ValueError if the array `field` is present and has a value below `low` or above `high`; `rule` says it in words."""
     array = getattr(frame, field)
-    if array is not None and array.size and not check(array):
-        low, high = array.min(), array.max()
-        raise ValueError(must_be(field, rule, Shown(f"values from {low} to {high}")))
+    if array is None or not array.size:
+        return
+    least, greatest = extremes(array)
+    if least < low or (high is not None and greatest > high):
+        rule = rule or (f">= {low}" if high is None else f"{low} to {high}")
+        raise ValueError(must_be(field, rule, Shown(f"values from {array.min()} to {array.max()}")))

@@ -122,7 +122,8 @@ def _messages(topic: Topic) -> Object:
             "description": f"a safetensors file: the arrays of {topic.frame.tag()} by name, and in its metadata under the "
             "key qstream the other fields as a JSON object",
             "x-arrays": {
-                field: {"dtype": str(topic.frame.dtypes[field]), "axes": list(axes)} for field, axes in topic.frame.arrays.items()
+                field: {"dtype": _dtype_name(topic.frame, field), "axes": list(axes)}
+                for field, axes in topic.frame.arrays.items()
             },
             "x-header": {"$ref": f"#/components/schemas/{name}"},
         },
@@ -139,6 +140,10 @@ def _messages(topic: Topic) -> Object:
         }
         for form, content_type in FORMS.items()
     }
+
+
+def _dtype_name(frame: type[Frame], field: str) -> str:
+    return "bfloat16" if "BF16" in frame.codes[field] else str(frame.dtypes[field])
 
 
 def _headers(topic: Topic, content_type: ContentType) -> Object:

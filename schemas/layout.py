@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ METADATA = "__metadata__"
 Read = tuple[dict[str, Any], dict[str, NDArray[Any]]]
 
 
-def usual_layout(data: bytes, dtypes: Mapping[str, np.dtype[Any]], codes: Mapping[str, np.dtype[Any]]) -> Read | None:
+def usual_layout(data: bytes, dtypes: Mapping[str, np.dtype[Any]], codes: Mapping[str, Collection[str]]) -> Read | None:
     """Header and arrays of a body whose arrays follow each other from its header to its end, aligned, in the header's order.
 
     Parameters
@@ -23,7 +23,7 @@ def usual_layout(data: bytes, dtypes: Mapping[str, np.dtype[Any]], codes: Mappin
     dtypes
         The declared dtype of each array by its name. A body with another array is not usual.
     codes
-        The dtype of each safetensors code.
+        The safetensors codes that each array may have.
 
     Returns
     -------
@@ -43,16 +43,16 @@ def usual_layout(data: bytes, dtypes: Mapping[str, np.dtype[Any]], codes: Mappin
             continue
         dtype = dtypes.get(name)
         try:
-            if dtype is None or codes[entry["dtype"]] != dtype or position % dtype.itemsize:
+            if dtype is None or entry["dtype"] not in codes[name] or position % dtype.itemsize:
                 return None
             begin, end = entry["data_offsets"]
             array: NDArray[Any] = np.ndarray(entry["shape"], dtype, data, position)
+            if begin != position - start or end != begin + array.nbytes:
+                return None
         except (KeyError, TypeError, ValueError, OverflowError):
             return None
-        if position != start + begin or position + array.nbytes != start + end:
-            return None
         arrays[name] = array
-        position += array.nbytes
+        position = start + end
     return (header, arrays) if position == len(data) else None
 
 

@@ -67,13 +67,13 @@ class PlacementPlan(VersionedPlan):
                 rule = f"[layers, {slots} slots], num_gpus * slots_per_gpu"
                 raise ValueError(must_be("physical_to_logical_map", rule, Shown(f"shape {shape}")))
         gpus = self.num_gpus
-        require(self, "physical_to_logical_map", ">= 0", lambda a: a.min() >= 0)
-        require(self, "logical_to_physical_map", ">= -1", lambda a: a.min() >= -1)
+        require(self, "physical_to_logical_map", 0)
+        require(self, "logical_to_physical_map", -1)
         for name in ("logical_replica_count", "move_layer", "move_expert", "move_bytes"):
-            require(self, name, ">= 0", lambda a: a.min() >= 0)
-        require(self, "move_src_gpu", f"-1 to {gpus - 1}", lambda a: a.min() >= -1 and a.max() < gpus)
-        require(self, "move_dst_gpu", f"0 to {gpus - 1}", lambda a: a.min() >= 0 and a.max() < gpus)
-        require(self, "replica_shares", "0 to 1", lambda a: a.min() >= 0 and a.max() <= 1)
+            require(self, name, 0)
+        require(self, "move_src_gpu", -1, gpus - 1)
+        require(self, "move_dst_gpu", 0, gpus - 1)
+        require(self, "replica_shares", 0, 1)
         return self
 
     @classmethod

@@ -37,7 +37,7 @@ class DispatchShares(Plan):
 
     @model_validator(mode="after")
     def _in_range(self) -> Self:
-        require(self, "shares", "0 to 1", lambda a: a.min() >= 0 and a.max() <= 1)
+        require(self, "shares", 0, 1)
         return self
 
     @classmethod

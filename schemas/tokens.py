@@ -55,12 +55,12 @@ class TokenBatch(Frame):
         if self.token_names is not None and len(self.token_names) != len(self.token_id):
             raise ValueError(must_be("len(token_names)", f"{len(self.token_id)}, one a token", len(self.token_names)))
         names = len(self.label_names)
-        require(self, "topk_ids", ">= 0", lambda a: a.min() >= 0)
-        require(self, "topk_weights", ">= 0", lambda a: a.min() >= 0)
-        require(self, "cost", ">= 0", lambda a: a.min() >= 0)
-        require(self, "position", ">= 0", lambda a: a.min() >= 0)
-        require(self, "src_rank", ">= -1", lambda a: a.min() >= -1)
-        require(self, "label", f"-1 to {names - 1}, an index of label_names", lambda a: a.min() >= -1 and a.max() < names)
+        require(self, "topk_ids", 0)
+        require(self, "topk_weights", 0)
+        require(self, "cost", 0)
+        require(self, "position", 0)
+        require(self, "src_rank", -1)
+        require(self, "label", -1, names - 1, f"-1 to {names - 1}, an index of label_names")
         return self
 
     @classmethod

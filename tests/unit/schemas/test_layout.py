@@ -10,7 +10,7 @@ import pytest
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from schemas.frame import HEADER_KEY, WIRE_DTYPES, Axes, Frame, Name
+from schemas.frame import HEADER_KEY, Axes, Frame, Name
 from schemas.layout import usual_layout
 
 
@@ -37,7 +37,7 @@ def parts() -> tuple[dict[str, Any], bytes]:
 
 
 def read(data: bytes) -> Any:
-    return usual_layout(data, Sample.dtypes, WIRE_DTYPES)
+    return usual_layout(data, Sample.dtypes, Sample.codes)
 
 
 def test_what_a_frame_writes_is_read_as_views_of_its_bytes():
