@@ -34,11 +34,11 @@ from qstream.testing.verify import Produced, Run, fault_free, verify
 from schemas.deadletter import DeadLetter
 from schemas.topics import CONTROL, dead_letter_name
 
-pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(1500)]
 
 ACCOUNTS = 64
 WORKERS = 3
-JOIN_S = 180.0
+JOIN_S = 400.0
 SETTLE_S = 240.0
 DEATHS = 0.01  # of the writes to the store; a worker makes some 50 a second
 BROKER_STAYS: Mapping[Action, int] = {"kill": 5, "terminate": 3, "pause": 2, "add": 2, "remove": 1, "store": 2}

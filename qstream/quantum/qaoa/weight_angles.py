@@ -8,7 +8,7 @@ the search of angles is deterministic.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -99,7 +99,7 @@ def maximise(value: Callable[[Vector], float], start: Vector) -> tuple[float, Ve
     return -float(found.fun), np.asarray(found.x, np.float64)
 
 
-def generate(max_p: int = MAX_P, instances: int = INSTANCES) -> Table:
+def generate(max_p: int = MAX_P, instances: int = INSTANCES, starts_of: Sequence[str] = ("warm", "uniform")) -> Table:
     """The table: of the warm and of the uniform start, for p = 1, 2..., the share reached and the angles.
 
     Gammas are on the scale of the energies' deviation. Each p starts from the angles of one layer less, and the best of a few
@@ -107,7 +107,8 @@ def generate(max_p: int = MAX_P, instances: int = INSTANCES) -> Table:
     """
     families = [family(n, instances) for n in SIZES]
     table: Table = {}
-    for start, warm in (("warm", True), ("uniform", False)):
+    for start in starts_of:
+        warm = start == "warm"
         first = [0.5] if warm else []
         starts = [np.array([*first, gamma, beta]) for gamma in (0.7, 1.3) for beta in (-0.08, -0.2)]
         rows: list[Row] = []

@@ -49,10 +49,17 @@ def test_one_more_layer_captures_more(start: str) -> None:
 
 
 def test_the_generator_makes_the_first_row_of_the_stored_table() -> None:
-    made = generate(max_p=1)
+    made = generate(max_p=1, starts_of=["uniform"])
     assert differs(made, TABLE) == []
-    made["warm"][0]["value"] = 0.5
+    made["uniform"][0]["value"] = 0.5
     assert len(differs(made, TABLE)) == 1
+
+
+def test_no_step_from_the_stored_angles_of_a_warm_start_captures_more() -> None:
+    families, row = [family(n) for n in SIZES], TABLE["warm"][0]
+    stored = np.array([row["falloff"], *row["gamma"], *row["beta"]])
+    for step in (*(0.05 * np.eye(3)), *(-0.05 * np.eye(3))):
+        assert objective(families, stored + step, warm=True) < row["value"]
 
 
 def test_the_table_serves_other_problems_than_those_of_the_search() -> None:
