@@ -38,7 +38,7 @@ class Decision:
 def decide(
     plan: NDArray[np.int32],
     previous: NDArray[np.int32],
-    ahead: Forecast,
+    forecast: Forecast,
     topology: ExpertTopology,
     solver: SolverRecord,
     skip_reason: SkipReason | None = None,
@@ -48,7 +48,7 @@ def decide(
     Balancedness is the weighted mean over scenarios, 0 where an expert has no slot. The record's objective is the fullest
     level (tokens over capacity) under the forecast as one load, summed over layers.
     """
-    capacity, slot, load = capacities(topology), live_slots(topology), ahead.load()
+    capacity, slot, load = capacities(topology), live_slots(topology), forecast.load()
     gpus = np.flatnonzero(capacity)
     capacity, before, after = capacity[gpus], previous[:, slot], plan[:, slot]
     steps = moves(before, after, load, len(gpus), max(1, topology.expert_bytes), topology.nodes()[gpus])
@@ -57,9 +57,9 @@ def decide(
         src_gpu=np.where(steps.src_gpu >= 0, gpus[steps.src_gpu], -1).astype(np.int32),
         dst_gpu=gpus[steps.dst_gpu].astype(np.int32),
     )
-    balancedness, worst = _expected(after, ahead, capacity)
+    balancedness, worst = _expected(after, forecast, capacity)
     score = PlacementScore(
-        balancedness_before=_expected(before, ahead, capacity)[0],
+        balancedness_before=_expected(before, forecast, capacity)[0],
         balancedness=balancedness,
         worst_layer_balancedness=worst,
         moved_experts=len(steps.layer),
@@ -121,12 +121,12 @@ def map_arrays(plan: NDArray[np.int32], topology: ExpertTopology) -> dict[str, A
     }
 
 
-def _expected(plan: NDArray[np.int32], ahead: Forecast, capacity: NDArray[np.float64]) -> tuple[float, float]:
+def _expected(plan: NDArray[np.int32], forecast: Forecast, capacity: NDArray[np.float64]) -> tuple[float, float]:
     """Balancedness expected of a plan, and of its worst layer; 0 if an expert has no slot."""
-    if not holds(plan, ahead.scenarios.shape[2], len(capacity)).any(1).all():
+    if not holds(plan, forecast.scenarios.shape[2], len(capacity)).any(1).all():
         return 0.0, 0.0
-    mean, fullest = scenario_levels(plan, ahead.scenarios, capacity)
+    mean, fullest = scenario_levels(plan, forecast.scenarios, capacity)
     by_window = np.divide(mean.sum(1), fullest.sum(1), out=np.ones(len(mean)), where=fullest.sum(1) > 0)
-    mean, fullest = ahead.weights @ mean, ahead.weights @ fullest
+    mean, fullest = forecast.weights @ mean, forecast.weights @ fullest
     by_layer = np.divide(mean, fullest, out=np.ones_like(mean), where=fullest > 0)
-    return min(1.0, float(ahead.weights @ by_window)), min(1.0, float(by_layer.min()))
+    return min(1.0, float(forecast.weights @ by_window)), min(1.0, float(by_layer.min()))

@@ -57,7 +57,7 @@ class PlacementProblem:
     """What `place` was asked, checked; `live` are the GPUs with capacity, `capacity` [G] and `previous` [L, P] are of all."""
 
     topology: ExpertTopology
-    ahead: Forecast
+    forecast: Forecast
     live: NDArray[np.int64]
     capacity: NDArray[np.float64]
     least: NDArray[np.int32]
@@ -150,7 +150,7 @@ def solve(
         tried=partly,
         kept=partly,
     )
-    return decide(plan.reshape(problem.previous.shape), problem.previous, problem.ahead, topology, solver)
+    return decide(plan.reshape(problem.previous.shape), problem.previous, problem.forecast, topology, solver)
 
 
 def placement_problem(
@@ -175,7 +175,7 @@ def placement_problem(
         raise ProblemError(f"steps: {options.steps}, must be >= 0")
     if not 0 <= seed < 2**32:
         raise ProblemError(f"seed: {seed}, must be in 0..2**32 - 1")
-    ahead = forecast(windows[-options.windows :], labels=labels, queued=queued, top_k=topology.top_k)
+    found = forecast(windows[-options.windows :], labels=labels, queued=queued, top_k=topology.top_k)
     given = capacities(topology)
     live = np.flatnonzero(given > 0)
     slots = len(live) * topology.slots_per_gpu
@@ -187,17 +187,17 @@ def placement_problem(
     if not 0 <= options.hot_experts <= experts or (options.hot_experts and len(live) < 2):
         raise ProblemError(f"hot_experts: {options.hot_experts}, must be in 0..{experts}, and 0 for a single GPU with capacity")
     least = np.ones((layers, experts), np.int32)
-    heaviest = np.argsort(-ahead.load(), axis=1, kind="stable")[:, : options.hot_experts]
+    heaviest = np.argsort(-found.load(), axis=1, kind="stable")[:, : options.hot_experts]
     np.put_along_axis(least, heaviest, 2, 1)
     before = plan_array("previous", contiguous(topology) if previous is None else previous, experts, topology.num_gpus)
     if before.shape != (layers, topology.num_slots):
         raise ProblemError(f"previous: shape {before.shape}, must be {(layers, topology.num_slots)}")
-    return PlacementProblem(topology, ahead, live, given, least, before, move_cost, options, int(seed))
+    return PlacementProblem(topology, found, live, given, least, before, move_cost, options, int(seed))
 
 
 def _parts(problem: PlacementProblem, coactivation: NDArray[np.int64] | None) -> list[_Part]:
     """The nodes with their experts; one part with all GPUs and experts where nodes do not matter or cannot be filled."""
-    topology, load = problem.topology, problem.ahead.load()
+    topology, load = problem.topology, problem.forecast.load()
     every = np.tile(np.arange(load.shape[1]), (len(load), 1))
     whole = [_Part(problem.live, every)]
     gpus_of = [problem.live[topology.nodes()[problem.live] == n] for n in range(topology.num_nodes)]
@@ -241,7 +241,7 @@ def _stay(
     share: NDArray[np.float64],
 ) -> NDArray[np.int32]:
     """Keep the experts of a layer on their nodes where these keep their sizes, loads and nearly all co-activations."""
-    load = problem.ahead.load()
+    load = problem.forecast.load()
     on_gpu = holds(problem.previous, node.shape[1], problem.topology.num_gpus)
     on_node = np.stack([on_gpu[:, gpus].any(1) for gpus in gpus_of], axis=2)  # [L, E, nodes]
     before = on_node.argmax(2).astype(np.int32)
@@ -262,9 +262,11 @@ def _fill(problem: PlacementProblem, part: _Part, plan: NDArray[np.int32], late:
     gpus, slots = len(part.gpus), len(part.gpus) * problem.topology.slots_per_gpu
     capacity = problem.capacity[part.gpus]
     least = np.take_along_axis(problem.least, part.experts, 1)
-    fresh = place_window(np.take_along_axis(problem.ahead.load(), part.experts, 1), gpus, slots, least=least, capacity=capacity)
+    fresh = place_window(
+        np.take_along_axis(problem.forecast.load(), part.experts, 1), gpus, slots, least=least, capacity=capacity
+    )
     was, starts = _starts(problem, part, fresh, least)
-    scenarios = np.take_along_axis(problem.ahead.scenarios, part.experts[None], 2)
+    scenarios = np.take_along_axis(problem.forecast.scenarios, part.experts[None], 2)
     steps = -(-problem.options.steps * slots // (len(problem.live) * problem.topology.slots_per_gpu))
     plans = np.stack(starts)
     annealed = 0
@@ -280,7 +282,7 @@ def _fill(problem: PlacementProblem, part: _Part, plan: NDArray[np.int32], late:
                 seed=problem.seed + first,
                 move_cost=problem.move_cost,
                 previous=was[some],
-                weights=problem.ahead.weights,
+                weights=problem.forecast.weights,
                 capacity=capacity,
             )
         annealed += len(fresh[some]) if left else 0
@@ -329,5 +331,5 @@ def _cost(
     moved = (holds(plan, experts, gpus) & ~holds(was, experts, gpus)).sum((1, 2))
     mean, fullest = scenario_levels(plan, scenarios, capacity)
     ratio = np.divide(fullest, mean, out=np.ones_like(mean), where=mean > 0)
-    cost: NDArray[np.float64] = problem.ahead.weights @ ratio + problem.move_cost * moved
+    cost: NDArray[np.float64] = problem.forecast.weights @ ratio + problem.move_cost * moved
     return cost

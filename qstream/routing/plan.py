@@ -87,11 +87,11 @@ def _improved(found: Decision, problem: PlacementProblem, options: RoutingOption
     colocated = found.solver.variant == COLOCATION
     partitions = gpu_partitions(
         plan,
-        problem.ahead.scenarios,
+        problem.forecast.scenarios,
         len(live),
         move_cost=problem.move_cost,
         previous=problem.previous[:, slot],
-        weights=problem.ahead.weights,
+        weights=problem.forecast.weights,
         capacity=problem.capacity[live],
         nodes=topology.nodes()[live] if colocated else None,
     )
@@ -117,7 +117,7 @@ def _improved(found: Decision, problem: PlacementProblem, options: RoutingOption
     whole = found.physical_to_logical.copy()
     whole[:, slot] = gpu_plan(planned.race.answer, plan)
     solver = placement_record(planned, settings, found.solver)
-    better = decide(whole, problem.previous, problem.ahead, topology, solver)
+    better = decide(whole, problem.previous, problem.forecast, topology, solver)
     return replace(better, solver=solver, fallback_reason=reason)
 
 

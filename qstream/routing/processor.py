@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Self
-
-import numpy as np
 
 from qstream.ahead import Ahead
 from qstream.contract import Batch, Event, Processor, Record, Result, Tick
@@ -17,11 +15,12 @@ from qstream.quantum.record import Refused
 from qstream.quantum.runtime import QuantumRuntime
 from qstream.routing.decision import Decision
 from qstream.routing.events import Stamp, event_ns, failed_event, placement_event, reset_event, shares_event
-from qstream.routing.memory import PAIR_WINDOWS, Memory, RoutingState
+from qstream.routing.memory import Memory, RoutingState
 from qstream.routing.options import RoutingOptions
-from qstream.routing.plan import keep_placement, plan_placement
-from qstream.routing.problem import capacities, live_slots
+from qstream.routing.plan import keep_placement
+from qstream.routing.problem import live_slots
 from qstream.routing.requests import route_requests
+from qstream.routing.snapshot import pair_tokens, planner, snapshot
 from qstream.routing.tokens import check_batch, check_load, route_tokens
 from qstream.routing.topology import check_topology, kept_topology, same_slots
 from qstream.routing.warm import warm
@@ -150,11 +149,11 @@ class RoutingProcessor(Processor[RoutingState]):
         """Route a batch, and count what it is served by."""
         check_batch(batch, memory.now.topology)
         if not self.options.routing_plans:
-            memory.add_batch(batch, self.options.labels, self._pair_tokens())
+            memory.add_batch(batch, self.options.labels, pair_tokens(self.options))
             return []
         plan = self._route(record.event_id(n), batch, memory)
         served = batch if plan.expert_ids is None else batch.model_copy(update={"topk_ids": plan.expert_ids})
-        memory.add_batch(served, self.options.labels, self._pair_tokens())
+        memory.add_batch(served, self.options.labels, pair_tokens(self.options))
         return [Event(ROUTING_PLAN, record.key, plan.plan_id, plan, record)]
 
     def _take_load(self, load: ExpertLoad, memory: Memory) -> None:
@@ -189,7 +188,7 @@ class RoutingProcessor(Processor[RoutingState]):
             if memory.now.planning.is_due(stamp.ts_ns, self.options.plan_ms):
                 events += self._publish(stamp, memory)
             else:
-                start(self.ahead, record.key, self._snapshot(memory), lambda: self._planner(memory))
+                start(self.ahead, record.key, snapshot(memory, self.options), lambda: planner(memory, self.options, self.runtime))
         memory.fade(self.options.labels, self.options.colocate)
         return events
 
@@ -236,7 +235,9 @@ class RoutingProcessor(Processor[RoutingState]):
         if reason is not None:
             decision = keep_placement(memory.history(), now.placement, now.topology, reason)
         else:
-            found = planned(self.ahead, stamp.key, self._snapshot(memory), lambda: self._planner(memory))
+            found = planned(
+                self.ahead, stamp.key, snapshot(memory, self.options), lambda: planner(memory, self.options, self.runtime)
+            )
             decision, solver_s = found.value, found.seconds
         if decision.skip_reason is None:
             # A tick that is repeated after a crash has the same id, and consumers drop it: so it must say the same version.
@@ -254,30 +255,3 @@ class RoutingProcessor(Processor[RoutingState]):
         if self.options.acknowledge and now.in_force.holds_up(stamp.ts_ns, self.options.ttl_s):
             return SkipReason.NOT_ACKNOWLEDGED
         return None
-
-    def _planner(self, memory: Memory) -> Callable[[], Decision]:
-        """How the placement is planned: a pure function of what is known of the window's end, but for devices and deadlines."""
-        history, placement, topology, options = memory.history(), memory.now.placement, memory.now.topology, self.options
-        labels, queued = memory.now.planning_labels, memory.now.planning_queued
-        pairs = memory.planning_coactivation(self._pair_tokens()) if options.colocate else None
-        runtime = self.runtime() if options.device and self.runtime else None
-        return lambda: plan_placement(
-            history,
-            placement,
-            topology,
-            options,
-            labels=None if labels is None else labels.astype(np.int64),
-            queued=queued,
-            coactivation=None if pairs is None else pairs(),
-            runtime=runtime,
-        )
-
-    def _pair_tokens(self) -> int:
-        """Tokens of a layer whose co-activations are remembered; 0 if none are."""
-        return PAIR_WINDOWS * self.options.window_tokens if self.options.colocate else 0
-
-    def _snapshot(self, memory: Memory) -> Hashable:
-        """What tells a model's plan from its others; capacities as well, which may change within the same millisecond."""
-        planning = memory.now.planning
-        capacity = capacities(memory.now.topology).tobytes()
-        return planning.base_version, planning.begun_ns, memory.now.closed, self.options, capacity

@@ -24,10 +24,10 @@ def profiles(rng: np.random.Generator, labels: int, layers: int, experts: int) -
 
 def test_without_labels_the_windows_themselves_are_the_scenarios_and_newer_ones_count_more() -> None:
     history = np.random.default_rng(0).integers(0, 9, (5, 2, 4))
-    ahead = forecast(history)
-    np.testing.assert_array_equal(ahead.scenarios, history)
-    assert ahead.weights.sum() == pytest.approx(1.0)
-    assert (np.diff(ahead.weights) > 0).all()
+    found = forecast(history)
+    np.testing.assert_array_equal(found.scenarios, history)
+    assert found.weights.sum() == pytest.approx(1.0)
+    assert (np.diff(found.weights) > 0).all()
 
 
 def test_the_labels_of_a_window_are_recovered_from_its_counts() -> None:
@@ -44,9 +44,9 @@ def test_windows_that_labels_explain_in_full_give_the_demand_of_the_queue_alone(
     mix = np.array([[90_000, 10_000], [20_000, 80_000], [50_000, 50_000]])
     history = np.einsum("wk,kle->wle", mix, rates).round().astype(np.int64)
     labels = np.einsum("wk,kle->kle", mix, rates).round().astype(np.int64)
-    ahead = forecast(history, labels=labels, queued=np.array([75_000, 25_000]))
+    found = forecast(history, labels=labels, queued=np.array([75_000, 25_000]))
     want = 0.75 * rates[0] + 0.25 * rates[1]
-    for scenario in ahead.scenarios:
+    for scenario in found.scenarios:
         np.testing.assert_allclose(scenario / scenario.sum(1, keepdims=True), want, atol=0.003)
 
 
@@ -56,10 +56,10 @@ def test_what_labels_do_not_explain_stays_in_the_scenarios() -> None:
     history = (np.einsum("wk,kle->wle", np.full((2, 2), 50_000.0), rates)).round()
     history[1, 0, 0] *= 2
     labels = (rates * 100_000).round().astype(np.int64)
-    ahead = forecast(history, labels=labels, queued=np.array([1, 1]))
-    twice = ahead.scenarios[1, 0, 0] / ahead.scenarios[0, 0, 0]
+    found = forecast(history, labels=labels, queued=np.array([1, 1]))
+    twice = found.scenarios[1, 0, 0] / found.scenarios[0, 0, 0]
     assert 1.5 < twice < 2.0
-    others = ahead.scenarios[1, 0, 1:] / ahead.scenarios[0, 0, 1:]
+    others = found.scenarios[1, 0, 1:] / found.scenarios[0, 0, 1:]
     assert np.abs(others - 1).max() < 0.2
 
 
@@ -71,17 +71,17 @@ def test_a_queue_shorter_than_a_window_is_filled_up_with_the_labels_of_each_past
     history = np.einsum("wk,kle->wle", mix, rates).round().astype(np.int64)
     labels = np.einsum("wk,kle->kle", mix, rates).round().astype(np.int64)
     tokens = int(share * 100_000 / 4)
-    ahead = forecast(history, labels=labels, queued=np.array([tokens, 0]), top_k=4)
+    found = forecast(history, labels=labels, queued=np.array([tokens, 0]), top_k=4)
     want = np.einsum("wk,kle->wle", share * np.array([1.0, 0.0]) + (1 - share) * mix / 100_000, rates)
-    np.testing.assert_allclose(ahead.scenarios / 100_000, want, atol=0.004)
+    np.testing.assert_allclose(found.scenarios / 100_000, want, atol=0.004)
 
 
 def test_labels_that_explain_nothing_leave_the_past_windows_as_they_are() -> None:
     rng = np.random.default_rng(0)
     history = rng.multinomial(5000, rng.dirichlet(np.full(16, 4.0), (6, 3)))
     for queued in ([0], [10**6]):
-        ahead = forecast(history, labels=history.sum(0)[None], queued=np.array(queued))
-        np.testing.assert_allclose(ahead.scenarios, history, rtol=0.02, atol=2)
+        found = forecast(history, labels=history.sum(0)[None], queued=np.array(queued))
+        np.testing.assert_allclose(found.scenarios, history, rtol=0.02, atol=2)
 
 
 def test_a_label_never_seen_is_foretold_as_the_mean_of_all_tokens() -> None:
@@ -97,8 +97,8 @@ def test_rare_labels_count_as_one_without_losing_their_tokens() -> None:
     queued = np.repeat([0, 10**7], [70, 30])
     history = labels.sum(0)[None]
     known = labels[70:].sum(0)[None] + labels[63:70].sum(0)[None]
-    ahead = forecast(history, labels=labels, queued=queued).load()
-    np.testing.assert_allclose(ahead / ahead.sum(), (known / known.sum())[0], atol=0.01)
+    found = forecast(history, labels=labels, queued=queued).load()
+    np.testing.assert_allclose(found / found.sum(), (known / known.sum())[0], atol=0.01)
 
 
 @settings(max_examples=100)
@@ -116,12 +116,12 @@ def test_every_input_gives_finite_loads_and_the_same_ones_again(
     history = rng.integers(0, 20, shape) * (rng.random(shape) < 0.5) * (not empty)
     seen = rng.integers(0, 3, (labels, *shape[1:]))
     queued = np.full(labels, queue)
-    ahead, again = (forecast(history, labels=seen, queued=queued) for _ in range(2))
-    assert ahead.scenarios.shape == shape
-    for load in (ahead.scenarios, ahead.load()):
+    found, again = (forecast(history, labels=seen, queued=queued) for _ in range(2))
+    assert found.scenarios.shape == shape
+    for load in (found.scenarios, found.load()):
         assert np.isfinite(load).all()
         assert load.min() >= 0
-    assert ahead.scenarios.tobytes() == again.scenarios.tobytes()
+    assert found.scenarios.tobytes() == again.scenarios.tobytes()
 
 
 def test_bad_input_is_named() -> None:
@@ -147,9 +147,9 @@ def test_plans_for_next_windows_of_real_routing_are_better_balanced_with_labels(
     windows = stick.window_counts(trace.ids)
     scores: list[list[float]] = []
     for i in range(3, len(windows) - 1):
-        seen, ahead = trace.label[: (i + 1) * 1024], trace.label[(i + 1) * 1024 : (i + 2) * 1024]
+        seen, coming = trace.label[: (i + 1) * 1024], trace.label[(i + 1) * 1024 : (i + 2) * 1024]
         labels = np.stack([stick.counts(trace.ids[: (i + 1) * 1024][seen == k]) for k in range(2)])
-        queued = np.bincount(ahead, minlength=2)
+        queued = np.bincount(coming, minlength=2)
         plans = [place(windows[i].astype(np.float64), 8, 72)]
         for known in ({}, {"labels": labels, "queued": queued}):
             look = forecast(windows[: i + 1], **known)

@@ -8,7 +8,7 @@ import pytest
 from qstream.ahead import Ahead
 from qstream.contract import Batch, Record, Tick
 from qstream.errors import NotYet
-from qstream.routing import processor
+from qstream.routing import processor, snapshot
 from qstream.routing.memory import RoutingState
 from qstream.routing.options import RoutingOptions
 from qstream.routing.processor import RoutingProcessor
@@ -266,7 +266,7 @@ def broken(*_args, **_options):
 def test_a_planner_that_fails_costs_its_plan_and_no_record(monkeypatch, caplog):
     stream = Stream()
     stream.send(1000, load(1))
-    monkeypatch.setattr(processor, "plan_placement", broken)
+    monkeypatch.setattr(snapshot, "plan_placement", broken)
     failed, route = stream.send(1100, tokens(1))
     assert (failed.frame.skip_reason, failed.frame.expected) == (SkipReason.PLANNING_FAILED, None)
     assert failed.frame.version == failed.frame.base_version == route.frame.placement_version
@@ -278,11 +278,13 @@ def test_a_planner_that_fails_costs_its_plan_and_no_record(monkeypatch, caplog):
     assert stream.send(1300, tokens(3))[0].frame.skip_reason is None
 
 
-@pytest.mark.parametrize("place", ["plan_placement", "placement_event", "keep_placement"])
-def test_a_fault_anywhere_on_the_way_to_a_plan_costs_that_plan_in_any_case(monkeypatch, place):
+@pytest.mark.parametrize(
+    ("room", "function"), [(snapshot, "plan_placement"), (processor, "placement_event"), (processor, "keep_placement")]
+)
+def test_a_fault_anywhere_on_the_way_to_a_plan_costs_that_plan_in_any_case(monkeypatch, room, function):
     """At once and later, next to the records and with them, of a window and of a changed topology."""
     dead = TOPOLOGY.model_copy(update={"gpu_capacity": np.array([1, 0, 1, 1], np.float32)})
-    monkeypatch.setattr(processor, place, broken)
+    monkeypatch.setattr(room, function, broken)
     for plan_ms in (0.0, 100.0):
         for ahead in (None, Ahead()):
             stream = Stream(OPTIONS.changed({"plan_ms": plan_ms, "acknowledge": True}), ahead)
