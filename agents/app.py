@@ -30,6 +30,7 @@ from qstream.stream.status import Status
 from schemas.control import Control
 from schemas.frame import FrameError, body_type
 from schemas.topics import CONTROL
+from schemas.wording import Shown, must_be
 
 log = logging.getLogger(__name__)
 HEALTH_PERIOD_S = 2.0
@@ -114,7 +115,7 @@ def _require_free(host: str, port: int) -> None:
         socket.create_server((host, port)).close()
     except OSError as exc:
         reason = exc.strerror or exc
-        raise ConfigError(f"host is {host!r} and port {port}, allowed is an address that is free here: {reason}") from exc
+        raise ConfigError(must_be("host and port", f"an address that is free here ({reason})", Shown(f"{host}:{port}"))) from exc
 
 
 def _follow_control(app: faust.App, loop: BatchLoop[Any]) -> None:
@@ -171,7 +172,7 @@ def _credentials(kafka: dict[str, str]) -> Any:
     if protocol == "PLAINTEXT":
         return None
     if protocol not in ("SSL", "SASL_PLAINTEXT", "SASL_SSL"):
-        raise ConfigError(f"kafka.security.protocol is {protocol!r}, allowed are PLAINTEXT, SSL, SASL_PLAINTEXT, SASL_SSL")
+        raise ConfigError(must_be("kafka.security.protocol", "PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL", protocol))
     context = _ssl_context(kafka) if protocol.endswith("SSL") else None
     if protocol == "SSL":
         return faust.SSLCredentials(context)
@@ -186,7 +187,7 @@ def _credentials(kafka: dict[str, str]) -> Any:
 def _ssl_context(kafka: dict[str, str]) -> ssl.SSLContext:
     for name in ("ssl.ca.location", "ssl.certificate.location", "ssl.key.location"):
         if name in kafka and not Path(kafka[name]).is_file():
-            raise ConfigError(f"kafka.{name} is {kafka[name]!r}, allowed is the path of a PEM file")
+            raise ConfigError(must_be(f"kafka.{name}", "the path of a PEM file", kafka[name]))
     context = ssl.create_default_context(cafile=kafka.get("ssl.ca.location"))
     if "ssl.certificate.location" in kafka:
         context.load_cert_chain(kafka["ssl.certificate.location"], kafka.get("ssl.key.location"), kafka.get("ssl.key.password"))

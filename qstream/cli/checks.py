@@ -1,4 +1,4 @@
-"""Checks: what the doctor looks at, one function a patient."""
+"""Checks: what the doctor looks at, one function per part."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ MIB: Final = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One finding: `mend` says what to do, empty if nothing."""
+    """One finding: `fix` says what to do, empty if nothing."""
 
     verdict: Literal["ok", "warn", "fail"]
     what: str
     detail: str
-    mend: str = ""
+    fix: str = ""
 
 
 def check_installation() -> list[Check]:
@@ -54,8 +54,8 @@ def check_installation() -> list[Check]:
 
 
 def check_kernel_cache() -> Check:
-    """Whether compiled kernels can be kept, without which every start of an agent compiles anew."""
-    mend = "set NUMBA_CACHE_DIR to a folder that this user may write"
+    """Whether compiled kernels can be kept, without which every start of an agent compiles again."""
+    fix = "set NUMBA_CACHE_DIR to a folder that this user may write"
     try:
         kernels: Any = importlib.import_module("qstream.kernels")  # its kernels look for a cache as they are declared
         folder = Path(kernels.mix64.stats.cache_path)
@@ -63,7 +63,7 @@ def check_kernel_cache() -> Check:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except (RuntimeError, OSError) as exc:
-        return Check("warn", "kernel cache", f"compiled kernels cannot be kept: {exc}", mend)
+        return Check("warn", "kernel cache", f"compiled kernels cannot be kept: {exc}", fix)
     return Check("ok", "kernel cache", str(folder))
 
 
@@ -79,10 +79,10 @@ def check_gpu() -> Check:
         memory = sum(pynvml.nvmlDeviceGetMemoryInfo(handle).total for handle in handles) // MIB
         driver = _text(pynvml.nvmlSystemGetDriverVersion())
     except pynvml.NVMLError as exc:
-        return Check("warn", "gpu", f"the NVIDIA driver answers in part: {exc}", "see nvidia-smi")
+        return Check("warn", "gpu", f"the NVIDIA driver answers only partly: {exc}", "see nvidia-smi")
     finally:
         pynvml.nvmlShutdown()
-    return Check("ok", "gpu", f"{len(handles)} x {', '.join(names)}, {memory} MiB in all, driver {driver}")
+    return Check("ok", "gpu", f"{len(handles)} x {', '.join(names)}, {memory} MiB in total, driver {driver}")
 
 
 def check_broker(settings: Settings) -> list[Check]:
@@ -116,14 +116,14 @@ def check_redis(url: str) -> list[Check]:
         except (ConfigError, StoreUnavailable) as exc:
             return [Check("fail", "redis", str(exc), "install redis-server, or name one by --redis")]
     try:
-        told = _redis_detail(url)
+        known = _redis_detail(url)
     except (redis.RedisError, OSError, ValueError) as exc:  # ValueError: no Redis URL
         return [Check("fail", "redis", f"no answer: {exc}", "start it, or correct --redis or QSTREAM_REDIS_URL")]
-    found = [Check("ok", "redis", f"answers, version {told['redis_version']}")]
-    policy = told.get("maxmemory_policy", "noeviction")
+    found = [Check("ok", "redis", f"answers, version {known['redis_version']}")]
+    policy = known.get("maxmemory_policy", "noeviction")
     if policy != "noeviction":
-        mend = "CONFIG SET maxmemory-policy noeviction, and in redis.conf"
-        found.append(Check("warn", "redis memory", f"maxmemory-policy is {policy}: an evicted state is a cold start", mend))
+        fix = "CONFIG SET maxmemory-policy noeviction, and in redis.conf"
+        found.append(Check("warn", "redis memory", f"maxmemory-policy is {policy}: an evicted state is a cold start", fix))
     return found
 
 
@@ -133,17 +133,17 @@ def _check_topics(cluster: Cluster) -> list[Check]:
     except Transient as exc:
         return [Check("fail", "topics", str(exc))]
     wrong = [state for state in states if state.finding != "ok"]
-    mends = {"missing": "qstream topics apply", "differs": "change or recreate the topic: qstream never does"}
+    fixes = {"missing": "qstream topics apply", "differs": "change or recreate the topic: qstream never does"}
     found = [
         Check(
             "fail",
             f"topic {state.topic}",
             state.finding + (f": {state.detail}" if state.finding == "differs" else ""),
-            mends[state.finding],
+            fixes[state.finding],
         )
         for state in wrong
     ]
-    return found or [Check("ok", "topics", f"all {len(states)} are there")]
+    return found or [Check("ok", "topics", f"all {len(states)} exist")]
 
 
 def _check_groups(cluster: Cluster, settings: Settings) -> list[Check]:
@@ -171,12 +171,12 @@ def _check_groups(cluster: Cluster, settings: Settings) -> list[Check]:
 
 
 def _is_absent(cluster: Cluster, group: str) -> bool:
-    """Whether all brokers told their groups, and this is none of them."""
+    """Whether all brokers listed their groups, and this is not one of them."""
     try:
-        told = cluster.client.list_consumer_groups(request_timeout=GROUPS_ANSWER_S).result()
+        listed = cluster.client.list_consumer_groups(request_timeout=GROUPS_ANSWER_S).result()
     except confluent_kafka.KafkaException as exc:
         raise Transient(f"the broker does not list its groups: {exc.args[0].str()}") from exc
-    return not told.errors and group not in {known.group_id for known in told.valid}
+    return not listed.errors and group not in {known.group_id for known in listed.valid}
 
 
 def _redis_detail(url: str) -> dict[str, Any]:
@@ -185,8 +185,8 @@ def _redis_detail(url: str) -> dict[str, Any]:
         url, socket_timeout=answer_s, socket_connect_timeout=answer_s, retry=Retry(NoBackoff(), 0)
     ) as client:
         client.ping()
-        told: dict[str, Any] = client.info()
-    return told
+        info: dict[str, Any] = client.info()
+    return info
 
 
 def _text(value: str | bytes) -> str:

@@ -1,4 +1,4 @@
-"""`qstream control`: what the operator wants of a running agent."""
+"""`qstream control`: what an operator asks of a running agent."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from qstream.stream.read import frame_of, read_all
 from schemas.control import Control
 from schemas.frame import FrameError
 from schemas.topics import CONTROL
+from schemas.wording import must_be
 
 app = new_app()
 
@@ -29,19 +30,19 @@ def control(
     changes: OptionChanges = None,
     unset: Annotated[
         list[str] | None,
-        typer.Option(metavar="OPTION", help="Give a toggle back the value that the workers started with."),
+        typer.Option(metavar="OPTION", help="Return an option to the value that the workers started with."),
     ] = None,
     pause: Annotated[bool, typer.Option("--pause", help="Stop reading; the workers stay in their group.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Read on.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue to read.")] = False,
     reason: Annotated[str | None, typer.Option(help="Why, for the next operator.")] = None,
-    show: Annotated[bool, typer.Option("--show", help="Only show the wish in force.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Only show what is in force.")] = False,
     bootstrap_servers: BootstrapServers = None,
     as_json: AsJson = False,
 ) -> None:
-    """Pause, resume or retune all workers of an agent; they obey at their next batch.
+    """Pause, resume or retune all workers of an agent, from their next batch on.
 
-    The wish in force is read, changed and published whole. Toggles are checked against the agent first. Of two operators
-    who change it in the same moment, the later one wins.
+    The record in force is read, changed and published as a whole. Options are checked against the agent first. Of two
+    operators who change it at the same moment, the later one wins.
 
     \b
     Example:
@@ -53,20 +54,20 @@ def control(
     dropped = set(unset or [])
     changing = bool(wanted or dropped or pause or resume or reason is not None)
     if pause and resume:
-        raise ConfigError("--pause and --resume, allowed is one of them")
+        raise ConfigError("only one of --pause and --resume must be given")
     if both := wanted.keys() & dropped:
-        raise ConfigError(f"--set and --unset of {min(both)!r}, allowed is one of them")
+        raise ConfigError(f"only one of --set and --unset must be given for {min(both)!r}")
     if show and changing:
-        raise ConfigError("--show with a change, allowed is one of them")
+        raise ConfigError("--show must be given alone, without a change")
     processor = find_agent(agent).processor
     settings = client_settings(bootstrap_servers)
     require_topics(reach(settings), [CONTROL])
     wish, unreadable = _in_force(settings, agent)
     if show and unreadable:
-        typer.echo(f"unreadable records passed over on {CONTROL.name}: {unreadable}", err=True)
+        typer.echo(f"unreadable records skipped on {CONTROL.name}: {unreadable}", err=True)
     if changing:
         if absent := dropped - wish.options.keys():
-            raise ConfigError(f"--unset {min(absent)!r}: not set, set are {', '.join(wish.options) or 'none'}")
+            raise ConfigError(must_be("--unset", f"an option that is set ({', '.join(wish.options) or 'none is'})", min(absent)))
         wish = Control.build(
             agent=agent,
             ts_ns=max(time.time_ns(), wish.ts_ns + 1),
@@ -82,7 +83,7 @@ def control(
 
 
 def _in_force(settings: Settings, agent: str) -> tuple[Control, int]:
-    """The newest readable wish of the agent, else one that changes nothing; and how many records are unreadable."""
+    """The newest readable control record of the agent, else one that changes nothing; and how many are unreadable."""
     newest, unreadable = Control(agent=agent, ts_ns=0), 0
     for message in read_all(settings, CONTROL.name):
         try:
@@ -100,4 +101,4 @@ def _tell(wish: Control, as_json: bool) -> None:
         typer.echo(wish.model_dump_json())
         return
     rows = [("agent", wish.agent), ("state", "paused" if wish.paused else "running"), ("reason", wish.reason)]
-    print_table(("wish", "value"), [*rows, *((f"option {name}", str(value)) for name, value in wish.options.items())])
+    print_table(("control", "value"), [*rows, *((f"option {name}", str(value)) for name, value in wish.options.items())])

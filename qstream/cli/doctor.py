@@ -1,4 +1,4 @@
-"""`qstream doctor`: whether this machine and its servers are fit, and how to mend what is not."""
+"""`qstream doctor`: whether this machine and its servers work, and how to fix what does not."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def doctor(bootstrap_servers: BootstrapServers = None, redis: RedisUrl = None, a
     if as_json:
         print_json([dataclasses.asdict(check) for check in checks])
     else:
-        rows = [(check.verdict, check.what, check.detail, check.mend) for check in checks]
-        print_table(("", "what", "detail", "mend"), rows, [STYLES[check.verdict] for check in checks])
+        rows = [(check.verdict, check.what, check.detail, check.fix) for check in checks]
+        print_table(("", "what", "detail", "fix"), rows, [STYLES[check.verdict] for check in checks])
     if any(check.verdict == "fail" for check in checks):
         raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""Ending: the exit code and the one line on stderr of every error that is no bug."""
+"""Ending: the exit code and the one line on stderr of every error that is not a bug."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EXIT_USAGE = 2
 
 
 def ended_well(call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """The result of the call; an error that a user can mend ends the command without a traceback."""
+    """The result of the call; an error that a user can fix ends the command without a traceback."""
     try:
         return call(*args, **kwargs)
     except ConfigError as exc:
@@ -31,7 +31,7 @@ def ended_well(call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     except KafkaException as exc:
         raise _failed(f"Kafka: {exc.args[0].str()}", EXIT_FAILED) from exc
     except OSError as exc:
-        if exc.errno == errno.EPIPE:  # the reader of a pipe has seen enough
+        if exc.errno == errno.EPIPE:  # the reader of a pipe has closed it
             raise
         raise _failed(exc, EXIT_FAILED) from exc
 

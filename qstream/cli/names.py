@@ -11,6 +11,7 @@ from agents.registry import all_topics
 from qstream.errors import ConfigError
 from schemas.control import Scalar
 from schemas.topics import Topic
+from schemas.wording import Shown, must_be
 
 INT64_END = 1 << 63  # a control record holds no larger integer
 
@@ -28,8 +29,8 @@ def find_topic(name: str, topics: Sequence[Topic] | None = None) -> Topic:
         if len(choice) == 1:
             return choice[0]
     known = ", ".join(topic.name for topic in found or topics)
-    fault = "ambiguous" if found else "unknown"
-    raise ConfigError(f"topic {name!r} is {fault}, allowed are {known}, or a part such as 'routing' or 'load'")
+    rule = f"the name of one topic or a part of it, such as 'load'; {'several match' if found else 'known are'}: {known}"
+    raise ConfigError(f"topic must be {rule}, got {name!r}")
 
 
 def parse_options(changes: Sequence[str]) -> dict[str, Scalar]:
@@ -38,14 +39,16 @@ def parse_options(changes: Sequence[str]) -> dict[str, Scalar]:
     for change in changes:
         name, equals, text = change.partition("=")
         if not (name and equals):
-            raise ConfigError(f"--set {change!r}, allowed is OPTION=VALUE")
+            raise ConfigError(must_be("--set", "OPTION=VALUE", change))
         if name in options:
-            raise ConfigError(f"--set names {name!r} twice")
+            raise ConfigError(f"--set must name each option once, got {name!r} twice")
         value = _scalar(text)
         if isinstance(value, float) and not math.isfinite(value):
-            raise ConfigError(f"--set {change!r}, allowed are finite numbers")
+            raise ConfigError(must_be(f"--set {name}", "a finite number", Shown(text)))
         if isinstance(value, int) and not -INT64_END <= value < INT64_END:
-            raise ConfigError(f"--set {name} is an integer of {value.bit_length()} bits, allowed are 64 with the sign")
+            raise ConfigError(
+                must_be(f"--set {name}", "an integer of 64 bits with its sign", Shown(f"{value.bit_length() + 1} bits"))
+            )
         options[name] = value
     return options
 

@@ -17,6 +17,7 @@ from qstream.embedded.kafka import PROMPT, EmbeddedKafka
 from qstream.embedded.redis import EmbeddedRedis
 from qstream.errors import ConfigError
 from schemas.topics import CONTROL, Topic
+from schemas.wording import must_be
 
 app = new_app()
 LOGLEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
@@ -38,7 +39,7 @@ def run(
     """Run an agent until SIGTERM or Ctrl-C.
 
     Servers that are not named run inside this process, and their addresses are printed for other commands. On a real
-    cluster the agent waits for nobody: no broker within 10 s, or a missing topic, ends it with exit code 1.
+    cluster, no answer from a broker within 10 s or a missing topic ends the command with exit code 1.
 
     \b
     Example:
@@ -46,7 +47,7 @@ def run(
       qstream run routing -b localhost:9092 --redis redis://localhost:6379/0 --set placement=fast
     """
     if loglevel.upper() not in LOGLEVELS:
-        raise ConfigError(f"--loglevel is {loglevel!r}, allowed are {', '.join(LOGLEVELS)}")
+        raise ConfigError(must_be("--loglevel", f"one of {', '.join(LOGLEVELS)}", loglevel))
     found = find_agent(agent)
     settings = load_settings(
         bootstrap_servers=bootstrap_servers,
@@ -65,7 +66,7 @@ def run(
 
 
 def _with_servers(settings: Settings, needed: list[Topic], servers: ExitStack) -> Settings:
-    """The settings with real addresses, of servers that answer; embedded ones are started and told."""
+    """The settings with real addresses of servers that answer; embedded ones are started and their addresses printed."""
     own: dict[str, str] = {}
     prompt: dict[str, str] = {}
     if settings.bootstrap_servers == EMBEDDED:
@@ -88,4 +89,6 @@ def _with_servers(settings: Settings, needed: list[Topic], servers: ExitStack) -
 
 def _refuse_transactions(settings: Settings) -> None:
     if settings.delivery == "exactly_once":
-        raise ConfigError("delivery is 'exactly_once', allowed on an embedded broker is 'at_least_once': it has no transactions")
+        raise ConfigError(
+            must_be("delivery", "at_least_once on an embedded broker, which has no transactions", settings.delivery)
+        )

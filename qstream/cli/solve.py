@@ -23,6 +23,7 @@ from qstream.quantum.record import Problem, SolveMeta, SolveRequest, SolveResult
 from qstream.quantum.solvers import SOLVERS, is_known, solver_names, warm
 from qstream.quantum.solvers import solve as solve_problem
 from schemas.solver import CLASSICAL, DEVICE
+from schemas.wording import must_be
 
 app = new_app()
 STYLES: Final = {"simulated": "yellow", "device": "magenta", "classical": "green"}
@@ -64,13 +65,13 @@ def solve(
     """
     if bench:
         if file is not None:
-            raise ConfigError(f"FILE is {str(file)!r}, allowed with --bench is none: it makes its problems itself")
+            raise ConfigError(must_be("FILE", "absent with --bench, which makes its own problems", str(file)))
         _compare(seed, shots, as_json)
         return
     if file is None:
-        raise ConfigError("FILE is missing, allowed is a problem file, or --bench")
+        raise ConfigError(must_be("FILE", "a problem file, or --bench given", None))
     if not is_known(solver):
-        raise ConfigError(f"solver is {solver!r}, allowed are {AUTO}, {', '.join(solver_names())}, {DEVICE}NAME")
+        raise ConfigError(must_be("solver", f"{AUTO}, {', '.join(solver_names())} or {DEVICE}NAME", solver))
     deadline_s = math.inf if deadline is None else seconds(deadline)
     fields = read_fields(file)
     problem = problem_of(fields, kind, colors)
@@ -89,7 +90,7 @@ def seconds(text: str) -> float:
     found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)(ms|s)", text)
     value = float(found[1]) * (1e-3 if found[2] == "ms" else 1.0) if found else 0.0
     if value <= 0:
-        raise ConfigError(f"deadline is {text!r}, allowed are times above 0 such as 50ms or 2s")
+        raise ConfigError(must_be("deadline", "a time above 0, such as 50ms or 2s", text))
     return value
 
 

@@ -18,7 +18,7 @@ from qstream.install import install_hint
 from schemas.frame import HEADER_KEY, JSON, SAFETENSORS, Frame, FrameError
 from schemas.tokens import from_dataframe, from_objects
 from schemas.topics import TOKENS_BATCH, Topic
-from schemas.wording import must_be
+from schemas.wording import Shown, must_be
 
 TOKENS_A_BATCH: Final = 8192
 STDIN: Final = Path("-")
@@ -71,7 +71,7 @@ def _read(path: Path, topic: Topic | None, header: BatchHeader) -> list[Item]:
     if path == STDIN:
         return _from_objects(_lines("stdin", sys.stdin.buffer.read()), topic, header)
     if not path.is_file():
-        raise ConfigError(f"there is no file {str(path)!r}, allowed are {FORMATS}")
+        raise ConfigError(must_be("FILE", f"a file that exists ({FORMATS})", str(path)))
     if path.suffix == ".safetensors":
         return [_from_safetensors(path, topic)]
     if path.suffix == ".csv":
@@ -82,7 +82,7 @@ def _read(path: Path, topic: Topic | None, header: BatchHeader) -> list[Item]:
         value = _parse(path.name, path.read_bytes())
         values = value if isinstance(value, list) else [value]
         return _from_objects([(f"{path.name}[{n}]", one) for n, one in enumerate(values)], topic, header)
-    raise ConfigError(f"{path.name} has the ending {path.suffix!r}, allowed are {FORMATS}")
+    raise ConfigError(must_be("FILE", FORMATS, path.name))
 
 
 def _lines(name: str, body: bytes) -> list[tuple[str, Any]]:
@@ -99,10 +99,10 @@ def _parse(where: str, text: bytes) -> Any:
 
 def _from_objects(values: Sequence[tuple[str, Any]], topic: Topic | None, header: BatchHeader) -> list[Item]:
     if not values:
-        raise FrameError("no frames and no tokens, allowed is at least one")
+        raise FrameError("input must have at least one frame or token, got none")
     for where, value in values:
         if not isinstance(value, dict):
-            raise FrameError(f"{where}: got a {type(value).__name__}, allowed is an object, a frame or a token")
+            raise FrameError(must_be(where, "an object, a frame or a token", Shown(type(value).__name__)))
     if _is_token(values[0][1], topic):
         return _from_tokens([value for _, value in values], header)
     return [_from_object(where, value, topic) for where, value in values]
@@ -150,7 +150,9 @@ def _required(frame: type[Frame]) -> set[str]:
 
 def _from_csv(path: Path, topic: Topic | None, header: BatchHeader) -> list[Item]:
     if topic not in (None, TOKENS_BATCH):
-        raise ConfigError(f"a table holds tokens, allowed is --topic {TOKENS_BATCH.name}")
+        raise ConfigError(
+            must_be("--topic", f"{TOKENS_BATCH.name} for a table, which holds tokens", topic.name if topic else None)
+        )
     try:
         import pandas as pd  # noqa: PLC0415 - an extra that only tables need
     except ModuleNotFoundError as exc:
@@ -161,7 +163,7 @@ def _from_csv(path: Path, topic: Topic | None, header: BatchHeader) -> list[Item
         raise FrameError(f"{path.name}: not a table: {exc}") from exc
     starts = range(0, len(table), TOKENS_A_BATCH)
     if not starts:
-        raise FrameError(f"{path.name}: no tokens, allowed is at least one")
+        raise FrameError(f"{path.name}: must have at least one token, got none")
     items = []
     for start in starts:
         some, batch_id = table.iloc[start : start + TOKENS_A_BATCH], _batch_id(header, start, starts)

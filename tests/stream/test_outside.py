@@ -73,7 +73,7 @@ def test_records_in_and_plans_out_by_the_shared_commands():
         assert "inlet_c must have at least one sensor" in qstream("dlq", "show", letter["id"], "-b", broker)
         paused = json.loads(qstream("control", "pumps", "--pause", "--json", "-b", broker))
         assert (paused["agent"], paused["paused"]) == ("pumps", True)
-        assert f"all {len(TOPICS) + 3} are there" in qstream("doctor", "-b", broker, "--redis", servers["QSTREAM_REDIS_URL"])
+        assert f"all {len(TOPICS) + 3} exist" in qstream("doctor", "-b", broker, "--redis", servers["QSTREAM_REDIS_URL"])
 
 
 def test_help_and_tables_know_it():

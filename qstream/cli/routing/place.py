@@ -98,15 +98,15 @@ def _exported_to(export_as: str | None, out: Path | None, inputs: Sequence[Path 
     """The file of the exported plan: that of `out`, else the format's own name in this folder."""
     if export_as is None:
         if out is not None:
-            raise ConfigError(f"--out is {out} and --export is not given, allowed with --out is one of {', '.join(EXPORTERS)}")
+            raise ConfigError(must_be("--export", f"given with --out, one of {', '.join(EXPORTERS)}", None))
         return None
     if export_as not in EXPORTERS:
-        raise ConfigError(f"--export is {export_as!r}, allowed are {', '.join(EXPORTERS)}")
+        raise ConfigError(must_be("--export", f"one of {', '.join(EXPORTERS)}", export_as))
     if out is not None:
         return out
     named = Path(FILE_NAMES[export_as])
     if any(path is not None and path.resolve() == named.resolve() for path in inputs):
-        raise ConfigError(f"--out is not given and {named} is an input, allowed is to write over it by --out {named}")
+        raise ConfigError(f"--out must be given, as {named} is an input; to overwrite it: --out {named}")
     return named
 
 

@@ -18,6 +18,7 @@ from qstream.routing.problem import contiguous, logical_maps
 from qstream.routing.score import gpu_loads, holds, pairs_together
 from schemas.experts import ExpertTopology
 from schemas.placement import PlacementPlan
+from schemas.wording import must_be
 
 Plan = NDArray[np.int32]
 
@@ -76,11 +77,11 @@ def topology_of(given: Recording, model: str, gpus: int, slots: int | None, node
     _, layers, experts = given.history.shape
     total = -(-experts // gpus) * gpus if slots is None else slots
     if total % gpus:
-        raise ConfigError(f"--slots is {total}, allowed are multiples of the {gpus} GPUs")
+        raise ConfigError(must_be("--slots", f"a multiple of the {gpus} GPUs", total))
     if not experts <= total <= experts * gpus:
-        raise ConfigError(f"--slots is {total}, allowed are {experts} to {experts * gpus}: each expert once, none twice on a GPU")
+        raise ConfigError(must_be("--slots", f"{experts} to {experts * gpus} (each expert once, none twice on a GPU)", total))
     if nodes > gpus:
-        raise ConfigError(f"--nodes is {nodes}, allowed are at most {gpus}, the GPUs")
+        raise ConfigError(must_be("--nodes", f"at most the {gpus} GPUs", nodes))
     return ExpertTopology.build(
         model=model, num_layers=layers, num_logical_experts=experts, num_gpus=gpus, num_nodes=nodes, slots_per_gpu=total // gpus
     )

@@ -25,6 +25,7 @@ from schemas.frame import MAX_MESSAGE_BYTES, body_type
 from schemas.routing import RoutingPlan
 from schemas.tokens import TokenBatch
 from schemas.topics import TOKENS_BATCH
+from schemas.wording import must_be
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,7 +95,7 @@ def route(
 def read_topology(path: Path) -> ExpertTopology:
     """The model graph of a file; `FrameError` names its first fault, `ConfigError` says that there is none."""
     if not path.is_file():
-        raise ConfigError(f"--model-graph is {str(path)!r}, allowed is a file with an ExpertTopology frame")
+        raise ConfigError(must_be("--model-graph", "a file with an ExpertTopology frame", str(path)))
     body = bounded(path, MAX_MESSAGE_BYTES)
     return ExpertTopology.decode(body, body_type(body.lstrip()))
 
@@ -102,7 +103,7 @@ def read_topology(path: Path) -> ExpertTopology:
 def answer(batch: TokenBatch, topology: ExpertTopology, placement: NDArray[np.int32], options: RoutingOptions) -> Answer:
     """Route one batch; `ProblemError` if it contradicts the topology, or has no gate choices for a capacity."""
     if options.capacity_factor is not None and batch.topk_ids is None:
-        raise ProblemError("topk_ids is missing, allowed for --capacity are tokens with gate choices")
+        raise ProblemError(must_be("topk_ids", "present with --capacity: tokens with gate choices", None))
     plan = route_tokens(batch, topology, options, placement=placement)
     if plan.assignment is not None:
         return Answer(batch, plan, plan.assignment)

@@ -106,7 +106,7 @@ def test_the_doctor_says_of_a_fresh_cluster_that_no_worker_has_joined_and_counts
     checks = {check["what"]: check for check in json.loads(invoke("doctor", "-b", fresh_cluster, "--json").stdout)}
     group = checks["group qstream.routing"]
     assert (group["verdict"], group["detail"]) == ("warn", "no worker of routing has joined yet")
-    assert group["mend"] == "qstream run routing"
+    assert group["fix"] == "qstream run routing"
     assert f" {len(TOPICS)} of our topics" in checks["broker"]["detail"]
 
 
@@ -250,7 +250,7 @@ def test_control_changes_the_newest_wish_and_publishes_it_whole(cluster, told, i
     assert ask("--show") == shown
     assert "unreadable" not in invoke("control", "routing", "-b", cluster).stderr
     warning = invoke("control", "routing", "--show", "-b", cluster).stderr
-    assert warning == f"unreadable records passed over on {CONTROL.name}: 1\n"
+    assert warning == f"unreadable records skipped on {CONTROL.name}: 1\n"
     after = ask("--resume", "--unset", "min_gain")
     assert (after["paused"], after["options"]) == (False, {"placement": "fast"})
     assert after["ts_ns"] > shown["ts_ns"]
@@ -273,7 +273,7 @@ def test_the_doctor_warns_of_a_redis_that_may_drop_states(redis_server, invoke):
     assert result.exit_code == 0
     (warning,) = [check for check in json.loads(result.stdout) if check["what"] == "redis memory"]
     assert warning["verdict"] == "warn"
-    assert "noeviction" in warning["mend"]
+    assert "noeviction" in warning["fix"]
 
 
 def test_the_doctor_names_what_does_not_answer(invoke):
@@ -281,7 +281,7 @@ def test_the_doctor_names_what_does_not_answer(invoke):
     assert result.exit_code == 1
     failed = {check["what"]: check for check in json.loads(result.stdout) if check["verdict"] == "fail"}
     assert failed.keys() == {"broker", "redis"}
-    assert all(check["mend"] for check in failed.values())
+    assert all(check["fix"] for check in failed.values())
 
 
 def test_the_doctor_tries_the_embedded_servers_if_none_is_named(told):

@@ -15,10 +15,12 @@ from qstream.errors import ConfigError
 def test_a_port_that_is_taken_is_refused_by_name():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(ConfigError, match=rf"port {port}, allowed is an address that is free here: .*in use"):
+        with pytest.raises(
+            ConfigError, match=rf"host and port must be an address that is free here .*in use.*, got 127.0.0.1:{port}"
+        ):
             run(AGENT, Settings(bootstrap_servers="127.0.0.1:1", port=port))
 
 
 def test_a_host_that_is_not_here_is_refused_by_name():
-    with pytest.raises(ConfigError, match=r"host is '203\.0\.113\.9'"):
+    with pytest.raises(ConfigError, match=r"got 203\.0\.113\.9:"):
         run(AGENT, Settings(bootstrap_servers="127.0.0.1:1", host="203.0.113.9"))

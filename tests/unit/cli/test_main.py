@@ -79,7 +79,7 @@ def test_an_unknown_command_is_wrong_usage():
 @pytest.mark.parametrize(
     ("error", "code"),
     [
-        (ConfigError("port is 0, allowed are 1 to 9"), 2),
+        (ConfigError("port must be 1 to 9, got 0"), 2),
         (OptionError("no option 'x'"), 2),
         (FrameError("model: got 3"), 1),
         (Transient("later"), 1),

@@ -45,20 +45,20 @@ def test_every_topic_is_found_by_its_full_name(topic):
 
 @pytest.mark.parametrize("typed", ["plan", "experts"])
 def test_an_ambiguous_part_lists_what_it_could_mean(typed):
-    with pytest.raises(ConfigError, match="ambiguous") as error:
+    with pytest.raises(ConfigError, match="several match") as error:
         find_topic(typed)
     assert str(error.value).count("qstream.") == 2
 
 
 def test_an_unknown_topic_lists_all():
-    with pytest.raises(ConfigError, match="unknown") as error:
+    with pytest.raises(ConfigError, match="known are") as error:
         find_topic("nonesuch")
     assert all(topic.name in str(error.value) for topic in TOPICS)
 
 
 def test_with_a_second_agent_dlq_alone_is_ambiguous_and_the_agents_name_still_its_plan():
     other = Topic("qstream.energy.dlq.v1", DeadLetter, "topic", "dead-letter", "of another agent")
-    with pytest.raises(ConfigError, match="ambiguous"):
+    with pytest.raises(ConfigError, match="several match"):
         find_topic("dlq", (*TOPICS, other))
     assert find_topic("energy.dlq", (*TOPICS, other)) is other
 
@@ -89,7 +89,7 @@ def test_a_value_is_a_json_scalar_or_text(typed, value):
 
 @pytest.mark.parametrize("typed", ["a=1e999", "a=-1e999", f"a={2**63}", f"a={-(2**63) - 1}"])
 def test_a_number_that_no_record_can_hold_is_refused(typed):
-    with pytest.raises(ConfigError, match=r"--set .*allowed are"):
+    with pytest.raises(ConfigError, match=r"--set a must be"):
         parse_options([typed])
 
 

@@ -79,9 +79,9 @@ def test_the_table_for_people_says_first_what_gave_the_answer(petersen):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ([], "FILE is missing"),
+        ([], "FILE must be a problem file"),
         (["FILE", "--bench"], "--bench"),
-        (["FILE", "--solver", "nonesuch"], "allowed are auto, exact"),
+        (["FILE", "--solver", "nonesuch"], "solver must be auto, exact"),
         (["FILE", "--deadline", "50"], "50ms or 2s"),
         (["FILE", "--deadline", "0ms"], "0ms"),
         (["FILE", "--kind", "nonesuch"], "maxcut, ising, coloring"),

@@ -142,7 +142,7 @@ def test_a_table_is_refused_on_another_topic_and_unknown_endings_altogether(tmp_
         read_items(write(tmp_path, "a.csv", "id\n1\n"), EXPERTS_LOAD, HEADER)
     with pytest.raises(ConfigError, match="jsonl"):
         read_items(write(tmp_path, "a.parquet", ""), None, HEADER)
-    with pytest.raises(ConfigError, match="no file"):
+    with pytest.raises(ConfigError, match="a file that exists"):
         read_items(tmp_path / "absent.json", None, HEADER)
 
 

@@ -144,9 +144,9 @@ def test_wrong_words_are_told_in_one_line(graph, gated, words, code, part):
 
 
 def test_a_wrong_graph_and_wrong_tokens_are_told(graph, names, gated, tmp_path):
-    assert "allowed is a file with an ExpertTopology frame" in invoke(names, "--model-graph", tmp_path / "none").stderr
+    assert "--model-graph must be a file with an ExpertTopology frame" in invoke(names, "--model-graph", tmp_path / "none").stderr
     (tmp_path / "small.json").write_bytes(TOPOLOGY.model_copy(update={"num_logical_experts": 4}).encode(JSON))
     assert "topk_ids has expert" in invoke(gated, "--model-graph", tmp_path / "small.json", "--layer", 0).stderr
     (tmp_path / "bad.json").write_text('{"num_layers": 0}')
     assert "num_layers" in invoke(names, "--model-graph", tmp_path / "bad.json").stderr
-    assert "allowed for --capacity are tokens with gate choices" in invoke(names, "--model-graph", graph, "--capacity", 2).stderr
+    assert "present with --capacity: tokens with gate choices" in invoke(names, "--model-graph", graph, "--capacity", 2).stderr
