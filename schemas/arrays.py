@@ -34,7 +34,7 @@ def as_array(value: Any, dtype: np.dtype[Any], axes: tuple[str, ...], plain: Sch
         array.setflags(write=False)
         return array
     if isinstance(value, np.ndarray):
-        array = _cast(value, dtype, axes)
+        array = value if value.dtype == dtype else _cast(value, dtype, axes)
         if array is value and value.flags.writeable:
             array = value.copy()
     elif isinstance(value, list | tuple):
@@ -45,8 +45,11 @@ def as_array(value: Any, dtype: np.dtype[Any], axes: tuple[str, ...], plain: Sch
         raise _refusal(dtype, axes, f"shape {list(array.shape)}")
     if dtype.kind == "f" and not _all_finite(array):
         raise ValueError(must("finite numbers", Shown("NaN or infinity")))
-    array = np.ascontiguousarray(array)
-    if array.flags.writeable:
+    flags = array.flags
+    if not flags.c_contiguous:
+        array = np.ascontiguousarray(array)
+        flags = array.flags
+    if flags.writeable:
         array.setflags(write=False)
     return array
 
@@ -144,8 +147,6 @@ def _from_list(value: Sequence[Any], dtype: np.dtype[Any], axes: tuple[str, ...]
 
 
 def _cast(array: NDArray[Any], dtype: np.dtype[Any], axes: tuple[str, ...]) -> NDArray[Any]:
-    if array.dtype == dtype:
-        return array
     kinds = {"f": "fiu", "i": "iu", "u": "iu", "b": "b"}[dtype.kind]
     if array.dtype.kind not in kinds:
         raise _refusal(dtype, axes, f"dtype {array.dtype}")

@@ -181,15 +181,13 @@ class Frame(BaseModel):
     def decode(cls, data: bytes, content_type: str = SAFETENSORS) -> Self:
         """Read and validate a frame; every fault of the bytes is a `FrameError`, whatever they hold."""
         _check_size(cls, data)
+        if content_type not in (SAFETENSORS, JSON):
+            raise _unknown_content_type(cls, content_type)
         try:
-            if content_type == JSON:
-                frame: Self = _from_json(cls, data)
-                return frame
-            if content_type == SAFETENSORS:
-                return cls.model_validate(_read_safetensors(cls, data))
+            frame: Self = _from_json(cls, data) if content_type == JSON else _from_safetensors(cls, data)
         except ValidationError as exc:
             raise FrameError(explain(cls, exc)) from exc
-        raise _unknown_content_type(cls, content_type)
+        return frame
 
     @classmethod
     def build(cls, **fields: Any) -> Self:
@@ -278,13 +276,13 @@ def _read_json(cls: type[Frame], text: bytes | str) -> dict[str, Any]:
     return fields
 
 
-def _read_safetensors(cls: type[Frame], data: bytes) -> dict[str, Any]:
-    """Header fields and declared arrays of a safetensors body."""
+def _from_safetensors(cls: type[Frame], data: bytes) -> Any:
+    """A frame of the header fields and the declared arrays of a safetensors body."""
     header, arrays = usual_layout(data, cls.dtypes, cls.codes) or _any_layout(cls, data)
     metadata = header.get(METADATA) or {}
     if HEADER_KEY not in metadata:
         raise FrameError(f"{cls.tag()}: the safetensors metadata has no key {HEADER_KEY!r}, the JSON header")
-    return _read_json(cls, metadata[HEADER_KEY]) | arrays
+    return cls.__pydantic_validator__.validate_python(_read_json(cls, metadata[HEADER_KEY]) | arrays)
 
 
 def _any_layout(cls: type[Frame], data: bytes) -> Read:

@@ -34,8 +34,11 @@ def usual_layout(data: bytes, dtypes: Mapping[str, np.dtype[Any]], codes: Mappin
         header = from_json(data[8:start], allow_inf_nan=False)
     except ValueError:
         return None
-    if type(header) is not dict or not _is_text(header.get(METADATA)):
+    if type(header) is not dict or type(header.get(METADATA)) is not dict:
         return None
+    for value in header[METADATA].values():
+        if type(value) is not str:
+            return None
     arrays: dict[str, NDArray[Any]] = {}
     position = start
     for name, entry in header.items():
@@ -54,8 +57,3 @@ def usual_layout(data: bytes, dtypes: Mapping[str, np.dtype[Any]], codes: Mappin
         arrays[name] = array
         position = start + end
     return (header, arrays) if position == len(data) else None
-
-
-def _is_text(metadata: object) -> bool:
-    """Whether it maps names to strings, as the format asks."""
-    return type(metadata) is dict and all(type(value) is str for value in metadata.values())

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -50,11 +51,11 @@ def _rows(note: str, rate: int, tokens: int, target: str, options: dict[str, Any
         worker("agents.routing:AGENT", at, options=options) as running,
         program([sys.executable, "-m", "tests.benchmarks.echo", json.dumps(_echo(at))]),
         Publisher(at.kafka) as publisher,
-        PlanSubscriber(ROUTING_PLAN, RoutingPlan, at.kafka) as plans,
+        ExitStack() as opened,
     ):
         running.await_ready()
         publisher.publish(EXPERTS_TOPOLOGY, topology())
-        plans.wait_assigned()
+        plans = opened.enter_context(PlanSubscriber(ROUTING_PLAN, RoutingPlan, at.kafka))
         echo = _Echo(at)
 
         def receive() -> str | None:
