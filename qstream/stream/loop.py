@@ -203,8 +203,9 @@ class BatchLoop(Generic[S]):
         self.intake.frozen = self.controlled.paused or self.settling.stalled or self.waiting.is_behind
 
     def _poll(self) -> list[Message]:
-        due_in = IDLE_POLL_S if self.controlled.paused else self.waiting.due_in()
-        return self.intake.poll(min(IDLE_POLL_S, due_in))
+        if self.controlled.paused:
+            return self.intake.poll(IDLE_POLL_S)
+        return self.intake.poll(0.0 if self.ticks.is_behind else min(IDLE_POLL_S, self.waiting.due_in()))
 
     def _keep(self, answers: dict[str, Answer[S]], lined_up: Groups) -> None:
         """Have what is not answered wait."""

@@ -36,6 +36,11 @@ class Ticks(Generic[S]):
         self._ends: dict[TopicPartition, int] = {}
         self._read: set[TopicPartition] = set()
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether keys of the present round have not had their tick yet."""
+        return bool(self._left)
+
     def due(self, period_s: float | None) -> list[str]:
         """The keys that tick now, none if it is not time."""
         if period_s is None:
