@@ -31,15 +31,15 @@ def test_every_module_has_an_agent_and_every_agent_a_module():
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """The packages and contracts as they are, with a module `cooling`."""
+    """The packages and contracts as they are, with one more module."""
     for package in ("qstream", "agents", "schemas"):
         shutil.copytree(ROOT / package, tmp_path / package, ignore=lambda _, names: [n for n in names if n == "__pycache__"])
     (tmp_path / "tests/contract").mkdir(parents=True)
     shutil.copy(ROOT / "tests/contract/rooms.py", tmp_path / "tests/contract")
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    (tmp_path / "qstream/cooling").mkdir()
-    (tmp_path / "qstream/cooling/__init__.py").write_text("")
-    (tmp_path / "qstream/cooling/processor.py").write_text("import numpy\nfrom qstream.contract import Batch\n")
+    (tmp_path / "qstream/eighth").mkdir()
+    (tmp_path / "qstream/eighth/__init__.py").write_text("")
+    (tmp_path / "qstream/eighth/processor.py").write_text("import numpy\nfrom qstream.contract import Batch\n")
     return tmp_path
 
 
@@ -54,13 +54,13 @@ def test_a_new_module_is_covered_without_a_line_in_the_contracts(copy: Path):
 
 
 def test_what_a_module_must_not_import_is_named(copy: Path):
-    (copy / "qstream/cooling/processor.py").write_text(
+    (copy / "qstream/eighth/processor.py").write_text(
         "import redis\nimport qstream.routing.options\nimport qstream.stream.loop\n"
     )
     code, said = lint(copy)
     assert code == 1
     for forbidden in ("redis", "qstream.routing.options", "qstream.stream.loop"):
-        assert f"qstream.cooling.processor -> {forbidden}" in said
+        assert f"qstream.eighth.processor -> {forbidden}" in said
 
 
 def test_a_folder_that_no_contract_covers_is_named(copy: Path):
