@@ -55,7 +55,7 @@ def attempt(name: str, find: Find, request: SolveRequest, remaining_s: Remaining
 
 
 def checked(request: SolveRequest, answer: Answer) -> Answer:
-    """The answer with a valid solution and its true energy; `Refused` if the solution is none."""
+    """The answer with a valid solution and its true energy; `Refused` if the solution is not valid."""
     try:
         solution = checked_solution("solution", request.problem, answer.solution)
     except ProblemError as exc:

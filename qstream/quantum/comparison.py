@@ -143,5 +143,5 @@ def verdict(rows: list[Row]) -> str:
         f"Of {len(quantum)} rows of simulated quantum methods {faster} are faster than exact search, which proves the optimum; "
         f"they take {min(slower):.1f} to {max(slower):.0f} times as long. A simulated circuit needs the energies of all states, "
         "and the lowest of them is the answer: at sizes that can be simulated, quantum is never worth it for speed. It is for "
-        "circuits that will run on a machine, for research, and for diversity beside other solvers."
+        "circuits that will run on a machine, for research, and for diversity next to other solvers."
     )

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from qstream.errors import ProblemError
 from qstream.quantum.ising import MAX_SPINS, IsingProblem, finite_array
 from qstream.quantum.onehot import MAX_LEVELS, MAX_VARIABLES, OneHotProblem
+from schemas.wording import Shown, must_be
 
 MAX_PAIR_COSTS: Final = 1 << 25  # 256 MiB
 Vartype = Literal["SPIN", "BINARY"]
@@ -39,7 +40,7 @@ def from_qubo(qubo: ArrayLike | Mapping[tuple[Hashable, Hashable], float], offse
         labels = ()
         matrix = np.asarray(qubo)
         if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not 1 <= len(matrix) <= MAX_SPINS:
-            raise ProblemError(f"Q has shape {matrix.shape}, allowed are square matrices of 1 to {MAX_SPINS} bits")
+            raise ProblemError(must_be("Q", f"a square matrix of 1 to {MAX_SPINS} bits", Shown(f"shape {matrix.shape}")))
         matrix = finite_array("Q", matrix, matrix.shape)
     # x = (1 - s) / 2, so x_i x_j = (1 - s_i - s_j + s_i s_j) / 4 and x_i^2 = x_i = (1 - s_i) / 2
     pairs = np.triu(matrix, 1) + np.tril(matrix, -1).T
@@ -61,7 +62,7 @@ def from_terms(n: int, terms: Iterable[tuple[Sequence[int], float]], labels: tup
     for at, value in terms:
         weight = _number(f"term {tuple(at)}", value)
         if any(not 0 <= i < n for i in at) or len(at) > 2 or len(set(at)) < len(at):
-            raise ProblemError(f"term {tuple(at)} is none, allowed are at most two different spins of 0 to {n - 1}")
+            raise ProblemError(must_be("a term", f"of at most two different spins from 0 to {n - 1}", tuple(at)))
         if len(at) == 2:
             couplings[min(at), max(at)] += weight
         elif len(at) == 1:
@@ -89,7 +90,7 @@ def from_networkx(graph: Any, kind: Literal["maxcut", "ising"] = "maxcut", weigh
     if kind == "maxcut":
         return maxcut(labels, edges)
     if kind != "ising":
-        raise ProblemError(f"kind is {kind!r}, allowed are maxcut, ising")
+        raise ProblemError(must_be("kind", "maxcut or ising", kind))
     fields = [((i,), value) for i, (_, value) in enumerate(graph.nodes(data="h", default=0.0))]
     return from_terms(len(labels), [*fields, *(((i, j), value) for i, j, value in edges)], labels)
 
@@ -112,17 +113,21 @@ def maxcut(labels: Sequence[Hashable], edges: Iterable[tuple[int, int, float]]) 
 def coloring(n: int, edges: Iterable[tuple[int, int, float]], colors: int) -> OneHotProblem:
     """The weight of edges (i, j, weight) whose nodes have one colour, over `colors` colours for each of n nodes."""
     if not 1 <= colors <= MAX_LEVELS:
-        raise ProblemError(f"colors is {colors}, allowed are 1 to {MAX_LEVELS}")
+        raise ProblemError(must_be("colors", f"1 to {MAX_LEVELS}", colors))
     if n > MAX_VARIABLES:
-        raise ProblemError(f"the graph has {n} nodes, allowed are {MAX_VARIABLES} to be coloured")
+        raise ProblemError(must_be("the graph", f"of at most {MAX_VARIABLES} nodes to be coloured", n))
     edges = list(edges)
     if len(edges) * colors**2 > MAX_PAIR_COSTS:
-        raise ProblemError(f"{len(edges)} edges of {colors}^2 costs, allowed are {MAX_PAIR_COSTS} costs in all")
+        raise ProblemError(
+            must_be(
+                "colors", f"so few that edges have at most {MAX_PAIR_COSTS} costs", Shown(f"{len(edges)} edges of {colors}^2")
+            )
+        )
     pair: dict[tuple[int, int], NDArray[np.float64]] = {}
     same = np.eye(colors)
     for i, j, value in edges:
         if not (0 <= i < n and 0 <= j < n and i != j):
-            raise ProblemError(f"edge ({i}, {j}) is none, allowed are two different nodes of 0 to {n - 1}")
+            raise ProblemError(must_be("an edge", f"between two different nodes from 0 to {n - 1}", (i, j)))
         at = (min(i, j), max(i, j))
         pair[at] = pair.get(at, 0) + _number(f"edge ({i}, {j})", value) * same
     return OneHotProblem((colors,) * n, pair=pair)
@@ -131,14 +136,14 @@ def coloring(n: int, edges: Iterable[tuple[int, int, float]], colors: int) -> On
 def graph_edges(graph: Any, weight: str) -> tuple[tuple[Hashable, ...], list[tuple[int, int, float]]]:
     """Nodes in order and edges by their numbers; `ProblemError` for a directed graph, a loop or too many nodes."""
     if graph.is_directed():
-        raise ProblemError("the graph is directed, allowed are undirected graphs")
+        raise ProblemError(must_be("the graph", "undirected", Shown("a directed one")))
     labels = tuple(graph.nodes)
     if not 1 <= len(labels) <= MAX_SPINS:
-        raise ProblemError(f"the graph has {len(labels)} nodes, allowed are 1 to {MAX_SPINS}")
+        raise ProblemError(must_be("the graph", f"of 1 to {MAX_SPINS} nodes", len(labels)))
     at = {label: i for i, label in enumerate(labels)}
     edges = [(at[u], at[v], _number(f"edge ({u!r}, {v!r})", w)) for u, v, w in graph.edges(data=weight, default=1.0)]
     if loops := [labels[i] for i, j, _ in edges if i == j]:
-        raise ProblemError(f"node {loops[0]!r} has an edge to itself, allowed are edges between two nodes")
+        raise ProblemError(must_be("an edge", "between two nodes", Shown(f"one of {loops[0]!r} to itself")))
     return labels, edges
 
 
@@ -150,9 +155,9 @@ def from_bqm(
 ) -> IsingProblem:
     """Linear and quadratic biases by name, as dimod's binary quadratic models hold them; bit 0 is spin +1."""
     if vartype not in ("SPIN", "BINARY"):
-        raise ProblemError(f"vartype is {vartype!r}, allowed are SPIN, BINARY")
+        raise ProblemError(must_be("vartype", "SPIN or BINARY", vartype))
     if same := [pair for pair in quadratic if pair[0] == pair[1]]:
-        raise ProblemError(f"quadratic {same[0]} couples a variable with itself, allowed are two different ones")
+        raise ProblemError(must_be("quadratic", "of two different variables each", same[0]))
     labels = _names([*((name,) for name in linear), *quadratic])
     if vartype == "BINARY":
         diagonal = {(name, name): linear.get(name, 0.0) for name in labels}
@@ -181,13 +186,13 @@ def _names(groups: Iterable[Iterable[Hashable]]) -> tuple[Hashable, ...]:
     """All names in order of appearance."""
     names = tuple(dict.fromkeys(name for group in groups for name in group))
     if not 1 <= len(names) <= MAX_SPINS:
-        raise ProblemError(f"the problem has {len(names)} variables, allowed are 1 to {MAX_SPINS}")
+        raise ProblemError(must_be("the problem", f"of 1 to {MAX_SPINS} variables", len(names)))
     return names
 
 
 def _empty(n: int) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
     if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or not 1 <= n <= MAX_SPINS:
-        raise ProblemError(f"n is {n!r}, allowed are 1 to {MAX_SPINS} spins")
+        raise ProblemError(must_be("n", f"1 to {MAX_SPINS} spins", n))
     return np.zeros((n, n)), np.zeros(n), 0.0
 
 

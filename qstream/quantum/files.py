@@ -16,6 +16,7 @@ from qstream.quantum.convert import coloring, from_qubo, from_terms, maxcut
 from qstream.quantum.ising import MAX_SPINS, IsingProblem, finite_array
 from qstream.quantum.onehot import MAX_LEVELS, MAX_VARIABLES, OneHotProblem
 from qstream.quantum.record import Problem
+from schemas.wording import Shown, must_be
 
 KINDS: Final = ("maxcut", "ising", "coloring")
 MAX_FILE_BYTES: Final = 16 << 20
@@ -43,7 +44,7 @@ def read_fields(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         body = file.read(MAX_FILE_BYTES + 1)
     if len(body) > MAX_FILE_BYTES:
-        raise ProblemError(f"{path.name} has more than {MAX_FILE_BYTES} bytes, which are allowed")
+        raise ProblemError(must_be(path.name, f"at most {MAX_FILE_BYTES} bytes", Shown("more")))
     return _fields(body)
 
 
@@ -60,20 +61,20 @@ def problem_of(value: Mapping[str, Any], kind: str = "maxcut", colors: int | Non
     levels; networkx' node-link data, a graph. Equal couples of J, Q and edges add up.
     """
     if kind not in KINDS:
-        raise ConfigError(f"kind is {kind!r}, allowed are {', '.join(KINDS)}")
+        raise ConfigError(must_be("kind", f"one of {', '.join(KINDS)}", kind))
     if (kind == "coloring") != (colors is not None):
-        raise ConfigError(f"kind is {kind} and colors is {colors}, allowed is colors with kind coloring, and only then")
+        raise ConfigError(must_be("colors", "given with the kind coloring, and only then", Shown(f"{colors} with {kind}")))
     if "nodes" in value:
         return _graph(value, kind, colors)
     if kind != "maxcut":
-        raise ConfigError(f"kind is {kind}, allowed only for a graph, and the file has no field 'nodes'")
+        raise ConfigError(must_be("kind", "maxcut for a file without the field 'nodes', which is not a graph", kind))
     if "sizes" in value:
         return _levels(value)
     if "Q" in value:
         return _bits(value)
     if "n" in value:
         return _spins(value)
-    raise ProblemError(f"the file has the fields {_told(list(value))}, allowed are {FORMS}")
+    raise ProblemError(must_be("the fields of the file", FORMS, Shown(_as_json(list(value)))))
 
 
 def names_of(value: Mapping[str, Any], problem: Problem) -> tuple[Hashable, ...]:
@@ -87,16 +88,16 @@ def _fields(body: bytes) -> dict[str, Any]:
     try:
         value = json.loads(body, parse_constant=_no_constant)
     except (ValueError, RecursionError) as exc:
-        raise ProblemError(f"no JSON: {exc or 'nested too deeply'}") from exc
+        raise ProblemError(must_be("the file", "JSON", Shown(exc or "what is nested too deeply"))) from exc
     if not isinstance(value, dict):
-        raise ProblemError(f"the file holds {_told(value)}, allowed is an object with {FORMS}")
+        raise ProblemError(must_be("the file", f"an object with {FORMS}", Shown(_as_json(value))))
     return value
 
 
 def _allow(value: Mapping[str, Any], *fields: str) -> None:
-    """A field that nobody reads would leave a part of the problem out without a word."""
+    """An unknown field would silently leave out a part of the problem."""
     if unknown := [field for field in value if field not in fields]:
-        raise ProblemError(f"the file has the field {_told(unknown[0])}, allowed are {', '.join(fields)}")
+        raise ProblemError(must_be("a field of the file", f"one of {', '.join(fields)}", Shown(_as_json(unknown[0]))))
 
 
 def _spins(value: Mapping[str, Any]) -> IsingProblem:
@@ -112,9 +113,11 @@ def _bits(value: Mapping[str, Any]) -> IsingProblem:
     if "n" not in value:
         rows = _list(value, "Q", MAX_SPINS)
         if not rows:
-            raise ProblemError("Q is [], allowed is a square matrix of at least one row")
+            raise ProblemError(must_be("Q", "a square matrix of at least one row", []))
         if any(not isinstance(row, list) or len(row) != len(rows) for row in rows):
-            raise ProblemError(f"Q has {len(rows)} rows of other lengths, allowed is a square matrix, or triples beside 'n'")
+            raise ProblemError(
+                must_be("Q", "a square matrix, or triples next to 'n'", Shown(f"{len(rows)} rows of other lengths"))
+            )
         return from_qubo(finite_array("Q", rows, (len(rows), len(rows))), offset)
     n = _count(value, "n", MAX_SPINS)
     matrix = np.zeros((n, n))
@@ -131,29 +134,29 @@ def _levels(value: Mapping[str, Any]) -> OneHotProblem:
     if "unary" in value:
         rows = _list(value, "unary", m)
         if len(rows) != m:
-            raise ProblemError(f"unary has {len(rows)} lists, allowed is one for each of the {m} variables")
+            raise ProblemError(must_be("unary", f"one list for each of the {m} variables", Shown(f"{len(rows)} lists")))
         unary = tuple(finite_array(f"unary[{i}]", row, (sizes[i],)) for i, row in enumerate(rows))
     pair: dict[tuple[int, int], NDArray[np.float64]] = {}
     for number, entry in enumerate(_list(value, "pair", m * m) if "pair" in value else []):
         if not isinstance(entry, list) or len(entry) != 3:
-            raise ProblemError(f"pair[{number}] is {_told(entry)}, allowed is [i, j, costs]")
+            raise ProblemError(must_be(f"pair[{number}]", "[i, j, costs]", Shown(_as_json(entry))))
         i, j = (_whole(f"pair[{number}][{at}]", entry[at], 0, m - 1) for at in (0, 1))
         if i >= j or (i, j) in pair:
-            raise ProblemError(f"pair[{number}] couples {i} and {j}, allowed is i < j and each couple once")
+            raise ProblemError(must_be(f"pair[{number}]", "i < j, each pair once,", Shown(f"{i} and {j}")))
         pair[i, j] = finite_array(f"pair[{number}] costs", entry[2], (sizes[i], sizes[j]))
     return OneHotProblem(sizes, unary, pair, _offset(value))
 
 
 def _graph(value: Mapping[str, Any], kind: str, colors: int | None) -> Problem:
     if value.get("directed") or value.get("multigraph"):
-        raise ProblemError("the graph is directed or a multigraph, allowed are simple undirected graphs")
+        raise ProblemError(must_be("the graph", "undirected and simple", Shown("a directed one or a multigraph")))
     at: dict[Hashable, int] = {}
     fields = []
     for number, node in enumerate(_list(value, "nodes", MAX_SPINS)):
         name = node.get("id") if isinstance(node, dict) else None
         finite = isinstance(name, (str, int)) or (isinstance(name, float) and math.isfinite(name))
         if not isinstance(node, dict) or not finite or name in at:
-            raise ProblemError(f"nodes[{number}] is {_told(node)}, allowed is an object with an id of its own")
+            raise ProblemError(must_be(f"nodes[{number}]", "an object with an id of its own", Shown(_as_json(node))))
         at[name] = number
         fields.append(((number,), node.get("h", 0.0)))
     edges = []
@@ -161,7 +164,9 @@ def _graph(value: Mapping[str, Any], kind: str, colors: int | None) -> Problem:
     for number, edge in enumerate(_list(value, key, MAX_ENTRIES)):
         ends = [edge.get(end) for end in ("source", "target")] if isinstance(edge, dict) else []
         if len(ends) != 2 or any(not isinstance(end, (str, int, float)) or end not in at for end in ends) or ends[0] == ends[1]:
-            raise ProblemError(f"{key}[{number}] is {_told(edge)}, allowed is an object whose source and target are two nodes")
+            raise ProblemError(
+                must_be(f"{key}[{number}]", "an object whose source and target are two nodes", Shown(_as_json(edge)))
+            )
         edges.append((at[ends[0]], at[ends[1]], edge.get("weight", 1.0)))
     if kind == "coloring":
         return coloring(len(at), edges, _whole("colors", colors, 1, MAX_LEVELS))
@@ -177,7 +182,7 @@ def _triples(
     rows = _list(value, field, MAX_ENTRIES) if field in value else []
     for number, row in enumerate(rows):
         if not isinstance(row, list) or len(row) != 3:
-            raise ProblemError(f"{field}[{number}] is {_told(row)}, allowed is [i, j, value]")
+            raise ProblemError(must_be(f"{field}[{number}]", "[i, j, value]", Shown(_as_json(row))))
     table = finite_array(field, rows, (len(rows), 3)) if rows else np.zeros((0, 3))
     at = table[:, :2]
     wrong = (at != np.floor(at)).any(1) | (at < 0).any(1) | (at >= n).any(1)
@@ -186,7 +191,9 @@ def _triples(
     if wrong.any():
         number = int(wrong.argmax())
         kind = "two" if loops else "two different"
-        raise ProblemError(f"{field}[{number}] is {_told(rows[number])}, allowed are {kind} whole numbers from 0 to {n - 1}")
+        raise ProblemError(
+            must_be(f"{field}[{number}]", f"{kind} whole numbers from 0 to {n - 1} and a value", Shown(_as_json(rows[number])))
+        )
     indices = at.astype(np.int64)
     return indices[:, 0], indices[:, 1], table[:, 2]
 
@@ -201,11 +208,11 @@ def _upper(field: str, n: int, triples: tuple[NDArray[np.int64], NDArray[np.int6
 
 def _list(value: Mapping[str, Any], field: str, most: int) -> list[Any]:
     if field not in value:
-        raise ProblemError(f"{field} is missing, allowed is a list of at most {most}")
+        raise ProblemError(must_be(field, f"a list of at most {most}", Shown("no such field")))
     found = value[field]
     if not isinstance(found, list) or len(found) > most:
-        told = f"{len(found)} entries" if isinstance(found, list) else _told(found)
-        raise ProblemError(f"{field} has {told}, allowed is a list of at most {most}")
+        shown = f"{len(found)} entries" if isinstance(found, list) else _as_json(found)
+        raise ProblemError(must_be(field, f"a list of at most {most}", Shown(shown)))
     return found
 
 
@@ -215,7 +222,7 @@ def _count(value: Mapping[str, Any], field: str, most: int) -> int:
 
 def _whole(field: str, value: Any, low: int, high: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise ProblemError(f"{field} is {_told(value)}, allowed are whole numbers from {low} to {high}")
+        raise ProblemError(must_be(field, f"a whole number from {low} to {high}", Shown(_as_json(value))))
     return value
 
 
@@ -224,10 +231,10 @@ def _offset(value: Mapping[str, Any]) -> float:
 
 
 def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no number, allowed are finite ones")
+    raise ValueError(must_be("a number", "finite", Shown(name)))
 
 
-def _told(value: Any) -> str:
+def _as_json(value: Any) -> str:
     """The start of a value of the file, as JSON."""
     try:
         text = json.dumps(value)

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qstream.errors import ProblemError
+from schemas.wording import Shown, must_be
 
 MAX_SPINS: Final = 4096
 MAX_DIAGONAL_BITS: Final = 24
@@ -57,12 +58,12 @@ class IsingProblem:
 
     def __post_init__(self) -> None:
         if isinstance(self.n, bool) or not isinstance(self.n, (int, np.integer)) or not 1 <= self.n <= MAX_SPINS:
-            raise ProblemError(f"n is {self.n!r}, allowed are 1 to {MAX_SPINS} spins")
+            raise ProblemError(must_be("n", f"1 to {MAX_SPINS} spins", self.n))
         couplings = finite_array("J", self.J, (self.n, self.n))
         fields = np.zeros(self.n) if np.size(self.h) == 0 else finite_array("h", self.h, (self.n,))
         if np.any(low := np.tril(couplings)):
             i, j = np.argwhere(low)[0]
-            raise ProblemError(f"J[{i}, {j}] is {couplings[i, j]}, allowed is 0 on and below the diagonal")
+            raise ProblemError(must_be(f"J[{i}, {j}]", "0 on and below the diagonal", Shown(f"{couplings[i, j]}")))
         offset = float(finite_array("offset", self.offset, ()))
         for name, value in (("J", couplings), ("h", fields)):
             object.__setattr__(self, name, value)
@@ -71,7 +72,7 @@ class IsingProblem:
         object.__setattr__(self, "labels", checked_labels(self.labels, self.n))
 
     def __reduce__(self) -> tuple[Callable[..., IsingProblem], tuple[object, ...]]:
-        # Anew, as arrays that were pickled come back writable.
+        # Built again, as pickled arrays come back writable.
         return IsingProblem, (self.n, self.J, self.h, self.offset, self.labels)
 
     def energy(self, spins: ArrayLike) -> float:
@@ -90,7 +91,7 @@ class IsingProblem:
         `ProblemError` above `max_bits` spins, which may be at most 24 (128 MiB).
         """
         if self.n > min(max_bits, MAX_DIAGONAL_BITS):
-            raise ProblemError(f"n is {self.n}, allowed are {min(max_bits, MAX_DIAGONAL_BITS)} spins for a whole diagonal")
+            raise ProblemError(must_be("n", f"at most {min(max_bits, MAX_DIAGONAL_BITS)} for a whole diagonal", self.n))
         left = self.n // 2
         a, b = basis_spins(left), basis_spins(self.n - left)
         low = self.energies_of(slice(0, left), a) + self.offset
@@ -152,13 +153,13 @@ class IsingProblem:
     def fix(self, spins: Mapping[int, int]) -> IsingProblem:
         """The problem of the other spins, in their order and with their labels, while these, by number, stay +1 or -1.
 
-        `ProblemError` for a number or a spin that is none, and when no spin is left.
+        `ProblemError` for a number or a spin that is not one, and when no spin is left.
         """
         for i, spin in spins.items():
             if not 0 <= i < self.n or spin not in (-1, 1):
-                raise ProblemError(f"spin {i!r} fixed at {spin!r}, allowed are spins 0 to {self.n - 1} at +1 or -1")
+                raise ProblemError(must_be("a fixed spin", f"one of 0 to {self.n - 1} at +1 or -1", Shown(f"{i!r} at {spin!r}")))
         if len(spins) == self.n:
-            raise ProblemError(f"all {self.n} spins are fixed, allowed is to leave at least one")
+            raise ProblemError(must_be("fixed spins", f"fewer than all {self.n}", Shown("all")))
         fixed = np.zeros(self.n)
         fixed[list(spins)] = list(spins.values())
         free = [i for i in range(self.n) if i not in spins]
@@ -170,7 +171,7 @@ class IsingProblem:
         """The problem whose energy of s is this one's of s with the spins of the mask `flips` [n] turned."""
         mask = np.asarray(flips)
         if mask.shape != (self.n,) or mask.dtype != np.bool_:
-            raise ProblemError(f"flips have shape {mask.shape} and dtype {mask.dtype}, allowed is a mask of {self.n}")
+            raise ProblemError(must_be("flips", f"a mask of {self.n}", Shown(f"shape {mask.shape} and dtype {mask.dtype}")))
         sign = np.where(mask, -1.0, 1.0)
         return IsingProblem(self.n, self.J * np.outer(sign, sign), self.h * sign, self.offset, self.labels)
 
@@ -194,12 +195,12 @@ def checked_labels(labels: Iterable[Hashable], n: int) -> tuple[Hashable, ...]:
         names = tuple(labels)
         distinct = len(set(names))
     except TypeError as exc:
-        raise ProblemError(f"labels are no hashable names: {exc}") from exc
+        raise ProblemError(must_be("labels", "hashable names", Shown(exc))) from exc
     if names and len(names) != n:
-        raise ProblemError(f"labels are {len(names)}, allowed is one for each of the {n} spins")
+        raise ProblemError(must_be("labels", f"one name for each of the {n} spins", Shown(f"{len(names)}")))
     if distinct < len(names):
         twice = next(name for at, name in enumerate(names) if name in names[:at])
-        raise ProblemError(f"labels hold {twice!r} twice, allowed are distinct ones")
+        raise ProblemError(must_be("labels", "distinct", Shown(f"{twice!r} twice")))
     return names or tuple(range(n))
 
 
@@ -232,12 +233,12 @@ def finite_array(name: str, value: ArrayLike, shape: tuple[int, ...]) -> NDArray
             raise TypeError(f"dtype {given.dtype}")
         array = given.astype(np.float64)
     except (TypeError, ValueError, OverflowError) as exc:
-        raise ProblemError(f"{name} is no {'array of numbers' if shape else 'number'}: {exc}") from exc
+        raise ProblemError(must_be(name, "an array of numbers" if shape else "a number", Shown(exc))) from exc
     if array.shape != shape:
-        raise ProblemError(f"{name} has shape {array.shape}, allowed is {shape}")
+        raise ProblemError(must_be(name, f"of the shape {shape}", Shown(f"shape {array.shape}")))
     wrong = ~(np.abs(array) <= MAX_NUMBER)
     if wrong.any():
         at = [int(i) for i in np.argwhere(wrong)[0]]
-        raise ProblemError(f"{name}{at or ''} is {array[tuple(at)]}, allowed are finite numbers up to {MAX_NUMBER:g}")
+        raise ProblemError(must_be(f"{name}{at or ''}", f"a finite number up to {MAX_NUMBER:g}", Shown(f"{array[tuple(at)]}")))
     array.flags.writeable = False
     return array

@@ -2,7 +2,7 @@
 
 A kernel is called with points [N, F] and, for a cross-Gram, other points [M, F], and returns float64 [N, N] or [N, M]; the
 one-argument form is exactly symmetric. All states are simulated: a classical twin (`Rbf`, `AngleOverlap`, or a linear model
-on `product_features`) belongs beside every result.
+on `product_features`) belongs next to every result.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from qstream.arguments import real_number
 from qstream.errors import ProblemError
 from qstream.quantum.variational.embedding import angle
+from schemas.wording import Shown, must_be
 
 Matrix = NDArray[np.float64]
 States = NDArray[np.complex128]
@@ -76,7 +77,7 @@ class Rbf:
 
     def __post_init__(self) -> None:
         if not real_number("gamma", self.gamma) > 0:
-            raise ProblemError(f"gamma is {self.gamma!r}, allowed is a number above 0")
+            raise ProblemError(must_be("gamma", "a number above 0", self.gamma))
 
     def __call__(self, x: ArrayLike, y: ArrayLike | None = None) -> Matrix:
         a, other = pair(x, y)
@@ -111,13 +112,15 @@ class Product:
 
     def __post_init__(self) -> None:
         if not self.parts:
-            raise ProblemError("parts is (), allowed is at least one pair of columns and kernel")
+            raise ProblemError(must_be("parts", "at least one pair of columns and kernel", ()))
 
     def __call__(self, x: ArrayLike, y: ArrayLike | None = None) -> Matrix:
         a, b = pair(x, y)
         for columns, _ in self.parts:
             if wrong := [at for at in columns if not -a.shape[1] <= at < a.shape[1]]:
-                raise ProblemError(f"x has {a.shape[1]} features, which have no column {wrong[0]} of the parts")
+                raise ProblemError(
+                    must_be("x", f"of more than {wrong[0]} features, as a part names that column", Shown(f"{a.shape[1]}"))
+                )
         grams = (kernel(a[:, list(columns)], None if b is None else b[:, list(columns)]) for columns, kernel in self.parts)
         result: Matrix = reduce(np.multiply, grams)
         return result
@@ -158,11 +161,11 @@ def points(x: ArrayLike, name: str = "x") -> Matrix:
             raise TypeError(f"dtype {given.dtype}")
         array = given.astype(np.float64, copy=False)
     except (TypeError, ValueError) as exc:
-        raise ProblemError(f"{name} is no matrix of real numbers: {exc}") from exc
+        raise ProblemError(must_be(name, "a matrix of real numbers", Shown(exc))) from exc
     if array.ndim != 2 or not array.size:
-        raise ProblemError(f"{name} has shape {array.shape}, allowed is [points, features], none of them 0")
+        raise ProblemError(must_be(name, "[points, features], none of them 0", Shown(f"shape {array.shape}")))
     if not np.isfinite(array).all():
-        raise ProblemError(f"{name} holds a number that is not finite, allowed are finite numbers")
+        raise ProblemError(must_be(name, "of finite numbers", Shown("one that is not")))
     return array
 
 
@@ -170,7 +173,7 @@ def pair(x: ArrayLike, y: ArrayLike | None) -> tuple[Matrix, Matrix | None]:
     """Both arguments of a kernel as `points`; `ProblemError` unless they have as many features."""
     a, b = points(x), None if y is None else points(y, "y")
     if b is not None and b.shape[1] != a.shape[1]:
-        raise ProblemError(f"x has {a.shape[1]} features and y has {b.shape[1]}, allowed are as many of each")
+        raise ProblemError(must_be("x and y", "of as many features each", Shown(f"{a.shape[1]} and {b.shape[1]}")))
     return a, b
 
 
@@ -212,7 +215,9 @@ def product_features(x: ArrayLike) -> Matrix:
     """
     array = points(x)
     if array.shape[1] > MAX_PRODUCT_FEATURES:
-        raise ProblemError(f"x has {array.shape[1]} features, allowed are {MAX_PRODUCT_FEATURES} for 3^F products")
+        raise ProblemError(
+            must_be("x", f"of at most {MAX_PRODUCT_FEATURES} features, for 3^F products", Shown(f"{array.shape[1]} features"))
+        )
     factors = np.stack([np.ones_like(array), np.cos(array), np.sin(array)], axis=-1) / np.sqrt(2)
     features = factors[:, 0]
     for column in range(1, array.shape[1]):
@@ -225,7 +230,7 @@ def alignment(first: Matrix, second: Matrix) -> float:
     """Cosine of the angle between two Gram matrices; with ``np.outer(labels, labels)`` the kernel-target alignment."""
     norms = np.linalg.norm(first) * np.linalg.norm(second)
     if norms == 0:
-        raise ProblemError("a Gram matrix is all zeros, allowed are matrices with a direction")
+        raise ProblemError(must_be("a Gram matrix", "other than zero", Shown("zeros")))
     return float(np.sum(first * second) / norms)
 
 
@@ -243,7 +248,7 @@ def nystrom(kernel: Kernel, x: ArrayLike, landmarks: int, rng: np.random.Generat
     """
     array = points(x)
     if not 1 <= landmarks <= len(array):
-        raise ProblemError(f"landmarks is {landmarks!r}, allowed are 1 to {len(array)}")
+        raise ProblemError(must_be("landmarks", f"1 to {len(array)}", landmarks))
     chosen = array[np.sort(rng.choice(len(array), landmarks, replace=False))]
     values, vectors = np.linalg.eigh(kernel(chosen))
     kept = values > _CUTOFF * values[-1]
@@ -277,7 +282,7 @@ def _fit(
 ) -> FittedModel:
     array, targets = points(x), np.asarray(y)
     if targets.shape != (len(array),):
-        raise ProblemError(f"y has shape {targets.shape}, allowed is one for each of the {len(array)} points")
+        raise ProblemError(must_be("y", f"one number for each of the {len(array)} points", Shown(f"shape {targets.shape}")))
     if len(array) <= DENSE_POINTS:
         return FittedModel(exact.fit(kernel(array), targets), _Columns(kernel, array), approximate=False)
     features = nystrom(kernel, array, landmarks, rng)

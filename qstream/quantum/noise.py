@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from qstream.arguments import real_number
 from qstream.errors import ProblemError
 from qstream.quantum.ising import IsingProblem, basis_spins, finite_array
+from schemas.wording import Shown, must_be
 
 MAX_DENSITY_SPINS: Final = 8
 Extrapolation = Literal["linear", "richardson", "exponential"]
@@ -76,7 +77,7 @@ def undo_readout(probabilities: NDArray[np.float64], p_up: float, p_down: float)
     """
     confusion = _confusion(p_up, p_down)
     if p_up + p_down == 1:
-        raise ProblemError(f"p_up + p_down is 1 with p_up {p_up}, allowed is any other sum")
+        raise ProblemError(must_be("p_up + p_down", "other than 1", Shown(f"1 with p_up {p_up}")))
     return _each_qubit(probabilities, np.linalg.inv(confusion).astype(np.float64))
 
 
@@ -100,9 +101,11 @@ def noisy_probabilities(
     checked_probability("p_gate", p_gate)
     angles = finite_array("gammas", gammas, np.shape(gammas)), finite_array("betas", betas, np.shape(betas))
     if angles[0].ndim != 1 or angles[0].shape != angles[1].shape:
-        raise ProblemError(f"gammas have shape {angles[0].shape} and betas {angles[1].shape}, allowed are as many of each")
+        raise ProblemError(
+            must_be("gammas and betas", "of the same length", Shown(f"shapes {angles[0].shape} and {angles[1].shape}"))
+        )
     if n > MAX_DENSITY_SPINS:
-        raise ProblemError(f"n is {n}, allowed are {MAX_DENSITY_SPINS} spins for a density matrix")
+        raise ProblemError(must_be("n", f"at most {MAX_DENSITY_SPINS} for a density matrix", n))
     rho = np.full((1 << n, 1 << n), 2.0**-n, np.complex128)
     spins = basis_spins(n)
     gates: list[tuple[tuple[int, ...], NDArray[np.float64]]]
@@ -140,7 +143,7 @@ def fitted_fidelity(noisy: NDArray[np.float64], ideal: NDArray[np.float64]) -> f
     signal = ideal - uniform
     power = float(signal @ signal)
     if power < 1e-24:
-        raise ProblemError("ideal is uniform, allowed are distributions that noise changes")
+        raise ProblemError(must_be("ideal", "a distribution that noise changes", Shown("the uniform one")))
     return min(1.0, max(0.0, float((noisy - uniform) @ signal) / power))
 
 
@@ -183,14 +186,16 @@ def extrapolate(scales: ArrayLike, values: ArrayLike, method: Extrapolation = "l
     Raises
     ------
     ProblemError
-        The method is none, a number is not finite, fewer than two points, equal scales, or for ``exponential`` values that
+        The method is unknown, a number is not finite, fewer than two points, equal scales, or for ``exponential`` values that
         touch the asymptote or lie on both sides.
     """
     if method not in get_args(Extrapolation):
-        raise ProblemError(f"method is {method!r}, allowed are {', '.join(get_args(Extrapolation))}")
+        raise ProblemError(must_be("method", f"one of {', '.join(get_args(Extrapolation))}", method))
     x, y = finite_array("scales", scales, np.shape(scales)), finite_array("values", values, np.shape(values))
     if x.ndim != 1 or x.shape != y.shape or len(x) < 2 or len(np.unique(x)) != len(x):
-        raise ProblemError(f"scales {x.tolist()} and values {y.tolist()}, allowed are two or more points of distinct scale")
+        raise ProblemError(
+            must_be("scales and values", "two or more points of distinct scale", Shown(f"{x.tolist()} and {y.tolist()}"))
+        )
     if method == "richardson":
         weights = [math.prod(other / (other - own) for other in x if other != own) for own in x]
         return float(y @ weights)
@@ -198,7 +203,7 @@ def extrapolate(scales: ArrayLike, values: ArrayLike, method: Extrapolation = "l
         return _intercept(x, y)
     excess = y - asymptote
     if not (np.all(excess > 0) or np.all(excess < 0)):
-        raise ProblemError(f"values {y.tolist()} do not lie on one side of the asymptote {asymptote}")
+        raise ProblemError(must_be("values", f"on one side of the asymptote {asymptote}", y.tolist()))
     return asymptote + float(np.sign(excess[0])) * math.exp(_intercept(x, np.log(np.abs(excess))))
 
 
@@ -209,7 +214,9 @@ def best_depth(fidelities: ArrayLike, ratios: ArrayLike, random_ratio: float = 0
     """
     f, r = np.asarray(fidelities, np.float64), np.asarray(ratios, np.float64)
     if f.ndim != 1 or f.shape != r.shape or not len(f):
-        raise ProblemError(f"fidelities have shape {f.shape} and ratios {r.shape}, allowed are equal ones of one axis")
+        raise ProblemError(
+            must_be("fidelities and ratios", "of one axis and the same length", Shown(f"shapes {f.shape} and {r.shape}"))
+        )
     return int(np.argmax(f * (r - random_ratio))) + 1
 
 
@@ -238,7 +245,7 @@ def _confusion(p_up: float, p_down: float) -> NDArray[np.float64]:
 def _each_qubit(probabilities: NDArray[np.float64], matrix: NDArray[np.float64]) -> NDArray[np.float64]:
     found = finite_array("probabilities", probabilities, np.shape(probabilities))
     if found.ndim != 1 or found.size.bit_count() != 1:
-        raise ProblemError(f"probabilities have shape {found.shape}, allowed is one a basis state, [2^n]")
+        raise ProblemError(must_be("probabilities", "[2^n], one a basis state", Shown(f"shape {found.shape}")))
     for _ in range(found.size.bit_length() - 1):
         found = (matrix @ found.reshape(2, -1)).T.reshape(-1)
     return found

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from qstream.arguments import whole_number
 from qstream.errors import ProblemError
 from qstream.quantum.ising import IsingProblem, finite_array
+from schemas.wording import Shown, must_be
 
 MAX_VARIABLES: Final = 1024
 MAX_LEVELS: Final = 1024
@@ -55,14 +56,14 @@ class OneHotProblem:
         listed = tuple_of("sizes", self.sizes)
         m = len(listed)
         if not 1 <= m <= MAX_VARIABLES:
-            raise ProblemError(f"sizes name {m} variables, allowed are 1 to {MAX_VARIABLES}")
+            raise ProblemError(must_be("sizes", f"of 1 to {MAX_VARIABLES} variables", Shown(f"{m} variables")))
         sizes = tuple(whole_number(f"sizes[{i}]", k, 1, MAX_LEVELS) for i, k in enumerate(listed))
         given = tuple_of("unary", self.unary) or tuple(np.zeros(k) for k in sizes)
         if len(given) != m:
-            raise ProblemError(f"unary has {len(given)} arrays, allowed is one for each of the {m} variables")
+            raise ProblemError(must_be("unary", f"one list for each of the {m} variables", Shown(f"{len(given)} arrays")))
         unary = tuple(finite_array(f"unary[{i}]", costs, (k,)) for i, (costs, k) in enumerate(zip(given, sizes, strict=True)))
         if not isinstance(self.pair, Mapping):
-            raise ProblemError(f"pair is of type {type(self.pair).__name__}, allowed is a mapping of (i, j) to costs")
+            raise ProblemError(must_be("pair", "a mapping of (i, j) to costs", Shown(f"type {type(self.pair).__name__}")))
         keys = {couple(key, m): key for key in self.pair}
         pair = {(i, j): finite_array(f"pair[{i}, {j}]", self.pair[keys[i, j]], (sizes[i], sizes[j])) for i, j in sorted(keys)}
         offset = float(finite_array("offset", self.offset, ()))
@@ -70,7 +71,7 @@ class OneHotProblem:
             object.__setattr__(self, name, value)
 
     def __reduce__(self) -> tuple[Callable[..., OneHotProblem], tuple[object, ...]]:
-        # Anew, as arrays that were pickled come back writable.
+        # Built again, as pickled arrays come back writable.
         return OneHotProblem, (self.sizes, self.unary, self.pair, self.offset)
 
     @property
@@ -79,11 +80,11 @@ class OneHotProblem:
         return math.prod(self.sizes)
 
     def energy(self, levels: ArrayLike) -> float:
-        """The energy of one solution, levels [m]; `ProblemError` if it is none."""
+        """The energy of one solution, levels [m]; `ProblemError` if it is not one."""
         return float(self.energies(cast(ArrayLike, [levels]))[0])
 
     def energies(self, levels: ArrayLike) -> NDArray[np.float64]:
-        """Energies [S] of solutions [S, m]; `ProblemError` if one is none."""
+        """Energies [S] of solutions [S, m]; `ProblemError` if one is not a solution."""
         x = self._levels(levels)
         total = np.full(len(x), self.offset)
         for i, costs in enumerate(self.unary):
@@ -96,17 +97,21 @@ class OneHotProblem:
         try:
             given = np.asarray(levels)
         except ValueError as exc:
-            raise ProblemError(f"levels are no array: {exc}") from exc
+            raise ProblemError(must_be("levels", "an array", Shown(exc))) from exc
         m = len(self.sizes)
         if given.dtype.kind not in "iuf" or given.ndim != 2 or given.shape[1] != m:
-            raise ProblemError(f"levels have dtype {given.dtype} and shape {given.shape}, allowed are whole numbers [S, {m}]")
-        # NaN is no number that is at least 0.
+            raise ProblemError(
+                must_be("levels", f"whole numbers [S, {m}]", Shown(f"dtype {given.dtype} and shape {given.shape}"))
+            )
+        # NaN is not at least 0.
         valid = (given >= 0) & (given < np.array(self.sizes))
         if given.dtype.kind == "f":
             valid &= given == np.floor(given)
         if not valid.all():
             row, i = np.argwhere(~valid)[0]
-            raise ProblemError(f"levels[{i}] is {given[row, i]}, allowed are whole numbers from 0 to {self.sizes[i] - 1}")
+            raise ProblemError(
+                must_be(f"levels[{i}]", f"a whole number from 0 to {self.sizes[i] - 1}", Shown(f"{given[row, i]}"))
+            )
         return given.astype(np.int64, copy=False)
 
     def magnitude(self) -> float:
@@ -120,7 +125,9 @@ class OneHotProblem:
     def diagonal(self) -> NDArray[np.float64]:
         """Energies [k_1, ..., k_m] of all solutions; `ProblemError` above 4 million."""
         if self.states > MAX_STATES:
-            raise ProblemError(f"sizes give {told_states(self)} states, allowed are {MAX_STATES} for a whole diagonal")
+            raise ProblemError(
+                must_be("sizes", f"of at most {MAX_STATES} states for a whole diagonal", Shown(f"{states_text(self)} states"))
+            )
         m = len(self.sizes)
         total = np.full(self.sizes, self.offset)
         for i, costs in enumerate(self.unary):
@@ -140,7 +147,11 @@ class OneHotProblem:
     def _stacked(self) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
         starts = np.concatenate(([0], np.cumsum(self.sizes, dtype=np.int64)))
         if starts[-1] > MAX_STACKED:
-            raise ProblemError(f"sizes give {starts[-1]} levels in all, allowed are {MAX_STACKED} for a cost matrix")
+            raise ProblemError(
+                must_be(
+                    "sizes", f"of at most {MAX_STACKED} levels in all for a cost matrix", Shown(f"{starts[-1]} levels in all")
+                )
+            )
         matrix = np.zeros((starts[-1], starts[-1]))
         for (i, j), costs in self.pair.items():
             rows, columns = slice(starts[i], starts[i + 1]), slice(starts[j], starts[j + 1])
@@ -164,7 +175,7 @@ class OneHotProblem:
             penalty = known - float(np.minimum(unary, 0).sum() + np.minimum(np.triu(pair), 0).sum())
             penalty = 1.01 * penalty + max(1e-6, 0.01 * float(np.max(np.abs(unary), initial=0)))
         if not 0 < penalty < math.inf:
-            raise ProblemError(f"penalty is {penalty!r}, allowed are finite numbers above 0")
+            raise ProblemError(must_be("penalty", "a finite number above 0", penalty))
         owner = np.repeat(np.arange(len(self.sizes)), self.sizes)
         # (1 - sum_a x_a)^2 = 1 - sum_a x_a + 2 sum_{a<b} x_a x_b over bits, and x = (1 - s) / 2.
         quadratic = np.triu(pair + 2 * penalty * (owner[:, np.newaxis] == owner), 1)
@@ -200,24 +211,24 @@ class OneHotProblem:
 
 
 def tuple_of(name: str, value: Any) -> tuple[Any, ...]:
-    """The entries of a sequence; `ProblemError` that names `name` if it is none."""
+    """The entries of a sequence; `ProblemError` that names `name` if it is not a sequence."""
     try:
         return tuple(value)
     except TypeError as exc:
-        raise ProblemError(f"{name} is {value!r}, allowed is a sequence") from exc
+        raise ProblemError(must_be(name, "a sequence", value)) from exc
 
 
 def couple(key: Any, m: int) -> tuple[int, int]:
-    """A key (i, j) of the pairs between m variables, as plain numbers; `ProblemError` if it is none."""
+    """A key (i, j) of the pairs between m variables, as plain numbers; `ProblemError` if it is not one."""
     try:
         i, j = (whole_number("index", at, 0, m - 1) for at in key)
     except (TypeError, ValueError) as exc:
-        raise ProblemError(f"pair has the key {key!r}, allowed is (i, j) with 0 <= i < j < {m}") from exc
+        raise ProblemError(must_be("pair", f"keyed by (i, j) with 0 <= i < j < {m}", Shown(f"the key {key!r}"))) from exc
     if i >= j:
-        raise ProblemError(f"pair has the key {key!r}, allowed is (i, j) with 0 <= i < j < {m}")
+        raise ProblemError(must_be("pair", f"keyed by (i, j) with 0 <= i < j < {m}", Shown(f"the key {key!r}")))
     return i, j
 
 
-def told_states(problem: OneHotProblem) -> str:
+def states_text(problem: OneHotProblem) -> str:
     """The count of solutions for a message; a large one, which may be beyond any float, as a power of ten."""
     return str(problem.states) if problem.states < 10**9 else f"10^{math.log10(problem.states):.1f}"

@@ -6,6 +6,7 @@ import numpy as np
 
 from qstream.errors import ProblemError
 from qstream.quantum.ising import MAX_SPINS, IsingProblem
+from schemas.wording import must_be
 
 
 def planted_torus(side: int, rng: np.random.Generator) -> tuple[IsingProblem, float]:
@@ -17,7 +18,7 @@ def planted_torus(side: int, rng: np.random.Generator) -> tuple[IsingProblem, fl
     Phys. Rev. E 97 (2018).
     """
     if side < 4 or side % 2 or side * side > MAX_SPINS:
-        raise ProblemError(f"side is {side}, allowed are even numbers from 4 to {int(MAX_SPINS**0.5)}")
+        raise ProblemError(must_be("side", f"an even number from 4 to {int(MAX_SPINS**0.5)}", side))
     n = side * side
     couplings = np.zeros((n, n))
     for row in range(side):
@@ -35,7 +36,7 @@ def planted_loops(n: int, loops: int, length: int, rng: np.random.Generator) -> 
     Source: Hen et al., Probing for quantum speedup in spin-glass problems with planted solutions, Phys. Rev. A 92 (2015).
     """
     if not 3 <= length <= n:
-        raise ProblemError(f"length is {length}, allowed are 3 to the number of spins, {n}")
+        raise ProblemError(must_be("length", f"3 to the number of spins, {n}", length))
     couplings = np.zeros((n, n))
     for _ in range(loops):
         _add_frustrated(couplings, rng.choice(n, length, replace=False).tolist(), rng)

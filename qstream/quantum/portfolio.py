@@ -77,7 +77,7 @@ class Race(Generic[T]):
     """The best answer of a race, who lowered it last (None: it is the given one), and all arms in their order.
 
     `answered` is False where the given answer may not stand and no arm answered: `answer` is the given one then.
-    `fallback_reason` says why the first arm that failed did; that the time ended after an answer is no failure. `wall_s` is None
+    `fallback_reason` says why the first arm that failed did; a time that ended after an answer is not one. `wall_s` is None
     without a deadline, so that equal inputs give equal records.
     """
 

@@ -20,6 +20,7 @@ from qstream.quantum.variational.embedding import product_state
 from qstream.quantum.variational.frozen import FrozenQLSTM
 from qstream.quantum.variational.gates import checked_qubits
 from qstream.quantum.variational.layer import checked_tensor, circuit_unitary, cnot_rings, linear, parameters
+from schemas.wording import Shown, must_be
 
 GATES: Final = ("forget", "input", "cell", "output")
 
@@ -62,7 +63,7 @@ class QLSTM(nn.Module):  # type: ignore[misc]
         checked_qubits(n)
         for name, value in (("input_size", input_size), ("hidden_size", hidden_size), ("layers", layers)):
             if value < 1:
-                raise ProblemError(f"{name} is {value!r}, allowed is 1 or more")
+                raise ProblemError(must_be(name, "1 or more", value))
         self.input_size, self.hidden_size = input_size, hidden_size
         self.angles = linear(input_size + hidden_size, n, dtype=dtype, generator=generator)
         self.weights = nn.Parameter(2 * math.pi * torch.rand(len(GATES), layers, n, 3, dtype=dtype, generator=generator))
@@ -74,12 +75,14 @@ class QLSTM(nn.Module):  # type: ignore[misc]
         """Hidden states [T, B, H] of inputs [T, B, F], and the last hidden and cell state, [1, B, H] each."""
         checked_tensor("x", x, self.weights.dtype)
         if x.ndim != 3 or not len(x) or x.shape[2] != self.input_size:
-            raise ProblemError(f"x has shape {tuple(x.shape)}, allowed is [1 or more steps, samples, {self.input_size} features]")
+            raise ProblemError(
+                must_be("x", f"[1 or more steps, samples, {self.input_size} features]", Shown(f"shape {tuple(x.shape)}"))
+            )
         for name, part in zip(("hidden state", "cell state"), state or (), strict=state is not None):
             checked_tensor(name, part, self.weights.dtype)
             if part.shape != (1, x.shape[1], self.hidden_size):
                 allowed = (1, x.shape[1], self.hidden_size)
-                raise ProblemError(f"{name} has shape {tuple(part.shape)}, allowed is {allowed} for this x")
+                raise ProblemError(must_be(name, f"of the shape {allowed} for this x", Shown(f"shape {tuple(part.shape)}")))
         from_input, from_hidden = self.angles.weight.split([self.input_size, self.hidden_size], dim=1)
         driven = x @ from_input.T + self.angles.bias
         circuits, readout = self._circuits(), self._readout()

@@ -15,6 +15,7 @@ from qstream.errors import ProblemError
 from qstream.quantum.ising import IsingProblem
 from qstream.quantum.onehot import OneHotProblem
 from schemas.solver import CLASSICAL, DEVICE, Execution, Reason, SolverRecord
+from schemas.wording import Shown, must_be
 
 Problem = IsingProblem | OneHotProblem
 Solution = NDArray[np.int8] | NDArray[np.int64]
@@ -77,21 +78,23 @@ class SolveRequest:
 
     def __post_init__(self) -> None:
         if not isinstance(self.problem, (IsingProblem, OneHotProblem)):
-            raise ProblemError(f"problem is of type {type(self.problem).__name__}, allowed are IsingProblem, OneHotProblem")
+            raise ProblemError(
+                must_be("problem", "an IsingProblem or OneHotProblem", Shown(f"type {type(self.problem).__name__}"))
+            )
         for name, (low, high) in _WHOLE.items():
             if name != "p" or self.p is not None:
                 object.__setattr__(self, name, whole_number(name, getattr(self, name), low, high))
         object.__setattr__(self, "deadline_s", real_number("deadline_s", self.deadline_s))
         if self.deadline_s <= 0:
-            raise ProblemError(f"deadline_s is {self.deadline_s!r}, allowed are seconds above 0")
+            raise ProblemError(must_be("deadline_s", "above 0 seconds", self.deadline_s))
         if self.noise is not None:
             object.__setattr__(self, "noise", real_number("noise", self.noise, 0, 1))
             if self.noise == 1:
-                raise ProblemError("noise is 1, allowed is 0 <= noise < 1")
+                raise ProblemError(must_be("noise", "below 1", 1))
         if self.schedule not in get_args(Schedule):
-            raise ProblemError(f"schedule is {self.schedule!r}, allowed are {', '.join(get_args(Schedule))}")
+            raise ProblemError(must_be("schedule", f"one of {', '.join(get_args(Schedule))}", self.schedule))
         if self.device is not None and not isinstance(self.device, str):
-            raise ProblemError(f"device is {self.device!r}, allowed are names of the device pool")
+            raise ProblemError(must_be("device", "a name of the device pool", self.device))
         for name in ("warm_start", "incumbent"):
             given = getattr(self, name)
             if given is not None:
@@ -264,23 +267,25 @@ class Solver(Protocol):
 def spin_problem(request: SolveRequest) -> IsingProblem:
     """The request's problem; `Refused` if it has no spins."""
     if not isinstance(request.problem, IsingProblem):
-        raise Refused(Reason.UNSUPPORTED, "the problem has one-hot variables, allowed are spins")
+        raise Refused(Reason.UNSUPPORTED, "the problem must be of spins, got one-hot variables")
     return request.problem
 
 
 def checked_solution(name: str, problem: Problem, solution: object) -> Solution:
-    """A solution of the problem's form as an array of its dtype; `ProblemError` if it is none."""
+    """A solution of the problem's form as an array of its dtype; `ProblemError` if it is not one."""
     try:
         array = np.asarray(solution)
     except ValueError as exc:
-        raise ProblemError(f"{name} is no solution: {exc}") from exc
+        raise ProblemError(must_be(name, "an array of numbers", Shown(exc))) from exc
     if array.dtype.kind not in "iuf":
-        raise ProblemError(f"{name} has dtype {array.dtype}, allowed are whole numbers")
+        raise ProblemError(must_be(name, "of whole numbers", Shown(f"dtype {array.dtype}")))
     if isinstance(problem, IsingProblem):
         if array.shape != (problem.n,) or not np.isin(array, (-1, 1)).all():
-            raise ProblemError(f"{name} is no solution, allowed are {problem.n} spins of +1 or -1")
+            raise ProblemError(must_be(name, f"{problem.n} spins of +1 or -1", Shown(f"{array.tolist()}")))
         return array.astype(np.int8)
     sizes = np.array(problem.sizes)
     if array.shape != sizes.shape or np.any(array != np.floor(array)) or np.any(array < 0) or np.any(array >= sizes):
-        raise ProblemError(f"{name} is no solution, allowed are {len(sizes)} levels, each from 0 to below its variable's size")
+        raise ProblemError(
+            must_be(name, f"{len(sizes)} levels, each from 0 to below its variable's size", Shown(f"{array.tolist()}"))
+        )
     return array.astype(np.int64)

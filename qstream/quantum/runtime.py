@@ -26,6 +26,7 @@ from qstream.quantum.order import AUTO, solve_in_order
 from qstream.quantum.record import Answer, Problem, Refused, Remaining, Solver, SolveRequest, SolveResult
 from qstream.quantum.solvers import asked, find_solver, solver_names, warm
 from schemas.solver import DEVICE, Reason
+from schemas.wording import Shown, must_be
 
 UNKNOWN: Final = f"{DEVICE}unknown"
 
@@ -131,12 +132,12 @@ class QuantumRuntime:
     Raises
     ------
     ProblemError
-        The pool is none, or a number is out of range.
+        The pool is not a `DevicePool`, or a number is out of range.
     """
 
     def __init__(self, pool: DevicePool = DEFAULT_POOL, *, threads: int = 2, queue_limit: int = 8, late_jobs: int = 4) -> None:
         if not isinstance(pool, DevicePool):
-            raise ProblemError(f"pool is of type {type(pool).__name__}, allowed is a DevicePool")
+            raise ProblemError(must_be("pool", "a DevicePool", Shown(f"type {type(pool).__name__}")))
         threads = whole_number("threads", threads, 1, 1024)
         queue_limit = whole_number("queue_limit", queue_limit, 0, 10_000)
         late_jobs = whole_number("late_jobs", late_jobs, 0, 10_000)

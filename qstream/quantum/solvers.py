@@ -23,6 +23,7 @@ from qstream.quantum.onehot import OneHotProblem
 from qstream.quantum.order import AUTO, solve_in_order
 from qstream.quantum.record import Answer, Problem, Refused, Remaining, Solver, SolveRequest, SolveResult
 from schemas.solver import DEVICE, Reason
+from schemas.wording import Shown, must_be
 
 Given = ParamSpec("Given")
 Found = TypeVar("Found")
@@ -66,21 +67,23 @@ def solve(problem: Problem | SolveRequest, solver: str = AUTO, *, clock: Clock =
     Raises
     ------
     ProblemError
-        The problem, a term or the solver's name is wrong. That a solver cannot answer is no error: another does, and
+        The problem, a term or the solver's name is wrong. A solver that cannot answer is not an error: another does, and
         ``result.meta.fallback`` says why.
     """
     request, name = asked(problem, solver, terms)
     if not is_known(name):
-        raise ProblemError(f"solver is {name!r}, allowed are {AUTO}, {', '.join(solver_names())}, {DEVICE}NAME")
+        raise ProblemError(must_be("solver", f"{AUTO}, {', '.join(solver_names())}, {DEVICE}NAME", name))
     return solve_in_order(request, name, find_solver, clock)
 
 
 def asked(problem: Problem | SolveRequest, solver: str, terms: Mapping[str, Any]) -> tuple[SolveRequest, str]:
     """The request of a problem and its terms, and the solver by its own name or by the device that the request names."""
     if not isinstance(problem, (IsingProblem, OneHotProblem, SolveRequest)):
-        raise ProblemError(f"problem is of type {type(problem).__name__}, allowed are IsingProblem, OneHotProblem, SolveRequest")
+        raise ProblemError(
+            must_be("problem", "an IsingProblem, OneHotProblem or SolveRequest", Shown(f"type {type(problem).__name__}"))
+        )
     if not isinstance(solver, str):
-        raise ProblemError(f"solver is {solver!r}, allowed are names")
+        raise ProblemError(must_be("solver", "a name", solver))
     if solver.startswith(DEVICE):
         terms = {**terms, "device": solver.removeprefix(DEVICE)}
     if not isinstance(problem, SolveRequest):
@@ -115,7 +118,7 @@ def find_solver(name: str, left_s: float = math.inf) -> Solver:
         return cast(Solver, _load(SOLVERS[name]))
     extra = _extras().get(name)
     if extra is None:
-        raise ProblemError(f"solver is {name!r}, allowed are {', '.join(solver_names())}")
+        raise ProblemError(must_be("solver", f"one of {', '.join(solver_names())}", name))
     return _Foreign(name, extra)
 
 

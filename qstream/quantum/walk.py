@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from qstream.arguments import real_number
 from qstream.errors import ProblemError
 from qstream.quantum.ising import MAX_NUMBER, finite_array
+from schemas.wording import Shown, must_be
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -30,7 +31,7 @@ def adjacency(graph: nx.Graph) -> NDArray[np.float64]:
     `ProblemError` for a directed graph.
     """
     if graph.is_directed():
-        raise ProblemError("graph is directed, allowed are undirected graphs")
+        raise ProblemError(must_be("graph", "undirected", Shown("a directed one")))
     at = {node: position for position, node in enumerate(graph)}
     weights = np.zeros((len(at), len(at)))
     for u, v, weight in graph.edges(data="weight", default=1.0):
@@ -82,15 +83,15 @@ def probabilities(generator: ArrayLike, t: ArrayLike, source: int | ArrayLike) -
 def heat(generator: ArrayLike, t: ArrayLike, source: int | ArrayLike) -> NDArray[np.float64]:
     """The classical twin [..., n] of `probabilities`: heat from a node or from a real distribution [n].
 
-    `ProblemError` if a time is below 0, when heat is no distribution, or what `amplitudes` refuses, or a complex source.
+    `ProblemError` if a time is below 0, when heat is not a distribution, or what `amplitudes` refuses, or a complex source.
     """
     values, vectors = spectrum(generator)
     begin = _start(source, len(values))
     if begin.imag.any():
-        raise ProblemError("source is complex, allowed is a node or a real distribution")
+        raise ProblemError(must_be("source", "a node or a real distribution", Shown("complex numbers")))
     times = _times(t)
     if (times < 0).any():
-        raise ProblemError(f"t is {times.min()}, allowed are times from 0")
+        raise ProblemError(must_be("t", ">= 0", Shown(f"{times.min()}")))
     start = vectors.T @ begin.real
     decays = np.exp(-np.multiply.outer(times, values))
     result: NDArray[np.float64] = (decays * start) @ vectors.T
@@ -144,11 +145,11 @@ def _spectrum(generator: _Keyed) -> tuple[NDArray[np.float64], NDArray[np.float6
 def _symmetric(name: str, value: ArrayLike) -> NDArray[np.float64]:
     matrix = np.array(value, np.float64)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not 1 <= len(matrix) <= MAX_NODES:
-        raise ProblemError(f"{name} has shape {matrix.shape}, allowed are square matrices of 1 to {MAX_NODES} nodes")
+        raise ProblemError(must_be(name, f"a square matrix of 1 to {MAX_NODES} nodes", Shown(f"shape {matrix.shape}")))
     if not np.isfinite(matrix).all():
-        raise ProblemError(f"{name} holds numbers that are not finite")
+        raise ProblemError(must_be(name, "of finite numbers", Shown("one that is not")))
     if not np.allclose(matrix, matrix.T, rtol=1e-12, atol=0):
-        raise ProblemError(f"{name} is not symmetric, allowed are undirected graphs")
+        raise ProblemError(must_be(name, "symmetric, as of an undirected graph", Shown("another matrix")))
     return matrix
 
 
@@ -159,14 +160,14 @@ def _times(t: ArrayLike) -> NDArray[np.float64]:
 def _start(source: int | ArrayLike, n: int) -> NDArray[np.complex128]:
     if isinstance(source, (int, np.integer)):
         if not 0 <= source < n:
-            raise ProblemError(f"source is {source}, allowed are nodes 0 to {n - 1}")
+            raise ProblemError(must_be("source", f"a node, 0 to {n - 1}", source))
         state = np.zeros(n, np.complex128)
         state[source] = 1
         return state
     try:
         state = np.asarray(source, np.complex128)
     except (TypeError, ValueError) as exc:
-        raise ProblemError(f"source is no node and no state: {exc}") from exc
+        raise ProblemError(must_be("source", "a node or a state", Shown(exc))) from exc
     if state.shape != (n,) or not np.isfinite(state).all():
-        raise ProblemError(f"source has shape {state.shape}, allowed is a node or a finite state ({n},)")
+        raise ProblemError(must_be("source", f"a node or a finite state ({n},)", Shown(f"shape {state.shape}")))
     return state

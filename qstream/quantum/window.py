@@ -84,7 +84,7 @@ def solve_window(
 ) -> Solved:
     """Solve a window by enumeration, descents or circuits, and let the incumbent stand where none is lower.
 
-    Beside circuits a classical search runs as their twin: annealing, or descents by exchanges for a fixed weight.
+    After circuits a classical search runs as their twin: annealing, or descents by exchanges for a fixed weight.
     The record has the exact optimum where it is known. Without a deadline equal arguments give equal answers.
 
     Parameters

@@ -51,7 +51,7 @@ class Bifurcation:
 
     def refusal(self, request: SolveRequest) -> Refused | None:
         if not isinstance(request.problem, IsingProblem):
-            return Refused(Reason.UNSUPPORTED, "a one-hot problem, allowed are spins")
+            return Refused(Reason.UNSUPPORTED, "the problem must be of spins, got one-hot variables")
         return None
 
     def estimate_ms(self, request: SolveRequest) -> float:

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qstream.quantum.ising import IsingProblem, basis_spins, spins_of
-from qstream.quantum.onehot import MAX_STATES, OneHotProblem, told_states
+from qstream.quantum.onehot import MAX_STATES, OneHotProblem, states_text
 from qstream.quantum.record import Answer, Problem, Refused, Remaining, Solution, SolveRequest
 from schemas.solver import Reason
+from schemas.wording import Shown, must_be
 
 MAX_BITS: Final = 24
 # Energies closer than this share of the largest are equal: rounding differs with the order of a sum.
@@ -36,7 +37,7 @@ class Spectrum:
     states: int
 
     def is_optimal(self, energies: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """Which energies are the minimum, but for rounding."""
+        """Which energies are the minimum, up to rounding."""
         close: NDArray[np.bool_] = energies <= self.minimum + margin(self.minimum, self.maximum)
         return close
 
@@ -135,9 +136,9 @@ def size_refusal(problem: Problem) -> Refused | None:
     """Whether the problem has more solutions than are enumerated."""
     if isinstance(problem, IsingProblem):
         if problem.n > MAX_BITS:
-            return Refused(Reason.TOO_LARGE, f"{problem.n} spins, allowed are {MAX_BITS}")
+            return Refused(Reason.TOO_LARGE, must_be("n", f"at most {MAX_BITS} spins", problem.n))
     elif problem.states > MAX_STATES:
-        return Refused(Reason.TOO_LARGE, f"{told_states(problem)} states, allowed are {MAX_STATES}")
+        return Refused(Reason.TOO_LARGE, must_be("sizes", f"of at most {MAX_STATES} states", Shown(states_text(problem))))
     return None
 
 

@@ -13,6 +13,7 @@ from qstream.quantum.ising import IsingProblem
 from qstream.quantum.onehot import MAX_STACKED, OneHotProblem
 from qstream.quantum.record import Answer, Problem, Refused, Remaining, Solution, SolveRequest
 from schemas.solver import Reason
+from schemas.wording import must_be
 
 RESTARTS: Final = 32
 REPLICAS: Final = 32
@@ -190,7 +191,7 @@ def best_descended(problem: Problem, solutions: Solution, remaining_s: Remaining
 def stacked_refusal(problem: Problem) -> Refused | None:
     """Whether a one-hot problem has too many levels for its cost matrix."""
     if isinstance(problem, OneHotProblem) and sum(problem.sizes) > MAX_STACKED:
-        return Refused(Reason.TOO_LARGE, f"{sum(problem.sizes)} levels in all, allowed are {MAX_STACKED}")
+        return Refused(Reason.TOO_LARGE, must_be("sizes", f"of at most {MAX_STACKED} levels in all", sum(problem.sizes)))
     return None
 
 

@@ -19,7 +19,7 @@ class ChannelClosed(Exception):
 
 
 def send(channel: socket.socket, message: object, due: float = math.inf) -> None:
-    """Write one message; `ChannelClosed` if nobody will read it, `TimeoutError` if it was not whole at `due`.
+    """Write one message; `ChannelClosed` if no process will read it, `TimeoutError` if it was not whole at `due`.
 
     `due` is a moment of ``time.monotonic``. After a `TimeoutError` the channel is of no more use.
     """

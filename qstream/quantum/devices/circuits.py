@@ -19,6 +19,7 @@ from qstream.quantum.ising import IsingProblem
 from qstream.quantum.onehot import OneHotProblem
 from qstream.quantum.record import Problem, Refused
 from schemas.solver import Reason
+from schemas.wording import must_be
 
 Edge = tuple[int, int]
 Gate = tuple[str, tuple[int, ...]]
@@ -127,7 +128,7 @@ def samples_of(result: object, circuit: Circuit) -> Samples:
         raise _invalid(f"counts are {str(result)[:80]}")
     for bits, count in result.items():
         if not isinstance(bits, str) or len(bits) != circuit.n or set(bits) - {"0", "1"}:
-            raise _invalid(f"an outcome is {str(bits)[:80]!r}, allowed are {circuit.n} bits")
+            raise _invalid(must_be("an outcome", f"{circuit.n} bits", bits))
         if not isinstance(count, (int, np.integer)) or count < 1:
             raise _invalid(f"outcome {bits} was seen {count} times")
     if (total := sum(int(count) for count in result.values())) > circuit.shots:

@@ -31,7 +31,7 @@ _ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", 
 
 @dataclass(eq=False)
 class Nursery:
-    """The process that forks devices; `spawned` are slots whose pid it has not told yet."""
+    """The process that forks devices; `spawned` are slots whose pid it has not sent yet."""
 
     process: subprocess.Popen[bytes]
     control: socket.socket
@@ -81,7 +81,7 @@ class Keeper:
             self._wake()
 
     def close(self) -> None:
-        """End all processes and the thread; whoever waits for an answer is told so."""
+        """End all processes and the thread; callers that wait for an answer are informed."""
         with self._lock:
             self._closing = True
         for slots in self._devices:
@@ -109,7 +109,7 @@ class Keeper:
                 elif isinstance(key.data, Slot):
                     self._arrived(key.data)
                 else:
-                    self._told()
+                    self._take_message()
             self._run_errands()
             now = time.monotonic()
             for slot, (_, _, due) in list(self._watched.items()):
@@ -273,7 +273,7 @@ class Keeper:
         self._selector.register(ours, selectors.EVENT_READ)
         return Nursery(process, ours)
 
-    def _told(self) -> None:
+    def _take_message(self) -> None:
         """Read one packet of the nursery."""
         nursery = self._nursery
         if nursery is None:
@@ -285,15 +285,15 @@ class Keeper:
         if not packet:
             self._lost_nursery()
             return
-        told = json.loads(packet)
-        if "pid" in told:
+        message = json.loads(packet)
+        if "pid" in message:
             slot = nursery.spawned.popleft()
-            slot.pid = told["pid"]
+            slot.pid = message["pid"]
             if slot.ended:
-                self._tell({"kill": told["pid"]})
-        elif "gone" in told:
+                self._tell({"kill": message["pid"]})
+        elif "gone" in message:
             for slots in self._devices:
-                slots.lost(told["gone"])
+                slots.lost(message["gone"])
 
     def _lost_nursery(self) -> None:
         """The nursery died, and with it all its processes, whose channels say so: start another after a pause."""

@@ -12,7 +12,7 @@ from qstream.quantum.record import Answer, Refused, Remaining
 from schemas.solver import Reason
 
 _SMOOTHING = 0.2
-# What a solver is told to have less than its caller, so that it ends of its own accord and its answer is used.
+# A solver sees this much less time than its caller has, so that it ends by itself and its answer is used.
 _RESERVE_S = 0.002
 
 

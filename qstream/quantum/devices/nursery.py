@@ -111,7 +111,7 @@ def become_device(nursery: int, control: socket.socket, descriptor: int, spec: o
 
 
 def serve(channel: socket.socket, spec: DeviceSpec) -> None:
-    """Say whether the device is ready, then answer circuits with `Samples` or ``(reason, detail)`` until nobody asks."""
+    """Say whether the device is ready, then answer circuits with `Samples` or ``(reason, detail)`` until the channel closes."""
     with contextlib.suppress(ChannelClosed):
         try:
             # A circuit of a machine that answers late is a job in somebody's queue, and may cost money: open it only.

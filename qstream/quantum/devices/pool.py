@@ -48,10 +48,10 @@ class DeviceSpec(BaseModel):
     timeout_ms: float = Field(default=1000.0, gt=0, le=604_800_000, description="the process is killed if it takes longer")
     probe_s: float = Field(default=5.0, gt=0, le=86_400, description="pause before a device that did not start is tried again")
     breaker: BreakerSpec = Field(default_factory=BreakerSpec)
-    simulator: bool | None = Field(default=None, description="by default told from PennyLane's name")
+    simulator: bool | None = Field(default=None, description="by default recognised by PennyLane's name")
 
     @model_validator(mode="after")
-    def _seed_is_told_once(self) -> DeviceSpec:
+    def _circuits_bring_wires_shots_and_seed(self) -> DeviceSpec:
         for name in ("wires", "shots", "seed"):
             if name in self.kwargs:
                 raise ValueError(f"kwargs name {name}, which each circuit brings itself")
@@ -92,7 +92,7 @@ class DevicePool(BaseModel):
         return self
 
     def device(self, name: str | None) -> DeviceSpec:
-        """One device; `Refused` with the known names if there is none of that name."""
+        """One device; `Refused` with the known names if there is no such device."""
         for device in self.devices:
             if device.name == name:
                 return device

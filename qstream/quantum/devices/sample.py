@@ -23,7 +23,7 @@ def sample(spec: DeviceSpec, circuit: Circuit) -> Samples:
     Raises
     ------
     Refused
-        The device is not installed, cannot be opened, fails, or gives what are no samples.
+        The device is not installed, cannot be opened, fails, or gives something other than samples.
     """
     device = open_device(spec, circuit.n, circuit.seed)
     try:
@@ -68,7 +68,7 @@ def _device_class(path: str) -> Any:
         return getattr(importlib.import_module(where), name)
     found = importlib.util.spec_from_file_location(Path(where).stem, where)
     if found is None or found.loader is None:
-        raise ImportError(f"{where} is no Python file")
+        raise ImportError(f"{where} is not a Python file")
     module = importlib.util.module_from_spec(found)
     found.loader.exec_module(module)
     return getattr(module, name)

@@ -20,7 +20,7 @@ from qstream.quantum.devices.sample import INSTALL
 from qstream.quantum.record import Refused, Remaining
 from schemas.solver import Reason
 
-# What the keeper does with a slot: waits until it is ready, for an answer that nobody awaits, for a probe's; or kills it.
+# What the keeper does with a slot: waits until it is ready, for an answer that no caller awaits, for a probe's; or kills it.
 Errand = Literal["start", "abandoned", "probe", "kill"]
 _SMOOTHING = 0.2
 
@@ -213,7 +213,7 @@ class Slots:
             try:
                 send(slot.channel, circuit, begun + self.spec.timeout_ms / 1e3)
             except ChannelClosed:
-                # It ended while idle, which is no fault of this request: the next one, please.
+                # It ended while idle, which is not a fault of this request: take the next one.
                 self._let_go(slot)
             except TimeoutError:
                 self.hung(slot)

@@ -20,6 +20,7 @@ from qstream.quantum.qaoa.schedule import angles as spin_angles
 from qstream.quantum.qaoa.subspace_solver import QAOA_XY
 from qstream.quantum.record import Answer, Problem, ProducedBy, Refused, Remaining, Solution, SolveRequest
 from schemas.solver import DEVICE, Reason
+from schemas.wording import must_be
 
 Sampler = Callable[[Circuit, Remaining], Samples]
 POLISHED: Final = 16
@@ -57,7 +58,7 @@ class DeviceSolver:
         if request.schedule == "tree" and (isinstance(problem, OneHotProblem) or (request.p or 1) > MAX_TREE_P):
             return Refused(Reason.UNSUPPORTED, f"schedule is 'tree', which has angles of spins and of 1 to {MAX_TREE_P} layers")
         if (wires := wires_of(problem)) > spec.max_wires:
-            return Refused(Reason.TOO_LARGE, f"{wires} qubits, allowed are {spec.max_wires} on {spec.name}")
+            return Refused(Reason.TOO_LARGE, must_be("the problem", f"of at most {spec.max_wires} qubits on {spec.name}", wires))
         return stacked_refusal(problem)
 
     def estimate_ms(self, request: SolveRequest) -> float:

@@ -12,6 +12,7 @@ from ortools.sat.python import cp_model
 from qstream.quantum.ising import IsingProblem
 from qstream.quantum.record import Answer, Refused, Remaining, SolveRequest, spin_problem
 from schemas.solver import Reason
+from schemas.wording import must_be
 
 MAX_BITS: Final = 64
 _STEPS: Final = 1 << 40  # the whole range of energies in the integers that CP-SAT counts in
@@ -29,9 +30,9 @@ class CpSat:
     def refusal(self, request: SolveRequest) -> Refused | None:
         problem = request.problem
         if not isinstance(problem, IsingProblem):
-            return Refused(Reason.UNSUPPORTED, "a one-hot problem, allowed are spins")
+            return Refused(Reason.UNSUPPORTED, "the problem must be of spins, got one-hot variables")
         if problem.n > MAX_BITS:
-            return Refused(Reason.TOO_LARGE, f"{problem.n} spins, allowed are {MAX_BITS}")
+            return Refused(Reason.TOO_LARGE, must_be("n", f"at most {MAX_BITS} spins", problem.n))
         return None
 
     def estimate_ms(self, request: SolveRequest) -> float:

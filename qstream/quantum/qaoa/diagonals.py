@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from qstream.errors import ProblemError
 from qstream.quantum.ising import IsingProblem, basis_spins
+from schemas.wording import Shown, must_be
 
 MAX_QUBITS: Final = 22
 MAX_LEVELS: Final = 4096
@@ -22,10 +23,10 @@ def checked_size(problems: Sequence[IsingProblem]) -> int:
     """The one n of all problems; `ProblemError` if there is none or it is too large."""
     sizes = {problem.n for problem in problems}
     if len(sizes) != 1:
-        raise ProblemError(f"problems have {sorted(sizes)} spins, allowed is one size in a call")
+        raise ProblemError(must_be("problems", "of one size in a call", Shown(f"{sorted(sizes)} spins")))
     (n,) = sizes
     if n > MAX_QUBITS:
-        raise ProblemError(f"n is {n}, allowed are {MAX_QUBITS} qubits for a simulated state")
+        raise ProblemError(must_be("n", f"at most {MAX_QUBITS} for a simulated state", n))
     return n
 
 

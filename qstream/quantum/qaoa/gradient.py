@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from qstream.errors import ProblemError
 from qstream.quantum.qaoa.statevector import Floats, Statevector, multiply_group, probabilities
+from schemas.wording import Shown, must_be
 
 
 def expectation_gradient(
@@ -23,7 +24,7 @@ def expectation_gradient(
     `circuit` is reset first, and of no use until the next reset afterwards. `ProblemError` if it has a warm start.
     """
     if circuit.warm:
-        raise ProblemError("the circuit has a warm start, allowed is the uniform start for a gradient")
+        raise ProblemError(must_be("the start", "uniform for a gradient", Shown("a warm start")))
     phases, mixers = np.asarray(gammas, np.float64), np.asarray(betas, np.float64)
     circuit.reset()
     states = [circuit.state.copy()]

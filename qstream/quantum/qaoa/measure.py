@@ -44,7 +44,7 @@ class Distribution:
 
     @cached_property
     def optimal(self) -> NDArray[np.intp]:
-        """The entries of least energy, but for rounding."""
+        """The entries of least energy, up to rounding."""
         low, high = float(self.energies.min()), float(self.energies.max())
         return np.flatnonzero(self.energies <= low + margin(low, high))
 

@@ -19,10 +19,11 @@ from qstream.quantum.ising import IsingProblem
 from qstream.quantum.qaoa.analytic import Correlators, best_angles, profile
 from qstream.quantum.record import Answer, Control, ProducedBy, Refused, Remaining, SolveRequest, spin_problem
 from schemas.solver import Reason
+from schemas.wording import must_be
 
 MAX_SPINS: Final = 256
 ENUMERATED: Final = 10
-# Up to here the optimum is cheap enough to be told with every answer.
+# Up to here the optimum is cheap enough to come with every answer.
 KNOWN_OPTIMUM: Final = 16
 _REFINE_EVERY: Final = 8
 # Milliseconds of a quiet core of 2024, doubled: means at one gamma, and of those each factor of a pair's products.
@@ -66,7 +67,7 @@ class Rqaoa:
         if request.warm_start is not None:
             return Refused(Reason.UNSUPPORTED, "a warm start needs a circuit of its own, this solver's formula starts uniform")
         if problem.n > MAX_SPINS:
-            return Refused(Reason.TOO_LARGE, f"{problem.n} spins, allowed are {MAX_SPINS}")
+            return Refused(Reason.TOO_LARGE, must_be("n", f"at most {MAX_SPINS} spins", problem.n))
         return None
 
     def estimate_ms(self, request: SolveRequest) -> float:

@@ -19,6 +19,7 @@ from qstream.errors import ProblemError
 from qstream.quantum.ising import IsingProblem
 from qstream.quantum.record import Refused, SolveRequest, spin_problem
 from schemas.solver import Reason
+from schemas.wording import must_be
 
 RAMP_GAMMA: Final = 0.75
 RAMP_BETA: Final = 0.65
@@ -41,7 +42,7 @@ def tree(p: int, sigma: float, degree: float = math.inf) -> Angles:
     `ProblemError` above p = 5, where no tree angles are kept.
     """
     if not 1 <= p <= MAX_TREE_P:
-        raise ProblemError(f"p is {p}, allowed are tree angles of 1 to {MAX_TREE_P} layers")
+        raise ProblemError(must_be("p", f"1 to {MAX_TREE_P} for tree angles", p))
     gamma, beta = tree_table()["limit" if degree > LARGEST_DEGREE else str(max(3, round(degree)))][p - 1]
     return gamma / scale(sigma), beta
 
@@ -64,7 +65,7 @@ def extended(at: NDArray[np.float64], known: NDArray[np.float64], values: NDArra
 
 
 def scale(sigma: float) -> float:
-    """`sigma`, or 1 of a problem without terms, or of so small ones that 1 / sigma is no number: all angles are as good."""
+    """`sigma`, or 1 of a problem without terms, or of so small ones that 1 / sigma is not finite: all angles are as good."""
     return sigma if sigma > _LEAST_SIGMA else 1.0
 
 

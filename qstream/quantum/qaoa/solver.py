@@ -22,6 +22,7 @@ from qstream.quantum.qaoa.schedule import MAX_TREE_P, angles
 from qstream.quantum.qaoa.statevector import Statevector, unlimited
 from qstream.quantum.record import Answer, Control, ProducedBy, Refused, Remaining, SolveRequest, spin_problem
 from schemas.solver import Reason
+from schemas.wording import must_be
 
 MOST_P: Final = 32
 OPTIMIZED_P: Final = 3
@@ -52,9 +53,11 @@ class Qaoa:
         if request.schedule == "tree" and request.p is not None and request.p > MAX_TREE_P:
             return Refused(Reason.UNSUPPORTED, f"p is {request.p}, tree angles are kept up to {MAX_TREE_P}")
         if problem.n > MAX_QUBITS:
-            return Refused(Reason.TOO_LARGE, f"{problem.n} spins, allowed are {MAX_QUBITS} for a simulated state")
+            return Refused(Reason.TOO_LARGE, must_be("n", f"at most {MAX_QUBITS} spins for a simulated state", problem.n))
         if request.schedule == "optimize" and (kept := (request.p or OPTIMIZED_P) << problem.n) > _KEPT_STATES:
-            return Refused(Reason.TOO_LARGE, f"{kept} amplitudes of all layers, allowed are {_KEPT_STATES} for a gradient")
+            return Refused(
+                Reason.TOO_LARGE, must_be("p", f"so small that a gradient keeps at most {_KEPT_STATES} amplitudes", kept)
+            )
         return None
 
     def estimate_ms(self, request: SolveRequest) -> float:

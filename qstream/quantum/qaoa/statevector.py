@@ -26,6 +26,7 @@ from qstream.quantum.ising import IsingProblem
 from qstream.quantum.qaoa.diagonals import checked_size, diagonals, integer_levels
 from qstream.quantum.record import Refused, Remaining
 from schemas.solver import Reason
+from schemas.wording import must_be
 
 WARM_EPSILON: Final = 0.25
 _BLOCK: Final = 1 << 15  # states whose phases stay in a core's cache
@@ -51,7 +52,7 @@ class Statevector:
         Warm start: a solution of all these problems' size, from whose neighbourhood the state begins, with the mixer that
         keeps that beginning (Egger, Marecek, Woerner, arXiv:2009.10095). By default all states are equally likely.
     epsilon
-        Probability that a qubit of the warm start is measured other than in `start`; 0.5 is no warm start.
+        Probability that a qubit of the warm start is measured other than in `start`; 0.5 is the same as no warm start.
 
     Attributes
     ----------
@@ -100,7 +101,7 @@ class Statevector:
         self.reset()
 
     def reset(self) -> None:
-        """Begin anew: all states equally likely, or the warm start."""
+        """Start over: all states equally likely, or the warm start."""
         self._turn = 0.0
         ratio = math.sqrt(self._epsilon / (1 - self._epsilon))
         ratios = [ratio if spin > 0 else 1 / ratio for spin in self._start or [1] * self.qubits]
@@ -211,7 +212,7 @@ def probabilities(state: Floats) -> NDArray[np.float64]:
 def checked_epsilon(epsilon: float) -> float:
     """`epsilon` if a warm start can have it, else `ProblemError`."""
     if not 0 < epsilon <= 0.5:
-        raise ProblemError(f"epsilon is {epsilon!r}, allowed is 0 < epsilon <= 0.5")
+        raise ProblemError(must_be("epsilon", "above 0 and at most 0.5", epsilon))
     return epsilon
 
 

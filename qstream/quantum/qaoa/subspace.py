@@ -21,6 +21,7 @@ from qstream.quantum.qaoa.measure import Distribution
 from qstream.quantum.qaoa.statevector import unlimited
 from qstream.quantum.record import Control, Refused, Remaining
 from schemas.solver import Reason
+from schemas.wording import must_be
 
 OneHotMixer = Literal["complete", "ring"]
 _BLOCK: Final = 32
@@ -57,7 +58,7 @@ def onehot_state(
     sizes = energies.shape
     local = [np.full(k, k**-0.5) for k in sizes] if around is None else list(around)
     if mixer == "ring" and around is not None:
-        raise ProblemError("mixer is 'ring' with a start of its own, allowed is 'complete'")
+        raise ProblemError(must_be("mixer", "complete for a start of its own", mixer))
     psi = np.ones(1, np.complex128)
     for vector in local:
         psi = np.multiply.outer(psi, vector).reshape(-1)

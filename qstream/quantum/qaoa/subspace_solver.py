@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qstream.quantum.classical.greedy import polish_levels, stacked_refusal
-from qstream.quantum.onehot import OneHotProblem, told_states
+from qstream.quantum.onehot import OneHotProblem, states_text
 from qstream.quantum.qaoa.measure import Distribution
 from qstream.quantum.qaoa.subspace import OneHotMixer, control, local_scale, onehot_state
 from qstream.quantum.record import Answer, ProducedBy, Refused, Remaining, SolveRequest
 from schemas.solver import Reason
+from schemas.wording import Shown, must_be
 
 MAX_STATES: Final = 1 << 20
 MOST_P: Final = 10
@@ -53,7 +54,7 @@ class QaoaXY:
         if request.warm_start is not None and self.mixer == "ring":
             return Refused(Reason.UNSUPPORTED, "a warm start needs the complete mixer, this solver has the ring")
         if problem.states > MAX_STATES:
-            return Refused(Reason.TOO_LARGE, f"{told_states(problem)} states, allowed are {MAX_STATES}")
+            return Refused(Reason.TOO_LARGE, must_be("sizes", f"of at most {MAX_STATES} states", Shown(states_text(problem))))
         return stacked_refusal(problem)
 
     def estimate_ms(self, request: SolveRequest) -> float:

@@ -12,6 +12,7 @@ from numpy.polynomial import chebyshev
 from numpy.typing import ArrayLike, NDArray
 
 from qstream.errors import ProblemError
+from schemas.wording import must_be
 
 MAX_DEGREE: Final = 1000
 _OVERSAMPLING = 32
@@ -52,7 +53,7 @@ def fit_inverse(kappa: float, degree: int) -> Fit:
         kappa is below 1 or not finite, or the degree is not odd or above 1,000.
     """
     if not 1 <= kappa < np.inf:
-        raise ProblemError(f"kappa is {kappa!r}, allowed is a finite number from 1")
+        raise ProblemError(must_be("kappa", "a finite number from 1", kappa))
     degree = _checked_degree(degree, odd=True)
     x = _nodes(1 / kappa, 1.0, degree)
     coefficients = _least_squares(x, 1 / (kappa * x), degree, weight=kappa * x)
@@ -63,7 +64,7 @@ def fit_inverse(kappa: float, degree: int) -> Fit:
 def fit_sign(gap: float, degree: int) -> Fit:
     """Odd fit of ``sign(x)`` on ``gap <= |x| <= 1``; `ProblemError` if gap is not within (0, 1) or the degree not odd."""
     if not 0 < gap < 1:
-        raise ProblemError(f"gap is {gap!r}, allowed is 0 < gap < 1")
+        raise ProblemError(must_be("gap", "above 0 and below 1", gap))
     degree = _checked_degree(degree, odd=True)
     x = _nodes(gap, 1.0, degree)
     coefficients = _least_squares(x, np.ones_like(x), degree)
@@ -82,7 +83,7 @@ def fit_filter(threshold: float, degree: int) -> Fit:
         The threshold is not within (0, 1), or the degree is not even, below 2 or above 1,000.
     """
     if not 0 < threshold < 1:
-        raise ProblemError(f"threshold is {threshold!r}, allowed is 0 < threshold < 1")
+        raise ProblemError(must_be("threshold", "above 0 and below 1", threshold))
     degree = _checked_degree(degree, odd=False)
 
     def step(x: Values) -> Values:
@@ -134,5 +135,5 @@ def _nodes(low: float, high: float, degree: int) -> Values:
 def _checked_degree(degree: int, *, odd: bool) -> int:
     whole = isinstance(degree, (int, np.integer)) and not isinstance(degree, bool)
     if not whole or not 1 <= degree <= MAX_DEGREE or degree % 2 != odd:
-        raise ProblemError(f"degree is {degree!r}, allowed is an {'odd' if odd else 'even'} number up to {MAX_DEGREE}")
+        raise ProblemError(must_be("degree", f"an {'odd' if odd else 'even'} whole number up to {MAX_DEGREE}", degree))
     return int(degree)

@@ -25,6 +25,7 @@ from qstream.quantum.spectral.matrices import (
 )
 from qstream.quantum.spectral.qft import inverse_gates, run_gates
 from qstream.quantum.spectral.qpe import check_circuit, checked_clock, clock_distribution, clock_gates
+from schemas.wording import Shown, must_be
 
 NEEDS: Final = "needs the eigendecomposition a classical solve also needs"
 MAX_AMPLITUDES: Final = 1 << 22
@@ -56,7 +57,7 @@ def solve(
     unit: float | None = None,
     timer: Clock = time.perf_counter,
 ) -> SpectralAnswer:
-    """Solve ``A x = b`` as a noiseless HHL circuit would, with ``numpy.linalg.solve`` beside it.
+    """Solve ``A x = b`` as a noiseless HHL circuit would, next to ``numpy.linalg.solve``.
 
     A matrix that is not Hermitian is solved in its Hermitian dilation, of twice the size. The clock's uncompute and
     post-selection leave each eigenvector with the factor ``f(phase) = sum_k P(k | phase) k_min / k``. Source: Harrow,
@@ -103,7 +104,9 @@ def spectrum_on_clock(hermitian: Array, clock: int, unit: float | None = None) -
     """Place the eigenvalues of a Hermitian matrix on a clock; errors as of `solve`."""
     if len(hermitian) << clock > MAX_AMPLITUDES:
         allowed = MAX_AMPLITUDES >> clock
-        raise ProblemError(f"A has {len(hermitian)} rows with its dilation, allowed are {allowed} at clock {clock}")
+        raise ProblemError(
+            must_be("A", f"of at most {allowed} rows at clock {clock}", Shown(f"{len(hermitian)} rows with its dilation"))
+        )
     values, vectors = np.linalg.eigh(hermitian)
     sizes, signed = np.abs(values), bool(values[0] < 0)
     kappa = condition("A", sizes)
@@ -113,7 +116,7 @@ def spectrum_on_clock(hermitian: Array, clock: int, unit: float | None = None) -
         unit = _unit(clock, signed, smallest, largest)
     elif not unit > 0 or largest / unit > _highest(clock, signed) * (1 + 1e-12) or smallest / unit < 1 - 1e-12:
         lowest = largest / max(1, _highest(clock, signed))
-        raise ProblemError(f"unit is {unit!r}, allowed is {lowest:.6g} to {smallest:.6g}")
+        raise ProblemError(must_be("unit", f"{lowest:.6g} to {smallest:.6g}", unit))
     least = math.floor(smallest / unit * (1 + 1e-12))
     k = np.arange(size)
     if signed:
@@ -182,7 +185,7 @@ def _unit(clock: int, signed: bool, smallest: float, largest: float) -> float:
 
     if least(clock) < 1:
         needed = next(longer for longer in itertools.count(clock) if least(longer) >= 1)
-        raise ProblemError(f"clock is {clock}, allowed are {needed} qubits or more at the condition {kappa:.4g} of A")
+        raise ProblemError(must_be("clock", f"{needed} or more qubits at the condition {kappa:.4g} of A", clock))
     return smallest / least(clock)
 
 

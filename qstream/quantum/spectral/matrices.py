@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qstream.errors import ProblemError
+from schemas.wording import Shown, must_be
 
 MAX_DIMENSION: Final = 1024
 
@@ -25,11 +26,11 @@ def matrix(name: str, value: ArrayLike, *, square: bool = True) -> Array:
     """
     array = _in_range(name, finite_numbers(name, value))
     if array.ndim != 2 or not 1 <= min(array.shape) <= max(array.shape) <= MAX_DIMENSION:
-        raise ProblemError(f"{name} has shape {array.shape}, allowed is [rows, columns] with 1 to {MAX_DIMENSION} each")
+        raise ProblemError(must_be(name, f"[rows, columns] with 1 to {MAX_DIMENSION} each", Shown(f"shape {array.shape}")))
     if square and array.shape[0] != array.shape[1]:
-        raise ProblemError(f"{name} has shape {array.shape}, allowed is a square matrix")
+        raise ProblemError(must_be(name, "a square matrix", Shown(f"shape {array.shape}")))
     if not array.any():
-        raise ProblemError(f"{name} is zero, allowed is a matrix with an entry other than 0")
+        raise ProblemError(must_be(name, "a matrix with an entry other than 0", Shown("zeros")))
     return array
 
 
@@ -37,16 +38,16 @@ def vector(name: str, value: ArrayLike, size: int) -> Array:
     """A copy of `value` as float64 or complex128 [size]; `ProblemError` if of another shape, zero or not in range."""
     array = _in_range(name, finite_numbers(name, value))
     if array.shape != (size,):
-        raise ProblemError(f"{name} has shape {array.shape}, allowed is {(size,)}")
+        raise ProblemError(must_be(name, f"of the shape {(size,)}", Shown(f"shape {array.shape}")))
     if not array.any():
-        raise ProblemError(f"{name} is zero, which no quantum state can hold")
+        raise ProblemError(must_be(name, "other than zero, as a quantum state is", Shown("zeros")))
     return array
 
 
 def power_of_two(name: str, size: int) -> int:
     """The number of qubits whose states are `size` many; `ProblemError` if there is none."""
     if size < 2 or size & (size - 1):
-        raise ProblemError(f"{name} has {size} amplitudes, allowed is a power of two from 2")
+        raise ProblemError(must_be(name, "of a power of two of amplitudes, 2 or more", Shown(f"{size}")))
     return size.bit_length() - 1
 
 
@@ -59,7 +60,7 @@ def condition(name: str, singular_values: NDArray[np.float64]) -> float:
     """Ratio of the largest to the smallest; `ProblemError` if the matrix is singular to working precision."""
     largest, smallest = float(singular_values.max()), float(singular_values.min())
     if smallest <= len(singular_values) * np.finfo(np.float64).eps * largest:
-        raise ProblemError(f"{name} is singular (singular values {smallest:.3g} to {largest:.3g}), allowed is a regular matrix")
+        raise ProblemError(must_be(name, "a regular matrix", Shown(f"singular values {smallest:.3g} to {largest:.3g}")))
     return largest / smallest
 
 
@@ -92,18 +93,18 @@ def padded(array: Array, diagonal: float) -> Array:
 
 
 def finite_numbers(name: str, value: ArrayLike) -> Array:
-    """A copy as float64 or complex128 of any shape; `ProblemError` if an entry is no finite number."""
+    """A copy as float64 or complex128 of any shape; `ProblemError` if an entry is not a finite number."""
     try:
         given = np.asarray(value)
     except ValueError as exc:
-        raise ProblemError(f"{name} is no array of numbers: {exc}") from exc
+        raise ProblemError(must_be(name, "an array of numbers", Shown(exc))) from exc
     if given.dtype.kind not in "iufc":
-        raise ProblemError(f"{name} has entries of type {given.dtype}, allowed are numbers")
+        raise ProblemError(must_be(name, "of numbers", Shown(f"entries of type {given.dtype}")))
     with np.errstate(over="ignore"):
         array = np.array(given, np.complex128 if given.dtype.kind == "c" else np.float64, order="C")
     if not np.isfinite(array).all():
         at = [int(i) for i in np.argwhere(~np.isfinite(array))[0]]
-        raise ProblemError(f"{name}{at} is {array[tuple(at)]}, allowed are finite numbers")
+        raise ProblemError(must_be(f"{name}{at}", "a finite number", Shown(f"{array[tuple(at)]}")))
     return array
 
 
@@ -111,5 +112,5 @@ def _in_range(name: str, array: Array) -> Array:
     """`ProblemError` if the largest entry is so large or small that squares would leave the range of the type."""
     largest = float(np.abs(array.reshape(-1).view(np.float64)).max(initial=0.0))
     if largest and not 1e-100 <= largest <= 1e100:
-        raise ProblemError(f"{name} has a largest entry of {largest:.3g} in size, allowed is 1e-100 to 1e100")
+        raise ProblemError(must_be(name, "of a largest entry of 1e-100 to 1e100 in size", Shown(f"{largest:.3g}")))
     return array

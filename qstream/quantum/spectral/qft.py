@@ -17,7 +17,7 @@ def qft(state: ArrayLike) -> State:
     """Amplitudes ``y_k = 2^(-n/2) sum_j exp(2 pi i j k / 2^n) x_j``, of one state [2^n] or a batch [..., 2^n], complex128.
 
     Qubit 0 is the most significant bit of j and of k. `ProblemError` if an amplitude is not
-    finite or the last axis is no power of two.
+    finite or the last axis is not a power of two.
     """
     amplitudes = finite_numbers("state", state)
     power_of_two("state", amplitudes.shape[-1] if amplitudes.ndim else 0)

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from qstream.errors import ProblemError
 from qstream.quantum.spectral.matrices import Array, finite_numbers, matrix, power_of_two, vector
 from qstream.quantum.spectral.qft import inverse_gates, qft_gates, run_gates
+from schemas.wording import Shown, must_be
 
 MAX_CLOCK: Final = 16
 MAX_CIRCUIT_QUBITS: Final = 14
@@ -39,7 +40,7 @@ def clock_distribution(phases: ArrayLike, clock: int) -> Distribution:
     clock = checked_clock(clock)
     turns = finite_numbers("phases", phases)
     if np.iscomplexobj(turns):
-        raise ProblemError("phases are complex, allowed are real numbers of turns")
+        raise ProblemError(must_be("phases", "real numbers of turns", Shown("complex ones")))
     values = 1 << clock
     offset = turns[..., np.newaxis] - np.arange(values) / values
     offset -= np.round(offset)
@@ -90,16 +91,16 @@ def clock_gates(powers: Sequence[Array], clock: Sequence[int], system: Sequence[
 
 
 def checked_clock(clock: int) -> int:
-    """The clock's qubits as an int; `ProblemError` if they are no whole number from 1 to 16."""
+    """The clock's qubits as an int; `ProblemError` if they are not a whole number from 1 to 16."""
     if isinstance(clock, bool) or not isinstance(clock, (int, np.integer)) or not 1 <= clock <= MAX_CLOCK:
-        raise ProblemError(f"clock is {clock!r}, allowed are 1 to {MAX_CLOCK} qubits")
+        raise ProblemError(must_be("clock", f"1 to {MAX_CLOCK} qubits", clock))
     return int(clock)
 
 
 def check_circuit(n_qubits: int) -> None:
     """`ProblemError` if a reference circuit would be too wide to simulate."""
     if n_qubits > MAX_CIRCUIT_QUBITS:
-        raise ProblemError(f"circuit needs {n_qubits} qubits, allowed are {MAX_CIRCUIT_QUBITS} for a reference circuit")
+        raise ProblemError(must_be("circuit", f"of at most {MAX_CIRCUIT_QUBITS} qubits for a reference circuit", n_qubits))
 
 
 def _unitary_and_state(unitary: ArrayLike, state: ArrayLike) -> tuple[Array, Array]:
@@ -107,5 +108,5 @@ def _unitary_and_state(unitary: ArrayLike, state: ArrayLike) -> tuple[Array, Arr
     amplitudes = vector("state", state, len(operator))
     error = np.abs(operator @ operator.conj().T - np.eye(len(operator))).max()
     if error > 1e-10:
-        raise ProblemError(f"unitary is off by {error:.3g} from U U^+ = 1, allowed is 1e-10")
+        raise ProblemError(must_be("unitary", "within 1e-10 of U U^+ = 1", Shown(f"{error:.3g}")))
     return operator, amplitudes / np.linalg.norm(amplitudes)

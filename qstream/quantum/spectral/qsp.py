@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from qstream.errors import ProblemError
 from qstream.quantum.spectral.chebyshev import MAX_DEGREE, max_abs
 from qstream.quantum.spectral.matrices import finite_numbers
+from schemas.wording import Shown, must_be
 
 MAX_ITERATIONS: Final = 30
 RESIDUAL: Final = 1e-12
@@ -40,14 +41,16 @@ def phases(coefficients: ArrayLike) -> Phases:
     """
     given = finite_numbers("coefficients", coefficients)
     if np.iscomplexobj(given):
-        raise ProblemError("coefficients are complex, allowed are real numbers")
+        raise ProblemError(must_be("coefficients", "real numbers", Shown("complex ones")))
     if given.ndim != 1 or not 2 <= given.size <= MAX_DEGREE + 1:
-        raise ProblemError(f"coefficients have shape {given.shape}, allowed are [d + 1] with d from 1 to {MAX_DEGREE}")
+        raise ProblemError(
+            must_be("coefficients", f"an array [d + 1] with d from 1 to {MAX_DEGREE}", Shown(f"shape {given.shape}"))
+        )
     if np.any(given[given.size % 2 :: 2]):
-        raise ProblemError(f"coefficients mix parities, allowed are those of the parity of the degree {given.size - 1}")
+        raise ProblemError(must_be("coefficients", f"of the parity of the degree {given.size - 1}", Shown("both parities")))
     largest = max_abs(given)[0]
     if largest > 1 + 1e-12:
-        raise ProblemError(f"coefficients give |p| up to {largest:.6g}, allowed is |p| <= 1 on [-1, 1]")
+        raise ProblemError(must_be("coefficients", "of |p| <= 1 on [-1, 1]", Shown(f"|p| up to {largest:.6g}")))
     return np.frombuffer(_phases(given.tobytes()))
 
 
@@ -78,7 +81,9 @@ def _phases(key: bytes) -> bytes:
             half = half - np.linalg.solve(jacobian, residual)
         except np.linalg.LinAlgError:
             break
-    raise ProblemError(f"coefficients have no phases that Newton's method finds to {RESIDUAL}, allowed is |p| < 1 by a margin")
+    raise ProblemError(
+        must_be("coefficients", "of |p| < 1 by a margin", Shown(f"no phases that Newton's method finds to {RESIDUAL}"))
+    )
 
 
 def _symmetric(half: Phases, degree: int) -> Phases:

@@ -20,6 +20,7 @@ from qstream.quantum.spectral.qft import inverse_gates, run_gates
 from qstream.quantum.spectral.qpe import check_circuit
 from qstream.quantum.spectral.qsp import Phases, phases
 from schemas.solver import Simulation
+from schemas.wording import Shown, must_be
 
 NEEDS: Final[dict[Simulation, str]] = {
     "simulated-gates": "needs the unitary dilation of A, from a singular-value decomposition",
@@ -47,7 +48,7 @@ def invert(
     execution: Simulation = "simulated-gates",
     timer: Clock = time.perf_counter,
 ) -> SpectralAnswer:
-    """Solve ``A x = b`` by an odd polynomial near ``1 / (kappa x)`` of A's singular values, ``numpy.linalg.solve`` beside it.
+    """Solve ``A x = b`` by an odd polynomial near ``1 / (kappa x)`` of A's singular values, next to ``numpy.linalg.solve``.
 
     The condition number is rounded up to one of ten steps a decade, so that polynomial and phases are kept for the next
     matrix. Source: Gilyen, Su, Low and Wiebe (2019).
@@ -107,7 +108,7 @@ def sign(
 ) -> SpectralAnswer:
     """The unitary nearest to A, ``V W^+`` of ``A = V S W^+``, by an odd polynomial near the sign of its singular values.
 
-    Exact up to the fit where every singular value is at least `gap` times the largest. Beside it stands the polar factor
+    Exact up to the fit where every singular value is at least `gap` times the largest. Next to it stands the polar factor
     by SVD. `relative_residual` is ``|X X^+ - 1| / |1|``; the success probability is the mean over all states. `ProblemError`
     if A is not square, not finite or, by gates, above 256 rows, if gap is not within (0, 1), or if the degree is not odd.
     """
@@ -147,7 +148,7 @@ def truncate(
 ) -> SpectralAnswer:
     """A softly cut to low rank: each singular value s is multiplied by an even polynomial near ``s > threshold * s_max``.
 
-    No singular value needs to be known to choose. Beside it stands the hard cut by SVD. The success probability is that of
+    No singular value needs to be known to choose. Next to it stands the hard cut by SVD. The success probability is that of
     the filter on the amplitude-encoded matrix; `relative_residual` is ``|X - A| / |A|``, what was cut away.
 
     Parameters
@@ -266,7 +267,7 @@ def filter_program(threshold: float, degree: int) -> Program:
 def inverse_degree(kappa: float, eps: float) -> int:
     """An odd degree, the least or near it, at which `fit_inverse` is within `eps`; `ProblemError` if above 1,000."""
     if not 1e-12 <= eps < 1:
-        raise ProblemError(f"eps is {eps!r}, allowed is 1e-12 <= eps < 1")
+        raise ProblemError(must_be("eps", "from 1e-12 to below 1", eps))
     if kappa == 1:
         return 1
     # The error falls as 2.6 ((kappa - 1) / (kappa + 1))^(degree / 2), the 2.6 being a fit.
@@ -280,7 +281,9 @@ def inverse_degree(kappa: float, eps: float) -> int:
         found = degree if error <= eps else found
         following = degree + 2 * math.ceil(math.log(error / eps) / decay / 2)
     if not found:
-        raise ProblemError(f"A has a condition number of {kappa:.4g}, too large for eps {eps} at a degree up to {MAX_DEGREE}")
+        raise ProblemError(
+            must_be("A", f"of a condition number that eps {eps} allows at a degree up to {MAX_DEGREE}", Shown(f"{kappa:.4g}"))
+        )
     return found
 
 
@@ -293,7 +296,13 @@ def _by_gates(contraction: Array, vectors: Array, program: Program) -> Array:
     """The circuit's unitaries one after the other, on both branches of the sign ancilla at once."""
     size, degree = len(contraction), program.fit.degree
     if size > MAX_GATE_DIMENSION:
-        raise ProblemError(f"A has {size} rows or columns, allowed are {MAX_GATE_DIMENSION} with execution 'simulated-gates'")
+        raise ProblemError(
+            must_be(
+                "A",
+                f"of at most {MAX_GATE_DIMENSION} rows and columns with execution 'simulated-gates'",
+                Shown(f"{size} rows or columns"),
+            )
+        )
     encoding = unitary_dilation(contraction)
     forth_and_back = (encoding, np.ascontiguousarray(encoding.conj().T))
     columns = vectors.reshape(size, -1)
@@ -347,5 +356,5 @@ def _run(applied: Simulated, factor: float, program: Program, size: int, kappa: 
 
 def _needs(execution: Simulation) -> str:
     if execution not in NEEDS:
-        raise ProblemError(f"execution is {execution!r}, allowed are {', '.join(sorted(NEEDS))}")
+        raise ProblemError(must_be("execution", f"one of {', '.join(sorted(NEEDS))}", execution))
     return NEEDS[execution]

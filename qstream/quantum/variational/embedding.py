@@ -16,6 +16,7 @@ import numpy as np
 from qstream.errors import ProblemError
 from qstream.quantum.ising import basis_spins
 from qstream.quantum.variational.gates import MAX_QUBITS, Array, Axis, checked_qubits, group_matrices, namespace, rotate, rotation
+from schemas.wording import Shown, must_be
 
 _HADAMARD: Final = np.array([[1, 1], [1, -1]]) / math.sqrt(2)
 
@@ -35,7 +36,7 @@ def angle(x: Array, axis: Axis = "X", start: Array | None = None) -> Array:
     """
     _check_features(x)
     if axis not in ("X", "Y"):
-        raise ProblemError(f"axis is {axis!r}, allowed are X and Y")
+        raise ProblemError(must_be("axis", "X or Y", axis))
     if start is not None:
         return rotate(start[:, None, :], group_matrices(rotation(x, axis)))[:, 0, :]
     states = product_state(x) * (1.0 + 0.0j)
@@ -55,10 +56,10 @@ def amplitude(x: Array, n: int) -> Array:
     xp = namespace(x)
     size = 1 << checked_qubits(n)
     if x.ndim != 2 or not 1 <= x.shape[1] <= size:
-        raise ProblemError(f"x has shape {tuple(x.shape)}, allowed is [samples, 1 to {size} features]")
+        raise ProblemError(must_be("x", f"[samples, 1 to {size} features]", Shown(f"shape {tuple(x.shape)}")))
     norm = xp.sqrt((x * x).sum(-1))[:, None]
     if bool((norm == 0).any()):
-        raise ProblemError("x has a row of zeros, allowed are rows that can be normalised")
+        raise ProblemError(must_be("x", "of rows that can be normalised", Shown("a row of zeros")))
     padding = xp.zeros((x.shape[0], size - x.shape[1]), dtype=x.dtype, device=x.device)
     return xp.concat([x / norm, padding], -1) * (1.0 + 0.0j)
 
@@ -70,7 +71,7 @@ def iqp(x: Array, repeats: int = 1, start: Array | None = None) -> Array:
     """
     _check_features(x)
     if repeats < 1:
-        raise ProblemError(f"repeats is {repeats!r}, allowed is 1 or more")
+        raise ProblemError(must_be("repeats", "1 or more", repeats))
     xp = namespace(x)
     n = x.shape[1]
     spins = xp.asarray(basis_spins(n), dtype=x.dtype, device=x.device)
@@ -94,13 +95,13 @@ def _check_real(x: Array) -> None:
     else:
         torch = sys.modules.get("torch")
         if torch is None or not isinstance(x, torch.Tensor):
-            raise ProblemError(f"x is of type {type(x).__name__}, allowed are numpy arrays and torch tensors")
+            raise ProblemError(must_be("x", "a numpy array or torch tensor", Shown(f"type {type(x).__name__}")))
         real = not x.is_complex() and x.dtype != torch.bool
     if not real:
-        raise ProblemError(f"x has dtype {x.dtype}, allowed are real numbers")
+        raise ProblemError(must_be("x", "of real numbers", Shown(f"dtype {x.dtype}")))
 
 
 def _check_features(x: Array) -> None:
     _check_real(x)
     if x.ndim != 2 or not 1 <= x.shape[1] <= MAX_QUBITS:
-        raise ProblemError(f"x has shape {tuple(x.shape)}, allowed is [samples, 1 to {MAX_QUBITS} features]")
+        raise ProblemError(must_be("x", f"[samples, 1 to {MAX_QUBITS} features]", Shown(f"shape {tuple(x.shape)}")))

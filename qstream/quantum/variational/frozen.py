@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from qstream.errors import ProblemError
 from qstream.quantum.variational.embedding import product_state
+from schemas.wording import Shown, must_be
 
 Real = NDArray[np.floating[Any]]
 RecurrentState = tuple[Real, Real]
@@ -45,11 +46,13 @@ class FrozenQLSTM:
         """Hidden and cell state [B, H] after inputs [B, F]; the hidden state is the output."""
         inputs = np.asarray(x, self.shift.dtype)
         if inputs.ndim != 2 or inputs.shape[1] != len(self.from_input):
-            raise ProblemError(f"x has shape {inputs.shape}, allowed is [samples, {len(self.from_input)} features]")
+            raise ProblemError(must_be("x", f"[samples, {len(self.from_input)} features]", Shown(f"shape {inputs.shape}")))
         hidden, cell = state
         for name, part in (("hidden", hidden), ("cell", cell)):
             if np.shape(part) != (allowed := (len(inputs), len(self.offset))):
-                raise ProblemError(f"{name} state has shape {np.shape(part)}, allowed is {allowed} for this x")
+                raise ProblemError(
+                    must_be(f"{name} state", f"of the shape {allowed} for this x", Shown(f"shape {np.shape(part)}"))
+                )
         parts = product_state(inputs @ self.from_input + hidden @ self.from_hidden + self.shift) @ self.circuits
         gates = (parts * parts).reshape(len(inputs), 4, len(self.readout)) @ self.readout + self.offset
         opened = _sigmoid(gates)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qstream.errors import ProblemError
+from schemas.wording import must_be
 
 Array = Any  # a numpy array or a torch tensor; each function returns the kind it was given
 Axis = Literal["X", "Y"]
@@ -32,7 +33,7 @@ def namespace(array: Array) -> ModuleType:
 def checked_qubits(n: int) -> int:
     """`n` itself; `ProblemError` unless a dense state of n qubits is affordable."""
     if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or not 1 <= n <= MAX_QUBITS:
-        raise ProblemError(f"n is {n!r}, allowed are 1 to {MAX_QUBITS} qubits")
+        raise ProblemError(must_be("n", f"1 to {MAX_QUBITS} qubits", n))
     return int(n)
 
 

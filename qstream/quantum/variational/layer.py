@@ -18,6 +18,7 @@ from qstream.errors import ProblemError
 from qstream.quantum.ising import basis_spins
 from qstream.quantum.variational.embedding import amplitude, angle, iqp
 from qstream.quantum.variational.gates import Axis, checked_qubits, default_ranges, group_matrices, ring, rot, rotate
+from schemas.wording import Shown, must_be
 
 Embedding = Literal["angle", "amplitude", "iqp"]
 Readout = Literal["z", "probabilities"]
@@ -69,12 +70,12 @@ class VariationalLayer(nn.Module):  # type: ignore[misc]
         super().__init__()
         checked_qubits(n)
         if layers < 1:
-            raise ProblemError(f"layers is {layers!r}, allowed is 1 or more")
+            raise ProblemError(must_be("layers", "1 or more", layers))
         for name, value, kind in (("embedding", embedding, Embedding), ("axis", axis, Axis), ("readout", readout, Readout)):
             if value not in get_args(kind):
-                raise ProblemError(f"{name} is {value!r}, allowed are {', '.join(get_args(kind))}")
+                raise ProblemError(must_be(name, f"one of {', '.join(get_args(kind))}", value))
         if reupload and embedding == "amplitude":
-            raise ProblemError("reupload is True, allowed with embedding 'amplitude' is False: it prepares a state")
+            raise ProblemError(must_be("reupload", "False with embedding 'amplitude', which prepares a state,", reupload))
         self.n, self.embedding, self.axis, self.readout, self.reupload = n, embedding, axis, readout, reupload
         self.weights = nn.Parameter(2 * math.pi * torch.rand(layers, n, 3, dtype=dtype, generator=generator))
         rings = cnot_rings(n, layers, ranges) if entangled else None
@@ -105,7 +106,7 @@ class VariationalLayer(nn.Module):  # type: ignore[misc]
         if self.embedding == "amplitude":
             return amplitude(x, self.n)
         if x.ndim != 2 or x.shape[1] != self.n:
-            raise ProblemError(f"x has shape {tuple(x.shape)}, allowed is [samples, {self.n} features]")
+            raise ProblemError(must_be("x", f"[samples, {self.n} features]", Shown(f"shape {tuple(x.shape)}")))
         return angle(x, self.axis, start) if self.embedding == "angle" else iqp(x, start=start)
 
     def unitary(self) -> Tensor:
@@ -114,7 +115,7 @@ class VariationalLayer(nn.Module):  # type: ignore[misc]
         `ProblemError` for a layer that re-uploads: its circuit depends on the features.
         """
         if self.reupload:
-            raise ProblemError("reupload is True, allowed for a fixed unitary is False")
+            raise ProblemError(must_be("reupload", "False for a fixed unitary", True))
         return circuit_unitary(self.weights, self.rings)
 
     def freeze(self) -> NDArray[np.complexfloating[Any, Any]]:
@@ -146,7 +147,7 @@ def cnot_rings(n: int, layers: int, ranges: Sequence[int] | None = None) -> Tens
     """The CNOTs of each layer as permutations and their inverses, int64 [layers, 2, 2^n]; None for a single qubit."""
     reaches = default_ranges(n, layers) if ranges is None else tuple(ranges)
     if len(reaches) != layers or (n > 1 and not all(1 <= reach < n for reach in reaches)):
-        raise ProblemError(f"ranges are {reaches}, allowed are {layers} numbers from 1 to {n - 1}")
+        raise ProblemError(must_be("ranges", f"{layers} numbers from 1 to {n - 1}", reaches))
     if n == 1:
         return None
     index = np.stack([ring(n, reach) for reach in reaches])
@@ -215,9 +216,9 @@ def linear(
 def checked_tensor(name: str, value: object, dtype: torch.dtype) -> None:
     """`ProblemError` that names `name` unless the value is a tensor of the module's dtype."""
     if not isinstance(value, Tensor):
-        raise ProblemError(f"{name} is of type {type(value).__name__}, allowed is a torch tensor")
+        raise ProblemError(must_be(name, "a torch tensor", Shown(f"type {type(value).__name__}")))
     if value.dtype != dtype:
-        raise ProblemError(f"{name} has dtype {value.dtype}, allowed is the module's {dtype}")
+        raise ProblemError(must_be(name, f"of the module's dtype, {dtype}", Shown(f"dtype {value.dtype}")))
 
 
 def parameters(module: nn.Module) -> int:

@@ -217,15 +217,15 @@ def test_a_fitted_model_survives_pickling():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda rng: Fidelity()(np.ones(3)), r"x has shape \(3,\)"),
-        (lambda rng: Fidelity()(np.ones((0, 3))), r"x has shape \(0, 3\)"),
-        (lambda rng: Rbf()([[np.nan]]), "not finite"),
-        (lambda rng: Rbf(0.0), "gamma is 0.0"),
-        (lambda rng: Product(()), "parts is"),
-        (lambda rng: product_features(np.ones((1, 13))), "13 features"),
-        (lambda rng: nystrom(Rbf(), np.ones((3, 1)), 4, rng), "landmarks is 4, allowed are 1 to 3"),
-        (lambda rng: alignment(np.zeros((2, 2)), np.eye(2)), "all zeros"),
-        (lambda rng: fit_ridge(Rbf(), np.ones((3, 1)), [1.0], alpha=1, rng=rng), r"y has shape \(1,\)"),
+        (lambda rng: Fidelity()(np.ones(3)), r"x must be .*got shape \(3,\)"),
+        (lambda rng: Fidelity()(np.ones((0, 3))), r"x must be .*got shape \(0, 3\)"),
+        (lambda rng: Rbf()([[np.nan]]), "x must be of finite numbers"),
+        (lambda rng: Rbf(0.0), "gamma must be .*got 0.0"),
+        (lambda rng: Product(()), "parts must be at least one"),
+        (lambda rng: product_features(np.ones((1, 13))), "got 13 features"),
+        (lambda rng: nystrom(Rbf(), np.ones((3, 1)), 4, rng), "landmarks must be 1 to 3, got 4"),
+        (lambda rng: alignment(np.zeros((2, 2)), np.eye(2)), "must be other than zero"),
+        (lambda rng: fit_ridge(Rbf(), np.ones((3, 1)), [1.0], alpha=1, rng=rng), r"y must be .*got shape \(1,\)"),
     ],
 )
 def test_a_wrong_argument_is_named(call, message):
@@ -236,7 +236,7 @@ def test_a_wrong_argument_is_named(call, message):
 @pytest.mark.parametrize("kernel", [Fidelity(), Projected(), Rbf(), AngleOverlap(), Product((((0,), Rbf()),))])
 def test_a_kernel_names_points_that_it_cannot_compare(kernel: Kernel) -> None:
     x = np.zeros((3, 2))
-    with pytest.raises(ProblemError, match="x has 2 features and y has 3"):
+    with pytest.raises(ProblemError, match="x and y must be of as many features each, got 2 and 3"):
         kernel(x, np.zeros((3, 3)))
     for wrong in ([["a", "b"]], [[1j, 0]], [[1], [1, 2]], [[np.nan, 0]], None):
         with pytest.raises(ProblemError, match=r"^x "):
@@ -253,5 +253,5 @@ def test_a_wrong_gamma_is_told_at_once(gamma: object) -> None:
 
 
 def test_a_product_names_a_column_that_is_none() -> None:
-    with pytest.raises(ProblemError, match="no column 5"):
+    with pytest.raises(ProblemError, match="more than 5 features"):
         Product((((5,), Rbf()),))(np.zeros((3, 2)))

@@ -184,7 +184,7 @@ def test_depth_is_where_noise_takes_back_what_layers_give() -> None:
 def test_what_is_no_probability_or_too_large_is_named() -> None:
     with pytest.raises(ProblemError, match="p_gate"):
         noise.noisy_probabilities(random_ising(1, 3), [0.1], [0.1], 1.5)
-    with pytest.raises(ProblemError, match="n is 9"):
+    with pytest.raises(ProblemError, match=r"n must be .*got 9"):
         noise.noisy_probabilities(random_ising(1, 9), [0.1], [0.1], 0.1)
     with pytest.raises(ProblemError, match="p_up"):
         noise.readout(np.full(4, 0.25), -0.1, 0)

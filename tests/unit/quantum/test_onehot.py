@@ -28,7 +28,7 @@ def test_sizes_are_whole_numbers(sizes: Any) -> None:
 
 @pytest.mark.parametrize("key", [0, "01", (0,), (0, 1, 2), (1, 0), (0, 0), (0, 2), (-1, 1), (0.0, 1), None])
 def test_a_wrong_key_of_the_pairs_is_named(key: Any) -> None:
-    with pytest.raises(ProblemError, match=r"^pair has the key"):
+    with pytest.raises(ProblemError, match=r"^pair must be keyed"):
         OneHotProblem((2, 2), pair={key: np.eye(2)})
 
 

@@ -38,10 +38,10 @@ def test_annealing_reaches_the_ground_energy_of_a_torus_that_cannot_be_enumerate
 
 @pytest.mark.parametrize("side", [2, 5, 66])
 def test_a_torus_that_no_chessboard_fits_is_refused(side):
-    with pytest.raises(ProblemError, match=f"side is {side}"):
+    with pytest.raises(ProblemError, match=f"side must be .*got {side}"):
         planted_torus(side, np.random.default_rng(0))
 
 
 def test_a_loop_of_two_is_refused():
-    with pytest.raises(ProblemError, match="length is 2"):
+    with pytest.raises(ProblemError, match=r"length must be .*got 2"):
         planted_loops(5, 1, 2, np.random.default_rng(0))

@@ -226,10 +226,10 @@ def test_a_device_may_be_named_in_the_request_or_as_the_solver():
 @pytest.mark.parametrize(
     ("terms", "told"),
     [
-        ({"solver": "nonesuch"}, "allowed are auto, exact, greedy"),
-        ({"solver": None}, "solver is None"),
+        ({"solver": "nonesuch"}, "solver must be auto, exact, greedy"),
+        ({"solver": None}, "solver must be .*got None"),
         ({"shots": 0}, "shots must be a whole number from 1 to 1000000, got 0"),
-        ({"deadline_s": -1}, "deadline_s is -1"),
+        ({"deadline_s": -1}, "deadline_s must be .*got -1"),
         ({"deadline_s": math.nan}, "deadline_s must be a number, got nan"),
         ({"incumbent": [1, 1]}, "incumbent"),
         ({"warm_start": [0] * 6}, "warm_start"),
@@ -241,7 +241,7 @@ def test_wrong_input_is_an_error(terms, told):
 
 
 def test_what_is_no_problem_is_an_error():
-    with pytest.raises(ProblemError, match="type ndarray, allowed are IsingProblem"):
+    with pytest.raises(ProblemError, match=r"problem must be an IsingProblem.*got type ndarray"):
         solve(np.zeros((2, 2)))
 
 
@@ -432,7 +432,7 @@ def test_a_field_of_a_wrong_type_is_named_with_its_value(field: str, value: obje
 
 
 def test_a_request_takes_a_problem_only() -> None:
-    with pytest.raises(ProblemError, match="problem is of type str"):
+    with pytest.raises(ProblemError, match=r"problem must be .*got type str"):
         SolveRequest("glass")
 
 

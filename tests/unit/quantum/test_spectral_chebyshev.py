@@ -107,9 +107,9 @@ def test_a_degree_out_of_range_is_refused(degree):
 
 
 def test_a_degree_of_the_wrong_parity_is_refused():
-    with pytest.raises(ProblemError, match="an odd number"):
+    with pytest.raises(ProblemError, match="an odd whole number"):
         fit_inverse(2, 4)
-    with pytest.raises(ProblemError, match="an even number"):
+    with pytest.raises(ProblemError, match="an even whole number"):
         fit_filter(0.2, 5)
 
 

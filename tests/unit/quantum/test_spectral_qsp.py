@@ -70,15 +70,15 @@ def test_a_constant_is_the_even_polynomial_of_any_degree():
     [
         ([0, 1.01], r"\|p\| up to 1.01"),
         ([0, 0.7, 0, 0.7], r"\|p\| up to 1.4"),
-        ([0.1, 0.5], "mix parities"),
-        ([0, 0.5, 0.3], "mix parities"),
-        ([0.5], "have shape"),
-        ([], "have shape"),
-        (np.zeros(1002), "have shape"),
-        (np.zeros((2, 2)), "have shape"),
+        ([0.1, 0.5], "both parities"),
+        ([0, 0.5, 0.3], "both parities"),
+        ([0.5], "got shape"),
+        ([], "got shape"),
+        (np.zeros(1002), "got shape"),
+        (np.zeros((2, 2)), "got shape"),
         ([0, np.nan], r"coefficients\[1\]"),
-        ([0, 0.5j], "are complex"),
-        ([0, "x"], "coefficients has entries"),
+        ([0, 0.5j], "real numbers, got complex"),
+        ([0, "x"], "coefficients must be of numbers"),
     ],
 )
 def test_what_no_circuit_can_do_is_refused(coefficients, named):

@@ -226,12 +226,12 @@ EYE = [[1.0, 0], [0, 1]]
 @pytest.mark.parametrize(
     ("matrix", "right", "options", "named"),
     [
-        ([[1.0, 2], [2, 4]], [1, 1], {}, "A is singular"),
-        ([[1.0, 2, 3], [4, 5, 6]], [1, 1], {}, "A has shape"),
+        ([[1.0, 2], [2, 4]], [1, 1], {}, "A must be a regular matrix"),
+        ([[1.0, 2, 3], [4, 5, 6]], [1, 1], {}, "A must be .*got shape"),
         ([[1.0, np.nan], [0, 1]], [1, 1], {}, r"A\[0, 1\]"),
-        (np.diag([1, 1e-4]), [1, 1], {}, "A has a condition number of 1e"),
-        (EYE, [1, 1, 1], {}, "b has shape"),
-        (EYE, [0, 0], {}, "b is zero"),
+        (np.diag([1, 1e-4]), [1, 1], {}, "A must be of a condition number .*got 1e"),
+        (EYE, [1, 1, 1], {}, "b must be .*got shape"),
+        (EYE, [0, 0], {}, "b must be"),
         (EYE, [np.inf, 0], {}, r"b\[0\]"),
         (EYE, [1, 1], {"degree": 4}, "degree"),
         (EYE, [1, 1], {"degree": 0}, "degree"),
@@ -252,7 +252,7 @@ def test_hostile_matrices_and_settings_of_sign_and_cut_are_refused():
             truncate(matrix)
         with pytest.raises(ProblemError, match="A"):
             sign(matrix)
-    with pytest.raises(ProblemError, match="A has shape"):
+    with pytest.raises(ProblemError, match=r"A must be .*got shape"):
         sign(np.ones((2, 3)))
     with pytest.raises(ProblemError, match="gap"):
         sign(EYE, gap=0.0)
@@ -260,12 +260,12 @@ def test_hostile_matrices_and_settings_of_sign_and_cut_are_refused():
         truncate(EYE, threshold=1.0)
     with pytest.raises(ProblemError, match="degree"):
         truncate(EYE, degree=7)
-    with pytest.raises(ProblemError, match="A has 257 rows"):
+    with pytest.raises(ProblemError, match=r"A must be of at most .* got 257"):
         sign(np.eye(257), degree=3)
     with pytest.raises(ProblemError, match="execution"):
         truncate(EYE, execution="classical")
 
 
 def test_a_circuit_too_wide_to_simulate_is_refused():
-    with pytest.raises(ProblemError, match="circuit needs 15 qubits"):
+    with pytest.raises(ProblemError, match=r"circuit must be .*got 15"):
         transform_by_circuit(np.eye(5000), np.ones(5000), sign_program(0.5, 3))

@@ -113,8 +113,8 @@ def test_the_decomposition_is_kept_for_an_equal_generator_and_changed_with_it() 
     ("given_", "name"),
     [
         (np.ones((2, 3)), "shape"),
-        (np.array([[0, 1.0], [2, 0]]), "not symmetric"),
-        (np.array([[0, np.nan], [np.nan, 0]]), "not finite"),
+        (np.array([[0, 1.0], [2, 0]]), "must be symmetric"),
+        (np.array([[0, np.nan], [np.nan, 0]]), "of finite numbers"),
         (nx.DiGraph([(0, 1)]), "directed"),
     ],
 )

@@ -92,5 +92,5 @@ def test_the_descent_takes_the_steepest_flip_until_none_is_lower() -> None:
 
 
 def test_problems_of_several_sizes_are_refused() -> None:
-    with pytest.raises(ProblemError, match=r"problems have \[6, 7\] spins"):
+    with pytest.raises(ProblemError, match=r"problems must be of one size in a call, got \[6, 7\] spins"):
         solve_batch([*problems(6, True), *problems(7, True)])

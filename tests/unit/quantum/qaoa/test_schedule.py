@@ -72,7 +72,7 @@ def test_tree_angles_are_of_the_nearest_degree_and_end_at_five_layers() -> None:
     np.testing.assert_array_equal(tree(2, 1.0, 50)[0], tree(2, 1.0)[0])
     assert tree(2, 1.0, 11.2)[0][0] != tree(2, 1.0)[0][0]
     for p in (0, 6):
-        with pytest.raises(ProblemError, match=f"p is {p}, allowed are tree angles of 1 to 5"):
+        with pytest.raises(ProblemError, match=f"p must be 1 to 5 for tree angles, got {p}"):
             tree(p, 1.0)
 
 
