@@ -140,7 +140,8 @@ def _within(batch: TokenBatch, topk_ids: NDArray[np.int32], topology: ExpertTopo
     """Experts of each token within `factor` times their even share, as many as the gate chose."""
     (tokens, k), experts = topk_ids.shape, topology.num_logical_experts
     if k > experts:
-        raise ProblemError(f"topk_ids has {k} choices a token, allowed under a capacity are {experts}, the experts")
+        rule = f"at most {experts} choices a token under a capacity, as many as there are experts"
+        raise ProblemError(must_be("topk_ids", rule, k))
     weights = np.ones((tokens, k), np.float32) if batch.topk_weights is None else _above_others(batch.topk_weights)
     room = even_capacity(tokens, experts, factor, k)
     return assign_candidates(topk_ids, weights, room, k=k)
@@ -154,9 +155,10 @@ def _above_others(weights: NDArray[np.float32]) -> NDArray[np.float32]:
 def check_batch(batch: TokenBatch, topology: ExpertTopology) -> None:
     """Raise `ProblemError` if the layer or a gate choice lies outside the topology."""
     if batch.layer is not None and batch.layer >= topology.num_layers:
-        raise ProblemError(f"layer is {batch.layer}, allowed are 0 to {topology.num_layers - 1} by the topology")
+        raise ProblemError(must_be("layer", f"0 to {topology.num_layers - 1}, as in the topology", batch.layer))
     if batch.topk_ids is not None and (highest := batch.topk_ids.max()) >= topology.num_logical_experts:
-        raise ProblemError(f"topk_ids has expert {highest}, allowed are 0 to {topology.num_logical_experts - 1} by the topology")
+        rule = f"experts 0 to {topology.num_logical_experts - 1}, as in the topology"
+        raise ProblemError(must_be("topk_ids", rule, int(highest)))
 
 
 def check_load(load: ExpertLoad, topology: ExpertTopology) -> None:
@@ -169,7 +171,8 @@ def check_load(load: ExpertLoad, topology: ExpertTopology) -> None:
 def _placement(placement: NDArray[np.int32], topology: ExpertTopology) -> NDArray[np.int32]:
     slots: NDArray[np.int32] = array("placement", placement, np.int32, "L P")
     if slots.shape != (topology.num_layers, topology.num_slots):
-        raise ProblemError(f"placement: shape {slots.shape}, must be {(topology.num_layers, topology.num_slots)} by the topology")
+        rule = f"[{topology.num_layers} layers, {topology.num_slots} slots], as in the topology"
+        raise ProblemError(must_be("placement", rule, Shown(f"shape {list(slots.shape)}")))
     return slots
 
 
@@ -224,7 +227,7 @@ def _copies(batch: TokenBatch, slot_ids: NDArray[np.int32], topology: ExpertTopo
     if source is None or source.min() < 0:
         return cross_node_copies(slot_ids[:, None], node_of_slot[None], np.full(len(slot_ids), -1)) - 1.0
     if source.max() >= topology.num_gpus:
-        raise ProblemError(f"src_rank has {source.max()}, allowed are -1 to {topology.num_gpus - 1}, the GPUs of the topology")
+        raise ProblemError(must_be("src_rank", f"-1 to {topology.num_gpus - 1}, the GPUs of the topology", int(source.max())))
     return cross_node_copies(slot_ids[:, None], node_of_slot[None], node_of_gpu[source])
 
 

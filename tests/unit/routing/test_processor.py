@@ -136,8 +136,11 @@ def test_tokens_without_gate_are_assigned_and_not_counted():
 @pytest.mark.parametrize(
     ("frame", "reason"),
     [
-        (batch(1, layer=2), r"layer is 2, allowed are 0 to 1"),
-        (batch(1, experts=99).model_copy(update={"topk_ids": np.full((128, 2), 8, np.int32)}), r"expert 8, allowed are 0 to 7"),
+        (batch(1, layer=2), r"layer must be 0 to 1, as in the topology, got 2"),
+        (
+            batch(1, experts=99).model_copy(update={"topk_ids": np.full((128, 2), 8, np.int32)}),
+            r"topk_ids must be experts 0 to 7, as in the topology, got 8",
+        ),
         (
             ExpertLoad(model="m", window_id="1", t0_ns=0, t1_ns=1, num_tokens=1, logical_count=np.ones((2, 9), np.int64)),
             r"logical_count must be \[2 layers, 8 experts\], as in the topology, got shape \[2, 9\]",

@@ -131,7 +131,7 @@ def test_the_table_for_people_names_the_solver_and_the_figures(graph, gated):
 @pytest.mark.parametrize(
     ("words", "code", "part"),
     [
-        (("--layer", 7), 1, "layer is 7, allowed are 0 to 1"),
+        (("--layer", 7), 1, "layer must be 0 to 1"),
         ((), 1, "layer must be given with topk_ids, which are those of one layer, got None"),
         (("--layer", 0, "--capacity", 0.5), 2, "--capacity"),
         (("--layer", 0, "--placement", "none.npz"), 2, "none.npz"),
@@ -146,7 +146,7 @@ def test_wrong_words_are_told_in_one_line(graph, gated, words, code, part):
 def test_a_wrong_graph_and_wrong_tokens_are_told(graph, names, gated, tmp_path):
     assert "--model-graph must be a file with an ExpertTopology frame" in invoke(names, "--model-graph", tmp_path / "none").stderr
     (tmp_path / "small.json").write_bytes(TOPOLOGY.model_copy(update={"num_logical_experts": 4}).encode(JSON))
-    assert "topk_ids has expert" in invoke(gated, "--model-graph", tmp_path / "small.json", "--layer", 0).stderr
+    assert "topk_ids must be experts 0 to" in invoke(gated, "--model-graph", tmp_path / "small.json", "--layer", 0).stderr
     (tmp_path / "bad.json").write_text('{"num_layers": 0}')
     assert "num_layers" in invoke(names, "--model-graph", tmp_path / "bad.json").stderr
     assert "present with --capacity: tokens with gate choices" in invoke(names, "--model-graph", graph, "--capacity", 2).stderr
