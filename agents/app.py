@@ -1,4 +1,4 @@
-"""The Faust application around a batch loop: worker life cycle, control topic, timers, and the pages of an operator."""
+"""The Faust application around a batch loop: worker life cycle, timers, and the pages of an operator."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ import dataclasses
 import gc
 import logging
 import socket
-import ssl
 import sys
 import tempfile
-import uuid
 from pathlib import Path
 from typing import Any
 
 import faust
 import prometheus_client
+from faust.app import BootStrategy
 from faust.types.web import Request, Response, View
 
 from agents.registry import Agent, load
@@ -24,11 +23,8 @@ from qstream.errors import ConfigError
 from qstream.metrics import READY
 from qstream.state.store import StateStore
 from qstream.stream.loop import BatchLoop
-from qstream.stream.read import read_all
 from qstream.stream.service import LoopService
 from qstream.stream.status import Status
-from schemas.control import Control
-from schemas.frame import FrameError, body_type
 from schemas.topics import CONTROL
 from schemas.wording import Shown, must_be
 
@@ -44,7 +40,8 @@ def build_loop(agent: Agent, settings: Settings) -> BatchLoop[Any]:
     processor = agent.processor(settings)
     state = processor.state
     store = None if state is None else StateStore(settings.redis_url, processor.name, state, settings.redis_timeout_ms)
-    return BatchLoop(processor, settings, store, load(agent.observe) if agent.observe else _observe_nothing)
+    observe = load(agent.observe) if agent.observe else _observe_nothing
+    return BatchLoop(processor, settings, store, observe, CONTROL)
 
 
 def _observe_nothing(event: Event) -> None:
@@ -52,19 +49,10 @@ def _observe_nothing(event: Event) -> None:
 
 
 def build_app(agent: Agent, settings: Settings) -> faust.App:
-    """A Faust app whose worker runs the loop in a thread; Faust itself consumes only the control topic."""
+    """A Faust app whose worker runs the loop in a thread."""
     loop = build_loop(agent, settings)
-    # An agent that was paused stays paused over a restart: not one batch is processed before the wish is known.
-    for message in read_all(settings, CONTROL.name):
-        _obey(loop, message.value() or b"")
-    # Every start reads the whole control topic, so each has a group of its own.
-    app = faust.App(
-        f"{settings.group_prefix}.control.{loop.agent}.{settings.worker_id}.{uuid.uuid4().hex[:8]}",
-        broker=[f"kafka://{address}" for address in settings.bootstrap_servers.split(",")],
-        broker_credentials=_credentials(settings.kafka),
-        broker_session_timeout=10.0,
-        broker_heartbeat_interval=3.0,
-        consumer_auto_offset_reset="earliest",
+    app = Shell(
+        f"{settings.group_prefix}.{loop.agent}.{settings.worker_id}",
         store="memory://",
         datadir=Path(tempfile.gettempdir()) / "qstream-faust",  # Faust makes it though nothing is kept there
         topic_allow_declare=False,
@@ -77,10 +65,22 @@ def build_app(agent: Agent, settings: Settings) -> faust.App:
         web_enabled=settings.port > 0,
     )
     app.service(LoopService(loop, settings.drain_s, loop=app.loop, beacon=app.beacon))
-    _follow_control(app, loop)
     _report_health(app, loop)
     _serve_pages(app, loop)
     return app
+
+
+class _NoKafka(BootStrategy):  # type: ignore[misc]  # faust is untyped
+    """Start no client of Kafka."""
+
+    enable_kafka = False
+
+
+class Shell(faust.App):  # type: ignore[misc]  # faust is untyped
+    """A Faust app without a client of Kafka, for the life cycle, the timers and the pages: the loop has the clients."""
+
+    BootStrategy = _NoKafka
+    producer_only = True  # a Faust mode that starts no consumer, no tables and no assignor; the strategy drops the producer
 
 
 class Worker(faust.Worker):  # type: ignore[misc]  # faust is untyped
@@ -93,12 +93,12 @@ class Worker(faust.Worker):  # type: ignore[misc]  # faust is untyped
 def run(agent: Agent, settings: Settings, loglevel: str = "INFO") -> None:
     """Run the worker until SIGTERM or SIGINT; ends the process.
 
-    `Transient` if the cluster does not answer, `ConfigError` if the pages' port is taken.
+    `ConfigError` if the pages' port is taken. A cluster that does not answer, or lacks the control topic, is waited for.
     """
     if settings.port:
         _require_free(settings.host, settings.port)
     if loglevel != "DEBUG":
-        for library in ("faust", "mode", "aiokafka"):  # they tell every step of their own start and stop
+        for library in ("faust", "mode"):  # they tell every step of their own start and stop
             logging.getLogger(library).setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[loglevel]))
     app = build_app(agent, settings)
     # A batch makes thousands of objects and drops them together: look for cycles once in many batches, and not among all
@@ -116,25 +116,6 @@ def _require_free(host: str, port: int) -> None:
     except OSError as exc:
         reason = exc.strerror or exc
         raise ConfigError(must_be("host and port", f"an address that is free here ({reason})", Shown(f"{host}:{port}"))) from exc
-
-
-def _follow_control(app: faust.App, loop: BatchLoop[Any]) -> None:
-    topic = app.topic(CONTROL.name, value_serializer="raw", key_serializer="raw")
-
-    @app.agent(topic)  # type: ignore[untyped-decorator]
-    async def control(values: Any) -> None:
-        async for value in values:
-            _obey(loop, value or b"")
-
-
-def _obey(loop: BatchLoop[Any], body: bytes) -> None:
-    try:
-        wish = Control.decode(body, body_type(body))
-    except FrameError as exc:
-        log.error("unreadable record on %s: %s", CONTROL.name, exc)
-        return
-    if wish.agent == loop.agent:
-        loop.control(wish)
 
 
 def _report_health(app: faust.App, loop: BatchLoop[Any]) -> None:
@@ -164,31 +145,3 @@ def _serve_pages(app: faust.App, loop: BatchLoop[Any]) -> None:
 
 def _page(agent: str, status: Status) -> dict[str, Any]:
     return {"agent": agent, "ready": status.ready} | dataclasses.asdict(status)
-
-
-def _credentials(kafka: dict[str, str]) -> Any:
-    """librdkafka's security properties for Faust's own consumer of the control topic."""
-    protocol = kafka.get("security.protocol", "PLAINTEXT").upper()
-    if protocol == "PLAINTEXT":
-        return None
-    if protocol not in ("SSL", "SASL_PLAINTEXT", "SASL_SSL"):
-        raise ConfigError(must_be("kafka.security.protocol", "PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL", protocol))
-    context = _ssl_context(kafka) if protocol.endswith("SSL") else None
-    if protocol == "SSL":
-        return faust.SSLCredentials(context)
-    return faust.SASLCredentials(
-        username=kafka.get("sasl.username"),
-        password=kafka.get("sasl.password"),
-        mechanism=kafka.get("sasl.mechanism", kafka.get("sasl.mechanisms", "PLAIN")),
-        ssl_context=context,
-    )
-
-
-def _ssl_context(kafka: dict[str, str]) -> ssl.SSLContext:
-    for name in ("ssl.ca.location", "ssl.certificate.location", "ssl.key.location"):
-        if name in kafka and not Path(kafka[name]).is_file():
-            raise ConfigError(must_be(f"kafka.{name}", "the path of a PEM file", kafka[name]))
-    context = ssl.create_default_context(cafile=kafka.get("ssl.ca.location"))
-    if "ssl.certificate.location" in kafka:
-        context.load_cert_chain(kafka["ssl.certificate.location"], kafka.get("ssl.key.location"), kafka.get("ssl.key.password"))
-    return context

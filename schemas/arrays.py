@@ -111,7 +111,7 @@ def _packed(value: list[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
 
 
 def _plain_lists(dtype: np.dtype[Any], ndim: int) -> core_schema.CoreSchema:
-    """Nested lists of plain numbers that `dtype` holds, but for the range of integers; quicker than a look at each."""
+    """Nested lists of plain numbers that `dtype` holds, except for the range of integers; quicker than a look at each."""
     item: core_schema.CoreSchema = core_schema.int_schema(strict=True)
     if dtype.kind == "f":
         bound = float(np.finfo(dtype).max)

@@ -1,4 +1,4 @@
-"""DeadLetter: why a record could not be processed; its own bytes, key and headers travel unchanged beside it."""
+"""DeadLetter: why a record could not be processed; its own bytes, key and headers travel unchanged with it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class DeadLetter(Frame):
     """The error of one record, written as Kafka Connect's error headers on the dead-letter topic.
 
     Source: Kafka Connect, DeadLetterQueueReporter (``__connect.errors.*``). `attempts` counts how often the record came
-    here: a redriven record that fails again keeps counting. `omitted_bytes` is the size of a value that is not beside the
+    here: a redriven record that fails again keeps counting. `omitted_bytes` is the size of a value that is not with the
     letter, because both together were too large for the topic; it still lies where `id` says.
     """
 

@@ -152,7 +152,7 @@ def _headers(topic: Topic, content_type: ContentType) -> Object:
 
 
 def _dead_letter_headers() -> Object:
-    """The error headers, as text; the record's own headers stay beside them."""
+    """The error headers, as text; the record's own headers stay next to them."""
     names = {PREFIX + header: {"type": "string"} for header in HEADER_NAMES.values()}
     needed = [PREFIX + HEADER_NAMES[name] for name, field in DeadLetter.model_fields.items() if field.is_required()]
     return {"type": "object", "properties": names, "required": sorted(needed)}

@@ -20,7 +20,7 @@ Finding = Literal["missing", "created", "ok", "differs", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class TopicState:
-    """One topic of the registry as the cluster has it; `detail` says what differs or failed, and how to mend it."""
+    """One topic of the registry as the cluster has it; `detail` says what differs or failed, and how to fix it."""
 
     topic: str
     finding: Finding
@@ -31,7 +31,7 @@ class TopicState:
 def inspect_topics(client: AdminClient, topics: Sequence[Topic], timeout_s: float = 10.0) -> list[TopicState]:
     """Compare the cluster's topics with the registry. `Transient` if no broker answers.
 
-    The embedded broker tells no configurations: there, only the partitions are compared.
+    The embedded broker does not report configurations: there, only the partitions are compared.
     """
     try:
         cluster = client.list_topics(timeout=timeout_s)

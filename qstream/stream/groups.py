@@ -38,7 +38,7 @@ def group_client(settings: Settings, group: str) -> Consumer:
 def group_state(
     client: AdminClient, settings: Settings, group: str, topics: Sequence[Topic], timeout_s: float = 10.0
 ) -> GroupState:
-    """Describe one group, ``absent`` if it never was; `Transient` if the broker does not tell: the embedded one never does."""
+    """Describe one group, ``absent`` if it never was; `Transient` if no broker answers: the embedded one never does."""
     try:
         described = client.describe_consumer_groups([group], request_timeout=timeout_s)[group].result()
         lag = _lag(settings, group, topics, timeout_s)

@@ -27,11 +27,12 @@ from qstream.stream.replay import Replays, too_long
 from qstream.stream.settle import Settling
 from qstream.stream.span import Offsets, span, without_later_half
 from qstream.stream.status import Status
+from qstream.stream.tables import Tables
 from qstream.stream.ticks import Ticks
 from qstream.stream.wait import FIRST_RETRY_S, Groups, Waiting
 from schemas.control import Control
 from schemas.frame import Frame
-from schemas.topics import dead_letter_name
+from schemas.topics import Topic, dead_letter_name
 
 log = logging.getLogger(__name__)
 S = TypeVar("S", bound=Frame)
@@ -51,13 +52,14 @@ class BatchLoop(Generic[S]):
         settings: Settings,
         store: StateStore[S] | None,
         observe: Callable[[Event], None] = lambda event: None,
+        control: Topic | None = None,
     ) -> None:
-        self.controlled = Controlled(processor)
+        self.controlled = Controlled(processor, Tables(settings, (*processor.tables, *([control] if control else []))), control)
         self.settings = settings
         self.observe = observe
         self.agent = processor.name
         self.topics = {topic.name: topic for topic in processor.inputs}
-        self.tables = {topic.name for topic in processor.inputs if topic.compacted}
+        self.compacted = {topic.name for topic in processor.inputs if topic.compacted}
         self.intake = Intake(settings, self.agent, list(self.topics))
         self.outbox = Outbox(settings, self.agent, dead_letter_name(self.agent))
         self.ledger: Ledger[S] = Ledger(store, self.agent, max_keys=settings.max_cached_keys, max_bytes=settings.max_cached_bytes)
@@ -102,7 +104,7 @@ class BatchLoop(Generic[S]):
         while not self._stop.is_set():
             self._last_turn = time.monotonic()
             self._take_control()
-            messages = self.settling.follow_assignment(self._poll(), self.tables, self._wait_for_stop)
+            messages = self.settling.follow_assignment(self._poll(), self.compacted, self._wait_for_stop)
             self.ledger.refused |= self.intake.refused() & self.ledger.positions.keys()
             if messages or (not self.controlled.paused and self.waiting.due_in() == 0):
                 self.turn(messages)
@@ -115,6 +117,7 @@ class BatchLoop(Generic[S]):
             self.turn([])
         self.settling.settle()
         self.intake.close()
+        self.controlled.close()
         self.outbox.close(self.settings.drain_s)
         self.running = False
 
@@ -187,6 +190,7 @@ class BatchLoop(Generic[S]):
             )
         self.outbox.start()
         self.intake.name_missing_topics(FIRST_ANSWER_S)
+        self.controlled.start(self._stop)
         log.info("%s: loading kernels; the first start on a machine compiles them", self.agent)
         self.controlled.processor.warm()
         self.settling.settle()

@@ -176,7 +176,7 @@ def _blame(event: Event, error: Exception) -> list[Rejected]:
 
 
 def _transact(call: Any, *arguments: object) -> None:
-    """A transactional call: retried while it may be, else `Fenced`, `Fatal`, or `DeliveryFailed` (abort and begin anew)."""
+    """A transactional call: retried while it may be, else `Fenced`, `Fatal`, or `DeliveryFailed` (abort and start over)."""
     while True:
         try:
             with fatal_named():

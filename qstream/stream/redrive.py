@@ -34,7 +34,7 @@ class DeadRecord:
 
 
 def dead_records(settings: Settings, agent: str) -> tuple[list[DeadRecord], int]:
-    """All dead letters that the agent's topic holds, by partition and offset; and how many records are none.
+    """All dead letters that the agent's topic holds, by partition and offset; and how many records are not.
 
     A record that was dead-lettered twice (delivered again before its commit) counts as redriven in both places.
     """
@@ -66,7 +66,7 @@ def choose_letters(agent: str, records: Sequence[DeadRecord], ids: Iterable[str]
     for record in named:
         if size := record.letter.omitted_bytes:
             raise ConfigError(
-                f"dead letter {record.letter.id} came without the record's {size} bytes, which were too large beside it; "
+                f"dead letter {record.letter.id} came without the record's {size} bytes, which were too large to go with it; "
                 f"they are at that topic, partition and offset as long as the topic keeps them: publish them again from there"
             )
     chosen = {record.letter.id: record for record in reversed(named) if not record.redriven}
@@ -91,7 +91,7 @@ def redrive(settings: Settings, agent: str, records: Sequence[DeadRecord], ids: 
     Raises
     ------
     ConfigError
-        An id is unknown, or so many single letters were named that the memory cannot hold them.
+        An id is unknown, or too many single letters were named for the memory to hold.
     DeliveryFailed, Transient
         Not everything was confirmed or remembered.
     """
@@ -126,7 +126,7 @@ def _recall(settings: Settings, agent: str, partitions: Iterable[int]) -> dict[i
     try:
         committed = consumer.committed(asked, timeout=_ANSWER_S)
     except KafkaException as exc:
-        raise Transient(f"the broker does not tell what was redriven: {exc.args[0].str()}") from exc
+        raise Transient(f"the broker does not say what was redriven: {exc.args[0].str()}") from exc
     finally:
         consumer.close()
     return {found.partition: (max(found.offset, 0), _read_ranges(found.metadata or "")) for found in committed}
