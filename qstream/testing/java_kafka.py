@@ -201,8 +201,9 @@ def _properties(nodes: int) -> dict[str, object]:
         "log.segment.bytes": 67108864,
         "metadata.log.segment.bytes": 8388608,
         "broker.heartbeat.interval.ms": 250 if nodes == 1 else 500,
-        # A killed node's successor has to wait for this session to end before it may register.
-        "broker.session.timeout.ms": 1500 if nodes == 1 else 3000,
+        # A killed node's successor has to wait for this session to end before it may register; a shorter one fences a node
+        # that a busy machine keeps from its heartbeat, and then topics have no leader.
+        "broker.session.timeout.ms": 6000,
         "controller.quorum.election.timeout.ms": 500,
         "controller.quorum.fetch.timeout.ms": 1500,
     }
