@@ -11,6 +11,7 @@ from qstream.arguments import array
 from qstream.errors import ProblemError
 from qstream.kernels import compiled
 from qstream.routing.problem import check_ids
+from schemas.wording import Shown, must_be
 
 
 def expert_queues(assignment: NDArray[np.int32], token_id: NDArray[np.uint64], experts: int) -> dict[str, list[int]]:
@@ -52,12 +53,12 @@ def queue_columns(
         Lengths differ, or an expert is not in 0..E-1.
     """
     if experts < 1:
-        raise ProblemError(f"experts: {experts}, must be >= 1")
+        raise ProblemError(must_be("experts", ">= 1", experts))
     ids = array("token_id", token_id, np.uint64, "T")
     given = np.asarray(assignment)
     chosen = array("assignment", given[:, None] if given.ndim == 1 else given, np.int32, "T K")
     if len(chosen) != len(ids):
-        raise ProblemError(f"assignment: {len(chosen)} rows, must be one a token ({len(ids)})")
+        raise ProblemError(must_be("assignment", f"one row for each of {len(ids)} tokens", Shown(f"{len(chosen)} rows")))
     check_ids("assignment", chosen, experts)
     queue_token, queue_end = np.empty(chosen.size, np.uint64), np.zeros(experts, np.int32)
     _group(chosen, ids, queue_token, queue_end)

@@ -13,6 +13,7 @@ from qstream.errors import ProblemError
 from qstream.kernels import compiled
 from qstream.routing.auction import auction, has, surplus
 from qstream.routing.problem import check_load
+from schemas.wording import Shown, must_be
 
 _LEAST_RAISE = 0.02  # of the mean gate mass of a token's best choices: what a bid adds at least
 _ASKED = 256  # tokens that may pass an expert on, where no other way is left
@@ -111,9 +112,9 @@ def assign_candidates(
     """
     given, masses, room = array("ids", ids, np.int32, "T C"), array("mass", mass, np.float32, "T C"), _room(capacity)
     if given.shape != masses.shape:
-        raise ProblemError(f"mass: shape {masses.shape}, must be {given.shape}, the shape of ids")
+        raise ProblemError(must_be("mass", f"{given.shape}, the shape of ids", Shown(f"shape {masses.shape}")))
     if given.size and not -1 <= given.min() <= given.max() < len(room):
-        raise ProblemError(f"ids: experts {given.min()}..{given.max()}, must be in -1..{len(room) - 1}")
+        raise ProblemError(must_be("ids", f"-1 to {len(room) - 1}", Shown(f"experts {given.min()} to {given.max()}")))
     check_load("mass", masses)
     once = np.empty(given.shape, np.int32)
     _drop_repeats(given, len(room), once)
@@ -122,10 +123,12 @@ def assign_candidates(
 
 def even_capacity(tokens: int, experts: int, factor: float, k: int = 1) -> NDArray[np.float64]:
     """ceil(factor * k * T / E) tokens for each expert, float64 [E]; ProblemError unless factor is finite and >= 1."""
-    if experts < 1 or tokens < 0:
-        raise ProblemError(f"experts: {experts} for {tokens} tokens, must be >= 1 and >= 0")
+    if experts < 1:
+        raise ProblemError(must_be("experts", ">= 1", experts))
+    if tokens < 0:
+        raise ProblemError(must_be("tokens", ">= 0", tokens))
     if not 1.0 <= factor < np.inf:
-        raise ProblemError(f"factor: {factor}, must be finite and >= 1")
+        raise ProblemError(must_be("factor", "finite and >= 1", factor))
     return np.full(experts, np.ceil(factor * k * tokens / experts * (1.0 - 1e-12)))  # 1.1 * 100 is a little above 110
 
 
@@ -133,7 +136,7 @@ def _room(capacity: NDArray[np.float64], experts: int | None = None) -> NDArray[
     room: NDArray[np.float64] = array("capacity", capacity, np.float64, "E")
     check_load("capacity", room)
     if experts is not None and len(room) != experts:
-        raise ProblemError(f"capacity: {len(room)} values, must be {experts}, one an expert")
+        raise ProblemError(must_be("capacity", f"{experts} values, one for each expert", Shown(f"{len(room)} values")))
     return room
 
 
@@ -148,15 +151,16 @@ def _assign(
     tokens, experts = len(ids), len(capacity)
     weight = array("cost", np.ones(tokens, np.float32) if cost is None else cost, np.float32, "T")
     if len(weight) != tokens:
-        raise ProblemError(f"cost: {len(weight)} values, must be {tokens}, one a token")
+        raise ProblemError(must_be("cost", f"{tokens} values, one for each token", Shown(f"{len(weight)} values")))
     if tokens and not 0.0 < weight.min() <= weight.max() < np.inf:  # a NaN fails both
-        raise ProblemError(f"cost: from {weight.min()} to {weight.max()}, must be finite and > 0")
+        raise ProblemError(must_be("cost", "finite and > 0", Shown(f"values from {weight.min()} to {weight.max()}")))
     if not 1 <= k <= experts:
-        raise ProblemError(f"k: {k}, must be in 1..{experts} experts")
+        raise ProblemError(must_be("k", f"1 to {experts}, the number of experts", k))
     total = float(weight.sum(dtype=np.float64))
     room = np.minimum(np.floor(capacity + 1e-9) if cost is None else capacity, total)
     if room.sum() < k * total * (1.0 - 1e-6):
-        raise ProblemError(f"capacity: {room.sum():g} in all for a token at most once an expert, must be >= {k * total:g}")
+        allowed = f">= {k * total:g} in total, counting each token at most once for an expert"
+        raise ProblemError(must_be("capacity", allowed, Shown(f"{room.sum():g}")))
     ids, mass = read_only(ids), read_only(mass)
     price, load = np.zeros(experts), np.zeros(experts)
     best = surplus(ids, mass, weight, price, k)

@@ -11,6 +11,7 @@ from qstream.arguments import array
 from qstream.errors import ProblemError
 from qstream.kernels import GOLDEN, below, compiled, mix64
 from qstream.routing.problem import check_ids, check_load
+from schemas.wording import Shown, must_be
 
 _HOT = 8.0  # first and last temperature, in mean co-activations of a pair
 _COLD = 0.6
@@ -37,7 +38,7 @@ def coactivation(topk_ids: NDArray[np.int32], experts: int, *, max_tokens: int =
         An expert is out of range, or `max_tokens` < 1.
     """
     if max_tokens < 1:
-        raise ProblemError(f"max_tokens: {max_tokens}, must be >= 1")
+        raise ProblemError(must_be("max_tokens", ">= 1", max_tokens))
     step = -(-len(topk_ids) // max_tokens) or 1
     ids = array("topk_ids", topk_ids[::step], np.int32, "T L K")
     check_ids("topk_ids", ids, experts)
@@ -90,20 +91,23 @@ def colocate(
     pairs = array("together", together, np.float64, "L E F")
     layers, experts, width = pairs.shape
     if width != experts or not _is_symmetric(pairs):
-        raise ProblemError(f"together: {list(pairs.shape)}, must be [L, E, E], symmetric, finite and >= 0")
+        shape = Shown(f"shape {list(pairs.shape)}")
+        raise ProblemError(must_be("together", "[L, E, E], symmetric, finite and >= 0", shape))
     room = array("sizes", sizes, np.int64, "N")
     if not len(room) or room.min() < 0 or room.sum() != experts:
-        raise ProblemError(f"sizes: {room.tolist()}, must be >= 0 with sum {experts}")
+        raise ProblemError(must_be("sizes", f">= 0 with the sum {experts}", room.tolist()))
     tokens = array("load", np.einsum("lee->le", pairs) if load is None else load, np.float64, "L E")
     check_load("load", tokens)
     if tokens.shape != (layers, experts):
-        raise ProblemError(f"load: shape {tokens.shape}, must be {(layers, experts)}")
+        raise ProblemError(must_be("load", f"{(layers, experts)}", Shown(f"shape {tokens.shape}")))
     parts = array("share", room if share is None else share, np.float64, "N")
     check_load("share", parts)
     if len(parts) != len(room) or (parts[room > 0] == 0).any():
-        raise ProblemError(f"share: {parts.tolist()}, must be {len(room)} values, > 0 where a node has experts")
-    if not eps >= 0 or steps < 0:
-        raise ProblemError(f"eps: {eps}, steps: {steps}, both must be >= 0")
+        raise ProblemError(must_be("share", f"{len(room)} values, > 0 where a node has experts", parts.tolist()))
+    if not eps >= 0:
+        raise ProblemError(must_be("eps", ">= 0", eps))
+    if steps < 0:
+        raise ProblemError(must_be("steps", ">= 0", steps))
     target = tokens.sum(1, keepdims=True) * (parts / max(parts.sum(), 1e-300))
     node = np.zeros((layers, experts), np.int32)
     if experts:

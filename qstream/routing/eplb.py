@@ -13,6 +13,7 @@ from qstream.errors import ProblemError
 from qstream.kernels import compiled
 from qstream.routing.pack import pack, place, swap
 from qstream.routing.problem import check_load
+from schemas.wording import must_be
 
 Algorithm = Literal["default", "eplb"]
 Maps = tuple[NDArray[np.int64], NDArray[np.int64]]
@@ -69,7 +70,7 @@ def rebalance_experts(
     elif algorithm == "default":
         plan, rank = _ours(load, num_replicas, num_groups, num_nodes, num_gpus)
     else:
-        raise ProblemError(f"algorithm: {algorithm!r}, must be 'default' or 'eplb'")
+        raise ProblemError(must_be("algorithm", "'default' or 'eplb'", algorithm))
     maps = plan, *_turned(plan, rank, load.shape[1])
     return tuple(torch.from_numpy(m) for m in maps) if is_tensor else maps  # type: ignore[union-attr]
 
@@ -77,17 +78,18 @@ def rebalance_experts(
 def _check(experts: int, num_replicas: int, num_groups: int, num_nodes: int, num_gpus: int) -> None:
     for field, value in (("num_groups", num_groups), ("num_nodes", num_nodes), ("num_gpus", num_gpus)):
         if value < 1:
-            raise ProblemError(f"{field}: {value}, must be >= 1")
+            raise ProblemError(must_be(field, ">= 1", value))
     if experts < 1 or experts % num_groups:
-        raise ProblemError(f"num_groups: {num_groups}, must divide the {experts} experts")
+        raise ProblemError(must_be("num_groups", f"a divisor of the {experts} experts", num_groups))
     if num_replicas < experts or num_replicas % num_gpus:
-        raise ProblemError(f"num_replicas: {num_replicas}, must be >= {experts} experts and a multiple of {num_gpus} GPUs")
+        allowed = f">= {experts} experts and a multiple of {num_gpus} GPUs"
+        raise ProblemError(must_be("num_replicas", allowed, num_replicas))
 
 
 def _published(load: NDArray[np.float32], slots: int, groups: int, nodes: int, gpus: int) -> Maps:
     """Groups to nodes, replicas within a node, replicas to its GPUs; all in float32, whose rounding decides ties."""
     if gpus % nodes:
-        raise ProblemError(f"num_gpus: {gpus}, must be a multiple of {nodes} nodes for algorithm 'eplb' with groups")
+        raise ProblemError(must_be("num_gpus", f"a multiple of {nodes} nodes for algorithm 'eplb' with groups", gpus))
     layers, experts = load.shape
     group_load = load.reshape(layers, groups, -1).sum(2)
     node, place_in_node = _equal_packs(group_load, nodes)

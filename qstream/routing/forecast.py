@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from qstream.arguments import array
 from qstream.errors import ProblemError
 from qstream.routing.problem import check_load
+from schemas.wording import Shown, must_be
 
 _DECAY = 0.85  # what a window counts less than the next newer one
 _SPREAD = 0.3  # standard deviations above the mean, in the one load that stands for all scenarios
@@ -81,18 +82,18 @@ def forecast(
     past = array("history", history, np.float64, "W L E")
     check_load("history", past)
     if not len(past):
-        raise ProblemError("history: no window, must be >= 1")
+        raise ProblemError(must_be("history", "at least one window", Shown("none")))
     weights: NDArray[np.float64] = np.power(_DECAY, np.arange(len(past), dtype=np.float64)[::-1])
     weights /= weights.sum()
     if (labels is None) != (queued is None):
-        raise ProblemError("labels, queued: one without the other, must be both or none")
+        raise ProblemError(must_be("labels and queued", "given together", Shown("one of them")))
     if labels is None or queued is None:
         return Forecast(past, weights)
     seen, waiting = array("labels", labels, np.float64, "K L E"), array("queued", queued, np.float64, "K")
     check_load("labels", seen)
     check_load("queued", waiting)
     if seen.shape[1:] != past.shape[1:] or len(seen) != len(waiting):
-        raise ProblemError(f"labels: shape {seen.shape}, must be {(len(waiting), *past.shape[1:])}")
+        raise ProblemError(must_be("labels", f"{(len(waiting), *past.shape[1:])}", Shown(f"shape {seen.shape}")))
     if seen.sum() == 0.0 or past.sum() == 0.0:
         return Forecast(past, weights)
     seen, waiting = _merge_rare(seen, waiting)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from qstream.arguments import array
 from qstream.errors import ProblemError
 from qstream.kernels import GOLDEN, below, compiled, mix64
+from schemas.wording import Shown, must_be
 
 _TRIES = 64
 _ONE = np.uint64(1)
@@ -86,14 +87,14 @@ def assign_bounded(
     """
     _check_experts(experts)
     if not 0.0 <= slack < np.inf:
-        raise ProblemError(f"slack: {slack}, must be finite and >= 0")
+        raise ProblemError(must_be("slack", "finite and >= 0", slack))
     tokens = array("token_id", token_id, np.uint64, "T")
     weight = array("cost", np.ones(len(tokens), np.float32) if cost is None else cost, np.float32, "T")
     share = array("capacity", np.ones(experts) if capacity is None else capacity, np.float64, "E")
     _check_weights("cost", weight, len(tokens))
     _check_weights("capacity", share, experts)
     if share.sum() == 0.0:
-        raise ProblemError("capacity: all 0, must leave at least one expert")
+        raise ProblemError(must_be("capacity", "above 0 for at least one expert", Shown("0 for all")))
     limit = (1.0 + slack) * weight.sum(dtype=np.float64) * (share / share.sum())
     out = np.empty(len(tokens), np.int32)
     _assign_bounded(tokens, weight, limit, share, _prime_from(experts), _salt(seed), out)
@@ -135,9 +136,10 @@ def choose_replica(
     slots = array("logical_to_physical", logical_to_physical, np.int32, "E X")
     counts = array("replica_count", replica_count, np.int32, "E")
     if len(chosen) != len(tokens):
-        raise ProblemError(f"topk_ids: {len(chosen)} rows, must be one a token ({len(tokens)})")
+        raise ProblemError(must_be("topk_ids", f"one row for each of {len(tokens)} tokens", Shown(f"{len(chosen)} rows")))
     if len(counts) != len(slots):
-        raise ProblemError(f"replica_count: {len(counts)} experts, logical_to_physical has {len(slots)}")
+        allowed = f"{len(slots)} values, one for each expert of logical_to_physical"
+        raise ProblemError(must_be("replica_count", allowed, Shown(f"{len(counts)} values")))
     out = np.empty(chosen.shape, np.int32)
     bad = _choose_replica(tokens, chosen, slots, counts, _salt(seed), out)
     if bad >= 0:
@@ -151,22 +153,24 @@ def _bad_choice(
 ) -> ProblemError:
     expert = chosen[token, k]
     if not 0 <= expert < len(slots):
-        return ProblemError(f"topk_ids: expert {expert} at [{token}, {k}], must be in 0..{len(slots) - 1}")
+        return ProblemError(must_be("topk_ids", f"experts 0 to {len(slots) - 1}", Shown(f"{expert} at [{token}, {k}]")))
     if not 1 <= counts[expert] <= slots.shape[1]:
-        return ProblemError(f"replica_count: {counts[expert]} of expert {expert}, must be in 1..{slots.shape[1]}")
-    return ProblemError(f"logical_to_physical: -1 within the first replica_count slots of expert {expert}")
+        found = Shown(f"{counts[expert]} for expert {expert}")
+        return ProblemError(must_be("replica_count", f"1 to {slots.shape[1]}", found))
+    allowed = "a slot in the first replica_count entries of an expert"
+    return ProblemError(must_be("logical_to_physical", allowed, Shown(f"-1 for expert {expert}")))
 
 
 def _check_experts(experts: int) -> None:
     if not 1 <= experts < 2**31:
-        raise ProblemError(f"experts: {experts}, must be in 1..{2**31 - 1}")
+        raise ProblemError(must_be("experts", f"1 to {2**31 - 1}", experts))
 
 
 def _check_weights(field: str, weight: NDArray[Any], length: int) -> None:
     if len(weight) != length:
-        raise ProblemError(f"{field}: {len(weight)} values, must be {length}")
+        raise ProblemError(must_be(field, f"{length} values", Shown(f"{len(weight)}")))
     if length and not (weight.min() >= 0 and weight.max() < np.inf):  # a NaN fails both
-        raise ProblemError(f"{field}: from {weight.min()} to {weight.max()}, must be finite and >= 0")
+        raise ProblemError(must_be(field, "finite and >= 0", Shown(f"values from {weight.min()} to {weight.max()}")))
 
 
 @lru_cache(maxsize=4096)

@@ -15,6 +15,7 @@ from qstream.kernels import compiled
 from qstream.routing.problem import check_ids
 from qstream.routing.requests import assign_requests, expected_copies
 from qstream.routing.score import cross_node_copies
+from schemas.wording import Shown, must_be
 
 Placer = Callable[[NDArray[np.int32], NDArray[np.int32]], NDArray[np.int32]]
 
@@ -80,12 +81,15 @@ def place_and_route(
     of_token = array("request", request, np.int32, "T")
     of_request = array("label", label, np.int32, "R")
     if len(of_token) != len(ids) or not len(ids):
-        raise ProblemError(f"request: {len(of_token)} values, must be one a token ({len(ids)}), at least 1")
+        allowed = f"one value for each of {len(ids)} tokens, at least 1"
+        raise ProblemError(must_be("request", allowed, Shown(f"{len(of_token)} values")))
     check_ids("request", of_token, len(of_request))
     if of_request.min() < 0:
-        raise ProblemError(f"label: {of_request.min()}, must be >= 0")
-    if rounds < 1 or nodes < 1:
-        raise ProblemError(f"rounds: {rounds} on {nodes} nodes, both must be >= 1")
+        raise ProblemError(must_be("label", ">= 0", int(of_request.min())))
+    if rounds < 1:
+        raise ProblemError(must_be("rounds", ">= 1", rounds))
+    if nodes < 1:
+        raise ProblemError(must_be("nodes", ">= 1", nodes))
     work = np.bincount(of_token, minlength=len(of_request)).astype(np.float64)
     histogram = label_histograms(ids, of_request[of_token], experts)
     order = np.argsort(of_request, kind="stable")
@@ -127,7 +131,7 @@ def name_nodes(
     check_ids("node_of_expert", node, nodes)
     check_ids("source", at, nodes)
     if len(node) != ids.shape[1] or len(at) != len(ids):
-        raise ProblemError(f"topk_ids: shape {ids.shape}, must be [{len(at)} tokens, {len(node)} layers, K]")
+        raise ProblemError(must_be("topk_ids", f"[{len(at)} tokens, {len(node)} layers, K]", Shown(f"shape {ids.shape}")))
     by_source = label_histograms(ids, at, node.shape[1]) * np.bincount(at, minlength=1)[:, None, None]
     name = np.empty((len(node), nodes), np.int32)
     for layer, groups in enumerate(node):

@@ -13,6 +13,7 @@ from qstream.errors import ProblemError
 from qstream.kernels import compiled
 from qstream.routing.problem import plan_array
 from qstream.routing.score import gpu_loads, holds
+from schemas.wording import Shown, must_be
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,7 +60,7 @@ def align(previous: NDArray[np.int32], plan: NDArray[np.int32], num_gpus: int) -
     old = plan_array("previous", previous, experts, num_gpus)
     new = plan_array("plan", plan, experts, num_gpus)
     if old.shape != new.shape:
-        raise ProblemError(f"plan: shape {new.shape}, previous has {old.shape}")
+        raise ProblemError(must_be("plan", f"{old.shape}, the shape of previous", Shown(f"shape {new.shape}")))
     was, on = (holds(p, experts, num_gpus).astype(np.float64) for p in (old, new))
     common = on @ was.transpose(0, 2, 1)
     worth = common * (num_gpus + 1) + np.eye(num_gpus)
@@ -95,10 +96,10 @@ def moves(
         Shapes disagree or an argument is out of range.
     """
     if expert_bytes <= 0:
-        raise ProblemError(f"expert_bytes: {expert_bytes}, must be > 0")
+        raise ProblemError(must_be("expert_bytes", "> 0", expert_bytes))
     node = np.zeros(num_gpus, np.int32) if node_of_gpu is None else array("node_of_gpu", node_of_gpu, np.int32, "G")
     if len(node) != num_gpus:
-        raise ProblemError(f"node_of_gpu: {len(node)} values, must be {num_gpus}")
+        raise ProblemError(must_be("node_of_gpu", f"{num_gpus} values, one for each GPU", Shown(f"{len(node)} values")))
     fullest = [gpu_loads(p, load, num_gpus).max(1) for p in (previous, plan)]
     was, on = (holds(p, load.shape[1], num_gpus) for p in (previous, plan))
     layer, dst, expert = np.nonzero(on & ~was)

@@ -13,6 +13,7 @@ from qstream.kernels import compiled
 from qstream.routing.problem import check_load, check_slots, plan_array, relative_capacity, slots_per_gpu
 from qstream.routing.replicate import replica_counts
 from qstream.routing.score import violations
+from schemas.wording import Shown, must_be
 
 _LEAST_GAIN = 1e-12  # of the fullest GPU: below it, an exchange is rounding noise
 
@@ -79,13 +80,13 @@ def pack(
     replicas = array("counts", counts, np.int32, "L E")
     layers, experts = tokens.shape
     if replicas.shape != tokens.shape:
-        raise ProblemError(f"counts: shape {replicas.shape}, must be {tokens.shape}")
+        raise ProblemError(must_be("counts", f"{tokens.shape}, the shape of load", Shown(f"shape {replicas.shape}")))
     if replicas.size and not 1 <= replicas.min() <= replicas.max() <= num_gpus:
-        raise ProblemError(f"counts: {replicas.min()}..{replicas.max()}, must be in 1..{num_gpus} GPUs")
+        raise ProblemError(must_be("counts", f"1 to {num_gpus} GPUs", Shown(f"values from {replicas.min()} to {replicas.max()}")))
     sums = replicas.sum(1)
     slots = int(sums[0]) if layers else experts * num_gpus
     if (sums != slots).any():
-        raise ProblemError(f"counts: sums {sums.min()}..{sums.max()}, must be equal in all layers")
+        raise ProblemError(must_be("counts", "of equal sum in all layers", Shown(f"sums from {sums.min()} to {sums.max()}")))
     check_slots(experts, num_gpus, slots_per_gpu(slots, num_gpus))
     order = np.argsort(-(tokens / replicas), axis=1, kind="stable")
     plan = np.full((layers, slots), -1, np.int32)
@@ -134,9 +135,9 @@ def valid_plan(field: str, physical_to_logical: NDArray[np.int32], layers: int, 
     """Return a plan as int32 [L, P]; ProblemError unless it has L layers, every expert, and none twice on a GPU."""
     plan = plan_array(field, physical_to_logical, experts, num_gpus)
     if len(plan) != layers:
-        raise ProblemError(f"{field}: {len(plan)} layers, must be {layers}")
+        raise ProblemError(must_be(field, f"{layers} layers", Shown(f"{len(plan)} layers")))
     if broken := violations(plan, experts, num_gpus):
-        raise ProblemError(f"{field}: {broken} experts missing or twice on a GPU, must be 0")
+        raise ProblemError(must_be(field, "a plan with each expert, none twice on a GPU", Shown(f"{broken} missing or twice")))
     return plan
 
 

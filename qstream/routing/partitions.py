@@ -13,6 +13,7 @@ from qstream.routing.pack import valid_plan
 from qstream.routing.problem import check_ids, check_load, relative_capacity
 from qstream.routing.score import holds
 from qstream.routing.window_model import Partition, Prices
+from schemas.wording import Shown, must_be
 
 _OVER: Final = 5.0  # price of a mean node's load above a limit, in parts of all co-activations: in effect a wall
 
@@ -47,17 +48,17 @@ def gpu_partitions(
     windows, layers, experts = past.shape
     slots = valid_plan("plan", plan, layers, experts, num_gpus)
     if not 0.0 <= move_cost < np.inf:
-        raise ProblemError(f"move_cost: {move_cost}, must be finite and >= 0")
+        raise ProblemError(must_be("move_cost", "finite and >= 0", move_cost))
     weight = array("weights", np.ones(windows) if weights is None else weights, np.float64, "W")
     check_load("weights", weight)
     if len(weight) != windows or not weight.sum() > 0:
-        raise ProblemError(f"weights: {weight.tolist()}, must be {windows} values, not all 0")
+        raise ProblemError(must_be("weights", f"{windows} values, not all 0", weight.tolist()))
     group = array("nodes", np.zeros(num_gpus, np.int64) if nodes is None else nodes, np.int64, "G")
     if len(group) != num_gpus:
-        raise ProblemError(f"nodes: {len(group)}, must be one for each of {num_gpus} GPUs")
+        raise ProblemError(must_be("nodes", f"{num_gpus} values, one for each GPU", Shown(f"{len(group)} values")))
     was = holds(slots if previous is None else previous, experts, num_gpus)
     if len(was) != layers:
-        raise ProblemError(f"previous: {len(was)} layers, must be {layers}")
+        raise ProblemError(must_be("previous", f"{layers} layers", Shown(f"{len(was)} layers")))
     share = relative_capacity(capacity, num_gpus)
     mean = past.sum(2, keepdims=True) / num_gpus
     relative = np.divide(past, mean, out=np.zeros_like(past), where=mean > 0.0)
@@ -119,14 +120,15 @@ def node_partitions(
     check_load("together", pairs)
     nodes = array("node_of_expert", node_of_expert, np.int64, "L E")
     if pairs.shape != (*nodes.shape, nodes.shape[1]) or not np.array_equal(pairs, pairs.transpose(0, 2, 1)):
-        raise ProblemError(f"together: {list(pairs.shape)}, must be {[*nodes.shape, nodes.shape[1]]} and symmetric")
+        allowed = f"{[*nodes.shape, nodes.shape[1]]} and symmetric"
+        raise ProblemError(must_be("together", allowed, Shown(f"shape {list(pairs.shape)}")))
     check_ids("node_of_expert", nodes, num_nodes)
     tokens = array("load", np.einsum("lee->le", pairs) if load is None else load, np.float64, "L E")
     check_load("load", tokens)
     if tokens.shape != nodes.shape:
-        raise ProblemError(f"load: shape {tokens.shape}, must be {nodes.shape}")
+        raise ProblemError(must_be("load", f"{nodes.shape}, the shape of node_of_expert", Shown(f"shape {tokens.shape}")))
     if not eps >= 0:
-        raise ProblemError(f"eps: {eps}, must be >= 0")
+        raise ProblemError(must_be("eps", ">= 0", eps))
     parts, group = relative_capacity(share, num_nodes), np.zeros(num_nodes, np.int64)
     prices = Prices(traffic=1.0, over=_OVER, limit=1.0 + eps)
     found = []

@@ -24,6 +24,7 @@ from qstream.routing.score import holds
 from schemas.experts import ExpertTopology
 from schemas.placement import PlacementPlan
 from schemas.solver import SolverRecord
+from schemas.wording import Shown, must_be
 
 COLOCATION: Final = "colocation"  # the variant of solvers that give each node its experts first
 _LAYERS_AT_ONCE = 4  # between two looks at the clock
@@ -168,30 +169,30 @@ def placement_problem(
     layers, experts = topology.num_layers, topology.num_logical_experts
     windows = array("history", history, np.float64, "W L E")
     if windows.shape[1:] != (layers, experts):
-        raise ProblemError(f"history: {list(windows.shape)}, must be [W, {layers} layers, {experts} experts]")
+        allowed = f"[W, {layers} layers, {experts} experts]"
+        raise ProblemError(must_be("history", allowed, Shown(f"shape {list(windows.shape)}")))
     if options.windows < 1:
-        raise ProblemError(f"windows: {options.windows}, must be >= 1")
+        raise ProblemError(must_be("windows", ">= 1", options.windows))
     if options.steps < 0:
-        raise ProblemError(f"steps: {options.steps}, must be >= 0")
+        raise ProblemError(must_be("steps", ">= 0", options.steps))
     if not 0 <= seed < 2**32:
-        raise ProblemError(f"seed: {seed}, must be in 0..2**32 - 1")
+        raise ProblemError(must_be("seed", "0 to 2**32 - 1", seed))
     found = forecast(windows[-options.windows :], labels=labels, queued=queued, top_k=topology.top_k)
     given = capacities(topology)
     live = np.flatnonzero(given > 0)
     slots = len(live) * topology.slots_per_gpu
     if slots < experts + options.hot_experts:
-        raise ProblemError(
-            f"gpu_capacity: {len(live)} GPUs with capacity have {slots} slots, must be >= {experts} experts"
-            f" + {options.hot_experts} hot_experts"
-        )
+        allowed = f"above 0 for at least {experts} slots, one for each expert, and {options.hot_experts} more for hot_experts"
+        raise ProblemError(must_be("gpu_capacity", allowed, Shown(f"{slots} slots on {len(live)} GPUs with capacity")))
     if not 0 <= options.hot_experts <= experts or (options.hot_experts and len(live) < 2):
-        raise ProblemError(f"hot_experts: {options.hot_experts}, must be in 0..{experts}, and 0 for a single GPU with capacity")
+        allowed = f"0 to {experts}, and 0 for a single GPU with capacity"
+        raise ProblemError(must_be("hot_experts", allowed, options.hot_experts))
     least = np.ones((layers, experts), np.int32)
     heaviest = np.argsort(-found.load(), axis=1, kind="stable")[:, : options.hot_experts]
     np.put_along_axis(least, heaviest, 2, 1)
     before = plan_array("previous", contiguous(topology) if previous is None else previous, experts, topology.num_gpus)
     if before.shape != (layers, topology.num_slots):
-        raise ProblemError(f"previous: shape {before.shape}, must be {(layers, topology.num_slots)}")
+        raise ProblemError(must_be("previous", f"{(layers, topology.num_slots)}", Shown(f"shape {before.shape}")))
     return PlacementProblem(topology, found, live, given, least, before, move_cost, options, int(seed))
 
 
@@ -206,7 +207,7 @@ def _parts(problem: PlacementProblem, coactivation: NDArray[np.int64] | None) ->
         return whole
     together = array("coactivation", coactivation, np.float64, "L E F")
     if together.shape != (*load.shape, load.shape[1]):
-        raise ProblemError(f"coactivation: shape {together.shape}, must be {(*load.shape, load.shape[1])}")
+        raise ProblemError(must_be("coactivation", f"{(*load.shape, load.shape[1])}", Shown(f"shape {together.shape}")))
     if len(gpus_of) == 1:
         return whole
     slots = np.array([len(gpus) * topology.slots_per_gpu for gpus in gpus_of])

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 from qstream.errors import ProblemError
+from schemas.wording import Shown, must_be
 
 _SLACK = 0.25  # room of a worker above the mean load
 _MOST = 2.0**53  # tokens, up to which a float64 holds every integer
@@ -21,7 +22,7 @@ class PrefixCache:
 
     def __init__(self, blocks: int) -> None:
         if blocks < 1:
-            raise ProblemError(f"blocks: {blocks}, must be >= 1")
+            raise ProblemError(must_be("blocks", ">= 1", blocks))
         self._blocks = blocks
         self._held: OrderedDict[int, None] = OrderedDict()
 
@@ -76,11 +77,11 @@ class PrefixRouter:
 
     def __init__(self, workers: int, cache_blocks: int, *, block_tokens: int = 512, horizon_s: float = 120.0) -> None:
         if workers < 1:
-            raise ProblemError(f"workers: {workers}, must be >= 1")
+            raise ProblemError(must_be("workers", ">= 1", workers))
         if block_tokens < 1:
-            raise ProblemError(f"block_tokens: {block_tokens}, must be >= 1")
+            raise ProblemError(must_be("block_tokens", ">= 1", block_tokens))
         if not 0.0 < horizon_s < math.inf:
-            raise ProblemError(f"horizon_s: {horizon_s}, must be finite and > 0")
+            raise ProblemError(must_be("horizon_s", "finite and > 0", horizon_s))
         self._cache_blocks = cache_blocks
         self._block_tokens = block_tokens
         self._horizon_s = horizon_s
@@ -109,9 +110,9 @@ class PrefixRouter:
         """
         for field, value in (("prompt_tokens", prompt_tokens), ("output_tokens", output_tokens)):
             if not 0.0 <= value <= _MOST:
-                raise ProblemError(f"{field}: {value}, must be in 0..2**53")
+                raise ProblemError(must_be(field, "0 to 2**53", value))
         if not any(self._speed):
-            raise ProblemError("speed: 0 of all workers, must leave at least one")
+            raise ProblemError(must_be("speed", "above 0 for at least one worker", Shown("0 for all")))
         self._fade(now_s)
         best, least, emptiest, work = -1, 0.0, 0.0, 0.0
         floor = _FLOOR * (prompt_tokens + output_tokens)
@@ -152,9 +153,9 @@ class PrefixRouter:
             There is no such worker, or `speed` is not finite and >= 0.
         """
         if not 0 <= worker < len(self._speed):
-            raise ProblemError(f"worker: {worker}, must be in 0..{len(self._speed) - 1}")
+            raise ProblemError(must_be("worker", f"0 to {len(self._speed) - 1}", worker))
         if not 0.0 <= speed < math.inf:
-            raise ProblemError(f"speed: {speed}, must be finite and >= 0")
+            raise ProblemError(must_be("speed", "finite and >= 0", speed))
         self._speed[worker] = speed
         if speed == 0.0:
             self._caches[worker] = PrefixCache(self._cache_blocks)
@@ -164,7 +165,7 @@ class PrefixRouter:
 
     def _fade(self, now_s: float) -> None:
         if not math.isfinite(now_s):
-            raise ProblemError(f"now_s: {now_s}, must be finite")
+            raise ProblemError(must_be("now_s", "finite", now_s))
         if now_s > self._now_s:
             kept = math.exp((self._now_s - now_s) / self._horizon_s)
             self._load = [load * kept for load in self._load]

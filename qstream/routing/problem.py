@@ -18,39 +18,42 @@ from numpy.typing import NDArray
 from qstream.arguments import array
 from qstream.errors import ProblemError
 from schemas.experts import ExpertTopology
+from schemas.wording import Shown, must_be
 
 
 def check_load(field: str, load: NDArray[np.float64]) -> None:
     """Raise ProblemError unless every value is finite and >= 0."""
     if load.size and not (load.min() >= 0 and load.max() < np.inf):  # a NaN fails both
-        raise ProblemError(f"{field}: from {load.min()} to {load.max()}, must be finite and >= 0")
+        raise ProblemError(must_be(field, "finite and >= 0", Shown(f"values from {load.min()} to {load.max()}")))
 
 
 def check_ids(field: str, ids: NDArray[np.integer[Any]], count: int) -> None:
     """Raise ProblemError unless every value is in 0..count-1."""
     if ids.size and not 0 <= ids.min() <= ids.max() < count:
-        raise ProblemError(f"{field}: {ids.min()}..{ids.max()}, must be in 0..{count - 1}")
+        raise ProblemError(must_be(field, f"0 to {count - 1}", Shown(f"values from {ids.min()} to {ids.max()}")))
 
 
 def check_slots(experts: int, num_gpus: int, slots_per_gpu: int) -> None:
     """Raise ProblemError unless `experts` fit without a duplicate on a GPU: 1 <= E <= G * S and S <= E."""
     if experts < 1:
-        raise ProblemError(f"load: {experts} experts, must be >= 1")
+        raise ProblemError(must_be("load", "of at least one expert", Shown(f"{experts} experts")))
     if num_gpus < 1:
-        raise ProblemError(f"num_gpus: {num_gpus}, must be >= 1")
+        raise ProblemError(must_be("num_gpus", ">= 1", num_gpus))
     if slots_per_gpu < 1:
-        raise ProblemError(f"slots_per_gpu: {slots_per_gpu}, must be >= 1")
+        raise ProblemError(must_be("slots_per_gpu", ">= 1", slots_per_gpu))
     slots = num_gpus * slots_per_gpu
     if slots < experts:
-        raise ProblemError(f"slots_per_gpu: {slots_per_gpu} x {num_gpus} GPUs = {slots} slots, must be >= {experts} experts")
+        found = Shown(f"{slots_per_gpu} x {num_gpus} GPUs = {slots} slots")
+        raise ProblemError(must_be("slots_per_gpu", f"enough for {experts} experts", found))
     if slots_per_gpu > experts:
-        raise ProblemError(f"slots_per_gpu: {slots_per_gpu}, must be <= {experts} experts: replicas would share a GPU")
+        allowed = f"<= {experts} experts, or replicas would share a GPU"
+        raise ProblemError(must_be("slots_per_gpu", allowed, slots_per_gpu))
 
 
 def slots_per_gpu(slots: int, num_gpus: int) -> int:
-    """S for P slots on G GPUs; ProblemError if P is no multiple of G."""
+    """S for P slots on G GPUs; ProblemError if P is not a multiple of G."""
     if num_gpus < 1 or slots % num_gpus:
-        raise ProblemError(f"num_gpus: {num_gpus}, must be >= 1 and divide the {slots} slots")
+        raise ProblemError(must_be("num_gpus", f">= 1 and a divisor of the {slots} slots", num_gpus))
     return slots // num_gpus
 
 
@@ -126,7 +129,7 @@ def relative_capacity(capacity: NDArray[np.float64] | None, num_gpus: int) -> ND
     given = array("capacity", capacity, np.float64, "G")
     check_load("capacity", given)
     if len(given) != num_gpus or given.min(initial=1.0) == 0.0:
-        raise ProblemError(f"capacity: {given.tolist()}, must be {num_gpus} values > 0")
+        raise ProblemError(must_be("capacity", f"{num_gpus} values > 0", given.tolist()))
     scaled: NDArray[np.float64] = given / given.mean()
     return scaled
 

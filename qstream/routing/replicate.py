@@ -11,6 +11,7 @@ from qstream.arguments import array
 from qstream.errors import ProblemError
 from qstream.kernels import compiled
 from qstream.routing.problem import check_load, check_slots, slots_per_gpu
+from schemas.wording import Shown, must_be
 
 
 def replica_counts(
@@ -56,11 +57,12 @@ def replica_counts(
 def _at_least(least: NDArray[np.int32], shape: tuple[int, ...], slots: int, num_gpus: int) -> NDArray[np.int32]:
     counts: NDArray[np.int32] = array("least", least, np.int32, "L E").copy()
     if counts.shape != shape:
-        raise ProblemError(f"least: shape {counts.shape}, must be {shape}")
+        raise ProblemError(must_be("least", f"{shape}", Shown(f"shape {counts.shape}")))
     if counts.size and not 1 <= counts.min() <= counts.max() <= num_gpus:
-        raise ProblemError(f"least: {counts.min()}..{counts.max()}, must be in 1..{num_gpus} GPUs")
+        raise ProblemError(must_be("least", f"1 to {num_gpus} GPUs", Shown(f"values from {counts.min()} to {counts.max()}")))
     if counts.sum(1).max(initial=0) > slots:
-        raise ProblemError(f"least: {counts.sum(1).max()} replicas in a layer, must be <= {slots} slots")
+        found = Shown(f"{counts.sum(1).max()}")
+        raise ProblemError(must_be("least", f"at most {slots} replicas in a layer, the number of slots", found))
     return counts
 
 

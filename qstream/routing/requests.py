@@ -15,6 +15,7 @@ from qstream.kernels import compiled
 from qstream.routing.problem import capacities, check_ids, check_load, plan_array
 from schemas.experts import ExpertTopology
 from schemas.tokens import TokenBatch
+from schemas.wording import Shown, must_be
 
 Counts = NDArray[np.int64] | NDArray[np.int32] | NDArray[np.float64]
 
@@ -94,12 +95,12 @@ def route_requests(
     nodes = topology.num_nodes
     capacity = np.bincount(topology.nodes(), capacities(topology), nodes).astype(np.float64)
     if not capacity.any():
-        raise ProblemError(f"gpu_capacity: 0 of all {topology.num_gpus} GPUs, must leave at least one")
+        raise ProblemError(must_be("gpu_capacity", "above 0 for at least one GPU", Shown(f"0 for all {topology.num_gpus}")))
     shape = (len(work), nodes)
     saved = array("overlap", _in_progress(batch, request, work, topology) if overlap is None else overlap, np.float64, "R N")
     waiting = array("queue", np.zeros(nodes) if queue is None else queue, np.float64, "N")
     if saved.shape != shape:
-        raise ProblemError(f"overlap: shape {saved.shape}, must be {shape}, requests and nodes")
+        raise ProblemError(must_be("overlap", f"{shape}, requests and nodes", Shown(f"shape {saved.shape}")))
     local = _local_of_requests(batch, request, len(work), _local_parts(placement, topology, shares), label_counts or {})
     width = topology.top_k if batch.topk_ids is None else batch.topk_ids.shape[1]
     copies = work[:, None] * width * np.maximum(1.0 - local, 0.0)
@@ -120,7 +121,7 @@ def _max_over_mean(load: NDArray[np.float64], capacity: NDArray[np.float64]) -> 
 def _requests(batch: TokenBatch) -> tuple[NDArray[np.int64], NDArray[np.uint64], NDArray[np.float64]]:
     """The request of each token [T], the id of each request [R] in order of first appearance, and its work [R]."""
     if batch.request_id is None:
-        raise ProblemError("request_id: absent, must be in the batch: requests are what is routed")
+        raise ProblemError(must_be("request_id", "given in the batch, since requests are routed", None))
     ids, first, index = np.unique(batch.request_id, return_index=True, return_inverse=True)
     order = np.argsort(first)
     rank = np.empty(len(ids), np.int64)
@@ -137,7 +138,9 @@ def _in_progress(
     saved = np.zeros((len(work), topology.num_nodes))
     if batch.src_rank is not None:
         if batch.src_rank.max() >= topology.num_gpus:
-            raise ProblemError(f"src_rank: {batch.src_rank.max()}, must be in -1..{topology.num_gpus - 1}")
+            raise ProblemError(
+                must_be("src_rank", f"-1 to {topology.num_gpus - 1}, the GPUs of the topology", int(batch.src_rank.max()))
+            )
         known = batch.src_rank >= 0
         saved[request[known], topology.nodes()[batch.src_rank[known]]] = work[request[known]]
     return saved
@@ -150,14 +153,15 @@ def _local_parts(
     layers, experts, nodes = topology.num_layers, topology.num_logical_experts, topology.num_nodes
     plan = plan_array("placement", placement, experts, topology.num_gpus)
     if plan.shape != (layers, topology.num_slots):
-        raise ProblemError(f"placement: shape {plan.shape}, must be {(layers, topology.num_slots)}, the topology's")
+        allowed = f"[{layers} layers, {topology.num_slots} slots], as in the topology"
+        raise ProblemError(must_be("placement", allowed, Shown(f"shape {list(plan.shape)}")))
     live = np.repeat(capacities(topology) > 0, topology.slots_per_gpu)
     part = np.broadcast_to(live.astype(np.float64), plan.shape)
     if shares is not None:
         given = array("shares", shares, np.float64, "L P")
         check_load("shares", given)
         if given.shape != plan.shape:
-            raise ProblemError(f"shares: shape {given.shape}, must be {plan.shape}")
+            raise ProblemError(must_be("shares", f"{plan.shape}, the shape of placement", Shown(f"shape {given.shape}")))
         part = part * given
     node = np.repeat(topology.nodes(), topology.slots_per_gpu)
     flat = (np.arange(layers)[:, None] * experts + plan) * nodes + node
@@ -177,14 +181,14 @@ def _local_of_requests(
     total, here = np.empty((requests, nodes)), np.empty((requests, nodes))
     layer = batch.layer if batch.topk_ids is not None and batch.layer is not None else 0
     if layer >= layers:
-        raise ProblemError(f"layer: {layer}, must be in 0..{layers - 1}")
+        raise ProblemError(must_be("layer", f"0 to {layers - 1}, as in the topology", layer))
     for number in np.unique(label):
         name = batch.label_names[number] if number >= 0 else None
         part = _local_of_label(name, None if name is None else counts.get(name), local)
         total[label == number], here[label == number] = part.sum(0), part[layer]
     if batch.topk_ids is not None and batch.topk_ids.shape[1]:
         if batch.topk_ids.max() >= experts:
-            raise ProblemError(f"topk_ids: expert {batch.topk_ids.max()}, must be in 0..{experts - 1}")
+            raise ProblemError(must_be("topk_ids", f"experts 0 to {experts - 1}, as in the topology", int(batch.topk_ids.max())))
         own = np.zeros((requests, nodes))
         _add_choices(batch.topk_ids, request, local[layer], own)
         total += own / (np.bincount(request, minlength=requests)[:, None] * batch.topk_ids.shape[1]) - here
@@ -206,7 +210,7 @@ def _local_of_label(name: str | None, counts: Counts | None, local: NDArray[np.f
     given = even if counts is None else array(f"label_counts of {name!r}", counts, np.float64, "L E")
     check_load(f"label_counts of {name!r}", given)
     if given.shape != even.shape:
-        raise ProblemError(f"label_counts of {name!r}: shape {given.shape}, must be {even.shape}")
+        raise ProblemError(must_be(f"label_counts of {name!r}", f"{even.shape}", Shown(f"shape {given.shape}")))
     most = given.max(1, keepdims=True)
     seen = np.where(most > 0.0, given / np.maximum(most, 1e-300), 1.0)
     seen /= seen.sum(1, keepdims=True)
@@ -267,17 +271,17 @@ def assign_requests(
     for field, value in given:
         check_load(field, value)
     if saved.shape[1] < 1 or len(saved) != len(size):
-        raise ProblemError(f"overlap: shape {saved.shape}, must be [{len(size)} requests, at least 1 worker]")
+        raise ProblemError(must_be("overlap", f"[{len(size)} requests, at least 1 worker]", Shown(f"shape {saved.shape}")))
     if remote.shape != saved.shape:
-        raise ProblemError(f"copies: shape {remote.shape}, must be {saved.shape}")
+        raise ProblemError(must_be("copies", f"{saved.shape}, the shape of overlap", Shown(f"shape {remote.shape}")))
     for field, value in given[3:]:
         if len(value) != saved.shape[1]:
-            raise ProblemError(f"{field}: {len(value)} values, must be {saved.shape[1]}, one a worker")
+            raise ProblemError(must_be(field, f"{saved.shape[1]} values, one for each worker", Shown(f"{len(value)} values")))
     if not speed.any():
-        raise ProblemError(f"capacity: 0 of all {len(speed)} workers, must leave at least one")
+        raise ProblemError(must_be("capacity", "above 0 for at least one worker", Shown(f"0 for all {len(speed)}")))
     for field, number in (("copy_cost", copy_cost), ("slack", slack)):
         if not 0.0 <= number < np.inf:
-            raise ProblemError(f"{field}: {number}, must be finite and >= 0")
+            raise ProblemError(must_be(field, "finite and >= 0", number))
     live = np.flatnonzero(speed > 0)
     left = np.ascontiguousarray(np.maximum(size[:, None] - saved[:, live], 0.0))
     cost = np.ascontiguousarray(left + copy_cost * remote[:, live])
@@ -354,7 +358,7 @@ def expected_copies(histogram: NDArray[np.float64], node_of_expert: NDArray[np.i
     check_load("histogram", tokens)
     node = array("node_of_expert", node_of_expert, np.int32, "L E")
     if node.shape != tokens.shape[1:]:
-        raise ProblemError(f"node_of_expert: shape {node.shape}, must be {tokens.shape[1:]}")
+        raise ProblemError(must_be("node_of_expert", f"{tokens.shape[1:]}", Shown(f"shape {node.shape}")))
     check_ids("node_of_expert", node, nodes)
     on_node = (node.reshape(-1, 1) == np.arange(nodes)).astype(np.float64)
     local = tokens.reshape(len(tokens), -1) @ on_node

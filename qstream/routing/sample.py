@@ -11,6 +11,7 @@ from qstream.arguments import array
 from qstream.errors import ProblemError
 from qstream.kernels import GOLDEN, below, compiled, mix64
 from qstream.learn.window import COUNT_MAX
+from schemas.wording import Shown, must_be
 
 MAX_BYTES = 416 << 10  # of a model's sample
 MAX_ROWS = 4096  # tokens of a layer
@@ -95,7 +96,7 @@ def sampled_coactivation(
     filled = np.minimum(tokens, rows.shape[1])
     stands_for = np.rint(np.minimum(tokens, horizon) / np.maximum(filled, 1)).clip(1).astype(np.int64)
     if rows.size and not _count(rows, filled, stands_for, row_bytes(experts, 1), together):
-        raise ProblemError(f"sample: an expert is out of range, allowed are 0..{experts - 1}")
+        raise ProblemError(must_be("sample", f"of experts 0 to {experts - 1}", Shown("one out of range")))
     return together
 
 

@@ -13,6 +13,7 @@ from qstream.kernels import GOLDEN, below, compiled, mix64
 from qstream.routing.pack import place, valid_plan
 from qstream.routing.problem import check_load, relative_capacity
 from qstream.routing.score import holds
+from schemas.wording import Shown, must_be
 
 _HOT = 0.02  # first and last temperature, as parts of what the fullest GPU of the start has above the mean
 _COLD = 0.0005
@@ -48,7 +49,7 @@ def place_scenarios(
         No window, or as in `place` and `anneal`.
     """
     if windows < 1:
-        raise ProblemError(f"windows: {windows}, must be >= 1")
+        raise ProblemError(must_be("windows", ">= 1", windows))
     past = _scenarios("history", history)[-windows:]
     return anneal(place_quartile(past, num_gpus, slots), past, num_gpus, steps=steps, seed=seed)
 
@@ -108,14 +109,14 @@ def anneal(
     """
     past = _scenarios("scenarios", scenarios)
     if steps < 0:
-        raise ProblemError(f"steps: {steps}, must be >= 0")
+        raise ProblemError(must_be("steps", ">= 0", steps))
     if not 0.0 <= move_cost < np.inf:
-        raise ProblemError(f"move_cost: {move_cost}, must be finite and >= 0")
+        raise ProblemError(must_be("move_cost", "finite and >= 0", move_cost))
     _, layers, experts = past.shape
     plan = valid_plan("start", start, layers, experts, num_gpus).copy()
     was = holds(plan if previous is None else previous, experts, num_gpus)
     if len(was) != layers:
-        raise ProblemError(f"previous: {len(was)} layers, must be {layers}")
+        raise ProblemError(must_be("previous", f"{layers} layers", Shown(f"{len(was)} layers")))
     weight = _weights(weights, len(past))
     slowness = 1.0 / relative_capacity(capacity, num_gpus)
     if num_gpus > 1:
@@ -132,7 +133,7 @@ def _weights(weights: NDArray[np.float64] | None, windows: int) -> NDArray[np.fl
     given = array("weights", np.ones(windows) if weights is None else weights, np.float64, "W")
     check_load("weights", given)
     if len(given) != windows or given.sum() == 0.0:
-        raise ProblemError(f"weights: {given.tolist()}, must be {windows} values, not all 0")
+        raise ProblemError(must_be("weights", f"{windows} values, not all 0", given.tolist()))
     scaled: NDArray[np.float64] = given * (windows / given.sum())
     return scaled
 
@@ -141,7 +142,7 @@ def _scenarios(field: str, value: NDArray[np.float64]) -> NDArray[np.float64]:
     past: NDArray[np.float64] = array(field, value, np.float64, "W L E")
     check_load(field, past)
     if not len(past):
-        raise ProblemError(f"{field}: no window, must be >= 1")
+        raise ProblemError(must_be(field, "at least one window", Shown("none")))
     return past
 
 

@@ -12,6 +12,7 @@ from qstream.errors import ProblemError
 from qstream.kernels import compiled
 from qstream.routing.problem import logical_maps, plan_array, slots_per_gpu
 from schemas.experts import ExpertTopology
+from schemas.wording import Shown, must_be
 
 Nodes = NDArray[np.int32] | NDArray[np.int64]
 _MAX_NODES = 63
@@ -43,13 +44,13 @@ def gpu_loads(
     layers, experts = tokens.shape
     plan = plan_array("physical_to_logical", physical_to_logical, experts, num_gpus)
     if len(plan) != layers:
-        raise ProblemError(f"physical_to_logical: {len(plan)} layers, load has {layers}")
+        raise ProblemError(must_be("physical_to_logical", f"{layers} layers, as in load", Shown(f"{len(plan)} layers")))
     flat = plan + np.arange(layers)[:, None] * experts
     per_slot = tokens.ravel()[flat]
     if shares is None:
         per_slot /= np.bincount(flat.ravel(), minlength=layers * experts)[flat]
     elif shares.shape != plan.shape:
-        raise ProblemError(f"shares: shape {shares.shape}, must be {plan.shape}")
+        raise ProblemError(must_be("shares", f"{plan.shape}, the shape of physical_to_logical", Shown(f"shape {shares.shape}")))
     else:
         per_slot *= shares
     loads: NDArray[np.float64] = per_slot.reshape(layers, num_gpus, -1).sum(-1)
@@ -87,7 +88,7 @@ def moved_experts(before: NDArray[np.int32], after: NDArray[np.int32], num_gpus:
         The plans differ in layers, or a plan has slots that are no multiple of `num_gpus`.
     """
     if len(before) != len(after):
-        raise ProblemError(f"after: {len(after)} layers, before has {len(before)}")
+        raise ProblemError(must_be("after", f"{len(before)} layers, as in before", Shown(f"{len(after)} layers")))
     experts = int(max(before.max(initial=0), after.max(initial=0))) + 1
     new = holds(after, experts, num_gpus) & ~holds(before, experts, num_gpus)
     return float(new.sum()) / max(len(after), 1)
@@ -148,7 +149,8 @@ def cross_node_copies(topk_ids: NDArray[np.int32], node_of_expert: Nodes, source
     source = array("source_node", source_node, np.int64, "T")
     tokens, layers, _ = ids.shape
     if len(nodes) != layers or len(source) != tokens or tokens * layers == 0:
-        raise ProblemError(f"topk_ids: {ids.shape}, must be [{len(source)} tokens, {len(nodes)} layers, K], neither 0")
+        allowed = f"[{len(source)} tokens, {len(nodes)} layers, K], neither 0"
+        raise ProblemError(must_be("topk_ids", allowed, Shown(f"shape {ids.shape}")))
     total = _copies(ids, nodes, source, _MAX_NODES)
     if total < 0:
         raise _out_of_range(ids, nodes, source)
@@ -172,10 +174,10 @@ def pairs_together(physical_to_logical: NDArray[np.int32], coactivation: NDArray
 
 def _out_of_range(ids: NDArray[np.int32], nodes: NDArray[np.int64], source: NDArray[np.int64]) -> ProblemError:
     if not 0 <= ids.min() <= ids.max() < nodes.shape[1]:
-        return ProblemError(f"topk_ids: experts {ids.min()}..{ids.max()}, must be in 0..{nodes.shape[1] - 1}")
+        return ProblemError(must_be("topk_ids", f"experts 0 to {nodes.shape[1] - 1}", Shown(f"{ids.min()} to {ids.max()}")))
     good_nodes = 0 <= nodes.min() <= nodes.max() < _MAX_NODES
     field, value, least = ("source_node", source, -1) if good_nodes else ("node_of_expert", nodes, 0)
-    return ProblemError(f"{field}: {value.min()}..{value.max()}, must be in {least}..{_MAX_NODES - 1}")
+    return ProblemError(must_be(field, f"{least} to {_MAX_NODES - 1}", Shown(f"values from {value.min()} to {value.max()}")))
 
 
 @compiled

@@ -12,6 +12,7 @@ from qstream.errors import ProblemError
 from qstream.kernels import compiled
 from qstream.routing.problem import capacities, check_load, plan_array
 from schemas.experts import ExpertTopology
+from schemas.wording import Shown, must_be
 
 _GAP = 1e-3  # a layer is done when its fullest GPU is proven to be within this part of the optimum
 _SWEEPS = 4096  # most sweeps a layer; nearly all stop at the first or second certificate
@@ -63,18 +64,17 @@ def dispatch_shares(
     gpus = topology.num_gpus
     plan = plan_array("physical_to_logical", physical_to_logical, experts, gpus)
     if len(plan) != layers:
-        raise ProblemError(f"physical_to_logical: {len(plan)} layers, load has {layers}")
+        raise ProblemError(must_be("physical_to_logical", f"{layers} layers, as in load", Shown(f"{len(plan)} layers")))
     given = array("start", np.ones(plan.shape, np.float32) if start is None else start, np.float32, "L P")
     if given.shape != plan.shape:
-        raise ProblemError(f"start: shape {given.shape}, must be {plan.shape}")
+        raise ProblemError(must_be("start", f"{plan.shape}, the shape of physical_to_logical", Shown(f"shape {given.shape}")))
     check_load("start", given)
     shares = np.empty(plan.shape, np.float32)
     bad = _share_layers(tokens, plan, array("gpu_capacity", capacities(topology), np.float64, "G"), given, shares)
     if bad >= 0:
         layer, expert = divmod(int(bad), experts)
-        raise ProblemError(
-            f"load: {tokens[layer, expert]} tokens of expert {expert} in layer {layer}, on no GPU with capacity > 0"
-        )
+        found = Shown(f"{tokens[layer, expert]} tokens of expert {expert} in layer {layer}")
+        raise ProblemError(must_be("load", "0 for an expert that is on no GPU with capacity > 0", found))
     return shares
 
 

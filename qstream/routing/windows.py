@@ -25,6 +25,7 @@ from qstream.quantum.record import Refused, Remaining
 from qstream.quantum.window import Circuits, Runtime, WindowSolver, exchanges, sample_fixed_weight
 from qstream.routing.window_model import Partition, Window, moved, window_of
 from schemas.solver import Execution, Reason
+from schemas.wording import must_be
 
 MAX_WINDOW: Final = 16  # half of each bin: 12,870 rearrangements
 _LEAST_GAIN: Final = 1e-9  # of the objective: below it, an improvement is rounding noise
@@ -55,7 +56,7 @@ class WindowSettings:
             ("seed", self.seed, 0, 2**63 - 1),
         ):
             if not low <= value <= high:
-                raise ProblemError(f"{name}: {value}, must be in {low}..{high}")
+                raise ProblemError(must_be(name, f"{low} to {high}", value))
 
 
 @dataclass(frozen=True, slots=True)

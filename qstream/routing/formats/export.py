@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from qstream.errors import ConfigError, ProblemError
 from schemas.frame import JSON
 from schemas.placement import PlacementPlan
+from schemas.wording import Shown, must_be
 
 Exporter = Callable[[PlacementPlan, Sequence[int]], bytes]
 
@@ -28,11 +29,11 @@ def export(plan: PlacementPlan, name: str, layer_ids: Sequence[int] | None = Non
         The plan has no map, or the format cannot say it.
     """
     if name not in EXPORTERS:
-        raise ConfigError(f"export is {name!r}, allowed are {', '.join(EXPORTERS)}")
+        raise ConfigError(must_be("export", f"one of {', '.join(EXPORTERS)}", name))
     layers = len(_map(plan))
     ids = range(layers) if layer_ids is None else layer_ids
     if len(ids) != layers:
-        raise ProblemError(f"layer_ids: {len(ids)}, must be {layers}, one a layer of the plan")
+        raise ProblemError(must_be("layer_ids", f"{layers} numbers, one for each layer of the plan", Shown(f"{len(ids)}")))
     return EXPORTERS[name](plan, ids)
 
 
@@ -67,7 +68,8 @@ def _exflow(plan: PlacementPlan, _: Sequence[int]) -> bytes:
     slots = _map(plan)
     experts = int(slots.max()) + 1
     if slots.shape[1] != experts or not np.array_equal(np.sort(slots, axis=1), np.tile(np.arange(experts), (len(slots), 1))):
-        raise ProblemError(f"the plan has {slots.shape[1]} slots for {experts} experts, allowed for exflow is each expert once")
+        found = Shown(f"{slots.shape[1]} slots for {experts} experts")
+        raise ProblemError(must_be("the plan", "one that holds each expert once, for exflow", found))
     gpu = np.argsort(slots, axis=1, kind="stable") // plan.slots_per_gpu
     rows = [f"{number},{at}\n" for number, at in enumerate(gpu.ravel().tolist())]
     return f"Expert,Node\n{''.join(rows)}".encode()
@@ -107,7 +109,8 @@ FILE_NAMES: Final[Mapping[str, str]] = {
 
 def _map(plan: PlacementPlan) -> NDArray[np.int32]:
     if plan.physical_to_logical_map is None:
-        raise ProblemError(f"the plan has no map, its skip_reason is {plan.skip_reason!r}, allowed is a plan with one")
+        found = Shown(f"none with the skip_reason {plan.skip_reason!r}")
+        raise ProblemError(must_be("the plan", "one with a map", found))
     return plan.physical_to_logical_map
 
 

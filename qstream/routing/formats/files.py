@@ -1,4 +1,4 @@
-"""Files of strangers as plain arrays: JSON, npy, npz, safetensors and pt, bounded before anything is allocated, no pickle."""
+"""Untrusted files as plain arrays: JSON, npy, npz, safetensors and pt, bounded before anything is allocated, no pickle."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from pydantic_core import from_json
 
 from qstream.errors import ConfigError, ProblemError
 from qstream.install import install_hint
+from schemas.wording import Shown, must_be
 
 MAX_JSON_BYTES: Final = 256 << 20
 MAX_FILE_BYTES: Final = 1 << 30
@@ -56,14 +57,14 @@ def read_tree(path: Path) -> Tree:
     ConfigError
         There is no such file, its ending is unknown, or torch is needed and absent.
     ProblemError
-        The file is too large, broken, or holds what is no array of numbers.
+        The file is too large, broken, or holds something other than arrays of numbers.
     """
     if not path.is_file():
-        raise ConfigError(f"FILE is {str(path)!r}, allowed is a file: {FORMATS}")
+        raise ConfigError(must_be("FILE", f"an existing file: {FORMATS}", str(path)))
     most = MAX_JSON_BYTES if path.suffix == ".json" else MAX_FILE_BYTES
     size = path.stat().st_size
     if size > most:
-        raise ProblemError(f"{path.name} has {size} bytes, allowed are at most {most}")
+        raise ProblemError(must_be(path.name, f"at most {most} bytes", size))
     if path.suffix == ".json":
         return _read_json(path)
     if path.suffix == ".npy":
@@ -75,7 +76,7 @@ def read_tree(path: Path) -> Tree:
         return _read_safetensors(path)
     if path.suffix == ".pt":
         return _read_pt(path)
-    raise ConfigError(f"{path.name} has the ending {path.suffix!r}, allowed are {FORMATS}")
+    raise ConfigError(must_be(f"the ending of {path.name}", FORMATS, path.suffix))
 
 
 def numbers(field: str, value: Any, axes: int | tuple[int, ...], *, least: int = 0) -> NDArray[np.int64]:
@@ -90,18 +91,18 @@ def numbers(field: str, value: Any, axes: int | tuple[int, ...], *, least: int =
         Names the field, what it holds and what is allowed.
     """
     allowed = (axes,) if isinstance(axes, int) else axes
-    told = " or ".join(map(str, allowed))
     given = as_array(field, value)
     if given.ndim not in allowed:
-        raise ProblemError(f"{field} has {given.ndim} axes, shape {list(given.shape)}, allowed are {told}")
+        axes_text = " or ".join(map(str, allowed))
+        raise ProblemError(must_be(field, f"of {axes_text} axes", Shown(f"{given.ndim} axes, shape {list(given.shape)}")))
     if given.size == 0:
-        raise ProblemError(f"{field} has shape {list(given.shape)}, allowed is no empty axis")
+        raise ProblemError(must_be(field, "without an empty axis", Shown(f"shape {list(given.shape)}")))
     low, high = given.min(), given.max()
     if not (np.isfinite(low) and np.isfinite(high) and low >= least and high <= MAX_COUNT):
-        raise ProblemError(f"{field} has values from {low} to {high}, allowed are {least} to 2**53")
+        raise ProblemError(must_be(field, f"{least} to 2**53", Shown(f"values from {low} to {high}")))
     whole: NDArray[np.int64] = given.astype(np.int64)
     if given.dtype.kind == "f" and (whole != given).any():
-        raise ProblemError(f"{field} has {given[whole != given][0]}, allowed are whole numbers")
+        raise ProblemError(must_be(field, "whole numbers", Shown(f"{given[whole != given][0]}")))
     return whole
 
 
@@ -111,21 +112,22 @@ def as_array(field: str, value: Any) -> NDArray[Any]:
         return _from_list(field, value)
     shape = getattr(value, "shape", None)
     if shape is None:
-        raise ProblemError(f"{field} is a {type(value).__name__}, allowed is an array of numbers")
+        raise ProblemError(must_be(field, "an array of numbers", Shown(type(value).__name__)))
     check_size(field, tuple(shape))
     try:
         given = np.asarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value)
     except (TypeError, RuntimeError) as exc:  # bfloat16, sparse, quantised
-        raise ProblemError(f"{field} is a tensor of {value.dtype}, allowed are dense ones of a dtype that NumPy has") from exc
+        found = Shown(f"a tensor of {value.dtype}")
+        raise ProblemError(must_be(field, "a dense tensor of a dtype that NumPy has", found)) from exc
     if given.dtype.kind not in "iuf":
-        raise ProblemError(f"{field} has dtype {given.dtype}, allowed are numbers")
+        raise ProblemError(must_be(field, "numbers", Shown(f"dtype {given.dtype}")))
     return given
 
 
 def check_size(field: str, shape: Sequence[int]) -> None:
     """`ProblemError` if an array of that shape has more entries than are allowed."""
     if math.prod(shape) > MAX_ENTRIES:
-        raise ProblemError(f"{field} has shape {list(shape)[:8]}, allowed are at most {MAX_ENTRIES} entries")
+        raise ProblemError(must_be(field, f"at most {MAX_ENTRIES} entries", Shown(f"shape {list(shape)[:8]}")))
 
 
 def bounded(path: Path, most: int = MAX_JSON_BYTES) -> bytes:
@@ -133,7 +135,7 @@ def bounded(path: Path, most: int = MAX_JSON_BYTES) -> bytes:
     with path.open("rb") as file:
         body = file.read(most + 1)
     if len(body) > most:
-        raise ProblemError(f"{path.name} has more than {most} bytes, which are allowed")
+        raise ProblemError(must_be(path.name, f"at most {most} bytes", Shown("more")))
     return body
 
 
@@ -143,9 +145,11 @@ def _from_list(field: str, value: Sequence[Any]) -> NDArray[Any]:
         if given.dtype.kind == "O":  # None becomes NaN, an integer of more than 64 bits a float: both are out of range
             given = given.astype(np.float64)
     except (ValueError, TypeError, OverflowError) as exc:
-        raise ProblemError(f"{field} is ragged or holds what is no number, allowed are nested lists of numbers") from exc
+        raise ProblemError(
+            must_be(field, "nested lists of numbers", Shown("a ragged list or a value that is not a number"))
+        ) from exc
     if given.dtype.kind not in "iuf":
-        raise ProblemError(f"{field} holds {given.dtype.type.__name__.rstrip('_')} values, allowed are numbers")
+        raise ProblemError(must_be(field, "numbers", Shown(f"{given.dtype.type.__name__.rstrip('_')} values")))
     return given
 
 
@@ -157,7 +161,7 @@ def _read_json(path: Path) -> Tree:
     if isinstance(value, list):
         return {"array": value}
     if not isinstance(value, dict):
-        raise ProblemError(f"{path.name} holds a {type(value).__name__}, allowed is an object or a list")
+        raise ProblemError(must_be(path.name, "an object or a list", Shown(type(value).__name__)))
     return value
 
 
@@ -169,12 +173,12 @@ def _read_npy(where: str, file: IO[bytes]) -> NDArray[Any]:
     except _NOT_AN_NPY as exc:
         raise ProblemError(f"{where}: not an npy file: {str(exc)[:200]}") from exc
     if dtype.kind not in "iuf":
-        raise ProblemError(f"{where} has dtype {dtype}, allowed are numbers")
+        raise ProblemError(must_be(where, "numbers", Shown(f"dtype {dtype}")))
     check_size(where, shape)
     size = math.prod(shape) * dtype.itemsize
     body = file.read(size)
     if len(body) != size:
-        raise ProblemError(f"{where} ends after {len(body)} bytes of data, allowed are {size} by its header")
+        raise ProblemError(must_be(where, f"{size} bytes of data, as in its header", len(body)))
     return np.frombuffer(body, dtype).reshape(shape, order="F" if fortran else "C")
 
 
@@ -185,9 +189,8 @@ def _read_npz(path: Path) -> Tree:
             members = [info for info in archive.infolist() if info.filename.endswith(".npy")]
             size = sum(info.file_size for info in members)
             if len(members) > MAX_ARRAYS or size > MAX_FILE_BYTES:
-                raise ProblemError(
-                    f"{path.name} has {len(members)} arrays of {size} bytes, allowed are {MAX_ARRAYS} of {MAX_FILE_BYTES}"
-                )
+                allowed = f"at most {MAX_ARRAYS} arrays of {MAX_FILE_BYTES} bytes in total"
+                raise ProblemError(must_be(path.name, allowed, Shown(f"{len(members)} arrays of {size} bytes")))
             arrays = {}
             for info in members:
                 with archive.open(info) as file:
@@ -204,7 +207,7 @@ def _read_safetensors(path: Path) -> Tree:
         with safetensors.safe_open(path, framework="numpy") as opened:
             names = list(opened.keys())
             if len(names) > MAX_ARRAYS:
-                raise ProblemError(f"{path.name} has {len(names)} arrays, allowed are at most {MAX_ARRAYS}")
+                raise ProblemError(must_be(path.name, f"at most {MAX_ARRAYS} arrays", len(names)))
             return {name: opened.get_tensor(name) for name in names}
     except (safetensors.SafetensorError, TypeError) as exc:  # TypeError: a dtype that NumPy does not have
         raise ProblemError(f"{path.name}: not a safetensors file of numbers: {str(exc)[:200]}") from exc
@@ -220,12 +223,12 @@ def _read_pt(path: Path) -> Tree:
             warnings.simplefilter("ignore")
             value = torch.load(path, map_location="cpu", weights_only=True)
     except _NOT_A_PT as exc:
-        # torch goes on to advise readers to trust the file: what is wrong with it stands in one sentence.
-        told = str(exc).partition("WeightsUnpickler error:")[2] or str(exc)
-        reason = re.split(r"\. |\n", told.strip(), maxsplit=1)[0][:200]
-        raise ProblemError(f"{path.name}: no .pt file of tensors and plain values: {reason}") from exc
+        # torch goes on to advise readers to trust the file: the first sentence says what is wrong with it.
+        text = str(exc).partition("WeightsUnpickler error:")[2] or str(exc)
+        reason = re.split(r"\. |\n", text.strip(), maxsplit=1)[0][:200]
+        raise ProblemError(f"{path.name}: not a .pt file of tensors and plain values: {reason}") from exc
     if isinstance(value, torch.Tensor):
         return {"array": value}
     if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
-        raise ProblemError(f"{path.name} holds a {type(value).__name__}, allowed is a tensor or a dict of names")
+        raise ProblemError(must_be(path.name, "a tensor or a dict of names", Shown(type(value).__name__)))
     return value

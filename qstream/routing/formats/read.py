@@ -13,6 +13,7 @@ from qstream.errors import ConfigError, ProblemError
 from qstream.routing.formats import sglang, tensorrt_llm, vllm
 from qstream.routing.formats.files import FORMATS, MAX_ENTRIES, Tree, bounded, numbers, read_tree
 from qstream.routing.formats.recording import Recording, recording
+from schemas.wording import Shown, must_be
 
 KNOWN: Final = (
     "logical_count, records or topk_ids_of_layer (SGLang), load_history, expert_load_window or global_expert_load_window (vLLM),"
@@ -37,7 +38,7 @@ def read_recording(path: Path, experts: int | None = None) -> Recording:
     ConfigError
         The file is missing or of an unknown kind.
     ProblemError
-        What it holds is too large, broken, or no recording.
+        What it holds is too large, broken, or not a recording.
     """
     if path.is_dir():
         if any(path.glob("rank*.safetensors")):
@@ -48,10 +49,8 @@ def read_recording(path: Path, experts: int | None = None) -> Recording:
             return sglang.read_dumps(trees)
         if trees and all("records" in tree for tree in trees):
             return sglang.read_records(trees, experts)
-        raise ConfigError(
-            f"FILE is the folder {str(path)!r}, allowed is one with rank*.safetensors (TensorRT-LLM), or of files with"
-            " records or logical_count (SGLang)"
-        )
+        allowed = "a folder with rank*.safetensors (TensorRT-LLM), or of files with records or logical_count (SGLang)"
+        raise ConfigError(must_be("FILE", allowed, str(path)))
     return from_tree(read_tree(path), experts)
 
 
@@ -82,9 +81,9 @@ def read_map(path: Path, layers: int, slots: int, experts: int) -> NDArray[np.in
     """
     plan = _map_of_yaml(path) if path.suffix in (".yaml", ".yml") else _map_of_tree(path.name, read_tree(path))
     if plan.shape != (layers, slots):
-        raise ProblemError(f"{path.name} has a placement of shape {list(plan.shape)}, allowed is [{layers}, {slots}]")
+        raise ProblemError(must_be(path.name, f"a placement [{layers}, {slots}]", Shown(f"shape {list(plan.shape)}")))
     if plan.max() >= experts:
-        raise ProblemError(f"{path.name} has expert {plan.max()}, allowed are 0 to {experts - 1}")
+        raise ProblemError(must_be(path.name, f"experts 0 to {experts - 1}", Shown(f"{plan.max()}")))
     return plan.astype(np.int32)
 
 
@@ -93,7 +92,8 @@ def _map_of_tree(name: str, tree: Tree) -> NDArray[np.int64]:
         return numbers("device_expert", _ascend_lists(tree["layer_list"]), 2)
     field = "physical_to_logical_map" if "physical_to_logical_map" in tree else "array"
     if tree.get(field) is None:
-        raise ProblemError(f"{name} has the names {sorted(tree)[:8]}, allowed are physical_to_logical_map or layer_list")
+        found = Shown(f"the names {sorted(tree)[:8]}")
+        raise ProblemError(must_be(name, "a file with physical_to_logical_map or layer_list", found))
     return numbers(field, tree[field], 2)
 
 
@@ -101,17 +101,19 @@ def _ascend_lists(layers: Any) -> list[list[Any]]:
     try:
         return [[expert for device in layer["device_list"] for expert in device["device_expert"]] for layer in layers]
     except (TypeError, KeyError) as exc:
-        raise ProblemError("layer_list has a wrong entry, allowed are objects with device_list of device_expert") from exc
+        found = Shown("an entry of another form")
+        raise ProblemError(must_be("layer_list", "objects with device_list of device_expert", found)) from exc
 
 
 def _map_of_yaml(path: Path) -> NDArray[np.int64]:
     """The lists of ``initial_global_assignments``, in brackets, as TensorRT-LLM and we write them."""
     if not path.is_file():
-        raise ConfigError(f"{str(path)!r} is no file, allowed is a placement")
+        raise ConfigError(must_be("a placement", "an existing file", str(path)))
     text = bounded(path, MAX_YAML_BYTES).decode(errors="replace")
     rows = {int(layer): cells for layer, cells in re.findall(r"^ +(\d{1,4}): *\[([^]]*)\]", text, re.MULTILINE)}
     if not rows:
-        raise ProblemError(f"{path.name} has no list below initial_global_assignments, allowed is one in brackets a layer")
+        allowed = "a file with a list in brackets for each layer below initial_global_assignments"
+        raise ProblemError(must_be(path.name, allowed, Shown("no list")))
     return numbers("initial_global_assignments", [_yaml_experts(layer, rows[layer]) for layer in sorted(rows)], 2)
 
 
@@ -122,24 +124,27 @@ def _yaml_experts(layer: int, text: str) -> list[int]:
         cells.pop()
     wrong = next((cell for cell in cells if not re.fullmatch(r"\d{1,9}", cell)), None)
     if wrong is not None:
-        raise ProblemError(f"initial_global_assignments of layer {layer} has {wrong[:20]!r}, allowed are numbers of experts")
+        raise ProblemError(must_be(f"initial_global_assignments of layer {layer}", "numbers of experts", wrong[:80]))
     return [int(cell) for cell in cells]
 
 
 def _load_history(entries: Any) -> Recording:
     """``[{"logical_expert_load": [L][E]}]``, one window an entry."""
     if not isinstance(entries, list) or not entries:
-        raise ProblemError(f"load_history is a {type(entries).__name__}, allowed is a list of at least one window")
+        found = Shown("none" if isinstance(entries, list) else type(entries).__name__)
+        raise ProblemError(must_be("load_history", "a list of at least one window", found))
     windows: list[NDArray[np.int64]] = []
     for number, entry in enumerate(entries):
         if not isinstance(entry, dict) or "logical_expert_load" not in entry:
-            raise ProblemError(f"load_history[{number}] has no logical_expert_load, allowed is an object with it")
+            found = Shown(f"{type(entry).__name__} without")
+            raise ProblemError(must_be(f"load_history[{number}]", "an object with logical_expert_load", found))
         windows.append(numbers(f"load_history[{number}].logical_expert_load", entry["logical_expert_load"], 2))
         if windows[-1].shape != windows[0].shape:
             shapes = [list(windows[-1].shape), list(windows[0].shape)]
-            raise ProblemError(f"load_history[{number}] has shape {shapes[0]}, allowed is {shapes[1]} as in the first")
+            found = Shown(f"shape {shapes[0]}")
+            raise ProblemError(must_be(f"load_history[{number}]", f"{shapes[1]}, as in the first", found))
         if len(windows) * windows[0].size > MAX_ENTRIES:
-            raise ProblemError(f"load_history has more than {MAX_ENTRIES} entries, which are allowed")
+            raise ProblemError(must_be("load_history", f"at most {MAX_ENTRIES} entries", Shown("more")))
     return recording("load history", np.stack(windows))
 
 
@@ -157,7 +162,8 @@ def _plain(tree: Tree) -> Recording:
     names = [name for name in tree if name != "coactivation"]
     name = "history" if "history" in tree else names[0] if len(names) == 1 else None
     if name is None:
-        raise ProblemError(f"the file has the names {sorted(tree)[:8]}, allowed are {KNOWN}; in {FORMATS}")
+        found = Shown(f"the names {sorted(tree)[:8]}")
+        raise ProblemError(must_be("the file", f"one with {KNOWN}; in {FORMATS}", found))
     pairs = tree.get("coactivation")
     together = None if pairs is None else numbers("coactivation", pairs, 3)
     return recording("arrays", numbers(name, tree[name], (2, 3)), None, together)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from qstream.errors import ProblemError
 from qstream.routing.formats.files import MAX_COUNT, check_size
+from schemas.wording import Shown, must_be
 
 MAX_LAYERS: Final = 4096
 MAX_EXPERTS: Final = 65536
@@ -60,16 +61,17 @@ def recording(
     windows = history[None] if history.ndim == 2 else history
     _, layers, experts = windows.shape
     if layers > MAX_LAYERS or experts > MAX_EXPERTS:
-        raise ProblemError(f"{tool}: {layers} layers x {experts} experts, allowed are at most {MAX_LAYERS} x {MAX_EXPERTS}")
+        allowed = f"at most {MAX_LAYERS} layers x {MAX_EXPERTS} experts"
+        raise ProblemError(must_be(f"counts of {tool}", allowed, Shown(f"{layers} layers x {experts} experts")))
     total = windows.sum(dtype=np.float64)
     if not 0 < total <= MAX_COUNT:
-        raise ProblemError(f"{tool}: {total:g} tokens in all, allowed are 1 to 2**53")
+        raise ProblemError(must_be(f"counts of {tool}", "1 to 2**53 tokens in total", Shown(f"{total:g} tokens")))
     if coactivation is not None:
         if coactivation.shape != (layers, experts, experts):
-            allowed = [layers, experts, experts]
-            raise ProblemError(f"{tool}: coactivation has shape {list(coactivation.shape)}, allowed is {allowed}")
+            found = Shown(f"shape {list(coactivation.shape)}")
+            raise ProblemError(must_be(f"coactivation of {tool}", f"{[layers, experts, experts]}", found))
         if not np.array_equal(coactivation, coactivation.transpose(0, 2, 1)):
-            raise ProblemError(f"{tool}: coactivation is not symmetric, which it must be")
+            raise ProblemError(must_be(f"coactivation of {tool}", "symmetric", Shown("an asymmetric array")))
     return Recording(tool, windows[windows.any((1, 2))], layer_ids or tuple(range(layers)), coactivation, tokens)
 
 
@@ -80,7 +82,7 @@ def fold(given: Recording, windows: int) -> Recording:
     few windows that weigh alike.
     """
     if windows < 1:
-        raise ProblemError(f"windows: {windows}, must be >= 1")
+        raise ProblemError(must_be("windows", ">= 1", windows))
     if len(given.history) <= windows:
         return given
     tokens = given.history.sum((1, 2), dtype=np.float64)

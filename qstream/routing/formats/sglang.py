@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from qstream.errors import ProblemError
 from qstream.routing.formats.files import MAX_ENTRIES, Tree, check_size, numbers
 from qstream.routing.formats.recording import Recording, count, count_pairs, recording, sample
+from schemas.wording import Shown, must_be
 
 TOOL: Final = "SGLang"
 MAX_RECORDS: Final = 1 << 20
@@ -29,7 +30,8 @@ def read_dumps(trees: Sequence[Tree]) -> Recording:
     dumps = [read_counts(tree).history for tree in trees]
     shapes = {dump.shape[1:] for dump in dumps}
     if len(shapes) > 1:
-        raise ProblemError(f"logical_count has layers and experts {sorted(shapes)[:4]}, allowed is one shape in all dumps")
+        found = Shown(f"layers and experts {sorted(shapes)[:4]}")
+        raise ProblemError(must_be("logical_count", "of one shape in all dumps", found))
     check_size("logical_count", (sum(map(len, dumps)), *shapes.pop()))
     return recording(TOOL, np.concatenate(dumps))
 
@@ -47,20 +49,20 @@ def read_records(trees: Sequence[Tree], experts: int | None) -> Recording:
     for name, record in _records(trees):
         field = "topk_ids_of_layer" if "topk_ids_of_layer" in record else "global_physical_count"
         if field not in record:
-            raise ProblemError(f"{name} has no field topk_ids_of_layer and no global_physical_count, allowed is one of them")
+            raise ProblemError(must_be(name, "an object with topk_ids_of_layer or global_physical_count", Shown("neither")))
         if _is_empty(record[field]):
             continue
         by_token = by_token and field == "topk_ids_of_layer"
         found = numbers(f"{name}.{field}", record[field], 3 if field == "topk_ids_of_layer" else 2, least=-1)
         total += found.size
         if total > MAX_ENTRIES:
-            raise ProblemError(f"records have {total} entries in all, allowed are at most {MAX_ENTRIES}")
+            raise ProblemError(must_be("records", f"at most {MAX_ENTRIES} entries in total", total))
         order = record.get("forward_pass_id", len(passes))
         if not isinstance(order, int):
-            raise ProblemError(f"{name}.forward_pass_id is a {type(order).__name__}, allowed is a whole number")
+            raise ProblemError(must_be(f"{name}.forward_pass_id", "a whole number", Shown(type(order).__name__)))
         passes[order].append(found)
     if not passes:
-        raise ProblemError("records has no entry with tokens, allowed is at least one")
+        raise ProblemError(must_be("records", "at least one entry with tokens", Shown("none")))
     in_order = [passes[key] for key in sorted(passes)]
     if by_token:
         return tokens_of([_joined(group) for group in in_order], slots, experts)
@@ -76,7 +78,7 @@ def tokens_of(
         choices = _to_experts("topk_ids_of_layer", choices, slots)
     known = experts if experts is not None else 1 + int(choices.max() if slots is None else slots.max())
     if choices.max() >= known:
-        raise ProblemError(f"topk_ids_of_layer has expert {choices.max()}, allowed are 0 to {known - 1}")
+        raise ProblemError(must_be("topk_ids_of_layer", f"experts 0 to {known - 1}", Shown(f"{choices.max()}")))
     check_size("history", (len(passes), len(choices), known))
     ends = np.cumsum([part.shape[1] for part in passes])
     history = np.stack([count(part, known) for part in np.split(choices, ends[:-1], axis=1)])
@@ -88,10 +90,11 @@ def _records(trees: Sequence[Tree]) -> list[tuple[str, dict[str, Any]]]:
     for tree in trees:
         records = tree["records"]
         if not isinstance(records, list) or len(records) > MAX_RECORDS:
-            raise ProblemError(f"records is a {type(records).__name__}, allowed is a list of at most {MAX_RECORDS}")
+            given = Shown(f"{len(records)} records" if isinstance(records, list) else type(records).__name__)
+            raise ProblemError(must_be("records", f"a list of at most {MAX_RECORDS}", given))
         for number, record in enumerate(records):
             if not isinstance(record, dict):
-                raise ProblemError(f"records[{number}] is a {type(record).__name__}, allowed is an object")
+                raise ProblemError(must_be(f"records[{number}]", "an object", Shown(type(record).__name__)))
             found.append((f"records[{number}]", record))
     return found
 
@@ -108,14 +111,16 @@ def _joined(parts: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
     """Gate choices side by side, [L, T, K]."""
     shapes = {(part.shape[0], part.shape[2]) for part in parts}
     if len(shapes) > 1:
-        raise ProblemError(f"topk_ids_of_layer has layers and choices {sorted(shapes)[:4]}, allowed is one shape in all records")
+        found = Shown(f"layers and choices {sorted(shapes)[:4]}")
+        raise ProblemError(must_be("topk_ids_of_layer", "of one shape in all records", found))
     return np.concatenate(parts, axis=1)
 
 
 def _to_experts(field: str, ids: NDArray[np.int64], slots: NDArray[np.int64]) -> NDArray[np.int64]:
     layers, width = slots.shape
     if len(ids) != layers or ids.max() >= width:
-        raise ProblemError(f"{field} has {len(ids)} layers and slot {ids.max()}, allowed are {layers} and 0 to {width - 1}")
+        found = Shown(f"{len(ids)} layers and slot {ids.max()}")
+        raise ProblemError(must_be(field, f"of {layers} layers and slots 0 to {width - 1}", found))
     mapped = slots[np.arange(layers)[:, None, None], np.maximum(ids, 0)]
     return np.where(ids >= 0, mapped, -1)
 
@@ -124,20 +129,21 @@ def _of_passes(passes: Sequence[Sequence[NDArray[np.int64]]], slots: NDArray[np.
     """Counts by slot [L, P] of each pass, summed over the ranks, as counts by expert."""
     shapes = {part.shape for group in passes for part in group}
     if len(shapes) > 1:
-        raise ProblemError(f"global_physical_count has the shapes {sorted(shapes)[:4]}, allowed is one in all records")
+        raise ProblemError(must_be("global_physical_count", "of one shape in all records", sorted(shapes)[:4]))
     physical = np.stack([np.sum(group, axis=0) for group in passes])
     if physical.min() < 0:
-        raise ProblemError(f"global_physical_count has {physical.min()}, allowed are numbers >= 0")
+        raise ProblemError(must_be("global_physical_count", ">= 0", int(physical.min())))
     return recording(TOOL, physical if slots is None else by_expert("global_physical_count", physical, slots, experts))
 
 
 def by_expert(field: str, physical: NDArray[np.int64], slots: NDArray[np.int64], experts: int | None = None) -> NDArray[np.int64]:
     """Counts of slots [W, L, P] as counts of experts [W, L, E], by the map [L, P]."""
     if physical.shape[1:] != slots.shape:
-        raise ProblemError(f"{field} has shape {list(physical.shape)}, allowed is [W, {slots.shape[0]}, {slots.shape[1]}]")
+        found = Shown(f"shape {list(physical.shape)}")
+        raise ProblemError(must_be(field, f"[W, {slots.shape[0]}, {slots.shape[1]}]", found))
     known = 1 + int(slots.max()) if experts is None else experts
     if slots.max() >= known:
-        raise ProblemError(f"the map of {field} has expert {slots.max()}, allowed are 0 to {known - 1}")
+        raise ProblemError(must_be(f"the map of {field}", f"experts 0 to {known - 1}", Shown(f"{slots.max()}")))
     windows, layers, _ = physical.shape
     check_size("history", (windows, layers, known))
     history = np.zeros((windows, layers, known), np.int64)

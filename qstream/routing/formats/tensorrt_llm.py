@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from qstream.errors import ProblemError
 from qstream.routing.formats.files import MAX_ENTRIES, Tree, check_size, numbers, read_tree
 from qstream.routing.formats.recording import Recording, recording
+from schemas.wording import Shown, must_be
 
 TOOL: Final = "TensorRT-LLM"
 KEY: Final = re.compile(r"(\d{1,9})_(\d{1,4})")
@@ -43,7 +44,8 @@ def read_statistic(trees: Sequence[Tree], pairs: Sequence[Tree] = ()) -> Recordi
     iterations, layers = (sorted({key[axis] for key in counted}) for axis in (0, 1))
     missing = next(((i, layer) for i in iterations for layer in layers if (i, layer) not in counted), None)
     if missing is not None:
-        raise ProblemError(f"statistics lack {missing[0]}_{missing[1]}, allowed are all layers in each iteration")
+        found = Shown(f"none for {missing[0]}_{missing[1]}")
+        raise ProblemError(must_be("statistics", "tensors of all layers in each iteration", found))
     history = np.stack([[counted[i, layer] for layer in layers] for i in iterations])
     return recording(TOOL, history, tuple(layers), _together(pairs, layers) if pairs else None)
 
@@ -55,7 +57,7 @@ def _together(pairs: Sequence[Tree], layers: Sequence[int]) -> NDArray[np.int64]
         by_layer[layer] = by_layer[layer] + found if layer in by_layer else found
     absent = [layer for layer in layers if layer not in by_layer]
     if absent:
-        raise ProblemError(f"cooccurrence lacks layer {absent[0]}, allowed are the layers of the statistics")
+        raise ProblemError(must_be("cooccurrence", "of the layers of the statistics", Shown(f"none for layer {absent[0]}")))
     return np.stack([by_layer[layer] for layer in layers])
 
 
@@ -66,14 +68,14 @@ def _summed(field: str, trees: Sequence[Tree], axes: int) -> Counts:
         for name, value in tree.items():
             key = KEY.fullmatch(name)
             if key is None:
-                raise ProblemError(f"{field} has the name {name[:80]!a}, allowed is ITERATION_LAYER")
+                raise ProblemError(must_be(f"a name in {field}", "ITERATION_LAYER", Shown(ascii(name[:80]))))
             found, at = numbers(f"{field} {name}", value, axes), (int(key[1]), int(key[2]))
             shape = next(iter(out.values())).shape if out else found.shape
             if found.shape != shape:
-                raise ProblemError(f"{field} {name} has shape {list(found.shape)}, allowed is {list(shape)} as before")
+                raise ProblemError(must_be(f"{field} {name}", f"{list(shape)}, as before", Shown(f"shape {list(found.shape)}")))
             out[at] = out[at] + found if at in out else found
             if len(out) * found.size > MAX_ENTRIES:
                 check_size(field, (len(out), *shape))
     if not out:
-        raise ProblemError(f"{field} holds no tensor, allowed is at least one named ITERATION_LAYER")
+        raise ProblemError(must_be(field, "at least one tensor named ITERATION_LAYER", Shown("none")))
     return out

@@ -17,6 +17,7 @@ from qstream.routing.memory import RoutingState
 from qstream.routing.migrate import align
 from schemas.frame import FrameError, body_type
 from schemas.placement import PlacementPlan
+from schemas.wording import Shown, must_be
 
 Source = Callable[[], PlacementPlan | RoutingState | bytes | None]
 Agree = Callable[[Any], Any]
@@ -68,7 +69,7 @@ class QstreamPolicy:
         Raises
         ------
         ProblemError
-            The arguments contradict each other, whoever answers.
+            The arguments contradict each other, whether a plan or our own planner answers.
         """
         experts, num_groups = int(weight.shape[1]), num_groups or 1
         fresh = rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_ranks)[0]
@@ -124,8 +125,8 @@ def _newest(source: Source, shape: tuple[int, ...], experts: int, ranks: int) ->
     if slots is None:
         return None, f"own planner: {getattr(plan, 'skip_reason', 'no plan')}"
     if slots.shape != tuple(shape) or gpus != ranks:
-        told = f"{list(slots.shape)} on {gpus} GPUs, allowed is {list(shape)} on {ranks}"
-        return None, f"own planner: plan {version} has {told}"
+        held = Shown(f"{list(slots.shape)} on {gpus} GPUs")
+        return None, f"own planner: {must_be(f'plan {version}', f'{list(shape)} on {ranks} GPUs', held)}"
     if slots.max() >= experts or not all(np.unique(row).size == experts for row in slots):
         return None, f"own planner: plan {version} does not hold the experts 0 to {experts - 1} in each layer"
     return slots.astype(np.int64), f"plan {version}"
@@ -157,5 +158,5 @@ def _near(plan: NDArray[np.int64], old: Any, groups: int, nodes: int, ranks: int
 def _numpy(value: Any) -> NDArray[Any]:
     out: NDArray[Any] = value.detach().cpu().numpy() if hasattr(value, "detach") else np.asarray(value)
     if out.dtype.kind not in "iuf":
-        raise ProblemError(f"old_global_expert_indices: dtype {out.dtype}, must be whole numbers")
+        raise ProblemError(must_be("old_global_expert_indices", "whole numbers", Shown(f"dtype {out.dtype}")))
     return out

@@ -37,5 +37,5 @@ def test_one_expert_a_token_may_be_a_plain_vector() -> None:
     [([0, 3, 1], 3, "assignment"), ([-1, 0, 1], 3, "assignment"), ([0, 1], 3, "assignment"), ([0, 0, 0], 0, "experts")],
 )
 def test_bad_input_is_named(assignment: list[int], experts: int, field: str) -> None:
-    with pytest.raises(ProblemError, match=f"^{field}(: | must be )"):
+    with pytest.raises(ProblemError, match=f"^{field} must be "):
         expert_queues(np.array(assignment, np.int32), np.arange(3, dtype=np.uint64), experts)

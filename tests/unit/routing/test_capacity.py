@@ -191,5 +191,5 @@ def test_bad_input_is_named() -> None:
         (lambda: assign_candidates(ids, -weights, room), "mass"),
     ]
     for call, field in cases:
-        with pytest.raises(ProblemError, match=f"^{field}(: | must be )"):
+        with pytest.raises(ProblemError, match=f"^{field} must be "):
             call()

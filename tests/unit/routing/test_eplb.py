@@ -130,12 +130,12 @@ def test_torch_is_not_imported_for_arrays() -> None:
     ],
 )
 def test_bad_input_is_named(field: str, weight: Any, numbers: tuple[int, int, int, int]) -> None:
-    with pytest.raises(ProblemError, match=f"^{field}(: | must be )"):
+    with pytest.raises(ProblemError, match=f"^{field} must be "):
         rebalance_experts(np.array(weight), *numbers)
 
 
 def test_the_published_algorithm_refuses_gpus_that_do_not_divide_among_nodes() -> None:
-    with pytest.raises(ProblemError, match=r"^num_gpus: 3, "):
+    with pytest.raises(ProblemError, match=r"^num_gpus must be .*, got 3$"):
         rebalance_experts(np.ones((1, 4)), 6, 2, 2, 3, "eplb")
-    with pytest.raises(ProblemError, match=r"^algorithm: "):
+    with pytest.raises(ProblemError, match=r"^algorithm must be "):
         rebalance_experts(np.ones((1, 4)), 6, 2, 2, 3, "fast")  # type: ignore[arg-type]

@@ -144,13 +144,13 @@ def test_replicas_of_an_expert_share_its_tokens_evenly_and_independently_of_othe
     ],
 )
 def test_bad_input_is_named(call: Any, field: str) -> None:
-    with pytest.raises(ProblemError, match=f"^{field}(: | must be )"):
+    with pytest.raises(ProblemError, match=f"^{field} must be "):
         call()
 
 
 def test_a_gate_choice_out_of_range_is_named_with_its_place() -> None:
     maps = np.zeros((2, 1), np.int32), np.ones(2, np.int32)
-    with pytest.raises(ProblemError, match=r"expert 2 at \[1, 0\], must be in 0\.\.1"):
+    with pytest.raises(ProblemError, match=r"^topk_ids must be experts 0 to 1, got 2 at \[1, 0\]"):
         choose_replica(TOKENS[:2], np.array([[0, 1], [2, 0]], np.int32), *maps)
     with pytest.raises(ProblemError, match="replica_count"):
         choose_replica(TOKENS[:2], np.zeros((2, 1), np.int32), maps[0], np.full(2, 2, np.int32))

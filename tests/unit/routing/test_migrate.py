@@ -84,5 +84,5 @@ def test_bad_input_is_named() -> None:
         (lambda: moves(plan, plan, load, 2, 0), "expert_bytes"),
         (lambda: moves(plan, plan, load, 2, 1, np.zeros(3, np.int32)), "node_of_gpu"),
     ):
-        with pytest.raises(ProblemError, match=f"^{field}(: | must be )"):
+        with pytest.raises(ProblemError, match=f"^{field} must be "):
             call()

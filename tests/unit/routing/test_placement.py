@@ -216,7 +216,7 @@ def test_a_price_on_moves_keeps_experts_where_they_are() -> None:
         ("previous", {"previous": np.zeros((1, 4), np.int32)}),
         ("previous", {"previous": np.full((1, 8), 6, np.int32)}),
         ("labels", {"labels": np.ones((1, 1, 5)), "queued": np.ones(1)}),
-        ("labels, queued", {"queued": np.ones(1)}),
+        ("labels and queued", {"queued": np.ones(1)}),
         ("move_cost", {"move_cost": -1.0}),
         ("steps", {"options": PlaceOptions(steps=-1)}),
         ("steps", {"options": PlaceOptions(steps=-1), "coactivation": np.ones((1, 6, 6))}),
@@ -233,7 +233,7 @@ def test_a_price_on_moves_keeps_experts_where_they_are() -> None:
 def test_bad_input_is_named(field: str, change: dict[str, Any]) -> None:
     capacity = np.array(change.pop("capacity", [1, 1, 1, 1]), np.float32)
     topo = topology(1, 6, 4, 2, num_nodes=2, gpu_capacity=capacity)
-    with pytest.raises(ProblemError, match=f"^{field}(: | must be )"):
+    with pytest.raises(ProblemError, match=f"^{field} must be "):
         place(**{"history": np.ones((2, 1, 6)), "topology": topo} | change)
 
 
@@ -262,7 +262,7 @@ def test_solvers_fill_gpus_by_their_speed_and_name_bad_speeds_weights_and_replic
         (lambda: replica_counts(load, 90, 3, np.full((3, 60), 2, np.int32)), "least"),
         (lambda: replica_counts(load, 90, 3, np.ones((3, 59), np.int32)), "least"),
     ):
-        with pytest.raises(ProblemError, match=f"^{field}(: | must be )"):
+        with pytest.raises(ProblemError, match=f"^{field} must be "):
             call()
 
 

@@ -133,8 +133,8 @@ def test_bad_input_is_named() -> None:
         (lambda: router.set_speed(0, -1.0), "speed"),
     ]
     for call, field in cases:
-        with pytest.raises(ProblemError, match=f"^{field}(: | must be )"):
+        with pytest.raises(ProblemError, match=f"^{field} must be "):
             call()
     router.set_speed(0, 0.0)
-    with pytest.raises(ProblemError, match=r"^speed: "):
+    with pytest.raises(ProblemError, match=r"^speed must be "):
         router.choose([], 1, 1, 0.0)

@@ -16,14 +16,14 @@ from qstream.routing.score import gpu_loads
 @pytest.mark.parametrize(
     ("load", "gpus", "slots", "field"),
     [
-        (np.ones((1, 9)), 4, 2, "slots_per_gpu: 2 x 4 GPUs = 8 slots, must be >= 9 experts"),
-        (np.ones((1, 3)), 2, 4, "slots_per_gpu: 4, must be <= 3 experts"),
-        (np.ones((1, 3)), 0, 4, "num_gpus: 0"),
-        (np.ones((1, 3)), 4, 0, "slots_per_gpu: 0"),
-        (np.ones((1, 0)), 1, 1, "load: 0 experts"),
-        (np.array([[1.0, np.nan]]), 1, 2, "load: from nan"),
-        (np.array([[1.0, -1.0]]), 1, 2, r"load: from -1\.0"),
-        (np.array([[1.0, np.inf]]), 1, 2, r"load: from 1\.0 to inf"),
+        (np.ones((1, 9)), 4, 2, "slots_per_gpu must be enough for 9 experts, got 2 x 4 GPUs = 8 slots"),
+        (np.ones((1, 3)), 2, 4, "slots_per_gpu must be <= 3 experts, .* got 4"),
+        (np.ones((1, 3)), 0, 4, "num_gpus must be >= 1 and a divisor of the 0 slots, got 0"),
+        (np.ones((1, 3)), 4, 0, "slots_per_gpu must be >= 1, got 0"),
+        (np.ones((1, 0)), 1, 1, "load must be of at least one expert, got 0 experts"),
+        (np.array([[1.0, np.nan]]), 1, 2, "load must be finite and >= 0, got values from nan"),
+        (np.array([[1.0, -1.0]]), 1, 2, r"load must be finite and >= 0, got values from -1\.0"),
+        (np.array([[1.0, np.inf]]), 1, 2, r"load must be finite and >= 0, got values from 1\.0 to inf"),
     ],
 )
 def test_a_problem_without_a_plan_is_named(load: np.ndarray, gpus: int, slots: int, field: str) -> None:
@@ -43,7 +43,7 @@ def test_logical_maps_list_the_slots_of_each_expert_in_order() -> None:
 
 
 def test_logical_maps_refuse_an_expert_out_of_range() -> None:
-    with pytest.raises(ProblemError, match=r"^physical_to_logical: 0\.\.3, must be in 0\.\.2"):
+    with pytest.raises(ProblemError, match=r"^physical_to_logical must be 0 to 2, got values from 0 to 3"):
         logical_maps(np.array([[0, 3]], np.int32), 3)
 
 

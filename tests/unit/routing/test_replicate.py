@@ -44,5 +44,5 @@ def test_one_gpu_means_one_replica() -> None:
     ],
 )
 def test_bad_input_is_named(load: np.ndarray, slots: int, gpus: int, field: str) -> None:
-    with pytest.raises(ProblemError, match=f"^{field}(: | must be )"):
+    with pytest.raises(ProblemError, match=f"^{field} must be "):
         replica_counts(load, slots, gpus)

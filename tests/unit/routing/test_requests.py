@@ -238,7 +238,7 @@ def test_bad_batches_topologies_and_placements_are_named() -> None:
         (lambda: route(slack=np.nan), "slack"),
     ]
     for call, field in cases:
-        with pytest.raises(ProblemError, match=f"^{field}(: | must be )"):
+        with pytest.raises(ProblemError, match=f"^{field} must be "):
             call()
 
 
@@ -259,5 +259,5 @@ def test_bad_arrays_are_named() -> None:
         (lambda: expected_copies(np.ones((1, 1, 2)), node + 1, 1), "node_of_expert"),
     ]
     for call, field in cases:
-        with pytest.raises(ProblemError, match=f"^{field}(: | must be )"):
+        with pytest.raises(ProblemError, match=f"^{field} must be "):
             call()

@@ -157,7 +157,7 @@ def test_blocks_of_256_experts_are_found_from_918_tokens() -> None:
 
 
 def test_a_sample_of_another_model_is_refused() -> None:
-    with pytest.raises(ProblemError, match=r"^sample: "):
+    with pytest.raises(ProblemError, match=r"^sample must be "):
         sampled_coactivation(*sampled([np.array([[5]], np.int32)], 6, 9), 5, 9)
 
 

@@ -53,7 +53,7 @@ def test_scores_refuse_shapes_and_values_out_of_range() -> None:
         (lambda: nodes_per_token(np.array([[0]]), np.array([63])), "node_of_expert"),
         (lambda: nodes_per_token(np.zeros((0, 1), np.int64), np.array([0])), "topk_ids"),
     ):
-        with pytest.raises(ProblemError, match=f"^{field}(: | must be )"):
+        with pytest.raises(ProblemError, match=f"^{field} must be "):
             call()
 
 

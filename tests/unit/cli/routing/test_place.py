@@ -278,7 +278,7 @@ def test_one_window_alone_has_no_unseen_column(tmp_path, history):
         (("--gpus", 4, "--out", "x"), 2, "--export must be given with --out"),
         (("--gpus", 4, "--seed", 2**32), 2, "--seed"),
         (("--gpus", 4, "--export", "vllm", "--out", "x"), 2, "--export must be one of sglang"),
-        (("--gpus", 4, "--slots", 24, "--export", "exflow", "--out", "x"), 1, "allowed for exflow"),
+        (("--gpus", 4, "--slots", 24, "--export", "exflow", "--out", "x"), 1, "each expert once, for exflow, got 24 slots"),
         (("--gpus", 4, "--previous", "none.json"), 2, "none.json"),
         (("--gpus", 0), 2, "--gpus"),
     ],
@@ -290,10 +290,10 @@ def test_wrong_words_are_told_in_one_line(recording, words, code, part):
 
 
 def test_a_missing_file_and_a_broken_one_are_told(tmp_path):
-    assert "allowed is a file" in invoke(tmp_path / "none.npy", "--gpus", 4).stderr
+    assert "FILE must be an existing file" in invoke(tmp_path / "none.npy", "--gpus", 4).stderr
     (tmp_path / "a.json").write_text('{"load_history": 3}')
     result = invoke(tmp_path / "a.json", "--gpus", 4)
-    assert (result.exit_code, result.stderr) == (1, "Error: load_history is a int, allowed is a list of at least one window\n")
+    assert (result.exit_code, result.stderr) == (1, "Error: load_history must be a list of at least one window, got int\n")
 
 
 def test_the_shipped_recording_is_planned_from_without_a_file():

@@ -55,25 +55,25 @@ def test_a_pt_file_is_read_and_one_with_code_is_not(tmp_path):
             return (print, ("run",))
 
     torch.save({"x": Evil()}, tmp_path / "evil.pt")
-    with pytest.raises(ProblemError, match=r"evil\.pt: no \.pt file of tensors") as raised:
+    with pytest.raises(ProblemError, match=r"evil\.pt: not a \.pt file of tensors") as raised:
         read_tree(tmp_path / "evil.pt")
     assert "weights_only" not in str(raised.value)  # torch's own advice is to run the code
     assert "\n" not in str(raised.value)
     (tmp_path / "plain.pt").write_bytes(pickle.dumps({"x": 1}))
-    with pytest.raises(ProblemError, match=r"plain\.pt: no \.pt file of tensors"):
+    with pytest.raises(ProblemError, match=r"plain\.pt: not a \.pt file of tensors"):
         read_tree(tmp_path / "plain.pt")
 
 
 def test_a_view_that_is_larger_than_its_storage_is_refused_before_it_is_copied():
     torch = pytest.importorskip("torch")
-    with pytest.raises(ProblemError, match="allowed are at most"):
+    with pytest.raises(ProblemError, match=r"must be at most \d+ entries, got shape"):
         numbers("x", torch.zeros(1).expand(1 << 20, 1 << 20), 2)
 
 
 def test_a_dtype_that_numpy_does_not_have_is_told(tmp_path):
     torch = pytest.importorskip("torch")
     tensor = torch.ones(2, 3, dtype=torch.bfloat16)
-    with pytest.raises(ProblemError, match=r"x is a tensor of torch\.bfloat16"):
+    with pytest.raises(ProblemError, match=r"x must be a dense tensor .*, got a tensor of torch\.bfloat16"):
         numbers("x", tensor, 2)
     save_torch({"x": tensor}, tmp_path / "a.safetensors")
     with pytest.raises(ProblemError, match=r"a\.safetensors: not a safetensors file of numbers: .*bfloat16"):
@@ -82,7 +82,7 @@ def test_a_dtype_that_numpy_does_not_have_is_told(tmp_path):
 
 def test_objects_in_an_array_are_refused_and_never_unpickled(tmp_path):
     np.save(tmp_path / "a.npy", np.array([{"a": 1}]), allow_pickle=True)
-    with pytest.raises(ProblemError, match="dtype object, allowed are numbers"):
+    with pytest.raises(ProblemError, match="must be numbers, got dtype object"):
         read_tree(tmp_path / "a.npy")
     (tmp_path / "b.npy").write_bytes(pickle.dumps([1]))
     with pytest.raises(ProblemError, match="not an npy file"):
@@ -91,7 +91,7 @@ def test_objects_in_an_array_are_refused_and_never_unpickled(tmp_path):
 
 def test_a_header_that_asks_for_terabytes_is_refused_before_anything_is_read(tmp_path):
     (tmp_path / "a.npy").write_bytes(npy_header((1 << 20, 1 << 20)))
-    with pytest.raises(ProblemError, match="allowed are at most"):
+    with pytest.raises(ProblemError, match=r"must be at most \d+ entries, got shape"):
         read_tree(tmp_path / "a.npy")
 
 
@@ -99,14 +99,14 @@ def test_an_archive_that_inflates_to_more_than_is_allowed_is_not_inflated(tmp_pa
     np.savez_compressed(tmp_path / "a.npz", x=np.zeros(100_000, np.int64))
     monkeypatch.setattr(files, "MAX_FILE_BYTES", 100_000)
     assert (tmp_path / "a.npz").stat().st_size < 10_000
-    with pytest.raises(ProblemError, match="1 arrays of 8001"):
+    with pytest.raises(ProblemError, match="got 1 arrays of 8001"):
         read_tree(tmp_path / "a.npz")
 
 
 def test_a_member_that_is_shorter_than_its_header_says_is_told(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         archive.writestr("x.npy", npy_header((4,)) + b"\0" * 8)
-    with pytest.raises(ProblemError, match="ends after 8 bytes of data, allowed are 32"):
+    with pytest.raises(ProblemError, match="must be 32 bytes of data, as in its header, got 8"):
         read_tree(tmp_path / "a.npz")
 
 
@@ -121,14 +121,14 @@ def test_rubbish_is_a_problem_of_the_file_whatever_its_ending(tmp_path, suffix, 
 
 
 def test_a_file_that_is_too_large_missing_or_of_an_unknown_kind_is_told(tmp_path, monkeypatch):
-    with pytest.raises(ConfigError, match="allowed is a file"):
+    with pytest.raises(ConfigError, match="FILE must be an existing file"):
         read_tree(tmp_path / "none.npz")
     (tmp_path / "a.pkl").write_bytes(pickle.dumps(1))
-    with pytest.raises(ConfigError, match=r"ending '\.pkl', allowed are"):
+    with pytest.raises(ConfigError, match=r"the ending of .* must be \.json, .*, got '\.pkl'"):
         read_tree(tmp_path / "a.pkl")
     (tmp_path / "a.json").write_text("[" + "1," * 100 + "1]")
     monkeypatch.setattr(files, "MAX_JSON_BYTES", 100)
-    with pytest.raises(ProblemError, match="203 bytes, allowed are at most 100"):
+    with pytest.raises(ProblemError, match="must be at most 100 bytes, got 203"):
         read_tree(tmp_path / "a.json")
 
 
@@ -136,21 +136,21 @@ def test_a_file_that_is_too_large_missing_or_of_an_unknown_kind_is_told(tmp_path
     ("value", "told"),
     [
         ([[1, 2], [3]], "ragged"),
-        ([[1, "x"]], "str values, allowed are numbers"),
-        ([["1", "2"]], "str values, allowed are numbers"),
-        ([[True, False]], "bool values, allowed are numbers"),
-        ([[None, "2"]], "allowed are 0 to"),
-        ([[1, None]], "allowed are 0 to"),
-        ([[1.5, 2]], "1.5, allowed are whole numbers"),
-        ([[-1, 2]], "values from -1"),
-        ([[2**60, 2]], "allowed are 0 to 2"),
-        ([[10**400, 2]], "no number"),
-        ([[]], "no empty axis"),
-        ([1, 2], "1 axes"),
-        ({"a": 1}, "a dict, allowed is an array"),
+        ([[1, "x"]], "must be numbers, got str values"),
+        ([["1", "2"]], "must be numbers, got str values"),
+        ([[True, False]], "must be numbers, got bool values"),
+        ([[None, "2"]], "must be 0 to"),
+        ([[1, None]], "must be 0 to"),
+        ([[1.5, 2]], "must be whole numbers, got 1.5"),
+        ([[-1, 2]], "got values from -1"),
+        ([[2**60, 2]], "must be 0 to 2"),
+        ([[10**400, 2]], "not a number"),
+        ([[]], "without an empty axis"),
+        ([1, 2], "got 1 axes"),
+        ({"a": 1}, "must be an array of numbers, got dict"),
         (np.array([["a"]]), "dtype <U1"),
         (np.array([[True]]), "dtype bool"),
-        (np.array([[np.nan]]), "allowed are 0 to"),
+        (np.array([[np.nan]]), "must be 0 to"),
     ],
 )
 def test_numbers_names_the_field_and_what_is_wrong(value, told):

@@ -73,8 +73,8 @@ def test_a_sample_is_evenly_spread_and_bounded():
         (lambda: recording("x", np.ones((1, 5000, 2), np.int64)), "5000 layers"),
         (lambda: recording("x", np.ones((2, 3), np.int64), None, np.ones((2, 3, 2), np.int64)), "shape"),
         (lambda: recording("x", np.ones((1, 2), np.int64), None, np.array([[[1, 2], [3, 1]]])), "symmetric"),
-        (lambda: fold(recording("x", np.ones((2, 3), np.int64)), 0), "windows: 0"),
-        (lambda: count_pairs(np.zeros((4096, 1, 1), np.int64), 65536), "coactivation has shape"),
+        (lambda: fold(recording("x", np.ones((2, 3), np.int64)), 0), "windows must be >= 1, got 0"),
+        (lambda: count_pairs(np.zeros((4096, 1, 1), np.int64), 65536), "coactivation must be at most .* entries, got shape"),
     ],
 )
 def test_what_no_model_has_is_told(make, told):

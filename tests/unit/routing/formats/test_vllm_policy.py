@@ -59,7 +59,7 @@ def lacking() -> PlacementPlan:
         (lambda: b"rubbish", "PlacementPlan"),
         (skipped, "gain_too_small"),
         (lacking, "does not hold the experts"),
-        (lambda: PLAN.model_copy(update={"num_gpus": 8, "slots_per_gpu": 3}), "on 8 GPUs, allowed is"),
+        (lambda: PLAN.model_copy(update={"num_gpus": 8, "slots_per_gpu": 3}), "must be [2, 24] on 4 GPUs, got [2, 24] on 8 GPUs"),
         (lambda: place(np.ones((1, 1, EXPERTS)), TOPOLOGY.model_copy(update={"num_layers": 1})), r"[1, 24]"),
     ],
 )
