@@ -35,7 +35,7 @@ from schemas.topics import CONTROL
 
 # The broker ends before its last clients are gone, and an interrupted producer drops what it holds: both would be logged.
 QUIET: Final = {"log.connection.close": "false", "log_level": "0"}
-READY_S: Final = 180.0
+READY_S: Final = 900.0  # compiling the kernels takes a minute of a core, which a busy machine may not have
 DRAIN_S: Final = 15.0
 SAYINGS: Final = {
     "starting": "starting the {} agent",
