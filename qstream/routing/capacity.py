@@ -56,7 +56,7 @@ def assign_capacity(
     Parameters
     ----------
     gate : float32 [T, E]
-        Gate mass, finite and >= 0; 0 where an expert is no candidate.
+        Gate mass, finite and >= 0; 0 where an expert is not a candidate.
     capacity, k, cost
         As in `assign_candidates`.
 
@@ -87,9 +87,9 @@ def assign_candidates(
     best experts at the current prices, as much as these are worth more to them than the best that they go without; a full
     expert gives up its lowest bid and asks for the next one. What no bid places goes to the emptiest experts. With one
     expert a token and no `cost` the mass falls short of the optimum by at most the least raise a token, 2 % of its mean best
-    mass (twice that after 4 bids a token, and so on); with as many experts as candidates it is the optimum, but for exchanges
+    mass (twice that after 4 bids a token, and so on); with as many experts as candidates it is the optimum, except for exchanges
     where the room is all used. Deterministic. With `cost` the packing may be infeasible: a token that fits nowhere takes the
-    expert with the most room, and `over_capacity` tells it; without, the capacities are kept. Source: auction for
+    expert with the most room, and `over_capacity` says so; without, the capacities are kept. Source: auction for
     transportation problems (Bertsekas, Castanon 1989).
 
     Parameters
@@ -97,7 +97,7 @@ def assign_candidates(
     ids : int32 [T, C]
         Candidates of each token, 0..E-1; -1 where there are fewer. A repeated one counts once, with its first mass.
     mass : float32 [T, C]
-        Gate mass of each, finite and >= 0; experts that are no candidates have none.
+        Gate mass of each, finite and >= 0; experts that are not candidates have none.
     capacity : float64 [E]
         Token-equivalents, finite and >= 0. `even_capacity` gives the usual ones.
     k : int
@@ -255,7 +255,7 @@ def _make_room(ids: Any, mass: Any, cost: Any, room: Any, load: Any, chosen: Any
     for f in range(len(room)):
         if load[f] + cost[token] > room[f]:
             continue
-        while first[f] < len(chosen) and has(chosen, first[f], f):  # whoever has an expert with room keeps it
+        while first[f] < len(chosen) and has(chosen, first[f], f):  # a token whose expert has room keeps it
             first[f] += 1
         for u in range(first[f], len(chosen)):
             if spare >= 0 and u - first[f] >= _ASKED:
@@ -284,7 +284,7 @@ def _make_room(ids: Any, mass: Any, cost: Any, room: Any, load: Any, chosen: Any
 
 @compiled
 def _sort(ids: Any, mass: Any, chosen: Any, kept: Any) -> None:
-    """Order each token's experts by mass, the most first, and tell it."""
+    """Order each token's experts by mass, the largest first, in place; `kept` holds their masses."""
     for t in range(len(chosen)):
         for i in range(chosen.shape[1]):
             e = chosen[t, i]

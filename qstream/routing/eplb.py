@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from qstream.arguments import array
 from qstream.errors import ProblemError
 from qstream.kernels import compiled
-from qstream.routing.pack import pack, place, swap
+from qstream.routing.pack import pack, place_window, swap
 from qstream.routing.problem import check_load
 from schemas.wording import must_be
 
@@ -26,8 +26,8 @@ def rebalance_experts(
 
     Groups of experts stay on one node where `num_groups` is a multiple of `num_nodes` (hierarchical), else every GPU may hold
     every expert (global). ``"eplb"`` repeats the published algorithm bit for bit, ties going to the lower index. ``"default"``
-    packs with `place`: no GPU holds an expert twice, the fullest GPU is lighter, and GPUs need not divide among the nodes (it
-    is global then, and where a node has too few experts to fill a GPU).
+    packs with `place_window`: no GPU holds an expert twice, the fullest GPU is lighter, and GPUs need not divide among the nodes
+    (it is global then, and where a node has too few experts to fill a GPU).
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ def rebalance_experts(
     Raises
     ------
     ProblemError
-        An argument breaks a rule above; with ``"eplb"``, `num_gpus` is no multiple of `num_nodes` in the hierarchical case.
+        An argument breaks a rule above; with ``"eplb"``, `num_gpus` is not a multiple of `num_nodes` in the hierarchical case.
 
     References
     ----------
@@ -148,7 +148,7 @@ def _copies(load: NDArray[np.float32], slots: int) -> tuple[NDArray[np.int64], N
 
 def _ours(load: NDArray[np.float64], slots: int, groups: int, nodes: int, gpus: int) -> Maps:
     grouped = nodes > 1 and gpus % nodes == 0 and slots // gpus <= load.shape[1] // nodes
-    placed = _place_groups(load, slots, groups, nodes, gpus) if grouped else place(load, gpus, slots)
+    placed = _place_groups(load, slots, groups, nodes, gpus) if grouped else place_window(load, gpus, slots)
     plan = placed.astype(np.int64)
     order = np.argsort(plan, axis=1, kind="stable")
     in_order = np.take_along_axis(plan, order, 1)
@@ -166,7 +166,7 @@ def _place_groups(load: NDArray[np.float64], slots: int, groups: int, nodes: int
     size = experts // groups
     member = (group[:, :, None].astype(np.int64) * size + np.arange(size)).reshape(layers * nodes, -1)
     local = np.take_along_axis(np.repeat(load, nodes, axis=0), member, 1)
-    inner = place(local, gpus // nodes, slots // nodes).astype(np.int64)
+    inner = place_window(local, gpus // nodes, slots // nodes).astype(np.int64)
     return np.take_along_axis(member, inner, 1).reshape(layers, slots)
 
 

@@ -40,7 +40,7 @@ class Stamp:
 
     @property
     def plan_id(self) -> str:
-        """The id as a name, without the beginning of one with a long key: its end tells it from the model's others."""
+        """The id as a name, without the beginning of one with a long key: its end distinguishes it from the model's other ids."""
         return self.id[-NAME_LENGTH:]
 
 

@@ -1,4 +1,4 @@
-"""What plans of routing say of the cluster, as metrics; what all plans say is counted by the loop."""
+"""What routing plans say about the cluster, as metrics; what all plans have in common is counted by the loop."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def align(previous: NDArray[np.int32], plan: NDArray[np.int32], num_gpus: int) -
     Raises
     ------
     ProblemError
-        Shapes differ, P is no multiple of G, or an expert is negative.
+        Shapes differ, P is not a multiple of G, or an expert is negative.
     """
     experts = _experts(previous, plan)
     old = plan_array("previous", previous, experts, num_gpus)

@@ -57,7 +57,7 @@ class RoutingOptions(PortfolioOptions):
     window_tokens: int = Field(default=8192, ge=1, le=1 << 30, description="tokens a layer in one window of the history")
     windows: int = Field(default=16, ge=1, le=64, description="windows in the ring, the scenarios of a plan")
     labels: int = Field(
-        default=16, ge=0, le=64, description="labels whose counts are kept apart, the last one for all others; 0 keeps none"
+        default=16, ge=0, le=64, description="labels whose counts are kept separately, the last one for all others; 0 keeps none"
     )
     colocate: bool = Field(
         default=False, description="experts that serve the same tokens share a node: less traffic between nodes, less even GPUs"
@@ -86,9 +86,9 @@ class RoutingOptions(PortfolioOptions):
         " chose, which changes the output of a model; none: the gate is obeyed",
     )
     request_nodes: bool = Field(
-        default=False, description="a routing plan tells on which node each request of the batch should run as well"
+        default=False, description="a routing plan also says on which node each request of the batch should run"
     )
-    queues: bool = Field(default=False, description="a routing plan tells each expert's queue of tokens as well")
+    queues: bool = Field(default=False, description="a routing plan also gives each expert's queue of tokens")
     min_gain: float = Field(default=0.003, ge=0, le=1, description="balancedness that a new placement must win to be published")
     move_cost: float = Field(
         default=0.001, ge=0, le=10, description="price of one moved expert, in mean GPU loads of its layer; 0 moves freely"

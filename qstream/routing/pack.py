@@ -18,7 +18,7 @@ from schemas.wording import Shown, must_be
 _LEAST_GAIN = 1e-12  # of the fullest GPU: below it, an exchange is rounding noise
 
 
-def place(
+def place_window(
     load: NDArray[np.float64],
     num_gpus: int,
     slots: int,

@@ -17,7 +17,7 @@ from qstream.routing.colocate import colocate
 from qstream.routing.decision import Decision, decide, placement_frame, scenario_levels
 from qstream.routing.forecast import Forecast, forecast
 from qstream.routing.migrate import align
-from qstream.routing.pack import place as place_window
+from qstream.routing.pack import place_window
 from qstream.routing.problem import capacities, contiguous, plan_array
 from qstream.routing.scenarios import anneal
 from qstream.routing.score import holds
@@ -55,7 +55,7 @@ class _Part:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PlacementProblem:
-    """What `place` was asked, checked; `live` are the GPUs with capacity, `capacity` [G] and `previous` [L, P] are of all."""
+    """The checked arguments of `place`; `live` are the GPUs with capacity, `capacity` [G] and `previous` [L, P] are of all."""
 
     topology: ExpertTopology
     forecast: Forecast
@@ -165,7 +165,7 @@ def placement_problem(
     options: PlaceOptions,
     seed: int,
 ) -> PlacementProblem:
-    """What `place` was asked, checked, with the forecast; arguments and errors are its."""
+    """The checked arguments of `place` with the forecast; arguments and errors as in `place`."""
     layers, experts = topology.num_layers, topology.num_logical_experts
     windows = array("history", history, np.float64, "W L E")
     if windows.shape[1:] != (layers, experts):

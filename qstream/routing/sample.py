@@ -16,7 +16,7 @@ from schemas.wording import Shown, must_be
 MAX_BYTES = 416 << 10  # of a model's sample
 MAX_ROWS = 4096  # tokens of a layer
 MAX_PAIRS = 1 << 18  # layers times pairs, of which counts are kept
-_ONE_BYTE = 256  # experts that a byte tells apart
+_ONE_BYTE = 256  # experts that one byte can number
 
 
 def empty_sample(layers: int, experts: int, k: int) -> NDArray[np.uint8]:
@@ -63,7 +63,7 @@ def add_pairs(counted: NDArray[np.int32] | None, cooccurrence: NDArray[np.int64]
     """The pair counts so far and those of one more window, int32 [L, E, E], for `sampled_coactivation`.
 
     A model with more than 2**18 cells keeps none, as a message with so many would be too large. A pair
-    may be counted as [e, f], as [f, e] or as both, but each time alike: the larger of the two is taken.
+    may be counted as [e, f], as [f, e] or as both, but each time in the same way: the larger of the two is taken.
     """
     if cooccurrence.size > MAX_PAIRS:
         return counted

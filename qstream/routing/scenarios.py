@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from qstream.arguments import array
 from qstream.errors import ProblemError
 from qstream.kernels import GOLDEN, below, compiled, mix64
-from qstream.routing.pack import place, valid_plan
+from qstream.routing.pack import place_window, valid_plan
 from qstream.routing.problem import check_load, relative_capacity
 from qstream.routing.score import holds
 from schemas.wording import Shown, must_be
@@ -46,7 +46,7 @@ def place_scenarios(
     Raises
     ------
     ProblemError
-        No window, or as in `place` and `anneal`.
+        No window, or as in `place_window` and `anneal`.
     """
     if windows < 1:
         raise ProblemError(must_be("windows", ">= 1", windows))
@@ -55,8 +55,8 @@ def place_scenarios(
 
 
 def place_quartile(history: NDArray[np.float64], num_gpus: int, slots: int) -> NDArray[np.int32]:
-    """`place` on mean + 0.67 standard deviations of float64 [W, L, E], a load that three windows in four stay below."""
-    return place(history.mean(0) + _SPREAD * history.std(0), num_gpus, slots)
+    """`place_window` on mean + 0.67 standard deviations of float64 [W, L, E], a load that three windows in four stay below."""
+    return place_window(history.mean(0) + _SPREAD * history.std(0), num_gpus, slots)
 
 
 def anneal(

@@ -85,7 +85,7 @@ def moved_experts(before: NDArray[np.int32], after: NDArray[np.int32], num_gpus:
     Raises
     ------
     ProblemError
-        The plans differ in layers, or a plan has slots that are no multiple of `num_gpus`.
+        The plans differ in layers, or a plan has slots that are not a multiple of `num_gpus`.
     """
     if len(before) != len(after):
         raise ProblemError(must_be("after", f"{len(before)} layers, as in before", Shown(f"{len(after)} layers")))

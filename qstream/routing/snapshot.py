@@ -20,7 +20,7 @@ def pair_tokens(options: RoutingOptions) -> int:
 
 
 def snapshot(memory: Memory, options: RoutingOptions) -> Hashable:
-    """What tells a model's plan from its others; capacities as well, which may change within the same millisecond."""
+    """What distinguishes a model's plan from its others; capacities as well, which may change within the same millisecond."""
     planning, capacity = memory.now.planning, capacities(memory.now.topology).tobytes()
     return planning.base_version, planning.begun_ns, memory.now.closed, options, capacity
 

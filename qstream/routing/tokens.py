@@ -180,7 +180,7 @@ def _placement(placement: NDArray[np.int32], topology: ExpertTopology) -> NDArra
 def _layer_maps(placement_row: bytes, experts: int, live: bytes | None) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Slots [E, X] and replica counts [E] of one layer of a placement.
 
-    Only slots that are `live` count, but for an expert that has none: the engine asked for it, so some slot must be named.
+    Only slots that are `live` count, except for an expert that has none: the engine asked for it, so some slot must be named.
     """
     row = np.frombuffer(placement_row, np.int32)
     slot = np.arange(len(row))

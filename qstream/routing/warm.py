@@ -20,7 +20,7 @@ from schemas.tokens import TokenBatch
 def warm() -> None:
     """Run each kernel once on a tiny input: it compiles on a new machine (tens of seconds), else loads from the disk cache.
 
-    The cache lies beside the source, or in ``NUMBA_CACHE_DIR`` where that is not writable.
+    The cache lies next to the source, or in ``NUMBA_CACHE_DIR`` where that is not writable.
     """
     token_id = np.arange(4, dtype=np.uint64)
     topk = read_only(assign(token_id, 3)[:, None])

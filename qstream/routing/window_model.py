@@ -1,6 +1,6 @@
 """A layer as items in bins, what such a partition costs, and one window of it: exact costs, and an Ising model for a circuit.
 
-Items are slots on GPUs, or experts on nodes. Letters beside those of `problem`: I items, B bins, n free items of a window.
+Items are slots on GPUs, or experts on nodes. Further letters than in `problem`: I items, B bins, n free items of a window.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ class Window:
         s = weight_spins(len(self.items), self.weight).astype(np.float64)
         energies = s @ field + np.einsum("si,si->s", s @ pair, s)
         mean, deviation = float(energies.mean()), float(energies.std())
-        # All solutions equal but for rounding: energies of 0.
+        # All solutions are equal up to rounding: energies of 0.
         scale = 1.0 / deviation if deviation > 1e-12 * max(1.0, float(np.abs(energies).max())) else 0.0
         return IsingProblem(len(self.items), scale * pair, scale * field, -scale * mean)
 

@@ -1,6 +1,6 @@
 """Improve a partition by windows: a few items of two bins, rearranged by enumeration, by QAOA or by greedy exchanges.
 
-A rearrangement is accepted only if it lowers the objective itself, so no window makes a plan worse, whoever solved it.
+A rearrangement is accepted only if it lowers the objective itself, so no window makes a plan worse, whichever solver answered.
 Source: large-neighbourhood search (Shaw 1998), with the circuit of `qstream.quantum.qaoa.subspace` as one of its solvers.
 """
 

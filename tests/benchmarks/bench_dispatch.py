@@ -13,7 +13,7 @@ from scipy.sparse import coo_array
 
 from qstream.routing.capacity import assign_candidates, assign_capacity, even_capacity
 from qstream.routing.options import RoutingOptions
-from qstream.routing.pack import place
+from qstream.routing.pack import place_window
 from qstream.routing.problem import contiguous
 from qstream.routing.shares import dispatch_shares
 from qstream.routing.tokens import route_tokens
@@ -39,7 +39,7 @@ def share_rows(stick: ModuleType, traces: dict[str, Any]) -> list[Row]:
     both = stick.counts(np.concatenate([trace["ids"] for trace in traces.values()])).astype(np.float64)
     found: list[Row] = []
     for slots in (72, 80, 96):
-        plan = place(both, 8, slots)
+        plan = place_window(both, 8, slots)
         topology = ExpertTopology(num_layers=26, num_logical_experts=64, num_gpus=8, slots_per_gpu=slots // 8)
         even, ours, gaps, ours_us, lp_us = [], [], [], [], []
         for trace in traces.values():

@@ -17,7 +17,7 @@ import numpy as np
 from qstream.routing.colocate import coactivation, colocate
 from qstream.routing.hashing import assign, assign_bounded
 from qstream.routing.joint import label_histograms, place_and_route
-from qstream.routing.pack import place
+from qstream.routing.pack import place_window
 from qstream.routing.prefix import PrefixCache, PrefixRouter
 from qstream.routing.requests import assign_requests, route_requests
 from schemas.experts import ExpertTopology
@@ -57,7 +57,7 @@ def assign_rows() -> list[Row]:
         spent = median_ms(lambda work=work, overlap=overlap: assign_requests(work, overlap))
         found.append((f"assign {requests} requests to {workers} workers", spent, "ms", "-"))
     graph = ExpertTopology(num_layers=58, num_logical_experts=256, top_k=8, num_nodes=8, num_gpus=32, slots_per_gpu=9)
-    placement = place(rng.lognormal(0, 1, (58, 256)), 32, 288)
+    placement = place_window(rng.lognormal(0, 1, (58, 256)), 32, 288)
     batch = TokenBatch(
         batch_id="b",
         ts_ns=1,

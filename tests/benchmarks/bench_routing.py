@@ -13,7 +13,7 @@ import numpy as np
 
 from qstream.routing.hashing import assign, assign_bounded, choose_replica
 from qstream.routing.migrate import align
-from qstream.routing.pack import place
+from qstream.routing.pack import place_window
 from qstream.routing.scenarios import anneal, place_scenarios
 from qstream.routing.score import balancedness, violations
 from qstream.routing.warm import warm
@@ -62,10 +62,10 @@ def hash_rows() -> list[Row]:
 def placement_rows() -> list[Row]:
     rng = np.random.default_rng(0)
     small, large = rng.lognormal(0, 1, (26, 64)), rng.lognormal(0, 1, (58, 256))
-    before, plan = place(rng.lognormal(0, 1, (58, 256)), 32, 288), place(large, 32, 288)
+    before, plan = place_window(rng.lognormal(0, 1, (58, 256)), 32, 288), place_window(large, 32, 288)
     return [
-        ("placement 26 x 64 -> 72 on 8 GPUs", 1e3 * median_s(lambda: place(small, 8, 72)), "ms", "<= 2"),
-        ("placement 58 x 256 -> 288 on 32 GPUs", 1e3 * median_s(lambda: place(large, 32, 288)), "ms", "<= 40"),
+        ("placement 26 x 64 -> 72 on 8 GPUs", 1e3 * median_s(lambda: place_window(small, 8, 72)), "ms", "<= 2"),
+        ("placement 58 x 256 -> 288 on 32 GPUs", 1e3 * median_s(lambda: place_window(large, 32, 288)), "ms", "<= 40"),
         ("  same-window balancedness", balancedness(plan, large, 32), "", ">= 0.999"),
         ("  duplicates on a GPU", float(violations(plan, 256, 32)), "", "0"),
         ("  alignment with an unrelated plan", 1e3 * median_s(lambda: align(before, plan, 32)), "ms", "-"),
@@ -84,7 +84,7 @@ def next_window_rows() -> list[Row]:
         return place_scenarios(history, gpus, slots, steps=_STEPS)
 
     tiers: tuple[tuple[str, Callable[[], Planner], str], ...] = (
-        ("fast tier", lambda: _aligned(lambda history, slots, gpus: place(history[-1], gpus, slots)), "-"),
+        ("fast tier", lambda: _aligned(lambda history, slots, gpus: place_window(history[-1], gpus, slots)), "-"),
         ("scenario tier", lambda: _aligned(fresh), ">= 0.915"),
         ("scenario tier in force, move cost .001", lambda: _in_force(fresh, 0.001), "-"),
         ("scenario tier in force, move cost .0005", lambda: _in_force(fresh, 0.0005), "-"),

@@ -117,7 +117,7 @@ class Track:
     def apply(self, plan: PlacementPlan) -> None:
         """Take a placement, or the word that it stays."""
         if self.placements.apply(plan):
-            self.next_tokens.place(plan.version, self.placements.newest)
+            self.next_tokens.set_placement(plan.version, self.placements.newest)
 
 
 class Score:

@@ -61,10 +61,10 @@ class SameTokens:
 
 
 class NextTokens:
-    """Serves each batch as an engine would, by the newest shares that came before it, and evenly beside that.
+    """Serves each batch as an engine would, by the newest shares that came before it, and for comparison evenly.
 
     Shares hold for one placement; under another one the split is even until its own shares come. A stretch of tokens is
-    scored when it is full; where the placement changes within it, it begins anew.
+    scored when it is full; where the placement changes within it, it starts again.
     """
 
     def __init__(self, topology: ExpertTopology, stretch_tokens: int) -> None:
@@ -76,7 +76,7 @@ class NextTokens:
         self._newest: DispatchShares | None = None
         self._begin()
 
-    def place(self, version: int, placement: NDArray[np.int32]) -> None:
+    def set_placement(self, version: int, placement: NDArray[np.int32]) -> None:
         """A placement [L, P] comes into force."""
         self._version, self._placement = version, placement
         self._begin()

@@ -31,7 +31,7 @@ MAX_ENTRIES: Final = 1 << 27
 MAX_ARRAYS: Final = 1 << 18
 MAX_COUNT: Final = 2**53  # up to which float64 holds every integer
 FORMATS: Final = ".json, .npy, .npz, .safetensors or .pt"
-# What readers raise for a file that is broken. None has an error of its own: each passes on those of its parts.
+# What readers raise for a broken file. None defines its own error: each passes on those of its parts.
 _BROKEN: Final = (
     ValueError,
     EOFError,

@@ -1,4 +1,4 @@
-"""Which tool a recording is of, by what stands in the file; and placements of the same tools, to plan from."""
+"""Which tool a recording comes from, by the contents of the file; and placements of the same tools, to plan from."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def read_recording(path: Path, experts: int | None = None) -> Recording:
 
 
 def from_tree(tree: Tree, experts: int | None = None) -> Recording:
-    """The same of named values."""
+    """As `read_recording`, from named values."""
     if "records" in tree:
         return sglang.read_records([tree], experts)
     if "load_history" in tree:
@@ -72,7 +72,7 @@ def from_tree(tree: Tree, experts: int | None = None) -> Recording:
 
 
 def read_map(path: Path, layers: int, slots: int, experts: int) -> NDArray[np.int32]:
-    """A placement int32 [L, P] from a file: any that `export` writes but ExFlow's, or an array ``physical_to_logical_map``.
+    """A placement int32 [L, P] from a file: any that `export` writes except ExFlow's, or an array ``physical_to_logical_map``.
 
     Raises
     ------

@@ -78,8 +78,8 @@ def recording(
 def fold(given: Recording, windows: int) -> Recording:
     """The same counts in at most that many windows of about as many tokens each, neighbours summed.
 
-    A tool may write one window a forward pass, a large one for a prefill and a tiny one for a decoding step; a planner wants
-    few windows that weigh alike.
+    A tool may write one window a forward pass, a large one for a prefill and a tiny one for a decoding step; a planner needs
+    few windows of equal weight.
     """
     if windows < 1:
         raise ProblemError(must_be("windows", ">= 1", windows))

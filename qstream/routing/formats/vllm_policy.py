@@ -1,4 +1,4 @@
-"""A policy class for vLLM's EPLB: the newest plan of qstream where it fits, else our own planner; needs no vLLM to import."""
+"""A policy class for vLLM's EPLB: the newest plan of qstream where it fits, else our own planner; vLLM need not be installed."""
 
 from __future__ import annotations
 
@@ -90,8 +90,9 @@ def policy(source: Source, agree: Agree = lambda plan: plan) -> type[QstreamPoli
         ``lambda: store.load("my-moe").state`` with ``store = StateStore(url, "routing", RoutingState)``. Where it raises an
         error of qstream's or of the system, our own planner answers.
     agree : callable
-        Every rank calls the policy, and all must answer alike or weights are lost. Where the ranks read the source apart, give
-        what hands rank 0's map to all, such as a broadcast over the group; it takes and returns int64 [L, P].
+        Every rank calls the policy, and all must give the same answer or weights are lost. Where each rank reads the source
+        itself, pass a function that gives rank 0's map to all, such as a broadcast over the group; it takes and returns
+        int64 [L, P].
     """
     return type("QstreamPolicy", (QstreamPolicy,), {"source": staticmethod(source), "agree": staticmethod(agree)})
 

@@ -17,7 +17,7 @@ from qstream.routing.forecast import forecast
 from qstream.routing.formats.bundled import BUNDLED
 from qstream.routing.formats.read import read_recording
 from qstream.routing.joint import place_and_route
-from qstream.routing.pack import place as place_load
+from qstream.routing.pack import place_window
 from qstream.routing.placement import PlaceOptions, place
 from qstream.routing.problem import contiguous
 from qstream.routing.scenarios import anneal
@@ -102,10 +102,10 @@ def test_labels_of_queued_requests_make_plans_for_the_next_window_better(traffic
         past = np.arange(len(traffic.label)) < now
         labels = np.stack([traffic.counts(past & (traffic.label == task)) for task in range(2)])
         queued = np.bincount(traffic.label[now : now + WINDOW], minlength=2)
-        plans = [place_load(history[-1].astype(float), GPUS, SLOTS)]
+        plans = [place_window(history[-1].astype(float), GPUS, SLOTS)]
         for known in ({}, {"labels": labels, "queued": queued}):
             look = forecast(history, **known)
-            start = place_load(look.load(), GPUS, SLOTS)
+            start = place_window(look.load(), GPUS, SLOTS)
             plans.append(anneal(start, look.scenarios, GPUS, steps=2000, weights=look.weights))
         scores.append([balancedness(plan, traffic.windows[seen].astype(float), GPUS) for plan in plans])
     last, history_only, with_labels = np.mean(scores, axis=0)
@@ -113,7 +113,7 @@ def test_labels_of_queued_requests_make_plans_for_the_next_window_better(traffic
 
 
 def test_shares_from_live_counts_balance_a_switch_of_the_task(traffic: Traffic) -> None:
-    plan = place_load(traffic.counts(traffic.label >= 0), GPUS, 80)
+    plan = place_window(traffic.counts(traffic.label >= 0), GPUS, 80)
     topology = ExpertTopology(num_layers=LAYERS, num_logical_experts=EXPERTS, num_gpus=GPUS, slots_per_gpu=10)
     for task in range(2):
         live = traffic.counts(traffic.label == task)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from qstream.errors import ProblemError
 from qstream.routing.forecast import forecast, label_mix, label_rates
-from qstream.routing.pack import place
+from qstream.routing.pack import place_window
 from qstream.routing.scenarios import anneal
 from qstream.routing.score import balancedness
 
@@ -150,10 +150,10 @@ def test_plans_for_next_windows_of_real_routing_are_better_balanced_with_labels(
         seen, coming = trace.label[: (i + 1) * 1024], trace.label[(i + 1) * 1024 : (i + 2) * 1024]
         labels = np.stack([stick.counts(trace.ids[: (i + 1) * 1024][seen == k]) for k in range(2)])
         queued = np.bincount(coming, minlength=2)
-        plans = [place(windows[i].astype(np.float64), 8, 72)]
+        plans = [place_window(windows[i].astype(np.float64), 8, 72)]
         for known in ({}, {"labels": labels, "queued": queued}):
             look = forecast(windows[: i + 1], **known)
-            plans.append(anneal(place(look.load(), 8, 72), look.scenarios, 8, steps=2000, weights=look.weights))
+            plans.append(anneal(place_window(look.load(), 8, 72), look.scenarios, 8, steps=2000, weights=look.weights))
         scores.append([balancedness(plan, windows[i + 1].astype(np.float64), 8) for plan in plans])
     last, history, with_labels = np.mean(scores, axis=0)
     assert last < history < with_labels

@@ -16,7 +16,7 @@ from qstream.quantum.record import SolveRequest, SolveResult
 from qstream.quantum.runtime import QuantumRuntime
 from qstream.quantum.solvers import solve
 from qstream.routing.hybrid import Planned, hqc, improve_placement, placement_record
-from qstream.routing.pack import place
+from qstream.routing.pack import place_window
 from qstream.routing.partitions import gpu_partitions, gpu_plan
 from qstream.routing.score import violations
 from qstream.routing.window_model import Partition
@@ -56,7 +56,7 @@ GIVEN = SolverRecord(solver="swap-annealing")  # of the deterministic plan
 def plan_and_parts(seed: int = 0) -> tuple[np.ndarray, tuple[Partition, ...]]:
     rng = np.random.default_rng(seed)
     past = rng.lognormal(3, 1, (1, 2, 24)) * rng.lognormal(0, 0.5, (5, 2, 24))
-    plan = place(past[-1], 4, 28)
+    plan = place_window(past[-1], 4, 28)
     return plan, gpu_partitions(plan, past, 4)
 
 

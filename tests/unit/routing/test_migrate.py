@@ -9,7 +9,7 @@ import pytest
 
 from qstream.errors import ProblemError
 from qstream.routing.migrate import align, moves
-from qstream.routing.pack import place
+from qstream.routing.pack import place_window
 from qstream.routing.score import gpu_loads, moved_experts
 
 
@@ -20,7 +20,7 @@ def by_gpu(plan: np.ndarray, gpus: int) -> list[list[list[int]]]:
 @pytest.mark.parametrize(("gpus", "slots", "experts"), [(1, 3, 3), (3, 2, 5), (4, 3, 9), (5, 2, 6), (6, 2, 12)])
 def test_no_renaming_of_gpus_moves_fewer_experts(gpus: int, slots: int, experts: int) -> None:
     rng = np.random.default_rng(0)
-    previous, plan = (place(rng.random((10, experts)), gpus, gpus * slots) for _ in range(2))
+    previous, plan = (place_window(rng.random((10, experts)), gpus, gpus * slots) for _ in range(2))
     aligned = align(previous, plan, gpus)
     assert by_gpu(aligned, gpus) == by_gpu(plan, gpus)
     for layer in range(10):
@@ -36,7 +36,7 @@ def test_experts_that_stay_on_a_gpu_stay_in_their_slot() -> None:
 
 
 def test_a_renamed_plan_aligns_back_to_itself() -> None:
-    plan = place(np.random.default_rng(0).lognormal(0, 1, (6, 32)), 8, 40)
+    plan = place_window(np.random.default_rng(0).lognormal(0, 1, (6, 32)), 8, 40)
     renamed = plan.reshape(6, 8, 5)[:, ::-1, ::-1].reshape(6, -1)
     np.testing.assert_array_equal(align(plan, renamed, 8), plan)
 
@@ -44,7 +44,7 @@ def test_a_renamed_plan_aligns_back_to_itself() -> None:
 def test_moves_are_what_each_gpu_must_load_best_layer_first() -> None:
     rng = np.random.default_rng(0)
     old_load, load = rng.lognormal(0, 1, (2, 5, 16))
-    previous, plan = place(old_load, 4, 20), place(load, 4, 20)
+    previous, plan = place_window(old_load, 4, 20), place_window(load, 4, 20)
     got = moves(previous, plan, load, 4, expert_bytes=1000)
     want = set()
     for layer in range(5):
@@ -71,12 +71,12 @@ def test_a_source_on_the_same_node_is_preferred_and_an_expert_nobody_held_has_no
 
 
 def test_equal_plans_need_no_moves() -> None:
-    plan = place(np.ones((2, 4)), 2, 4)
+    plan = place_window(np.ones((2, 4)), 2, 4)
     assert len(moves(plan, plan, np.ones((2, 4)), 2, 1).layer) == 0
 
 
 def test_bad_input_is_named() -> None:
-    plan, load = place(np.ones((1, 4)), 2, 4), np.ones((1, 4))
+    plan, load = place_window(np.ones((1, 4)), 2, 4), np.ones((1, 4))
     for call, field in (
         (lambda: align(plan, np.repeat(plan, 2, 0), 2), "plan"),
         (lambda: align(plan - 1, plan, 2), "previous"),

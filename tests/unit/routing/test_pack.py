@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qstream.errors import ProblemError
-from qstream.routing.pack import pack, place, swap
+from qstream.routing.pack import pack, place_window, swap
 from qstream.routing.replicate import replica_counts
 from qstream.routing.score import balancedness, gpu_loads, violations
 
@@ -50,7 +50,7 @@ def test_every_problem_that_has_a_plan_gets_one_without_violations(problem: tupl
 
 def test_swap_leaves_no_improving_exchange_at_the_fullest_gpu() -> None:
     load = np.random.default_rng(0).lognormal(0, 1, (1, 10))
-    plan = place(load, 3, 12)
+    plan = place_window(load, 3, 12)
     fullest = gpu_loads(plan, load, 3).max()
     full = int(gpu_loads(plan, load, 3)[0].argmax())
     for i in range(full * 4, full * 4 + 4):
@@ -66,19 +66,19 @@ def test_tiny_plans_are_within_graham_of_the_exhaustive_optimum_and_mostly_optim
     layouts = np.array([p for p in permutations(range(6)) if p[0] < p[1] and p[2] < p[3] and p[4] < p[5]])
     load = rng.lognormal(0, 1, (60, 6))
     optimum = load[:, layouts].reshape(60, len(layouts), 3, 2).sum(3).max(2).min(1)
-    found = gpu_loads(place(load, 3, 6), load, 3).max(1)
+    found = gpu_loads(place_window(load, 3, 6), load, 3).max(1)
     assert (found <= optimum * 4 / 3).all()
     assert np.isclose(found, optimum).mean() > 0.9
 
 
 def test_a_full_mesh_puts_every_expert_on_every_gpu() -> None:
-    plan = place(np.array([[5.0, 1.0, 0.0]]), 4, 12)
+    plan = place_window(np.array([[5.0, 1.0, 0.0]]), 4, 12)
     assert np.sort(plan.reshape(4, 3)).tolist() == [[0, 1, 2]] * 4
 
 
 def test_large_skewed_layers_are_balanced_to_a_thousandth() -> None:
     load = np.random.default_rng(0).lognormal(0, 1, (58, 256))
-    plan = place(load, 32, 288)
+    plan = place_window(load, 32, 288)
     assert violations(plan, 256, 32) == 0
     assert balancedness(plan, load, 32) >= 0.999
 

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from qstream.errors import ProblemError
 from qstream.routing.colocate import coactivation
-from qstream.routing.pack import pack, swap
-from qstream.routing.pack import place as place_window
+from qstream.routing.pack import pack, place_window, swap
 from qstream.routing.placement import COLOCATION, PlaceOptions, place
 from qstream.routing.replicate import replica_counts
 from qstream.routing.scenarios import anneal

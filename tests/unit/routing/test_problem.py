@@ -7,7 +7,7 @@ import pytest
 
 from qstream.arguments import array
 from qstream.errors import ProblemError
-from qstream.routing.pack import place
+from qstream.routing.pack import place_window
 from qstream.routing.problem import check_slots, fullest_gpu_bound, logical_maps
 from qstream.routing.replicate import replica_counts
 from qstream.routing.score import gpu_loads
@@ -33,7 +33,7 @@ def test_a_problem_without_a_plan_is_named(load: np.ndarray, gpus: int, slots: i
 
 def test_every_expert_on_every_gpu_is_a_problem_with_a_plan() -> None:
     check_slots(3, 4, 3)
-    assert place(np.ones((2, 3)), 4, 12).shape == (2, 12)
+    assert place_window(np.ones((2, 3)), 4, 12).shape == (2, 12)
 
 
 def test_logical_maps_list_the_slots_of_each_expert_in_order() -> None:
@@ -49,7 +49,7 @@ def test_logical_maps_refuse_an_expert_out_of_range() -> None:
 
 def test_no_plan_is_below_the_bound() -> None:
     load = np.random.default_rng(0).lognormal(0, 1.5, (40, 12))
-    plan = place(load, 4, 16)
+    plan = place_window(load, 4, 16)
     counts = replica_counts(load, 16, 4)
     assert (gpu_loads(plan, load, 4).max(1) >= fullest_gpu_bound(load, counts, 4) * (1 - 1e-12)).all()
 

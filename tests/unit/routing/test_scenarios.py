@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qstream.errors import ProblemError
-from qstream.routing.pack import place
+from qstream.routing.pack import place_window
 from qstream.routing.scenarios import anneal, place_scenarios
 from qstream.routing.score import gpu_loads, moved_experts, violations
 
@@ -39,7 +39,7 @@ def test_annealing_keeps_the_invariants_and_never_worsens_its_objective(
     slots = data.draw(st.integers(-(-shape[2] // gpus), shape[2])) * gpus
     history = np.random.default_rng(abs(seed)).lognormal(0, 2, shape)
     history[0, 0] *= data.draw(st.sampled_from([0.0, 1.0]))
-    start = place(history[-1], gpus, slots)
+    start = place_window(history[-1], gpus, slots)
     plan = anneal(start, history, gpus, steps=200, seed=seed, move_cost=cost)
     assert violations(plan, shape[2], gpus) == 0
     layers = shape[1]
@@ -60,22 +60,22 @@ def test_tiny_plans_reach_the_exhaustive_optimum_of_the_average() -> None:
 
 def test_a_prohibitive_price_moves_nothing_and_a_price_moves_less_than_none() -> None:
     history = np.random.default_rng(0).lognormal(0, 1, (8, 4, 24))
-    start = place(np.ones((4, 24)), 4, 24)
+    start = place_window(np.ones((4, 24)), 4, 24)
     moved = [moved_experts(start, anneal(start, history, 4, steps=4000, move_cost=c), 4) for c in (0.0, 0.01, 10.0)]
     assert moved[0] > moved[1] > moved[2] == 0.0
 
 
 def test_moves_are_priced_against_the_plan_in_force_not_the_start() -> None:
     history = np.random.default_rng(0).lognormal(0, 1, (8, 1, 24))
-    in_force = place(np.ones((1, 24)), 4, 24)
-    start = place(history.mean(0), 4, 24)
+    in_force = place_window(np.ones((1, 24)), 4, 24)
+    start = place_window(history.mean(0), 4, 24)
     priced = anneal(start, history, 4, steps=4000, move_cost=0.02, previous=in_force)
     assert moved_experts(in_force, priced, 4) < moved_experts(in_force, anneal(start, history, 4, steps=4000), 4)
 
 
 def test_bad_input_is_named() -> None:
     history = np.ones((2, 1, 4))
-    start = place(history[0], 2, 4)
+    start = place_window(history[0], 2, 4)
     cases: list[tuple[Callable[[], object], str]] = [
         (lambda: anneal(start, history[:0], 2, steps=1), "scenarios"),
         (lambda: anneal(start, -history, 2, steps=1), "scenarios"),
@@ -94,7 +94,7 @@ def test_bad_input_is_named() -> None:
 @pytest.mark.parametrize("slots", [72, 96])
 def test_next_window_of_real_routing_is_better_balanced_than_by_the_last_window(stick: ModuleType, slots: int) -> None:
     windows = stick.window_counts(stick.stream(stick.load(), seed=0).ids)
-    last = stick.next_window_score(lambda h, p, g: place(h[-1], g, p), windows, slots)
+    last = stick.next_window_score(lambda h, p, g: place_window(h[-1], g, p), windows, slots)
     scenarios = stick.next_window_score(lambda h, p, g: place_scenarios(h, g, p, steps=2000), windows, slots)
     assert scenarios["violations"] == last["violations"] == 0
     assert scenarios["balancedness"] > last["balancedness"] > 0.9

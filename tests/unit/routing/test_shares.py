@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog
 
 from qstream.errors import ProblemError
-from qstream.routing.pack import place
+from qstream.routing.pack import place_window
 from qstream.routing.score import balancedness, gpu_loads
 from qstream.routing.shares import dispatch_shares
 from schemas.experts import ExpertTopology
@@ -121,7 +121,7 @@ def test_a_long_chain_of_shared_experts_is_levelled() -> None:
 def test_shares_from_live_counts_balance_a_task_switch(stick: ModuleType) -> None:
     traces = stick.load(TRACE)
     both = stick.counts(np.concatenate([trace["ids"] for trace in traces.values()])).astype(np.float64)
-    plan = place(both, 8, 80)
+    plan = place_window(both, 8, 80)
     top = ExpertTopology(num_layers=26, num_logical_experts=64, num_gpus=8, slots_per_gpu=10)
     for trace in traces.values():
         live = stick.counts(trace["ids"]).astype(np.float64)
@@ -153,7 +153,7 @@ def test_bad_input_is_named() -> None:
 @pytest.mark.parametrize("unit", [1e-305, 1e-160, 1e200, 1e300])
 def test_the_unit_of_the_loads_does_not_matter(unit: float) -> None:
     rng = np.random.default_rng(3)
-    plan = np.stack([place(rng.random((1, 9)), 4, 16)[0] for _ in range(2)])
+    plan = np.stack([place_window(rng.random((1, 9)), 4, 16)[0] for _ in range(2)])
     load = rng.integers(1, 99, (2, 9)).astype(np.float64)
     top = topology(9, 4, 4)
     assert np.allclose(dispatch_shares(load * unit, plan, top), dispatch_shares(load, plan, top), atol=1e-4)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from qstream.errors import ProblemError
 from qstream.quantum.window import WindowSolver
 from qstream.routing.colocate import coactivation, colocate
-from qstream.routing.pack import place
+from qstream.routing.pack import place_window
 from qstream.routing.partitions import gpu_partitions, gpu_plan, node_partitions, nodes_of
 from qstream.routing.scenarios import anneal
 from qstream.routing.score import balancedness, gpu_loads, holds, violations
@@ -40,7 +40,7 @@ def tokens(seed: int, experts: int, count: int = 2000, k: int = 4) -> np.ndarray
 
 def on_gpus(seed: int = 0, move_cost: float = 0.0) -> tuple[np.ndarray, np.ndarray, tuple[Partition, ...]]:
     past = history(seed)
-    plan = place(past[-1], 4, 28)
+    plan = place_window(past[-1], 4, 28)
     return past, plan, gpu_partitions(plan, past, 4, move_cost=move_cost)
 
 
@@ -160,7 +160,7 @@ def test_any_plan_stays_valid_and_becomes_no_worse(seed: int, solver: WindowSolv
     experts = 3 * gpus
     slots = experts + gpus * (spare % 3)
     past = rng.gamma(0.5, size=(3, 1, experts))
-    plan = place(rng.gamma(0.5, size=(1, experts)), gpus, slots)
+    plan = place_window(rng.gamma(0.5, size=(1, experts)), gpus, slots)
     parts = gpu_partitions(plan, past, gpus, capacity=rng.uniform(0.5, 2, gpus), weights=rng.random(3) + 0.1)
     improved = improve(parts, WindowSettings(solver, size=8, count=6, shots=8, seed=seed))
     assert violations(gpu_plan(improved.partitions, plan), experts, gpus) == 0
