@@ -7,7 +7,7 @@ import threading
 from typing import Generic, TypeVar
 
 from qstream.contract import Processor
-from qstream.errors import OptionError, QstreamError
+from qstream.errors import Fatal, OptionError, QstreamError
 from qstream.metrics import PAUSED
 from qstream.stream.tables import Tables
 from schemas.control import Control
@@ -65,11 +65,17 @@ class Controlled(Generic[S]):
             return
         try:
             self._configured = self.base.configure(control.options)
-            self._give_tables()
             self.error = ""
         except OptionError as exc:
             self.error = str(exc)
             log.error("control refused, the options stay as they were: %s", exc)
+        except Fatal:
+            raise
+        except Exception as exc:  # the record stays on its topic: raised here, it would end every worker at every start
+            self.error = f"{type(exc).__name__}: {exc}"
+            log.exception("control refused, the options stay as they were: %s failed to take them", self.base.name)
+        else:
+            self._give_tables()
         self.paused = control.paused
         PAUSED.labels(self.base.name).set(self.paused)
 
@@ -85,3 +91,5 @@ class Controlled(Generic[S]):
             self.processor = self._configured.with_tables(self._tables.snapshot(self._names)) if self._names else self._configured
         except (QstreamError, ValueError) as exc:
             log.error("%s: rows of its tables refused, the processor stays as it was: %s", self.base.name, exc)
+        except Exception:  # as above: rows stay on their topic
+            log.exception("%s: failed to take the rows of its tables, the processor stays as it was", self.base.name)

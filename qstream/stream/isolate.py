@@ -11,6 +11,7 @@ from qstream.contract import Batch, Event, Processor, Record, Result, Tick
 from qstream.errors import Fatal, NotYet, Poison, Transient
 from qstream.stream.decode import Rejected, reject
 from schemas.frame import Frame
+from schemas.wording import must_be
 
 log = logging.getLogger(__name__)
 S = TypeVar("S", bound=Frame)
@@ -55,7 +56,7 @@ def isolate(processor: Processor[S], key: str, records: Sequence[Record], state:
 def isolate_tick(processor: Processor[S], tick: Tick, state: S) -> Result[S]:
     """The result of a tick, an empty one where it raises anything but `Fatal`: the log says so, and the next tick follows."""
     try:
-        return processor.on_tick(tick, state)
+        return _checked(processor.on_tick(tick, state))
     except Fatal:
         raise
     except NotYet:
@@ -69,7 +70,7 @@ def _run(processor: Processor[S], key: str, records: list[Record], outcome: Outc
     while records and outcome.waits is None:
         now_ns = max(record.timestamp_ms for record in records) * 1_000_000
         try:
-            result = processor.process(Batch(key, records), outcome.state, now_ns)
+            result = _checked(processor.process(Batch(key, records), outcome.state, now_ns))
         except Poison as poison:
             if poison.record not in records:
                 raise Fatal(f"{processor.name}: Poison names a record that is not in the batch: {poison.reason}") from poison
@@ -90,6 +91,22 @@ def _run(processor: Processor[S], key: str, records: list[Record], outcome: Outc
         else:
             _add(outcome, result)
             return
+
+
+def _checked(result: Result[S]) -> Result[S]:
+    """The result, where what comes after can use it: a wrong one is a fault of the module at these records, and of no others.
+
+    Raises
+    ------
+    TypeError
+        It is not a `Result` with a sequence of events, or an event's frame is not of its topic's class.
+    """
+    if not isinstance(result, Result) or not isinstance(result.events, Sequence):
+        raise TypeError(must_be("what a processor returns", "a Result with a sequence of events", result))
+    for event in result.events:
+        if not isinstance(event.frame, event.topic.frame):
+            raise TypeError(must_be(f"the frame of event {event.id}", f"a {event.topic.frame.__name__}", event.frame))
+    return result
 
 
 def _add(outcome: Outcome[S], result: Result[S]) -> None:

@@ -34,9 +34,14 @@ class Priced(Sample):
         row = rows[self.tables[0].name].get("factor")
         if row is None:
             return self
+        if row.value == 0:
+            raise KeyError("a table's row that the module did not expect")
         if row.value < 0:  # type: ignore[attr-defined]
             raise ProblemError(f"factor must be >= 0, got {row.value}")  # type: ignore[attr-defined]
         return self.configure({"factor": row.value})  # type: ignore[attr-defined]
+
+    def configure(self, options: Mapping[str, Any]) -> Self:
+        return super().configure(options | {name: float(options[name]) for name in options.keys() & {"pause_s"}})
 
 
 class Stage:
@@ -113,6 +118,21 @@ def test_rows_that_the_processor_refuses_leave_it_as_it_was(stage: Stage, caplog
         stage.factor(-1)
         wait_until(lambda: any("factor must be >= 0, got -1" in message for message in caplog.messages))
         assert in_force(thread) == 2
+        assert stage.total() == 2
+
+
+def test_a_fault_at_rows_or_options_leaves_the_processor_as_it_was_over_restarts(stage: Stage, caplog: pytest.LogCaptureFixture):
+    stage.factor(0)
+    stage.ask(options={"pause_s": "long"})
+    with stage.loop() as thread:
+        assert stage.total() == 1
+        assert thread.loop.status().control_error == "ValueError: could not convert string to float: 'long'"
+        assert any("failed to take the rows of its tables" in message for message in caplog.messages)
+        stage.factor(2)
+        wait_until(lambda: in_force(thread) == 2)
+        stage.factor(0)
+        stage.ask(options={"pause_s": "longer"})
+        wait_until(lambda: "longer" in thread.loop.status().control_error)
         assert stage.total() == 2
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from qstream.contract import Batch, Record, Result
+from qstream.contract import Batch, Event, Record, Result, Tick
 from qstream.errors import Fatal, NotYet, Poison, Transient
-from qstream.stream.isolate import isolate
+from qstream.stream.isolate import isolate, isolate_tick
 from qstream.testing.sample import Ping, Sample, Tally
 from schemas.deadletter import MAX_STACK
 
@@ -105,3 +107,40 @@ def test_a_record_whose_result_is_not_ready_waits_however_long_that_takes():
     assert outcome.waits is not None
     assert outcome.waits[0].offset == 5
     assert (outcome.rejected, outcome.state) == ([], counted(0, 1, 2, 3, 4))
+
+
+class Careless(Sample):
+    """The sample, which at a record or a tick of value 3 returns what it must not."""
+
+    def __init__(self, wrong: Any) -> None:
+        super().__init__("t", 1)
+        self.wrong = wrong
+
+    def process(self, batch: Batch, state: Tally | None, now_ns: int) -> Result[Tally]:
+        if any(3 in record.frame.values for record in batch.records):
+            return self.wrong
+        return super().process(batch, state, now_ns)
+
+    def on_tick(self, tick: Tick, state: Tally) -> Result[Tally]:
+        return self.wrong
+
+
+WRONG = {
+    "nothing": (None, "must be a Result with a sequence of events, got None"),
+    "a generator": (Result(iter(())), "must be a Result with a sequence of events, got Result"),
+    "no frame": (Result([Event(SAMPLE.pongs, "a", "id/0", None, None)]), "the frame of event id/0 must be a Pong, got None"),
+    "another frame": (Result([Event(SAMPLE.pongs, "a", "id/0", Tally.of(), None)]), "must be a Pong, got Tally"),
+}
+
+
+@pytest.mark.parametrize(("wrong", "message"), WRONG.values(), ids=WRONG)
+def test_a_wrong_result_costs_its_record_or_its_tick(wrong, message, caplog):
+    careless = Careless(wrong)
+    outcome = isolate(careless, "a", [record(n) for n in range(8)], None, never)
+    assert outcome.state == counted(*(n for n in range(8) if n != 3))
+    assert [dead.letter.offset for dead in outcome.rejected] == [3]
+    assert (outcome.rejected[0].letter.error_class, message in outcome.rejected[0].letter.error_message) == ("TypeError", True)
+
+    result = isolate_tick(careless, Tick("a", 1, 1, idle=False), counted(1))
+    assert (list(result.events), result.state) == ([], None)
+    assert "the tick of a failed" in caplog.text
