@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from qstream.quantum.convert import from_qubo as from_qubo
     from qstream.quantum.ising import IsingProblem as IsingProblem
     from qstream.quantum.onehot import OneHotProblem as OneHotProblem
+    from qstream.quantum.qaoa.fixed_weight import weight_state as weight_state
     from qstream.quantum.record import SolveMeta as SolveMeta
     from qstream.quantum.record import SolveRequest as SolveRequest
     from qstream.quantum.record import SolveResult as SolveResult
@@ -31,6 +32,7 @@ __all__ = [
     "from_qubo",
     "solve",
     "warm",
+    "weight_state",
 ]
 
 __getattr__, __dir__ = lazy_names(
@@ -47,5 +49,6 @@ __getattr__, __dir__ = lazy_names(
         "from_qubo": ".convert",
         "solve": ".solvers",
         "warm": ".solvers",
+        "weight_state": ".qaoa.fixed_weight",
     },
 )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-PACKAGES = ("qstream", "qstream.quantum", "qstream.routing", "schemas")
+PACKAGES = ("qstream", "qstream.quantum", "qstream.routing", "qstream.testing", "schemas")
 TAUGHT = {
     "qstream": {"Exchange", "Publisher", "PlanSubscriber", "solve"},
     "qstream.routing": {
@@ -25,6 +25,7 @@ TAUGHT = {
         "route_requests",
         "route_tokens",
     },
+    "qstream.testing": {"Feed", "check_agent", "check_frame", "check_processor"},
 }
 HEAVY = {"agents", "confluent_kafka", "faust", "numba", "numpy", "pandas", "pydantic", "redis", "scipy", "torch"}
 _LOADED = "import importlib, json, sys; importlib.import_module(sys.argv[1]); print(json.dumps(sorted(sys.modules)))"
