@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from prometheus_client import REGISTRY
 from prometheus_client.metrics import MetricWrapperBase
@@ -105,12 +105,27 @@ def frames() -> str:
         parts.append(f"On {', '.join(used)}. At most {frame.MAX_BYTES:,} bytes.\n")
         parts.append(_table(("field", "value", "default", "meaning"), rows) + "\n")
         if frame.arrays:
-            arrays = [
-                (f"`{name}`", f"{frame.dtypes[name]} [{', '.join(axes)}]", _default(frame.model_fields[name]))
-                for name, axes in frame.arrays.items()
-            ]
-            parts.append(_table(("array", "dtype and axes", "default"), arrays) + "\n")
+            arrays = []
+            for name, axes in frame.arrays.items():
+                field = frame.model_fields[name]
+                arrays.append(
+                    (f"`{name}`", f"{frame.dtypes[name]} [{', '.join(axes)}]", _default(field), field.description or "")
+                )
+            parts.append(_table(("array", "dtype and axes", "default", "meaning"), arrays) + "\n")
+    parts.append("# Records inside frames\n")
+    for record in _records():
+        rows = [(f"`{name}`", *cells) for name, cells in _fields(record)]
+        parts.append(
+            f"## {record.__name__}\n\n{_paragraphs(record)}\n\n{_table(('field', 'value', 'default', 'meaning'), rows)}\n"
+        )
     return "\n".join(parts)
+
+
+def _records() -> list[type[BaseModel]]:
+    """The models that header fields of frames hold, by name."""
+    fields = [field for frame in FRAMES for field in frame.model_fields.values()]
+    kinds = {kind for field in fields for kind in (field.annotation, *get_args(field.annotation)) if inspect.isclass(kind)}
+    return sorted((kind for kind in kinds if issubclass(kind, BaseModel)), key=lambda kind: kind.__name__)
 
 
 def metrics() -> str:

@@ -49,14 +49,25 @@ class Settings(BaseModel):
     static_membership: bool = Field(default=False, description="use worker_id as group.instance.id")
     group_protocol: Literal["classic", "consumer"] = Field(default="classic", description="'consumer' is KIP-848")
     group_prefix: str = Field(default="qstream", min_length=1, description="the group is <prefix>.<agent>")
-    delivery: Literal["at_least_once", "exactly_once"] = Field(default="at_least_once")
-    session_timeout_ms: int = Field(default=10_000, ge=1000, le=300_000)
-    max_batch_records: int = Field(default=500, ge=1, le=100_000)
-    max_batch_bytes: int = Field(default=8 << 20, ge=1 << 10, le=1 << 30)
+    delivery: Literal["at_least_once", "exactly_once"] = Field(
+        default="at_least_once", description="'exactly_once' sends events and commits offsets in one Kafka transaction"
+    )
+    session_timeout_ms: int = Field(
+        default=10_000,
+        ge=1000,
+        le=300_000,
+        description="ms without a heartbeat after which the group gives this worker's partitions to others",
+    )
+    max_batch_records: int = Field(default=500, ge=1, le=100_000, description="most records in one batch")
+    max_batch_bytes: int = Field(default=8 << 20, ge=1 << 10, le=1 << 30, description="most bytes in one batch")
     batch_window_ms: float = Field(default=2.0, ge=0, le=10_000, description="how long a batch waits for more records")
-    delivery_timeout_ms: int = Field(default=8000, ge=100, le=300_000)
-    transaction_timeout_ms: int = Field(default=10_000, ge=1000, le=900_000)
-    redis_timeout_ms: int = Field(default=200, ge=1, le=60_000)
+    delivery_timeout_ms: int = Field(
+        default=8000, ge=100, le=300_000, description="ms until an event that Kafka does not confirm counts as failed"
+    )
+    transaction_timeout_ms: int = Field(
+        default=10_000, ge=1000, le=900_000, description="ms after which Kafka aborts an open transaction"
+    )
+    redis_timeout_ms: int = Field(default=200, ge=1, le=60_000, description="ms until a command to Redis counts as failed")
     max_uncommitted_records: int = Field(
         default=20_000, ge=1, description="records processed from memory while Redis is away, before the inputs pause"
     )
@@ -75,7 +86,7 @@ class Settings(BaseModel):
     give_up_s: float = Field(default=5.0, gt=0, description="a batch that waits longer for what it lacks is dead-lettered")
     drain_s: float = Field(default=8.0, gt=0, le=600, description="time to finish the batch in hand after SIGTERM")
     host: str = Field(default="127.0.0.1", description="address of the pages /healthz, /readyz and /metrics")
-    port: int = Field(default=6066, ge=0, le=65535)
+    port: int = Field(default=6066, ge=0, le=65535, description="port of these pages; 0: none are served")
 
 
 def load_settings(**overrides: Any) -> Settings:

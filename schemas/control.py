@@ -24,11 +24,15 @@ class Control(Frame):
     `options` are toggles of the agent's module by name; absent ones keep the value that the agent started with.
     """
 
-    agent: Name
-    ts_ns: TimeNs
-    paused: bool = Field(default=False)
-    options: Annotated[dict[Name, Scalar], at_most(100)] = Field(default_factory=dict, max_length=100)
-    reason: str = Field(default="", max_length=500)
+    agent: Name = Field(description="name of the agent")
+    ts_ns: TimeNs = Field(description="when the operator asked, ns since 1970")
+    paused: bool = Field(default=False, description="whether the agent stops reading its inputs")
+    options: Annotated[dict[Name, Scalar], at_most(100)] = Field(
+        default_factory=dict,
+        max_length=100,
+        description="options of the agent's module by name; others keep the value that the agent started with",
+    )
+    reason: str = Field(default="", max_length=500, description="why, for people who read the topic")
 
     @classmethod
     def example(cls) -> Self:

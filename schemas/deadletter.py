@@ -43,16 +43,18 @@ class DeadLetter(Frame):
     letter, because both together were too large for the topic; it still lies where `id` says.
     """
 
-    topic: Name
-    partition: Count
-    offset: Count
-    stage: Literal["decode", "process", "produce"]
-    error_class: Name
-    error_message: Message = Field(default="", max_length=MAX_MESSAGE)
-    stack_trace: Message = Field(default="", max_length=MAX_STACK)
-    attempts: int = Field(default=1, ge=1, lt=2**63)
-    timestamp_ms: Count
-    omitted_bytes: Count = Field(default=0)
+    topic: Name = Field(description="topic of the record that failed")
+    partition: Count = Field(description="its partition")
+    offset: Count = Field(description="its offset")
+    stage: Literal["decode", "process", "produce"] = Field(description="what failed")
+    error_class: Name = Field(description="name of the exception's class")
+    error_message: Message = Field(default="", max_length=MAX_MESSAGE, description="message of the exception")
+    stack_trace: Message = Field(default="", max_length=MAX_STACK, description="stack trace of the exception")
+    attempts: int = Field(default=1, ge=1, lt=2**63, description="how often the record was dead-lettered, this time included")
+    timestamp_ms: Count = Field(description="timestamp of the record, ms since 1970")
+    omitted_bytes: Count = Field(
+        default=0, description="bytes of a value that is too large to travel with the letter; 0: it does"
+    )
 
     @property
     def id(self) -> str:

@@ -16,26 +16,31 @@ class ExpertTopology(Frame):
     """The model graph: layers and experts of one model, and the GPUs and nodes that hold them.
 
     Physical slot p is on GPU ``p // slots_per_gpu``. Without `node_of_gpu` the GPUs are spread over the nodes in order,
-    as evenly as their numbers allow. `gpu_capacity` is 1 for a healthy GPU. `bytes_dispatch` and `bytes_combine` are
-    bytes a token copy, `expert_bytes` the weights that a move carries. `rank_cost` is us/KB or unitless.
+    as evenly as their numbers allow.
     """
 
-    model: Name = Field(default="default")
-    num_layers: int = Field(ge=1, le=4096)
-    num_logical_experts: int = Field(ge=1, le=65536)
-    num_groups: int = Field(default=1, ge=1, le=65536)
-    top_k: int = Field(default=1, ge=1, le=65536)
-    num_nodes: int = Field(default=1, ge=1, le=65536)
-    num_gpus: int = Field(ge=1, le=65536)
-    slots_per_gpu: int = Field(ge=1, le=65536)
-    bytes_dispatch: Count = Field(default=0)
-    bytes_combine: Count = Field(default=0)
-    expert_bytes: Count = Field(default=0)
-    nvlink_gb_s: float | None = Field(default=None, gt=0)
-    rdma_gb_s: float | None = Field(default=None, gt=0)
-    node_of_gpu: Annotated[NDArray[np.int32], Axes("gpus")] | None = None
-    gpu_capacity: Annotated[NDArray[np.float32], Axes("gpus")] | None = None
-    rank_cost: Annotated[NDArray[np.float64], Axes("gpus", "gpus")] | None = None
+    model: Name = Field(default="default", description="name of the model")
+    num_layers: int = Field(ge=1, le=4096, description="mixture-of-experts layers")
+    num_logical_experts: int = Field(ge=1, le=65536, description="experts of one layer, each counted once")
+    num_groups: int = Field(default=1, ge=1, le=65536, description="groups into which the gate divides the experts of a layer")
+    top_k: int = Field(default=1, ge=1, le=65536, description="experts that the gate chooses for one token")
+    num_nodes: int = Field(default=1, ge=1, le=65536, description="nodes, among which the GPUs are spread")
+    num_gpus: int = Field(ge=1, le=65536, description="GPUs that hold the experts of each layer")
+    slots_per_gpu: int = Field(ge=1, le=65536, description="experts that one GPU holds of one layer, replicas included")
+    bytes_dispatch: Count = Field(default=0, description="bytes to send one token copy to an expert")
+    bytes_combine: Count = Field(default=0, description="bytes to send the result of one token copy back")
+    expert_bytes: Count = Field(default=0, description="bytes of the weights of one expert, which a move carries")
+    nvlink_gb_s: float | None = Field(default=None, gt=0, description="bandwidth of a GPU within a node, GB/s")
+    rdma_gb_s: float | None = Field(default=None, gt=0, description="bandwidth of a GPU between nodes, GB/s")
+    node_of_gpu: Annotated[NDArray[np.int32], Axes("gpus")] | None = Field(
+        default=None, description="node of each GPU, from 0; absent: spread evenly in order"
+    )
+    gpu_capacity: Annotated[NDArray[np.float32], Axes("gpus")] | None = Field(
+        default=None, description="relative speed of each GPU: 1 healthy, 0 dead; absent: 1 each"
+    )
+    rank_cost: Annotated[NDArray[np.float64], Axes("gpus", "gpus")] | None = Field(
+        default=None, description="cost of sending from one GPU to another, in us/KB or without a unit"
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -91,24 +96,34 @@ def even_nodes(gpus: int, nodes: int) -> NDArray[np.int32]:
 class ExpertLoad(Frame):
     """Tokens that each logical expert received in one window. Only additive counters, so that windows can be summed.
 
-    A window is known by (`source`, `window_id`): a repeated one counts once. Counts are tokens: `logical_count` by layer
-    and expert, `source_count` by the rank that sent them, `physical_count` by slot, `cooccurrence` of expert pairs in one
-    token, `transition` from a layer to the next; `queued_by_label` are tokens that wait, by label.
+    A window is known by (`source`, `window_id`): a repeated one counts once.
     """
 
-    model: Name
-    source: Name = Field(default="default")
-    window_id: Name
-    t0_ns: TimeNs
-    t1_ns: TimeNs
-    num_tokens: Count
-    phase: Literal["prefill", "decode", "mixed"] = Field(default="mixed")
-    queued_by_label: Annotated[dict[Name, Count], at_most(4096)] | None = Field(default=None, max_length=4096)
-    logical_count: Annotated[NDArray[np.int64], Axes("layers", "experts")]
-    source_count: Annotated[NDArray[np.int64], Axes("layers", "ranks", "experts")] | None = None
-    physical_count: Annotated[NDArray[np.int64], Axes("layers", "slots")] | None = None
-    cooccurrence: Annotated[NDArray[np.int64], Axes("layers", "experts", "experts")] | None = None
-    transition: Annotated[NDArray[np.int64], Axes("gaps", "experts", "experts")] | None = None
+    model: Name = Field(description="the model whose tokens were counted")
+    source: Name = Field(default="default", description="the producer that counted them")
+    window_id: Name = Field(description="name of the window, unique to the source; a repeated one counts once")
+    t0_ns: TimeNs = Field(description="begin of the window, ns since 1970")
+    t1_ns: TimeNs = Field(description="end of the window, ns since 1970")
+    num_tokens: Count = Field(description="tokens that were counted in the window, each once")
+    phase: Literal["prefill", "decode", "mixed"] = Field(
+        default="mixed", description="phase of inference that the tokens were in"
+    )
+    queued_by_label: Annotated[dict[Name, Count], at_most(4096)] | None = Field(
+        default=None, max_length=4096, description="tokens that wait at the end of the window, by label"
+    )
+    logical_count: Annotated[NDArray[np.int64], Axes("layers", "experts")] = Field(description="tokens that each expert received")
+    source_count: Annotated[NDArray[np.int64], Axes("layers", "ranks", "experts")] | None = Field(
+        default=None, description="tokens that each expert received, by the rank that sent them"
+    )
+    physical_count: Annotated[NDArray[np.int64], Axes("layers", "slots")] | None = Field(
+        default=None, description="tokens that each physical slot received"
+    )
+    cooccurrence: Annotated[NDArray[np.int64], Axes("layers", "experts", "experts")] | None = Field(
+        default=None, description="tokens that chose both experts of a pair"
+    )
+    transition: Annotated[NDArray[np.int64], Axes("gaps", "experts", "experts")] | None = Field(
+        default=None, description="tokens that went from an expert of one layer to an expert of the next"
+    )
 
     @model_validator(mode="after")
     def _counts(self) -> Self:

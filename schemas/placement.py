@@ -21,10 +21,10 @@ class PlacementScore(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore", allow_inf_nan=False)
 
-    balancedness_before: float = Field(ge=0, le=1.000001)
-    balancedness: float = Field(ge=0, le=1.000001)
-    worst_layer_balancedness: float = Field(ge=0, le=1.000001)
-    moved_experts: Count
+    balancedness_before: float = Field(ge=0, le=1.000001, description="balancedness of the placement in force")
+    balancedness: float = Field(ge=0, le=1.000001, description="balancedness of the candidate")
+    worst_layer_balancedness: float = Field(ge=0, le=1.000001, description="balancedness of the candidate's least even layer")
+    moved_experts: Count = Field(description="expert replicas that have to be loaded on another GPU")
 
 
 class PlacementPlan(VersionedPlan):
@@ -41,20 +41,44 @@ class PlacementPlan(VersionedPlan):
 
     MAX_BYTES: ClassVar[int] = 4_000_000
 
-    model: Name
-    num_gpus: int = Field(ge=1, le=65536)
-    slots_per_gpu: int = Field(ge=1, le=65536)
-    expected: PlacementScore | None = Field(default=None, strict=False)
-    apply_layers: Annotated[tuple[Layer, ...], Field(strict=False, fail_fast=True)] = Field(default=())
-    physical_to_logical_map: Annotated[NDArray[np.int32], Axes("layers", "slots")] | None = None
-    logical_to_physical_map: Annotated[NDArray[np.int32], Axes("layers", "experts", "replicas")] | None = None
-    logical_replica_count: Annotated[NDArray[np.int32], Axes("layers", "experts")] | None = None
-    replica_shares: Annotated[NDArray[np.float32], Axes("layers", "slots")] | None = None
-    move_layer: Annotated[NDArray[np.int32], Axes("moves")] | None = None
-    move_expert: Annotated[NDArray[np.int32], Axes("moves")] | None = None
-    move_src_gpu: Annotated[NDArray[np.int32], Axes("moves")] | None = None
-    move_dst_gpu: Annotated[NDArray[np.int32], Axes("moves")] | None = None
-    move_bytes: Annotated[NDArray[np.int64], Axes("moves")] | None = None
+    model: Name = Field(description="the model whose experts are placed")
+    num_gpus: int = Field(ge=1, le=65536, description="GPUs that hold the experts of each layer")
+    slots_per_gpu: int = Field(ge=1, le=65536, description="slots of each GPU in each layer")
+    expected: PlacementScore | None = Field(
+        default=None,
+        strict=False,
+        description="what the placement wins on the planning scenario; none where nothing was expected",
+    )
+    apply_layers: Annotated[tuple[Layer, ...], Field(strict=False, fail_fast=True)] = Field(
+        default=(), description="layers in the order in which to apply them, most gain first"
+    )
+    physical_to_logical_map: Annotated[NDArray[np.int32], Axes("layers", "slots")] | None = Field(
+        default=None, description="the expert in each slot; absent if the plan is skipped"
+    )
+    logical_to_physical_map: Annotated[NDArray[np.int32], Axes("layers", "experts", "replicas")] | None = Field(
+        default=None, description="the slots of each expert, padded with -1; absent for large models"
+    )
+    logical_replica_count: Annotated[NDArray[np.int32], Axes("layers", "experts")] | None = Field(
+        default=None, description="replicas of each expert"
+    )
+    replica_shares: Annotated[NDArray[np.float32], Axes("layers", "slots")] | None = Field(
+        default=None, description="part of its expert's tokens that each slot serves, 0 to 1"
+    )
+    move_layer: Annotated[NDArray[np.int32], Axes("moves")] | None = Field(
+        default=None, description="layer of each move; moves are ordered by gain per byte"
+    )
+    move_expert: Annotated[NDArray[np.int32], Axes("moves")] | None = Field(
+        default=None, description="the expert that each move loads"
+    )
+    move_src_gpu: Annotated[NDArray[np.int32], Axes("moves")] | None = Field(
+        default=None, description="a GPU that has the expert; -1 if none has"
+    )
+    move_dst_gpu: Annotated[NDArray[np.int32], Axes("moves")] | None = Field(
+        default=None, description="the GPU that loads the expert"
+    )
+    move_bytes: Annotated[NDArray[np.int64], Axes("moves")] | None = Field(
+        default=None, description="bytes of weights that each move carries"
+    )
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -107,10 +131,10 @@ class PlacementPlan(VersionedPlan):
 class PlacementAck(Frame):
     """A consumer says that it has applied a placement: from then on that version is the one in force."""
 
-    model: Name
-    source: Name = Field(default="default")
-    applied_version: Count
-    ts_ns: TimeNs
+    model: Name = Field(description="the model whose placement was applied")
+    source: Name = Field(default="default", description="the consumer that applied it")
+    applied_version: Count = Field(description="version of the placement that was applied")
+    ts_ns: TimeNs = Field(description="when it was applied, ns since 1970")
 
     @classmethod
     def example(cls) -> Self:

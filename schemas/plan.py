@@ -34,10 +34,12 @@ class Plan(Frame):
     that, or for good without a `ttl_s`. `fallback_reason` says why a solver that was asked for did not answer.
     """
 
-    plan_id: Name
-    ts_ns: TimeNs
-    ttl_s: float | None = Field(default=None, gt=0)
-    solver: SolverRecord = Field(strict=False)
+    plan_id: Name = Field(description="id of the plan, equal to that of its event")
+    ts_ns: TimeNs = Field(description="time of the record or tick that the plan was published with, ns since 1970")
+    ttl_s: float | None = Field(
+        default=None, gt=0, description="seconds after `ts_ns` until which the plan may be applied; none: for good"
+    )
+    solver: SolverRecord = Field(strict=False, description="which solver answered, and what the answer is worth")
     fallback_reason: Reason | None = Field(
         default=None, strict=False, description="why a solver that was asked for did not answer"
     )
@@ -58,8 +60,8 @@ class VersionedPlan(Plan):
     Versions rise even if the agent loses its state, and are near the time in ms.
     """
 
-    version: Count
-    base_version: Count
+    version: Count = Field(description="version that is in force once the plan is applied")
+    base_version: Count = Field(description="version that the plan replaces; equal to `version` if it is skipped")
     skip_reason: SkipReason | None = Field(default=None, strict=False, description="why the plan in force stays")
     reset_reason: ResetReason | None = Field(default=None, strict=False, description="why this plan begins anew")
 

@@ -23,11 +23,15 @@ class RoutingMetrics(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore", allow_inf_nan=False)
 
-    max_over_mean: float = Field(ge=0)
-    balancedness: float = Field(ge=0, le=1.000001)
-    cross_node_copies_per_token: float | None = Field(default=None, ge=0)
-    gate_kept: float | None = Field(default=None, ge=0, le=1.000001)
-    off_candidate: float | None = Field(default=None, ge=0, le=1)
+    max_over_mean: float = Field(ge=0, description="largest load over the mean load")
+    balancedness: float = Field(ge=0, le=1.000001, description="mean load over the largest load")
+    cross_node_copies_per_token: float | None = Field(
+        default=None, ge=0, description="copies of a token that leave its node, on average; none: nodes are unknown"
+    )
+    gate_kept: float | None = Field(
+        default=None, ge=0, le=1.000001, description="part of the gate's mass that its choices keep under capacities"
+    )
+    off_candidate: float | None = Field(default=None, ge=0, le=1, description="part of the choices that the gate has not made")
 
 
 class RoutingPlan(Plan):
@@ -43,18 +47,35 @@ class RoutingPlan(Plan):
 
     MAX_BYTES: ClassVar[int] = 4_000_000  # queues and experts make a plan larger than its batch
 
-    batch_id: Name
-    model: Name
-    layer: int | None = Field(default=None, ge=0, lt=4096)
-    placement_version: Count = Field(default=0)
-    metrics: RoutingMetrics = Field(strict=False)
-    assignment: Annotated[NDArray[np.int32], Axes("tokens")] | None = None
-    slot_ids: Annotated[NDArray[np.int32], Axes("tokens", "k")] | None = None
-    expert_ids: Annotated[NDArray[np.int32], Axes("tokens", "k")] | None = None
-    queue_token: Annotated[NDArray[np.uint64], Axes("choices")] | None = None
-    queue_end: Annotated[NDArray[np.int32], Axes("experts")] | None = None
-    request_id: Annotated[NDArray[np.uint64], Axes("requests")] | None = None
-    request_node: Annotated[NDArray[np.int32], Axes("requests")] | None = None
+    batch_id: Name = Field(description="the batch that the plan answers")
+    model: Name = Field(description="the model of the batch")
+    layer: int | None = Field(
+        default=None, ge=0, lt=4096, description="the layer of the batch, from 0; none for a batch without gate choices"
+    )
+    placement_version: Count = Field(default=0, description="version of the placement that `slot_ids` belong to")
+    metrics: RoutingMetrics = Field(strict=False, description="quality of the plan")
+    assignment: Annotated[NDArray[np.int32], Axes("tokens")] | None = Field(
+        default=None, description="the expert of each token, for a batch without `topk_ids`"
+    )
+    slot_ids: Annotated[NDArray[np.int32], Axes("tokens", "k")] | None = Field(
+        default=None, description="the physical slot that serves each gate choice, for a batch with `topk_ids`"
+    )
+    expert_ids: Annotated[NDArray[np.int32], Axes("tokens", "k")] | None = Field(
+        default=None,
+        description="experts that `slot_ids` serve in place of the gate's, most gate mass first; only under capacities",
+    )
+    queue_token: Annotated[NDArray[np.uint64], Axes("choices")] | None = Field(
+        default=None, description="tokens of each expert, as `token_id`, expert by expert in the order of the batch"
+    )
+    queue_end: Annotated[NDArray[np.int32], Axes("experts")] | None = Field(
+        default=None, description="end of each expert's part of `queue_token`"
+    )
+    request_id: Annotated[NDArray[np.uint64], Axes("requests")] | None = Field(
+        default=None, description="requests of the batch, each once"
+    )
+    request_node: Annotated[NDArray[np.int32], Axes("requests")] | None = Field(
+        default=None, description="the node on which each request should run"
+    )
 
     @model_validator(mode="after")
     def _one_answer(self) -> Self:

@@ -18,8 +18,8 @@ class SharesScore(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore", allow_inf_nan=False)
 
-    balancedness_even: float = Field(ge=0, le=1.000001)
-    balancedness: float = Field(ge=0, le=1.000001)
+    balancedness_even: float = Field(ge=0, le=1.000001, description="with tokens split evenly over the replicas")
+    balancedness: float = Field(ge=0, le=1.000001, description="with tokens split by the shares")
 
 
 class DispatchShares(Plan):
@@ -29,11 +29,13 @@ class DispatchShares(Plan):
     reader with another one goes on with the shares of its own. `gate_choices` were counted for them.
     """
 
-    model: Name
-    placement_version: Count
-    gate_choices: Count
-    score: SharesScore = Field(strict=False)
-    shares: Annotated[NDArray[np.float32], Axes("layers", "slots")]
+    model: Name = Field(description="the model whose tokens are spread")
+    placement_version: Count = Field(description="version of the placement that the shares hold for")
+    gate_choices: Count = Field(description="gate choices that were counted for the shares")
+    score: SharesScore = Field(strict=False, description="what the shares win on the counted tokens")
+    shares: Annotated[NDArray[np.float32], Axes("layers", "slots")] = Field(
+        description="part of its expert's tokens that each slot serves, 0 to 1"
+    )
 
     @model_validator(mode="after")
     def _in_range(self) -> Self:

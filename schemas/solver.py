@@ -86,19 +86,25 @@ class SolverRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore", allow_inf_nan=False)
 
-    solver: SolverName
-    variant: SolverName | None = Field(default=None)
+    solver: SolverName = Field(description="the solver that gave the answer, a name of `SOLVERS` or of another package")
+    variant: SolverName | None = Field(default=None, description="which form of the solver, or which device")
     execution: Execution = Field(default=CLASSICAL)
-    asked: Annotated[tuple[SolverName, ...], Field(strict=False, max_length=16)] = Field(default=())
-    n: Count | None = Field(default=None)
-    depth: Count | None = Field(default=None)
-    shots: Count | None = Field(default=None)
-    seed: Int64 = Field(default=0)
-    wall_ms: float | None = Field(default=None, ge=0)
-    objective: float | None = Field(default=None)
-    bound: float | None = Field(default=None)
-    exact: float | None = Field(default=None)
-    control: float | None = Field(default=None)
-    twin: float | None = Field(default=None)
-    tried: Count | None = Field(default=None)
-    kept: Count | None = Field(default=None)
+    asked: Annotated[tuple[SolverName, ...], Field(strict=False, max_length=16)] = Field(
+        default=(), description="the solvers that were asked for, in their order"
+    )
+    n: Count | None = Field(default=None, description="size of the problem, or of one part of it")
+    depth: Count | None = Field(default=None, description="layers of the circuits")
+    shots: Count | None = Field(default=None, description="samples of each circuit")
+    seed: Int64 = Field(default=0, description="seed of everything that was drawn at random")
+    wall_ms: float | None = Field(
+        default=None, ge=0, description="time that the solvers took, ms; none where no deadline was set"
+    )
+    objective: float | None = Field(default=None, description="value of the answer, in the plan's own measure")
+    bound: float | None = Field(default=None, description="proven limit of the objective")
+    exact: float | None = Field(default=None, description="proven optimum of the objective")
+    control: float | None = Field(
+        default=None, description="objective that the circuit at depth 0 reaches with the same budget; it draws at random"
+    )
+    twin: float | None = Field(default=None, description="objective that the classical solver reaches with the same budget")
+    tried: Count | None = Field(default=None, description="parts of the problem that were worked on")
+    kept: Count | None = Field(default=None, description="parts whose answer is in the plan")

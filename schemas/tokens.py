@@ -22,27 +22,44 @@ GATE_PREFIXES = {"topk_ids": "topk_id_", "topk_weights": "topk_weight_"}
 class TokenBatch(Frame):
     """Tokens of one model, in the order in which they arrived.
 
-    With `topk_ids` the model's gate has chosen (of `layer`); without it the router chooses. Columns: `token_id`,
-    `request_id`, `position` in the request, `cost` in token-equivalents (1 if absent), `src_rank` the GPU that holds the
-    token (-1 unknown), `label` an index into `label_names` (task, tenant or adapter; -1 unknown), `topk_weights` gate
-    mass. `token_names` keeps string ids that were hashed into `token_id`.
+    With `topk_ids` the model's gate has chosen (of `layer`); without it the router chooses.
     """
 
-    batch_id: Name
-    ts_ns: TimeNs
-    model: Name
-    layer: int | None = Field(default=None, ge=0, lt=4096)
-    deadline_ms: float | None = Field(default=None, gt=0)
-    label_names: Names = Field(default=(), max_length=4096)
-    token_names: Names | None = Field(default=None)
-    token_id: Annotated[NDArray[np.uint64], Axes("tokens")]
-    request_id: Annotated[NDArray[np.uint64], Axes("tokens")] | None = None
-    position: Annotated[NDArray[np.int32], Axes("tokens")] | None = None
-    cost: Annotated[NDArray[np.float32], Axes("tokens")] | None = None
-    src_rank: Annotated[NDArray[np.int32], Axes("tokens")] | None = None
-    label: Annotated[NDArray[np.int32], Axes("tokens")] | None = None
-    topk_ids: Annotated[NDArray[np.int32], Axes("tokens", "k")] | None = None
-    topk_weights: Annotated[NDArray[np.float32], Axes("tokens", "k")] | None = None
+    batch_id: Name = Field(description="name of the batch, which its routing plan repeats")
+    ts_ns: TimeNs = Field(description="when the tokens arrived, ns since 1970")
+    model: Name = Field(description="the model that the tokens flow through")
+    layer: int | None = Field(default=None, ge=0, lt=4096, description="the layer whose gate chose `topk_ids`, from 0")
+    deadline_ms: float | None = Field(
+        default=None, gt=0, description="ms that the routing plan may be applied for; none: for good"
+    )
+    label_names: Names = Field(
+        default=(), max_length=4096, description="names of the labels that `label` indexes: tasks, tenants or adapters"
+    )
+    token_names: Names | None = Field(default=None, description="the string ids that were hashed into `token_id`, one a token")
+    token_id: Annotated[NDArray[np.uint64], Axes("tokens")] = Field(
+        description="id of each token, a number or the 64-bit FNV-1a hash of a string id"
+    )
+    request_id: Annotated[NDArray[np.uint64], Axes("tokens")] | None = Field(
+        default=None, description="the request that each token belongs to"
+    )
+    position: Annotated[NDArray[np.int32], Axes("tokens")] | None = Field(
+        default=None, description="position of each token in its request, from 0"
+    )
+    cost: Annotated[NDArray[np.float32], Axes("tokens")] | None = Field(
+        default=None, description="work of each token in token-equivalents; absent: 1 each"
+    )
+    src_rank: Annotated[NDArray[np.int32], Axes("tokens")] | None = Field(
+        default=None, description="the GPU that holds each token; -1 unknown"
+    )
+    label: Annotated[NDArray[np.int32], Axes("tokens")] | None = Field(
+        default=None, description="index into `label_names`; -1 unknown"
+    )
+    topk_ids: Annotated[NDArray[np.int32], Axes("tokens", "k")] | None = Field(
+        default=None, description="the k experts that the gate chose for each token; absent: the router chooses"
+    )
+    topk_weights: Annotated[NDArray[np.float32], Axes("tokens", "k")] | None = Field(
+        default=None, description="gate mass of each choice, 0 or more"
+    )
 
     @model_validator(mode="after")
     def _columns_agree(self) -> Self:

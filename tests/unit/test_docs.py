@@ -121,6 +121,17 @@ def test_the_reference_is_that_of_the_code():
     assert generate.check() == []
 
 
+def test_every_setting_option_and_field_of_the_reference_says_what_it_means():
+    rows = [
+        f"{name}: {row}"
+        for name in ("settings.md", "options.md", "frames.md")
+        for row in (PAGES / "reference" / name).read_text().splitlines()
+        if row.startswith("| `")
+    ]
+    assert len(rows) > 150
+    assert [row for row in rows if re.search(r"\|\s*\|", row)] == []
+
+
 def test_a_page_that_differs_from_the_code_is_named(tmp_path):
     generate.write(tmp_path)
     assert generate.check(tmp_path) == []
