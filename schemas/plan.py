@@ -21,7 +21,7 @@ class SkipReason(StrEnum):
 
 
 class ResetReason(StrEnum):
-    """Why a plan begins anew, so that its `base_version` says nothing; a closed list."""
+    """Why a plan starts over, so that its `base_version` says nothing; a closed list."""
 
     TOPOLOGY_CHANGED = "topology_changed"
     CAPACITY_MISSING = "capacity_missing"  # some GPUs have no capacity from the beginning
@@ -63,7 +63,7 @@ class VersionedPlan(Plan):
     version: Count = Field(description="version that is in force once the plan is applied")
     base_version: Count = Field(description="version that the plan replaces; equal to `version` if it is skipped")
     skip_reason: SkipReason | None = Field(default=None, strict=False, description="why the plan in force stays")
-    reset_reason: ResetReason | None = Field(default=None, strict=False, description="why this plan begins anew")
+    reset_reason: ResetReason | None = Field(default=None, strict=False, description="why this plan starts over")
 
     @property
     def outcome(self) -> str:

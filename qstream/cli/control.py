@@ -62,24 +62,26 @@ def control(
     processor = find_agent(agent).processor
     settings = client_settings(bootstrap_servers)
     require_topics(reach(settings), [CONTROL])
-    wish, unreadable = _in_force(settings, agent)
+    control, unreadable = _in_force(settings, agent)
     if show and unreadable:
         typer.echo(f"unreadable records skipped on {CONTROL.name}: {unreadable}", err=True)
     if changing:
-        if absent := dropped - wish.options.keys():
-            raise ConfigError(must_be("--unset", f"an option that is set ({', '.join(wish.options) or 'none is'})", min(absent)))
-        wish = Control.build(
+        if absent := dropped - control.options.keys():
+            raise ConfigError(
+                must_be("--unset", f"an option that is set ({', '.join(control.options) or 'none is'})", min(absent))
+            )
+        control = Control.build(
             agent=agent,
-            ts_ns=max(time.time_ns(), wish.ts_ns + 1),
-            paused=(wish.paused or pause) and not resume,
-            options={name: value for name, value in (wish.options | wanted).items() if name not in dropped},
+            ts_ns=max(time.time_ns(), control.ts_ns + 1),
+            paused=(control.paused or pause) and not resume,
+            options={name: value for name, value in (control.options | wanted).items() if name not in dropped},
             reason=reason or "",
         )
         # What the workers started with is their own affair: an option that they were given may still contradict.
-        processor(settings.model_copy(update={"options": {}})).configure(wish.options)
+        processor(settings.model_copy(update={"options": {}})).configure(control.options)
         with Publisher(settings.bootstrap_servers, "qstream/control", settings) as publisher:
-            publisher.publish(CONTROL, wish)
-    _tell(wish, as_json)
+            publisher.publish(CONTROL, control)
+    _show(control, as_json)
 
 
 def _in_force(settings: Settings, agent: str) -> tuple[Control, int]:
@@ -87,18 +89,18 @@ def _in_force(settings: Settings, agent: str) -> tuple[Control, int]:
     newest, unreadable = Control(agent=agent, ts_ns=0), 0
     for message in read_all(settings, CONTROL.name):
         try:
-            wish = frame_of(message, Control)
+            control = frame_of(message, Control)
         except FrameError:
             unreadable += 1
             continue
-        if wish.agent == agent:
-            newest = wish
+        if control.agent == agent:
+            newest = control
     return newest, unreadable
 
 
-def _tell(wish: Control, as_json: bool) -> None:
+def _show(control: Control, as_json: bool) -> None:
     if as_json:
-        typer.echo(wish.model_dump_json())
+        typer.echo(control.model_dump_json())
         return
-    rows = [("agent", wish.agent), ("state", "paused" if wish.paused else "running"), ("reason", wish.reason)]
-    print_table(("control", "value"), [*rows, *((f"option {name}", str(value)) for name, value in wish.options.items())])
+    rows = [("agent", control.agent), ("state", "paused" if control.paused else "running"), ("reason", control.reason)]
+    print_table(("control", "value"), [*rows, *((f"option {name}", str(value)) for name, value in control.options.items())])

@@ -47,7 +47,7 @@ def solve(
     bench: Annotated[bool, typer.Option("--bench", help="Compare all solvers on this machine instead.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Solve an Ising problem, a QUBO, a one-hot problem or a graph, beside a classical twin.
+    """Solve an Ising problem, a QUBO, a one-hot problem or a graph, next to a classical twin.
 
     \b
     FILE is a JSON object of at most 16 MiB:
@@ -77,11 +77,11 @@ def solve(
     problem = problem_of(fields, kind, colors)
     warm(*([solver.removeprefix(DEVICE)] if solver.startswith(DEVICE) else []))
     result = solve_problem(SolveRequest(problem, deadline_s=deadline_s, seed=seed, shots=shots, p=p), solver)
-    told = as_data(names_of(fields, problem), result, of_bits="Q" in fields)
+    answer = as_data(names_of(fields, problem), result, of_bits="Q" in fields)
     if as_json:
-        print_json(told)
+        print_json(answer)
         return
-    print_table(("", "answer"), summary(problem, told.get("bits"), result), [STYLES[result.meta.label]])
+    print_table(("", "answer"), summary(problem, answer.get("bits"), result), [STYLES[result.meta.label]])
     print_table(("solver", "energy", "wall ms", "CPU ms", ""), attempts(result.meta))
 
 
@@ -95,7 +95,7 @@ def seconds(text: str) -> float:
 
 
 def as_data(names: tuple[Hashable, ...], result: SolveResult, *, of_bits: bool = False) -> dict[str, Any]:
-    """The answer with its record, for machines: values in the order of the names, of a problem of bits the bits beside."""
+    """The answer with its record, for machines: values in the order of the names; with the bits, for a problem of bits."""
     bits = {"bits": (result.solution < 0).astype(int).tolist()} if of_bits else {}
     return {
         "energy": result.energy,
@@ -114,7 +114,7 @@ def summary(problem: Problem, bits: list[int] | None, result: SolveResult) -> li
         ("energy", f"{result.energy:.9g}"),
     ]
     rows.append(("optimum", "not known" if meta.optimum is None else f"{meta.optimum:.9g}"))
-    rows.append(("solution", _told(problem, result)))
+    rows.append(("solution", _answer(problem, result)))
     if bits is not None and len(bits) <= SHOWN:
         rows.append(("bits", "".join(map(str, bits))))
     if meta.fallback is not None:
@@ -143,7 +143,7 @@ def attempts(meta: SolveMeta) -> list[tuple[str, str, str, str, str]]:
     ]
 
 
-def _told(problem: Problem, result: SolveResult) -> str:
+def _answer(problem: Problem, result: SolveResult) -> str:
     if len(result.solution) > SHOWN:
         return f"{len(result.solution)} values, shown by --json"
     if isinstance(problem, IsingProblem):

@@ -179,10 +179,10 @@ def _batch_id(header: BatchHeader, start: int, starts: range) -> str:
 def _from_safetensors(path: Path, topic: Topic | None) -> Item:
     try:
         with safetensors.safe_open(path, framework="numpy") as opened:
-            told = (opened.metadata() or {}).get(HEADER_KEY, "{}")
+            header = (opened.metadata() or {}).get(HEADER_KEY, "{}")
     except safetensors.SafetensorError as exc:
         raise FrameError(f"{path.name}: not a safetensors file: {exc}") from exc
-    fields = _parse(f"{path.name}, metadata {HEADER_KEY!r}", told.encode())
+    fields = _parse(f"{path.name}, metadata {HEADER_KEY!r}", header.encode())
     if topic is None and not (isinstance(fields, dict) and fields.get("frame")):
         raise FrameError(f"{path.name}: no field 'frame' in the metadata {HEADER_KEY!r}: name the topic by --topic")
     chosen = topic or _topic_of(fields)

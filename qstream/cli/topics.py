@@ -86,7 +86,7 @@ def apply(
 
 
 def _brief(state: TopicState) -> str:
-    """The detail; of a failure, the first sentence, without the reason that is told once below the table."""
+    """The detail; of a failure, the first sentence, without the reason that stands once below the table."""
     if state.finding != "failed":
         return state.detail
     return state.detail.partition(": " if TOO_FEW_BROKERS in state.detail else ". ")[0]

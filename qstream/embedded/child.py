@@ -32,7 +32,7 @@ if os.getppid() == int(sys.argv[1]):
 
 
 def log_end(log: Path, lines: int) -> list[str]:
-    """The last lines of a child's log; none if there is no log yet."""
+    """The last lines of a child's log; empty without a log."""
     return log.read_text(errors="replace").splitlines()[-lines:] if log.exists() else []
 
 

@@ -70,7 +70,8 @@ for i = 10, first_epoch - 1 do
 end
 if whole then
   for _, field in ipairs(redis.call('HKEYS', key)) do
-    if not sent[field] and (field == 'h' or string.sub(field, 1, 2) == 'a:') then
+    local prefix = string.sub(field, 1, 2)
+    if not sent[field] and (field == 'h' or prefix == 'h:' or prefix == 'a:') then
       redis.call('HDEL', key, field)
     end
   end

@@ -274,7 +274,7 @@ class Intake:
 
     def _on_assign(self, _consumer: Consumer, partitions: list[KafkaPartition]) -> None:
         gained = _own(partitions)
-        log.info("assigned %s", _told(gained))
+        log.info("assigned %s", _names(gained))
         REBALANCES.labels(self.agent, "assigned").inc()
         self.joined = True
         self.assigned |= gained
@@ -289,7 +289,7 @@ class Intake:
 
     def _give_up(self, partitions: list[KafkaPartition], kind: str) -> None:
         gone = _own(partitions)
-        log.info("%s %s", kind, _told(gone))
+        log.info("%s %s", kind, _names(gone))
         REBALANCES.labels(self.agent, kind).inc()
         self.assigned -= gone
         self._new -= gone
@@ -316,7 +316,7 @@ def _own(partitions: Iterable[KafkaPartition]) -> set[TopicPartition]:
     return {TopicPartition(p.topic, p.partition) for p in partitions}
 
 
-def _told(partitions: Iterable[TopicPartition]) -> str:
+def _names(partitions: Iterable[TopicPartition]) -> str:
     """For people: ``topic 0 1 2, ...``."""
     by_topic: dict[str, list[str]] = {}
     for topic, partition in sorted(partitions):

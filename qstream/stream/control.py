@@ -21,8 +21,8 @@ S = TypeVar("S", bound=Frame)
 class Controlled(Generic[S]):
     """A processor whose options and pause come from the control topic, and whose tables are followed.
 
-    Without a row of the agent on the control topic, the options are those of its start. Without a control topic, only `ask`
-    changes them.
+    Without a row of the agent on the control topic, the options are those of its start. Without a control topic,
+    they stay those.
 
     Attributes
     ----------
@@ -42,10 +42,6 @@ class Controlled(Generic[S]):
         self.paused = False
         self.error = ""
         self._newest: Control | None = None
-
-    def ask(self, control: Control) -> None:
-        """Take what an operator asks for; it holds from the next `apply` on. Any thread."""
-        self._newest = control
 
     def start(self, stop: threading.Event) -> None:
         """Read the control topic and all tables whole, so that not one batch is processed without them."""

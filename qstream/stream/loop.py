@@ -30,7 +30,6 @@ from qstream.stream.status import Status
 from qstream.stream.tables import Tables
 from qstream.stream.ticks import Ticks
 from qstream.stream.wait import FIRST_RETRY_S, Groups, Waiting
-from schemas.control import Control
 from schemas.frame import Frame
 from schemas.topics import Topic, dead_letter_name
 
@@ -41,7 +40,7 @@ FIRST_ANSWER_S = 5.0
 
 
 class BatchLoop(Generic[S]):
-    """Feeds one processor from its input topics until `stop`. All but `stop`, `control` and `status` runs in one thread.
+    """Feeds one processor from its input topics until `stop`. All but `stop` and `status` runs in one thread.
 
     A failure before the commit means that records are delivered again, never that they are lost.
     """
@@ -78,10 +77,6 @@ class BatchLoop(Generic[S]):
     def stop(self) -> None:
         """Finish the batch in hand, then leave the group. Any thread."""
         self._stop.set()
-
-    def control(self, control: Control) -> None:
-        """Take what an operator asks for; it holds from the next turn on. Any thread."""
-        self.controlled.ask(control)
 
     def status(self) -> Status:
         """A snapshot for the health pages. Any thread."""

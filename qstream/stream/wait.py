@@ -18,6 +18,7 @@ NOT_YET_S = 0.01  # between two looks for a result that is computed next to the 
 LATER_S = 0.5  # between two questions to a store that does not answer
 MISSING_MAX = 256  # of one partition, where a transaction has to name them
 BYTES_A_RECORD = 512
+LACKING_MAX = 100_000  # keys that lack something; of one that is forgotten, the next record waits its full time
 
 Groups = dict[str, list[Record]]
 Waits = Sequence[tuple[Record, Transient]]
@@ -168,7 +169,10 @@ class Waiting:
             return LATER_S
         now = time.monotonic()
         since = queue.since.setdefault(record.id, now)
-        self._lacking.setdefault(record.key, since)
+        if record.key not in self._lacking:
+            self._lacking[record.key] = since
+            if len(self._lacking) > LACKING_MAX:
+                del self._lacking[next(iter(self._lacking))]
         pause_s = min(self.settings.retry_max_s, max(FIRST_RETRY_S, now - since))
         log.info("%s waits %.1f s: %s", record.id, pause_s, reason)
         return pause_s

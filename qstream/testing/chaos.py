@@ -144,7 +144,7 @@ class Fleet:
         """SIGTERM, without waiting; the slot stays empty until `start`."""
         self._down.add(slot)
         self._workers[slot].send_signal(signal.SIGTERM)
-        self.note(f"{slot} told to end")
+        self.note(f"{slot} asked to end")
 
     def await_end(self, slot: str) -> None:
         """Wait until a terminated worker has ended, and kill it when its grace is over."""

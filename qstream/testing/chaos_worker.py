@@ -126,7 +126,7 @@ def die_at_saves(share: float) -> None:
 def main() -> None:
     """Run the worker; ends the process.
 
-    Beside the settings, ``topics`` (1 or 2) is how many inputs it reads, and ``deaths`` the share of `die_at_saves`.
+    Apart from the settings, ``topics`` (1 or 2) is how many inputs it reads, and ``deaths`` the share of `die_at_saves`.
     """
     given = json.loads(sys.argv[1])
     topics = (PAYMENTS, REFUNDS)[: given.pop("topics", 1)]

@@ -104,7 +104,7 @@ class JavaKafka:
         self._await_ready()
 
     def log_tail(self, lines: int = 80) -> str:
-        """Return the last lines of each node's log, and all that its Java printed beside it."""
+        """Return the last lines of each node's log, and all that its Java printed."""
         parts = []
         for folder in self._folders:
             for log in (folder / "server.log", folder / "java.log"):

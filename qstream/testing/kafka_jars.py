@@ -57,7 +57,7 @@ class KafkaHome:
 
     @property
     def template(self) -> Path:
-        """A formatted data folder; its ``meta.properties`` must be written anew for each node."""
+        """A formatted data folder; its ``meta.properties`` must be written again for each node."""
         return self.folder / "template"
 
     @property
@@ -111,7 +111,7 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 
 def resource_text(name: str) -> str:
-    """Read a file that is shipped beside this module."""
+    """Read a file that is shipped next to this module."""
     return (resources.files(__package__) / name).read_text("utf-8")
 
 

@@ -26,9 +26,14 @@ HASH = "qstream:{m:model-a}"
 TIMEOUT_MS = 500
 
 
+class Inner(Frame):
+    note: str = ""
+
+
 class Counts(Frame):
     note: str = ""
     counts: Annotated[NDArray[np.int64], Axes("partitions")]
+    inner: Inner | None = None
     table: Annotated[NDArray[np.int32], Axes("layers", "windows", "experts")] | None = None
 
 
@@ -406,6 +411,19 @@ def test_chunks_of_a_shrunk_array_are_deleted_when_the_state_is_sent_whole(store
     store.save(KEY, small, counts(2), {P0: 3}, {P0: 10})
 
     assert [name for name in raw.hkeys(HASH) if name.startswith(b"a:")] == [b"a:counts:0"]
+    assert store.load(KEY).state == counts(2)
+
+
+def test_the_header_of_a_frame_that_is_gone_is_deleted_when_the_state_is_sent_whole(
+    store: StateStore[Counts], raw: redis.Redis
+) -> None:
+    small = store.save(KEY, Stored(), counts(1), {P0: 1}, {P0: 10})
+    store.save(KEY, small, counts(1, inner=Inner(note="old")), {P0: 2}, {P0: 10})
+    assert raw.hexists(HASH, "h:inner")
+
+    store.save(KEY, small, counts(2), {P0: 3}, {P0: 10})
+
+    assert not raw.hexists(HASH, "h:inner")
     assert store.load(KEY).state == counts(2)
 
 

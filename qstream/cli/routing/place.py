@@ -52,7 +52,7 @@ def place(
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Where a page with pictures goes.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Plan where the experts of a recorded model live, beside the contiguous placement and EPLB's.
+    """Plan where the experts of a recorded model live, next to the contiguous placement and EPLB's.
 
     FILE is a dump of SGLang's expert distribution recorder, a folder of TensorRT-LLM expert statistics, a load window of
     vLLM, {"load_history": [{"logical_expert_load"}]}, or an array [windows, layers, experts]. The column "unseen" scores

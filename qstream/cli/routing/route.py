@@ -126,7 +126,7 @@ def queues(found: Answer, topology: ExpertTopology) -> dict[str, list[Any]]:
 def as_data(found: Answer, topology: ExpertTopology, adjacency: bool) -> dict[str, Any]:
     """The answer for machines; with `adjacency` the queue of each expert."""
     plan = found.plan
-    told: dict[str, Any] = {
+    data: dict[str, Any] = {
         "batch_id": found.batch.batch_id,
         "model": topology.model,
         "layer": found.batch.layer,
@@ -136,4 +136,4 @@ def as_data(found: Answer, topology: ExpertTopology, adjacency: bool) -> dict[st
         "expert_ids": None if plan.expert_ids is None else plan.expert_ids.tolist(),
         "metrics": found.figures,
     }
-    return told | ({"adjacency": queues(found, topology)} if adjacency else {})
+    return data | ({"adjacency": queues(found, topology)} if adjacency else {})

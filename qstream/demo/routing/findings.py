@@ -60,7 +60,7 @@ def _traffic(gains: Gains, how: str) -> str | None:
 
 
 def _price(summary: Summary) -> str | None:
-    """What `colocate` costs, beside plans for balance on the same tokens."""
+    """What `colocate` costs, next to plans for balance on the same tokens."""
     colocate, balance = summary.colocate, summary.balance_instead
     plan, instead = colocate.next_window_balancedness.plan, balance.next_window_balancedness.plan
     if plan is None or instead is None:

@@ -49,7 +49,7 @@ class NextWindow:
     """Scores placements on windows of tokens that came after them.
 
     A window is scored with the newest placement received before its first batch was published, as an engine would have
-    had it, and beside that with the contiguous one. Windows before the first plan are not scored.
+    had it, and with the contiguous one. Windows before the first plan are not scored.
     """
 
     def __init__(self, topology: ExpertTopology, window_tokens: int, placements: Placements) -> None:

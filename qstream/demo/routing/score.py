@@ -121,7 +121,7 @@ class Track:
 
 
 class Score:
-    """All figures of a run: told of what is published and what is received, by one thread; times in seconds."""
+    """All figures of a run, from what is published and what is received; for one thread, times in seconds."""
 
     def __init__(self, topology: ExpertTopology, window_tokens: int, stretch_tokens: int, twin: Twin) -> None:
         self.agent = Track(topology, window_tokens, stretch_tokens)
