@@ -7,7 +7,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeVar
 
-from qstream.contract import Batch, Processor, Record
+from qstream.contract import Processor, Record
+from qstream.testing.feed import Feed
 from schemas.frame import Frame
 
 S = TypeVar("S", bound=Frame)
@@ -88,17 +89,17 @@ def fault_free(processor: Processor[S], records: Iterable[Record], poison: Colle
     poison
         Ids of the records that must become dead letters, among them those that no `Record` could be made of.
     """
-    events: list[Produced] = []
-    states: dict[str, S] = {}
+    feed = Feed(processor)
+    keys = set()
     for record in records:
-        if record.id in poison:
-            continue
-        now_ns = record.timestamp_ms * 1_000_000
-        result = processor.process(Batch(record.key, [record]), states.get(record.key), now_ns)
-        events += [Produced(event.id, event.key, event.frame.encode()) for event in result.events]
-        if result.state is not None:
-            states[record.key] = result.state
-    return Run(events, sorted(poison), {key: state.encode() for key, state in states.items()})
+        if record.id not in poison:
+            feed.send_batch([record])
+            keys.add(record.key)
+            if (reason := feed.waiting(record.key)) is not None:
+                raise reason
+    events = [Produced(event.id, event.key, event.frame.encode()) for event in feed.events]
+    states = {key: state.encode() for key in keys if (state := feed.state(key)) is not None}
+    return Run(events, sorted(poison), states)
 
 
 def verify(expected: Run, found: Run) -> Verdict:
