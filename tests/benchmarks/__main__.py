@@ -47,7 +47,7 @@ with open(sys.argv[2], "w") as file:
 
 def main() -> None:
     """Run each ``bench_NAME.py`` in a process of its own with one BLAS thread, so that none warms or breaks another."""
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description="Measured figures beside their targets.")
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description="Measured figures next to their targets.")
     found = (name for _, name, _ in pkgutil.iter_modules(tests.benchmarks.__path__))
     names = [name.removeprefix("bench_") for name in found if name.startswith("bench_")]
     parser.add_argument("--only", choices=names, action="append", help="run only this one; may be given again")

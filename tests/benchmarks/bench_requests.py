@@ -287,7 +287,7 @@ def ours(workers: int, cache_blocks: int) -> Choose:
 
 
 def ours_blind(workers: int, cache_blocks: int) -> Choose:
-    """Ours where nobody knows how long an answer will be."""
+    """Ours where it is not known how long an answer will be."""
     router = PrefixRouter(workers, cache_blocks, block_tokens=BLOCK_TOKENS)
     return lambda asked: router.choose(asked.hashes, asked.prompt_tokens, 350, asked.now_s)
 

@@ -217,8 +217,8 @@ def run_chaos(scene: Scene, seed: int, faults: list[Fault], count: int, duration
     servers: dict[Action, Any] = {"broker": scene.kafka, "store": scene.redis}
     try:
         await_members(scene)
-        with ThreadPoolExecutor(1) as beside:
-            raging = beside.submit(storm, faults, scene.fleet, servers)
+        with ThreadPoolExecutor(1) as pool:
+            raging = pool.submit(storm, faults, scene.fleet, servers)
             published = publish(scene, seed, count, duration_s, poison_share=0.01)
             raging.result()
         settle_s = settle(scene)

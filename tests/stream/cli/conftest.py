@@ -32,7 +32,7 @@ def invoke() -> Invoke:
 
 
 @pytest.fixture
-def told() -> Callable[..., object]:
+def answer_of() -> Callable[..., object]:
     """The JSON that a successful command prints."""
 
     def ask(*words: object, stdin: str | None = None) -> object:

@@ -55,10 +55,10 @@ def example(topic, folder, **fields):
     return path, frame
 
 
-def test_topics_that_exist_are_left_alone_and_listed(cluster, told):
-    states = told("topics", "apply", "-b", cluster)
+def test_topics_that_exist_are_left_alone_and_listed(cluster, answer_of):
+    states = answer_of("topics", "apply", "-b", cluster)
     assert [(state["topic"], state["finding"]) for state in states] == [(topic.name, "ok") for topic in TOPICS]
-    listed = told("topics", "list", "-b", cluster)
+    listed = answer_of("topics", "list", "-b", cluster)
     assert {row["topic"]: row["partitions"] for row in listed} == {topic.name: topic.partitions for topic in TOPICS}
 
 
@@ -110,9 +110,9 @@ def test_the_doctor_says_of_a_fresh_cluster_that_no_worker_has_joined_and_counts
     assert f" {len(TOPICS)} of our topics" in checks["broker"]["detail"]
 
 
-def test_the_embedded_broker_has_its_topics_already_and_says_so(invoke, told):
+def test_the_embedded_broker_has_its_topics_already_and_says_so(invoke, answer_of):
     with EmbeddedKafka({topic.name: topic.partitions for topic in TOPICS}) as server:
-        assert {row["finding"] for row in told("topics", "list", "-b", server.bootstrap_servers)} == {"ok"}
+        assert {row["finding"] for row in answer_of("topics", "list", "-b", server.bootstrap_servers)} == {"ok"}
         result = invoke("topics", "apply", "-b", server.bootstrap_servers)
         assert result.exit_code == 1
         assert "embedded broker" in result.stderr
@@ -135,41 +135,41 @@ def test_an_agent_does_not_start_on_a_cluster_without_its_topics(fresh_cluster, 
     assert "qstream topics apply" in result.stderr
 
 
-def test_json_frames_are_read_back_as_they_were(cluster, told, tmp_path, model):
+def test_json_frames_are_read_back_as_they_were(cluster, answer_of, tmp_path, model):
     path, frame = example(EXPERTS_TOPOLOGY, tmp_path, model=model)
-    assert told("publish", path, "-b", cluster) == {"published": 1, "topics": {EXPERTS_TOPOLOGY.name: 1}}
+    assert answer_of("publish", path, "-b", cluster) == {"published": 1, "topics": {EXPERTS_TOPOLOGY.name: 1}}
     assert frames(cluster, EXPERTS_TOPOLOGY, model) == [frame]
 
 
-def test_json_lines_from_stdin_keep_their_order_within_a_key(cluster, told, model):
+def test_json_lines_from_stdin_keep_their_order_within_a_key(cluster, answer_of, model):
     sent = [EXPERTS_LOAD.frame.example().model_copy(update={"model": model, "window_id": str(n)}) for n in range(20)]
     lines = "\n".join(frame.encode(JSON).decode() for frame in sent)
-    assert told("publish", "-", "-b", cluster, stdin=lines)["published"] == 20
+    assert answer_of("publish", "-", "-b", cluster, stdin=lines)["published"] == 20
     assert frames(cluster, EXPERTS_LOAD, model) == sent
 
 
-def test_a_safetensors_file_is_one_frame(cluster, told, tmp_path, model):
+def test_a_safetensors_file_is_one_frame(cluster, answer_of, tmp_path, model):
     frame = TOKENS_BATCH.frame.example().model_copy(update={"model": model})
     path = tmp_path / "a.safetensors"
     path.write_bytes(frame.encode())
-    told("publish", path, "-b", cluster)
+    answer_of("publish", path, "-b", cluster)
     assert frames(cluster, TOKENS_BATCH, model) == [frame]
 
 
-def test_a_table_becomes_token_batches_with_the_gates_choices(cluster, told, tmp_path, model):
+def test_a_table_becomes_token_batches_with_the_gates_choices(cluster, answer_of, tmp_path, model):
     path = tmp_path / "tokens.csv"
     path.write_text("id,topk_id_0,topk_id_1\n" + "".join(f"{n},{n % 4},{(n + 1) % 4}\n" for n in range(9000)))
-    told("publish", path, "--model", model, "--layer", 2, "--batch-id", "b", "-b", cluster)
+    answer_of("publish", path, "--model", model, "--layer", 2, "--batch-id", "b", "-b", cluster)
     batches = frames(cluster, TOKENS_BATCH, model)
     assert [(batch.batch_id, len(batch.token_id), batch.layer) for batch in batches] == [("b/0", 8192, 2), ("b/1", 808, 2)]
     assert batches[1].topk_ids[-1].tolist() == [8999 % 4, 9000 % 4]
 
 
-def test_a_recording_that_is_replayed_keeps_its_times_if_asked(cluster, told, tmp_path, model):
+def test_a_recording_that_is_replayed_keeps_its_times_if_asked(cluster, answer_of, tmp_path, model):
     path, load = example(EXPERTS_LOAD, tmp_path, model=model, t0_ns=1, t1_ns=time.time_ns() - 3600 * 10**9)
-    told("publish", path, "--keep-times", "-b", cluster)
+    answer_of("publish", path, "--keep-times", "-b", cluster)
     topology, _ = example(EXPERTS_TOPOLOGY, tmp_path, model=model)  # has no time of its own
-    told("publish", topology, "--keep-times", "-b", cluster)
+    answer_of("publish", topology, "--keep-times", "-b", cluster)
     settings = load_settings(bootstrap_servers=cluster)
 
     def times(topic):
@@ -198,13 +198,13 @@ def test_a_file_with_one_bad_frame_sends_nothing(cluster, invoke, tmp_path, mode
     assert frames(cluster, EXPERTS_LOAD, model) == []
 
 
-def test_what_watch_prints_can_be_published_again(cluster, invoke, told, tmp_path, model):
+def test_what_watch_prints_can_be_published_again(cluster, invoke, answer_of, tmp_path, model):
     path, frame = example(EXPERTS_LOAD, tmp_path, model=model)
-    told("publish", path, "-b", cluster)
+    answer_of("publish", path, "-b", cluster)
     words = ("watch", "load", "--from-start", "--count", 1, "--timeout", 120, "--key", model, "-b", cluster)
     header, full = invoke(*words, "--json"), invoke(*words, "--json", "--full")
     assert "logical_count" not in json.loads(header.stdout)
-    told("publish", "-", "-b", cluster, stdin=full.stdout)
+    answer_of("publish", "-", "-b", cluster, stdin=full.stdout)
     assert frames(cluster, EXPERTS_LOAD, model) == [frame, frame]
     assert model in invoke(*words).stdout
 
@@ -231,9 +231,9 @@ def test_watch_sees_what_comes_after_it_says_so_and_ends_cleanly_by_ctrl_c(clust
     assert "Traceback" not in rest
 
 
-def test_control_changes_the_newest_wish_and_publishes_it_whole(cluster, told, invoke):
+def test_control_changes_the_newest_record_and_publishes_it_whole(cluster, answer_of, invoke):
     def ask(*words: str):
-        return told("control", "routing", *words, "-b", cluster)
+        return answer_of("control", "routing", *words, "-b", cluster)
 
     assert ask()["options"] == {}
     ask("--set", "placement=fast", "--set", "min_gain=0.5", "--reason", "a try")
@@ -258,8 +258,8 @@ def test_control_changes_the_newest_wish_and_publishes_it_whole(cluster, told, i
     assert key == {b"routing", b"other"}
 
 
-def test_the_doctor_finds_a_working_system_fit(cluster, redis_server, told):
-    checks = told("doctor", "-b", cluster, "--redis", redis_server.url)
+def test_the_doctor_finds_a_working_system_fit(cluster, redis_server, answer_of):
+    checks = answer_of("doctor", "-b", cluster, "--redis", redis_server.url)
     assert {"python", "packages", "kernel cache", "gpu", "broker", "topics", "group qstream.routing", "redis"} <= {
         check["what"] for check in checks
     }
@@ -284,7 +284,7 @@ def test_the_doctor_names_what_does_not_answer(invoke):
     assert all(check["fix"] for check in failed.values())
 
 
-def test_the_doctor_tries_the_embedded_servers_if_none_is_named(told):
-    details = {check["what"]: check["detail"] for check in told("doctor")}
+def test_the_doctor_tries_the_embedded_servers_if_none_is_named(answer_of):
+    details = {check["what"]: check["detail"] for check in answer_of("doctor")}
     assert details["broker"].startswith("embedded")
     assert details["redis"].startswith("embedded")

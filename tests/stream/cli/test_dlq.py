@@ -56,68 +56,68 @@ def stored(cluster: str, letter_id: str):
     raise AssertionError(letter_id)
 
 
-def test_a_letter_is_listed_shown_and_redriven_once_with_its_attempts_counted(cluster, bury, told, invoke):
+def test_a_letter_is_listed_shown_and_redriven_once_with_its_attempts_counted(cluster, bury, answer_of, invoke):
     headers = [("traceparent", b"00-1"), ("none", None), ("traceparent", b"00-2"), (ATTEMPTS_HEADER, b"4")]
     (letter_id,) = bury((b"z", BAD, headers))
-    (listed,) = [letter for letter in told("dlq", "list", "-b", cluster) if letter["id"] == letter_id]
+    (listed,) = [letter for letter in answer_of("dlq", "list", "-b", cluster) if letter["id"] == letter_id]
     assert (listed["stage"], listed["error"], listed["attempts"], listed["redriven"]) == ("decode", "FrameError", 5, False)
     assert letter_id in invoke("dlq", "list", "-b", cluster).stdout
     shown = invoke("dlq", "show", letter_id, "-b", cluster)
     assert "7b 22 6d 6f 64 65 6c" in shown.stdout
     assert "\x1b" not in shown.stdout
-    assert told("dlq", "show", letter_id, "-b", cluster)["headers"]["none"] is None
+    assert answer_of("dlq", "show", letter_id, "-b", cluster)["headers"]["none"] is None
 
-    assert told("dlq", "redrive", letter_id, "--dry-run", "-b", cluster)["redriven"] == [letter_id]
-    assert told("dlq", "redrive", letter_id, "-b", cluster)["redriven"] == [letter_id]
+    assert answer_of("dlq", "redrive", letter_id, "--dry-run", "-b", cluster)["redriven"] == [letter_id]
+    assert answer_of("dlq", "redrive", letter_id, "-b", cluster)["redriven"] == [letter_id]
     (second_id,) = bury.again()
     again = stored(cluster, second_id)
     assert (again.key(), again.value()) == (b"z", BAD)
     assert again.headers() == [*headers[:3], (ATTEMPTS_HEADER, b"5")]
     nothing = {"dry_run": False, "redriven": [], "passed_over": [letter_id], "without_bytes": []}
-    assert told("dlq", "redrive", letter_id, "-b", cluster) == nothing
+    assert answer_of("dlq", "redrive", letter_id, "-b", cluster) == nothing
 
-    state = {letter["id"]: letter for letter in told("dlq", "list", "-b", cluster)}
+    state = {letter["id"]: letter for letter in answer_of("dlq", "list", "-b", cluster)}
     assert state[letter_id]["redriven"]
     assert (state[second_id]["redriven"], state[second_id]["attempts"]) == (False, 6)
 
 
-def test_single_letters_are_remembered_among_others_and_all_sends_the_rest(cluster, bury, told):
-    told("dlq", "redrive", "--all", "-b", cluster)
+def test_single_letters_are_remembered_among_others_and_all_sends_the_rest(cluster, bury, answer_of):
+    answer_of("dlq", "redrive", "--all", "-b", cluster)
     bury.again()
-    told("dlq", "redrive", "--all", "-b", cluster)
+    answer_of("dlq", "redrive", "--all", "-b", cluster)
     bury.again()
-    before = {letter["id"] for letter in told("dlq", "list", "-b", cluster) if not letter["redriven"]}
+    before = {letter["id"] for letter in answer_of("dlq", "list", "-b", cluster) if not letter["redriven"]}
     ids = bury(*[(f"k{n}".encode(), BAD, []) for n in range(9)])
     chosen = [ids[2], ids[3], ids[7]]
-    assert set(told("dlq", "redrive", *chosen, "-b", cluster)["redriven"]) == set(chosen)
-    redriven = {letter["id"] for letter in told("dlq", "list", "-b", cluster) if letter["redriven"]}
+    assert set(answer_of("dlq", "redrive", *chosen, "-b", cluster)["redriven"]) == set(chosen)
+    redriven = {letter["id"] for letter in answer_of("dlq", "list", "-b", cluster) if letter["redriven"]}
     assert redriven & set(ids) == set(chosen)
-    rest = set(told("dlq", "redrive", "--all", "-b", cluster)["redriven"])
+    rest = set(answer_of("dlq", "redrive", "--all", "-b", cluster)["redriven"])
     assert rest == before | (set(ids) - set(chosen))
-    assert told("dlq", "redrive", "--all", "-b", cluster)["redriven"] == []
+    assert answer_of("dlq", "redrive", "--all", "-b", cluster)["redriven"] == []
 
 
-def test_a_record_that_was_dead_lettered_twice_goes_back_once(cluster, bury, told):
+def test_a_record_that_was_dead_lettered_twice_goes_back_once(cluster, bury, answer_of):
     (letter_id,) = bury((b"z", BAD, []))
     record = stored(cluster, letter_id)
     _, (dead,) = decode([record], {EXPERTS_LOAD.name: EXPERTS_LOAD})
     with Publisher(cluster) as publisher:
         publisher.publish_raw(ROUTING_DLQ.name, dead.key, dead.value, [*dead.headers, *dead.letter.headers()])
-    assert told("dlq", "redrive", letter_id, "-b", cluster)["redriven"] == [letter_id]
+    assert answer_of("dlq", "redrive", letter_id, "-b", cluster)["redriven"] == [letter_id]
     assert len(bury.again()) == 1
-    assert [letter["redriven"] for letter in told("dlq", "list", "-b", cluster) if letter["id"] == letter_id] == [True, True]
+    assert [letter["redriven"] for letter in answer_of("dlq", "list", "-b", cluster) if letter["id"] == letter_id] == [True, True]
 
 
-def test_a_record_without_value_or_key_is_shown_and_goes_back_as_it_was(cluster, bury, told):
+def test_a_record_without_value_or_key_is_shown_and_goes_back_as_it_was(cluster, bury, answer_of):
     (letter_id,) = bury((None, None, []))
-    assert told("dlq", "show", letter_id, "-b", cluster)["value"] == "null"
-    told("dlq", "redrive", letter_id, "-b", cluster)
+    assert answer_of("dlq", "show", letter_id, "-b", cluster)["value"] == "null"
+    answer_of("dlq", "redrive", letter_id, "-b", cluster)
     (second_id,) = bury.again()
     again = stored(cluster, second_id)
     assert (again.key(), again.value()) == (None, None)
 
 
-def test_a_letter_without_its_bytes_is_not_sent_as_nothing(cluster, told, invoke):
+def test_a_letter_without_its_bytes_is_not_sent_as_nothing(cluster, answer_of, invoke):
     letter = DeadLetter.example().model_copy(
         update={"topic": EXPERTS_LOAD.name, "offset": uuid.uuid4().int >> 80, "omitted_bytes": 999_999}
     )
@@ -127,13 +127,13 @@ def test_a_letter_without_its_bytes_is_not_sent_as_nothing(cluster, told, invoke
     assert result.exit_code == 2
     assert letter.id in result.stderr
     assert "999999 bytes" in result.stderr
-    assert "999999 bytes" in told("dlq", "show", letter.id, "-b", cluster)["value"]
-    answer = told("dlq", "redrive", "--all", "-b", cluster)
+    assert "999999 bytes" in answer_of("dlq", "show", letter.id, "-b", cluster)["value"]
+    answer = answer_of("dlq", "redrive", "--all", "-b", cluster)
     assert letter.id not in answer["redriven"]
     assert letter.id in answer["without_bytes"]
 
 
-def test_a_letter_that_processing_refused_is_shown_decoded(cluster, told):
+def test_a_letter_that_processing_refused_is_shown_decoded(cluster, answer_of):
     letter = DeadLetter.example().model_copy(
         update={"topic": EXPERTS_LOAD.name, "offset": uuid.uuid4().int >> 80, "stage": "process", "stack_trace": "Traceback\n  x"}
     )
@@ -141,12 +141,12 @@ def test_a_letter_that_processing_refused_is_shown_decoded(cluster, told):
     with Publisher(cluster) as publisher:
         publisher.publish_raw(ROUTING_DLQ.name, b"m", frame.encode(), letter.headers())
         publisher.publish_raw(ROUTING_DLQ.name, b"m", b"no letter")
-    shown = told("dlq", "show", letter.id, "-b", cluster)
+    shown = answer_of("dlq", "show", letter.id, "-b", cluster)
     assert EXPERTS_LOAD.frame.decode(shown["frame"].encode(), JSON) == frame
     assert shown["stack_trace"] == "Traceback\n  x"
 
 
-def test_an_unknown_id_sends_nothing(cluster, bury, told, invoke):
+def test_an_unknown_id_sends_nothing(cluster, bury, answer_of, invoke):
     (letter_id,) = bury((b"z", BAD, []))
     for more in ([], ["--dry-run"]):
         result = invoke("dlq", "redrive", letter_id, "nonesuch/0/1", *more, "-b", cluster)
@@ -156,7 +156,7 @@ def test_an_unknown_id_sends_nothing(cluster, bury, told, invoke):
     assert bury.again() == []
 
 
-def test_more_single_letters_than_the_broker_remembers_are_refused_before_any_is_sent(cluster, told, invoke):
+def test_more_single_letters_than_the_broker_remembers_are_refused_before_any_is_sent(cluster, answer_of, invoke):
     first = uuid.uuid4().int >> 80
     letters = [DeadLetter.example().model_copy(update={"topic": EXPERTS_LOAD.name, "offset": first + n}) for n in range(3000)]
     with Publisher(cluster) as publisher:
@@ -165,4 +165,4 @@ def test_more_single_letters_than_the_broker_remembers_are_refused_before_any_is
     result = invoke("dlq", "redrive", *[letter.id for letter in letters[1::2]], "-b", cluster)
     assert result.exit_code == 2
     assert "--all" in result.stderr
-    assert len(told("dlq", "redrive", "--all", "--dry-run", "-b", cluster)["redriven"]) >= len(letters)
+    assert len(answer_of("dlq", "redrive", "--all", "--dry-run", "-b", cluster)["redriven"]) >= len(letters)
