@@ -96,7 +96,7 @@ def run(agent: Agent, settings: Settings, loglevel: str = "INFO") -> None:
     `ConfigError` if the pages' port is taken. A cluster that does not answer, or lacks the control topic, is waited for.
     """
     if settings.port:
-        _require_free(settings.host, settings.port)
+        require_free(settings.host, settings.port)
     if loglevel != "DEBUG":
         for library in ("faust", "mode"):  # they tell every step of their own start and stop
             logging.getLogger(library).setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[loglevel]))
@@ -109,13 +109,14 @@ def run(agent: Agent, settings: Settings, loglevel: str = "INFO") -> None:
     Worker(app, loglevel=loglevel, quiet=True, redirect_stdouts=False).execute_from_commandline()
 
 
-def _require_free(host: str, port: int) -> None:
+def require_free(host: str, port: int) -> None:
     """Faust's worker would neither serve nor end without its port."""
     try:
         socket.create_server((host, port)).close()
     except OSError as exc:
         reason = exc.strerror or exc
-        raise ConfigError(must_be("host and port", f"an address that is free here ({reason})", Shown(f"{host}:{port}"))) from exc
+        message = must_be("host and port", f"an address that is free here ({reason})", Shown(f"{host}:{port}"))
+        raise ConfigError(f"{message}; choose another by --port, 0 for no pages") from exc
 
 
 def _report_health(app: faust.App, loop: BatchLoop[Any]) -> None:

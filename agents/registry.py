@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from agents.names import agent_names, files, points
 from qstream.errors import ConfigError
 from schemas.topics import TOPICS, Topic, dead_letter_topic
-from schemas.wording import must_be
+from schemas.wording import Shown, must_be
 
 if TYPE_CHECKING:
     from qstream.config import Settings
@@ -105,8 +105,9 @@ def find_agent(name: str) -> Agent:
     """The agent of that name. `ConfigError` if there is none, if there are two, or if it cannot be imported."""
     require_agent(name)
     found = points(name)
-    if len(found) + (name in files()) > 1:
-        raise ConfigError(f"agent {name!r} must be declared once, got the entry points {[point.value for point in found]}")
+    declared = [f"agents/{name}.py"] * (name in files()) + [f"the entry point {point.value}" for point in found]
+    if len(declared) > 1:
+        raise ConfigError(must_be(f"agent {name!r}", "declared once", Shown(" and ".join(declared))))
     if found:
         return _checked(name, found[0].value, _imported(found[0]))
     return _checked(name, f"agents.{name}:AGENT", getattr(importlib.import_module(f"agents.{name}"), "AGENT", None))

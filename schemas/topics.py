@@ -14,6 +14,7 @@ from schemas.placement import PlacementAck, PlacementPlan
 from schemas.routing import RoutingPlan
 from schemas.shares import DispatchShares
 from schemas.tokens import TokenBatch
+from schemas.wording import must_be
 
 Compression = Literal["none", "gzip", "snappy", "lz4", "zstd"]
 
@@ -29,7 +30,7 @@ class Topic:
     agents (plan), operators (control), or agents about records that failed (dead-letter). `compression` is how clients
     compress its records on the wire, None as they are set (lz4 by default); "none" is for payloads that are compressed
     already. With `broker_time` the broker stamps each record when it is appended, where clocks of producers must not count;
-    the embedded broker cannot, and keeps the producer's time.
+    the embedded broker cannot, and keeps the producer's time. `ValueError` if the frame has no such key.
     """
 
     name: str
@@ -42,6 +43,11 @@ class Topic:
     compacted: bool = False
     compression: Compression | None = None
     broker_time: bool = False
+
+    def __post_init__(self) -> None:
+        if self.key not in self.frame.model_fields:
+            fields = ", ".join(name for name in self.frame.model_fields if name not in self.frame.arrays)
+            raise ValueError(must_be(f"key of topic {self.name}", f"a field of {self.frame.__name__} ({fields})", self.key))
 
     @property
     def max_bytes(self) -> int:

@@ -60,6 +60,8 @@ def run(
     )
     settings = settings.model_copy(update={"options": settings.options | parse_options(changes or [])})
     processor = found.processor(settings)
+    if settings.port:
+        worker.require_free(settings.host, settings.port)  # before servers are started and their addresses printed
     needed = [*processor.inputs, *processor.outputs, CONTROL, found.dead_letters]
     with ExitStack() as servers:
         worker.run(found, _with_servers(settings, needed, servers), loglevel.upper())

@@ -72,6 +72,7 @@ class Controlled(Generic[S]):
             log.exception("control refused, the options stay as they were: %s failed to take them", self.base.name)
         else:
             self._give_tables()
+            log.info("%s: control taken, options %s%s", self.base.name, control.options, ", paused" if control.paused else "")
         self.paused = control.paused
         PAUSED.labels(self.base.name).set(self.paused)
 

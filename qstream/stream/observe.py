@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,7 @@ from qstream.stream.decode import Rejected
 from schemas.plan import Plan
 
 LAG_PERIOD_S = 2.0
+log = logging.getLogger(__name__)
 
 
 def count_batch(agent: str, messages: Sequence[Message], seconds: float) -> None:
@@ -42,6 +44,9 @@ def count_delivered(agent: str, events: Sequence[Event], dead: Sequence[Rejected
         PRODUCED.labels(agent, topic).inc(count)
     for (stage, error), count in Counter((d.letter.stage, d.letter.error_class) for d in dead).items():
         DEAD_LETTERS.labels(agent, stage, error).inc(count)
+    if dead:
+        first = dead[0].letter
+        log.warning("%s: %d records became dead letters, the first is %s: %s", agent, len(dead), first.id, first.error_message)
     oldest_ms = min((event.cause.timestamp_ms for event in events if event.cause is not None), default=None)
     if oldest_ms is not None:
         END_TO_END_SECONDS.labels(agent).observe(max(0.0, time.time() - oldest_ms / 1000))

@@ -35,7 +35,9 @@ def check_agent(agent: Agent) -> None:
     for path in (agent.lines, agent.observe, *agent.scenes.values()):
         assert not path or callable(load(path)), f"{name}: {path} cannot be called"
     if agent.options:
-        assert issubclass(load(agent.options), ModuleOptions), f"{name}: {agent.options} is not a ModuleOptions"
+        options = load(agent.options)
+        assert issubclass(options, ModuleOptions), f"{name}: {agent.options} is not a ModuleOptions"
+        assert options.module == name, f"{name}: {agent.options} says that its module is {options.module!r}"
     if agent.commands:
         assert isinstance(load(agent.commands), typer.Typer), f"{name}: {agent.commands} is not a typer app"
     assert agent.examples, f"{name}: examples is not declared"

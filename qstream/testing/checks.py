@@ -12,6 +12,7 @@ from qstream.contract import Batch, Event, Processor, Record, Result, Tick
 from qstream.errors import NotYet, OptionError, Poison, Transient
 from qstream.state.fields import pack, unpack
 from schemas.frame import JSON, SAFETENSORS, Frame
+from schemas.wording import must_be
 
 S = TypeVar("S", bound=Frame)
 NEVER_SEEN = "never.seen"
@@ -58,6 +59,8 @@ def check_processor(processor: Processor[S], records: Sequence[Record], splits: 
         Says which rule is broken.
     """
     name = processor.name
+    for period, seconds in (("tick_s", processor.tick_s), ("state_ttl_s", processor.state_ttl_s)):
+        assert seconds is None or seconds > 0, f"{name}: " + must_be(period, "None or more than 0", seconds)
     whole = _run(processor, [records])
     assert _run(processor, [records]) == whole, f"{name}: the same input gave other bytes"
     rng = random.Random(seed)
@@ -195,6 +198,8 @@ def _check_event(processor: Processor[S], event: Event) -> tuple[str, bytes]:
 def _check_frame_of(processor: Processor[S], event: Event) -> bytes:
     assert event.topic in processor.outputs, f"{processor.name}: {event.topic.name} is not a declared output"
     assert type(event.frame) is event.topic.frame, f"{processor.name}: {type(event.frame).__name__} on {event.topic.name}"
+    key = str(getattr(event.frame, event.topic.key))
+    assert event.key == key, f"{processor.name}: event {event.id} has the key {event.key!r}, its {event.topic.key} is {key!r}"
     return event.frame.encode()
 
 

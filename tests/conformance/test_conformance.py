@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -101,6 +102,15 @@ class ForeignId(Twin):
         return Result([renamed(event, f"mine/{n}") for n, event in enumerate(result.events)], result.dead, result.state)
 
 
+class OtherKey(Twin):
+    def broken(self, batch, result, state):
+        return Result([replace(event, key="other") for event in result.events], result.dead, result.state)
+
+
+class Restless(Twin):
+    tick_s = 0.0
+
+
 @pytest.mark.parametrize(
     ("twin", "reason"),
     [
@@ -109,6 +119,8 @@ class ForeignId(Twin):
         (Mutating, "changed its state in place"),
         (SameId, "an event id occurs twice"),
         (ForeignId, "does not begin with its cause's"),
+        (OtherKey, "has the key 'other', its .* is 'a'"),
+        (Restless, "tick_s must be None or more than 0, got 0.0"),
     ],
 )
 def test_a_check_fails_on_a_processor_that_breaks_the_rule(twin, reason):

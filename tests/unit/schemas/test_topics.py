@@ -5,9 +5,9 @@ from typing import get_args
 
 import pytest
 
-from schemas import TOPICS, DeadLetter, FrameError
+from schemas import TOPICS, DeadLetter, FrameError, TokenBatch
 from schemas.frame import MAX_MESSAGE_BYTES
-from schemas.topics import BY_NAME, ROUTING_DLQ, dead_letter_topic
+from schemas.topics import BY_NAME, ROUTING_DLQ, Topic, dead_letter_topic
 
 EACH = pytest.mark.parametrize("topic", TOPICS, ids=lambda topic: topic.name)
 
@@ -58,3 +58,9 @@ def test_the_bytes_of_every_other_topic_are_refused(topic):
         if other.frame is not topic.frame:
             with pytest.raises(FrameError, match=f"must be {re.escape(topic.frame.tag())}"):
                 topic.frame.decode(other.frame.example().encode())
+
+
+def test_a_key_that_the_frame_does_not_have_is_refused_by_name():
+    message = r"key of topic pumps\.flow\.v1 must be a field of TokenBatch \(.*batch_id, .*\), got 'pump'"
+    with pytest.raises(ValueError, match=message):
+        Topic("pumps.flow.v1", TokenBatch, "pump", "input", "flow of pumps")

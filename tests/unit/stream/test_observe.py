@@ -3,11 +3,13 @@
 import time
 from typing import Any
 
+import pytest
 from prometheus_client import REGISTRY
 
 from qstream.contract import Event
+from qstream.stream.decode import Rejected
 from qstream.stream.observe import count_delivered
-from schemas import DispatchShares, PlacementPlan, TokenBatch
+from schemas import DeadLetter, DispatchShares, PlacementPlan, TokenBatch
 from schemas.plan import SkipReason
 from schemas.solver import Reason
 from schemas.topics import DISPATCH_SHARES, PLACEMENT_PLAN, TOKENS_BATCH, Topic
@@ -59,3 +61,10 @@ def test_events_that_are_not_plans_are_not_counted_as_plans():
     count_delivered("a5", [Event(TOKENS_BATCH, "m", "t/0/0/0", TokenBatch.example(), None)], [])
     assert value("plans_total", agent="a5", topic=TOKENS_BATCH.name, outcome="published") is None
     assert isinstance(DispatchShares.example().outcome, str)
+
+
+def test_dead_letters_are_logged_with_the_first_one(caplog: pytest.LogCaptureFixture):
+    letters = [Rejected(DeadLetter.example().model_copy(update={"offset": n}), None, None, ()) for n in (7, 8)]
+    count_delivered("counted.dead", [], letters)
+    first = letters[0].letter
+    assert caplog.messages == [f"counted.dead: 2 records became dead letters, the first is {first.id}: {first.error_message}"]
