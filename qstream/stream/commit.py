@@ -165,7 +165,9 @@ class Ledger(Generic[S]):
         return unseen
 
     def stage(self, key: str, state: S | None, records: Sequence[Record]) -> None:
-        """Take a new state that has seen `records`, None where the key ends; `save` writes it."""
+        """Take a new state that has seen `records`, None where the key ends; `save` writes it. Without a store none is kept."""
+        if self.store is None:
+            return
         entry = self.entry(key)
         entry.state = state
         entry.dirty = True

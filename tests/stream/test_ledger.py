@@ -106,3 +106,11 @@ def test_a_state_that_cannot_be_loaded_anew_yet_has_the_records_of_the_new_parti
     assert ours.unseen(KEY, [record(SECOND, 1)])
     assert ours.save() == set()
     assert ours.unseen(KEY, [record(FIRST, 0)])
+
+
+def test_a_stateless_module_that_ends_a_key_does_not_hold_up_its_commits() -> None:
+    ledger: Ledger[Balance] = Ledger(None, "ledger")
+    ledger.stage(KEY, None, [record(FIRST, 4)])
+    ledger.advance({FIRST: 4}, {FIRST: 5})
+    assert ledger.save() == set()
+    assert ledger.committable() == {FIRST: 5}
