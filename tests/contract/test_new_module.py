@@ -12,13 +12,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs/pages/howto/module.md").read_text()
+# Under other names of the same length, so that a checkout that has a module `cooling` already can be tested too.
+NAMES = {"cooling": "coolant", "Cooling": "Coolant", "COOLING": "COOLANT", "RoomTelemetry": "HallTelemetry"}
+PAGE = re.sub("|".join(NAMES), lambda found: NAMES[found[0]], (ROOT / "docs/pages/howto/module.md").read_text())
 HERE, ELSEWHERE = PAGE.split("## A package of its own\n")
 TITLED = re.compile(r'^```\w+ title="([^"]+)"\n(.*?)^```$', re.DOTALL | re.MULTILINE)
 MOVED = {
-    "from schemas.topics import COOLING": "from my_cooling.topics import COOLING",
-    "schemas.cooling": "my_cooling.frames",
-    "qstream.cooling": "my_cooling",
+    "from schemas.topics import COOLANT": "from my_coolant.topics import COOLANT",
+    "schemas.coolant": "my_coolant.frames",
+    "qstream.coolant": "my_coolant",
 }
 
 
@@ -50,6 +52,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
             add_topics(copy / name, text)
         else:
             write(copy / name, text)
+    run(copy, "-m", "ruff", "check", "--no-cache", "--quiet", "--select", "I", "--fix", "schemas/topics.py")
     return copy
 
 
@@ -70,7 +73,7 @@ def add_topics(path: Path, text: str) -> None:
 def test_the_module_of_the_page_passes_its_tests_and_the_conformance_tests(checkout):
     run(checkout, "-m", "schemas.generate")
     assert run(checkout, "-m", "schemas.generate", "--check") == ""
-    chosen = ("tests/unit/cooling", "tests/conformance", "-k", "cooling or Cooling or Room")
+    chosen = ("tests/unit/coolant", "tests/conformance", "-k", "coolant or Coolant or Hall")
     printed = run(checkout, "-m", "pytest", "-q", "-p", "no:cacheprovider", *chosen)
     assert re.search(r"^1\d passed", printed, re.MULTILINE), printed
 
@@ -85,17 +88,17 @@ def test_the_same_files_make_an_agent_of_a_package_of_its_own(tmp_path):
     for name, text in TITLED.findall(HERE):
         for old, new in MOVED.items():
             text = text.replace(old, new)
-        moved = {"schemas/cooling.py": "my_cooling/frames.py", "agents/cooling.py": "my_cooling/agent.py"}
+        moved = {"schemas/coolant.py": "my_coolant/frames.py", "agents/coolant.py": "my_coolant/agent.py"}
         if name != "schemas/topics.py":
-            write(tmp_path / moved.get(name, name.replace("qstream/cooling", "my_cooling").replace("unit/cooling/", "")), text)
+            write(tmp_path / moved.get(name, name.replace("qstream/coolant", "my_coolant").replace("unit/coolant/", "")), text)
     for name, text in TITLED.findall(ELSEWHERE):
         write(tmp_path / name, text)
     # What pip writes of the page's pyproject.toml.
-    entry = re.search(r"^cooling = \"(.*)\"$", ELSEWHERE, re.MULTILINE)
+    entry = re.search(r"^coolant = \"(.*)\"$", ELSEWHERE, re.MULTILINE)
     assert entry is not None
-    write(tmp_path / "my_cooling-0.1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: my-cooling\nVersion: 0.1.0\n")
-    write(tmp_path / "my_cooling-0.1.0.dist-info/entry_points.txt", f"[qstream.agents]\ncooling = {entry[1]}\n")
+    write(tmp_path / "my_coolant-0.1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: my-coolant\nVersion: 0.1.0\n")
+    write(tmp_path / "my_coolant-0.1.0.dist-info/entry_points.txt", f"[qstream.agents]\ncoolant = {entry[1]}\n")
     printed = run(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), "tests")
     assert re.search(r"^8 passed", printed, re.MULTILINE), printed
-    found = run(tmp_path, "-c", "from agents.registry import find_agent; print(find_agent('cooling').dead_letters.name)")
-    assert found == "qstream.cooling.dlq.v1\n"
+    found = run(tmp_path, "-c", "from agents.registry import find_agent; print(find_agent('coolant').dead_letters.name)")
+    assert found == "qstream.coolant.dlq.v1\n"
