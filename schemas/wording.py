@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-MAX_SHOWN = 80  # characters of a value that a message repeats
+MAX_SHOWN = 160  # characters of a value that a message repeats
 
 
 def must_be(name: str, allowed: str, value: object) -> str:

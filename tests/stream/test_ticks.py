@@ -160,9 +160,10 @@ def test_ticks_of_a_key_fed_by_two_workers_come_from_one_of_them_and_lose_no_upd
             rig.publish([Ping.of("a", number, act="open")], rig.sample.gates)
         wait_until(lambda: rig.committed_records() == rig.committed_records(rig.sample.gates) == 100)
         wait_until(lambda: one.ticks or two.ticks)
+        both = bool(one.ticks and two.ticks)  # once a worker leaves, the other one has all partitions, and ticks
     tally = rig.tally("a")
     assert tally is not None
     assert tally.count == 200
     assert tally.total % 1_000_000 == 2 * sum(range(100))
     assert tally.total >= 1_000_000
-    assert not (apart and one.ticks and two.ticks), "a key ticks at one worker"
+    assert not (apart and both), "a key ticks at one worker"

@@ -128,7 +128,7 @@ def test_a_bug_keeps_its_traceback():
         (["demo", "--json", "/nonexistent/x.json"], "/nonexistent/x.json"),
         (["demo", "nonesuch"], "SCENE must be one of routing, got 'nonesuch'"),
         (["watch", "nonesuch"], "qstream.tokens.batch.v1"),
-        (["publish", "-", "--topic", "dlq"], "unknown"),
+        (["publish", "-", "--topic", "dlq"], "must be the name of one topic or a part of it"),
         (["dlq", "list", "--agent", "nonesuch"], "routing"),
         (["dlq", "redrive"], "--all"),
         (["dlq", "redrive", "some/0/1", "--all"], "--all"),
