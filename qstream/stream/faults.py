@@ -25,7 +25,7 @@ def raise_if_fatal(error: KafkaError) -> None:
 def fatal_named() -> Iterator[None]:
     """`Fenced` or `Fatal` for a fatal error that the client raises by itself, from any call that serves its callbacks.
 
-    Callbacks that run after it turn it into the cause of a SystemError.
+    Callbacks that run after it turn it into the cause of a SystemError, or leave a SystemError without a cause.
     """
     try:
         yield
@@ -33,6 +33,8 @@ def fatal_named() -> Iterator[None]:
         error = exc if isinstance(exc, KafkaException) else exc.__cause__
         if isinstance(error, KafkaException):
             raise_if_fatal(error.args[0])
+        if isinstance(exc, SystemError):
+            raise Fatal(f"the Kafka client failed for good: {exc}") from exc
         raise
 
 
