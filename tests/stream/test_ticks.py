@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import pytest
 
-from qstream.contract import Result, Tick
+from qstream.contract import Result, Tick, TopicPartition
 from qstream.metrics import PRODUCED
-from qstream.testing.rig import Rig, wait_until
+from qstream.stream.partition import partition_of_key
+from qstream.testing.rig import LoopThread, Rig, wait_until
 from qstream.testing.sample import Ping, Sample, SampleOptions, Tally
+
+MakeRig = Callable[..., Rig]
 
 
 class Noted(Sample):
@@ -48,6 +51,11 @@ def test_after_a_restart_ticks_reach_the_keys_that_send_nothing_any_more(rig: Ri
 def test_after_a_rebalance_each_key_ticks_at_the_worker_that_owns_its_partition(rig: Rig):
     rig.publish([Ping.of(f"name-{i}", i) for i in range(40)])
     one, two = noted(rig), noted(rig)
+
+    def tick_between_them() -> bool:
+        ticked = [names(sample.ticks) for sample in (one, two)]
+        return all(ticked) and len(set.union(*ticked)) == 40
+
     with rig.loop(one) as first:
         wait_until(lambda: len(names(one.ticks)) == 40)
         with rig.loop(two, worker_id="worker-1") as second:
@@ -55,8 +63,7 @@ def test_after_a_rebalance_each_key_ticks_at_the_worker_that_owns_its_partition(
             wait_until(lambda: first.loop.status().partitions + second.loop.status().partitions == 4)
             one.ticks.clear()
             two.ticks.clear()
-            wait_until(lambda: len(names(one.ticks) | names(two.ticks)) == 40)
-            assert names(two.ticks)
+            wait_until(tick_between_them)
         wait_until(lambda: first.loop.status().partitions == 4)
         one.ticks.clear()
         wait_until(lambda: len(names(one.ticks)) == 40)
@@ -137,33 +144,61 @@ def test_a_key_that_a_tick_ends_is_gone_from_store_and_index(rig: Rig):
     assert names(later.ticks) == {"c"}
 
 
+class Seen(NamedTuple):
+    """One tick: its key, whether a gate had fed the state, and the partitions that the worker owned when it ticked."""
+
+    key: str
+    opened: bool
+    owned: frozenset[TopicPartition]
+
+
 class Both(Noted):
     """The same with both topics, which two workers may own apart: each ping counts, and each tick counts as well."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.inputs = (self.pings, self.gates)
+        self.running: LoopThread | None = None
+        self.seen: list[Seen] = []
 
     def on_tick(self, tick: Tick, state: Tally) -> Result[Tally]:
+        assert self.running is not None
+        self.seen.append(Seen(tick.key, state.opened, frozenset(self.running.loop.intake.assigned)))
         result = super().on_tick(tick, state)
         return Result(result.events, state=state.model_copy(update={"total": state.total + 1_000_000}))
 
+    def feeds(self, key: str) -> tuple[TopicPartition, TopicPartition]:
+        """Where the key's gates and its pings lie. A gate that has fed the state comes first, by the topics' names."""
+        number = partition_of_key(key.encode(), self.partitions)
+        return TopicPartition(self.gates.name, number), TopicPartition(self.pings.name, number)
 
-def test_ticks_of_a_key_fed_by_two_workers_come_from_one_of_them_and_lose_no_update(rig: Rig):
-    """The workers own a topic each; every tick adds a million to the total, every record its value."""
+
+def test_ticks_of_a_key_fed_by_two_workers_come_from_one_of_them_and_lose_no_update(make_rig: MakeRig):
+    """Every tick adds a million to the total, every record its value; a tick is judged by what its worker owned just then.
+
+    Two workers share three partitions a topic: one has an odd number of them, and so a gate without the pings of its keys.
+    """
+    rig = make_rig(partitions=3)
     one, two = (Both(rig.sample.name, rig.sample.partitions, SampleOptions(tick_s=0.05)) for _ in "ab")
-    with rig.loop(one) as first, rig.loop(two, worker_id="worker-1") as second:
-        wait_until(lambda: first.loop.status().partitions == second.loop.status().partitions == 4)
-        apart = {p.topic for p in first.loop.intake.assigned} != {p.topic for p in second.loop.intake.assigned}
-        for number in range(100):
-            rig.publish([Ping.of("a", number)])
-            rig.publish([Ping.of("a", number, act="open")], rig.sample.gates)
-        wait_until(lambda: rig.committed_records() == rig.committed_records(rig.sample.gates) == 100)
-        wait_until(lambda: one.ticks or two.ticks)
-        both = bool(one.ticks and two.ticks)  # once a worker leaves, the other one has all partitions, and ticks
-    tally = rig.tally("a")
-    assert tally is not None
-    assert tally.count == 200
-    assert tally.total % 1_000_000 == 2 * sum(range(100))
-    assert tally.total >= 1_000_000
-    assert not (apart and both), "a key ticks at one worker"
+    keys = [f"name-{i}" for i in range(12)]
+
+    def ticked_apart() -> bool:
+        gates_alone = [tick for tick in (*one.seen, *two.seen) if tick.opened and {*one.feeds(tick.key)} - tick.owned]
+        return bool(gates_alone)
+
+    with rig.loop(one) as one.running, rig.loop(two, worker_id="worker-1") as two.running:
+        wait_until(lambda: all(sample.running and sample.running.loop.intake.assigned for sample in (one, two)))
+        for number in range(20):
+            rig.publish([Ping.of(key, number) for key in keys])
+            rig.publish([Ping.of(key, number, act="open") for key in keys], rig.sample.gates)
+        wait_until(lambda: rig.committed_records() == rig.committed_records(rig.sample.gates) == 20 * len(keys))
+        wait_until(ticked_apart)
+    for tick in (*one.seen, *two.seen):
+        gate, ping = one.feeds(tick.key)
+        assert (gate if tick.opened else ping) in tick.owned
+    for key in keys:
+        tally = rig.tally(key)
+        assert tally is not None
+        assert tally.count == 40
+        assert tally.total % 1_000_000 == 2 * sum(range(20))
+    assert sum(tally.total for key in keys if (tally := rig.tally(key))) >= 1_000_000
