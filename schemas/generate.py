@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, models_json_schema
 
 from schemas.deadletter import HEADER_NAMES, PREFIX, DeadLetter
+from schemas.drift import command, differing, read, write_changed
 from schemas.frame import JSON, SAFETENSORS, ContentType, Frame, FrameError
 from schemas.topics import HOUR_MS, TOPICS, Topic
 
@@ -213,22 +213,17 @@ def golden() -> dict[str, tuple[type[Frame], ContentType]]:
 def write(home: Path = HOME) -> list[Path]:
     """Bring `home` up to date and return the files that changed; golden samples are only ever added."""
     samples = {path: pair for path, pair in golden().items() if not (home / path).exists()}
-    wanted = derived() | {path: frame.example().encode(form) for path, (frame, form) in samples.items()}
-    changed = [path for path, content in wanted.items() if _read(home / path) != content]
-    for path in changed:
-        (home / path).parent.mkdir(parents=True, exist_ok=True)
-        (home / path).write_bytes(wanted[path])
-    return [home / path for path in changed]
+    return write_changed(home, derived() | {path: frame.example().encode(form) for path, (frame, form) in samples.items()})
 
 
 def check(home: Path = HOME) -> list[str]:
     """What is wrong in `home`, a line a file: derived files that drift or are left over, golden samples that are unreadable."""
     wanted = derived()
-    faults = [f"{path}: differs from the code" for path in wanted if _read(home / path) != wanted[path]]
+    faults = differing(home, wanted)
     present = {str(path.relative_to(home)) for path in (home / "generated").rglob("*.*")}
     faults += [f"{path}: belongs to no frame" for path in sorted(present - set(wanted))]
     for path, (frame, content_type) in golden().items():
-        data = _read(home / path)
+        data = read(home / path)
         if data is None:
             faults.append(f"{path}: missing")
             continue
@@ -239,19 +234,8 @@ def check(home: Path = HOME) -> list[str]:
     return faults
 
 
-def _read(path: Path) -> bytes | None:
-    return path.read_bytes() if path.exists() else None
-
-
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m schemas.generate", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing, name each file that differs, exit 1 if any does")
-    if parser.parse_args(arguments).check:
-        faults = check()
-        sys.stdout.writelines(f"schemas/{fault}\n" for fault in faults)
-        return 1 if faults else 0
-    sys.stdout.writelines(f"wrote {path}\n" for path in write())
-    return 0
+    return command(arguments, module="schemas.generate", purpose=__doc__, folder="schemas/", write=write, check=lambda: check())
 
 
 if __name__ == "__main__":

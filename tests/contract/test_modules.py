@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
 
 from agents.names import files
 from agents.registry import find_agent
+from docs.blocks import port
 from schemas.topics import TOPICS
 
 ROOT = Path(__file__).parents[2]
@@ -37,10 +37,10 @@ def test_every_topic_of_a_module_and_its_dead_letters_have_a_row(name):
     assert not missing, f"schemas/topics.py lacks rows for {', '.join(missing)}"
 
 
-@EACH
-def test_every_module_is_in_the_tables_of_modules(name):
-    for page in ("README.md", "docs/pages/modules/index.md"):
-        assert re.search(rf"^\| \[{name}\]\(", (ROOT / page).read_text(), re.MULTILINE), f"{page} has no row for module {name}"
+def test_every_agent_has_a_port_of_its_own():
+    ports = {name: port(find_agent(name)) for name in files()}
+    taken = {name: found for name, found in ports.items() if list(ports.values()).count(found) > 1}
+    assert not taken, f"agents must have ports of their own (AGENT.settings), got {taken}"
 
 
 @EACH

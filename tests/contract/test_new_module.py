@@ -44,9 +44,10 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the repository with the page's files in it."""
     copy = tmp_path_factory.mktemp("checkout") / "repository"
     hidden = shutil.ignore_patterns("__pycache__")
-    for name in ("agents", "qstream", "schemas", "tests"):
+    for name in ("agents", "deploy", "docs", "qstream", "schemas", "tests"):
         shutil.copytree(ROOT / name, copy / name, ignore=hidden)
-    shutil.copy(ROOT / "pyproject.toml", copy)
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, copy)
     for name, text in TITLED.findall(HERE):
         if name == "schemas/topics.py":
             add_topics(copy / name, text)
@@ -76,6 +77,18 @@ def test_the_module_of_the_page_passes_its_tests_and_the_conformance_tests(check
     chosen = ("tests/unit/coolant", "tests/conformance", "-k", "coolant or Coolant or Hall")
     printed = run(checkout, "-m", "pytest", "-q", "-p", "no:cacheprovider", *chosen)
     assert re.search(r"^1\d passed", printed, re.MULTILINE), printed
+
+
+def test_all_else_that_names_the_module_is_written_from_its_files(checkout):
+    write(checkout / "qstream/coolant/README.md", "# Coolant\n")
+    run(checkout, "-m", "docs.generate")
+    assert run(checkout, "-m", "docs.generate", "--check") == ""
+    for page, link in (("README.md", "qstream/coolant/README.md"), ("docs/pages/modules/index.md", "coolant.md")):
+        assert f"\n| [coolant]({link}) | decides how fast the fans" in (checkout / page).read_text()
+    assert 'ports: ["127.0.0.1:${COOLANT_PORT:-6067}:6066"]' in (checkout / "deploy/compose/compose.yaml").read_text()
+    assert "\nCOOLANT_PORT=6067\n" in (checkout / "deploy/compose/.env.example").read_text()
+    chosen = ("tests/contract/test_modules.py", "tests/unit/deploy", "-k", "coolant or compose or env or agents")
+    run(checkout, "-m", "pytest", "-q", "-p", "no:cacheprovider", *chosen)
 
 
 def test_the_module_of_the_page_keeps_the_house_s_rules(checkout):

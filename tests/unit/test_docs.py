@@ -9,6 +9,7 @@ import io
 import itertools
 import re
 import shlex
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -133,8 +134,20 @@ def test_every_setting_option_and_field_of_the_reference_says_what_it_means():
 
 
 def test_a_page_that_differs_from_the_code_is_named(tmp_path):
+    for path in ("README.md", "deploy/compose/compose.yaml", "deploy/compose/.env.example", "docs/pages/modules/index.md"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / path, tmp_path / path)
     generate.write(tmp_path)
     assert generate.check(tmp_path) == []
-    (tmp_path / "metrics.md").write_text("# Metrics\n")
-    (tmp_path / "old.md").write_text("# Old\n")
-    assert generate.check(tmp_path) == ["metrics.md: differs from the code", "old.md: no page of the reference"]
+    reference, readme = tmp_path / generate.REFERENCE, tmp_path / "README.md"
+    (reference / "metrics.md").write_text("# Metrics\n")
+    (reference / "old.md").write_text("# Old\n")
+    readme.write_text(readme.read_text().replace("| [routing](", "| [router]("))
+    assert generate.check(tmp_path) == [
+        "docs/pages/reference/metrics.md: differs from the code",
+        "README.md: differs from the code",
+        "docs/pages/reference/old.md: no page of the reference",
+    ]
+    readme.write_text("no block")
+    with pytest.raises(ValueError, match=r"README\.md must have one line 'begin modules' and one 'end modules', got 0"):
+        generate.check(tmp_path)
