@@ -14,6 +14,7 @@ from qstream.cli.options import AsJson, BootstrapServers, agent_completion, clie
 from qstream.cli.output import print_json, print_table, printable, utc
 from qstream.config import Settings
 from qstream.errors import ConfigError
+from qstream.stream.headers import headers_of
 from qstream.stream.read import frame_of
 from qstream.stream.redrive import DeadRecord, choose_letters, dead_records, named_letters, redrive
 from schemas.deadletter import DeadLetter
@@ -84,7 +85,7 @@ def show(
     letters = _owner(_read(client_settings(bootstrap_servers), agent), letter_id)
     record = named_letters(letters.agent, letters.records, [letter_id])[-1]
     value = _value(record)
-    headers = {name: _text(text) for name, text in DeadLetter.original(record.message.headers() or ())}
+    headers = {name: _text(text) for name, text in DeadLetter.original(headers_of(record.message))}
     key = _text(record.message.key())
     fields = {"agent": letters.agent} | _object(record)
     if as_json:

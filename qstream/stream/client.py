@@ -17,7 +17,7 @@ from confluent_kafka import TopicPartition as KafkaPartition
 from qstream.config import Settings, load_settings
 from qstream.errors import ConfigError, DeliveryFailed
 from qstream.stream.faults import raise_if_fatal
-from qstream.stream.headers import event_headers
+from qstream.stream.headers import event_headers, headers_of
 from qstream.stream.partition import partition_of_key
 from qstream.stream.producers import Producers, producer_config
 from qstream.stream.read import frame_of, open_reader
@@ -247,13 +247,11 @@ class PlanSubscriber(Generic[F]):
         self._assigned.set()
 
     def _take(self, message: Message, now_ns: int | None = None) -> F | None:
-        given = dict(message.headers() or ()).get("ce_id")
-        place = f"{message.topic()}/{message.partition()}/{message.offset()}"
-        event_id = given.decode(errors="replace") if given else place
-        if event_id in self._ids:
-            self.repeated += 1
-            return None
         try:
+            event_id = _event_id(message)
+            if event_id in self._ids:
+                self.repeated += 1
+                return None
             plan = frame_of(message, self.frame)
         except FrameError as exc:
             self.unreadable += 1
@@ -277,6 +275,12 @@ class PlanSubscriber(Generic[F]):
         while len(self.latest) > 1 and (len(self.latest) > self._max_keys or self._kept_bytes > self._max_bytes):
             oldest, _ = self.latest.popitem(last=False)
             self._kept_bytes -= self._sizes.pop(oldest)
+
+
+def _event_id(message: Message) -> str:
+    """The id in the headers; without one, the record's place."""
+    given = dict(headers_of(message)).get("ce_id")
+    return given.decode(errors="replace") if given else f"{message.topic()}/{message.partition()}/{message.offset()}"
 
 
 class Exchange(Generic[F]):

@@ -11,7 +11,7 @@ from typing import Literal
 from confluent_kafka import Message
 
 from qstream.contract import Record
-from qstream.stream.headers import CONTENT_TYPE, EVENT_TYPE
+from qstream.stream.headers import CONTENT_TYPE, EVENT_TYPE, headers_of
 from schemas.deadletter import MAX_MESSAGE, MAX_STACK, DeadLetter, Headers
 from schemas.frame import FrameError, body_type
 from schemas.topics import Topic
@@ -79,7 +79,7 @@ def attempts(headers: Headers) -> int:
 
 def _record(message: Message, topic: Topic) -> Record:
     value = message.value() or b""
-    headers: Headers = message.headers() or ()
+    headers = headers_of(message)
     content_type = ""
     for name, text in headers:
         if name == CONTENT_TYPE and text:
@@ -103,7 +103,8 @@ def _media_type(content_type: bytes) -> str:
 
 
 def _reject_message(message: Message, error: FrameError) -> Rejected:
-    headers: Headers = message.headers() or ()
+    """A dead letter with the bytes of a record; headers that cannot be read do not travel."""
+    headers: Headers = message.headers() or ()  # readable or empty, once `headers_of` has tried
     letter = DeadLetter(
         topic=message.topic(),
         partition=message.partition(),

@@ -1,16 +1,40 @@
-"""Headers: CloudEvents 1.0 on a Kafka record, and the trace context that goes with it."""
+"""Headers: reading those of any record, CloudEvents 1.0 on those of qstream, and the trace context that goes with it."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 from functools import lru_cache
+from operator import methodcaller
+
+from confluent_kafka import Message
 
 from schemas.deadletter import Headers
+from schemas.frame import FrameError
+from schemas.wording import must_be
 
 CONTENT_TYPE = "content-type"
 EVENT_TYPE = "ce_type"
 LAST_MS = 253_402_300_799_000  # 9999-12-31T23:59:59Z, the last second that RFC 3339 can write
 PASSED_ON = ("traceparent", "tracestate")
+# Called by C code, which checks what it returns: the client returns a list with a null pointer in it together with an error,
+# and the interpreter's fast path for ``message.headers()`` would go on with the list, to a segmentation fault.
+_read_headers = methodcaller("headers")
+
+
+def headers_of(message: Message) -> Headers:
+    """The headers of a record. `FrameError` if the client cannot read them, because a name is not UTF-8: then the message has
+    none from now on."""
+    try:
+        headers: Headers = _read_headers(message) or ()
+        return headers
+    except (UnicodeDecodeError, SystemError) as exc:
+        # The client would give out that list from now on.
+        message.set_headers([])
+        cause = exc.__cause__ if isinstance(exc, SystemError) else exc
+        if not isinstance(cause, UnicodeDecodeError):
+            raise
+        name = cause.object
+        raise FrameError(must_be("names of headers", "UTF-8", name.decode(errors="backslashreplace"))) from exc
 
 
 def event_headers(

@@ -14,7 +14,7 @@ from confluent_kafka import TopicPartition as KafkaPartition
 from qstream.config import Settings
 from qstream.errors import Transient
 from qstream.stream.faults import raise_if_fatal
-from qstream.stream.headers import CONTENT_TYPE
+from qstream.stream.headers import CONTENT_TYPE, headers_of
 from schemas.deadletter import DeadLetter
 from schemas.frame import Frame, body_type
 
@@ -67,7 +67,7 @@ def follow(settings: Settings, topic: str, from_start: bool = False) -> Iterator
 
 def frame_of(message: Message, frame: type[F]) -> F:
     """The frame of a record, of a dead letter its reason; `FrameError` if it is unreadable."""
-    headers = message.headers() or ()
+    headers = headers_of(message)
     if issubclass(frame, DeadLetter):
         return frame.from_headers(headers)
     body = message.value() or b""

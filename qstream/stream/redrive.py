@@ -15,6 +15,7 @@ from qstream.stream.client import Publisher
 from qstream.stream.decode import ATTEMPTS_HEADER
 from qstream.stream.faults import raise_first
 from qstream.stream.groups import group_client
+from qstream.stream.headers import headers_of
 from qstream.stream.read import read_all
 from schemas.deadletter import DeadLetter
 from schemas.frame import FrameError
@@ -43,7 +44,7 @@ def dead_records(settings: Settings, agent: str) -> tuple[list[DeadRecord], int]
     letters: list[tuple[DeadLetter, Message]] = []
     for message in messages:
         try:
-            letters.append((DeadLetter.from_headers(message.headers() or ()), message))
+            letters.append((DeadLetter.from_headers(headers_of(message)), message))
         except FrameError:
             continue
     memory = _recall(settings, agent, {message.partition() for message in messages})
@@ -108,7 +109,7 @@ def redrive(settings: Settings, agent: str, records: Sequence[DeadRecord], ids: 
 
 def _headers(record: DeadRecord) -> list[tuple[str, bytes | None]]:
     """The original headers, with the failures so far."""
-    original = DeadLetter.original(record.message.headers() or ())
+    original = DeadLetter.original(headers_of(record.message))
     return [*(header for header in original if header[0] != ATTEMPTS_HEADER), (ATTEMPTS_HEADER, b"%d" % record.letter.attempts)]
 
 

@@ -60,8 +60,12 @@ class Answered(NamedTuple):
         until, _, text = note.partition(":")
         if not until.isdigit() or not text:
             return cls(offset)
+        try:
+            distances = base64.b64decode(text, validate=True)
+        except ValueError:
+            return cls(offset)
         missing, at, step, shift = [], offset, 0, 0
-        for byte in base64.b64decode(text):
+        for byte in distances:
             step |= (byte & 127) << shift
             shift += 7
             if byte < 128:

@@ -20,6 +20,7 @@ from qstream.contract import TopicPartition
 from qstream.embedded.child import end_child, log_end, start_child
 from qstream.errors import QstreamError
 from qstream.state.store import StateStore
+from qstream.stream.headers import headers_of
 from qstream.stream.loop import BatchLoop
 from qstream.testing.sample import Ping, Pong, Sample, Tally
 from schemas.deadletter import DeadLetter, Headers
@@ -298,7 +299,7 @@ class Rig:
 
     def letters(self) -> list[tuple[DeadLetter, Message]]:
         """Every dead letter so far."""
-        return [(DeadLetter.from_headers(message.headers() or ()), message) for message in self.tail(self.sample.letters)]
+        return [(DeadLetter.from_headers(headers_of(message)), message) for message in self.tail(self.sample.letters)]
 
     def committed(self) -> dict[TopicPartition, int]:
         """Next offsets that the group has committed; none while the broker does not tell."""
@@ -334,5 +335,5 @@ class Rig:
 
 def header(message: Message, name: str) -> str:
     """The text of one header, empty without it."""
-    found = dict(message.headers() or ()).get(name)
+    found = dict(headers_of(message)).get(name)
     return (found or b"").decode()

@@ -22,6 +22,7 @@ from qstream.testing.java_kafka import JavaKafka
 from schemas.experts import ExpertTopology
 from schemas.frame import Frame, FrameError, Name
 from schemas.topics import Topic
+from tests.stream.raw_header import send_with_header
 
 OLD_MS = 1_600_000_000_000
 MakeTopic = Callable[..., Topic]
@@ -75,6 +76,16 @@ def versions(plans: PlanSubscriber[Note], count: int) -> list[int]:
         if (plan := plans.poll(0.1)) is not None:
             found.append(plan.version)
     return found
+
+
+def test_a_plan_whose_headers_cannot_be_read_is_passed_over(kafka: str, make_topic: MakeTopic, publisher: Publisher):
+    topic = make_topic(partitions=1)
+    with subscriber(kafka, topic) as plans:
+        send_with_header(kafka, topic.name, 0, b"m", note(version=1).encode(), b"\xff")
+        publisher.publish(topic, note(version=2))
+        publisher.flush()
+        assert versions(plans, 1) == [2]
+        assert plans.unreadable == 1
 
 
 def test_a_replayed_record_keeps_its_time_and_one_without_a_time_has_now(kafka: str, make_topic: MakeTopic, publisher: Publisher):

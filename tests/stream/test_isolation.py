@@ -13,6 +13,7 @@ from qstream.testing.rig import LoopThread, Rig, wait_until
 from qstream.testing.sample import Ping, Tally
 from schemas.deadletter import MAX_STACK, DeadLetter
 from schemas.frame import FrameError
+from tests.stream.raw_header import send_with_header
 
 MakeRig = Callable[..., Rig]
 KEY = b"a"
@@ -100,6 +101,23 @@ def test_a_record_that_cannot_be_read_is_dead_lettered_with_its_bytes(
     assert message in letter.error_message
     assert (record.value(), record.key()) == (value, key)
     assert DeadLetter.original(record.headers() or ()) == headers
+
+
+def test_a_record_whose_headers_cannot_be_read_is_dead_lettered_without_them_and_can_be_redriven(rig: Rig):
+    topic = rig.sample.pings.name
+    rig.publish_raw(topic, good(1), KEY, partition=0)
+    send_with_header(rig.settings.bootstrap_servers, topic, 0, KEY, good(2), "größe".encode("latin-1"))
+    rig.publish_raw(topic, good(3), KEY, partition=0)
+    with rig.loop():
+        wait_until(lambda: rig.committed_records() == 3)
+        letter, record = the_letter(rig)
+        assert (letter.stage, letter.error_class, letter.offset) == ("decode", "FrameError", 1)
+        assert letter.error_message == r"names of headers must be UTF-8, got 'gr\\xf6\\xdfe'"
+        assert (record.value(), record.key()) == (good(2), KEY)
+        assert DeadLetter.original(record.headers()) == []
+        rig.publish_raw(topic, record.value(), record.key(), partition=0)
+        wait_until(lambda: rig.committed_records() == 4)
+    assert rig.tally("a") == Tally.of(Ping.of("a", 1), Ping.of("a", 3), Ping.of("a", 2))
 
 
 def test_both_wire_forms_are_read_with_and_without_their_content_type(rig: Rig):
