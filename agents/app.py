@@ -61,7 +61,7 @@ def build_app(agent: Agent, settings: Settings) -> faust.App:
         worker_redirect_stdouts=False,
         web_bind=settings.host,
         web_port=settings.port or DEFAULT_PORT,
-        web_host=settings.host,
+        web_host=_in_url(settings.host),
         web_enabled=settings.port > 0,
     )
     app.service(LoopService(loop, settings.drain_s, loop=app.loop, beacon=app.beacon))
@@ -112,11 +112,17 @@ def run(agent: Agent, settings: Settings, loglevel: str = "INFO") -> None:
 def require_free(host: str, port: int) -> None:
     """Faust's worker would neither serve nor end without its port."""
     try:
-        socket.create_server((host, port)).close()
+        for family, *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE):
+            socket.create_server(address, family=family).close()
     except OSError as exc:
         reason = exc.strerror or exc
-        message = must_be("host and port", f"an address that is free here ({reason})", Shown(f"{host}:{port}"))
+        message = must_be("host and port", f"an address that is free here ({reason})", Shown(f"{_in_url(host)}:{port}"))
         raise ConfigError(f"{message}; choose another by --port, 0 for no pages") from exc
+
+
+def _in_url(host: str) -> str:
+    """The host as URLs have it: an IPv6 address stands in brackets."""
+    return f"[{host}]" if ":" in host else host
 
 
 def _report_health(app: faust.App, loop: BatchLoop[Any]) -> None:

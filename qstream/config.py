@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from pydantic_core import ErrorDetails
 
 from qstream.errors import ConfigError
+from schemas.parse import as_utf8
 from schemas.wording import Shown, must_be
 
 EMBEDDED = "embedded"
@@ -121,10 +122,10 @@ def _of_file() -> dict[str, Any]:
     if not path:
         return {}
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        return tomllib.loads(as_utf8(Path(path).read_bytes()).decode())
     except OSError as exc:
         raise ConfigError(must_be(CONFIG_VARIABLE, "the path of a TOML file", Shown(f"{path!r}: {exc.strerror}"))) from exc
-    except ValueError as exc:  # not TOML, or not UTF-8
+    except ValueError as exc:  # not TOML, or not in UTF-8
         raise ConfigError(must_be(CONFIG_VARIABLE, "the path of a TOML file", Shown(f"{path!r}: {exc}"))) from exc
 
 

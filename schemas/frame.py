@@ -20,10 +20,11 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import core_schema, from_json, to_json
+from pydantic_core import core_schema, to_json
 
 from schemas.arrays import array_schema, extremes
 from schemas.layout import METADATA, Read, usual_layout
+from schemas.parse import looks_like_json, read_json
 from schemas.wording import Shown, must, must_be
 
 ContentType = Literal["application/vnd.safetensors", "application/json"]
@@ -65,7 +66,7 @@ class FrameError(ValueError):
 
 def body_type(body: bytes) -> ContentType:
     """The content type of a body that came without the header: JSON begins with a brace, safetensors with a length."""
-    return JSON if body[:1] in (b"{", b"[") else SAFETENSORS
+    return JSON if looks_like_json(body) else SAFETENSORS
 
 
 class Axes:
@@ -268,7 +269,7 @@ def _from_json(cls: type[Frame], data: bytes) -> Any:
 
 def _read_json(cls: type[Frame], text: bytes | str) -> dict[str, Any]:
     try:
-        fields = from_json(text, allow_inf_nan=False)
+        fields = read_json(text)
     except ValueError as exc:
         raise FrameError(f"{cls.tag()}: not JSON: {str(exc)[:200]}") from exc
     if not isinstance(fields, dict):

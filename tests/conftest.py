@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import uuid
@@ -79,6 +80,16 @@ def embedded_kafka() -> Iterator[EmbeddedKafka]:
 def topic_prefix() -> str:
     """Begins the names of a test's topics and groups, so that tests can share a broker."""
     return f"test.{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def ipv6_loopback() -> str:
+    """The address, where this machine has it."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError as exc:
+        pytest.skip(f"no IPv6 here: {exc}")
+    return "::1"
 
 
 @pytest.fixture

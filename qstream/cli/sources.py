@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import safetensors
-from pydantic_core import from_json
 
 from agents.registry import all_topics
 from qstream.errors import ConfigError
 from qstream.install import install_hint
 from schemas.frame import HEADER_KEY, JSON, SAFETENSORS, Frame, FrameError
+from schemas.parse import as_utf8, read_json
 from schemas.tokens import from_dataframe, from_objects
 from schemas.topics import TOKENS_BATCH, Topic
 from schemas.wording import Shown, must_be
@@ -86,13 +86,16 @@ def _read(path: Path, topic: Topic | None, header: BatchHeader) -> list[Item]:
 
 
 def _lines(name: str, body: bytes) -> list[tuple[str, Any]]:
-    lines = enumerate(body.splitlines(), start=1)
+    try:
+        lines = enumerate(as_utf8(body).splitlines(), start=1)
+    except UnicodeDecodeError as exc:
+        raise FrameError(f"{name}: not JSON lines: {exc}") from exc
     return [(f"{name}:{n}", _parse(f"{name}:{n}", line)) for n, line in lines if line.strip()]
 
 
 def _parse(where: str, text: bytes) -> Any:
     try:
-        return from_json(text, allow_inf_nan=False)
+        return read_json(text)
     except ValueError as exc:
         raise FrameError(f"{where}: not JSON: {exc}") from exc
 

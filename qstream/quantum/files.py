@@ -16,6 +16,7 @@ from qstream.quantum.convert import coloring, from_qubo, from_terms, maxcut
 from qstream.quantum.ising import MAX_SPINS, IsingProblem, finite_array
 from qstream.quantum.onehot import MAX_LEVELS, MAX_VARIABLES, OneHotProblem
 from qstream.quantum.record import Problem
+from schemas.parse import read_json
 from schemas.wording import Shown, must_be
 
 KINDS: Final = ("maxcut", "ising", "coloring")
@@ -81,14 +82,14 @@ def names_of(value: Mapping[str, Any], problem: Problem) -> tuple[Hashable, ...]
     """What the file calls the spins or variables of its problem: a graph's node ids, else their numbers."""
     if isinstance(problem, IsingProblem):
         return problem.labels
-    return tuple(node["id"] for node in value["nodes"]) if "nodes" in value else tuple(range(len(problem.sizes)))
+    return tuple(_node_id(node["id"]) for node in value["nodes"]) if "nodes" in value else tuple(range(len(problem.sizes)))
 
 
 def _fields(body: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(body, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as exc:
-        raise ProblemError(must_be("the file", "JSON", Shown(exc or "what is nested too deeply"))) from exc
+        value = read_json(body)
+    except ValueError as exc:
+        raise ProblemError(must_be("the file", "JSON", Shown(exc))) from exc
     if not isinstance(value, dict):
         raise ProblemError(must_be("the file", f"an object with {FORMS}", Shown(_as_json(value))))
     return value
@@ -153,17 +154,16 @@ def _graph(value: Mapping[str, Any], kind: str, colors: int | None) -> Problem:
     at: dict[Hashable, int] = {}
     fields = []
     for number, node in enumerate(_list(value, "nodes", MAX_SPINS)):
-        name = node.get("id") if isinstance(node, dict) else None
-        finite = isinstance(name, (str, int)) or (isinstance(name, float) and math.isfinite(name))
-        if not isinstance(node, dict) or not finite or name in at:
+        name = _node_id(node.get("id")) if isinstance(node, dict) else None
+        if not isinstance(node, dict) or name is None or name in at:
             raise ProblemError(must_be(f"nodes[{number}]", "an object with an id of its own", Shown(_as_json(node))))
         at[name] = number
         fields.append(((number,), node.get("h", 0.0)))
     edges = []
     key = "links" if "links" in value else "edges"
     for number, edge in enumerate(_list(value, key, MAX_ENTRIES)):
-        ends = [edge.get(end) for end in ("source", "target")] if isinstance(edge, dict) else []
-        if len(ends) != 2 or any(not isinstance(end, (str, int, float)) or end not in at for end in ends) or ends[0] == ends[1]:
+        ends = [_node_id(edge.get(end)) for end in ("source", "target")] if isinstance(edge, dict) else []
+        if len(ends) != 2 or any(end not in at for end in ends) or ends[0] == ends[1]:
             raise ProblemError(
                 must_be(f"{key}[{number}]", "an object whose source and target are two nodes", Shown(_as_json(edge)))
             )
@@ -173,6 +173,14 @@ def _graph(value: Mapping[str, Any], kind: str, colors: int | None) -> Problem:
     if kind == "ising":
         return from_terms(len(at), [*fields, *(((i, j), weight) for i, j, weight in edges)], tuple(at))
     return maxcut(tuple(at), edges)
+
+
+def _node_id(value: Any) -> Hashable | None:
+    """A node's id; of a list the tuple that networkx has written as one, as of a grid; None for what is no id."""
+    if isinstance(value, list | tuple):
+        parts = tuple(map(_node_id, value))
+        return None if None in parts else parts
+    return value if isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value)) else None
 
 
 def _triples(
@@ -228,10 +236,6 @@ def _whole(field: str, value: Any, low: int, high: int) -> int:
 
 def _offset(value: Mapping[str, Any]) -> float:
     return float(finite_array("offset", value.get("offset", 0.0), ()))
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(must_be("a number", "finite", Shown(name)))
 
 
 def _as_json(value: Any) -> str:

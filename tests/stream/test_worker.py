@@ -35,11 +35,11 @@ class Worker(Program):
     """The routing agent with its pages on a free port."""
 
     def __init__(self, log: Path, environment: dict[str, str]) -> None:
-        self.port = free_ports(1)[0]
+        self.host, self.port = environment.get("QSTREAM_HOST", "127.0.0.1"), free_ports(1)[0]
         super().__init__(["-c", CODE], environment | {"QSTREAM_PORT": str(self.port)}, log)
 
     def page(self, path: str) -> tuple[int, str]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=30)
         try:
             connection.request("GET", path)
             answer = connection.getresponse()
@@ -124,6 +124,15 @@ def publish(publisher: Publisher, first: int, count: int, models: int = 3) -> No
 def wish(publisher: Publisher, paused: bool = False, **options: Any) -> None:
     publisher.publish(CONTROL, Control(agent="routing", ts_ns=time.time_ns(), paused=paused, options=options))
     publisher.flush()
+
+
+@pytest.mark.parametrize("host", ["::1", "::"])
+def test_the_pages_are_served_on_ipv6(host, ipv6_loopback, tmp_path):
+    servers = {"QSTREAM_BOOTSTRAP_SERVERS": "127.0.0.1:1", "QSTREAM_REDIS_URL": "redis://127.0.0.1:1"}  # none is needed for them
+    with Worker(tmp_path / "worker.log", servers | {"QSTREAM_HOST": host}) as worker:
+        worker.host = ipv6_loopback
+        wait_until(worker.status, START_S, worker.log_tail)
+        assert worker.page("/metrics")[0] == 200
 
 
 def test_the_pages_tell_health_readiness_and_valid_metrics(

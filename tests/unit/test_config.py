@@ -30,6 +30,13 @@ def test_a_file_beats_defaults_the_environment_beats_the_file_and_arguments_beat
     assert settings.kafka == {"security.protocol": "SSL"}
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path, monkeypatch, encoding):
+    (tmp_path / "qstream.toml").write_text("port = 1\n", encoding)
+    monkeypatch.setenv("QSTREAM_CONFIG", str(tmp_path / "qstream.toml"))
+    assert load_settings().port == 1
+
+
 def test_an_argument_of_none_does_not_count(monkeypatch):
     monkeypatch.setenv("QSTREAM_PORT", "7000")
     assert load_settings(port=None).port == 7000

@@ -97,7 +97,7 @@ def read_topology(path: Path) -> ExpertTopology:
     if not path.is_file():
         raise ConfigError(must_be("--model-graph", "a file with an ExpertTopology frame", str(path)))
     body = bounded(path, MAX_MESSAGE_BYTES)
-    return ExpertTopology.decode(body, body_type(body.lstrip()))
+    return ExpertTopology.decode(body, body_type(body))
 
 
 def answer(batch: TokenBatch, topology: ExpertTopology, placement: NDArray[np.int32], options: RoutingOptions) -> Answer:

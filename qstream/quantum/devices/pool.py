@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from qstream.errors import ConfigError
 from qstream.quantum.record import Refused
+from schemas.parse import as_utf8, read_json
 from schemas.solver import DEVICE, Execution, Reason
 from schemas.wording import Shown, must_be
 
@@ -130,5 +130,5 @@ def load_pool(source: Path | str | Mapping[str, Any]) -> DevicePool:
 
 
 def _read(path: Path) -> Any:
-    text = path.read_text(encoding="utf-8")
-    return tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    text = path.read_bytes()
+    return tomllib.loads(as_utf8(text).decode()) if path.suffix == ".toml" else read_json(text)

@@ -19,10 +19,10 @@ from typing import IO, Any, Final
 import numpy as np
 import safetensors
 from numpy.typing import NDArray
-from pydantic_core import from_json
 
 from qstream.errors import ConfigError, ProblemError
 from qstream.install import install_hint
+from schemas.parse import read_json
 from schemas.wording import Shown, must_be
 
 MAX_JSON_BYTES: Final = 256 << 20
@@ -155,7 +155,7 @@ def _from_list(field: str, value: Sequence[Any]) -> NDArray[Any]:
 
 def _read_json(path: Path) -> Tree:
     try:
-        value = from_json(bounded(path))
+        value = read_json(bounded(path), allow_inf_nan=True)  # an unused field may hold NaN, as Python writes it
     except ValueError as exc:
         raise ProblemError(f"{path.name}: not JSON: {str(exc)[:200]}") from exc
     if isinstance(value, list):

@@ -13,6 +13,7 @@ from qstream.errors import ConfigError, ProblemError
 from qstream.routing.formats import sglang, tensorrt_llm, vllm
 from qstream.routing.formats.files import FORMATS, MAX_ENTRIES, Tree, bounded, numbers, read_tree
 from qstream.routing.formats.recording import Recording, recording
+from schemas.parse import as_utf8
 from schemas.wording import Shown, must_be
 
 KNOWN: Final = (
@@ -109,7 +110,7 @@ def _map_of_yaml(path: Path) -> NDArray[np.int64]:
     """The lists of ``initial_global_assignments``, in brackets, as TensorRT-LLM and we write them."""
     if not path.is_file():
         raise ConfigError(must_be("a placement", "an existing file", str(path)))
-    text = bounded(path, MAX_YAML_BYTES).decode(errors="replace")
+    text = as_utf8(bounded(path, MAX_YAML_BYTES)).decode(errors="replace")
     rows = {int(layer): cells for layer, cells in re.findall(r"^ +(\d{1,4}): *\[([^]]*)\]", text, re.MULTILINE)}
     if not rows:
         allowed = "a file with a list in brackets for each layer below initial_global_assignments"

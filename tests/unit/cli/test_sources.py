@@ -48,6 +48,16 @@ def test_a_frame_without_that_field_is_known_by_its_required_fields_or_by_the_to
     assert read_items(path, None, HEADER)[0].topic is topic
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_files_with_a_byte_order_mark_are_read_as_those_without(tmp_path, encoding):
+    texts = [frame.encode(JSON).decode() for _, frame in FRAMES]
+    for name, text in (("a.json", "\r\n" + texts[0]), ("a.jsonl", "\n".join(texts))):
+        items = read_items(write(tmp_path, name, text.encode(encoding)), None, HEADER)
+        assert [item.frame for item in items] == [frame for _, frame in FRAMES[: len(items)]]
+    with pytest.raises(FrameError, match=r"b\.jsonl: not JSON lines: .*utf-16"):
+        read_items(write(tmp_path, "b.jsonl", b"\xff\xfe{"), None, HEADER)
+
+
 def test_lines_and_lists_hold_many_frames_and_empty_lines_are_none(tmp_path, monkeypatch):
     bodies = [frame.encode(JSON) for _, frame in FRAMES]
     lines = b"\n\n".join(bodies) + b"\r\n"

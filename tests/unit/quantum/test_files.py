@@ -65,6 +65,24 @@ def test_what_networkx_writes(edges):
     assert parsed(value, kind="coloring", colors=2).diagonal().min() > 0
 
 
+def test_nodes_of_a_grid_are_tuples_again_as_in_networkx_own_reader():
+    grid = nx.grid_2d_graph(2, 3)
+    value = json.loads(json.dumps(nx.node_link_data(grid)))
+    problem = problem_of(value)
+    assert set(problem.labels) == set(grid) == set(nx.node_link_graph(value))
+    assert problem.diagonal().min() == -7  # bipartite: all edges are cut
+    colored = problem_of(value, kind="coloring", colors=2)
+    assert colored.diagonal().min() == 0
+    assert names_of(value, colored) == problem.labels
+    nested = {"nodes": [{"id": [0, ["a", 1]]}, {"id": []}], "links": [{"source": [], "target": [0, ["a", 1]]}]}
+    assert problem_of(nested).labels == ((0, ("a", 1)), ())
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_problem_with_a_byte_order_mark_is_read(encoding):
+    assert parse_problem('\n{"Q": [[-1, 2], [0, -1]]}'.encode(encoding)).n == 2
+
+
 def test_a_graph_of_couplings_and_fields():
     value = {"nodes": [{"id": "a", "h": 0.5}, {"id": "b"}], "links": [{"source": "b", "target": "a", "weight": -2}]}
     problem = parsed(value, kind="ising")
@@ -73,13 +91,17 @@ def test_a_graph_of_couplings_and_fields():
 
 TWO = [{"id": 0}, {"id": 1}]
 BAD = [
+    ({"nodes": [{"id": [1, None]}], "links": []}, r"nodes\[0\] must be an object with an id of its own"),
+    ({"nodes": [{"id": [1, {}]}], "links": []}, r"nodes\[0\] must be an object with an id of its own"),
+    ({"nodes": [{"id": [0, 1]}, {"id": [0, 1]}], "links": []}, r"nodes\[1\] must be an object with an id of its own"),
+    ({"nodes": [{"id": [0, 1]}, *TWO], "links": [{"source": [0, 2], "target": 0}]}, r"links\[0\] must be an object whose source"),
     ("[1, 2]", "must be an object"),
     ("{", "must be JSON|must be an object"),
     ("", "must be JSON|must be an object"),
     ("\xff\xfe", "must be JSON|must be an object"),
     ("[" * 100_000, "must be JSON|must be an object"),
     ('{"n": ' + "9" * 5000 + "}", "must be JSON|must be an object"),
-    ('{"n": 2, "h": [NaN, 0]}', "NaN"),
+    ('{"n": 2, "h": [NaN, 0]}', "must be JSON, got expected value at line 1 column 16"),
     ('{"n": 2, "h": [1e999, 0]}', r"h\[0\] must be .*got inf"),
     ('{"n": 2, "h": [1e300, 0]}', r"h\[0\] must be .*got 1e\+300"),
     ("{}", "the fields"),

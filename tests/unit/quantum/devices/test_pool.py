@@ -50,7 +50,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, text: st
 
 def test_toml_and_json_make_the_same_pool(tmp_path: Path):
     (tmp_path / "pool.toml").write_text('[[devices]]\nname = "lab"\npennylane = "lightning.qubit"\n')
-    (tmp_path / "pool.json").write_text('{"devices": [{"name": "lab", "pennylane": "lightning.qubit"}]}')
+    (tmp_path / "pool.json").write_text('{"devices": [{"name": "lab", "pennylane": "lightning.qubit"}]}', "utf-8-sig")
     assert load_pool(tmp_path / "pool.toml") == load_pool(tmp_path / "pool.json")
 
 

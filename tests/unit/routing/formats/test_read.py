@@ -72,6 +72,14 @@ def test_sglang_counts_keep_their_steps(tmp_path, name):
     assert found.history.tolist() == HISTORY.tolist()
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_files_that_begin_with_a_byte_order_mark_are_read(tmp_path, encoding):
+    (tmp_path / "a.json").write_text(json.dumps({"logical_count": HISTORY.tolist(), "unused": float("nan")}), encoding)
+    assert read_recording(tmp_path / "a.json").history.tolist() == HISTORY.tolist()
+    (tmp_path / "p.yaml").write_text("initial_global_assignments:\n  3: [0, 1, 2, 0]\n", encoding)
+    assert read_map(tmp_path / "p.yaml", 1, 4, 3).tolist() == [[0, 1, 2, 0]]
+
+
 def test_counts_of_one_window_are_a_history_of_one():
     assert from_tree({"logical_count": HISTORY[0].tolist()}).history.tolist() == [HISTORY[0].tolist()]
 
