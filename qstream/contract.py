@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -207,3 +208,17 @@ class Processor(Protocol[S]):
     def warm(self) -> None:
         """Compile and load what the first batch needs; called before the worker reports ready."""
         return
+
+
+def may_tick(processor: Processor[S]) -> bool:
+    """Whether its class does something by the clock, which options may switch on at any time."""
+    return getattr(type(processor), "on_tick", None) is not Processor.on_tick
+
+
+def periods(processor: Processor[S]) -> tuple[float | None, float | None]:
+    """Its `tick_s` and `state_ttl_s`; `OptionError` unless each is None or a finite number above 0."""
+    found = processor.tick_s, processor.state_ttl_s
+    for name, seconds in zip(("tick_s", "state_ttl_s"), found, strict=True):
+        if seconds is not None and not (isinstance(seconds, int | float) and math.isfinite(seconds) and seconds > 0):
+            raise OptionError(f"{processor.name}: " + must_be(name, "None or a finite number of seconds above 0", seconds))
+    return found

@@ -139,6 +139,16 @@ class Ledger(Generic[S]):
                     self._drop(key)
         self._load([key for key in keys if self._cache.get(key) is None])
 
+    def end_expired(self, keys: Sequence[str]) -> None:
+        """Have the keys leave the index of which the store holds nothing any more; `StoreUnavailable`."""
+        store = self.store
+        if store is None or not keys:
+            return
+        for key, (version, _) in zip(keys, self._ask(lambda: store.marks(keys)), strict=True):
+            if version == 0 and key not in self._dirty:
+                self.keys.end(key)
+        self._unindex_ended(store)
+
     def shrink(self) -> None:
         """Keep the states in memory within their bounds."""
         self._cache.shrink()
@@ -191,9 +201,12 @@ class Ledger(Generic[S]):
         of a key had moved on. `StoreUnavailable`: nothing is lost, save again later."""
         again: set[TopicPartition] = set()
         store, dirty = self.store, list(self._dirty.items())
-        if store is None or not dirty:
+        if store is None:
+            return again
+        if not dirty:
             if self._away_until:
                 self._ask(self._ping)
+            self._unindex_ended(store)
             return again
         self._index_new(store)
         writes = [self._write(key, entry) for key, entry in dirty]

@@ -6,7 +6,7 @@ import logging
 import threading
 from typing import Generic, TypeVar
 
-from qstream.contract import Processor
+from qstream.contract import Processor, periods
 from qstream.errors import Fatal, OptionError, QstreamError
 from qstream.metrics import PAUSED
 from qstream.stream.tables import Tables
@@ -28,20 +28,26 @@ class Controlled(Generic[S]):
     ----------
     processor
         The one in force.
+    tick_s, ttl_s
+        Its periods.
     paused
         Whether nothing is to be read.
-    error
-        Why the newest options were refused, empty if they were not.
     """
 
     def __init__(self, processor: Processor[S], tables: Tables, topic: Topic | None) -> None:
-        self.base = self.processor = self._configured = processor
+        self.base = self.processor = self._configured = self._in_force = processor
+        self.tick_s, self.ttl_s = periods(processor)
         self._tables = tables
         self._topic = topic
         self._names = [table.name for table in processor.tables]
         self.paused = False
-        self.error = ""
+        self._refused = self._held_back = ""
         self._newest: Control | None = None
+
+    @property
+    def error(self) -> str:
+        """Why the newest options are not in force, empty if they are."""
+        return self._refused or self._held_back
 
     def start(self, stop: threading.Event) -> None:
         """Read the control topic and all tables whole, so that not one batch is processed without them."""
@@ -59,34 +65,53 @@ class Controlled(Generic[S]):
         control, self._newest = self._newest, None
         if control is None:
             return
+        if control.paused != self.paused:
+            log.info("%s: %s", self.base.name, "paused" if control.paused else "resumed")
+        self.paused = control.paused
+        PAUSED.labels(self.base.name).set(self.paused)
         try:
             self._configured = self.base.configure(control.options)
-            self.error = ""
         except OptionError as exc:
-            self.error = str(exc)
-            log.error("control refused, the options stay as they were: %s", exc)
+            self._refused = str(exc)
+            log.error("%s: options refused, those in force stay: %s", self.base.name, exc)
         except Fatal:
             raise
         except Exception as exc:  # the record stays on its topic: raised here, it would end every worker at every start
-            self.error = f"{type(exc).__name__}: {exc}"
-            log.exception("control refused, the options stay as they were: %s failed to take them", self.base.name)
+            self._refused = f"{type(exc).__name__}: {exc}"
+            log.exception("%s: failed to take options, those in force stay", self.base.name)
         else:
-            self._give_tables()
-            log.info("%s: control taken, options %s%s", self.base.name, control.options, ", paused" if control.paused else "")
-        self.paused = control.paused
-        PAUSED.labels(self.base.name).set(self.paused)
+            self._refused = ""
+            self._put_in_force()
+            if not self._held_back:
+                log.info("%s: options in force: %s", self.base.name, control.options)
 
     def _follow(self, changed: set[str]) -> None:
         if self._topic is not None and self._topic.name in changed:
             row = self._tables.rows[self._topic.name].get(self.base.name)
             self._newest = row if isinstance(row, Control) else Control(agent=self.base.name, ts_ns=0)
         if changed.intersection(self._names):
-            self._give_tables()
+            self._put_in_force()
 
-    def _give_tables(self) -> None:
+    def _put_in_force(self) -> None:
+        """Make the newest options and rows those of the processor; where it refuses them, it stays as it was."""
         try:
-            self.processor = self._configured.with_tables(self._tables.snapshot(self._names)) if self._names else self._configured
+            taken = self._configured.with_tables(self._tables.snapshot(self._names)) if self._names else self._configured
+            self.tick_s, self.ttl_s = periods(taken)
+        except Fatal:
+            raise
         except (QstreamError, ValueError) as exc:
-            log.error("%s: rows of its tables refused, the processor stays as it was: %s", self.base.name, exc)
-        except Exception:  # as above: rows stay on their topic
+            log.error("%s: options or rows of its tables refused, the processor stays as it was: %s", self.base.name, exc)
+            self._hold_back(str(exc))
+        except Exception as exc:  # as above: rows stay on their topic
             log.exception("%s: failed to take the rows of its tables, the processor stays as it was", self.base.name)
+            self._hold_back(f"{type(exc).__name__}: {exc}")
+        else:
+            if self._held_back:
+                log.info("%s: the options that were held back are in force", self.base.name)
+            self.processor, self._in_force, self._held_back = taken, self._configured, ""
+
+    def _hold_back(self, reason: str) -> None:
+        """Rows that are refused alone leave the options in force; with new options they keep these out."""
+        if self._configured is not self._in_force:
+            where = " with the rows of its tables" if self._names else ""
+            self._held_back = f"options are not in force, refused{where}: {reason}"

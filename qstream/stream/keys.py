@@ -12,8 +12,8 @@ Names = dict[str, None]  # in the order in which they came
 class Keys:
     """The keys of each of our partitions, as the index in the store has them or will have them after the next save.
 
-    `wanted` is False where nothing ticks: then nothing is kept. `taken` are the partitions whose index was read, `new` the
-    keys that it lacks, `ended` those that it still has.
+    `wanted` is False for a module that does nothing by the clock: then nothing is kept. `taken` are the partitions whose index
+    was read, `new` the keys that it lacks, `ended` those that it still has.
     """
 
     def __init__(self) -> None:

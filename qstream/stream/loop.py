@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 from confluent_kafka import Message
 
 from qstream.config import Settings, is_embedded
-from qstream.contract import Event, Processor
+from qstream.contract import Event, Processor, may_tick
 from qstream.errors import ConfigError, DeliveryFailed
 from qstream.metrics import PROCESS_SECONDS, RETRIES, TICK_SECONDS
 from qstream.state.store import StateStore
@@ -21,7 +21,7 @@ from qstream.stream.consume import Intake
 from qstream.stream.control import Controlled
 from qstream.stream.decode import Rejected, by_key, decode
 from qstream.stream.deliver import deliver
-from qstream.stream.observe import LagReport, count_batch, count_delivered
+from qstream.stream.observe import LagReport, count_batch, count_delivered, observe_all
 from qstream.stream.produce import Outbox
 from qstream.stream.replay import Replays, too_long
 from qstream.stream.settle import Settling
@@ -157,11 +157,12 @@ class BatchLoop(Generic[S]):
 
     def tick(self) -> None:
         """A part of the keys ticks in the order of a batch: newest states, events, writes; one wait for all of them."""
-        processor = self.controlled.processor
-        if self.controlled.paused or not (keys := self.ticks.due(processor.tick_s)):
+        if self.controlled.tick_s is None:
+            self.ticks.sweep(self.controlled.ttl_s)
+        if self.controlled.paused or not (keys := self.ticks.due(self.controlled.tick_s)):
             return
         started = time.monotonic()
-        results = self.ticks.run(processor, keys, self.waiting)
+        results = self.ticks.run(self.controlled.processor, keys, self.waiting)
         events = [event for result in results.values() for event in result.events]
         try:
             if events:
@@ -195,8 +196,8 @@ class BatchLoop(Generic[S]):
     def _take_control(self) -> None:
         """Options, pause and tables change here, between two turns."""
         self.controlled.apply()
-        self.ledger.keys.wanted = self.controlled.processor.tick_s is not None
-        self.ledger.ttl_s = self.controlled.processor.state_ttl_s
+        self.ledger.keys.wanted = may_tick(self.controlled.processor)
+        self.ledger.ttl_s = self.controlled.ttl_s
         self.intake.full = self.waiting.full(self.ledger.positions, self.outbox.transactional)
         # While a long batch is in hand, the poll only serves the membership.
         self.intake.frozen = self.controlled.paused or self.settling.stalled or self.waiting.is_behind
@@ -230,5 +231,4 @@ class BatchLoop(Generic[S]):
 
     def _count(self, events: Sequence[Event], dead: Sequence[Rejected]) -> None:
         count_delivered(self.agent, events, dead)
-        for event in events:
-            self.observe(event)
+        observe_all(self.agent, self.observe, events)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Container
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 from qstream.contract import Processor, Result, Tick, TopicPartition
@@ -15,6 +16,7 @@ from qstream.stream.isolate import isolate_tick
 from schemas.frame import Frame
 
 S = TypeVar("S", bound=Frame)
+SWEEP_S = 60.0  # at least, between two searches for keys that have expired where nothing ticks
 TOGETHER = 1000  # keys that tick between two batches, with one wait for the delivery of their events
 
 
@@ -30,7 +32,8 @@ class Ticks(Generic[S]):
         self.intake = intake
         self.topics = topics
         self.shared = len(topics) > 1  # workers that own partitions of two topics may feed one key
-        self._next = 0.0
+        self._next = self._next_sweep = 0.0
+        self._unswept: list[str] = []
         self._now_ns = 0
         self._left: list[str] = []
         self._ends: dict[TopicPartition, int] = {}
@@ -52,6 +55,18 @@ class Ticks(Generic[S]):
         count = min(TOGETHER, self.ledger.tick_room())
         keys, self._left = self._left[:count], self._left[count:]
         return keys
+
+    def sweep(self, ttl_s: float | None) -> None:
+        """While nothing ticks, have keys whose states have expired leave the index: a part of them, if it is time."""
+        if ttl_s is None:
+            return
+        with suppress(StoreUnavailable):  # what is passed over is looked at in the next round
+            if not self._unswept and time.monotonic() >= self._next_sweep:
+                self._next_sweep = time.monotonic() + max(SWEEP_S, ttl_s)
+                self._find_keys()
+                self._unswept = self.ledger.keys.all()
+            part, self._unswept = self._unswept[:TOGETHER], self._unswept[TOGETHER:]
+            self.ledger.end_expired(part)
 
     def run(self, processor: Processor[S], keys: list[str], waiting: Container[str]) -> dict[str, Result[S]]:
         """The results of the keys that tick here; without the store, of those whose states are in memory."""
@@ -79,16 +94,17 @@ class Ticks(Generic[S]):
 
     def _begin(self) -> None:
         self._now_ns = time.time_ns()
-        try:
-            self.ledger.adopt(self.intake.assigned)
-            self.ledger.find_keys()
-        except StoreUnavailable:
-            pass  # the keys that are known tick from memory
+        with suppress(StoreUnavailable):  # the keys that are known tick from memory
+            self._find_keys()
         self._left = self.ledger.keys.all()
         positions, ends = self.ledger.positions, self._ends
         behind = {p for p in self.intake.assigned if not 0 <= ends.get(p, -1) <= positions.get(p, -1)}
         self._read = self.intake.assigned - (behind - self.intake.reached())
         self._ends = self.intake.newest()
+
+    def _find_keys(self) -> None:
+        self.ledger.adopt(self.intake.assigned)
+        self.ledger.find_keys()
 
     def _is_idle(self, key: str, entry: Entry[S], waiting: Container[str]) -> bool:
         ours = entry.seen.keys() & self.intake.assigned

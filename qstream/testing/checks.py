@@ -8,11 +8,10 @@ import time
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from qstream.contract import Batch, Event, Processor, Record, Result, Tick
+from qstream.contract import Batch, Event, Processor, Record, Result, Tick, periods
 from qstream.errors import NotYet, OptionError, Poison, Transient
 from qstream.state.fields import pack, unpack
 from schemas.frame import JSON, SAFETENSORS, Frame
-from schemas.wording import must_be
 
 S = TypeVar("S", bound=Frame)
 NEVER_SEEN = "never.seen"
@@ -59,8 +58,10 @@ def check_processor(processor: Processor[S], records: Sequence[Record], splits: 
         Says which rule is broken.
     """
     name = processor.name
-    for period, seconds in (("tick_s", processor.tick_s), ("state_ttl_s", processor.state_ttl_s)):
-        assert seconds is None or seconds > 0, f"{name}: " + must_be(period, "None or more than 0", seconds)
+    try:
+        periods(processor)
+    except OptionError as exc:
+        raise AssertionError(str(exc)) from exc
     whole = _run(processor, [records])
     assert _run(processor, [records]) == whole, f"{name}: the same input gave other bytes"
     rng = random.Random(seed)

@@ -120,7 +120,7 @@ class Restless(Twin):
         (SameId, "an event id occurs twice"),
         (ForeignId, "does not begin with its cause's"),
         (OtherKey, "has the key 'other', its .* is 'a'"),
-        (Restless, "tick_s must be None or more than 0, got 0.0"),
+        (Restless, "tick_s must be None or a finite number of seconds above 0, got 0.0"),
     ],
 )
 def test_a_check_fails_on_a_processor_that_breaks_the_rule(twin, reason):

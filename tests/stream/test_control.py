@@ -38,6 +38,8 @@ class Priced(Sample):
             raise KeyError("a table's row that the module did not expect")
         if row.value < 0:  # type: ignore[attr-defined]
             raise ProblemError(f"factor must be >= 0, got {row.value}")  # type: ignore[attr-defined]
+        if row.value * self.options.pause_s > 1:
+            raise ProblemError(f"factor times pause_s must be <= 1, got {row.value * self.options.pause_s}")
         return self.configure({"factor": row.value})  # type: ignore[attr-defined]
 
     def configure(self, options: Mapping[str, Any]) -> Self:
@@ -162,3 +164,61 @@ def test_options_that_are_refused_are_shown_and_the_next_ones_are_taken(stage: S
         wait_until(lambda: in_force(thread) == 9)
         assert thread.loop.status().control_error == ""
         assert stage.total() == 9
+
+
+def test_options_that_the_rows_contradict_are_said_not_to_be_in_force_until_the_rows_change(stage: Stage):
+    stage.factor(4)
+    with stage.loop() as thread:
+        assert stage.total() == 4
+        stage.ask(options={"pause_s": 0.5})
+        wait_until(lambda: "options are not in force" in thread.loop.status().control_error)
+        assert "factor times pause_s must be <= 1, got 2.0" in thread.loop.status().control_error
+        assert thread.loop.controlled.processor.options.pause_s == 0.0  # type: ignore[attr-defined]
+        stage.factor(-1)
+        wait_until(lambda: "factor must be >= 0" in thread.loop.status().control_error)
+        stage.factor(2)
+        wait_until(lambda: in_force(thread) == 2)
+        assert thread.loop.status().control_error == ""
+        assert thread.loop.controlled.processor.options.pause_s == 0.5  # type: ignore[attr-defined]
+
+
+def test_new_rows_do_not_hide_that_the_newest_options_were_refused(stage: Stage):
+    stage.factor(4)
+    with stage.loop() as thread:
+        stage.ask(options={"nothing": 1})
+        wait_until(lambda: "nothing" in thread.loop.status().control_error)
+        stage.factor(5)
+        wait_until(lambda: in_force(thread) == 5)
+        assert "nothing" in thread.loop.status().control_error
+
+
+@pytest.mark.parametrize("tick_s", [0, "soon"])
+def test_a_period_that_no_clock_can_keep_is_refused_and_the_worker_goes_on(stage: Stage, tick_s: object):
+    with stage.loop() as thread:
+        stage.ask(options={"tick_s": tick_s})
+        wait_until(lambda: "tick_s must be None or a finite number" in thread.loop.status().control_error)
+        assert stage.total() == 1
+
+
+def test_ticks_that_are_switched_on_while_the_worker_runs_reach_the_keys_that_came_before(stage: Stage):
+    """Some of these came to this worker and some to one before it; none of them sends anything more."""
+    names = [f"name-{number}" for number in range(20)]
+    for part in (names[:10], names[10:]):
+        with stage.loop() as thread:
+            stage.rig.publish([Ping.of(name, 1) for name in part])
+            wait_until(lambda: all(stage.rig.tally(name) for name in part))  # noqa: B023
+            if part[0] == names[0]:
+                continue
+            stage.ask(options={"tick_s": 0.2})
+            wait_until(lambda: thread.loop.controlled.tick_s == 0.2)
+            wait_until(lambda: {i.split("/")[1] for i, _ in stage.rig.pongs() if i.startswith("tick/")} == set(names))
+
+
+def test_a_fault_in_the_metrics_of_a_module_costs_no_record(stage: Stage, caplog: pytest.LogCaptureFixture):
+    def broken(event: object) -> None:
+        raise KeyError("a label that the metric does not have")
+
+    with stage.loop() as thread:
+        thread.loop.observe = broken
+        assert [stage.total() for _ in range(3)] == [1, 1, 1]
+    assert any("its own metrics failed" in message for message in caplog.messages)

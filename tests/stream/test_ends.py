@@ -173,3 +173,29 @@ def test_a_record_may_end_its_key_and_the_next_one_begins_it_again(rig: Rig) -> 
     assert rig.tally("a") == Tally.of(Ping.of("a", 3))
     assert rig.tally("b") == Tally.of(Ping.of("b", 2))
     assert len(rig.pongs()) == 5
+
+
+def indexed(rig: Rig, raw: redis.Redis) -> set[str]:
+    """The keys in the index of the rig's agent."""
+    found = [key for name in raw.keys(f"qstream:{rig.sample.name}:keys:*") for key in raw.hkeys(name)]
+    return {key.decode() for key in found if key}
+
+
+@pytest.mark.parametrize("tick_s", [0.1, None])
+def test_a_key_that_expires_leaves_the_index_and_ticks_no_more_though_nothing_else_happens(
+    rig: Rig, raw: redis.Redis, tick_s: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qstream.stream.ticks.SWEEP_S", 0.1)
+    rig.publish([Ping.of("a", 1), Ping.of("b", 1)])
+    with rig.loop(rig.processor(ttl_s=3600.0)):
+        wait_until(lambda: rig.committed_records() == 2)
+    assert indexed(rig, raw) == {"a", "b"}
+    with rig.loop(rig.processor(ttl_s=0.5, tick_s=tick_s)) as running:
+        rig.publish([Ping.of("a", 2), Ping.of("c", 1)])
+        wait_until(lambda: rig.committed_records() == 4)
+        wait_until(lambda: indexed(rig, raw) == {"b"})
+        assert set(running.loop.ledger.keys.all()) == {"b"}
+        rig.publish([Ping.of("a", 3)])
+        wait_until(lambda: rig.committed_records() == 5)
+    assert not {event_id for event_id, _ in rig.pongs() if event_id.startswith("tick/a/0/")}
+    assert [pong.count for _, pong in rig.pongs() if pong.name == "a"][-1] == 1
