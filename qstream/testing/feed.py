@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 
 from qstream.contract import Event, Processor, Record, Result, Tick, TopicPartition
 from qstream.errors import ConfigError, NotYet, Transient
+from qstream.state.fields import pack, unpack
 from qstream.stream.isolate import isolate
 from schemas.control import Scalar
 from schemas.deadletter import DeadLetter
@@ -130,6 +131,14 @@ class Feed(Generic[S]):
     def configure(self, **options: Scalar) -> None:
         """Change options, as an operator does through the control topic; `OptionError` names an unknown one or a bad value."""
         self.processor = self.processor.configure(options)
+
+    def restart(self, processor: Processor[S]) -> None:
+        """Go on with another worker's processor: states come back as they were stored, and no key has been silent yet."""
+        self.processor = processor.with_tables(self._rows) if self._rows else processor
+        for kept in self._keys.values():
+            kept.quiet = False
+            if kept.state is not None:
+                kept.state = unpack(type(kept.state), pack(kept.state))
 
     def state(self, key: str) -> S | None:
         """The state of a key, None where it has none."""

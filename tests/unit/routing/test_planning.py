@@ -1,4 +1,4 @@
-"""Planning beside the batches: when a placement is published, and that only time depends on where it is computed."""
+"""Planning next to the records: when a placement is published, and that only time depends on where it is computed."""
 
 import threading
 
@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 
 from qstream.ahead import Ahead
-from qstream.contract import Batch, Record, Tick
+from qstream.contract import Batch, Event, Tick
 from qstream.errors import NotYet
 from qstream.routing import processor, snapshot
 from qstream.routing.memory import RoutingState
 from qstream.routing.options import RoutingOptions
 from qstream.routing.processor import RoutingProcessor
-from qstream.state.fields import pack, unpack
+from qstream.testing.feed import Feed
 from schemas import ExpertLoad, ExpertTopology, PlacementAck, PlacementPlan, RoutingPlan, TokenBatch
+from schemas.frame import Frame
 from schemas.plan import SkipReason
 
 TOPOLOGY = ExpertTopology(model="m", num_layers=2, num_logical_experts=8, top_k=2, num_nodes=2, num_gpus=4, slots_per_gpu=3)
@@ -25,33 +26,20 @@ class Stream:
     """Records of one model at given times, and the events that they cause."""
 
     def __init__(self, options: RoutingOptions = OPTIONS, ahead: Ahead | None = None) -> None:
-        self.processor = RoutingProcessor(options, ahead=ahead)
-        self.state = None
-        self.offset = -1
-        self.version = 0  # of the state at the last tick
+        self.feed = Feed(RoutingProcessor(options, ahead=ahead))
         self.send(0, TOPOLOGY)
 
-    def send(self, at_ms: int, frame) -> list:
-        self.offset += 1
-        result = self.process(Batch("m", [Record("t", 0, self.offset, "m", frame, at_ms)]))
-        assert result.dead == []
-        self.state = result.state
-        return list(result.events)
+    def send(self, at_ms: int, frame: Frame) -> list[Event]:
+        sent = self.feed.send(frame, at_ms)
+        assert sent.dead == []
+        return sent.events
 
-    def process(self, batch: Batch):
-        """As the loop does: a record whose plan is not ready waits, and is tried again."""
-        while True:
-            try:
-                return self.processor.process(batch, self.state, 0)
-            except NotYet:
-                assert self.processor.ahead.settle(60)
+    def tick(self, at_ms: int) -> list[Event]:
+        return self.feed.tick(at_ms).events
 
-    def tick(self, at_ms: int, version: int) -> list:
-        tick = Tick("m", version, at_ms * MS, idle=self.version == version)
-        self.version = version
-        result = self.processor.on_tick(tick, self.state)
-        self.state = result.state or self.state
-        return list(result.events)
+    @property
+    def state(self) -> RoutingState:
+        return self.feed.state("m")
 
 
 def load(window: int) -> ExpertLoad:
@@ -74,7 +62,7 @@ def test_a_placement_is_published_with_the_first_record_that_is_old_enough_and_s
     assert kinds(stream.send(1099, tokens(1))) == [RoutingPlan]
     placement, route = stream.send(1100, tokens(2))
     assert isinstance(placement.frame, PlacementPlan)
-    assert (placement.id, route.id) == ("t/0/3/0", "t/0/3/1")
+    assert (placement.id, route.id) == ("qstream.tokens.batch.v1/0/1/0", "qstream.tokens.batch.v1/0/1/1")
     assert route.frame.placement_version == placement.frame.version == 1100
     assert kinds(stream.send(1300, tokens(3))) == [RoutingPlan]
 
@@ -126,8 +114,7 @@ def test_where_a_placement_is_computed_and_whether_the_worker_was_restarted_chan
         for at_ms, frame in script():
             events += stream.send(at_ms, frame)
             if stream is restarted:
-                stream.processor = RoutingProcessor(OPTIONS)
-                stream.state = unpack(RoutingState, pack(stream.state))
+                stream.feed.restart(RoutingProcessor(OPTIONS))
         found.append([(event.id, event.frame.encode()) for event in events])
     assert sum(b"moved_experts" in body for _, body in found[0]) >= 8
     assert found[0] == found[1] == found[2]
@@ -136,20 +123,20 @@ def test_where_a_placement_is_computed_and_whether_the_worker_was_restarted_chan
 def test_where_no_record_comes_any_more_a_tick_publishes_the_placement():
     stream = Stream()
     stream.send(1000, load(1))
-    assert stream.tick(5000, version=1) == []  # a record may have come since the tick before
-    (event,) = stream.tick(6000, version=1)
-    assert (event.id, event.cause, event.frame.version, event.frame.ts_ns) == ("tick/m/1/0", None, 1100, 6000 * MS)
+    assert stream.tick(5000) == []  # a record came since the tick before
+    (event,) = stream.tick(6000)
+    assert (event.id, event.cause, event.frame.version, event.frame.ts_ns) == ("tick/m/2/0", None, 1100, 6000 * MS)
     assert not stream.state.planning.active
-    assert stream.tick(7000, version=2) == stream.tick(8000, version=2) == []
+    assert stream.tick(7000) == stream.tick(8000) == []
 
 
 def test_while_records_come_no_tick_publishes_even_where_they_are_old():
     """A backlog is read: the clock is far ahead of the records."""
     stream = Stream()
     stream.send(1000, load(1))
-    stream.tick(10**9, version=1)
+    stream.tick(10**9)
     stream.send(1001, tokens(1))
-    assert stream.tick(10**9 + 1000, version=2) == []
+    assert stream.tick(10**9 + 1000) == []
 
 
 def test_a_placement_that_came_into_force_meanwhile_is_not_overruled():
@@ -185,7 +172,7 @@ def test_a_gpu_that_dies_in_the_millisecond_of_a_window_s_end_does_not_get_that_
 def test_placements_switched_off_meanwhile_are_not_published():
     stream = Stream()
     stream.send(1000, load(1))
-    stream.processor = stream.processor.configure({"placement": "off"})
+    stream.feed.configure(placement="off")
     assert kinds(stream.send(1200, tokens(1))) == [RoutingPlan]
     assert not stream.state.planning.active
 
@@ -205,14 +192,12 @@ def test_a_clock_that_was_wrong_once_does_not_end_planning():
 
 def test_the_plan_of_a_tick_can_be_named_for_a_model_with_the_longest_name():
     name = "x" * 200
-    processor = RoutingProcessor(OPTIONS)
-    topology, window = TOPOLOGY.model_copy(update={"model": name}), load(1).model_copy(update={"model": name})
-    records = [Record("t", 0, offset, name, frame, 1000) for offset, frame in enumerate((topology, window))]
-    state = processor.process(Batch(name, records), None, 0).state
-    assert state is not None
-    assert not processor.on_tick(Tick(name, 7, 2000 * MS, idle=False), state).events
-    (event,) = processor.on_tick(Tick(name, 7, 3000 * MS, idle=True), state).events
-    assert event.id == f"tick/{name}/7/0"
+    feed = Feed(RoutingProcessor(OPTIONS))
+    for frame in (TOPOLOGY, load(1)):
+        feed.send(frame.model_copy(update={"model": name}), 1000)
+    assert feed.tick(2000).events == []
+    (event,) = feed.tick(3000).events
+    assert event.id == f"tick/{name}/2/0"
     assert event.frame.plan_id == event.id[-200:]
 
 
@@ -229,7 +214,7 @@ def test_nodes_are_not_looked_at_if_colocation_is_switched_off_while_a_plan_is_m
         stream.send(1000, tokens(n))
         never.send(1000, tokens(n))
     assert stream.state.planning.active
-    stream.processor = stream.processor.configure({"colocate": False})
+    stream.feed.configure(colocate=False)
     got, want = stream.send(1100, tokens(0))[0].frame, never.send(1100, tokens(0))[0].frame
     assert got.physical_to_logical_map.tolist() == want.physical_to_logical_map.tolist()
     assert got.solver == want.solver
@@ -245,14 +230,13 @@ def test_a_proposal_of_the_far_future_does_not_hold_up_plans_for_ever():
 
 def test_a_tick_that_is_repeated_after_a_crash_says_the_same_version():
     """Consumers drop a repeated id, and would not know the other version that routing plans name."""
-    stream = Stream()
-    stream.send(1000, load(1))
-    before = stream.state
     plans = []
     for restarted_ms in (2000, 90_000):
-        stream.processor, stream.state, stream.version = RoutingProcessor(OPTIONS), before, 0
-        assert not stream.tick(restarted_ms, 7)
-        plans += stream.tick(restarted_ms + 1000, 7)
+        stream = Stream()
+        stream.send(1000, load(1))
+        stream.feed.restart(RoutingProcessor(OPTIONS))
+        assert not stream.tick(restarted_ms)
+        plans += stream.tick(restarted_ms + 1000)
     first, again = plans
     assert first.id == again.id
     assert first.frame.version == again.frame.version == 1100
@@ -300,16 +284,14 @@ def test_a_plan_that_is_late_waits_with_its_record_and_another_model_goes_on():
     ahead.start("elsewhere", 0, lambda: lambda: gate.wait(60))
     late, other = Stream(ahead=ahead), Stream(OPTIONS.changed({"placement": "off"}), ahead)
     late.send(1000, load(1))
-    record = Batch("m", [Record("t", 0, 9, "m", tokens(1), 1100)])
+    record = late.feed.record(tokens(1), 1100)
     for _ in range(3):
         with pytest.raises(NotYet):
-            late.processor.process(record, late.state, 0)
+            late.feed.processor.process(Batch("m", [record]), late.state, 0)
     assert kinds(other.send(1100, tokens(1))) == [RoutingPlan]
-    assert late.tick(5000, 1) == []
     with pytest.raises(NotYet):
-        late.tick(6000, 1)
+        late.feed.processor.on_tick(Tick("m", 2, 6000 * MS, idle=True), late.state)
     gate.set()
-    assert ahead.settle(60)
-    placement, route = late.processor.process(record, late.state, 0).events
+    placement, route = late.feed.send_batch([record]).events
     assert route.frame.placement_version == placement.frame.version
     assert placement.solver_s > 0

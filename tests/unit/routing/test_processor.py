@@ -1,44 +1,40 @@
 """The processor: what each record does to the state and the plans, and what is poison."""
 
 import re
+from collections import Counter
 
 import numpy as np
 import pytest
 
-from qstream.contract import Batch, Record
-from qstream.errors import OptionError, Transient
+from qstream.errors import OptionError
 from qstream.quantum.runtime import QuantumRuntime
+from qstream.routing.memory import RoutingState
 from qstream.routing.options import RoutingOptions
 from qstream.routing.problem import contiguous
 from qstream.routing.processor import RoutingProcessor
 from qstream.routing.score import balancedness
+from qstream.testing.feed import Feed, Sent
 from schemas import DispatchShares, ExpertLoad, ExpertTopology, PlacementAck, PlacementPlan, RoutingPlan, TokenBatch
-from schemas.topics import EXPERTS_LOAD, EXPERTS_TOPOLOGY, PLACEMENT_ACK, TOKENS_BATCH
 
 TOPOLOGY = ExpertTopology(model="m", num_layers=2, num_logical_experts=8, top_k=2, num_nodes=2, num_gpus=4, slots_per_gpu=3)
 OPTIONS = RoutingOptions(window_tokens=256, windows=4, steps=200, min_gain=0.0, plan_ms=0, plan_every_s=0)
 
 
 class Stream:
-    """Feeds a processor record by record, as a consumer of one partition a topic would."""
+    """Feeds one model record by record, one a millisecond and topic."""
 
-    def __init__(self, options: RoutingOptions = OPTIONS) -> None:
-        self.processor = RoutingProcessor(options)
-        self.state = None
-        self.offsets: dict[str, int] = {}
+    def __init__(self, options: RoutingOptions = OPTIONS, processor: RoutingProcessor | None = None) -> None:
+        self.feed = Feed(processor or RoutingProcessor(options))
+        self.sent: Counter[type] = Counter()
 
-    def send(self, frame, at_ms: int | None = None):
-        topic = {
-            ExpertTopology: EXPERTS_TOPOLOGY,
-            TokenBatch: TOKENS_BATCH,
-            ExpertLoad: EXPERTS_LOAD,
-            PlacementAck: PLACEMENT_ACK,
-        }[type(frame)]
-        offset = self.offsets[topic.name] = self.offsets.get(topic.name, -1) + 1
-        record = Record(topic.name, 0, offset, "m", frame, 1000 + offset if at_ms is None else at_ms)
-        result = self.processor.process(Batch("m", [record]), self.state, 0)
-        self.state = result.state or self.state
-        return result
+    def send(self, frame, at_ms: int | None = None) -> Sent:
+        at_ms = 1000 + self.sent[type(frame)] if at_ms is None else at_ms
+        self.sent[type(frame)] += 1
+        return self.feed.send(frame, at_ms)
+
+    @property
+    def state(self) -> RoutingState:
+        return self.feed.state("m")
 
 
 def batch(seed: int, layer: int | None = 0, tokens: int = 128, experts: int = 8) -> TokenBatch:
@@ -64,8 +60,11 @@ def load(window: str, source: str = "s", tokens: int = 256, queued: dict[str, in
 
 
 def test_tokens_of_a_model_without_topology_wait():
-    with pytest.raises(Transient, match=r"'m' has no topology yet: publish it to qstream\.experts\.topology\.v1"):
-        Stream().send(batch(1))
+    stream = Stream()
+    assert stream.send(batch(1)) == Sent([], [])
+    assert str(stream.feed.waiting("m")) == "model 'm' has no topology yet: publish it to qstream.experts.topology.v1"
+    (event,) = stream.send(TOPOLOGY).events
+    assert event.id == "qstream.tokens.batch.v1/0/0/0"
 
 
 def test_each_batch_gets_a_routing_plan_and_a_full_window_a_placement_plan():
@@ -158,7 +157,7 @@ def test_what_contradicts_the_topology_is_dead_and_changes_nothing(frame, reason
     result = stream.send(frame)
     assert result.events == []
     assert len(result.dead) == 1
-    assert re.search(reason, result.dead[0].reason)
+    assert re.search(reason, result.dead[0].error_message)
     assert stream.state == before
 
 
@@ -182,8 +181,7 @@ def test_versions_rise_even_if_the_state_is_lost():
     for each in (stream, again):
         each.send(TOPOLOGY)
     stream.send(load("1"))
-    again.offsets = dict.fromkeys((EXPERTS_LOAD.name, EXPERTS_TOPOLOGY.name), 50)
-    assert again.send(load("2")).events[0].frame.version > stream.state.in_force.version
+    assert again.send(load("2"), 1050).events[0].frame.version > stream.state.in_force.version
 
 
 def test_the_plan_of_a_large_model_fits_its_message():
@@ -203,7 +201,7 @@ def test_the_plan_of_a_large_model_fits_its_message():
 
 def test_a_topology_whose_plans_cannot_travel_is_refused():
     big = ExpertTopology(model="m", num_layers=128, num_logical_experts=1024, num_gpus=256, slots_per_gpu=8)
-    assert "must be small enough for plans of 4000000 bytes" in Stream().send(big).dead[0].reason
+    assert "must be small enough for plans of 4000000 bytes" in Stream().send(big).dead[0].error_message
 
 
 def test_placement_and_routing_plans_can_be_switched_off():
@@ -301,14 +299,16 @@ def test_a_placement_that_nobody_acknowledges_in_time_gives_way_to_another():
     assert third.version > first.version
     assert third.base_version == first.base_version
     (dead,) = stream.send(PlacementAck(model="m", applied_version=first.version, ts_ns=1)).dead
-    assert dead.reason.startswith("applied_version must be ")
-    assert dead.reason.endswith(f"got {first.version}")
-    assert str(third.version) in dead.reason
+    assert dead.error_message.startswith("applied_version must be ")
+    assert dead.error_message.endswith(f"got {first.version}")
+    assert str(third.version) in dead.error_message
 
 
 def test_an_acknowledgement_of_a_model_without_topology_waits():
-    with pytest.raises(Transient):
-        Stream().send(PlacementAck.example())
+    feed = Feed(RoutingProcessor(OPTIONS))
+    ack = PlacementAck.example()
+    assert feed.send(ack, 0) == Sent([], [])
+    assert "has no topology yet" in str(feed.waiting(ack.model))
 
 
 DEAD = TOPOLOGY.model_copy(update={"gpu_capacity": np.array([1, 0, 1, 1], np.float32)})
@@ -473,8 +473,8 @@ def test_a_device_answers_windows_and_an_unknown_one_is_refused_when_it_is_named
         processor = RoutingProcessor(OPTIONS, lambda: runtime)
         with pytest.raises(OptionError, match="nonesuch"):
             processor.configure({"qaoa": True, "device": "nonesuch"})
-        stream = Stream()
-        stream.processor = processor.configure({"qaoa": True, "device": "lightning.qubit", "circuit_slots": 6, "steps": 0})
+        stream = Stream(processor=processor)
+        stream.feed.configure(qaoa=True, device="lightning.qubit", circuit_slots=6, steps=0)
         stream.send(TOPOLOGY)
         plan = stream.send(load("1")).events[0].frame
     assert plan.fallback_reason is None

@@ -10,7 +10,6 @@ from numba.core.dispatcher import Dispatcher
 
 import qstream.learn
 import qstream.routing
-from qstream.contract import Batch, Record
 from qstream.routing.colocate import colocate
 from qstream.routing.hashing import assign_bounded, choose_replica
 from qstream.routing.migrate import align
@@ -19,8 +18,8 @@ from qstream.routing.processor import RoutingProcessor
 from qstream.routing.scenarios import anneal, place_scenarios
 from qstream.routing.score import cross_node_copies
 from qstream.routing.warm import warm
+from qstream.testing.feed import Feed
 from schemas import ExpertLoad, ExpertTopology, TokenBatch
-from schemas.topics import EXPERTS_LOAD, EXPERTS_TOPOLOGY, TOKENS_BATCH
 
 # The kernels that Python calls; the others are compiled into them.
 ENTRIES = {
@@ -116,8 +115,6 @@ def test_after_warming_the_agent_s_records_compile_nothing() -> None:
         logical_count=np.arange(12).reshape(2, 6),
         queued_by_label={"a": 5},
     )
-    frames = ((EXPERTS_TOPOLOGY, topology), (TOKENS_BATCH, tokens), (TOKENS_BATCH, gateless), (EXPERTS_LOAD, load))
-    records = [Record(topic.name, 0, n, "m", frame, 1000 + n) for n, (topic, frame) in enumerate(frames)]
     for nodes in (True, False):
         options = RoutingOptions(
             window_tokens=4,
@@ -128,5 +125,8 @@ def test_after_warming_the_agent_s_records_compile_nothing() -> None:
             capacity_factor=1.5 if nodes else None,
             queues=nodes,
         )
-        assert RoutingProcessor(options).process(Batch("m", records), None, 0).dead == []
+        feed = Feed(RoutingProcessor(options))
+        records = [feed.record(frame, 1000 + n) for n, frame in enumerate((topology, tokens, gateless, load))]
+        assert feed.send_batch(records).dead == []
+        assert feed.waiting("m") is None
     assert forms() == before

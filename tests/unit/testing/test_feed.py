@@ -129,6 +129,19 @@ def test_ticks_reach_each_key_with_a_state_know_silence_and_may_end_a_key():
     assert run.state("a").count == 1
 
 
+def test_another_worker_goes_on_from_the_stored_states_and_takes_no_key_for_silent():
+    run = Feed(Clocked("s", 1))
+    run.send(Ping.of("a", 1), 0)
+    run.tick(5)
+    stored = run.state("a")
+    run.restart(Clocked("s", 1))
+    assert run.state("a") == stored
+    assert run.state("a") is not stored
+    run.tick(6)
+    assert [(tick.version, tick.idle) for tick in run.processor.ticks] == [(2, False)]
+    assert [event.id for event in run.send(Ping.of("a", 1), 7).events] == ["s.ping.v1/0/1/0"]
+
+
 class Expiring(Sample):
     state_ttl_s = 10.0
 
