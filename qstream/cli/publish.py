@@ -40,8 +40,8 @@ def publish(
     those of installed packages included, but no dead letters. The field "frame" says which, else its fields or --topic.
 
     Tokens are {"id", "metadata", "complexity"} in a .json list or .jsonl lines, or a .csv file with a column id and optional
-    request_id, position, cost, src_rank, label, topk_id_0, topk_weight_0 and so on. They are sent in batches of at most
-    8192. Everything is validated before anything is sent.
+    request_id, position, cost, src_rank, label, topk_id_0, topk_weight_0 and so on. Ids are numbers if all of the file
+    are, else text. They are sent in batches of at most 8192. Everything is validated before anything is sent.
 
     A recording that is replayed with --keep-times is processed in its own time. A cluster deletes records that are older
     than their topic keeps them, and readers pass over plans that have expired.

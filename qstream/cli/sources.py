@@ -118,7 +118,15 @@ def _from_tokens(tokens: Sequence[dict[str, Any]], header: BatchHeader) -> list[
         some, batch_id = tokens[start : start + TOKENS_A_BATCH], _batch_id(header, start, starts)
         batch = from_objects(some, batch_id=batch_id, model=header.model, ts_ns=header.ts_ns)
         items.append(Item(TOKENS_BATCH, batch.model_copy(update={"layer": header.layer}), headed=True))
+    _require_one_kind("id", [token["id"] for token in tokens])
+    _require_one_kind("request_id", [token.get("metadata", {}).get("request_id") for token in tokens])
     return items
+
+
+def _require_one_kind(name: str, ids: Sequence[Any]) -> None:
+    """Ids 7 and "7", which one batch may not hold, are no more one id in two batches of a file."""
+    if len({isinstance(value, str) for value in ids if value is not None}) > 1:
+        raise FrameError(must_be(name, "strings or integers in all tokens", Shown("both kinds")))
 
 
 def _is_token(value: dict[str, Any], topic: Topic | None) -> bool:
@@ -161,7 +169,8 @@ def _from_csv(path: Path, topic: Topic | None, header: BatchHeader) -> list[Item
     except ModuleNotFoundError as exc:
         raise ConfigError(f"reading a table needs pandas: {install_hint('pandas')}") from exc
     try:
-        table = pd.read_csv(path, keep_default_na=False, na_values=[""])
+        # Not piece by piece, in which one text would make names of the numbers of its piece alone.
+        table = pd.read_csv(path, keep_default_na=False, na_values=[""], low_memory=False)
     except ValueError as exc:  # pandas' own parser errors are such
         raise FrameError(f"{path.name}: not a table: {exc}") from exc
     starts = range(0, len(table), TOKENS_A_BATCH)

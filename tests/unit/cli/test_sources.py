@@ -93,6 +93,22 @@ def test_more_tokens_than_a_batch_holds_are_split_in_order(name, tmp_path):
     assert np.concatenate([item.frame.token_id for item in items]).tolist() == list(range(count))
 
 
+def test_one_textual_id_makes_text_of_all_ids_of_a_long_table(tmp_path):
+    rows = 300_000  # pandas would read them in two pieces
+    ids = [*(str(n % 1000) for n in range(rows)), "tok-x"]
+    table = "id,request_id\n" + "\n".join(f"{name},{name}" for name in ids)
+    items = read_items(write(tmp_path, "a.csv", table), None, HEADER)
+    assert [name for item in items for name in item.frame.token_names] == ids
+    assert items[0].frame.token_id[7] == items[0].frame.request_id[7] == hash_ids(["7"])[0]
+
+
+@pytest.mark.parametrize(("name", "other"), [("id", {"id": "7"}), ("request_id", {"id": 8, "metadata": {"request_id": "7"}})])
+def test_numbers_and_text_as_ids_of_one_file_are_refused_though_in_two_batches(tmp_path, name, other):
+    tokens = [*({"id": n, "metadata": {"request_id": n}} for n in range(TOKENS_A_BATCH)), other]
+    with pytest.raises(FrameError, match=f"{name} must be strings or integers in all tokens, got both kinds"):
+        read_items(write(tmp_path, "a.json", tokens), None, HEADER)
+
+
 def test_a_table_carries_the_gates_choices_of_one_layer(tmp_path):
     table = "id,label,topk_id_0,topk_id_1,topk_weight_0,topk_weight_1\nx,NA,0,3,0.75,0.25\ny,code,1,2,0.5,0.5\n"
     (item,) = read_items(write(tmp_path, "a.csv", table), None, BatchHeader("m", 0, "b", 7))
