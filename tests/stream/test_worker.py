@@ -130,7 +130,7 @@ def test_the_pages_are_served_on_ipv6(host, ipv6_loopback, tmp_path):
     servers = {"QSTREAM_BOOTSTRAP_SERVERS": "127.0.0.1:1", "QSTREAM_REDIS_URL": "redis://127.0.0.1:1"}  # none is needed for them
     with Worker(tmp_path / "worker.log", servers | {"QSTREAM_HOST": host}) as worker:
         worker.host = ipv6_loopback
-        wait_until(worker.status, START_S, worker.log_tail)
+        wait_until(worker.status, saying=worker.log_tail)
         assert worker.page("/metrics")[0] == 200
 
 
