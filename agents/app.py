@@ -39,7 +39,11 @@ def build_loop(agent: Agent, settings: Settings) -> BatchLoop[Any]:
     settings = agent.with_settings(settings)
     processor = agent.processor(settings)
     state = processor.state
-    store = None if state is None else StateStore(settings.redis_url, processor.name, state, settings.redis_timeout_ms)
+    store = (
+        None
+        if state is None
+        else StateStore(settings.redis_url.get_secret_value(), processor.name, state, settings.redis_timeout_ms)
+    )
     observe = load(agent.observe) if agent.observe else _observe_nothing
     return BatchLoop(processor, settings, store, observe, CONTROL)
 

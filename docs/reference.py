@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 from prometheus_client import REGISTRY
 from prometheus_client.metrics import MetricWrapperBase
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from typer.testing import CliRunner
@@ -193,7 +193,7 @@ def _default(field: FieldInfo) -> str:
         return "`{}`" if field.default_factory is dict else "computed"
     if field.default is None:
         return "none"
-    text = str(field.default)
+    text = str(field.default.get_secret_value() if isinstance(field.default, SecretStr) else field.default)
     return f"`{text.lower() if isinstance(field.default, bool) else text or '(empty)'}`"
 
 

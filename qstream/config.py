@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import re
 import socket
 import tomllib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_origin
+from typing import Annotated, Any, Final, Literal, Self, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, ValidationError
 from pydantic_core import ErrorDetails
 
 from qstream.errors import ConfigError
@@ -20,6 +22,13 @@ from schemas.wording import Shown, must_be
 EMBEDDED = "embedded"
 PREFIX = "QSTREAM_"
 CONFIG_VARIABLE = "QSTREAM_CONFIG"
+OTHER_VARIABLES: Final = frozenset(
+    {CONFIG_VARIABLE, "QSTREAM_DATA", "QSTREAM_KAFKA_CACHE", "QSTREAM_QUIX_PYTHON", "QSTREAM_TEST_KAFKA"}
+)
+SECRET_SETTINGS: Final = frozenset({"redis_url", "kafka"})  # their values are never shown, whatever they are
+# Kubernetes adds these to a container for each Service whose name begins with the prefix.
+_SERVICE_LINK: Final = re.compile(r"_SERVICE_(HOST|PORT)(_\w+)?$|_PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?$")
+_KINDS: Final = {str: "text", bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "a table"}
 
 
 def is_embedded(cluster_id: str | None) -> bool:
@@ -28,17 +37,22 @@ def is_embedded(cluster_id: str | None) -> bool:
 
 
 class Settings(BaseModel):
-    """How a worker or a client reaches Kafka and Redis, and how it batches, delivers and waits; `load_settings` reads them."""
+    """How a worker or a client reaches Kafka and Redis, and how it batches, delivers and waits; `load_settings` reads them.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    What may hold a password, `redis_url` and each property of `kafka`, is a `SecretStr`: no message or log shows it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     bootstrap_servers: str = Field(
         default=EMBEDDED, min_length=1, description="HOST:PORT[,HOST:PORT], or 'embedded' for a broker inside the process"
     )
-    redis_url: str = Field(
-        default=EMBEDDED, min_length=1, description="redis://, rediss:// or unix://, or 'embedded' for a bundled server"
+    redis_url: SecretStr = Field(
+        default=SecretStr(EMBEDDED),
+        min_length=1,
+        description="redis://, rediss:// or unix://, or 'embedded' for a bundled server",
     )
-    kafka: dict[str, str] = Field(default_factory=dict, description="further librdkafka properties, such as SASL and TLS")
+    kafka: dict[str, SecretStr] = Field(default_factory=dict, description="further librdkafka properties, such as SASL and TLS")
     options: dict[str, bool | int | float | str] = Field(default_factory=dict, description="toggles of the agent's module")
     devices: str | None = Field(
         default=None, min_length=1, description="path of a device pool, TOML or JSON; without one, PennyLane's simulators"
@@ -89,6 +103,14 @@ class Settings(BaseModel):
     host: str = Field(default="127.0.0.1", description="address of the pages /healthz, /readyz and /metrics")
     port: int = Field(default=6066, ge=0, le=65535, description="port of these pages; 0: none are served")
 
+    def kafka_properties(self) -> dict[str, str]:
+        """The properties of `kafka` as they are, passwords included: for a client, never for a message."""
+        return {name: value.get_secret_value() for name, value in self.kafka.items()}
+
+    def with_kafka_defaults(self, properties: Mapping[str, str]) -> Self:
+        """The same settings with these properties of `kafka` where they have none of the name."""
+        return self.model_copy(update={"kafka": {name: SecretStr(text) for name, text in properties.items()} | self.kafka})
+
 
 def load_settings(**overrides: Any) -> Settings:
     """Settings from all sources; `overrides` that are None do not count. `ConfigError` names field, value and rule.
@@ -109,12 +131,21 @@ def load_settings(**overrides: Any) -> Settings:
 
 
 def _fault(error: ErrorDetails) -> str:
-    """pydantic's finding in the house's wording."""
+    """pydantic's finding in the house's wording; of a value that may be a secret only the kind."""
     name = ".".join(map(str, error["loc"]))
     if error["type"] == "extra_forbidden":
-        return f"{name} is not a setting"
-    rule = re.sub(r"^(Input|String) should ", "must ", error["msg"])
+        return f"{name} is not a setting{_nearest(name, Settings.model_fields)}"
+    rule = re.sub(r"^(Input|String|Value) should ", "must ", error["msg"]).replace(" item after validation, not 0", " character")
+    if error["loc"][0] in SECRET_SETTINGS:
+        return f"{name} {rule}, got {_KINDS.get(type(error['input']), 'another value')} (not shown)"
     return f"{name} {rule}, got {error['input']!r:.80}"
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    """The known name that is most like this one, as the end of a message; empty if none is."""
+    by_end = {other.removeprefix(PREFIX): other for other in sorted(known)}
+    found = difflib.get_close_matches(name.removeprefix(PREFIX), by_end, n=1)
+    return f"; the nearest is {by_end[found[0]]}" if found else ""
 
 
 def _of_file() -> dict[str, Any]:
@@ -130,13 +161,18 @@ def _of_file() -> dict[str, Any]:
 
 
 def _of_environment() -> dict[str, Any]:
-    """The settings among the environment's variables; those of other parts, such as QSTREAM_DATA, are passed over."""
+    """The settings among the environment's variables. `ConfigError` for a variable of the prefix that nothing reads."""
+    variables = {PREFIX + name.upper(): name for name in Settings.model_fields}
+    known = variables.keys() | OTHER_VARIABLES
+    for variable in sorted(os.environ):
+        if variable.startswith(PREFIX) and variable not in known and not _SERVICE_LINK.search(variable):
+            raise ConfigError(f"{variable} is not a variable of qstream{_nearest(variable, known)}")
     given: dict[str, Any] = {}
-    for name, field in Settings.model_fields.items():
-        variable = PREFIX + name.upper()
+    for variable, name in variables.items():
         value = os.environ.get(variable)
         if value is not None:
-            given[name] = _json_object(variable, value) if get_origin(field.annotation) is dict else value
+            is_table = get_origin(Settings.model_fields[name].annotation) is dict
+            given[name] = _json_object(variable, value) if is_table else value
     return given
 
 
@@ -144,4 +180,5 @@ def _json_object(variable: str, text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as exc:
-        raise ConfigError(must_be(variable, "a JSON object", text)) from exc
+        # Not chained, and without the text: it may hold a password.
+        raise ConfigError(must_be(variable, "a JSON object", Shown(f"text that is not JSON ({exc})"))) from None

@@ -29,7 +29,7 @@ class Cluster:
 
 def reach(settings: Settings, timeout_s: float = ANSWER_S) -> Cluster:
     """Ask the cluster who it is; `Transient` names the address and what to do if no broker answers in time."""
-    client = AdminClient({"bootstrap.servers": settings.bootstrap_servers} | QUIET | settings.kafka)
+    client = AdminClient({"bootstrap.servers": settings.bootstrap_servers} | QUIET | settings.kafka_properties())
     try:
         known = client.list_topics(timeout=timeout_s)
     except KafkaException as exc:

@@ -33,7 +33,7 @@ def doctor(bootstrap_servers: BootstrapServers = None, redis: RedisUrl = None, a
         check_kernel_cache(),
         check_gpu(),
         *check_broker(settings),
-        *check_redis(settings.redis_url),
+        *check_redis(settings.redis_url.get_secret_value()),
     ]
     if as_json:
         print_json([dataclasses.asdict(check) for check in checks])

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
 from agents.names import agent_names
 from qstream.config import EMBEDDED, Settings, load_settings
+from qstream.errors import ConfigError
+from schemas.wording import must_be
 
 LOCAL_BROKER: Final = "localhost:9092"
 # librdkafka's own complaints would hide the one line that says what is wrong.
@@ -36,13 +39,33 @@ BootstrapServers = Annotated[
     typer.Option("--bootstrap-servers", "-b", metavar="HOST:PORT", help="Kafka brokers; else QSTREAM_BOOTSTRAP_SERVERS."),
 ]
 RedisUrl = Annotated[
-    str | None, typer.Option("--redis", metavar="URL", help="Redis, as redis://HOST:PORT/0; else QSTREAM_REDIS_URL.")
+    str | None,
+    typer.Option(
+        "--redis",
+        metavar="URL",
+        callback=lambda text: _redis_url(text),
+        help="Redis, as redis://HOST:PORT/0, or @FILE that holds it; else QSTREAM_REDIS_URL.",
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 OptionChanges = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="OPTION=VALUE", help="Change an option of the agent's module; may be repeated."),
 ]
+
+
+def _redis_url(text: str | None) -> str | None:
+    """The URL, read from a file where the text is ``@FILE``; a password on the command line is warned of."""
+    if text is None or not text.startswith("@"):
+        if text is not None and ("@" in text or "password=" in text):
+            where = "the environment (QSTREAM_REDIS_URL), a file (--redis @FILE) or the file that QSTREAM_CONFIG names"
+            typer.echo(f"warning: the process list shows what --redis holds; keep a password in {where}", err=True)
+        return text
+    try:
+        return Path(text[1:]).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else "not UTF-8"
+        raise ConfigError(must_be("--redis", f"a URL, or @ and the path of a file that holds it ({reason})", text)) from exc
 
 
 def new_app(help_text: str | None = None) -> typer.Typer:
@@ -54,4 +77,4 @@ def client_settings(bootstrap_servers: str | None = None) -> Settings:
     """Settings to reach running servers: an 'embedded' broker runs in another process, so the local address is tried."""
     settings = load_settings(bootstrap_servers=bootstrap_servers)
     servers = LOCAL_BROKER if settings.bootstrap_servers == EMBEDDED else settings.bootstrap_servers
-    return settings.model_copy(update={"bootstrap_servers": servers, "kafka": QUIET | settings.kafka})
+    return settings.model_copy(update={"bootstrap_servers": servers}).with_kafka_defaults(QUIET)

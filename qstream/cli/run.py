@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from contextlib import ExitStack
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from pydantic import SecretStr
 
 from agents import app as worker
 from agents.registry import find_agent, partitions_of_topics
 from qstream.cli.cluster import reach, require_topics
 from qstream.cli.names import parse_options
 from qstream.cli.options import AgentArgument, BootstrapServers, OptionChanges, RedisUrl, new_app
-from qstream.config import EMBEDDED, Settings, load_settings
+from qstream.config import EMBEDDED, PREFIX, Settings, load_settings
 from qstream.embedded.kafka import PROMPT, EmbeddedKafka
 from qstream.embedded.redis import EmbeddedRedis
 from qstream.errors import ConfigError
 from schemas.topics import CONTROL, Topic
-from schemas.wording import must_be
+from schemas.wording import Shown, must_be
 
+log = logging.getLogger(__name__)
 app = new_app()
 LOGLEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
@@ -38,8 +42,9 @@ def run(
 ) -> None:
     """Run an agent until SIGTERM or Ctrl-C.
 
-    Servers that are not named run inside this process, and their addresses are printed for other commands. On a real
-    cluster, no answer from a broker within 10 s or a missing topic ends the command with exit code 1.
+    On a terminal, servers that are not named run inside this process, and their addresses are printed for other commands;
+    elsewhere that must be asked for: -b embedded --redis embedded. On a real cluster, no answer from a broker within 10 s
+    or a missing topic ends the command with exit code 1.
 
     \b
     Example:
@@ -69,12 +74,16 @@ def run(
 
 def _with_servers(settings: Settings, needed: list[Topic], servers: ExitStack) -> Settings:
     """The settings with real addresses of servers that answer; embedded ones are started and their addresses printed."""
-    own: dict[str, str] = {}
+    own: dict[str, Any] = {}
     prompt: dict[str, str] = {}
-    if settings.bootstrap_servers == EMBEDDED:
+    own_kafka = settings.bootstrap_servers == EMBEDDED
+    own_redis = settings.redis_url.get_secret_value() == EMBEDDED
+    _require_asked(settings, own_kafka, own_redis)
+    if own_kafka:
         _refuse_transactions(settings)
         kafka = servers.enter_context(EmbeddedKafka(partitions_of_topics()))
         own["bootstrap_servers"] = kafka.bootstrap_servers
+        typer.echo(f"export QSTREAM_BOOTSTRAP_SERVERS={kafka.bootstrap_servers}")
         prompt = PROMPT
     else:
         cluster = reach(settings)
@@ -82,11 +91,21 @@ def _with_servers(settings: Settings, needed: list[Topic], servers: ExitStack) -
             _refuse_transactions(settings)
             prompt = PROMPT
         require_topics(cluster, needed)
-    if settings.redis_url == EMBEDDED:
-        own["redis_url"] = servers.enter_context(EmbeddedRedis()).url
-    for name, address in own.items():
-        typer.echo(f"export QSTREAM_{name.upper()}={address}")
-    return settings.model_copy(update={**own, "kafka": prompt | settings.kafka})
+    if own_redis:
+        url = servers.enter_context(EmbeddedRedis()).url
+        own["redis_url"] = SecretStr(url)
+        typer.echo(f"export QSTREAM_REDIS_URL={url}")
+    return settings.model_copy(update=own).with_kafka_defaults(prompt)
+
+
+def _require_asked(settings: Settings, own_kafka: bool, own_redis: bool) -> None:
+    """Say that servers run inside the process; `ConfigError` where they were not asked for and there is no terminal."""
+    for name, is_own in (("bootstrap_servers", own_kafka), ("redis_url", own_redis)):
+        if is_own and name not in settings.model_fields_set and not sys.stdin.isatty():
+            rule = "the address of a server, or 'embedded' for one inside this process that keeps nothing"
+            raise ConfigError(must_be(f"{name} or {PREFIX}{name.upper()}", rule, Shown("neither, and there is no terminal")))
+        if is_own:
+            log.warning("%s is embedded: that server lives in this process, and what it holds ends with it", name)
 
 
 def _refuse_transactions(settings: Settings) -> None:

@@ -10,24 +10,24 @@ from qstream.ahead import Ahead
 from qstream.contract import Batch, Event, Processor, Record, Result, Tick
 from qstream.errors import OptionError, Poison, ProblemError, Transient
 from qstream.module.inforce import InForce
-from qstream.module.planning import Planned
+from qstream.module.planning import Planned, or_skipped, planned, start
 from qstream.quantum.record import Refused
 from qstream.quantum.runtime import QuantumRuntime
 from qstream.routing.decision import Decision
-from qstream.routing.events import Stamp, event_ns, reset_event, shares_event
+from qstream.routing.events import Stamp, event_ns, failed_event, placement_event, reset_event, shares_event
 from qstream.routing.memory import Memory, RoutingState
 from qstream.routing.options import RoutingOptions
-from qstream.routing.placer import Placer
+from qstream.routing.plan import keep_placement
 from qstream.routing.problem import live_slots
 from qstream.routing.requests import route_requests
-from qstream.routing.snapshot import pair_tokens
+from qstream.routing.snapshot import pair_tokens, planner, snapshot
 from qstream.routing.tokens import check_batch, check_load, route_tokens
 from qstream.routing.topology import check_topology, kept_topology, same_slots
 from qstream.routing.warm import warm
 from schemas.control import Scalar
 from schemas.experts import ExpertLoad, ExpertTopology
 from schemas.placement import PlacementAck
-from schemas.plan import ResetReason
+from schemas.plan import ResetReason, SkipReason
 from schemas.routing import RoutingPlan
 from schemas.tokens import TokenBatch
 from schemas.topics import (
@@ -77,7 +77,6 @@ class RoutingProcessor(Processor[RoutingState]):
         self.options = options or RoutingOptions()
         self.runtime = runtime
         self.ahead = ahead
-        self.placer = Placer(self.options, runtime, ahead)
 
     def configure(self, options: Mapping[str, Scalar]) -> Self:
         changed = type(self)(self.options.changed(options), self.runtime, self.ahead)
@@ -100,10 +99,10 @@ class RoutingProcessor(Processor[RoutingState]):
 
     def on_tick(self, tick: Tick, state: RoutingState) -> Result[RoutingState]:
         """Publish the placement of a window where no record came since the last tick."""
-        if not tick.idle or not self.placer.is_due(state, tick.now_ns):
+        if not tick.idle or not state.planning.is_due(tick.now_ns, self.options.plan_ms):
             return Result()
         memory = Memory(state)
-        events = self.placer.publish(Stamp(tick.key, tick.event_id(0), tick.now_ns, None), memory)
+        events = self._publish(Stamp(tick.key, tick.event_id(0), tick.now_ns, None), memory)
         return Result(events, (), memory.state())
 
     def process(self, batch: Batch, state: RoutingState | None, now_ns: int) -> Result[RoutingState]:
@@ -111,8 +110,8 @@ class RoutingProcessor(Processor[RoutingState]):
         events: list[Event] = []
         dead: list[Poison] = []
         for record in batch.records:
-            if memory is not None and self.placer.is_due(memory.now, event_ns(record)):
-                events += (planned := self.placer.publish(Stamp.of(record, 0), memory))
+            if memory is not None and memory.now.planning.is_due(event_ns(record), self.options.plan_ms):
+                events += (planned := self._publish(Stamp.of(record, 0), memory))
             else:
                 planned = []
             try:
@@ -181,9 +180,15 @@ class RoutingProcessor(Processor[RoutingState]):
 
     def _close_window(self, record: Record, memory: Memory, n: int) -> list[Event]:
         """The window that is full joins the history, and a placement is planned for what follows."""
-        events = self.placer.publish(Stamp.of(record, n), memory) if memory.now.planning.active else []
+        events = self._publish(Stamp.of(record, n), memory) if memory.now.planning.active else []
         memory.close_window(self.options.windows)
-        events += self.placer.at_window_end(Stamp.of(record, n + len(events)), memory)
+        stamp = Stamp.of(record, n + len(events))
+        if self.options.placement != "off" and memory.now.planning.may_begin(stamp.ts_ns, self.options.plan_every_s):
+            memory.begin_plan(stamp.ts_ns, self.options.colocate)
+            if memory.now.planning.is_due(stamp.ts_ns, self.options.plan_ms):
+                events += self._publish(stamp, memory)
+            else:
+                start(self.ahead, record.key, snapshot(memory, self.options), lambda: planner(memory, self.options, self.runtime))
         memory.fade(self.options.labels, self.options.colocate)
         return events
 
@@ -197,8 +202,12 @@ class RoutingProcessor(Processor[RoutingState]):
         if memory is not None and kept == memory.now.topology:
             return memory, []
         if memory is not None and same_slots(kept, memory.now.topology):
+            memory.end_plan()
             memory.set(topology=kept)
-            return memory, self.placer.at_once(stamp, memory)
+            if self.options.placement == "off":
+                return memory, []
+            memory.begin_plan(stamp.ts_ns, self.options.colocate)
+            return memory, self._publish(stamp, memory)
         before = None if memory is None else memory.now.in_force
         fresh = Memory.fresh(kept, self.options.windows, (before or InForce()).next_version(stamp.ts_ns))
         if before is not None:
@@ -206,3 +215,43 @@ class RoutingProcessor(Processor[RoutingState]):
         if len(live_slots(kept)) < kept.num_slots:
             return fresh, [reset_event(stamp, fresh.now, 0, ResetReason.CAPACITY_MISSING)]
         return fresh, []
+
+    def _publish(self, stamp: Stamp, memory: Memory) -> list[Event]:
+        """The placement that was being planned, as an event; none if placements were switched off meanwhile."""
+        if self.options.placement == "off":
+            memory.end_plan()
+            return []
+        ttl_s = self.options.ttl_s
+        event = or_skipped(
+            memory, stamp.key, lambda: self._placement(stamp, memory), lambda: failed_event(stamp, memory.now, ttl_s)
+        )
+        memory.end_plan()
+        return [event]
+
+    def _placement(self, stamp: Stamp, memory: Memory) -> Event:
+        """The decision of the plan that is due; a new placement is proposed, or in force at once."""
+        now, in_force = memory.now, memory.now.in_force
+        reason, version, solver_s = self._reason_to_keep(stamp, now), in_force.version, None
+        if reason is not None:
+            decision = keep_placement(memory.history(), now.placement, now.topology, reason)
+        else:
+            found = planned(
+                self.ahead, stamp.key, snapshot(memory, self.options), lambda: planner(memory, self.options, self.runtime)
+            )
+            decision, solver_s = found.value, found.seconds
+        if decision.skip_reason is None:
+            # A tick that is repeated after a crash has the same id, and consumers drop it: so it must say the same version.
+            version = in_force.next_version(stamp.ts_ns if stamp.cause else now.planning.due_ns(self.options.plan_ms))
+            memory.propose(decision.physical_to_logical, version, stamp.ts_ns)
+            if not self.options.acknowledge:
+                memory.acknowledge(version)
+        base, ttl_s = in_force.version, self.options.ttl_s
+        return placement_event(stamp, decision, now, version=version, base_version=base, ttl_s=ttl_s, solver_s=solver_s)
+
+    def _reason_to_keep(self, stamp: Stamp, now: RoutingState) -> SkipReason | None:
+        """Why no new placement is wanted, though one was planned."""
+        if now.in_force.version != now.planning.base_version:
+            return SkipReason.SUPERSEDED
+        if self.options.acknowledge and now.in_force.holds_up(stamp.ts_ns, self.options.ttl_s):
+            return SkipReason.NOT_ACKNOWLEDGED
+        return None

@@ -12,7 +12,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from qstream.errors import ConfigError, QstreamError, StoreUnavailable
-from schemas.wording import must_be
+from schemas.wording import Shown, must_be
 
 _SECRET: Final = re.compile(r"(?<=//).*(?=@)|^[^/]*(?=@)|(?<=password=)[^&]*")
 
@@ -71,7 +71,7 @@ def _client(url: str, timeout_s: float) -> redis.Redis:
             must_be(
                 "redis_url",
                 "redis://[user:password@]host[:port][/db], rediss:// or unix://path, without decode_responses",
-                _SECRET.sub("***", url),
+                Shown("text that cannot be read as one (not shown, as it may hold a password)"),
             )
         ) from None
     return client

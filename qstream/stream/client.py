@@ -183,7 +183,7 @@ class PlanSubscriber(Generic[F]):
                     "fetch.wait.max.ms": 100,
                     "session.timeout.ms": 10_000,
                 }
-                | dict(base.kafka)
+                | base.kafka_properties()
             )
             self._consumer.subscribe([topic.name], on_assign=self._note_assignment)
 

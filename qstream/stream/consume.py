@@ -49,7 +49,7 @@ def consumer_config(settings: Settings, group: str) -> dict[str, object]:
         config["heartbeat.interval.ms"] = max(200, min(3000, settings.session_timeout_ms // 3))
     if settings.static_membership:
         config["group.instance.id"] = settings.worker_id
-    return config | dict(settings.kafka)
+    return config | settings.kafka_properties()
 
 
 class Intake:

@@ -31,7 +31,8 @@ def group_client(settings: Settings, group: str) -> Consumer:
     Not the admin client: librdkafka 2.16 may crash in its answer when the coordinator reports an error.
     """
     return Consumer(
-        {"bootstrap.servers": settings.bootstrap_servers, "group.id": group, "enable.auto.commit": False} | dict(settings.kafka)
+        {"bootstrap.servers": settings.bootstrap_servers, "group.id": group, "enable.auto.commit": False}
+        | settings.kafka_properties()
     )
 
 

@@ -28,7 +28,7 @@ def producer_config(settings: Settings) -> dict[str, object]:
         "message.timeout.ms": settings.delivery_timeout_ms,
         "reconnect.backoff.ms": 20,
         "reconnect.backoff.max.ms": 500,
-    } | {name: value for name, value in settings.kafka.items() if not name.startswith("fetch.")}
+    } | {name: value for name, value in settings.kafka_properties().items() if not name.startswith("fetch.")}
 
 
 class Producers:

@@ -96,7 +96,7 @@ def reader(settings: Settings) -> Consumer:
             "auto.offset.reset": "earliest",
             "fetch.wait.max.ms": 100,
         }
-        | dict(settings.kafka)
+        | settings.kafka_properties()
     )
 
 

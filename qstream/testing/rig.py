@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 import threading
@@ -14,6 +15,7 @@ from typing import Any, Final, Self, TypeVar
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer
 from confluent_kafka import TopicPartition as KafkaPartition
 from confluent_kafka.admin import AdminClient, NewTopic
+from pydantic import SecretStr
 
 from qstream.config import Settings
 from qstream.contract import TopicPartition
@@ -207,7 +209,7 @@ class Rig:
         self.bootstrap_servers = bootstrap_servers
         fast: dict[str, Any] = {"retry_max_s": 0.5, "session_timeout_ms": 6000, "worker_id": "worker-0", "port": 0}
         self.settings = Settings(
-            bootstrap_servers=bootstrap_servers, redis_url=redis_url, group_prefix="rig", **(fast | settings)
+            bootstrap_servers=bootstrap_servers, redis_url=SecretStr(redis_url), group_prefix="rig", **(fast | settings)
         )
         self.group = f"rig.{name}"
         self._admin = AdminClient({"bootstrap.servers": bootstrap_servers, "log_level": 0})
@@ -250,13 +252,15 @@ class Rig:
     def loop(self, sample: Sample | None = None, **settings: Any) -> LoopThread:
         """Start a loop in a thread."""
         changed = self.settings.model_copy(update=settings)
-        store = StateStore(changed.redis_url, self.sample.name, Tally, changed.redis_timeout_ms)
+        store = StateStore(changed.redis_url.get_secret_value(), self.sample.name, Tally, changed.redis_timeout_ms)
         return LoopThread(BatchLoop(sample or self.sample, changed, store))
 
     def program(self, log: Path, options: Mapping[str, object] | None = None, **settings: Any) -> Program:
         """Start a worker process."""
         changed = self.settings.model_copy(update={"options": dict(options or {}), **settings})
-        command = ["-m", "qstream.testing.worker", self.sample.name, str(self.sample.partitions), changed.model_dump_json()]
+        plain = {"redis_url": changed.redis_url.get_secret_value(), "kafka": changed.kafka_properties()}
+        given = json.dumps(changed.model_dump(mode="json") | plain)
+        command = ["-m", "qstream.testing.worker", self.sample.name, str(self.sample.partitions), given]
         return Program(command, {}, log)
 
     def publish(self, pings: Iterable[Ping], topic: Topic | None = None, headers: Headers = ()) -> None:

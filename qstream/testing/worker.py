@@ -18,7 +18,7 @@ def main(name: str, partitions: str, settings_json: str) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     settings = Settings.model_validate_json(settings_json)
     sample = Sample(name, int(partitions)).configure(settings.options)
-    store = StateStore(settings.redis_url, name, Tally, settings.redis_timeout_ms)
+    store = StateStore(settings.redis_url.get_secret_value(), name, Tally, settings.redis_timeout_ms)
     loop = BatchLoop(sample, settings, store)
     signal.signal(signal.SIGTERM, lambda *_: loop.stop())
     try:

@@ -60,7 +60,7 @@ class Stage:
 
     def loop(self) -> LoopThread:
         settings = self.rig.settings
-        store = StateStore(settings.redis_url, self.priced.name, Tally, settings.redis_timeout_ms)
+        store = StateStore(settings.redis_url.get_secret_value(), self.priced.name, Tally, settings.redis_timeout_ms)
         return LoopThread(BatchLoop(self.priced, settings, store, control=self.control))
 
     def put(self, topic: Topic, frame: Frame) -> None:

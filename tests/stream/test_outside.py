@@ -16,7 +16,7 @@ from schemas.topics import TOPICS
 
 OUTSIDE = Path(__file__).parent / "outside"
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 240
+PATIENCE_S = 120
 
 Command = Callable[..., str]
 
@@ -40,7 +40,7 @@ def qstream(*words: str, stdin: str | None = None, code: int = 0) -> str:
 @contextmanager
 def running(*words: str) -> Iterator[dict[str, str]]:
     """An agent with its own servers, and their addresses."""
-    command = [sys.executable, "-m", "qstream.cli", "run", *words]
+    command = [sys.executable, "-m", "qstream.cli", "run", *words, "-b", "embedded", "--redis", "embedded"]
     with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

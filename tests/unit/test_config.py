@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
-import pytest
+import json
+import os
+import re
+import traceback
+from pathlib import Path
 
-from qstream.config import load_settings
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from pydantic import SecretStr
+
+from qstream.config import OTHER_VARIABLES, PREFIX, SECRET_SETTINGS, Settings, load_settings
 from qstream.errors import ConfigError
+from qstream.state.connection import Connection
+
+ROOT = Path(__file__).parents[2]
+secrets = st.text("ABCDEFGHabcdefgh0123456789#/@:?[]%$&=+ ", min_size=8, max_size=20).filter(lambda text: len(set(text)) > 5)
 
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch):
-    for name in ("QSTREAM_CONFIG", "QSTREAM_PORT", "QSTREAM_KAFKA", "QSTREAM_OPTIONS", "QSTREAM_GROUP_PREFIX", "QSTREAM_DRAIN_S"):
-        monkeypatch.delenv(name, raising=False)
+    for name in [name for name in os.environ if name.startswith(PREFIX)]:
+        monkeypatch.delenv(name)
 
 
 def test_the_default_needs_no_server():
     settings = load_settings()
-    assert (settings.bootstrap_servers, settings.redis_url, settings.delivery) == ("embedded", "embedded", "at_least_once")
+    servers = (settings.bootstrap_servers, settings.redis_url.get_secret_value())
+    assert (*servers, settings.delivery) == ("embedded", "embedded", "at_least_once")
 
 
 def test_a_file_beats_defaults_the_environment_beats_the_file_and_arguments_beat_all(tmp_path, monkeypatch):
@@ -27,7 +41,7 @@ def test_a_file_beats_defaults_the_environment_beats_the_file_and_arguments_beat
     monkeypatch.setenv("QSTREAM_GROUP_PREFIX", "environment")
     settings = load_settings(port=3)
     assert (settings.port, settings.group_prefix, settings.drain_s) == (3, "environment", 3.0)
-    assert settings.kafka == {"security.protocol": "SSL"}
+    assert settings.kafka_properties() == {"security.protocol": "SSL"}
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
@@ -44,7 +58,7 @@ def test_an_argument_of_none_does_not_count(monkeypatch):
 
 def test_nested_values_in_the_environment_are_json(monkeypatch):
     monkeypatch.setenv("QSTREAM_KAFKA", '{"sasl.mechanism": "PLAIN"}')
-    assert load_settings().kafka == {"sasl.mechanism": "PLAIN"}
+    assert load_settings().kafka_properties() == {"sasl.mechanism": "PLAIN"}
 
 
 def test_tables_of_all_sources_are_joined_name_by_name(tmp_path, monkeypatch):
@@ -52,7 +66,7 @@ def test_tables_of_all_sources_are_joined_name_by_name(tmp_path, monkeypatch):
     file.write_text('[kafka]\n"security.protocol" = "SSL"\n"linger.ms" = "1"\n')
     monkeypatch.setenv("QSTREAM_CONFIG", str(file))
     monkeypatch.setenv("QSTREAM_KAFKA", '{"linger.ms": "2", "client.rack": "a"}')
-    kafka = load_settings(kafka={"client.rack": "b"}).kafka
+    kafka = load_settings(kafka={"client.rack": "b"}).kafka_properties()
     assert kafka == {"security.protocol": "SSL", "linger.ms": "2", "client.rack": "b"}
 
 
@@ -94,3 +108,92 @@ def test_a_file_that_is_no_toml_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("QSTREAM_CONFIG", str(file))
     with pytest.raises(ConfigError, match="QSTREAM_CONFIG must be the path of a TOML file, got"):
         load_settings()
+
+
+def test_the_settings_that_are_never_shown_are_those_with_a_secret_type():
+    assert {
+        name for name, field in Settings.model_fields.items() if SecretStr.__name__ in str(field.annotation)
+    } == SECRET_SETTINGS
+
+
+def everything_told(**given):
+    """All that a caller could print of settings, or of their refusal."""
+    try:
+        settings = load_settings(**given)
+    except ConfigError as exc:
+        return "".join(traceback.format_exception(exc))
+    return f"{settings!r}{settings!s}{settings.kafka}{settings.model_dump()}{settings.model_dump_json()}"
+
+
+@given(secret=secrets)
+@example(secret="S3cret#x")
+def test_no_message_repr_or_dump_of_settings_holds_a_secret(secret):
+    shapes = [{"sasl.password": secret}, {"sasl.pasword": [secret]}, {"a": {"b": secret}}, [["sasl.password", secret]], secret]
+    for kafka in shapes:
+        assert secret not in everything_told(kafka=kafka)
+    for url in (f"redis://:{secret}@host/0", secret, [secret], {"url": secret}):
+        assert secret not in everything_told(redis_url=url)
+
+
+@given(secret=secrets)
+@example(secret="90210778341")
+def test_no_message_about_the_environment_or_the_file_holds_a_secret(secret, tmp_path_factory):
+    texts = [
+        json.dumps({"sasl.password": secret}),
+        json.dumps(secret),
+        json.dumps([secret]),
+        f'{{"sasl.password": "{secret}"',
+        secret,
+    ]
+    texts += [f'{{"sasl.password": {secret}}}']
+    file = tmp_path_factory.mktemp("settings") / "qstream.toml"
+    file.write_text(f"kafka = {{\"sasl.password\" = '{secret}'\n")
+    sources = [("QSTREAM_KAFKA", text) for text in texts]
+    sources += [("QSTREAM_KAFAK", secret), ("QSTREAM_SASL_PASSWORD", secret), ("QSTREAM_CONFIG", str(file))]
+    for variable, text in sources:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(variable, text)
+            assert secret not in everything_told()
+
+
+def redis_told(url):
+    """What a wrong URL is answered with."""
+    try:
+        Connection(url, "m", 100)
+    except ConfigError as exc:
+        return "".join(traceback.format_exception(exc))
+    return ""
+
+
+@given(secret=secrets)
+@example(secret="S3cret[x")
+def test_no_message_about_a_redis_url_holds_a_secret(secret):
+    for form in ("redis://:{}@h/0", "redis://a:{}@h:1x/0", "http://a:{}@h/0", "redis://a:{}@h/0?nope=1", "redis://h:{}/0", "{}"):
+        assert secret not in redis_told(form.format(secret))
+
+
+@pytest.mark.parametrize(
+    ("variable", "nearest"),
+    [
+        ("QSTREAM_BOOTSTRAP_SERVER", "; the nearest is QSTREAM_BOOTSTRAP_SERVERS"),
+        ("QSTREAM_REDIS", "; the nearest is QSTREAM_REDIS_URL"),
+        ("QSTREAM_Z", ""),
+    ],
+)
+def test_a_variable_that_nothing_reads_is_refused_with_the_nearest_one(variable, nearest, monkeypatch):
+    monkeypatch.setenv(variable, "value")
+    with pytest.raises(ConfigError, match=f"^{variable} is not a variable of qstream{nearest}$"):
+        load_settings()
+
+
+@pytest.mark.parametrize("variable", ["QSTREAM_ROUTING_SERVICE_HOST", "QSTREAM_ROUTING_PORT", "QSTREAM_UI_PORT_80_TCP_ADDR"])
+def test_what_kubernetes_says_of_a_service_is_no_misspelt_setting(variable, monkeypatch):
+    monkeypatch.setenv(variable, "tcp://10.0.0.1:80")
+    assert load_settings() == load_settings()
+
+
+def test_every_variable_that_the_project_names_is_known():
+    texts = [path.read_text() for folder in ("qstream", "agents", "schemas") for path in (ROOT / folder).rglob("*.py")]
+    texts += [path.read_text() for path in (ROOT / "docs/pages").rglob("*.md")]
+    known = OTHER_VARIABLES | {PREFIX + name.upper() for name in Settings.model_fields}
+    assert set(re.findall(r"\bQSTREAM_[A-Z_]+[A-Z]\b", "".join(texts))) <= known

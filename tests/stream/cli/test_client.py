@@ -116,7 +116,7 @@ def test_the_embedded_broker_has_its_topics_already_and_says_so(invoke, answer_o
         result = invoke("topics", "apply", "-b", server.bootstrap_servers)
         assert result.exit_code == 1
         assert "embedded broker" in result.stderr
-        exactly = invoke("run", "routing", "-b", server.bootstrap_servers, "--delivery", "exactly_once")
+        exactly = invoke("run", "routing", "-b", server.bootstrap_servers, "--redis", "embedded", "--delivery", "exactly_once")
         assert exactly.exit_code == 2
         assert "no transactions" in exactly.stderr
 

@@ -17,7 +17,7 @@ from qstream.embedded.child import free_ports
 from qstream.stream.client import PlanSubscriber, Publisher
 from schemas.topics import EXPERTS_TOPOLOGY, ROUTING_PLAN, TOKENS_BATCH, TOPICS
 
-READY_S = 240.0
+READY_S = 120.0
 
 
 def ready(port: int) -> bool:
@@ -59,7 +59,8 @@ def test_redis_keeps_its_data_in_the_directory_and_comes_back_when_it_dies(start
 
 def test_an_agent_with_its_own_servers_answers_a_producer_and_obeys_control(started, invoke):
     port = free_ports(1)[0]
-    process = started("run", "routing", "--port", str(port), "--loglevel", "ERROR", "--set", "placement=off")
+    own = ("-b", "embedded", "--redis", "embedded")
+    process = started("run", "routing", *own, "--port", str(port), "--loglevel", "ERROR", "--set", "placement=off")
     exports = dict(process.stdout.readline().strip().removeprefix("export ").split("=", 1) for _ in range(2))
     assert exports.keys() == {"QSTREAM_BOOTSTRAP_SERVERS", "QSTREAM_REDIS_URL"}
     address = exports["QSTREAM_BOOTSTRAP_SERVERS"]

@@ -114,7 +114,10 @@ def test_a_bug_keeps_its_traceback():
     ("words", "told"),
     [
         (["run", "nonesuch"], "agent must be one of routing, got 'nonesuch'"),
-        (["run", "routing", "--delivery", "exactly_once"], "no transactions"),
+        (["run", "routing", "-b", "embedded", "--redis", "embedded", "--delivery", "exactly_once"], "no transactions"),
+        (["run", "routing"], "bootstrap_servers or QSTREAM_BOOTSTRAP_SERVERS must be the address of a server"),
+        (["run", "routing", "-b", "embedded"], "redis_url or QSTREAM_REDIS_URL must be the address of a server"),
+        (["run", "routing", "--redis", "@/nowhere/url"], "--redis must be a URL, or @ and the path of a file"),
         (["run", "routing", "--delivery", "twice"], "delivery"),
         (["run", "routing", "--group-protocol", "new"], "group_protocol"),
         (["run", "routing", "--port", "70000"], "port"),
