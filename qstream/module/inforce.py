@@ -48,3 +48,7 @@ class InForce(BaseModel):
         A clock that is wrong, once, by more than that in either direction does not hold up plans for ever.
         """
         return self.waiting and abs(now_ns - self.proposed_ns) <= ttl_s * 1e9
+
+    def held_until_ns(self, ttl_s: float) -> int:
+        """When the proposed version ends to hold up others, if it is not acknowledged."""
+        return self.proposed_ns + int(ttl_s * 1e9)

@@ -22,7 +22,8 @@ Value = TypeVar("Value")
 class Planning(BaseModel):
     """When the newest plan of a key was begun, part of the key's state; the snapshot that it is made of is kept next to it.
 
-    While it is `active` the plan is still to be published. `base_version` was in force when it was begun.
+    While it is `active` the plan is still to be published. `base_version` was in force when it was begun. `owed` says that a plan
+    is wanted at once: if it is refused because another one is waiting to be acknowledged, it is made as soon as that is over.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
@@ -30,6 +31,7 @@ class Planning(BaseModel):
     active: bool = False
     begun_ns: TimeNs = 0
     base_version: Count = 0
+    owed: bool = False
 
     def may_begin(self, now_ns: int, every_s: float) -> bool:
         """Whether the newest plan was begun long enough ago; a clock that stands still or was wrong ends no planning."""
@@ -49,8 +51,12 @@ class Planning(BaseModel):
         return self.active and now_ns >= self.due_ns(plan_ms)
 
     def ended(self) -> Self:
-        """Without a plan to be published."""
+        """Without a plan to be published; one that is owed stays so."""
         return self.model_copy(update={"active": False})
+
+    def owing(self, owed: bool) -> Self:
+        """With or without a plan that is wanted at once."""
+        return self.model_copy(update={"owed": owed})
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -192,6 +192,10 @@ class Memory(Draft[RoutingState]):
         """Forget what was kept for a plan: it is made, or no longer wanted."""
         self.set(planning=self.now.planning.ended(), **_NO_SNAPSHOT)
 
+    def owe(self, owed: bool) -> None:
+        """Note whether a plan is wanted at once."""
+        self.set(planning=self.now.planning.owing(owed))
+
     def planning_coactivation(self, pair_tokens: int) -> Callable[[], NDArray[np.int64] | None]:
         """How co-activations [L, E, E] follow from what `begin_plan` kept, a pure function; None where nothing is known."""
         layers, experts = self.now.open_count.shape

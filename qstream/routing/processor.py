@@ -26,7 +26,7 @@ from qstream.routing.topology import check_topology, kept_topology, same_slots
 from qstream.routing.warm import warm
 from schemas.control import Scalar
 from schemas.experts import ExpertLoad, ExpertTopology
-from schemas.placement import PlacementAck
+from schemas.placement import PlacementAck, PlacementPlan
 from schemas.plan import ResetReason, SkipReason
 from schemas.routing import RoutingPlan
 from schemas.tokens import TokenBatch
@@ -43,6 +43,7 @@ from schemas.wording import must_be
 
 DEVICE_READY_S = 30.0
 TICK_S = 1.0
+BUSY = (SkipReason.NOT_ACKNOWLEDGED, SkipReason.SUPERSEDED)  # reasons that end by themselves, after which the plan is owed
 LONGEST_WINDOW = 8  # a window stays open while the placement of the one before is planned, up to so many times its tokens
 
 
@@ -51,9 +52,9 @@ class RoutingProcessor(Processor[RoutingState]):
     tokens come, and every batch's slots.
 
     With the option `acknowledge` a published placement is in force once a consumer says that it has applied it; until then,
-    or until its time is over, no other is planned. A token batch or load of a model without topology waits for it
-    (`Transient`); one that contradicts the topology is poison. Windows close at records, so any split of the records into
-    batches gives the same plans.
+    or until its time is over, no other is planned; one that a change of capacity asks for is planned right after that. A
+    token batch or load of a model without topology waits for it (`Transient`); one that contradicts the topology is poison.
+    Windows close at records, so any split of the records into batches gives the same plans.
 
     A placement is planned from what was known at the end of its window, and published with the first record that is `plan_ms`
     younger; where no record comes any more, by a tick. Meanwhile the next window stays open. With `ahead`, which computes the
@@ -98,10 +99,13 @@ class RoutingProcessor(Processor[RoutingState]):
                 raise OptionError(f"{must_be('option device', 'a device that is ready', device)}: {refused.detail}") from refused
 
     def on_tick(self, tick: Tick, state: RoutingState) -> Result[RoutingState]:
-        """Publish the placement of a window where no record came since the last tick."""
-        if not tick.idle or not state.planning.is_due(tick.now_ns, self.options.plan_ms):
+        """Publish the placement of a window, or one that is owed, where no record came since the last tick."""
+        owed = self._is_owed(tick.now_ns, state)
+        if not tick.idle or not (owed or state.planning.is_due(tick.now_ns, self.options.plan_ms)):
             return Result()
         memory = Memory(state)
+        if owed:
+            memory.begin_plan(state.in_force.held_until_ns(self.options.ttl_s), self.options.colocate)
         events = self._publish(Stamp(tick.key, tick.event_id(0), tick.now_ns, None), memory)
         return Result(events, (), memory.state())
 
@@ -140,6 +144,8 @@ class RoutingProcessor(Processor[RoutingState]):
             raise ProblemError(must_be("applied_version", f"{known.version}, which is in force{waits}", frame.applied_version))
         if memory.is_full(self.options.window_tokens * (LONGEST_WINDOW if memory.now.planning.active else 1)):
             events += self._close_window(record, memory, n + len(events))
+        if self._is_owed(event_ns(record), memory.now):
+            events += self._plan_now(Stamp.of(record, n + len(events)), memory)
         if memory.is_live(self.options.shares_tokens):
             stamp = Stamp.of(record, n + len(events))
             events.append(shares_event(stamp, memory.take_live(), memory.now, self.options.ttl_s))
@@ -206,8 +212,8 @@ class RoutingProcessor(Processor[RoutingState]):
             memory.set(topology=kept)
             if self.options.placement == "off":
                 return memory, []
-            memory.begin_plan(stamp.ts_ns, self.options.colocate)
-            return memory, self._publish(stamp, memory)
+            memory.owe(True)
+            return memory, self._plan_now(stamp, memory)
         before = None if memory is None else memory.now.in_force
         fresh = Memory.fresh(kept, self.options.windows, (before or InForce()).next_version(stamp.ts_ns))
         if before is not None:
@@ -216,16 +222,24 @@ class RoutingProcessor(Processor[RoutingState]):
             return fresh, [reset_event(stamp, fresh.now, 0, ResetReason.CAPACITY_MISSING)]
         return fresh, []
 
+    def _plan_now(self, stamp: Stamp, memory: Memory) -> list[Event]:
+        """A placement that does not wait for the end of a window."""
+        memory.begin_plan(stamp.ts_ns, self.options.colocate)
+        return self._publish(stamp, memory)
+
     def _publish(self, stamp: Stamp, memory: Memory) -> list[Event]:
         """The placement that was being planned, as an event; none if placements were switched off meanwhile."""
         if self.options.placement == "off":
             memory.end_plan()
+            memory.owe(False)
             return []
         ttl_s = self.options.ttl_s
         event = or_skipped(
             memory, stamp.key, lambda: self._placement(stamp, memory), lambda: failed_event(stamp, memory.now, ttl_s)
         )
         memory.end_plan()
+        if not (isinstance(event.frame, PlacementPlan) and event.frame.skip_reason in BUSY):
+            memory.owe(False)
         return [event]
 
     def _placement(self, stamp: Stamp, memory: Memory) -> Event:
@@ -252,6 +266,14 @@ class RoutingProcessor(Processor[RoutingState]):
         """Why no new placement is wanted, though one was planned."""
         if now.in_force.version != now.planning.base_version:
             return SkipReason.SUPERSEDED
-        if self.options.acknowledge and now.in_force.holds_up(stamp.ts_ns, self.options.ttl_s):
+        if self._is_held_up(stamp.ts_ns, now):
             return SkipReason.NOT_ACKNOWLEDGED
         return None
+
+    def _is_held_up(self, now_ns: int, now: RoutingState) -> bool:
+        """Whether a placement that may still be acknowledged stands in the way of another one."""
+        return self.options.acknowledge and now.in_force.holds_up(now_ns, self.options.ttl_s)
+
+    def _is_owed(self, now_ns: int, now: RoutingState) -> bool:
+        """Whether a placement that was wanted at once and refused can be planned by now."""
+        return now.planning.owed and not self._is_held_up(now_ns, now)

@@ -6,6 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from qstream.contract import Tick
 from qstream.errors import OptionError
 from qstream.quantum.runtime import QuantumRuntime
 from qstream.routing.memory import RoutingState
@@ -312,6 +313,40 @@ def test_an_acknowledgement_of_a_model_without_topology_waits():
 
 
 DEAD = TOPOLOGY.model_copy(update={"gpu_capacity": np.array([1, 0, 1, 1], np.float32)})
+
+
+def test_a_gpu_that_dies_while_a_placement_waits_for_its_acknowledgement_is_planned_for_right_after_it():
+    stream = Stream(OPTIONS.changed({"acknowledge": True}))
+    stream.send(TOPOLOGY)
+    first = stream.send(load("1")).events[0].frame
+    (refused,) = (event.frame for event in stream.send(DEAD).events)
+    assert refused.skip_reason == "not_acknowledged"
+    (event,) = stream.send(PlacementAck(model="m", applied_version=first.version, ts_ns=1)).events
+    repair = event.frame
+    assert (repair.base_version, repair.skip_reason) == (first.version, None)
+    assert not np.isin(repair.logical_to_physical_map, np.arange(3, 6)).any()
+    assert (repair.logical_replica_count >= 1).all()
+    assert stream.send(PlacementAck(model="m", applied_version=repair.version, ts_ns=2)).events == []  # nothing more is owed
+
+
+@pytest.mark.parametrize("idle", [False, True])
+def test_a_gpu_that_dies_is_planned_for_as_well_once_the_acknowledgement_is_overdue(idle: bool):
+    """With the next record, or by a tick where none comes: a repeated tick says the same."""
+    stream = Stream(OPTIONS.changed({"acknowledge": True, "ttl_s": 0.001}))
+    stream.send(TOPOLOGY)
+    first = stream.send(load("1")).events[0].frame
+    stream.send(DEAD)
+    state, late_ns = stream.state, first.ts_ns + 10**9
+    if idle:
+        plans = [stream.feed.processor.on_tick(Tick("m", 7, late_ns + n, idle=True), state).events[0].frame for n in range(2)]
+        assert stream.feed.processor.on_tick(Tick("m", 7, first.ts_ns, idle=True), state).events == ()
+        assert plans[0].version == plans[1].version
+    else:
+        plans = [e.frame for e in stream.send(batch(1), at_ms=9000).events if isinstance(e.frame, PlacementPlan)]
+    assert plans[0].skip_reason is None
+    assert plans[0].base_version == first.base_version
+    assert plans[0].version > first.version
+    assert not np.isin(plans[0].logical_to_physical_map, np.arange(3, 6)).any()
 
 
 def test_a_gpu_that_dies_serves_nothing_from_that_record_on_and_slots_and_history_stay():
