@@ -12,7 +12,7 @@ from qstream.errors import ProblemError
 from qstream.routing.problem import check_load
 from schemas.wording import Shown, must_be
 
-_DECAY = 0.85  # what a window counts less than the next newer one
+DECAY = 0.85
 _SPREAD = 0.3  # standard deviations above the mean, in the one load that stands for all scenarios
 _PRIOR_TOKENS = 32.0  # of the mean of all labels, in what is known of one label
 _PSEUDO_COUNT = 1.0
@@ -50,6 +50,7 @@ def forecast(
     labels: NDArray[np.int64] | None = None,
     queued: NDArray[np.int64] | None = None,
     top_k: int = 1,
+    decay: float = DECAY,
 ) -> Forecast:
     """Scenarios of the window that follows `history`.
 
@@ -69,6 +70,8 @@ def forecast(
         Tokens by label that the next window will process; with `labels` only. All 0: nothing waits that is known.
     top_k : int
         Gate choices of a token in a layer.
+    decay : float
+        What a window counts for each 1 of the next newer one; 1 where the order of the windows is not known.
 
     Raises
     ------
@@ -83,7 +86,7 @@ def forecast(
     check_load("history", past)
     if not len(past):
         raise ProblemError(must_be("history", "at least one window", Shown("none")))
-    weights: NDArray[np.float64] = np.power(_DECAY, np.arange(len(past), dtype=np.float64)[::-1])
+    weights: NDArray[np.float64] = np.power(decay, np.arange(len(past), dtype=np.float64)[::-1])
     weights /= weights.sum()
     if (labels is None) != (queued is None):
         raise ProblemError(must_be("labels and queued", "given together", Shown("one of them")))

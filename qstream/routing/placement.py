@@ -15,7 +15,7 @@ from qstream.arguments import array
 from qstream.errors import ProblemError
 from qstream.routing.colocate import colocate
 from qstream.routing.decision import Decision, decide, placement_frame, scenario_levels
-from qstream.routing.forecast import Forecast, forecast
+from qstream.routing.forecast import DECAY, Forecast, forecast
 from qstream.routing.migrate import align
 from qstream.routing.pack import place_window
 from qstream.routing.problem import capacities, contiguous, plan_array
@@ -36,13 +36,15 @@ Clock = Callable[[], float]
 @dataclass(frozen=True, slots=True)
 class PlaceOptions:
     """How `place` plans: `windows` newest windows, `steps` of annealing a layer, `node_steps` of experts between nodes, load of
-    a node at most 1 + `node_slack` of its share, two replicas or more for the `hot_experts` heaviest experts of a layer."""
+    a node at most 1 + `node_slack` of its share, two replicas or more for the `hot_experts` heaviest experts of a layer; a
+    window counts `decay` for each 1 of the next newer one."""
 
     windows: int = 16
     steps: int = 8000
     node_steps: int = 40_000
     node_slack: float = 0.05
     hot_experts: int = 0
+    decay: float = DECAY
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -177,7 +179,10 @@ def placement_problem(
         raise ProblemError(must_be("steps", ">= 0", options.steps))
     if not 0 <= seed < 2**32:
         raise ProblemError(must_be("seed", "0 to 2**32 - 1", seed))
-    found = forecast(windows[-options.windows :], labels=labels, queued=queued, top_k=topology.top_k)
+    if not 0 < options.decay <= 1:
+        raise ProblemError(must_be("decay", "above 0, at most 1", options.decay))
+    past = windows[-options.windows :]
+    found = forecast(past, labels=labels, queued=queued, top_k=topology.top_k, decay=options.decay)
     given = capacities(topology)
     live = np.flatnonzero(given > 0)
     slots = len(live) * topology.slots_per_gpu

@@ -47,9 +47,10 @@ EXTRA: Final = {"unseen": "unseen window", "nodes": "nodes a token", "together":
 def page(rows: Sequence[Row], topology: ExpertTopology, given: Recording, source: str) -> str:
     """The page as text, the same for the same rows."""
     windows, layers, experts = given.history.shape
+    order = "" if given.ordered else " in no known order"
     facts = (
-        f"{escape(given.tool)}, {windows} windows, {given.history.sum():,} gate choices; {layers} layers of {experts} experts on"
-        f" {topology.num_slots} slots of {topology.num_gpus} GPUs, {topology.num_nodes} nodes"
+        f"{escape(given.tool)}, {windows} windows{order}, {given.history.sum():,} gate choices; {layers} layers of {experts}"
+        f" experts on {topology.num_slots} slots of {topology.num_gpus} GPUs, {topology.num_nodes} nodes"
     )
     window = "the last window, planned from those before it" if rows[0].unseen is not None else "the recording"
     maps = "".join(f"<h2>{escape(row.name)}</h2>{_heat(row.loads, given.layer_ids)}" for row in rows)

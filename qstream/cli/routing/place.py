@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -24,6 +25,10 @@ from schemas.placement import PlacementPlan
 from schemas.wording import must_be
 
 STYLES: Final = {"qstream": "green"}
+UNORDERED: Final = (
+    "The steps fill a ring that does not say which is the oldest: all count alike, and none is unseen. Several dumps in a folder,"
+    " or a ring that is not full, are in the order of time."
+)
 
 
 def place(
@@ -72,6 +77,8 @@ def place(
     if previous is not None:
         before = read_map(previous, topology.num_layers, topology.num_slots, topology.num_logical_experts)
     options = PlaceOptions(windows=windows, steps=steps, node_slack=eps, hot_experts=hot_experts)
+    if not given.ordered:
+        options = replace(options, decay=1.0)
     started = time.perf_counter()
     plan, rows = compare(given, topology, colocate=colocate, previous=before, move_cost=move_cost, options=options, seed=seed)
     now_ns = time.time_ns()
@@ -83,6 +90,8 @@ def place(
     print_table(*_table(rows), styles=[STYLES.get(row.name, "") for row in rows])
     shape = f"{len(given.history)} windows, {topology.num_layers} layers x {topology.num_logical_experts} experts"
     typer.echo(f"{given.tool}: {shape}, on {topology.num_slots} slots of {gpus} GPUs, {nodes} nodes; {solver_text(plan.solver)}")
+    if not given.ordered:
+        typer.echo(UNORDERED)
     for path in written:
         typer.echo(f"written: {path}")
 
@@ -165,6 +174,7 @@ def _as_data(
     return {
         "tool": given.tool,
         "windows": len(given.history),
+        "ordered": given.ordered,
         "layers": topology.num_layers,
         "experts": topology.num_logical_experts,
         "gpus": topology.num_gpus,

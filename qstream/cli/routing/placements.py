@@ -31,7 +31,7 @@ class Row:
     ----------
     name : str
     loads : float64 [L, G]
-        Tokens on each GPU: in the last window, planned from those before it; of a single window, in that.
+        Tokens on each GPU: in the last window, planned from those before it; of a single window, or windows in no order, in all.
     by_layer : float64 [L]
         Mean over maximum GPU load of each layer, mean over the windows; 1 where there are no tokens.
     balancedness : float
@@ -45,7 +45,7 @@ class Row:
     together : float or None
         Part of the co-activations whose two experts are on one node, where only pairs are known.
     unseen : float or None
-        Balancedness of `loads`, where there is a window that the plan has not seen.
+        Balancedness of `loads`, where there is a window that follows those that the plan has seen.
     """
 
     name: str
@@ -116,9 +116,10 @@ def compare(
         "qstream": (_slots(plan), lambda history: _slots(ours(history))),
     }
     past, last = given.history[:-1], given.history[-1].astype(np.float64)
+    following = given.ordered and past.any() and last.any()
     rows = []
     for name, (slots, planner) in planners.items():
-        blind = gpu_loads(planner(past), last, topology.num_gpus) if past.any() and last.any() else None
+        blind = gpu_loads(planner(past), last, topology.num_gpus) if following else None
         rows.append(_row(name, slots, before, given, topology, blind))
     return plan, rows
 

@@ -26,7 +26,7 @@ MAX_YAML_BYTES: Final = 64 << 20
 def read_recording(path: Path, experts: int | None = None) -> Recording:
     """The counts in a file, or in a folder of one file a rank (TensorRT-LLM statistics, SGLang recorder) or a dump (SGLang).
 
-    Dumps of counts are in the order of their names, which SGLang takes from the clock.
+    Dumps are in the order of their names, which SGLang takes from the clock.
 
     Parameters
     ----------
@@ -151,11 +151,13 @@ def _load_history(entries: Any) -> Recording:
 
 def _choices(tree: Tree, experts: int | None) -> Recording:
     """``topk_ids_of_layer`` [L, T, K] in one piece, tokens in their order: windows of 1,024 tokens or more, at most 64."""
-    field = "last_physical_to_logical_map"
-    slots = None if tree.get(field) is None else numbers(field, tree[field], 2)
-    choices = numbers("topk_ids_of_layer", tree["topk_ids_of_layer"], 3, least=-1)
+    choices = numbers(sglang.TOKENS, tree[sglang.TOKENS], 3, least=-1)
+    if tree.get(sglang.MAP) is not None:
+        slots = numbers(sglang.MAP, tree[sglang.MAP], 2)
+        choices = sglang.to_experts(sglang.TOKENS, choices, slots)
+        experts = 1 + int(slots.max()) if experts is None else experts
     windows = np.array_split(choices, min(64, max(1, choices.shape[1] // 1024)), axis=1)
-    return sglang.tokens_of(windows, slots, experts)
+    return sglang.tokens_of(windows, experts)
 
 
 def _plain(tree: Tree) -> Recording:

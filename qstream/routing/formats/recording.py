@@ -35,6 +35,8 @@ class Recording:
         How often two experts served one token; the diagonal counts the tokens of each.
     tokens : int32 [T, L, K] or None
         Gate choices of a sample of the tokens; -1 for none.
+    ordered : bool
+        Whether the windows are in the order of time. Those of a full ring are in the order of memory.
     """
 
     tool: str
@@ -42,6 +44,7 @@ class Recording:
     layer_ids: tuple[int, ...]
     coactivation: NDArray[np.int64] | None = None
     tokens: NDArray[np.int32] | None = None
+    ordered: bool = True
 
 
 def recording(
@@ -50,6 +53,7 @@ def recording(
     layer_ids: tuple[int, ...] | None = None,
     coactivation: NDArray[np.int64] | None = None,
     tokens: NDArray[np.int32] | None = None,
+    ordered: bool = True,
 ) -> Recording:
     """A recording whose arrays agree; `history` [W, L, E] or, of one window, [L, E]. Windows without tokens are left out.
 
@@ -72,7 +76,25 @@ def recording(
             raise ProblemError(must_be(f"coactivation of {tool}", f"{[layers, experts, experts]}", found))
         if not np.array_equal(coactivation, coactivation.transpose(0, 2, 1)):
             raise ProblemError(must_be(f"coactivation of {tool}", "symmetric", Shown("an asymmetric array")))
-    return Recording(tool, windows[windows.any((1, 2))], layer_ids or tuple(range(layers)), coactivation, tokens)
+    return Recording(tool, windows[windows.any((1, 2))], layer_ids or tuple(range(layers)), coactivation, tokens, ordered)
+
+
+def unrolled(ring: NDArray[np.int64], start: int | None = None) -> tuple[NDArray[np.int64], bool]:
+    """The steps [W, L, E] of a ring buffer, oldest first, and whether that order is known.
+
+    The oldest is at `start`, where the tool has written that; else behind the steps not written yet, the longest run of those
+    without tokens. A full ring does not show where it begins.
+    """
+    if start is not None:
+        return np.roll(ring, -start, axis=0), True
+    written = np.flatnonzero(ring.any((1, 2)))
+    if len(written) == len(ring):
+        return ring, len(ring) == 1
+    if not len(written):
+        return ring, True
+    gaps = np.diff(written, append=written[0] + len(ring))
+    oldest = written[(int(gaps.argmax()) + 1) % len(written)]
+    return np.roll(ring, -oldest, axis=0), True
 
 
 def fold(given: Recording, windows: int) -> Recording:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -11,92 +12,169 @@ from numpy.typing import NDArray
 
 from qstream.errors import ProblemError
 from qstream.routing.formats.files import MAX_ENTRIES, Tree, check_size, numbers
-from qstream.routing.formats.recording import Recording, count, count_pairs, recording, sample
+from qstream.routing.formats.recording import Recording, count, count_pairs, recording, sample, unrolled
 from schemas.wording import Shown, must_be
 
 TOOL: Final = "SGLang"
 MAX_RECORDS: Final = 1 << 20
+TOKENS: Final = "topk_ids_of_layer"
+COUNTS: Final = "global_physical_count"
+MAP: Final = "last_physical_to_logical_map"
 
 
 def read_counts(tree: Tree) -> Recording:
-    """Modes stat and stat_approx: ``logical_count`` [steps, L, E] or [L, E]; ``cooccurrence`` [L, E, E] if there is one."""
+    """Modes stat and stat_approx: ``logical_count`` [steps, L, E] or [L, E]; ``cooccurrence`` [L, E, E] if there is one.
+
+    The steps are those of a ring in the order of memory; see `unrolled`.
+    """
     pairs = tree.get("cooccurrence")
     together = None if pairs is None else numbers("cooccurrence", pairs, 3)
-    return recording(TOOL, numbers("logical_count", tree["logical_count"], (2, 3)), None, together)
+    counts = numbers("logical_count", tree["logical_count"], (2, 3))
+    steps, ordered = unrolled(counts[None] if counts.ndim == 2 else counts)
+    return recording(TOOL, steps, None, together, ordered=ordered)
 
 
 def read_dumps(trees: Sequence[Tree]) -> Recording:
-    """Several dumps of counts, oldest first, as one recording."""
-    dumps = [read_counts(tree).history for tree in trees]
-    shapes = {dump.shape[1:] for dump in dumps}
+    """Several dumps of counts, oldest first, as one recording; a dump whose steps are in no known order is one window of it."""
+    dumps = [read_counts(tree) for tree in trees]
+    shapes = {dump.history.shape[1:] for dump in dumps}
     if len(shapes) > 1:
         found = Shown(f"layers and experts {sorted(shapes)[:4]}")
         raise ProblemError(must_be("logical_count", "of one shape in all dumps", found))
-    check_size("logical_count", (sum(map(len, dumps)), *shapes.pop()))
-    return recording(TOOL, np.concatenate(dumps))
+    if len(dumps) == 1:
+        return dumps[0]
+    windows = [dump.history if dump.ordered else dump.history.sum(0, keepdims=True) for dump in dumps]
+    check_size("logical_count", (sum(map(len, windows)), *shapes.pop()))
+    return recording(TOOL, np.concatenate(windows))
 
 
 def read_records(trees: Sequence[Tree], experts: int | None) -> Recording:
-    """Modes per_token and per_pass: the ``records`` of all ranks, one window a forward pass.
+    """Modes per_token and per_pass: the ``records`` of all ranks and dumps, one window a forward pass.
 
-    Their ids are of physical slots, which ``last_physical_to_logical_map`` [L, P] turns into experts. Without the map they
-    are taken for experts.
+    Their ids are of physical slots, which each dump's own ``last_physical_to_logical_map`` [L, P] turns into experts: a
+    rebalance between two dumps changes it. Without maps they are taken for experts. Trees are in the order of time.
     """
-    maps = [tree["last_physical_to_logical_map"] for tree in trees if tree.get("last_physical_to_logical_map") is not None]
-    slots = numbers("last_physical_to_logical_map", maps[0], 2) if maps else None
-    passes: dict[int, list[NDArray[np.int64]]] = defaultdict(list)
-    total, by_token = 0, True
-    for name, record in _records(trees):
-        field = "topk_ids_of_layer" if "topk_ids_of_layer" in record else "global_physical_count"
-        if field not in record:
-            raise ProblemError(must_be(name, "an object with topk_ids_of_layer or global_physical_count", Shown("neither")))
-        if _is_empty(record[field]):
-            continue
-        by_token = by_token and field == "topk_ids_of_layer"
-        found = numbers(f"{name}.{field}", record[field], 3 if field == "topk_ids_of_layer" else 2, least=-1)
-        total += found.size
-        if total > MAX_ENTRIES:
-            raise ProblemError(must_be("records", f"at most {MAX_ENTRIES} entries in total", total))
-        order = record.get("forward_pass_id", len(passes))
-        if not isinstance(order, int):
-            raise ProblemError(must_be(f"{name}.forward_pass_id", "a whole number", Shown(type(order).__name__)))
-        passes[order].append(found)
+    maps = _maps_of(trees)
+    known = (
+        experts if experts is not None or maps[0] is None else 1 + max(int(slots.max()) for slots in maps if slots is not None)
+    )
+    passes: dict[tuple[int, int], list[NDArray[np.int64]]] = defaultdict(list)
+    ends: dict[int, tuple[int, int]] = {}
+    total, kinds = 0, set()
+    for tree, slots in zip(trees, maps, strict=True):
+        records = [_record(name, record, len(passes) + at) for at, (name, record) in enumerate(_records(tree))]
+        run = _run_of(records, ends)
+        for record in records:
+            if record.counts is None:
+                continue
+            total += record.counts.size
+            if total > MAX_ENTRIES:
+                raise ProblemError(must_be("records", f"at most {MAX_ENTRIES} entries in total", total))
+            kinds.add(record.field)
+            passes[run, record.order].append(_of_experts(record, slots, known))
     if not passes:
         raise ProblemError(must_be("records", "at least one entry with tokens", Shown("none")))
+    if len(kinds) > 1:
+        raise ProblemError(must_be("records", f"all with {TOKENS} or all with {COUNTS}", Shown("both")))
     in_order = [passes[key] for key in sorted(passes)]
-    if by_token:
-        return tokens_of([_joined(group) for group in in_order], slots, experts)
-    return _of_passes(in_order, slots, experts)
+    if kinds == {TOKENS}:
+        return tokens_of([_joined(group) for group in in_order], known)
+    return _of_passes(in_order)
 
 
-def tokens_of(
-    passes: Sequence[NDArray[np.int64]], slots: NDArray[np.int64] | None, experts: int | None, tool: str = TOOL
-) -> Recording:
-    """Gate choices [L, T, K] of each window as counts, pairs and a sample; `slots` [L, P] says which expert an id means."""
+def tokens_of(passes: Sequence[NDArray[np.int64]], experts: int | None, tool: str = TOOL) -> Recording:
+    """Gate choices [L, T, K] of each window as counts, pairs and a sample."""
     choices = _joined(passes)
-    if slots is not None:
-        choices = _to_experts("topk_ids_of_layer", choices, slots)
-    known = experts if experts is not None else 1 + int(choices.max() if slots is None else slots.max())
+    known = experts if experts is not None else 1 + int(choices.max())
     if choices.max() >= known:
-        raise ProblemError(must_be("topk_ids_of_layer", f"experts 0 to {known - 1}", Shown(f"{choices.max()}")))
+        raise ProblemError(must_be(TOKENS, f"experts 0 to {known - 1}", Shown(f"{choices.max()}")))
     check_size("history", (len(passes), len(choices), known))
     ends = np.cumsum([part.shape[1] for part in passes])
     history = np.stack([count(part, known) for part in np.split(choices, ends[:-1], axis=1)])
     return recording(tool, history, None, count_pairs(choices, known), sample(choices))
 
 
-def _records(trees: Sequence[Tree]) -> list[tuple[str, dict[str, Any]]]:
-    found = []
-    for tree in trees:
-        records = tree["records"]
-        if not isinstance(records, list) or len(records) > MAX_RECORDS:
-            given = Shown(f"{len(records)} records" if isinstance(records, list) else type(records).__name__)
-            raise ProblemError(must_be("records", f"a list of at most {MAX_RECORDS}", given))
-        for number, record in enumerate(records):
-            if not isinstance(record, dict):
-                raise ProblemError(must_be(f"records[{number}]", "an object", Shown(type(record).__name__)))
-            found.append((f"records[{number}]", record))
+def to_experts(field: str, ids: NDArray[np.int64], slots: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Gate choices [L, T, K] of slots as those of experts, by the map [L, P]; -1 stays."""
+    layers, width = slots.shape
+    if len(ids) != layers or ids.max() >= width:
+        found = Shown(f"{len(ids)} layers and slot {ids.max()}")
+        raise ProblemError(must_be(field, f"of {layers} layers and slots 0 to {width - 1}", found))
+    mapped = slots[np.arange(layers)[:, None, None], np.maximum(ids, 0)]
+    return np.where(ids >= 0, mapped, -1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Record:
+    """One forward pass of one rank; `counts` [L, T, K] or [L, P] as `field` says, None for a pass without tokens."""
+
+    name: str
+    rank: Any
+    order: int
+    field: str
+    counts: NDArray[np.int64] | None
+
+
+def _record(name: str, record: dict[str, Any], place: int) -> _Record:
+    field = TOKENS if TOKENS in record else COUNTS
+    if field not in record:
+        raise ProblemError(must_be(name, f"an object with {TOKENS} or {COUNTS}", Shown("neither")))
+    order = record.get("forward_pass_id", place)
+    if not isinstance(order, int):
+        raise ProblemError(must_be(f"{name}.forward_pass_id", "a whole number", Shown(type(order).__name__)))
+    rank, value = record.get("rank"), record[field]
+    if rank is not None and not isinstance(rank, int):
+        raise ProblemError(must_be(f"{name}.rank", "a whole number", Shown(type(rank).__name__)))
+    axes, least = (3, -1) if field == TOKENS else (2, 0)
+    counts = None if _is_empty(value) else numbers(f"{name}.{field}", value, axes, least=least)
+    return _Record(name, rank, order, field, counts)
+
+
+def _maps_of(trees: Sequence[Tree]) -> list[NDArray[np.int64] | None]:
+    """The map of each dump, or None for all."""
+    maps = [None if tree.get(MAP) is None else numbers(MAP, tree[MAP], 2) for tree in trees]
+    missing = sum(slots is None for slots in maps)
+    if 0 < missing < len(maps):
+        raise ProblemError(must_be(MAP, "given in all dumps or in none", Shown(f"{missing} of {len(maps)} without")))
+    return maps
+
+
+def _run_of(records: Sequence[_Record], ends: dict[int, tuple[int, int]]) -> int:
+    """Which run of the engine a dump is of. A rank counts its passes up through all dumps, and a new run from the start.
+
+    `ends` is the run and the last pass of each rank so far, brought up to date here.
+    """
+    found = 0
+    for rank in {record.rank for record in records if record.rank is not None}:
+        orders = [record.order for record in records if record.rank == rank]
+        run, last = ends.get(rank, (0, min(orders) - 1))
+        run += min(orders) <= last
+        ends[rank] = run, max(orders)
+        found = max(found, run)
     return found
+
+
+def _of_experts(record: _Record, slots: NDArray[np.int64] | None, experts: int | None) -> NDArray[np.int64]:
+    """A record's counts or choices by expert."""
+    assert record.counts is not None, "the caller leaves out passes without tokens"
+    if slots is None:
+        return record.counts
+    if record.field == TOKENS:
+        return to_experts(TOKENS, record.counts, slots)
+    counted: NDArray[np.int64] = by_expert(COUNTS, record.counts[None], slots, experts)[0]
+    return counted
+
+
+def _records(tree: Tree) -> list[tuple[str, dict[str, Any]]]:
+    """The records of a dump with their places."""
+    records = tree["records"]
+    if not isinstance(records, list) or len(records) > MAX_RECORDS:
+        given = Shown(f"{len(records)} records" if isinstance(records, list) else type(records).__name__)
+        raise ProblemError(must_be("records", f"a list of at most {MAX_RECORDS}", given))
+    wrong = next((number for number, record in enumerate(records) if not isinstance(record, dict)), None)
+    if wrong is not None:
+        raise ProblemError(must_be(f"records[{wrong}]", "an object", Shown(type(records[wrong]).__name__)))
+    return [(f"records[{number}]", record) for number, record in enumerate(records)]
 
 
 def _is_empty(value: Any) -> bool:
@@ -112,28 +190,16 @@ def _joined(parts: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
     shapes = {(part.shape[0], part.shape[2]) for part in parts}
     if len(shapes) > 1:
         found = Shown(f"layers and choices {sorted(shapes)[:4]}")
-        raise ProblemError(must_be("topk_ids_of_layer", "of one shape in all records", found))
+        raise ProblemError(must_be(TOKENS, "of one shape in all records", found))
     return np.concatenate(parts, axis=1)
 
 
-def _to_experts(field: str, ids: NDArray[np.int64], slots: NDArray[np.int64]) -> NDArray[np.int64]:
-    layers, width = slots.shape
-    if len(ids) != layers or ids.max() >= width:
-        found = Shown(f"{len(ids)} layers and slot {ids.max()}")
-        raise ProblemError(must_be(field, f"of {layers} layers and slots 0 to {width - 1}", found))
-    mapped = slots[np.arange(layers)[:, None, None], np.maximum(ids, 0)]
-    return np.where(ids >= 0, mapped, -1)
-
-
-def _of_passes(passes: Sequence[Sequence[NDArray[np.int64]]], slots: NDArray[np.int64] | None, experts: int | None) -> Recording:
-    """Counts by slot [L, P] of each pass, summed over the ranks, as counts by expert."""
+def _of_passes(passes: Sequence[Sequence[NDArray[np.int64]]]) -> Recording:
+    """Counts by expert [L, E] of each pass, summed over the ranks."""
     shapes = {part.shape for group in passes for part in group}
     if len(shapes) > 1:
-        raise ProblemError(must_be("global_physical_count", "of one shape in all records", sorted(shapes)[:4]))
-    physical = np.stack([np.sum(group, axis=0) for group in passes])
-    if physical.min() < 0:
-        raise ProblemError(must_be("global_physical_count", ">= 0", int(physical.min())))
-    return recording(TOOL, physical if slots is None else by_expert("global_physical_count", physical, slots, experts))
+        raise ProblemError(must_be(COUNTS, "of one shape in all records", sorted(shapes)[:4]))
+    return recording(TOOL, np.stack([np.sum(group, axis=0) for group in passes]))
 
 
 def by_expert(field: str, physical: NDArray[np.int64], slots: NDArray[np.int64], experts: int | None = None) -> NDArray[np.int64]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Final
 
+from qstream.arguments import whole_number
 from qstream.routing.formats.files import Tree, numbers
-from qstream.routing.formats.recording import Recording, recording
+from qstream.routing.formats.recording import Recording, recording, unrolled
 from qstream.routing.formats.sglang import by_expert
 
 TOOL: Final = "vLLM"
 LOGICAL: Final = ("global_expert_load_window", "global_expert_load", "logical_expert_load")
 PHYSICAL: Final = "expert_load_window"
+STEP: Final = "expert_load_window_step"
 SLOTS: Final = "physical_to_logical_map"
 
 
@@ -22,13 +24,23 @@ def is_window(tree: Tree) -> bool:
 def read_window(tree: Tree) -> Recording:
     """Loads by expert [W, L, E] or [L, E]; or ``expert_load_window`` [W, L, P] by slot with ``physical_to_logical_map`` [L, P].
 
-    Without the map a slot is taken for an expert, which is so where there are no replicas.
+    Without the map a slot is taken for an expert, which is so where there are no replicas. The window is a ring, whose next
+    step is at ``expert_load_window_step``; see `unrolled`.
     """
     name = next((name for name in LOGICAL if name in tree), None)
     if name is not None:
         return recording(TOOL, numbers(name, tree[name], (2, 3)))
     window = numbers(PHYSICAL, tree[PHYSICAL], (2, 3))
+    steps, ordered = unrolled(window[None] if window.ndim == 2 else window, _step(tree, len(window)))
     if SLOTS not in tree:
-        return recording(TOOL, window)
-    steps = window[None] if window.ndim == 2 else window
-    return recording(TOOL, by_expert(PHYSICAL, steps, numbers(SLOTS, tree[SLOTS], 2)))
+        return recording(TOOL, steps, ordered=ordered)
+    return recording(TOOL, by_expert(PHYSICAL, steps, numbers(SLOTS, tree[SLOTS], 2)), ordered=ordered)
+
+
+def _step(tree: Tree, size: int) -> int | None:
+    """Where the ring goes on, which is where its oldest step is."""
+    given = tree.get(STEP)
+    if given is None:
+        return None
+    step = given.item() if hasattr(given, "item") and getattr(given, "ndim", 1) == 0 else given
+    return whole_number(STEP, step, 0, size - 1)

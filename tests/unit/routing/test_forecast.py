@@ -28,6 +28,7 @@ def test_without_labels_the_windows_themselves_are_the_scenarios_and_newer_ones_
     np.testing.assert_array_equal(found.scenarios, history)
     assert found.weights.sum() == pytest.approx(1.0)
     assert (np.diff(found.weights) > 0).all()
+    assert forecast(history, decay=1.0).weights.tolist() == [0.2] * 5, "windows in no order count alike"
 
 
 def test_the_labels_of_a_window_are_recovered_from_its_counts() -> None:

@@ -52,6 +52,19 @@ def tokens(tmp_path):
     return tmp_path / "tokens.npz"
 
 
+def test_a_full_ring_is_scored_on_no_unseen_window_and_that_is_said(tmp_path, history):
+    (tmp_path / "dump.json").write_text(json.dumps({"logical_count": history.tolist()}))
+    data = told(tmp_path / "dump.json", "--gpus", GPUS, "--steps", 200)
+    assert not data["ordered"]
+    assert all(row["unseen"] is None for row in data["placements"])
+    turned = {"logical_count": np.roll(history, 16, axis=0).tolist()}
+    (tmp_path / "turned.json").write_text(json.dumps(turned))
+    shown = invoke(tmp_path / "turned.json", "--gpus", GPUS, "--steps", 200, "--html", tmp_path / "p.html").stdout
+    assert "does not say which is the oldest" in shown
+    assert "unseen  " not in shown
+    assert "windows in no known order" in (tmp_path / "p.html").read_text()
+
+
 def score(plan: np.ndarray, loads: np.ndarray) -> float:
     """Balancedness from its definition: mean over maximum GPU load, layers summed first, mean over the windows."""
     found = []

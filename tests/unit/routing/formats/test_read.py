@@ -198,6 +198,11 @@ def test_plain_arrays_with_and_without_a_name(tmp_path):
             {"records": [{"forward_pass_id": "x", "topk_ids_of_layer": [[[0]]]}]},
             "forward_pass_id must be a whole number, got str",
         ),
+        ({"records": [{"rank": "x", "topk_ids_of_layer": [[[0]]]}]}, r"records\[0\].rank must be a whole number, got str"),
+        (
+            {"records": [{"topk_ids_of_layer": [[[0]]]}, {"global_physical_count": [[1]]}]},
+            "records must be all with topk_ids_of_layer or all with global_physical_count, got both",
+        ),
         ({"records": [{"topk_ids_of_layer": [[[9]]]}], "last_physical_to_logical_map": [[0, 1]]}, "slot 9"),
         ({"records": [{"topk_ids_of_layer": [[[0]]]}, {"topk_ids_of_layer": [[[0, 1]]]}]}, "one shape in all records"),
         ({"load_history": []}, "load_history must be a list of at least one window"),
@@ -248,16 +253,80 @@ def outcome(tree: dict) -> tuple[Recording | None, str]:
         return None, str(exc)
 
 
+def test_a_folder_of_dumps_between_which_the_engine_has_rebalanced_is_read_by_the_map_of_each(tmp_path):
+    by_token = {"topk_ids_of_layer": [[[0], [0], [0]]]}
+    for name, first, slots in (("1754000000.25_0", 10, [0, 1, 2, 3]), ("1754000900.75_0", 900, [3, 2, 1, 0])):
+        counts = {"global_physical_count": [[3, 0, 0, 0]]}
+        for kind, passed in (("passes", counts), ("tokens", by_token)):
+            records = [{"forward_pass_id": first + n, "rank": 0, **passed} for n in range(2)]
+            (tmp_path / kind).mkdir(exist_ok=True)
+            tree = {"records": records, "last_physical_to_logical_map": [slots]}
+            (tmp_path / kind / f"expert_distribution_recorder_{name}.json").write_text(json.dumps(tree))
+    for kind in ("passes", "tokens"):
+        history = read_recording(tmp_path / kind).history
+        assert history[:, 0].tolist() == [[3, 0, 0, 0]] * 2 + [[0, 0, 0, 3]] * 2
+
+
+def test_passes_of_an_engine_that_was_restarted_follow_those_of_its_last_run(tmp_path):
+    for name, first, rank, expert in (("1.0_0", 5, 0, 0), ("1.1_1", 5, 1, 0), ("2.0_0", 1, 0, 1), ("2.1_1", 1, 1, 1)):
+        records = [{"forward_pass_id": first, "rank": rank, "topk_ids_of_layer": [[[expert], [expert]]]}]
+        (tmp_path / f"r_{name}.json").write_text(json.dumps({"records": records}))
+    assert read_recording(tmp_path).history[:, 0].tolist() == [[4, 0], [0, 4]]
+
+
+def test_a_ring_that_is_not_full_begins_behind_the_steps_that_are_not_written_yet():
+    steps = np.arange(1, 6)[:, None, None] * np.ones((1, 2, 3), int)
+    for start in range(8):  # SGLang goes on where it stood when the ring was emptied
+        ring = np.zeros((8, 2, 3), int)
+        ring[(start + np.arange(5)) % 8] = steps
+        for tree in ({"logical_count": ring}, {"expert_load_window": ring, "physical_to_logical_map": [[0, 1, 2]] * 2}):
+            found = from_tree(tree)
+            assert found.ordered
+            assert found.history[:, 0, 0].tolist() == [1, 2, 3, 4, 5]
+
+
+def test_a_full_ring_is_in_no_order_unless_it_says_where_it_goes_on():
+    ring = np.array([3, 4, 0, 1, 2])[:, None, None] + np.ones((1, 2, 3), int)
+    assert not from_tree({"logical_count": ring}).ordered
+    window = {"expert_load_window": ring, "physical_to_logical_map": [[0, 1, 2]] * 2}
+    assert not from_tree(window).ordered
+    found = from_tree(window | {"expert_load_window_step": 2})
+    assert found.ordered
+    assert found.history[:, 0, 0].tolist() == [1, 2, 3, 4, 5]
+    with pytest.raises(ProblemError, match="expert_load_window_step must be a whole number from 0 to 4, got 5"):
+        from_tree(window | {"expert_load_window_step": 5})
+
+
+def test_a_full_ring_among_several_dumps_is_one_window(tmp_path):
+    for number in range(2):
+        (tmp_path / f"{number}.json").write_text(json.dumps({"logical_count": [[[1, number]], [[2, number]]]}))
+    found = read_recording(tmp_path)
+    assert found.ordered
+    assert found.history[:, 0].tolist() == [[3, 0], [3, 2]]
+
+
 def test_dumps_of_counts_in_a_folder_are_one_history_in_the_order_of_their_names(tmp_path):
     counts = np.random.default_rng(2).integers(1, 9, (5, 3, 8))
+    empty = np.zeros((1, 3, 8), int)
     for name, part in (
-        ("expert_distribution_recorder_1732471235.5", counts[3:]),
-        ("expert_distribution_recorder_1732471234.9", counts[:3]),
+        ("expert_distribution_recorder_1732471235.5", [*counts[4:], *empty, *counts[3:4]]),
+        ("expert_distribution_recorder_1732471234.9", [*counts[:3], *empty]),
     ):
+        part = np.array(part)
         (tmp_path / f"{name}.json").write_text(json.dumps({"rank": 0, "logical_count": part.tolist()}))
     assert read_recording(tmp_path).history.tolist() == counts.tolist()
     (tmp_path / "expert_distribution_recorder_1732471236.0.json").write_text(json.dumps({"logical_count": [[1, 2]]}))
     with pytest.raises(ProblemError, match="must be of one shape in all dumps"):
+        read_recording(tmp_path)
+
+
+def test_a_folder_in_which_some_dumps_lack_the_map_is_refused(tmp_path):
+    tree = {"records": [{"forward_pass_id": 1, "rank": 0, "topk_ids_of_layer": [[[0]]]}]}
+    (tmp_path / "a.json").write_text(json.dumps(tree))
+    (tmp_path / "b.json").write_text(json.dumps(tree | {"last_physical_to_logical_map": [[0]]}))
+    with pytest.raises(
+        ProblemError, match="last_physical_to_logical_map must be given in all dumps or in none, got 1 of 2 without"
+    ):
         read_recording(tmp_path)
 
 
