@@ -36,7 +36,7 @@ from schemas.topics import CONTROL
 # The broker ends before its last clients are gone, and an interrupted producer drops what it holds: both would be logged.
 QUIET: Final = {"log.connection.close": "false", "log_level": "0"}
 READY_S: Final = 900.0  # compiling the kernels takes a minute of a core, which a busy machine may not have
-DRAIN_S: Final = 15.0
+DRAIN_S: Final = 120.0
 SAYINGS: Final = {
     "starting": "starting the {} agent",
     "compiling": "compiling kernels (first start only)",

@@ -59,8 +59,22 @@ def with_labels(known: tuple[str, ...], names: Iterable[str], most: int) -> tupl
     return known
 
 
+def known_labels(
+    label: NDArray[np.int32], names: tuple[str, ...], known: tuple[str, ...], most: int
+) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    """The known labels with those that occur in `label`, int32 [T] indices of `names`, and the row of each name (`rows_of`)."""
+    rows = rows_of(names, known, most)
+    present = np.unique(label[label >= 0])
+    if len(present) and rows[present].min() < 0:
+        known = with_labels(known, (names[index] for index in present.tolist()), most)
+        rows = rows_of(names, known, most)
+    return known, rows
+
+
 def with_rows(count: NDArray[np.int32], rows: int) -> NDArray[np.int32]:
-    """Counts [L, rows, E] with empty rows at their end for labels that came."""
+    """Counts [L, rows, E] with empty rows at their end for labels that came; the same array if none came."""
+    if count.shape[1] == rows:
+        return count
     new = np.zeros((count.shape[0], rows, count.shape[2]), np.int32)
     new[:, : count.shape[1]] = count
     return new

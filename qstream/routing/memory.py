@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Final, Self
 
 import numpy as np
@@ -13,11 +13,10 @@ from qstream.learn.window import (
     count_labels,
     demand,
     faded,
+    known_labels,
     longest_queues,
     merged_labels,
     past_windows,
-    rows_of,
-    with_labels,
     with_rows,
     with_window,
 )
@@ -25,7 +24,7 @@ from qstream.module.draft import Draft
 from qstream.module.inforce import InForce
 from qstream.module.planning import Planning
 from qstream.routing.problem import contiguous
-from qstream.routing.sample import add_pairs, empty_sample, row_bytes, sample_tokens, sampled_coactivation
+from qstream.routing.sample import add_pairs, empty_sample, faded_pairs, row_bytes, sample_tokens
 from schemas.experts import ExpertTopology
 from schemas.frame import Axes, Count, Frame
 from schemas.tokens import TokenBatch
@@ -36,9 +35,6 @@ LABELLED_TOKENS: Final = 1 << 28  # times layers, of a window; a longer one coun
 LABEL_CHOICES: Final = 1 << 20  # of a label in a layer, above which its counts are halved: old ones fade
 # Not strict: a tuple is stored as a list. Source and window id have up to 200 letters each.
 WindowNames = Annotated[tuple[str, ...], Field(strict=False)]
-_NO_SNAPSHOT: Final = dict.fromkeys(
-    ("planning_labels", "planning_queued", "planning_sample", "planning_sampled_of", "planning_pairs")
-)
 
 
 class RoutingState(Frame):
@@ -123,18 +119,11 @@ class Memory(Draft[RoutingState]):
     def _add_labels(
         self, layer: int, topk_ids: NDArray[np.int32], label: NDArray[np.int32], names: tuple[str, ...], most: int
     ) -> None:
-        rows = rows_of(names, self.now.label_names, most)
-        present = np.unique(label[label >= 0])
-        if len(present) and rows[present].min() < 0:
-            known = with_labels(self.now.label_names, (names[index] for index in present.tolist()), most)
-            rows = rows_of(names, known, most)
-            self.set(label_names=known)
-        old = self.now.label_count
-        if old is None:
-            old = np.zeros((*self.now.open_count.shape[:1], 0, *self.now.open_count.shape[1:]), np.int32)
-        if old.shape[1] < len(self.now.label_names):
-            self.set(label_count=with_rows(old, len(self.now.label_names)))
-        if len(present):
+        known, rows = known_labels(label, names, self.now.label_names, most)
+        if known:
+            layers, experts = self.now.open_count.shape
+            count = np.zeros((layers, 0, experts), np.int32) if self.now.label_count is None else self.now.label_count
+            self.set(label_names=known, label_count=with_rows(count, len(known)))
             count_labels(topk_ids, label, rows, self.edit("label_count", layer))
 
     def _add_sample(self, layer: int, topk_ids: NDArray[np.int32], pair_tokens: int) -> None:
@@ -178,37 +167,9 @@ class Memory(Draft[RoutingState]):
         self.set(live_count=np.zeros_like(counts), live_tokens=0)
         return counts
 
-    def begin_plan(self, now_ns: int, pairs: bool) -> None:
-        """Keep what is known now, at the end of a window, until the placement is planned."""
-        now = self.now
-        labels, queued = self.demand() or (None, None)
-        self.set(planning=now.planning.begun(now_ns, now.in_force.version), planning_labels=labels, planning_queued=queued)
-        if pairs:
-            self.set(planning_pairs=now.pair_count)
-            if now.sample is not None and now.sampled_of is not None:
-                self.set(planning_sample=now.sample.copy(), planning_sampled_of=now.sampled_of.copy())
-
-    def end_plan(self) -> None:
-        """Forget what was kept for a plan: it is made, or no longer wanted."""
-        self.set(planning=self.now.planning.ended(), **_NO_SNAPSHOT)
-
     def owe(self, owed: bool) -> None:
         """Note whether a plan is wanted at once."""
         self.set(planning=self.now.planning.owing(owed))
-
-    def planning_coactivation(self, pair_tokens: int) -> Callable[[], NDArray[np.int64] | None]:
-        """How co-activations [L, E, E] follow from what `begin_plan` kept, a pure function; None where nothing is known."""
-        layers, experts = self.now.open_count.shape
-        counted, sample, of = self.now.planning_pairs, self.now.planning_sample, self.now.planning_sampled_of
-        rows = empty_sample(layers, experts, 1) if sample is None else sample
-        tokens = np.zeros(layers, np.int64) if of is None else of
-
-        def counts() -> NDArray[np.int64] | None:
-            if counted is None and not (rows.size and tokens.any()):
-                return None
-            return sampled_coactivation(rows, tokens, experts, pair_tokens, counted)
-
-        return counts
 
     def demand(self) -> tuple[NDArray[np.int32], NDArray[np.int64]] | None:
         """Tokens that each label had so far [K, L, E], and those that wait [K], 0 if unknown; None without labels."""
@@ -243,8 +204,7 @@ class Memory(Draft[RoutingState]):
         if not pairs:
             self.set(sample=None, sampled_of=None, pair_count=None)
         elif self.now.pair_count is not None:
-            pair_count = (self.now.pair_count.astype(np.int64) * (PAIR_WINDOWS - 1) // PAIR_WINDOWS).astype(np.int32)
-            self.set(pair_count=pair_count if pair_count.any() else None)
+            self.set(pair_count=faded_pairs(self.now.pair_count, PAIR_WINDOWS))
         if not labels:
             self.set(label_names=(), label_count=None)
         elif self.now.label_count is not None:

@@ -10,24 +10,24 @@ from qstream.ahead import Ahead
 from qstream.contract import Batch, Event, Processor, Record, Result, Tick
 from qstream.errors import OptionError, Poison, ProblemError, Transient
 from qstream.module.inforce import InForce
-from qstream.module.planning import Planned, or_skipped, planned, start
+from qstream.module.planning import Planned
 from qstream.quantum.record import Refused
 from qstream.quantum.runtime import QuantumRuntime
 from qstream.routing.decision import Decision
-from qstream.routing.events import Stamp, event_ns, failed_event, placement_event, reset_event, shares_event
+from qstream.routing.events import Stamp, event_ns, reset_event, shares_event
 from qstream.routing.memory import Memory, RoutingState
 from qstream.routing.options import RoutingOptions
-from qstream.routing.plan import keep_placement
+from qstream.routing.placer import Placer
 from qstream.routing.problem import live_slots
 from qstream.routing.requests import route_requests
-from qstream.routing.snapshot import pair_tokens, planner, snapshot
+from qstream.routing.snapshot import pair_tokens
 from qstream.routing.tokens import check_batch, check_load, route_tokens
 from qstream.routing.topology import check_topology, kept_topology, same_slots
 from qstream.routing.warm import warm
 from schemas.control import Scalar
 from schemas.experts import ExpertLoad, ExpertTopology
-from schemas.placement import PlacementAck, PlacementPlan
-from schemas.plan import ResetReason, SkipReason
+from schemas.placement import PlacementAck
+from schemas.plan import ResetReason
 from schemas.routing import RoutingPlan
 from schemas.tokens import TokenBatch
 from schemas.topics import (
@@ -43,7 +43,6 @@ from schemas.wording import must_be
 
 DEVICE_READY_S = 30.0
 TICK_S = 1.0
-BUSY = (SkipReason.NOT_ACKNOWLEDGED, SkipReason.SUPERSEDED)  # reasons that end by themselves, after which the plan is owed
 LONGEST_WINDOW = 8  # a window stays open while the placement of the one before is planned, up to so many times its tokens
 
 
@@ -78,6 +77,7 @@ class RoutingProcessor(Processor[RoutingState]):
         self.options = options or RoutingOptions()
         self.runtime = runtime
         self.ahead = ahead
+        self.placer = Placer(self.options, runtime, ahead)
 
     def configure(self, options: Mapping[str, Scalar]) -> Self:
         changed = type(self)(self.options.changed(options), self.runtime, self.ahead)
@@ -100,13 +100,14 @@ class RoutingProcessor(Processor[RoutingState]):
 
     def on_tick(self, tick: Tick, state: RoutingState) -> Result[RoutingState]:
         """Publish the placement of a window, or one that is owed, where no record came since the last tick."""
-        owed = self._is_owed(tick.now_ns, state)
-        if not tick.idle or not (owed or state.planning.is_due(tick.now_ns, self.options.plan_ms)):
+        owed = self.placer.is_owed(state, tick.now_ns)
+        if not tick.idle or not (owed or self.placer.is_due(state, tick.now_ns)):
             return Result()
-        memory = Memory(state)
+        memory, stamp = Memory(state), Stamp(tick.key, tick.event_id(0), tick.now_ns, None)
         if owed:
-            memory.begin_plan(state.in_force.held_until_ns(self.options.ttl_s), self.options.colocate)
-        events = self._publish(Stamp(tick.key, tick.event_id(0), tick.now_ns, None), memory)
+            events = self.placer.owed(stamp, memory, state.in_force.held_until_ns(self.options.ttl_s))
+        else:
+            events = self.placer.publish(stamp, memory)
         return Result(events, (), memory.state())
 
     def process(self, batch: Batch, state: RoutingState | None, now_ns: int) -> Result[RoutingState]:
@@ -114,8 +115,8 @@ class RoutingProcessor(Processor[RoutingState]):
         events: list[Event] = []
         dead: list[Poison] = []
         for record in batch.records:
-            if memory is not None and memory.now.planning.is_due(event_ns(record), self.options.plan_ms):
-                events += (planned := self._publish(Stamp.of(record, 0), memory))
+            if memory is not None and self.placer.is_due(memory.now, event_ns(record)):
+                events += (planned := self.placer.publish(Stamp.of(record, 0), memory))
             else:
                 planned = []
             try:
@@ -144,8 +145,8 @@ class RoutingProcessor(Processor[RoutingState]):
             raise ProblemError(must_be("applied_version", f"{known.version}, which is in force{waits}", frame.applied_version))
         if memory.is_full(self.options.window_tokens * (LONGEST_WINDOW if memory.now.planning.active else 1)):
             events += self._close_window(record, memory, n + len(events))
-        if self._is_owed(event_ns(record), memory.now):
-            events += self._plan_now(Stamp.of(record, n + len(events)), memory)
+        if self.placer.is_owed(memory.now, event_ns(record)):
+            events += self.placer.owed(Stamp.of(record, n + len(events)), memory, event_ns(record))
         if memory.is_live(self.options.shares_tokens):
             stamp = Stamp.of(record, n + len(events))
             events.append(shares_event(stamp, memory.take_live(), memory.now, self.options.ttl_s))
@@ -186,15 +187,9 @@ class RoutingProcessor(Processor[RoutingState]):
 
     def _close_window(self, record: Record, memory: Memory, n: int) -> list[Event]:
         """The window that is full joins the history, and a placement is planned for what follows."""
-        events = self._publish(Stamp.of(record, n), memory) if memory.now.planning.active else []
+        events = self.placer.publish(Stamp.of(record, n), memory) if memory.now.planning.active else []
         memory.close_window(self.options.windows)
-        stamp = Stamp.of(record, n + len(events))
-        if self.options.placement != "off" and memory.now.planning.may_begin(stamp.ts_ns, self.options.plan_every_s):
-            memory.begin_plan(stamp.ts_ns, self.options.colocate)
-            if memory.now.planning.is_due(stamp.ts_ns, self.options.plan_ms):
-                events += self._publish(stamp, memory)
-            else:
-                start(self.ahead, record.key, snapshot(memory, self.options), lambda: planner(memory, self.options, self.runtime))
+        events += self.placer.at_window_end(Stamp.of(record, n + len(events)), memory)
         memory.fade(self.options.labels, self.options.colocate)
         return events
 
@@ -208,12 +203,8 @@ class RoutingProcessor(Processor[RoutingState]):
         if memory is not None and kept == memory.now.topology:
             return memory, []
         if memory is not None and same_slots(kept, memory.now.topology):
-            memory.end_plan()
             memory.set(topology=kept)
-            if self.options.placement == "off":
-                return memory, []
-            memory.owe(True)
-            return memory, self._plan_now(stamp, memory)
+            return memory, self.placer.at_once(stamp, memory)
         before = None if memory is None else memory.now.in_force
         fresh = Memory.fresh(kept, self.options.windows, (before or InForce()).next_version(stamp.ts_ns))
         if before is not None:
@@ -221,59 +212,3 @@ class RoutingProcessor(Processor[RoutingState]):
         if len(live_slots(kept)) < kept.num_slots:
             return fresh, [reset_event(stamp, fresh.now, 0, ResetReason.CAPACITY_MISSING)]
         return fresh, []
-
-    def _plan_now(self, stamp: Stamp, memory: Memory) -> list[Event]:
-        """A placement that does not wait for the end of a window."""
-        memory.begin_plan(stamp.ts_ns, self.options.colocate)
-        return self._publish(stamp, memory)
-
-    def _publish(self, stamp: Stamp, memory: Memory) -> list[Event]:
-        """The placement that was being planned, as an event; none if placements were switched off meanwhile."""
-        if self.options.placement == "off":
-            memory.end_plan()
-            memory.owe(False)
-            return []
-        ttl_s = self.options.ttl_s
-        event = or_skipped(
-            memory, stamp.key, lambda: self._placement(stamp, memory), lambda: failed_event(stamp, memory.now, ttl_s)
-        )
-        memory.end_plan()
-        if not (isinstance(event.frame, PlacementPlan) and event.frame.skip_reason in BUSY):
-            memory.owe(False)
-        return [event]
-
-    def _placement(self, stamp: Stamp, memory: Memory) -> Event:
-        """The decision of the plan that is due; a new placement is proposed, or in force at once."""
-        now, in_force = memory.now, memory.now.in_force
-        reason, version, solver_s = self._reason_to_keep(stamp, now), in_force.version, None
-        if reason is not None:
-            decision = keep_placement(memory.history(), now.placement, now.topology, reason)
-        else:
-            found = planned(
-                self.ahead, stamp.key, snapshot(memory, self.options), lambda: planner(memory, self.options, self.runtime)
-            )
-            decision, solver_s = found.value, found.seconds
-        if decision.skip_reason is None:
-            # A tick that is repeated after a crash has the same id, and consumers drop it: so it must say the same version.
-            version = in_force.next_version(stamp.ts_ns if stamp.cause else now.planning.due_ns(self.options.plan_ms))
-            memory.propose(decision.physical_to_logical, version, stamp.ts_ns)
-            if not self.options.acknowledge:
-                memory.acknowledge(version)
-        base, ttl_s = in_force.version, self.options.ttl_s
-        return placement_event(stamp, decision, now, version=version, base_version=base, ttl_s=ttl_s, solver_s=solver_s)
-
-    def _reason_to_keep(self, stamp: Stamp, now: RoutingState) -> SkipReason | None:
-        """Why no new placement is wanted, though one was planned."""
-        if now.in_force.version != now.planning.base_version:
-            return SkipReason.SUPERSEDED
-        if self._is_held_up(stamp.ts_ns, now):
-            return SkipReason.NOT_ACKNOWLEDGED
-        return None
-
-    def _is_held_up(self, now_ns: int, now: RoutingState) -> bool:
-        """Whether a placement that may still be acknowledged stands in the way of another one."""
-        return self.options.acknowledge and now.in_force.holds_up(now_ns, self.options.ttl_s)
-
-    def _is_owed(self, now_ns: int, now: RoutingState) -> bool:
-        """Whether a placement that was wanted at once and refused can be planned by now."""
-        return now.planning.owed and not self._is_held_up(now_ns, now)

@@ -73,6 +73,12 @@ def add_pairs(counted: NDArray[np.int32] | None, cooccurrence: NDArray[np.int64]
     return np.minimum(total, COUNT_MAX).astype(np.int32)
 
 
+def faded_pairs(counted: NDArray[np.int32], windows: int) -> NDArray[np.int32] | None:
+    """Counts of pairs a window later, without one in `windows` of them; None where none is left."""
+    left: NDArray[np.int32] = (counted.astype(np.int64) * (windows - 1) // windows).astype(np.int32)
+    return left if left.any() else None
+
+
 def sampled_coactivation(
     sample: NDArray[np.uint8],
     seen: NDArray[np.int64],

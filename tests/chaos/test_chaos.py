@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import sys
 import time
 from collections import Counter
@@ -24,6 +25,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from qstream.config import Settings, load_settings
 from qstream.contract import Record, TopicPartition
 from qstream.embedded.redis import EmbeddedRedis
+from qstream.errors import StoreUnavailable
 from qstream.state.store import StateStore
 from qstream.stream.producers import producer_config
 from qstream.stream.read import read_all
@@ -107,13 +109,14 @@ def create_topics(bootstrap_servers: str) -> None:
     names = {PAYMENTS.name: 8, REFUNDS.name: 8, RECEIPTS.name: 8, dead_letter_name(NAME): 1, CONTROL.name: 1}
     admin = AdminClient({"bootstrap.servers": bootstrap_servers})
     for future in admin.create_topics([NewTopic(name, partitions) for name, partitions in names.items()]).values():
-        future.result(30.0)
+        future.result(120.0)
 
 
 def await_members(scene: Scene) -> None:
-    """Wait until the first workers are in the group."""
+    """Wait until each of the first workers has had partitions."""
     began = time.monotonic()
-    while scene.fleet.log_tail().count("] assigned ") < WORKERS:
+    logs = [scene.fleet.folder / f"{slot}.log" for slot in scene.fleet.running()]
+    while not all(re.search(r"\] assigned (?!nothing)", log.read_text()) for log in logs):
         assert time.monotonic() - began < JOIN_S, "the workers do not join"
         scene.fleet.supervise()
         time.sleep(0.2)
@@ -141,7 +144,7 @@ def publish(scene: Scene, seed: int, count: int, duration_s: float, poison_share
         value = rng.randbytes(rng.randrange(1, 60)) if fault == "bytes" else payment.encode()
         producer.produce(topic, value, account.encode(), on_delivery=confirm)
         producer.poll(max(0.0, began + number * duration_s / count - time.monotonic()))
-    assert producer.flush(60.0) == 0
+    assert producer.flush(120.0) == 0
     return published
 
 
@@ -155,7 +158,7 @@ def uncommitted(scene: Scene) -> list[str]:
         ends = {TopicPartition(p.topic, p.partition): reader.get_watermark_offsets(p, 5.0)[1] for p in partitions}
         done = {TopicPartition(p.topic, p.partition): p.offset for p in reader.committed(partitions, 5.0)}
         written = store.watermarks() if scene.settings.delivery == "exactly_once" else done
-    except KafkaException as exc:
+    except (KafkaException, StoreUnavailable) as exc:
         return [str(exc)]
     finally:
         reader.close()
@@ -202,7 +205,7 @@ def left_behind(scene: Scene) -> Run:
         events.append(Produced(headers["ce_id"].decode(), message.key().decode(), message.value()))
     letters = [DeadLetter.from_headers(message.headers()).id for message in read_all(scene.settings, dead_letter_name(NAME))]
     states = {}
-    with StateStore(scene.settings.redis_url.get_secret_value(), NAME, Balance, timeout_ms=2000) as store:
+    with StateStore(scene.settings.redis_url.get_secret_value(), NAME, Balance, timeout_ms=60_000) as store:
         for key in (f"account-{n}" for n in range(ACCOUNTS)):
             state = store.load(key).state
             if state is not None:

@@ -23,7 +23,7 @@ import sys, confluent_kafka
 consumer = confluent_kafka.Consumer({"bootstrap.servers": sys.argv[1], "group.id": sys.argv[2], "log_level": 0,
                                      "auto.offset.reset": "earliest"})
 consumer.subscribe([sys.argv[3]])
-seen = [record.value().decode() for _ in range(int(sys.argv[4])) if (record := consumer.poll(20.0))]
+seen = [record.value().decode() for _ in range(int(sys.argv[4])) if (record := consumer.poll(120.0))]
 consumer.close()
 print(",".join(seen))
 """
@@ -47,12 +47,12 @@ def test_a_record_comes_back_with_key_headers_and_timestamp(embedded_kafka: Embe
     embedded_kafka.create_topic("round.trip", 1)
     sender = producer(embedded_kafka.bootstrap_servers, **{"compression.type": "lz4", "enable.idempotence": True})
     sender.produce("round.trip", b"value", b"key", headers={"ce_id": b"1"}, timestamp=1234)
-    assert sender.flush(20.0) == 0
+    assert sender.flush(120.0) == 0
     consumer = confluent_kafka.Consumer(
         {"bootstrap.servers": embedded_kafka.bootstrap_servers, "group.id": "g", "auto.offset.reset": "earliest"}
     )
     consumer.subscribe(["round.trip"])
-    record = consumer.poll(20.0)
+    record = consumer.poll(120.0)
     consumer.close()
     assert record is not None
     assert record.error() is None
@@ -84,7 +84,7 @@ def test_two_groups_in_other_processes_each_read_all(embedded_kafka: EmbeddedKaf
     sender = producer(embedded_kafka.bootstrap_servers)
     for number in range(5):
         sender.produce("shared", str(number).encode())
-    assert sender.flush(20.0) == 0
+    assert sender.flush(120.0) == 0
     command = [sys.executable, "-c", COUNTING_CONSUMER, embedded_kafka.bootstrap_servers]
     readers = [subprocess.Popen([*command, group, "shared", "5"], stdout=subprocess.PIPE, text=True) for group in ("a", "b")]
     assert [reader.communicate()[0].strip() for reader in readers] == ["0,1,2,3,4"] * 2
@@ -97,7 +97,7 @@ def test_a_record_sent_while_the_broker_is_down_arrives_when_it_is_up(embedded_k
     sender.produce("faults", b"late")
     assert sender.flush(0.5) == 1
     embedded_kafka.set_broker_up()
-    assert sender.flush(20.0) == 0
+    assert sender.flush(120.0) == 0
 
 
 @pytest.mark.parametrize(("name", "partitions"), [("twice", 1), ("none", 0), ("negative", -1)])
@@ -141,7 +141,7 @@ def test_a_broker_that_is_closed_while_clients_work_ends() -> None:
     for number in range(1000):
         sender.produce("busy", str(number).encode())
     broker.close()
-    assert sender.flush(20.0) == 0  # each record got its report: delivered, or timed out
+    assert sender.flush(120.0) == 0  # each record got its report: delivered, or timed out
 
 
 def test_a_forked_copy_leaves_the_broker_to_its_parent() -> None:

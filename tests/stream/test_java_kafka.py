@@ -60,7 +60,7 @@ def real_home(java: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ka
 def create(bootstrap_servers: str, *topics: NewTopic) -> None:
     admin = AdminClient({"bootstrap.servers": bootstrap_servers, "log_level": 0})
     for made in admin.create_topics(list(topics)).values():
-        made.result(30.0)
+        made.result(120.0)
 
 
 def produce(bootstrap_servers: str, topic: str, values: Sequence[bytes], **settings: object) -> None:
@@ -70,7 +70,7 @@ def produce(bootstrap_servers: str, topic: str, values: Sequence[bytes], **setti
     )
     for value in values:
         sender.produce(topic, value, on_delivery=lambda error, _: failures.append(error) if error else None)
-    assert sender.flush(60.0) == 0
+    assert sender.flush(120.0) == 0
     assert failures == []
 
 
@@ -115,7 +115,7 @@ def test_topics_are_created_with_partitions_and_settings_and_not_by_accident(kaf
     admin = AdminClient({"bootstrap.servers": kafka, "log_level": 0})
     assert len(admin.list_topics(topic, timeout=60.0).topics[topic].partitions) == 6
     resource = ConfigResource(ResourceType.TOPIC, topic)
-    settings = admin.describe_configs([resource])[resource].result(30.0)
+    settings = admin.describe_configs([resource])[resource].result(120.0)
     assert settings["cleanup.policy"].value == "compact"
     with pytest.raises(confluent_kafka.KafkaException, match="TOPIC_ALREADY_EXISTS"):
         create(kafka, NewTopic(topic, 6))
@@ -126,23 +126,23 @@ def test_readers_of_committed_records_see_neither_aborted_nor_fenced_ones(kafka:
     create(kafka, NewTopic(topic, 1))
     settings = {"bootstrap.servers": kafka, "transactional.id": topic_prefix, "log_level": 0}
     first = confluent_kafka.Producer(settings)
-    first.init_transactions(30.0)
+    first.init_transactions(120.0)
     for value, commit in ((b"aborted", False), (b"committed", True)):
         first.begin_transaction()
         first.produce(topic, value)
-        first.flush(30.0)
-        (first.commit_transaction if commit else first.abort_transaction)(30.0)
+        first.flush(120.0)
+        (first.commit_transaction if commit else first.abort_transaction)(120.0)
     first.begin_transaction()
     first.produce(topic, b"of a zombie")
-    first.flush(30.0)
+    first.flush(120.0)
 
     second = confluent_kafka.Producer(settings)
-    second.init_transactions(30.0)
+    second.init_transactions(120.0)
     second.begin_transaction()
     second.produce(topic, b"of its successor")
-    second.commit_transaction(30.0)
+    second.commit_transaction(120.0)
     with pytest.raises(confluent_kafka.KafkaException) as refusal:
-        first.commit_transaction(30.0)
+        first.commit_transaction(120.0)
     assert refusal.value.args[0].code() == confluent_kafka.KafkaError._FENCED
     assert consume(kafka, topic, 2) == [b"committed", b"of its successor"]
     everything = [b"aborted", b"committed", b"of a zombie", b"of its successor"]

@@ -16,7 +16,7 @@ from schemas.topics import TOPICS
 
 OUTSIDE = Path(__file__).parent / "outside"
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 120
+PATIENCE_S = 240
 
 Command = Callable[..., str]
 

@@ -13,7 +13,7 @@ from qstream.config import Settings
 from qstream.stream.admin import apply_topics
 from qstream.stream.client import Publisher
 from qstream.stream.tables import Tables
-from qstream.testing.rig import wait_until
+from qstream.testing.rig import PATIENCE_S, wait_until
 from schemas.frame import Frame, Name
 from schemas.topics import Topic
 
@@ -114,7 +114,7 @@ def test_a_table_that_is_absent_is_waited_for_and_the_wait_ends_on_demand(descri
     wait_until(lambda: any("waiting for a table" in message and topic.name in message for message in caplog.messages))
     assert waiting.is_alive()
     put(publisher, create(topic), a=1)
-    waiting.join(60)
+    waiting.join(PATIENCE_S)
     assert not waiting.is_alive()
     wait_until(lambda: tables.changes() is not None and values(tables, topic) == {"a": 1})
 
@@ -123,7 +123,7 @@ def test_a_table_that_is_absent_is_waited_for_and_the_wait_ends_on_demand(descri
     waiting = threading.Thread(target=other.read, args=(stopped,))
     waiting.start()
     stopped.set()
-    waiting.join(60)
+    waiting.join(PATIENCE_S)
     assert not waiting.is_alive()
     assert other.changes() == set()
 

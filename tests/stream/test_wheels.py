@@ -27,7 +27,7 @@ assert all(TokenBatch.decode(batch.encode(form), form) == batch for form in (JSO
 with Publisher(sys.argv[1]) as publisher:
     publisher.publish(TOKENS_BATCH, batch)
 with PlanSubscriber(TOKENS_BATCH, TokenBatch, sys.argv[1], from_start=True) as subscriber:
-    read = next(subscriber.drain(20.0))
+    read = next(subscriber.drain(240.0))
 found = [name for name in sys.argv[2:] if importlib.util.find_spec(name)]
 print(json.dumps({"same": read == batch, "found": found, "file": importlib.util.find_spec(Exchange.__module__).origin}))
 """

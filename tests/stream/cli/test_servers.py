@@ -17,7 +17,7 @@ from qstream.embedded.child import free_ports
 from qstream.stream.client import PlanSubscriber, Publisher
 from schemas.topics import EXPERTS_TOPOLOGY, ROUTING_PLAN, TOKENS_BATCH, TOPICS
 
-READY_S = 120.0
+READY_S = 240.0
 
 
 def ready(port: int) -> bool:

@@ -6,6 +6,7 @@ from qstream.routing.colocate import coactivation
 from qstream.routing.memory import LABEL_CHOICES, PAIR_WINDOWS, Memory, RoutingState
 from qstream.routing.problem import contiguous
 from qstream.routing.sample import COUNT_MAX
+from qstream.routing.snapshot import begin_plan, end_plan, kept_coactivation
 from qstream.state.fields import pack, unpack
 from schemas import ExpertTopology, TokenBatch
 
@@ -182,7 +183,7 @@ def test_what_a_plan_is_made_of_stays_as_it_was_at_the_end_of_its_window():
     memory = Memory.fresh(NODES, windows=1)
     memory.add_batch(labelled("ab", [0, 0, 1, 0]), 16, 100)
     memory.queue({"a": 2}, 16)
-    memory.begin_plan(7, True)
+    begin_plan(memory, 7, True)
     before = [array.tolist() for array in (memory.now.planning_labels, memory.now.planning_queued, memory.now.planning_sample)]
     memory.fade(16, True)
     memory.add_batch(labelled("abc", [2, 2, 1, 1]), 16, 100)
@@ -192,7 +193,7 @@ def test_what_a_plan_is_made_of_stays_as_it_was_at_the_end_of_its_window():
         array.tolist() for array in (memory.now.planning_labels, memory.now.planning_queued, memory.now.planning_sample)
     ] == before
     assert (memory.now.planning.active, memory.now.planning.begun_ns) == (True, 7)
-    memory.end_plan()
+    end_plan(memory)
     assert (memory.now.planning.active, memory.now.planning_labels, memory.now.planning_sample) == (False, None, None)
 
 
@@ -209,13 +210,13 @@ def test_co_activations_of_tokens_are_sampled_and_those_of_loads_added_and_faded
     batch = labelled("a", [0] * 400, 1, 5)
     memory.add_batch(batch, 0, 1000)
     want = coactivation(batch.topk_ids[:, None], 4)[0]
-    memory.begin_plan(0, True)
-    assert memory.planning_coactivation(1000)()[1].tolist() == want.tolist()
+    begin_plan(memory, 0, True)
+    assert kept_coactivation(memory.now, 1000)()[1].tolist() == want.tolist()
     load = np.stack([8 * np.ones((4, 4), np.int64)] * len(memory.now.open_count))
     memory.add_pairs(load)
     memory.fade(0, True)
-    memory.begin_plan(0, True)
-    assert memory.planning_coactivation(1000)()[1].tolist() == (want + 8 * (PAIR_WINDOWS - 1) // PAIR_WINDOWS).tolist()
+    begin_plan(memory, 0, True)
+    assert kept_coactivation(memory.now, 1000)()[1].tolist() == (want + 8 * (PAIR_WINDOWS - 1) // PAIR_WINDOWS).tolist()
     memory.fade(0, False)
     memory.add_batch(batch, 0, 0)
     assert memory.now.sample is memory.now.sampled_of is memory.now.pair_count is None
@@ -226,8 +227,8 @@ def test_a_first_batch_of_fewer_experts_a_token_hides_no_co_activations_of_those
     batch = labelled("a", [0] * 400, 1, 5)
     memory.add_batch(batch.model_copy(update={"topk_ids": batch.topk_ids[:, :1].copy()}), 0, 1000)
     memory.add_batch(batch, 0, 1000)
-    memory.begin_plan(0, True)
-    assert memory.planning_coactivation(1000)()[1].tolist() == coactivation(batch.topk_ids[:, None], 4)[0].tolist()
+    begin_plan(memory, 0, True)
+    assert kept_coactivation(memory.now, 1000)()[1].tolist() == coactivation(batch.topk_ids[:, None], 4)[0].tolist()
 
 
 def test_pair_counts_that_have_faded_take_no_room():
@@ -239,11 +240,11 @@ def test_pair_counts_that_have_faded_take_no_room():
 
 def test_loads_alone_tell_co_activations_and_nothing_tells_none():
     memory = Memory.fresh(NODES, windows=1)
-    memory.begin_plan(0, True)
-    assert memory.planning_coactivation(1000)() is None
+    begin_plan(memory, 0, True)
+    assert kept_coactivation(memory.now, 1000)() is None
     memory.add_pairs(np.ones((len(memory.now.open_count), 4, 4), np.int64))
-    memory.begin_plan(0, True)
-    assert (memory.planning_coactivation(1000)() == 1).all()
+    begin_plan(memory, 0, True)
+    assert (kept_coactivation(memory.now, 1000)() == 1).all()
 
 
 def test_co_activations_are_kept_of_large_models_and_where_nodes_matter():
@@ -290,7 +291,7 @@ def test_the_state_of_a_large_model_stays_small_and_so_does_each_of_its_fields()
         memory.close_window(16)
     memory.queue(dict.fromkeys(names, 10**9), 16)
     memory.propose(memory.now.placement, 1, 1)
-    memory.begin_plan(1, True)
+    begin_plan(memory, 1, True)
     fields = pack(memory.state())
     assert sum(map(len, fields.values())) <= 4 << 20
     assert max(map(len, fields.values())) <= 64 << 10

@@ -8,7 +8,7 @@ import pytest
 from qstream.ahead import Ahead
 from qstream.contract import Batch, Event, Tick
 from qstream.errors import NotYet
-from qstream.routing import processor, snapshot
+from qstream.routing import placer, snapshot
 from qstream.routing.memory import RoutingState
 from qstream.routing.options import RoutingOptions
 from qstream.routing.processor import RoutingProcessor
@@ -263,7 +263,7 @@ def test_a_planner_that_fails_costs_its_plan_and_no_record(monkeypatch, caplog):
 
 
 @pytest.mark.parametrize(
-    ("room", "function"), [(snapshot, "plan_placement"), (processor, "placement_event"), (processor, "keep_placement")]
+    ("room", "function"), [(snapshot, "plan_placement"), (placer, "placement_event"), (placer, "keep_placement")]
 )
 def test_a_fault_anywhere_on_the_way_to_a_plan_costs_that_plan_in_any_case(monkeypatch, room, function):
     """At once and later, next to the records and with them, of a window and of a changed topology."""
