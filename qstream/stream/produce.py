@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -14,9 +14,9 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, Message
 from confluent_kafka import TopicPartition as KafkaPartition
 
-from qstream.config import Settings
+from qstream.config import Settings, is_embedded
 from qstream.contract import Event, TopicPartition
-from qstream.errors import EXIT_FATAL, DeliveryFailed, Fenced
+from qstream.errors import EXIT_FATAL, ConfigError, DeliveryFailed, Fenced
 from qstream.stream.decode import Rejected, reject
 from qstream.stream.faults import fatal_named, raise_if_fatal
 from qstream.stream.headers import event_headers, passed_on
@@ -26,6 +26,7 @@ from schemas.frame import SAFETENSORS, ContentType, FrameError
 from schemas.topics import Compression
 
 log = logging.getLogger(__name__)
+CLUSTER_ID_S = 10.0
 REFUSED_FOR_GOOD = {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_RECORD, KafkaError._BAD_MSG}
 
 
@@ -55,9 +56,17 @@ class Outbox:
         self._producers = Producers(config)
         self._transactor = self._producers.of(None)
 
-    def start(self) -> None:
-        """Fence earlier workers with this transactional id; nothing to do without transactions."""
+    def start(self, cluster_id: Callable[[float], str | None]) -> None:
+        """Fence earlier workers with this transactional id; nothing to do without transactions.
+
+        `cluster_id` asks the broker within so many seconds. `ConfigError` if that is the embedded one.
+        """
         if self.transactional:
+            if is_embedded(cluster_id(CLUSTER_ID_S)):
+                raise ConfigError(
+                    "delivery must be 'at_least_once' on the embedded broker, got 'exactly_once': "
+                    "the embedded broker cannot do transactions; name a real cluster by --bootstrap-servers"
+                )
             with _watchdog(3 * self.settings.transaction_timeout_ms / 1000):
                 _transact(self._transactor.init_transactions)
 

@@ -6,11 +6,13 @@ import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from qstream.config import Settings
 from qstream.contract import Record, TopicPartition
 from qstream.errors import NotYet, StoreUnavailable, Transient
 from qstream.metrics import RETRIES
+from qstream.stream.answer import Answer
 
 log = logging.getLogger(__name__)
 FIRST_RETRY_S = 0.1
@@ -90,6 +92,13 @@ class Waiting:
             else:
                 lined_up[key] = behind
         return tried, lined_up
+
+    def keep_all(self, answers: Mapping[str, Answer[Any]], lined_up: Groups) -> None:
+        """Have what is not answered wait, and what lined up."""
+        for key, records in lined_up.items():
+            self.line_up(key, records)
+        for key, answer in answers.items():
+            self.keep(key, answer.left, answer.waits, progress=answer.outcome.changed or bool(answer.outcome.events))
 
     def line_up(self, key: str, records: list[Record]) -> None:
         """Have a key wait on with more records behind."""

@@ -228,7 +228,7 @@ def test_a_dead_letter_topic_that_is_missing_holds_the_record_back_and_loses_not
     rig.delete_topic(rig.sample.letters)
     rig.publish([Ping.of("a", 1, act="break")])
     with rig.loop(delivery_timeout_ms=1000) as running:
-        wait_until(lambda: running.loop._failures > 0)
+        wait_until(lambda: running.loop.retry.failures > 0)
         assert rig.committed_records() == 0
         rig.create_topic(rig.sample.letters)
         wait_until(lambda: rig.committed_records() == 1)

@@ -210,7 +210,7 @@ def test_records_that_the_broker_does_not_confirm_are_not_committed(own_kafka: J
         wait_until(lambda: rig.pongs())
         os.kill(own_kafka.pids[0], signal.SIGSTOP)
         try:
-            wait_until(lambda: running.loop._failures > 0)
+            wait_until(lambda: running.loop.retry.failures > 0)
             positions = running.loop.ledger.positions
             assert sum(positions.values()) < 12
         finally:
