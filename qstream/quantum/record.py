@@ -264,10 +264,15 @@ class Solver(Protocol):
         ...
 
 
+def no_spins() -> Refused:
+    """What a solver of spins says of a problem of levels."""
+    return Refused(Reason.UNSUPPORTED, "the problem must be of spins, got one-hot variables")
+
+
 def spin_problem(request: SolveRequest) -> IsingProblem:
     """The request's problem; `Refused` if it has no spins."""
     if not isinstance(request.problem, IsingProblem):
-        raise Refused(Reason.UNSUPPORTED, "the problem must be of spins, got one-hot variables")
+        raise no_spins()
     return request.problem
 
 

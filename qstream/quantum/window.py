@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Literal, Protocol
@@ -38,6 +39,7 @@ WindowSolver = Literal["exact", "qaoa", "greedy"]
 _DEVICE_PRICE: Final = 2.0  # of the squared distance to the weight, in deviations of the energies
 _STARTS: Final = 8  # of the exchange descents
 _CONTROL: Final = 1
+_ROUNDING: Final = 1e-12
 _CIRCUITS_SHARE: Final = 0.5  # of the time, before their twin
 
 
@@ -177,6 +179,21 @@ def sample_fixed_weight(
     )
 
 
+def exchange_descent(
+    costs: Callable[[NDArray[np.int8]], NDArray[np.float64]], spins: NDArray[np.int8]
+) -> tuple[NDArray[np.int8], float]:
+    """Spins [n] after the best exchange of two, again and again while that lowers their cost, and this cost.
+
+    `costs` gives float64 [S] of spins [S, n].
+    """
+    cost = float(costs(spins[None])[0])
+    while True:
+        each = exchanges(spins)
+        if not len(each) or not (found := costs(each)).min() < cost - _ROUNDING * max(1.0, abs(cost)):
+            return spins, cost
+        spins, cost = each[found.argmin()], float(found.min())
+
+
 def exchanges(spins: NDArray[np.int8]) -> NDArray[np.int8]:
     """All spins [X, n] that differ from these [n] by the exchange of two unequal ones."""
     down, up = np.meshgrid(np.flatnonzero(spins > 0), np.flatnonzero(spins < 0))
@@ -243,19 +260,10 @@ def _exchanged(problem: IsingProblem, weight: int, seed: int, best: Solution, _:
     for number, start in enumerate(starts):
         if number and remaining_s() <= 0:
             return Step(found, lowest, reason=Reason.TIMEOUT)
-        spins, energy = _descended(problem, start.astype(np.int8))
+        spins, energy = exchange_descent(problem.energies, start.astype(np.int8))
         if energy < lowest:
             found, lowest = spins, energy
     return Step(found, lowest)
-
-
-def _descended(problem: IsingProblem, spins: NDArray[np.int8]) -> tuple[NDArray[np.int8], float]:
-    energy = problem.energy(spins)
-    while True:
-        each = exchanges(spins)
-        if not len(each) or not (energies := problem.energies(each)).min() < energy - 1e-12 * max(1.0, abs(energy)):
-            return spins, energy
-        spins, energy = each[energies.argmin()], float(energies.min())
 
 
 def _by_solve(

@@ -22,7 +22,7 @@ from qstream.quantum.qaoa.fixed_weight import (
     weight_start,
 )
 from qstream.quantum.record import Refused, Remaining
-from qstream.quantum.window import Circuits, Runtime, WindowSolver, exchanges, sample_fixed_weight
+from qstream.quantum.window import Circuits, Runtime, WindowSolver, exchange_descent, sample_fixed_weight
 from qstream.routing.window_model import Partition, Window, moved, window_of
 from schemas.solver import Execution, Reason
 from schemas.wording import must_be
@@ -160,7 +160,7 @@ def improve(
             if window is None:
                 continue
             try:
-                now[layer], record = solve_window(partition, window, settings, layer, int(seed.generate_state(1)[0]), remaining_s)
+                now[layer], record = _try_window(partition, window, settings, layer, int(seed.generate_state(1)[0]), remaining_s)
             except Refused as exc:
                 return Improved(tuple(now), tuple(records), exc.reason)
             records.append(record)
@@ -203,7 +203,7 @@ def _leaving_gains(window: Window) -> NDArray[np.float64]:
     return gains
 
 
-def solve_window(
+def _try_window(
     partition: Partition, window: Window, settings: WindowSettings, layer: int, seed: int, remaining_s: Remaining
 ) -> tuple[Partition, WindowRecord]:
     """Let the solver propose, accept the best proposal if it lowers the objective; `Refused` if the solver cannot."""
@@ -234,17 +234,10 @@ def _exact(window: Window, _: WindowSettings, __: int, ___: Remaining) -> Found:
     return Found(weight_spins(len(window.items), window.weight), whole=True)
 
 
-def _greedy(window: Window, _: WindowSettings, __: int, ___: Remaining) -> Found:
+def _greedy(window: Window, _settings: WindowSettings, _seed: int, _remaining_s: Remaining) -> Found:
     """The best exchange of two items, again and again."""
-    spins = window.spins
-    cost = float(window.costs(spins[None])[0])
-    while True:
-        each = exchanges(spins)
-        costs = window.costs(each)
-        best = int(costs.argmin())
-        if not costs[best] < cost - 1e-12 * max(1.0, abs(cost)):
-            return Found(spins[None])
-        spins, cost = each[best], float(costs[best])
+    spins, _ = exchange_descent(window.costs, window.spins)
+    return Found(spins[None])
 
 
 def _qaoa(window: Window, settings: WindowSettings, seed: int, remaining_s: Remaining) -> Found:

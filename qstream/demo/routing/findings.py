@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qstream.demo.routing.score import Gains, Summary
+from qstream.demo.routing.summary import Gains, Summary
 
 LEAST_GAIN = 0.01  # relative; less is called no gain
 

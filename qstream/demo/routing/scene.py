@@ -13,8 +13,9 @@ from rich.text import Text
 from qstream.demo.routing.findings import findings
 from qstream.demo.routing.frames import in_words, model_topology, token_batch
 from qstream.demo.routing.model import MoELanguageModel, Shape, train
-from qstream.demo.routing.score import Score, Summary
+from qstream.demo.routing.score import Score
 from qstream.demo.routing.screen import gains_table, line, panel, run_table
+from qstream.demo.routing.summary import Summary
 from qstream.demo.routing.text import batches, load_corpus
 from qstream.demo.routing.twin import Twin
 from qstream.demo.scene import Frames

@@ -8,7 +8,8 @@ from rich.console import Group
 from rich.panel import Panel
 from rich.table import Table
 
-from qstream.demo.routing.score import Gains, Score, Split, Summary, Versus
+from qstream.demo.routing.score import Score
+from qstream.demo.routing.summary import Gains, Split, Summary, Versus
 
 BARS = "▁▂▃▄▅▆▇█"
 WINDOWS_SHOWN = 48

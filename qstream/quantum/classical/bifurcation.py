@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from qstream.quantum.classical.greedy import best_descended, finish_s, replicas, setup_s
 from qstream.quantum.ising import IsingProblem
-from qstream.quantum.record import Answer, Refused, Remaining, SolveRequest, spin_problem
-from schemas.solver import Reason
+from qstream.quantum.record import Answer, Refused, Remaining, SolveRequest, no_spins, spin_problem
 
 STEPS: Final = 200
 _STEP_S: Final = 1.25  # length of a step in the oscillators' own time
@@ -50,9 +49,7 @@ class Bifurcation:
     path: Literal["classical"] = "classical"
 
     def refusal(self, request: SolveRequest) -> Refused | None:
-        if not isinstance(request.problem, IsingProblem):
-            return Refused(Reason.UNSUPPORTED, "the problem must be of spins, got one-hot variables")
-        return None
+        return None if isinstance(request.problem, IsingProblem) else no_spins()
 
     def estimate_ms(self, request: SolveRequest) -> float:
         problem = request.problem

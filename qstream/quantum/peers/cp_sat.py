@@ -10,7 +10,7 @@ import numpy as np
 from ortools.sat.python import cp_model
 
 from qstream.quantum.ising import IsingProblem
-from qstream.quantum.record import Answer, Refused, Remaining, SolveRequest, spin_problem
+from qstream.quantum.record import Answer, Refused, Remaining, SolveRequest, no_spins, spin_problem
 from schemas.solver import Reason
 from schemas.wording import must_be
 
@@ -30,7 +30,7 @@ class CpSat:
     def refusal(self, request: SolveRequest) -> Refused | None:
         problem = request.problem
         if not isinstance(problem, IsingProblem):
-            return Refused(Reason.UNSUPPORTED, "the problem must be of spins, got one-hot variables")
+            return no_spins()
         if problem.n > MAX_BITS:
             return Refused(Reason.TOO_LARGE, must_be("n", f"at most {MAX_BITS} spins", problem.n))
         return None

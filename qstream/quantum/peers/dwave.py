@@ -10,8 +10,7 @@ from dwave.samplers import SimulatedAnnealingSampler
 
 from qstream.quantum.classical.greedy import polish
 from qstream.quantum.ising import IsingProblem
-from qstream.quantum.record import Answer, Refused, Remaining, SolveRequest, spin_problem
-from schemas.solver import Reason
+from qstream.quantum.record import Answer, Refused, Remaining, SolveRequest, no_spins, spin_problem
 
 READS: Final = 20
 SWEEPS: Final = 100
@@ -27,9 +26,7 @@ class DWaveAnnealing:
     path: Literal["classical"] = "classical"
 
     def refusal(self, request: SolveRequest) -> Refused | None:
-        if not isinstance(request.problem, IsingProblem):
-            return Refused(Reason.UNSUPPORTED, "the problem must be of spins, got one-hot variables")
-        return None
+        return None if isinstance(request.problem, IsingProblem) else no_spins()
 
     def estimate_ms(self, request: SolveRequest) -> float:
         problem = request.problem

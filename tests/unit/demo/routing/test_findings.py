@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from qstream.demo.routing.findings import findings
-from qstream.demo.routing.score import Ends, Gains, Percentiles, Split, Summary, Versus
+from qstream.demo.routing.summary import Ends, Gains, Percentiles, Split, Summary, Versus
 
 NOTHING = Gains(0, 0, 0, Versus(None, None), Split(None, None), Split(None, None), Versus(None, None))
 BALANCE = Gains(5, 50, 10, Versus(0.5, 0.8), Split(0.8, 0.95), Split(0.8, 0.9), Versus(0.75, 0.78))

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from qstream.demo.routing.score import Score, Split, Versus
+from qstream.demo.routing.score import Score
+from qstream.demo.routing.summary import Split, Versus
 from qstream.demo.routing.twin import Twin
 from schemas.control import Scalar
 from schemas.experts import ExpertTopology
