@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka import TopicPartition as KafkaPartition
 
 from qstream.errors import Fatal, Fenced
@@ -22,10 +22,11 @@ def raise_if_fatal(error: KafkaError) -> None:
 
 
 @contextmanager
-def fatal_named() -> Iterator[None]:
+def fatal_named(transactor: Producer | None = None) -> Iterator[None]:
     """`Fenced` or `Fatal` for a fatal error that the client raises by itself, from any call that serves its callbacks.
 
-    Callbacks that run after it turn it into the cause of a SystemError, or leave a SystemError without a cause.
+    A callback that runs after it turns it into the cause of a SystemError, or, if it caught that, leaves a SystemError
+    without a cause. Then a transactional producer, `transactor`, is asked for the error: no `error_cb` gets a fatal one.
     """
     try:
         yield
@@ -34,8 +35,19 @@ def fatal_named() -> Iterator[None]:
         if isinstance(error, KafkaException):
             raise_if_fatal(error.args[0])
         if isinstance(exc, SystemError):
+            if transactor is not None:
+                _raise_fatal_of(transactor)
             raise Fatal(f"the Kafka client failed for good: {exc}") from exc
         raise
+
+
+def _raise_fatal_of(transactor: Producer) -> None:
+    """A producer that has failed for good refuses to begin a transaction by the error that ended it, one in a transaction
+    by another one: either way at once, and nothing begins."""
+    try:
+        transactor.begin_transaction()
+    except KafkaException as exc:
+        raise_if_fatal(exc.args[0])
 
 
 def raise_first(answers: Iterable[KafkaPartition]) -> None:

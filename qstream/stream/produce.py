@@ -7,9 +7,8 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
-from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message
 from confluent_kafka import TopicPartition as KafkaPartition
@@ -68,15 +67,17 @@ class Outbox:
                     "the embedded broker cannot do transactions; name a real cluster by --bootstrap-servers"
                 )
             with _watchdog(3 * self.settings.transaction_timeout_ms / 1000):
-                _transact(self._transactor.init_transactions)
+                self._transact(self._transactor.init_transactions)
 
-    @fatal_named()
     def send(self, events: Sequence[Event], rejected: Sequence[Rejected]) -> list[Rejected]:
         """Deliver all and wait. Events that the broker can never take come back as dead letters of their cause, delivered.
 
         `DeliveryFailed` if anything was not confirmed in time: then the whole turn must be delivered again.
         """
-        dead = [*rejected]
+        with self._fatal_named():
+            return self._send(events, [*rejected])
+
+    def _send(self, events: Sequence[Event], dead: list[Rejected]) -> list[Rejected]:
         for event in events:
             try:
                 self._put_event(event)
@@ -94,23 +95,43 @@ class Outbox:
     def transaction(self, notes: Mapping[TopicPartition, tuple[int, str]], group_metadata: object) -> Iterator[None]:
         """What is sent inside becomes visible together with the offsets and their metadata, or not at all."""
         offsets = [KafkaPartition(p.topic, p.partition, offset, note) for p, (offset, note) in notes.items()]
-        _transact(self._transactor.begin_transaction)
+        self._transact(self._transactor.begin_transaction)
         try:
             yield
             with _watchdog(3 * self.settings.transaction_timeout_ms / 1000):
-                _transact(self._transactor.send_offsets_to_transaction, offsets, group_metadata)
-                _transact(self._transactor.commit_transaction)
+                self._transact(self._transactor.send_offsets_to_transaction, offsets, group_metadata)
+                self._transact(self._transactor.commit_transaction)
         except DeliveryFailed:
-            with fatal_named(), _watchdog(3 * self.settings.transaction_timeout_ms / 1000):
+            with self._fatal_named(), _watchdog(3 * self.settings.transaction_timeout_ms / 1000):
                 self._transactor.purge()
-                _transact(self._transactor.abort_transaction)
+                self._transact(self._transactor.abort_transaction)
                 self._transactor.flush(1.0)  # serves the reports of what was purged
             self._failed.clear()
             raise
 
     def close(self, timeout_s: float) -> None:
         """Send what is still queued, for at most `timeout_s`."""
-        self._producers.flush(timeout_s)
+        with self._fatal_named():
+            self._producers.flush(timeout_s)
+
+    def _fatal_named(self) -> AbstractContextManager[None]:
+        return fatal_named(self._transactor if self.transactional else None)
+
+    def _transact(self, call: Callable[..., object], *arguments: object) -> None:
+        """A transactional call: retried while it may be, else `Fenced`, `Fatal`, or `DeliveryFailed` (abort and start over)."""
+        while True:
+            try:
+                with self._fatal_named():
+                    call(*arguments)
+            except KafkaException as exc:
+                error = exc.args[0]
+                if error.code() == KafkaError.INVALID_PRODUCER_EPOCH:
+                    raise Fenced(f"a newer worker has this transactional id: {error}") from exc
+                if not error.retriable():
+                    raise DeliveryFailed(f"transaction: {error}") from exc
+                time.sleep(0.05)
+            else:
+                return
 
     def _put_event(self, event: Event, content_type: ContentType = SAFETENSORS) -> None:
         if event.id in self._refused:
@@ -182,23 +203,6 @@ def _blame(event: Event, error: Exception) -> list[Rejected]:
         log.error("tick event %s cannot be sent: %s", event.id, error)
         return []
     return [reject(event.cause, error, "produce", f"event {event.id}: {error}")]
-
-
-def _transact(call: Any, *arguments: object) -> None:
-    """A transactional call: retried while it may be, else `Fenced`, `Fatal`, or `DeliveryFailed` (abort and start over)."""
-    while True:
-        try:
-            with fatal_named():
-                call(*arguments)
-        except KafkaException as exc:
-            error = exc.args[0]
-            if error.code() == KafkaError.INVALID_PRODUCER_EPOCH:
-                raise Fenced(f"a newer worker has this transactional id: {error}") from exc
-            if not error.retriable():
-                raise DeliveryFailed(f"transaction: {error}") from exc
-            time.sleep(0.05)
-        else:
-            return
 
 
 @contextmanager
