@@ -16,7 +16,7 @@ import prometheus_client
 from faust.app import BootStrategy
 from faust.types.web import Request, Response, View
 
-from agents.registry import Agent, load
+from agents.registry import Agent, load, start_processor
 from qstream.config import Settings
 from qstream.contract import Event
 from qstream.errors import ConfigError
@@ -37,7 +37,7 @@ DEFAULT_PORT = 6066  # Faust wants one even where the pages are off
 def build_loop(agent: Agent, settings: Settings) -> BatchLoop[Any]:
     """The agent's batch loop with its state store, for real servers whose addresses stand in the settings."""
     settings = agent.with_settings(settings)
-    processor = agent.processor(settings)
+    processor = start_processor(agent, settings)
     state = processor.state
     store = (
         None
@@ -97,7 +97,7 @@ class Worker(faust.Worker):  # type: ignore[misc]  # faust is untyped
 def run(agent: Agent, settings: Settings, loglevel: str = "INFO") -> None:
     """Run the worker until SIGTERM or SIGINT; ends the process.
 
-    `ConfigError` if the pages' port is taken. A cluster that does not answer, or lacks the control topic, is waited for.
+    `ConfigError` if the pages' port is taken. A cluster that does not answer, or lacks topics, is waited for.
     """
     if settings.port:
         require_free(settings.host, settings.port)
@@ -138,9 +138,9 @@ def _report_health(app: faust.App, loop: BatchLoop[Any]) -> None:
 def _serve_pages(app: faust.App, loop: BatchLoop[Any]) -> None:
     @app.page("/healthz")  # type: ignore[untyped-decorator]
     async def healthz(view: View, request: Request) -> Response:
-        """Alive: the loop's thread turns."""
+        """Alive: the loop's thread turns, or waits for topics."""
         status = loop.status()
-        alive = status.running and status.last_turn_age_s < STUCK_S
+        alive = (status.running or bool(status.missing_topics)) and status.last_turn_age_s < STUCK_S
         return view.json(_page(loop.agent, status), status=200 if alive else 503)
 
     @app.page("/readyz")  # type: ignore[untyped-decorator]

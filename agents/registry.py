@@ -6,7 +6,9 @@ import importlib
 import logging
 import pkgutil
 import re
-from collections.abc import Callable, Mapping
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING, Any
@@ -86,12 +88,42 @@ class Agent:
         return settings.model_copy(update=unset)
 
 
+@contextmanager
+def faults_named(what: str) -> Iterator[None]:
+    """Code of a module runs inside: what it raises becomes a `ConfigError` that says what failed (`what`), how and where."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as exc:  # whatever another package's code may raise
+        place = traceback.extract_tb(exc.__traceback__)[-1]
+        where = f"{place.filename}:{place.lineno}"
+        raise ConfigError(f"{what} must not fail, got {type(exc).__name__} at {where}: {exc}") from exc
+
+
 def load(path: str) -> Any:
     """The object at ``package.module:attribute``; `ConfigError` if it cannot be imported."""
     try:
         return pkgutil.resolve_name(path)
-    except (ImportError, AttributeError, ValueError) as exc:
-        raise ConfigError(must_be("a reference of an agent", f"package.module:attribute ({exc})", path)) from exc
+    except Exception as exc:  # whatever a module raises while it is imported
+        reason = f"{type(exc).__name__}: {exc}"
+        raise ConfigError(must_be("a reference of an agent", f"package.module:attribute ({reason})", path)) from exc
+
+
+def start_processor(agent: Agent, settings: Settings) -> Processor[Any]:
+    """The processor that a worker starts with.
+
+    Raises
+    ------
+    ConfigError
+        A setting or option is wrong; or the module fails to make it or to say what it reads, writes and keeps.
+    """
+    from qstream.contract import periods
+
+    with faults_named(f"the processor of agent {agent.name!r}"):
+        processor = agent.processor(settings)
+        _ = processor.name, processor.inputs, processor.outputs, processor.tables, processor.state, periods(processor)
+    return processor
 
 
 def require_agent(name: str) -> None:

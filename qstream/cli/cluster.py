@@ -15,6 +15,7 @@ from qstream.errors import Transient
 from schemas.topics import Topic
 
 ANSWER_S: Final = 10.0
+CREATE: Final = "create by: qstream topics apply"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,4 +44,5 @@ def require_topics(cluster: Cluster, topics: Sequence[Topic]) -> None:
     """`Transient` that names the missing topics and the command that creates them."""
     missing = [topic.name for topic in topics if topic.name not in cluster.topics]
     if missing:
-        raise Transient(f"the cluster lacks {', '.join(missing)}; create by: qstream topics apply")
+        fix = "start the broker again: it has the topics of what is installed then" if cluster.embedded else CREATE
+        raise Transient(f"the cluster lacks {', '.join(missing)}; {fix}")

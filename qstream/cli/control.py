@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
-from agents.registry import find_agent
+from agents.registry import faults_named, find_agent, start_processor
 from qstream.cli.cluster import reach, require_topics
 from qstream.cli.names import parse_options
 from qstream.cli.options import AgentArgument, AsJson, BootstrapServers, OptionChanges, client_settings, new_app
 from qstream.cli.output import print_table
 from qstream.config import Settings
+from qstream.contract import periods
 from qstream.errors import ConfigError
 from qstream.stream.client import Publisher
 from qstream.stream.read import frame_of, read_all
@@ -59,7 +60,7 @@ def control(
         raise ConfigError(f"only one of --set and --unset must be given for {min(both)!r}")
     if show and changing:
         raise ConfigError("--show must be given alone, without a change")
-    processor = find_agent(agent).processor
+    found = find_agent(agent)
     settings = client_settings(bootstrap_servers)
     require_topics(reach(settings), [CONTROL])
     control, unreadable = _in_force(settings, agent)
@@ -78,7 +79,9 @@ def control(
             reason=reason or "",
         )
         # What the workers started with is their own affair: an option that they were given may still contradict.
-        processor(settings.model_copy(update={"options": {}})).configure(control.options)
+        base = start_processor(found, settings.model_copy(update={"options": {}}))
+        with faults_named(f"configure of agent {agent!r}"):
+            periods(base.configure(control.options))
         with Publisher(settings.bootstrap_servers, "qstream/control", settings) as publisher:
             publisher.publish(CONTROL, control)
     _show(control, as_json)

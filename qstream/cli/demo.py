@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from agents.registry import scenes
+from agents.registry import faults_named, scenes
 from qstream.cli.options import new_app
 from qstream.errors import ConfigError
 from qstream.install import install_hint
@@ -54,7 +54,8 @@ def demo(
         raise ConfigError(must_be("SCENE", f"one of {', '.join(known)}", name))
     if json_path is not None:
         _require_writable(json_path.resolve())
-    made = _load(name, known[name])(seed)
+    with faults_named(f"the scene {name!r}"):
+        made = _load(name, known[name])(seed)
     stage: Any = importlib.import_module("qstream.demo.stage")
     raise typer.Exit(stage.run_scene(made, seconds, json_path, seed, plain, switch))
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from confluent_kafka import Message
 
-from agents.registry import all_agents, load
+from agents.registry import all_agents, faults_named, load
 from qstream.cli.output import joined, printable, solver_text, utc
 from schemas.control import Control
 from schemas.deadletter import DeadLetter
@@ -21,8 +21,17 @@ SHOWN_FIELDS = 8  # of a frame that no module describes
 
 def line_of(topic: Topic) -> Line:
     """What describes the frames of a topic: `Agent.lines` of the first of its agents that knows the frame."""
-    own: list[Line] = [load(agent.lines) for agent in all_agents() if agent.lines and topic in agent.topics]
-    return lambda frame: next((text for line in own if (text := line(frame)) is not None), None)
+    own = [(agent.name, load(agent.lines)) for agent in all_agents() if agent.lines and topic in agent.topics]
+
+    def describe(frame: Frame) -> str | None:
+        for name, line in own:
+            with faults_named(f"lines of agent {name!r}"):
+                text: str | None = line(frame)
+            if text is not None:
+                return text
+        return None
+
+    return describe
 
 
 def one_line(message: Message, frame: Frame, topic: Topic, line: Line, now_ns: int) -> str:

@@ -8,12 +8,17 @@ import typer
 
 from agents.registry import Agent, find_agent, load
 from qstream.cli.options import new_app
+from qstream.errors import ConfigError
+from schemas.wording import must_be
 
 
 def module_group(name: str) -> Any:
     """The click group ``qstream <name>``; `ConfigError` if the agent's commands cannot be loaded."""
     agent = find_agent(name)
-    return typer.main.get_group(load(agent.commands) if agent.commands else only_shared(agent))
+    commands = load(agent.commands) if agent.commands else only_shared(agent)
+    if not isinstance(commands, typer.Typer):
+        raise ConfigError(must_be(f"commands of agent {name!r}", "a typer app", commands))
+    return typer.main.get_group(commands)
 
 
 def only_shared(agent: Agent) -> typer.Typer:

@@ -11,7 +11,7 @@ import typer
 from pydantic import SecretStr
 
 from agents import app as worker
-from agents.registry import find_agent, partitions_of_topics
+from agents.registry import find_agent, partitions_of_topics, start_processor
 from qstream.cli.cluster import reach, require_topics
 from qstream.cli.names import parse_options
 from qstream.cli.options import AgentArgument, BootstrapServers, OptionChanges, RedisUrl, new_app
@@ -44,7 +44,8 @@ def run(
 
     On a terminal, servers that are not named run inside this process, and their addresses are printed for other commands;
     elsewhere that must be asked for: -b embedded --redis embedded. On a real cluster, no answer from a broker within 10 s
-    or a missing topic ends the command with exit code 1.
+    ends the command with exit code 1. Topics that are missing are waited for: the log and /readyz name them, and the agent
+    goes on within seconds of their creation.
 
     \b
     Example:
@@ -64,10 +65,10 @@ def run(
         worker_id=worker_id,
     )
     settings = settings.model_copy(update={"options": settings.options | parse_options(changes or [])})
-    processor = found.processor(settings)
+    processor = start_processor(found, settings)
     if settings.port:
         worker.require_free(settings.host, settings.port)  # before servers are started and their addresses printed
-    needed = [*processor.inputs, *processor.outputs, CONTROL, found.dead_letters]
+    needed = [*processor.inputs, *processor.tables, *processor.outputs, CONTROL, found.dead_letters]
     with ExitStack() as servers:
         worker.run(found, _with_servers(settings, needed, servers), loglevel.upper())
 
@@ -90,7 +91,7 @@ def _with_servers(settings: Settings, needed: list[Topic], servers: ExitStack) -
         if cluster.embedded:
             _refuse_transactions(settings)
             prompt = PROMPT
-        require_topics(cluster, needed)
+            require_topics(cluster, needed)  # no command can create them there
     if own_redis:
         url = servers.enter_context(EmbeddedRedis()).url
         own["redis_url"] = SecretStr(url)

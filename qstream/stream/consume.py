@@ -83,7 +83,10 @@ class Intake:
             config |= {"statistics.interval.ms": STATISTICS_MS, "stats_cb": self._note_statistics}
         self._coordinated = 0
         self._consumer = Consumer(config, logger=logging.getLogger("qstream.librdkafka"))
-        self._consumer.subscribe(list(topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
+
+    def join(self) -> None:
+        """Ask to join the group, which hands over partitions while `poll` is called, and takes them back if it is not."""
+        self._consumer.subscribe(list(self._topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
 
     @fatal_named()
     def poll(self, wait_s: float) -> list[Message]:
@@ -195,15 +198,9 @@ class Intake:
         cluster: str | None = self._consumer.list_topics(timeout=timeout_s).cluster_id
         return cluster
 
-    def name_missing_topics(self, timeout_s: float) -> None:
-        """Log the input topics that the cluster lacks: the worker waits for them, and takes each up once it is created."""
-        try:
-            known = self._consumer.list_topics(timeout=timeout_s).topics
-        except KafkaException as exc:
-            log.warning("no broker answers yet: %s", exc.args[0].str())
-            return
-        if missing := [name for name in self._topics if name not in known]:
-            log.warning("waiting for topics that the cluster lacks: %s; create by: qstream topics apply", ", ".join(missing))
+    def topics(self, timeout_s: float) -> frozenset[str]:
+        """The topics of the cluster; KafkaException if no broker answers."""
+        return frozenset(self._consumer.list_topics(timeout=timeout_s).topics)
 
     def close(self) -> None:
         """Leave the group, with the last commits answered."""

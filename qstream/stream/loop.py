@@ -10,7 +10,7 @@ from typing import TypeVar
 from confluent_kafka import Message
 
 from qstream.contract import Event, may_tick
-from qstream.errors import DeliveryFailed
+from qstream.errors import DeliveryFailed, Fatal
 from qstream.metrics import PROCESS_SECONDS, TICK_SECONDS
 from qstream.stream.answer import answer_all
 from qstream.stream.decode import Rejected, by_key, decode
@@ -26,7 +26,7 @@ from schemas.frame import Frame
 log = logging.getLogger(__name__)
 S = TypeVar("S", bound=Frame)
 IDLE_POLL_S = 0.1
-FIRST_ANSWER_S = 5.0
+NEEDS_PERIOD_S = 1.0  # between two looks for topics that are missing
 
 
 class BatchLoop(Parts[S]):
@@ -52,6 +52,7 @@ class BatchLoop(Parts[S]):
             len(self.waiting),
             time.monotonic() - self._last_turn,
             self.controlled.error,
+            self.needs.missing,
         )
 
     def run(self) -> None:
@@ -141,13 +142,20 @@ class BatchLoop(Parts[S]):
 
     def _start(self) -> None:
         self.outbox.start(self.intake.cluster_id)
-        self.intake.name_missing_topics(FIRST_ANSWER_S)
+        while not self.needs.met_by(self.intake):
+            self._last_turn = time.monotonic()
+            if self._stop.wait(NEEDS_PERIOD_S):
+                return
         self.controlled.start(self._stop)
         log.info("%s: loading kernels; the first start on a machine compiles them", self.agent)
-        self.controlled.processor.warm()
+        try:
+            self.controlled.processor.warm()
+        except Exception as exc:
+            raise Fatal(f"warm of {self.agent} must not fail, got {type(exc).__name__}: {exc}") from exc
         self.settling.settle()
         self.warm = self.running = True
-        log.info("%s: ready to join its group", self.agent)
+        log.info("%s: joins its group", self.agent)
+        self.intake.join()
 
     def _take_control(self) -> None:
         """Options, pause and tables change here, between two turns."""

@@ -14,6 +14,7 @@ from qstream.stream.answer import Pace
 from qstream.stream.commit import Ledger
 from qstream.stream.consume import Intake
 from qstream.stream.control import Controlled
+from qstream.stream.needs import Needs
 from qstream.stream.observe import LagReport
 from qstream.stream.produce import Outbox
 from qstream.stream.replay import Replays
@@ -50,9 +51,12 @@ class Parts(Generic[S]):
         self.observe = observe
         self.agent = processor.name
         self.topics = {topic.name: topic for topic in processor.inputs}
+        letters = dead_letter_name(self.agent)
+        used = (*processor.inputs, *processor.tables, *processor.outputs, *([control] if control else []))
+        self.needs = Needs([*(topic.name for topic in used), letters])
         self.compacted = {topic.name for topic in processor.inputs if topic.compacted}
         self.intake = Intake(settings, self.agent, list(self.topics))
-        self.outbox = Outbox(settings, self.agent, dead_letter_name(self.agent))
+        self.outbox = Outbox(settings, self.agent, letters)
         self.ledger: Ledger[S] = Ledger(store, self.agent, max_keys=settings.max_cached_keys, max_bytes=settings.max_cached_bytes)
         self.waiting = Waiting(settings, self.agent)
         self.retry = Retry(settings, self.agent, self.intake, self.waiting)

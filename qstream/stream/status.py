@@ -7,8 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """A snapshot of a loop; `uncommitted` are records that will be delivered again after a crash, `waiting` those of them
-    that were read and are not answered yet."""
+    """A snapshot of a loop.
+
+    `missing_topics` are those that it waits for before it joins its group; `uncommitted` are records that will be delivered
+    again after a crash, `waiting` those of them that were read and are not answered yet.
+    """
 
     running: bool
     warm: bool
@@ -20,6 +23,7 @@ class Status:
     waiting: int
     last_turn_age_s: float
     control_error: str
+    missing_topics: tuple[str, ...]
 
     @property
     def ready(self) -> bool:

@@ -32,7 +32,19 @@ def test_a_worker_names_the_topics_that_it_waits_for_and_takes_them_up_soon_afte
     ours = {topic.name for topic in rig.sample.inputs}
     wait_until(lambda: client.list_topics(timeout=60).topics.keys() & ours == {rig.sample.gates.name})
     with rig.loop() as thread:
-        wait_until(lambda: thread.loop.status().partitions == rig.sample.gates.partitions)
-        assert f"waiting for topics that the cluster lacks: {late.name}; create by: qstream topics apply" in caplog.messages
+        wait_until(lambda: thread.loop.status().missing_topics == (late.name,))
+        assert not thread.loop.status().ready
+        warning = f"waiting for topics that the cluster lacks: {late.name}; create by: qstream topics apply"
+        wait_until(lambda: any(warning in message for message in caplog.messages))
         rig.create_topic(late)
         wait_until(lambda: thread.loop.status().partitions == rig.sample.gates.partitions + late.partitions)
+        assert thread.loop.status().missing_topics == ()
+
+
+def test_a_worker_that_waits_for_a_topic_ends_on_demand(rig: Rig):
+    rig.delete_topic(rig.sample.pongs)
+    client = AdminClient({"bootstrap.servers": rig.bootstrap_servers})
+    wait_until(lambda: rig.sample.pongs.name not in client.list_topics(timeout=60).topics)
+    with rig.loop() as thread:
+        wait_until(lambda: thread.loop.status().missing_topics == (rig.sample.pongs.name,))
+    assert not thread.alive

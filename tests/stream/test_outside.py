@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from schemas.topics import TOPICS
+from qstream.embedded.kafka import EmbeddedKafka
+from qstream.stream.client import Publisher
+from schemas.topics import CONTROL, TOPICS
 
 OUTSIDE = Path(__file__).parent / "outside"
 ROOT = Path(__file__).parents[2]
@@ -118,3 +120,64 @@ def test_a_wrong_entry_point_is_named_and_costs_the_others_nothing(entry, reason
     assert run("--help").returncode == 0
     if name != "routing":  # ours: then nothing can be said without it
         assert "qstream.tokens.batch.v1" in run("topics", "list", "--registry").stdout
+
+
+PLAN = "faulty.pump.plan.v1"
+FAULTY = """
+from agents.registry import Agent
+from qstream_pumps.frames import RACK_HEAT, PumpPlan
+from qstream_pumps.processor import PumpProcessor
+from schemas.topics import Topic
+
+PLAN = Topic("faulty.pump.plan.v1", PumpPlan, "rack", "plan", "flows", partitions=1)
+
+
+class Faulty(PumpProcessor):
+    name = "faulty"
+
+    def configure(self, options):
+        if options.get("limit") == "text":
+            return [][0]
+        return self
+
+
+def processor(settings):
+    return Faulty().configure(settings.options)
+
+
+def line(frame):
+    return 1 / 0
+
+
+AGENT = Agent(name="faulty", purpose="fails", topics=(RACK_HEAT, PLAN), processor=processor, lines="faulty:line",
+              commands="faulty:line")
+"""
+
+
+def test_a_fault_in_the_code_of_a_module_is_one_line_that_names_the_module_the_exception_and_the_place(tmp_path):
+    (tmp_path / "faulty.py").write_text(FAULTY)
+    folder = tmp_path / "faulty-0.1.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: faulty\nVersion: 0.1\n")
+    (folder / "entry_points.txt").write_text("[qstream.agents]\nfaulty = faulty:AGENT\n")
+    paths = os.pathsep.join([environment()["PYTHONPATH"], str(tmp_path)])
+
+    def refused(*words: str) -> str:
+        command = [sys.executable, "-m", "qstream.cli", *words]
+        done = subprocess.run(command, env=environment() | {"PYTHONPATH": paths}, capture_output=True, text=True, check=False)
+        assert done.returncode == 2, done.stderr
+        return done.stderr.strip().splitlines()[-1]
+
+    at = f"{tmp_path}/faulty.py:"
+    fault = f"must not fail, got IndexError at {at}15: list index out of range"
+    assert refused("run", "faulty", "--set", "limit=text") == f"Error: the processor of agent 'faulty' {fault}"
+    assert refused("faulty", "--help").startswith("Error: commands of agent 'faulty' must be a typer app, got <function line")
+    with EmbeddedKafka({CONTROL.name: 1, PLAN: 1}) as broker:
+        address = broker.bootstrap_servers
+        said = refused("control", "faulty", "--set", "limit=text", "-b", address)
+        assert said == f"Error: configure of agent 'faulty' {fault}"
+        plan = '{"frame": "PumpPlan.v1", "plan_id": "x", "ts_ns": 1, "solver": {"solver": "s"}, "rack": "r1", "flow_lpm": 1}'
+        with Publisher(address) as publisher:
+            publisher.publish_raw(PLAN, b"r1", plan.encode())
+        said = refused("watch", PLAN, "--from-start", "--count", "1", "--timeout", str(PATIENCE_S), "-b", address)
+        assert said == f"Error: lines of agent 'faulty' must not fail, got ZeroDivisionError at {at}24: division by zero"

@@ -24,6 +24,7 @@ def test_a_partition_lost_while_it_was_held_is_read_again_when_it_comes_back(
     producer.flush(120.0)
     settings = load_settings(bootstrap_servers=kafka, group_prefix=topic_prefix, group_protocol=protocol)
     intake = Intake(settings, "pauses", [topic])
+    intake.join()
     try:
         assert read(intake) == [0]
         intake.hold(TopicPartition(topic, 0), 0, 600.0)
@@ -31,7 +32,7 @@ def test_a_partition_lost_while_it_was_held_is_read_again_when_it_comes_back(
         meanwhile: list[object] = []
         wait_until(lambda: meanwhile.extend(intake.poll(0.1)) or not intake.assigned)
         assert meanwhile == []
-        intake._consumer.subscribe([topic], on_assign=intake._on_assign, on_revoke=intake._on_revoke, on_lost=intake._on_lost)
+        intake.join()
         assert read(intake) == [0]
     finally:
         intake.close()

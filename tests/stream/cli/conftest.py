@@ -77,3 +77,10 @@ def cluster(open_kafka: Callable[[ExitStack], str]) -> Iterator[str]:
         address = open_kafka(running)
         assert _invoke("topics", "apply", "-b", address).exit_code == 0
         yield address
+
+
+@pytest.fixture
+def fresh_cluster(open_kafka: Callable[[ExitStack], str]) -> Iterator[str]:
+    """A broker of the test's own, without topics."""
+    with ExitStack() as running:
+        yield open_kafka(running)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import time
 import uuid
@@ -14,10 +13,8 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from qstream.config import load_settings
 from qstream.embedded.kafka import EmbeddedKafka
-from qstream.errors import ConfigError
 from qstream.stream.client import Publisher
 from qstream.stream.read import frame_of, read_all
-from qstream.testing.java_kafka import JavaKafka
 from schemas.frame import JSON
 from schemas.topics import BY_NAME, CONTROL, EXPERTS_LOAD, EXPERTS_TOPOLOGY, PLACEMENT_PLAN, TOKENS_BATCH, TOPICS
 
@@ -27,19 +24,6 @@ NOWHERE = "127.0.0.1:1"
 @pytest.fixture
 def model() -> str:
     return f"m-{uuid.uuid4().hex[:8]}"
-
-
-@pytest.fixture
-def fresh_cluster():
-    """A broker without topics."""
-    try:
-        server = JavaKafka()
-    except ConfigError as exc:
-        if os.environ.get("CI") == "true":
-            pytest.fail(str(exc))
-        pytest.skip(str(exc))
-    with server:
-        yield server.bootstrap_servers
 
 
 def frames(address: str, topic, model: str):

@@ -8,6 +8,7 @@ import signal
 import time
 import urllib.error
 import urllib.request
+from typing import Any
 
 import pytest
 import redis
@@ -15,7 +16,8 @@ from confluent_kafka.admin import AdminClient
 
 from qstream.embedded.child import free_ports
 from qstream.stream.client import PlanSubscriber, Publisher
-from schemas.topics import EXPERTS_TOPOLOGY, ROUTING_PLAN, TOKENS_BATCH, TOPICS
+from qstream.testing.rig import wait_until
+from schemas.topics import CONTROL, EXPERTS_TOPOLOGY, ROUTING_PLAN, TOKENS_BATCH, TOPICS
 
 READY_S = 240.0
 
@@ -80,5 +82,31 @@ def test_an_agent_with_its_own_servers_answers_a_producer_and_obeys_control(star
     while not json.loads(urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=60).read())["paused"]:
         assert time.monotonic() < deadline + READY_S
         time.sleep(0.2)
+    process.terminate()
+    assert process.wait() == 0
+
+
+def page(port: int, name: str) -> tuple[int, dict[str, Any]]:
+    """Status and content of a page; 0 while it is not served."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/{name}", timeout=30) as found:
+            return found.status, json.loads(found.read())
+    except urllib.error.HTTPError as exc:
+        return exc.code, json.loads(exc.read())
+    except OSError:
+        return 0, {}
+
+
+def test_an_agent_and_its_topics_may_come_up_in_any_order(started, invoke, fresh_cluster):
+    port = free_ports(1)[0]
+    process = started("run", "routing", "--port", str(port), "-b", fresh_cluster, "--redis", "embedded", "--loglevel", "ERROR")
+    wait_until(lambda: page(port, "readyz")[1].get("missing_topics") or process.poll() is not None)
+    assert process.poll() is None, process.stderr.read()
+    code, status = page(port, "readyz")
+    assert (code, status["ready"], page(port, "healthz")[0]) == (503, False, 200)
+    assert {TOKENS_BATCH.name, ROUTING_PLAN.name, CONTROL.name, "qstream.routing.dlq.v1"} <= set(status["missing_topics"])
+    assert invoke("topics", "apply", "-b", fresh_cluster).exit_code == 0
+    wait_until(lambda: ready(port))
+    assert page(port, "readyz")[1]["missing_topics"] == []
     process.terminate()
     assert process.wait() == 0
