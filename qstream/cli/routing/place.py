@@ -17,7 +17,7 @@ from qstream.cli.routing.placements import Row, compare, topology_of
 from qstream.errors import ConfigError
 from qstream.routing.formats.bundled import BUNDLED
 from qstream.routing.formats.export import EXPORTERS, FILE_NAMES, export
-from qstream.routing.formats.read import read_map, read_recording
+from qstream.routing.formats.read import fitting, read_placement, read_recording
 from qstream.routing.formats.recording import Recording, fold
 from qstream.routing.placement import PlaceOptions
 from schemas.experts import ExpertTopology
@@ -40,7 +40,10 @@ def place(
     gpus: Annotated[int, typer.Option(min=1, max=65536, help="GPUs that hold the experts of a layer.")],
     slots: Annotated[int | None, typer.Option(min=1, help="Slots of a layer over all GPUs; else one an expert.")] = None,
     nodes: Annotated[int, typer.Option(min=1, max=65536, help="Nodes, among which the GPUs are spread in order.")] = 1,
-    experts: Annotated[int | None, typer.Option(min=1, max=65536, help="Experts of a layer, if tokens do not show all.")] = None,
+    experts: Annotated[
+        int | None, typer.Option(min=1, max=65536, help="Experts of a layer, if the recording does not show it.")
+    ] = None,
+    top_k: Annotated[int | None, typer.Option(min=1, max=4096, help="Choices of a token, if they are flat.")] = None,
     model: Annotated[str, typer.Option(help="Name of the model in the plan.")] = "default",
     previous: Annotated[Path | None, typer.Option(metavar="FILE", help="Placement in force; else the contiguous one.")] = None,
     move_cost: Annotated[float, typer.Option(min=0.0, help="Price of a moved expert, in mean GPU loads of its layer.")] = 0.0,
@@ -60,7 +63,9 @@ def place(
     """Plan where the experts of a recorded model live, next to the contiguous placement and EPLB's.
 
     FILE is a dump of SGLang's expert distribution recorder, a folder of TensorRT-LLM expert statistics, a load window of
-    vLLM, {"load_history": [{"logical_expert_load"}]}, or an array [windows, layers, experts]. The column "unseen" scores
+    vLLM, routed_experts of their answers, {"load_history": [{"logical_expert_load"}]}, or an array [windows, layers,
+    experts]. Counts of slots that do not say which expert each held, as of TensorRT-LLM, need --experts, and --previous if
+    its balancer was on. The column "unseen" scores
     plans made from all windows but the last on that last one.
 
     \b
@@ -71,11 +76,12 @@ def place(
     """
     file = _recorded(file, example)
     out = _exported_to(export_as, out, (file, previous))
-    given = fold(read_recording(file, experts), windows)
+    in_force = None if previous is None else read_placement(previous)
+    given = fold(read_recording(file, experts, in_force, top_k), windows)
     topology = topology_of(given, model, gpus, slots, nodes)
     before = None
-    if previous is not None:
-        before = read_map(previous, topology.num_layers, topology.num_slots, topology.num_logical_experts)
+    if previous is not None and in_force is not None:
+        before = fitting(previous.name, in_force, topology.num_layers, topology.num_slots, topology.num_logical_experts)
     options = PlaceOptions(windows=windows, steps=steps, node_slack=eps, hot_experts=hot_experts)
     if not given.ordered:
         options = replace(options, decay=1.0)

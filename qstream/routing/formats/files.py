@@ -69,7 +69,7 @@ def read_tree(path: Path) -> Tree:
         return _read_json(path)
     if path.suffix == ".npy":
         with path.open("rb") as file:
-            return {"array": _read_npy(path.name, file)}
+            return {"array": read_npy(path.name, file)}
     if path.suffix == ".npz":
         return _read_npz(path)
     if path.suffix == ".safetensors":
@@ -165,7 +165,8 @@ def _read_json(path: Path) -> Tree:
     return value
 
 
-def _read_npy(where: str, file: IO[bytes]) -> NDArray[Any]:
+def read_npy(where: str, file: IO[bytes]) -> NDArray[Any]:
+    """The array of an npy file, whose size is checked before it is read; `where` names it in errors."""
     try:
         version = np.lib.format.read_magic(file)
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
@@ -194,7 +195,7 @@ def _read_npz(path: Path) -> Tree:
             arrays = {}
             for info in members:
                 with archive.open(info) as file:
-                    arrays[info.filename.removesuffix(".npy")] = _read_npy(f"{path.name}, {info.filename[:80]!a}", file)
+                    arrays[info.filename.removesuffix(".npy")] = read_npy(f"{path.name}, {info.filename[:80]!a}", file)
             return arrays
     except ProblemError:
         raise

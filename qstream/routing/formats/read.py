@@ -13,17 +13,22 @@ from qstream.errors import ConfigError, ProblemError
 from qstream.routing.formats import sglang, tensorrt_llm, vllm
 from qstream.routing.formats.files import FORMATS, MAX_ENTRIES, Tree, bounded, numbers, read_tree
 from qstream.routing.formats.recording import Recording, recording
+from qstream.routing.formats.routed import answers_of, read_answers, refuse_choices
+from qstream.routing.formats.slots import to_experts
 from schemas.parse import as_utf8
 from schemas.wording import Shown, must_be
 
 KNOWN: Final = (
     "logical_count, records or topk_ids_of_layer (SGLang), load_history, expert_load_window or global_expert_load_window (vLLM),"
+    " routed_experts,"
     " names ITERATION_LAYER (TensorRT-LLM), history with coactivation, or one array [W, L, E] or [L, E]"
 )
 MAX_YAML_BYTES: Final = 64 << 20
 
 
-def read_recording(path: Path, experts: int | None = None) -> Recording:
+def read_recording(
+    path: Path, experts: int | None = None, placement: NDArray[np.int64] | None = None, top_k: int | None = None
+) -> Recording:
     """The counts in a file, or in a folder of one file a rank (TensorRT-LLM statistics, SGLang recorder) or a dump (SGLang).
 
     Dumps are in the order of their names, which SGLang takes from the clock.
@@ -32,7 +37,12 @@ def read_recording(path: Path, experts: int | None = None) -> Recording:
     ----------
     path : Path
     experts : int, optional
-        Logical experts, where gate choices do not say it and the last expert may have had no token.
+        Logical experts, where gate choices do not say it and the last expert may have had no token, or where counts are of
+        slots and the file does not say what they held.
+    placement : int64 [L, P], optional
+        The expert of each slot while it was recorded, where counts are of slots and the file does not say it.
+    top_k : int, optional
+        Gate choices of a token in a layer, where an array of them is flat.
 
     Raises
     ------
@@ -43,22 +53,28 @@ def read_recording(path: Path, experts: int | None = None) -> Recording:
     """
     if path.is_dir():
         if any(path.glob("rank*.safetensors")):
-            return tensorrt_llm.read_folder(path)
+            return tensorrt_llm.read_folder(path, placement, experts)
         files = sorted(file for file in path.iterdir() if file.suffix in (".pt", ".json"))
         trees = [read_tree(file) for file in files]
         if trees and all("logical_count" in tree for tree in trees):
             return sglang.read_dumps(trees)
+        if trees and all(map(answers_of, trees)):
+            return read_answers([answer for tree in trees for answer in answers_of(tree)], experts, top_k)
         if trees and all("records" in tree for tree in trees):
-            return sglang.read_records(trees, experts)
-        allowed = "a folder with rank*.safetensors (TensorRT-LLM), or of files with records or logical_count (SGLang)"
+            return sglang.read_records(trees, experts, placement)
+        allowed = (
+            "a folder with rank*.safetensors (TensorRT-LLM), or of files with records or logical_count (SGLang) or routed_experts"
+        )
         raise ConfigError(must_be("FILE", allowed, str(path)))
-    return from_tree(read_tree(path), experts)
+    return from_tree(read_tree(path), experts, placement, top_k)
 
 
-def from_tree(tree: Tree, experts: int | None = None) -> Recording:
+def from_tree(
+    tree: Tree, experts: int | None = None, placement: NDArray[np.int64] | None = None, top_k: int | None = None
+) -> Recording:
     """As `read_recording`, from named values."""
     if "records" in tree:
-        return sglang.read_records([tree], experts)
+        return sglang.read_records([tree], experts, placement)
     if "load_history" in tree:
         return _load_history(tree["load_history"])
     if "logical_count" in tree:
@@ -66,25 +82,36 @@ def from_tree(tree: Tree, experts: int | None = None) -> Recording:
     if "topk_ids_of_layer" in tree:
         return _choices(tree, experts)
     if vllm.is_window(tree):
-        return vllm.read_window(tree)
+        return vllm.read_window(tree, placement, experts)
     if tensorrt_llm.is_statistic(tree):
-        return tensorrt_llm.read_statistic([tree])
+        return tensorrt_llm.read_statistic([tree], placement, experts)
+    if answers := answers_of(tree):
+        return read_answers(answers, experts, top_k)
     return _plain(tree)
 
 
-def read_map(path: Path, layers: int, slots: int, experts: int) -> NDArray[np.int32]:
-    """A placement int32 [L, P] from a file: any that `export` writes except ExFlow's, or an array ``physical_to_logical_map``.
+def read_placement(path: Path) -> NDArray[np.int64]:
+    """A placement int64 [L, P] from a file: any that `export` writes except ExFlow's, or an array ``physical_to_logical_map``.
 
     Raises
     ------
     ConfigError, ProblemError
-        As `read_recording`; or the map has another shape or an expert out of range.
+        As `read_recording`.
     """
-    plan = _map_of_yaml(path) if path.suffix in (".yaml", ".yml") else _map_of_tree(path.name, read_tree(path))
+    return _map_of_yaml(path) if path.suffix in (".yaml", ".yml") else _map_of_tree(path.name, read_tree(path))
+
+
+def read_map(path: Path, layers: int, slots: int, experts: int) -> NDArray[np.int32]:
+    """`read_placement` as int32 [L, P] of these sizes; `ProblemError` if it has another shape or an expert out of range."""
+    return fitting(path.name, read_placement(path), layers, slots, experts)
+
+
+def fitting(name: str, plan: NDArray[np.int64], layers: int, slots: int, experts: int) -> NDArray[np.int32]:
+    """A placement as int32 [L, P]; `ProblemError` if it has another shape or an expert out of range."""
     if plan.shape != (layers, slots):
-        raise ProblemError(must_be(path.name, f"a placement [{layers}, {slots}]", Shown(f"shape {list(plan.shape)}")))
+        raise ProblemError(must_be(name, f"a placement [{layers}, {slots}]", Shown(f"shape {list(plan.shape)}")))
     if plan.max() >= experts:
-        raise ProblemError(must_be(path.name, f"experts 0 to {experts - 1}", Shown(f"{plan.max()}")))
+        raise ProblemError(must_be(name, f"experts 0 to {experts - 1}", Shown(f"{plan.max()}")))
     return plan.astype(np.int32)
 
 
@@ -150,14 +177,13 @@ def _load_history(entries: Any) -> Recording:
 
 
 def _choices(tree: Tree, experts: int | None) -> Recording:
-    """``topk_ids_of_layer`` [L, T, K] in one piece, tokens in their order: windows of 1,024 tokens or more, at most 64."""
+    """``topk_ids_of_layer`` [L, T, K] in one piece."""
     choices = numbers(sglang.TOKENS, tree[sglang.TOKENS], 3, least=-1)
     if tree.get(sglang.MAP) is not None:
         slots = numbers(sglang.MAP, tree[sglang.MAP], 2)
-        choices = sglang.to_experts(sglang.TOKENS, choices, slots)
+        choices = to_experts(sglang.TOKENS, choices, slots)
         experts = 1 + int(slots.max()) if experts is None else experts
-    windows = np.array_split(choices, min(64, max(1, choices.shape[1] // 1024)), axis=1)
-    return sglang.tokens_of(windows, experts)
+    return sglang.tokens_of(sglang.windows_of(choices), experts)
 
 
 def _plain(tree: Tree) -> Recording:
@@ -169,4 +195,7 @@ def _plain(tree: Tree) -> Recording:
         raise ProblemError(must_be("the file", f"one with {KNOWN}; in {FORMATS}", found))
     pairs = tree.get("coactivation")
     together = None if pairs is None else numbers("coactivation", pairs, 3)
-    return recording("arrays", numbers(name, tree[name], (2, 3)), None, together)
+    counts = numbers(name, tree[name], (2, 3))
+    if name != "history":
+        refuse_choices(name, counts)
+    return recording("arrays", counts, None, together)

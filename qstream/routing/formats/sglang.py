@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from qstream.errors import ProblemError
 from qstream.routing.formats.files import MAX_ENTRIES, Tree, check_size, numbers
 from qstream.routing.formats.recording import Recording, count, count_pairs, recording, sample, unrolled
+from qstream.routing.formats.slots import by_expert, refuse_shared, slots_of, to_experts, without_shared
 from schemas.wording import Shown, must_be
 
 TOOL: Final = "SGLang"
@@ -48,11 +49,12 @@ def read_dumps(trees: Sequence[Tree]) -> Recording:
     return recording(TOOL, np.concatenate(windows))
 
 
-def read_records(trees: Sequence[Tree], experts: int | None) -> Recording:
+def read_records(trees: Sequence[Tree], experts: int | None, placement: NDArray[np.int64] | None = None) -> Recording:
     """Modes per_token and per_pass: the ``records`` of all ranks and dumps, one window a forward pass.
 
     Their ids are of physical slots, which each dump's own ``last_physical_to_logical_map`` [L, P] turns into experts: a
-    rebalance between two dumps changes it. Without maps they are taken for experts. Trees are in the order of time.
+    rebalance between two dumps changes it. Without maps, choices are taken for experts, and counts are of the slots of
+    `placement` or of `experts` (`slots_of`). Trees are in the order of time.
     """
     maps = _maps_of(trees)
     known = (
@@ -71,11 +73,11 @@ def read_records(trees: Sequence[Tree], experts: int | None) -> Recording:
             if total > MAX_ENTRIES:
                 raise ProblemError(must_be("records", f"at most {MAX_ENTRIES} entries in total", total))
             kinds.add(record.field)
-            passes[run, record.order].append(_of_experts(record, slots, known))
+            if len(kinds) > 1:
+                raise ProblemError(must_be("records", f"all with {TOKENS} or all with {COUNTS}", Shown("both")))
+            passes[run, record.order].append(_of_experts(record, slots, placement, known))
     if not passes:
         raise ProblemError(must_be("records", "at least one entry with tokens", Shown("none")))
-    if len(kinds) > 1:
-        raise ProblemError(must_be("records", f"all with {TOKENS} or all with {COUNTS}", Shown("both")))
     in_order = [passes[key] for key in sorted(passes)]
     if kinds == {TOKENS}:
         return tokens_of([_joined(group) for group in in_order], known)
@@ -85,6 +87,10 @@ def read_records(trees: Sequence[Tree], experts: int | None) -> Recording:
 def tokens_of(passes: Sequence[NDArray[np.int64]], experts: int | None, tool: str = TOOL) -> Recording:
     """Gate choices [L, T, K] of each window as counts, pairs and a sample."""
     choices = _joined(passes)
+    if experts is None:
+        refuse_shared(TOKENS, choices)
+    else:
+        choices = without_shared(choices, experts)
     known = experts if experts is not None else 1 + int(choices.max())
     if choices.max() >= known:
         raise ProblemError(must_be(TOKENS, f"experts 0 to {known - 1}", Shown(f"{choices.max()}")))
@@ -94,14 +100,9 @@ def tokens_of(passes: Sequence[NDArray[np.int64]], experts: int | None, tool: st
     return recording(tool, history, None, count_pairs(choices, known), sample(choices))
 
 
-def to_experts(field: str, ids: NDArray[np.int64], slots: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Gate choices [L, T, K] of slots as those of experts, by the map [L, P]; -1 stays."""
-    layers, width = slots.shape
-    if len(ids) != layers or ids.max() >= width:
-        found = Shown(f"{len(ids)} layers and slot {ids.max()}")
-        raise ProblemError(must_be(field, f"of {layers} layers and slots 0 to {width - 1}", found))
-    mapped = slots[np.arange(layers)[:, None, None], np.maximum(ids, 0)]
-    return np.where(ids >= 0, mapped, -1)
+def windows_of(choices: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Gate choices [L, T, K] in one piece, tokens in their order, as windows of 1,024 tokens or more, at most 64."""
+    return np.array_split(choices, min(64, max(1, choices.shape[1] // 1024)), axis=1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -154,14 +155,16 @@ def _run_of(records: Sequence[_Record], ends: dict[int, tuple[int, int]]) -> int
     return found
 
 
-def _of_experts(record: _Record, slots: NDArray[np.int64] | None, experts: int | None) -> NDArray[np.int64]:
+def _of_experts(
+    record: _Record, slots: NDArray[np.int64] | None, placement: NDArray[np.int64] | None, experts: int | None
+) -> NDArray[np.int64]:
     """A record's counts or choices by expert."""
     assert record.counts is not None, "the caller leaves out passes without tokens"
-    if slots is None:
-        return record.counts
     if record.field == TOKENS:
-        return to_experts(TOKENS, record.counts, slots)
-    counted: NDArray[np.int64] = by_expert(COUNTS, record.counts[None], slots, experts)[0]
+        return record.counts if slots is None else to_experts(TOKENS, record.counts, slots)
+    step = record.counts[None]
+    held = slots_of(COUNTS, step.shape, placement, experts) if slots is None else slots
+    counted: NDArray[np.int64] = step[0] if held is None else by_expert(COUNTS, step, held, experts)[0]
     return counted
 
 
@@ -200,19 +203,3 @@ def _of_passes(passes: Sequence[Sequence[NDArray[np.int64]]]) -> Recording:
     if len(shapes) > 1:
         raise ProblemError(must_be(COUNTS, "of one shape in all records", sorted(shapes)[:4]))
     return recording(TOOL, np.stack([np.sum(group, axis=0) for group in passes]))
-
-
-def by_expert(field: str, physical: NDArray[np.int64], slots: NDArray[np.int64], experts: int | None = None) -> NDArray[np.int64]:
-    """Counts of slots [W, L, P] as counts of experts [W, L, E], by the map [L, P]."""
-    if physical.shape[1:] != slots.shape:
-        found = Shown(f"shape {list(physical.shape)}")
-        raise ProblemError(must_be(field, f"[W, {slots.shape[0]}, {slots.shape[1]}]", found))
-    known = 1 + int(slots.max()) if experts is None else experts
-    if slots.max() >= known:
-        raise ProblemError(must_be(f"the map of {field}", f"experts 0 to {known - 1}", Shown(f"{slots.max()}")))
-    windows, layers, _ = physical.shape
-    check_size("history", (windows, layers, known))
-    history = np.zeros((windows, layers, known), np.int64)
-    for slot, expert in enumerate(slots.T):  # [L]: within one slot no expert repeats, so the sum needs no atomics
-        history[:, np.arange(layers), expert] += physical[:, :, slot]
-    return history

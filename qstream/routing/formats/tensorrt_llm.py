@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from qstream.errors import ProblemError
 from qstream.routing.formats.files import MAX_ENTRIES, Tree, check_size, numbers, read_tree
 from qstream.routing.formats.recording import Recording, recording
+from qstream.routing.formats.slots import by_expert, pairs_by_expert, slots_of
 from schemas.wording import Shown, must_be
 
 TOOL: Final = "TensorRT-LLM"
@@ -25,20 +26,28 @@ def is_statistic(tree: Tree) -> bool:
     return bool(tree) and all(KEY.fullmatch(name) for name in tree)
 
 
-def read_folder(folder: Path) -> Recording:
-    """``rank*.safetensors`` added up over the ranks, and ``cooccurrence_rank*.safetensors`` where there are such."""
+def read_folder(folder: Path, placement: NDArray[np.int64] | None, experts: int | None) -> Recording:
+    """``rank*.safetensors`` added up over the ranks, and ``cooccurrence_rank*.safetensors`` where there are such.
+
+    ``meta_info.json`` is not read: its ``num_experts`` is the number of slots.
+    """
     ranks = [path for path in sorted(folder.glob("rank*.safetensors")) if not path.stem.endswith("_raw")]
     pairs = sorted(folder.glob("cooccurrence_rank*.safetensors"))
-    return read_statistic([read_tree(path) for path in ranks], [read_tree(path) for path in pairs])
+    return read_statistic([read_tree(path) for path in ranks], placement, experts, [read_tree(path) for path in pairs])
 
 
-def read_statistic(trees: Sequence[Tree], pairs: Sequence[Tree] = ()) -> Recording:
-    """Counts [E] of each iteration and layer, of all ranks, and co-occurrences [E, E] if given.
+def read_statistic(
+    trees: Sequence[Tree], placement: NDArray[np.int64] | None, experts: int | None, pairs: Sequence[Tree] = ()
+) -> Recording:
+    """Counts [P] of each iteration and layer, of all ranks, and co-occurrences [P, P] if given.
+
+    TensorRT-LLM counts slots. While its balancer is off, or without replicas and in order, they are its `experts`; else the
+    `placement` [L, P] in force says which expert each held. A file shows neither.
 
     Raises
     ------
     ProblemError
-        A name or shape is wrong, or an iteration lacks a layer.
+        A name or shape is wrong, an iteration lacks a layer, or it is not known which expert a slot held.
     """
     counted = _summed("statistics", trees, 1)
     iterations, layers = (sorted({key[axis] for key in counted}) for axis in (0, 1))
@@ -47,7 +56,12 @@ def read_statistic(trees: Sequence[Tree], pairs: Sequence[Tree] = ()) -> Recordi
         found = Shown(f"none for {missing[0]}_{missing[1]}")
         raise ProblemError(must_be("statistics", "tensors of all layers in each iteration", found))
     history = np.stack([[counted[i, layer] for layer in layers] for i in iterations])
-    return recording(TOOL, history, tuple(layers), _together(pairs, layers) if pairs else None)
+    together = _together(pairs, layers) if pairs else None
+    slots = slots_of(TOOL, history.shape, placement, experts)
+    if slots is not None:
+        history = by_expert(TOOL, history, slots, experts)
+        together = None if together is None else pairs_by_expert("cooccurrence", together, slots, experts)
+    return recording(TOOL, history, tuple(layers), together)
 
 
 def _together(pairs: Sequence[Tree], layers: Sequence[int]) -> NDArray[np.int64]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from qstream.arguments import whole_number
 from qstream.routing.formats.files import Tree, numbers
 from qstream.routing.formats.recording import Recording, recording, unrolled
-from qstream.routing.formats.sglang import by_expert
+from qstream.routing.formats.slots import by_expert, slots_of
 
 TOOL: Final = "vLLM"
 LOGICAL: Final = ("global_expert_load_window", "global_expert_load", "logical_expert_load")
@@ -21,10 +24,10 @@ def is_window(tree: Tree) -> bool:
     return PHYSICAL in tree or any(name in tree for name in LOGICAL)
 
 
-def read_window(tree: Tree) -> Recording:
+def read_window(tree: Tree, placement: NDArray[np.int64] | None, experts: int | None) -> Recording:
     """Loads by expert [W, L, E] or [L, E]; or ``expert_load_window`` [W, L, P] by slot with ``physical_to_logical_map`` [L, P].
 
-    Without the map a slot is taken for an expert, which is so where there are no replicas. The window is a ring, whose next
+    Without the map the slots are those of `placement`, or each is one of `experts` (`slots_of`). The window is a ring, whose next
     step is at ``expert_load_window_step``; see `unrolled`.
     """
     name = next((name for name in LOGICAL if name in tree), None)
@@ -32,9 +35,9 @@ def read_window(tree: Tree) -> Recording:
         return recording(TOOL, numbers(name, tree[name], (2, 3)))
     window = numbers(PHYSICAL, tree[PHYSICAL], (2, 3))
     steps, ordered = unrolled(window[None] if window.ndim == 2 else window, _step(tree, len(window)))
-    if SLOTS not in tree:
-        return recording(TOOL, steps, ordered=ordered)
-    return recording(TOOL, by_expert(PHYSICAL, steps, numbers(SLOTS, tree[SLOTS], 2)), ordered=ordered)
+    own = numbers(SLOTS, tree[SLOTS], 2) if SLOTS in tree else None
+    slots = slots_of(PHYSICAL, steps.shape, placement, experts) if own is None else own
+    return recording(TOOL, steps if slots is None else by_expert(PHYSICAL, steps, slots, experts), ordered=ordered)
 
 
 def _step(tree: Tree, size: int) -> int | None:

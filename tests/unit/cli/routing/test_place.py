@@ -195,6 +195,19 @@ def test_the_heaviest_experts_are_on_two_gpus_when_asked(tmp_path):
     assert (result.exit_code, "hot_experts" in result.stderr) == (1, True)
 
 
+def test_statistics_of_slots_are_planned_by_the_placement_in_force_and_refused_without(tmp_path):
+    counts = np.random.default_rng(0).integers(1, 99, (3, 8)).astype(np.int32)
+    save_file({f"{step}_0": row for step, row in enumerate(counts)}, tmp_path / "rank0.safetensors")
+    before = tmp_path / "before.json"
+    before.write_text(json.dumps({"physical_to_logical_map": [[0, 1, 2, 3, 4, 5, 0, 1]]}))
+    shape = ("--gpus", 4, "--slots", 8, "--steps", 100)
+    data = told(tmp_path / "rank0.safetensors", *shape, "--previous", before)
+    assert (data["experts"], data["slots"], data["placements"][0]["name"]) == (6, 8, "in force")
+    result = invoke(tmp_path / "rank0.safetensors", *shape)
+    assert result.exit_code == 1
+    assert "experts must be 8 where slots of TensorRT-LLM are experts; with replicas" in result.stderr
+
+
 def test_layers_keep_the_numbers_that_the_engine_gave_them(tmp_path, history):
     folder = tmp_path / "expert_statistic"
     folder.mkdir()
@@ -202,7 +215,7 @@ def test_layers_keep_the_numbers_that_the_engine_gave_them(tmp_path, history):
         tensors = {f"{100 + i}_{3 + n}": history[i, n].astype(np.int32) for i in range(8) for n in range(LAYERS)}
         save_file(tensors, folder / f"rank{rank}.safetensors")
     out = tmp_path / "plan.yaml"
-    data = told(folder, "--gpus", GPUS, "--export", "tensorrt-llm", "--out", out)
+    data = told(folder, "--gpus", GPUS, "--experts", EXPERTS, "--export", "tensorrt-llm", "--out", out)
     assert (data["tool"], data["layer_ids"]) == ("TensorRT-LLM", [3, 4, 5])
     assert list(yaml.safe_load(out.read_text())["initial_global_assignments"]) == [3, 4, 5]
 

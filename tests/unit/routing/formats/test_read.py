@@ -30,6 +30,9 @@ FIELDS = (
     "coactivation",
     "cooccurrence",
     "forward_pass_id",
+    "routed_experts",
+    "choices",
+    "meta_info",
     "0_1",
     "0_2",
 )
@@ -155,12 +158,12 @@ def test_tensorrt_llm_ranks_add_up_and_layers_keep_their_numbers(tmp_path):
         save_file(pairs, tmp_path / f"cooccurrence_rank{rank}.safetensors")
     save_file({"10_3": np.zeros((4, 2), np.int32)}, tmp_path / "rank0_raw.safetensors")
     (tmp_path / "meta_info.json").write_text('{"num_experts": 6, "num_experts_per_token": 2}')
-    found = read_recording(tmp_path)
+    found = read_recording(tmp_path, 6)
     assert (found.tool, found.layer_ids) == ("TensorRT-LLM", (3, 4))
     assert found.history.tolist() == (2 * HISTORY).tolist()
     assert found.coactivation is not None
     assert (found.coactivation == 10).all()
-    single = read_recording(tmp_path / "rank0.safetensors")
+    single = read_recording(tmp_path / "rank0.safetensors", 6)
     assert single.history.tolist() == HISTORY.tolist()
 
 

@@ -1,0 +1,113 @@
+"""Gate choices by token, ``routed_experts`` [tokens, layers, k]: what vLLM and SGLang return with the answer to a request."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qstream.arguments import whole_number
+from qstream.errors import ProblemError
+from qstream.routing.formats.files import MAX_COUNT, Tree, check_size, numbers, read_npy
+from qstream.routing.formats.recording import Recording
+from qstream.routing.formats.sglang import tokens_of, windows_of
+from schemas.wording import Shown, must_be
+
+FIELD: Final = "routed_experts"
+PROMPT: Final = "prompt_routed_experts"
+MAX_TOP_K: Final = 4096
+_NPY: Final = b"\x93NUMPY"
+
+
+def answers_of(tree: Tree) -> list[Tree]:
+    """The answers in a file, one or a list of them, if such is what it holds; else none."""
+    listed = tree.get("array")
+    found = listed if isinstance(listed, list) else [tree]
+    return found if all(isinstance(answer, Mapping) and _is_answer(answer) for answer in found) else []
+
+
+def read_answers(answers: Sequence[Tree], experts: int | None, top_k: int | None) -> Recording:
+    """Their tokens one after the other, as windows of 1,024 tokens or more.
+
+    An answer holds ``routed_experts`` [T, L, K] and ``prompt_routed_experts``, itself or in ``choices`` (vLLM); or, in
+    ``meta_info``, bytes of int32 in base64 (SGLang), whose shape follows from ``prompt_tokens``, ``completion_tokens`` and
+    `top_k`. Base64 of an npy file has its own shape.
+
+    Raises
+    ------
+    ProblemError
+        An array is broken, of another shape than the first, or flat without `top_k`; or no answer has one.
+    """
+    parts: list[NDArray[np.int64]] = []
+    for number, answer in enumerate(answers):
+        for name, value, tokens in _arrays(answer):
+            parts.append(_choices(f"answer {number}, {name}", value, tokens, top_k))
+            if parts[-1].shape[1:] != parts[0].shape[1:]:
+                allowed = f"[tokens, {parts[0].shape[1]}, {parts[0].shape[2]}], as in the first"
+                raise ProblemError(must_be(f"answer {number}, {name}", allowed, Shown(f"shape {list(parts[-1].shape)}")))
+    if not parts:
+        raise ProblemError(must_be(FIELD, "given in at least one answer", Shown("none")))
+    check_size(FIELD, (sum(map(len, parts)), *parts[0].shape[1:]))
+    choices = np.concatenate(parts).transpose(1, 0, 2)
+    return tokens_of(windows_of(choices), experts, "routed experts")
+
+
+def refuse_choices(field: str, counts: NDArray[np.int64]) -> None:
+    """`ProblemError` if an array without a name of its own looks like gate choices [tokens, layers, k], not like counts.
+
+    The choices of a token differ from each other, and their sum means nothing; counts of a window have about the same sum in
+    each layer, which every token passes.
+    """
+    if counts.ndim != 3 or counts.shape[1] < 2 or counts.shape[2] < 2:
+        return
+    in_order = np.sort(counts, axis=2)
+    if (in_order[:, :, 1:] == in_order[:, :, :-1]).any():
+        return
+    sums = counts.sum(2)
+    if np.mean(np.ptp(sums, axis=1) > 0.2 * sums.mean(1)) > 0.5:
+        allowed = (
+            f"counts [windows, layers, experts], or named {FIELD} for gate choices [tokens, layers, k], or history for counts"
+        )
+        raise ProblemError(must_be(field, allowed, Shown("rows of distinct numbers whose sums differ between layers")))
+
+
+def _is_answer(answer: Tree) -> bool:
+    within = [answer, answer.get("meta_info"), *(answer["choices"] if isinstance(answer.get("choices"), list) else [])]
+    return any(isinstance(part, Mapping) and (FIELD in part or PROMPT in part) for part in within)
+
+
+def _arrays(answer: Tree) -> Iterator[tuple[str, Any, int | None]]:
+    """The arrays of an answer, the prompt's first, each with its tokens where its own shape may not say them."""
+    meta = answer.get("meta_info")
+    if isinstance(meta, Mapping) and meta.get(FIELD) is not None:
+        counted = [whole_number(name, meta.get(name), 0, MAX_COUNT) for name in ("prompt_tokens", "completion_tokens")]
+        yield FIELD, meta[FIELD], sum(counted) - 1  # nothing was computed from the last token
+    choices = answer.get("choices")
+    for part in (answer, *(choices if isinstance(choices, list) else ())):
+        for name in (PROMPT, FIELD):
+            if isinstance(part, Mapping) and part.get(name) is not None:
+                yield name, part[name], None
+
+
+def _choices(name: str, value: Any, tokens: int | None, top_k: int | None) -> NDArray[np.int64]:
+    """Gate choices int64 [T, L, K] of one array."""
+    if not isinstance(value, str):
+        return numbers(name, value, 3, least=-1)
+    try:
+        body = base64.b64decode(value, validate=True)
+    except (binascii.Error, ValueError) as exc:
+        raise ProblemError(must_be(name, "an array or base64", Shown(str(exc)))) from exc
+    if body.startswith(_NPY):
+        return numbers(name, read_npy(name, io.BytesIO(body)), 3, least=-1)
+    if tokens is None or tokens < 1 or top_k is None:
+        allowed = "given for flat routed_experts, next to prompt_tokens and completion_tokens"
+        raise ProblemError(must_be("top_k", allowed, top_k))
+    whole_number("top_k", top_k, 1, MAX_TOP_K)
+    if not body or len(body) % (4 * tokens * top_k):
+        raise ProblemError(must_be(name, f"int32 [{tokens} tokens, layers, {top_k}]", Shown(f"{len(body)} bytes")))
+    return numbers(name, np.frombuffer(body, "<i4").reshape(tokens, -1, top_k), 3, least=-1)
