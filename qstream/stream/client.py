@@ -20,7 +20,7 @@ from qstream.stream.faults import raise_if_fatal
 from qstream.stream.headers import event_headers, headers_of
 from qstream.stream.partition import partition_of_key
 from qstream.stream.producers import Producers, producer_config
-from qstream.stream.read import frame_of, open_reader
+from qstream.stream.read import LOOK_S, Growth, frame_of, open_reader
 from schemas.deadletter import Headers
 from schemas.frame import SAFETENSORS, ContentType, Frame, FrameError
 from schemas.plan import Plan
@@ -133,7 +133,8 @@ class PlanSubscriber(Generic[F]):
     A subscriber without `group` reads every partition on its own, from now on or, with ``from_start``, from the earliest
     plan kept; with `key` it reads only that key's partition and plans. With `group` the members share the partitions.
     `latest` keeps the plans of the `max_keys` keys that were planned last, and of those no more than `max_bytes`; a plan
-    counts with the bytes that it came in. Use it from one thread, in a ``with`` block.
+    counts with the bytes that it came in. Partitions that the topic gets later are read too, within seconds. Use it from one
+    thread, in a ``with`` block.
 
     Raises
     ------
@@ -168,6 +169,7 @@ class PlanSubscriber(Generic[F]):
         self._kept_bytes = 0
         self._ids: OrderedDict[str, None] = OrderedDict()
         self._assigned = threading.Event()
+        self._growth: Growth | None = None
         base = settings or load_settings()
         if group is None:
             self._consumer = self._read_alone(base.model_copy(update={"bootstrap_servers": bootstrap_servers}), from_start)
@@ -182,6 +184,7 @@ class PlanSubscriber(Generic[F]):
                     "partition.assignment.strategy": "cooperative-sticky",
                     "fetch.wait.max.ms": 100,
                     "session.timeout.ms": 10_000,
+                    "topic.metadata.refresh.interval.ms": int(LOOK_S * 1000),
                 }
                 | base.kafka_properties()
             )
@@ -193,6 +196,9 @@ class PlanSubscriber(Generic[F]):
         wanted = spans if self._key is None else {at: spans[at] for at in [partition_of_key(self._key, len(spans))]}
         starts = {partition: OFFSET_BEGINNING if from_start else high for partition, (_, high) in wanted.items()}
         consumer.assign([KafkaPartition(self.topic.name, partition, start) for partition, start in starts.items()])
+        key = self._key
+        choose = None if key is None else lambda partitions: [partition_of_key(key, len(partitions))]
+        self._growth = Growth(consumer, [(self.topic.name, partition) for partition in starts], choose)
         self._assigned.set()
         return consumer
 
@@ -210,6 +216,8 @@ class PlanSubscriber(Generic[F]):
 
         None also comes early, for a record that is passed over: repeated, expired or unreadable.
         """
+        if self._growth is not None:
+            self._growth.take_up()
         deadline = time.monotonic() + timeout_s
         while (message := self._consumer.poll(max(0.0, deadline - time.monotonic()))) is not None:
             error = message.error()

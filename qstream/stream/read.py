@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final, TypeVar
 
@@ -21,6 +22,9 @@ from schemas.frame import Frame, body_type
 F = TypeVar("F", bound=Frame)
 _ANSWER_S: Final = 10.0
 _POLL_S: Final = 0.1
+LOOK_S: Final = 3.0  # between two looks for new partitions
+LOOK_ANSWER_S: Final = 0.2  # what a broker that does not answer costs a look
+log = logging.getLogger(__name__)
 _MOVING = {KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, KafkaError.UNKNOWN_TOPIC_OR_PART}
 _UNKNOWN = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_PARTITION, KafkaError._UNKNOWN_TOPIC}
 
@@ -62,7 +66,7 @@ def follow(settings: Settings, topic: str, from_start: bool = False) -> Iterator
     consumer, spans = open_reader(settings, topic)
     starts = {partition: OFFSET_BEGINNING if from_start else high for partition, (_, high) in spans.items()}
     consumer.assign([KafkaPartition(topic, partition, start) for partition, start in starts.items()])
-    return _poll_for_ever(consumer)
+    return _poll_for_ever(consumer, Growth(consumer, [(topic, partition) for partition in starts]))
 
 
 def frame_of(message: Message, frame: type[F]) -> F:
@@ -75,9 +79,10 @@ def frame_of(message: Message, frame: type[F]) -> F:
     return frame.decode(body, given.decode(errors="replace").split(";")[0].strip() or body_type(body))
 
 
-def _poll_for_ever(consumer: Consumer) -> Iterator[Message | None]:
+def _poll_for_ever(consumer: Consumer, growth: Growth) -> Iterator[Message | None]:
     try:
         while True:
+            growth.take_up()
             message = consumer.poll(_POLL_S)
             yield None if message is None or _is_end(message) or message.error() is not None else message
     finally:
@@ -100,13 +105,52 @@ def reader(settings: Settings) -> Consumer:
     )
 
 
-def partitions_of(consumer: Consumer, topic: str, timeout_s: float = _ANSWER_S) -> list[int]:
+def partitions_of(consumer: Consumer, topic: str, timeout_s: float = _ANSWER_S) -> tuple[int, ...]:
     """The partitions of a topic. `Transient` if it is absent or no broker answers."""
     with _transient(topic):
         known = consumer.list_topics(topic, timeout=timeout_s).topics[topic]
         if known.error is not None:
             raise KafkaException(known.error)
-        return list(known.partitions)
+        return tuple(known.partitions)
+
+
+class Growth:
+    """Has a consumer outside any group read the partitions that its topics get later, each from its beginning.
+
+    Parameters
+    ----------
+    read
+        The topics and partitions that it reads by now, by an assignment.
+    choose
+        Of all partitions of a topic those that are wanted; None for all.
+    """
+
+    def __init__(
+        self,
+        consumer: Consumer,
+        read: Iterable[tuple[str, int]],
+        choose: Callable[[Sequence[int]], Sequence[int]] | None = None,
+    ) -> None:
+        self._consumer = consumer
+        self._read = set(read)
+        self._topics = sorted({topic for topic, _ in self._read})
+        self._choose = choose or (lambda partitions: partitions)
+        self._next = time.monotonic() + LOOK_S
+
+    def take_up(self) -> None:
+        """Look whether there are more, if it is time; a broker that does not answer is asked again later."""
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + LOOK_S
+        try:
+            found = {(topic, partitions_of(self._consumer, topic, LOOK_ANSWER_S)) for topic in self._topics}
+        except Transient as exc:
+            log.debug("no look for new partitions: %s", exc)
+            return
+        if new := {(topic, at) for topic, partitions in found for at in self._choose(partitions)} - self._read:
+            log.info("new partitions: %s", ", ".join(f"{topic}:{at}" for topic, at in sorted(new)))
+            self._consumer.incremental_assign([KafkaPartition(topic, at, OFFSET_BEGINNING) for topic, at in sorted(new)])
+            self._read |= new
 
 
 def open_reader(settings: Settings, topic: str) -> tuple[Consumer, dict[int, tuple[int, int]]]:

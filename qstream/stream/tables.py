@@ -12,7 +12,7 @@ from confluent_kafka import TopicPartition as KafkaPartition
 from qstream.config import Settings
 from qstream.errors import Transient
 from qstream.stream.faults import raise_if_fatal
-from qstream.stream.read import frame_of, partitions_of, reader
+from qstream.stream.read import Growth, frame_of, partitions_of, reader
 from schemas.frame import Frame, FrameError
 from schemas.topics import Topic
 
@@ -35,6 +35,7 @@ class Tables:
         self._settings = settings
         self._topics = {topic.name: topic for topic in topics}
         self._consumer: Consumer | None = None
+        self._growth: Growth | None = None
         self._unread: set[tuple[str, int]] = set()
 
     def read(self, stop: threading.Event) -> None:
@@ -53,6 +54,8 @@ class Tables:
 
     def changes(self) -> set[str]:
         """Take what has come since the last call, without waiting; the names of the topics whose rows have changed."""
+        if self._growth is not None:
+            self._growth.take_up()
         changed: set[str] = set()
         for _ in range(MAX_AT_ONCE if self._consumer else 0):
             topic = self._poll(0.0)
@@ -69,13 +72,14 @@ class Tables:
         """Stop following."""
         if self._consumer is not None:
             self._consumer.close()
-            self._consumer = None
+            self._consumer = self._growth = None
 
     def _open(self) -> None:
         self._consumer = self._consumer or reader(self._settings)
         found = [(name, at) for name in self._topics for at in partitions_of(self._consumer, name, ANSWER_S)]
         self._consumer.assign([KafkaPartition(name, at, OFFSET_BEGINNING) for name, at in found])
         self._unread = set(found)
+        self._growth = Growth(self._consumer, found)
 
     def _poll(self, timeout_s: float) -> str | None:
         """The topic of the next record that has changed a row, an empty text for what has not; None if nothing came."""

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, NewPartitions
 
 from qstream.config import Settings
 from qstream.contract import Event, Record
@@ -284,3 +284,25 @@ def test_an_exchange_whose_question_is_not_confirmed_says_so(kafka: str, make_to
         absent = note_topic(f"{topic_prefix}.none.v1")
         with pytest.raises(DeliveryFailed, match="1 records were not confirmed"):
             Exchange(publisher, plans).ask(absent, note(), lambda plan: True, 10.0)
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_subscriber_sees_the_plans_of_its_keys_in_partitions_that_the_topic_gets_later(
+    kafka: str, make_topic: MakeTopic, publisher: Publisher, alone: bool
+):
+    topic = make_topic()
+    moving = next(
+        key for key in map(str, range(1000)) if partition_of_key(key.encode(), 4) < 4 <= partition_of_key(key.encode(), 8)
+    )
+    with subscriber(kafka, topic, key=moving if alone else None) as plans:
+        publisher.publish(topic, note(moving, 1))
+        publisher.flush()
+        assert versions(plans, 1) == [1]
+        client = AdminClient({"bootstrap.servers": kafka})
+        client.create_partitions([NewPartitions(topic.name, 8)])[topic.name].result(60)
+        with Publisher(kafka) as later:  # one that runs on takes up the new partitions after minutes
+            later.publish(topic, note(moving, 2))
+            publisher.publish(topic, note(moving, 3))
+            publisher.flush()
+            later.flush()
+            assert sorted(versions(plans, 2)) == [2, 3]

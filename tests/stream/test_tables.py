@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, NewPartitions
 
 from qstream.config import Settings
 from qstream.stream.admin import apply_topics
@@ -103,6 +104,26 @@ def test_an_unreadable_record_is_named_and_the_row_stays(describe, create, publi
     tables.read(NEVER)
     assert values(tables, topic) == {"a": 1}
     assert any(f"unreadable record at {topic.name}/" in message for message in caplog.messages)
+
+
+def test_partitions_that_a_table_gets_later_are_followed_with_the_others(describe, create, publisher, open_tables, kafka):
+    topic = create(describe("grows"))
+    put(publisher, topic, a=1)
+    tables = open_tables(topic)
+    tables.read(NEVER)
+    client = AdminClient({"bootstrap.servers": kafka})
+    client.create_partitions([NewPartitions(topic.name, 5)])[topic.name].result(60)
+    producer = Producer({"bootstrap.servers": kafka})
+    for partition in range(5):
+        name = f"p{partition}"
+        producer.produce(topic.name, Row(name=name, value=partition).encode(), name.encode(), partition=partition)
+    assert producer.flush(60) == 0
+    new = {f"p{partition}": partition for partition in range(5)}
+    wait_until(lambda: tables.changes() is not None and values(tables, topic) == {"a": 1} | new)
+    put(publisher, topic, a=2)
+    producer.produce(topic.name, Row(name="p4", value=40).encode(), b"p4", partition=4)
+    assert producer.flush(60) == 0
+    wait_until(lambda: tables.changes() is not None and values(tables, topic) == {"a": 2} | new | {"p4": 40})
 
 
 def test_a_table_that_is_absent_is_waited_for_and_the_wait_ends_on_demand(describe, create, publisher, open_tables, caplog):
