@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
-from schemas.frame import Count, Frame, Name, TimeNs
+from schemas.frame import Count, Frame, TimeNs
 from schemas.solver import Reason, SolverRecord
+
+# The longest: of a record on a topic with a name of 249 letters, or of a tick of a key of 200.
+EventId = Annotated[str, StringConstraints(min_length=1, max_length=320)]
 
 
 class SkipReason(StrEnum):
@@ -34,7 +38,7 @@ class Plan(Frame):
     that, or for good without a `ttl_s`. `fallback_reason` says why a solver that was asked for did not answer.
     """
 
-    plan_id: Name = Field(description="id of the plan, equal to that of its event")
+    plan_id: EventId = Field(description="id of the plan, equal to that of its event")
     ts_ns: TimeNs = Field(description="time of the record or tick that the plan was published with, ns since 1970")
     ttl_s: float | None = Field(
         default=None, gt=0, description="seconds after `ts_ns` until which the plan may be applied; none: for good"

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 from typing import Annotated
 
 import typer
 
 from agents.registry import all_topics
-from qstream.cli.cluster import reach
+from qstream.cli.cluster import Cluster, reach
 from qstream.cli.options import AsJson, BootstrapServers, client_settings, new_app
 from qstream.cli.output import print_json, print_table
-from qstream.errors import Transient
 from qstream.stream.admin import TopicState, apply_topics, inspect_topics
 from schemas.topics import HOUR_MS, Topic
 
@@ -24,6 +24,7 @@ app = new_app(
     """
 )
 STYLES = {"ok": "green", "created": "green", "missing": "yellow", "differs": "red", "failed": "red"}
+STARTED_WITHOUT = "the embedded broker creates topics only at its start: start it again"
 TOO_FEW_BROKERS = "replication factor"  # in the broker's words
 
 
@@ -64,16 +65,15 @@ def apply(
 ) -> None:
     """Create the missing topics; what exists is compared and never changed.
 
-    Ends with exit code 1 if a topic differs or could not be created. May run any number of times.
+    Ends with exit code 1 if a topic differs or could not be created. May run any number of times. An embedded broker has
+    all topics from its start and creates none later: there, they are only compared.
 
     \b
     Example:
       qstream topics apply -b localhost:9092 --replication 3
     """
     cluster = reach(client_settings(bootstrap_servers))
-    if cluster.embedded:
-        raise Transient("the embedded broker takes no requests to create topics; those of the registry it has from its start")
-    states = apply_topics(cluster.client, all_topics(), replication)
+    states = _on_embedded(cluster) if cluster.embedded else apply_topics(cluster.client, all_topics(), replication)
     if as_json:
         print_json([dataclasses.asdict(state) for state in states])
     else:
@@ -83,6 +83,12 @@ def apply(
             typer.echo(f"Brokers of the cluster: {cluster.brokers}; name that many copies or fewer by --replication.")
     if any(state.finding in ("differs", "failed") for state in states):
         raise typer.Exit(1)
+
+
+def _on_embedded(cluster: Cluster) -> list[TopicState]:
+    """The topics of a broker that takes no requests to create any."""
+    states = inspect_topics(cluster.client, all_topics())
+    return [replace(state, finding="failed", detail=STARTED_WITHOUT) if state.finding == "missing" else state for state in states]
 
 
 def _brief(state: TopicState) -> str:

@@ -21,8 +21,6 @@ from schemas.shares import DispatchShares, SharesScore
 from schemas.solver import SolverRecord
 from schemas.topics import DISPATCH_SHARES, PLACEMENT_PLAN
 
-NAME_LENGTH = 200
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stamp:
@@ -38,11 +36,6 @@ class Stamp:
         """The n-th event of a record."""
         return cls(record.key, record.event_id(n), event_ns(record), record)
 
-    @property
-    def plan_id(self) -> str:
-        """The id as a name, without the beginning of one with a long key: its end distinguishes it from the model's other ids."""
-        return self.id[-NAME_LENGTH:]
-
 
 def event_ns(record: Record) -> int:
     """The time of a record in ns, within what int64 holds."""
@@ -57,7 +50,7 @@ def placement_event(
         decision,
         now.topology,
         model=stamp.key,
-        plan_id=stamp.plan_id,
+        plan_id=stamp.id,
         ts_ns=stamp.ts_ns,
         version=version,
         base_version=base_version,
@@ -71,7 +64,7 @@ def failed_event(stamp: Stamp, now: RoutingState, ttl_s: float) -> Event:
     topology, version = now.topology, now.in_force.version
     plan = PlacementPlan(
         model=stamp.key,
-        plan_id=stamp.plan_id,
+        plan_id=stamp.id,
         ts_ns=stamp.ts_ns,
         version=version,
         base_version=version,
@@ -89,7 +82,7 @@ def reset_event(stamp: Stamp, fresh: RoutingState, base_version: int, reason: Re
     topology = fresh.topology
     plan = PlacementPlan(
         model=stamp.key,
-        plan_id=stamp.plan_id,
+        plan_id=stamp.id,
         ts_ns=stamp.ts_ns,
         version=fresh.in_force.version,
         base_version=base_version,
@@ -112,7 +105,7 @@ def shares_event(stamp: Stamp, counts: NDArray[np.int64], now: RoutingState, ttl
     shares = dispatch_shares(load, placement, topology)
     plan = DispatchShares(
         model=stamp.key,
-        plan_id=stamp.plan_id,
+        plan_id=stamp.id,
         ts_ns=stamp.ts_ns,
         ttl_s=ttl_s,
         placement_version=now.in_force.version,

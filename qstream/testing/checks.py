@@ -12,6 +12,7 @@ from qstream.contract import Batch, Event, Processor, Record, Result, Tick, peri
 from qstream.errors import NotYet, OptionError, Poison, Transient
 from qstream.state.fields import pack, unpack
 from schemas.frame import JSON, SAFETENSORS, Frame
+from schemas.plan import Plan
 
 S = TypeVar("S", bound=Frame)
 NEVER_SEEN = "never.seen"
@@ -41,9 +42,9 @@ def check_processor(processor: Processor[S], records: Sequence[Record], splits: 
     """The processor keeps the contract on these records of one key, which may hold poison but none that waits.
 
     The same input gives the same bytes; any split into batches gives the same events, dead records and final state; the
-    state is never changed in place and survives its storage; event ids are unique and begin with their cause's. The same
-    holds of ticks, at which a processor that was just made does what one with a history does. `configure` refuses an option
-    that does not exist, and without options changes nothing.
+    state is never changed in place and survives its storage; event ids are unique and begin with their cause's, and a plan has
+    the id of its event. The same holds of ticks, at which a processor that was just made does what one with a history does.
+    `configure` refuses an option that does not exist, and without options changes nothing.
 
     Parameters
     ----------
@@ -199,6 +200,9 @@ def _check_event(processor: Processor[S], event: Event) -> tuple[str, bytes]:
 def _check_frame_of(processor: Processor[S], event: Event) -> bytes:
     assert event.topic in processor.outputs, f"{processor.name}: {event.topic.name} is not a declared output"
     assert type(event.frame) is event.topic.frame, f"{processor.name}: {type(event.frame).__name__} on {event.topic.name}"
+    if isinstance(event.frame, Plan):
+        plan_id = event.frame.plan_id
+        assert plan_id == event.id, f"{processor.name}: plan_id must be the id of its event, {event.id}, got {plan_id!r}"
     key = str(getattr(event.frame, event.topic.key))
     assert event.key == key, f"{processor.name}: event {event.id} has the key {event.key!r}, its {event.topic.key} is {key!r}"
     return event.frame.encode()

@@ -17,7 +17,10 @@ from qstream.testing.checks import check_frame, check_processor
 from qstream.testing.feed import Feed
 from qstream.testing.sample import Act, Ping, Sample, Tally
 from schemas import ExpertTopology, PlacementPlan
-from schemas.topics import TOPICS
+from schemas.frame import Name
+from schemas.plan import Plan
+from schemas.solver import SolverRecord
+from schemas.topics import TOPICS, Topic
 
 FRAMES = sorted({topic.frame for topic in TOPICS}, key=lambda frame: frame.__name__)
 AGENTS = agent_names()
@@ -107,6 +110,27 @@ class OtherKey(Twin):
         return Result([replace(event, key="other") for event in result.events], result.dead, result.state)
 
 
+class Answer(Plan):
+    name: Name
+
+    @classmethod
+    def example(cls):
+        return cls(plan_id="a", ts_ns=0, solver=SolverRecord(solver="kept"), name="a")
+
+
+ANSWERS = Topic("twin.answer.v1", Answer, "name", "plan", "plans of the twin")
+
+
+class SamePlanId(Twin):
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.outputs = (ANSWERS,)
+
+    def broken(self, batch, result, state):
+        plans = [replace(event, topic=ANSWERS, frame=Answer.example()) for event in result.events]
+        return Result(plans, result.dead, result.state)
+
+
 class Restless(Twin):
     tick_s = 0.0
 
@@ -119,6 +143,7 @@ class Restless(Twin):
         (Mutating, "changed its state in place"),
         (SameId, "an event id occurs twice"),
         (ForeignId, "does not begin with its cause's"),
+        (SamePlanId, "plan_id must be the id of its event, twin.ping.v1/0/0/0, got 'a'"),
         (OtherKey, "has the key 'other', its .* is 'a'"),
         (Restless, "tick_s must be None or a finite number of seconds above 0, got 0.0"),
     ],

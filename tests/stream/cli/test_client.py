@@ -97,23 +97,32 @@ def test_the_doctor_says_of_a_fresh_cluster_that_no_worker_has_joined_and_counts
 def test_the_embedded_broker_has_its_topics_already_and_says_so(invoke, answer_of):
     with EmbeddedKafka({topic.name: topic.partitions for topic in TOPICS}) as server:
         assert {row["finding"] for row in answer_of("topics", "list", "-b", server.bootstrap_servers)} == {"ok"}
-        result = invoke("topics", "apply", "-b", server.bootstrap_servers)
-        assert result.exit_code == 1
-        assert "embedded broker" in result.stderr
-        exactly = invoke("run", "routing", "-b", server.bootstrap_servers, "--redis", "embedded", "--delivery", "exactly_once")
+        assert {row["finding"] for row in answer_of("topics", "apply", "-b", server.bootstrap_servers)} == {"ok"}
+        servers = ("-b", server.bootstrap_servers, "--redis", "embedded", "--port", "0")
+        exactly = invoke("run", "routing", *servers, "--delivery", "exactly_once")
         assert exactly.exit_code == 2
         assert "no transactions" in exactly.stderr
 
 
+def test_the_embedded_broker_names_the_topics_that_it_was_started_without(invoke):
+    older = {topic.name: topic.partitions for topic in TOPICS if topic is not EXPERTS_LOAD}
+    with EmbeddedKafka(older) as server:
+        result = invoke("topics", "apply", "-b", server.bootstrap_servers, "--json")
+    assert result.exit_code == 1
+    failed = [row for row in json.loads(result.stdout) if row["finding"] != "ok"]
+    assert [(row["topic"], row["finding"]) for row in failed] == [(EXPERTS_LOAD.name, "failed")]
+    assert "start it again" in failed[0]["detail"]
+
+
 def test_an_agent_without_a_broker_says_so_in_one_line(invoke):
-    result = invoke("run", "routing", "--redis", "redis://127.0.0.1:1/0", "-b", NOWHERE)
+    result = invoke("run", "routing", "--redis", "redis://127.0.0.1:1/0", "-b", NOWHERE, "--port", "0")
     assert result.exit_code == 1
     assert result.stderr.startswith(f"Error: no Kafka broker answers at {NOWHERE}")
     assert result.stderr.count("\n") == 1
 
 
 def test_an_agent_does_not_start_on_a_cluster_without_its_topics(fresh_cluster, invoke):
-    result = invoke("run", "routing", "-b", fresh_cluster, "--redis", "redis://127.0.0.1:1/0")
+    result = invoke("run", "routing", "-b", fresh_cluster, "--redis", "redis://127.0.0.1:1/0", "--port", "0")
     assert result.exit_code == 1
     assert TOKENS_BATCH.name in result.stderr
     assert "qstream topics apply" in result.stderr
