@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, Self, TypeVar
 
@@ -38,7 +38,8 @@ def partition_of(topic: str, partition: int) -> TopicPartition:
 class Record:
     """One decoded record of an input topic; not to be changed.
 
-    `value` and `raw_key` are the bytes as they came, for a dead letter; `key` is the unit of order.
+    `value` and `raw_key` are the bytes as they came, for a dead letter; `key` is the unit of order; `origin` is the partition
+    that it came from.
     """
 
     topic: str
@@ -50,11 +51,10 @@ class Record:
     headers: Headers = ()
     value: bytes = b""
     raw_key: bytes | None = None
+    origin: TopicPartition = field(init=False)
 
-    @property
-    def origin(self) -> TopicPartition:
-        """The partition that it came from."""
-        return partition_of(self.topic, self.partition)
+    def __post_init__(self) -> None:
+        self.origin = partition_of(self.topic, self.partition)
 
     @property
     def id(self) -> str:

@@ -259,12 +259,17 @@ def _write_safetensors(frame: Frame) -> bytes:
 def _from_json(cls: type[Frame], data: bytes) -> Any:
     """A small body in one pass, whose tree of values is larger than Python's. What that refuses goes the long way, which
     tells a fault of the JSON from one of the frame."""
-    if len(data) <= SMALL_JSON_BYTES and b"NaN" not in data and b"Infinity" not in data:
+    if len(data) <= SMALL_JSON_BYTES and not _may_hold_nan(data):
         try:  # `suppress` takes longer than many a frame
             return cls.__pydantic_validator__.validate_json(data)
         except ValidationError:
             pass
     return cls.model_validate(_read_json(cls, data))
+
+
+def _may_hold_nan(data: bytes) -> bool:
+    """Whether NaN or Infinity stands anywhere in it. A search for one letter takes a fifth of the time of one for a word."""
+    return (b"N" in data and b"NaN" in data) or (b"I" in data and b"Infinity" in data)
 
 
 def _read_json(cls: type[Frame], text: bytes | str) -> dict[str, Any]:

@@ -182,9 +182,9 @@ class Ledger(Generic[S]):
         entry.state = state
         entry.dirty = True
         self._dirty[key] = entry
-        for record in records:
-            entry.seen[record.origin] = record.offset
-            entry.unsaved.add(record.origin)
+        newest = {record.origin: record.offset for record in records}
+        entry.seen |= newest
+        entry.unsaved |= newest.keys()
         if state is None:
             self.keys.end(key)
         else:

@@ -64,7 +64,8 @@ def observe_all(agent: str, observe: Callable[[Event], None], events: Sequence[E
 
 def count_plans(agent: str, events: Sequence[Event]) -> None:
     """Count what the plans among delivered events say of themselves: outcome, age, fallback, and how long the solver took."""
-    plans = [(event, event.frame) for event in events if isinstance(event.frame, Plan)]
+    plan_topics = {topic.name for topic in {event.topic for event in events} if issubclass(topic.frame, Plan)}
+    plans = [(event, event.frame) for event in events if event.topic.name in plan_topics and isinstance(event.frame, Plan)]
     for (topic, outcome), count in Counter((event.topic.name, plan.outcome) for event, plan in plans).items():
         PLANS.labels(agent, topic, outcome).inc(count)
     newest = {event.topic.name: plan.ts_ns for event, plan in plans}

@@ -21,7 +21,7 @@ from qstream.stream.faults import fatal_named, raise_if_fatal
 from qstream.stream.headers import event_headers, passed_on
 from qstream.stream.producers import Producers, producer_config
 from schemas.deadletter import Headers
-from schemas.frame import SAFETENSORS, ContentType, FrameError
+from schemas.frame import JSON, SAFETENSORS, FrameError
 from schemas.topics import Compression
 
 log = logging.getLogger(__name__)
@@ -133,11 +133,13 @@ class Outbox:
             else:
                 return
 
-    def _put_event(self, event: Event, content_type: ContentType = SAFETENSORS) -> None:
+    def _put_event(self, event: Event) -> None:
+        """A frame without arrays goes as JSON, which is shorter then, and any reader knows it."""
         if event.id in self._refused:
             raise KafkaException(self._refused[event.id])
         cause = event.cause
         moment = cause.timestamp_ms if cause else int(time.time() * 1000)
+        content_type = SAFETENSORS if event.topic.frame.arrays else JSON
         headers = event_headers(event.topic.name, event.id, self.source, event.key, moment, content_type)
         if cause and cause.headers:
             headers += passed_on(cause.headers)

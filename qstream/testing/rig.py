@@ -26,7 +26,7 @@ from qstream.stream.headers import headers_of
 from qstream.stream.loop import BatchLoop
 from qstream.testing.sample import Ping, Pong, Sample, Tally
 from schemas.deadletter import DeadLetter, Headers
-from schemas.frame import SAFETENSORS
+from schemas.frame import JSON, SAFETENSORS
 from schemas.topics import Topic
 
 T = TypeVar("T")
@@ -294,7 +294,7 @@ class Rig:
     def pongs(self, isolation: str = "read_committed") -> list[tuple[str, Pong]]:
         """Id and frame of every event so far."""
         found = self.tail(self.sample.pongs, isolation)
-        return [(header(message, "ce_id"), Pong.decode(message.value())) for message in found]
+        return [(header(message, "ce_id"), Pong.decode(message.value(), JSON)) for message in found]
 
     def expected_ids(self, count: int) -> set[str]:
         """The ids of the events of all pings, once `count` of them are there."""

@@ -57,7 +57,7 @@ def test_an_event_keeps_the_key_and_carries_cloudevents_headers_and_the_trace_of
         "ce_source": f"qstream/{rig.sample.name}".encode(),
         "ce_type": rig.sample.pongs.name.encode(),
         "ce_subject": b"a",
-        "content-type": b"application/vnd.safetensors",
+        "content-type": b"application/json",
         "traceparent": TRACE.encode(),
         "tracestate": b"x=1",
     }
