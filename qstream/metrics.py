@@ -22,6 +22,11 @@ END_TO_END_SECONDS = Histogram(
 )
 LAG = Gauge("qstream_consumer_lag_records", "Records not yet committed by the group", ["agent", "topic"])
 REBALANCES = Counter("qstream_rebalances_total", "Partition assignments and revocations", ["agent", "kind"])
+RESTARTED = Counter(
+    "qstream_partitions_restarted_total",
+    "Partitions read from their start: the topic was created again or restored",
+    ["agent", "topic"],
+)
 CONFLICTS = Counter("qstream_state_conflicts_total", "State writes refused, states that cannot be read", ["agent", "kind"])
 STATE_BYTES = Counter("qstream_state_written_bytes_total", "Bytes of state fields written", ["agent"])
 DEGRADED = Gauge("qstream_degraded", "1 while the agent decides from memory because Redis does not answer", ["agent"])

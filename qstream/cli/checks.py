@@ -22,9 +22,12 @@ from qstream.cli.cluster import Cluster, reach
 from qstream.config import EMBEDDED, Settings
 from qstream.embedded.kafka import EmbeddedKafka
 from qstream.embedded.redis import EmbeddedRedis
-from qstream.errors import ConfigError, StoreUnavailable, Transient
+from qstream.errors import ConfigError, QstreamError, StoreUnavailable, Transient
+from qstream.state.connection import Connection
+from qstream.state.logs import LogIndex, is_another
 from qstream.stream.admin import inspect_topics
 from qstream.stream.groups import group_state
+from qstream.stream.identity import Identities
 
 PACKAGES: Final = ("confluent-kafka", "faust-streaming", "numba", "numpy", "pydantic", "redis", "safetensors")
 REDIS_ANSWER_S: Final = 3.0
@@ -105,6 +108,31 @@ def check_broker(settings: Settings) -> list[Check]:
     ours = len(cluster.topics & topics_by_name().keys())
     broker = Check("ok", "broker", f"{settings.bootstrap_servers} answers, {ours} of our topics")
     return [broker, *_check_topics(cluster), *_check_groups(cluster, settings)]
+
+
+def check_logs(settings: Settings) -> list[Check]:
+    """Topics that were created again since an agent read them: the offsets in its states are those of another log."""
+    url = settings.redis_url.get_secret_value()
+    if EMBEDDED in (settings.bootstrap_servers, url):
+        return []
+    known = Identities(settings, list(topics_by_name())).ask(GROUPS_ANSWER_S)
+    found = []
+    for agent in all_agents():
+        try:
+            logs = LogIndex(Connection(url, agent.name, int(REDIS_ANSWER_S * 1000))).known()
+        except QstreamError:  # which the checks of Redis name
+            return []
+        names = {at.topic for at, (_, identity) in logs.items() if is_another(known.get(at.topic, identity), identity)}
+        found += [
+            Check(
+                "warn",
+                f"topic {name}",
+                f"created again since {agent.name} read it",
+                f"nothing to do: the next worker reads it from its start, with the states as they are: qstream run {agent.name}",
+            )
+            for name in sorted(names)
+        ]
+    return found
 
 
 def check_redis(url: str) -> list[Check]:

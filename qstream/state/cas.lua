@@ -4,25 +4,27 @@
 -- ARGV     1 version and 2 writer that the caller expects to find, 3 version and 4 writer to leave there,
 --          5 '1' if the fields sent are the whole state, 6 D, 7 E, 8 O: how many names and pairs follow,
 --          9 milliseconds after which the hash is deleted, 0 for never,
---          D names to delete, E pairs epoch:<topic>:<partition>, O pairs offset:<topic>:<partition>,
---          then pairs of fields to set.
+--          D names to delete, E times epoch:<topic>:<partition>, its value, offset:<topic>:<partition> and the epoch since
+--          which that partition has its present log, O pairs offset:<topic>:<partition>, then pairs of fields to set.
 -- Reply    {'ok'} | {'stale', field, its value} | {'conflict', version, what} | {'resend', version, writer}
 
 local key = KEYS[1]
 local expected, new_version, writer, whole = tonumber(ARGV[1]), ARGV[3], ARGV[4], ARGV[5] == '1'
 local first_epoch = 10 + tonumber(ARGV[6])
-local first_offset = first_epoch + 2 * tonumber(ARGV[7])
+local first_offset = first_epoch + 4 * tonumber(ARGV[7])
 local first_field = first_offset + 2 * tonumber(ARGV[8])
 
 local function integer(text)
   return text and string.match(text, '^%d+$') and tonumber(text) or nil
 end
 
-for i = first_epoch, first_offset - 1, 2 do
+local of_another_log = {}
+for i = first_epoch, first_offset - 1, 4 do
   local held = integer(redis.call('HGET', key, ARGV[i]))
   if held and held > tonumber(ARGV[i + 1]) then
     return {'stale', ARGV[i], string.format('%.0f', held)}
   end
+  of_another_log[ARGV[i + 2]] = held and held < tonumber(ARGV[i + 3])
 end
 
 local head = redis.call('HMGET', key, 'version', 'writer')
@@ -38,7 +40,7 @@ local offsets = {}
 for i = first_offset, first_field - 1, 2 do
   offsets[ARGV[i]] = true
   local held = integer(redis.call('HGET', key, ARGV[i]))
-  if held and held > tonumber(ARGV[i + 1]) then
+  if held and held > tonumber(ARGV[i + 1]) and not of_another_log[ARGV[i]] then
     return {'conflict', version_text, ARGV[i] .. ' is ' .. string.format('%.0f', held)}
   end
 end
@@ -49,7 +51,7 @@ end
 if version ~= expected or last_writer ~= ARGV[2] then
   local replaceable = version <= expected
   local last_epoch = string.match(last_writer, '^%d+')
-  for i = first_epoch, first_offset - 1, 2 do
+  for i = first_epoch, first_offset - 1, 4 do
     replaceable = replaceable or ARGV[i + 1] == last_epoch
   end
   for _, field in ipairs(redis.call('HKEYS', key)) do
@@ -61,7 +63,10 @@ end
 -- Set before delete: the first command that a full or read-only Redis refuses leaves the hash as it was.
 redis.call('HSET', key, 'version', new_version, 'writer', writer)
 local sent = {}
-for i = first_epoch, #ARGV, 2 do
+for i = first_epoch, first_offset - 1, 4 do
+  redis.call('HSET', key, ARGV[i], ARGV[i + 1])
+end
+for i = first_offset, #ARGV, 2 do
   redis.call('HSET', key, ARGV[i], ARGV[i + 1])
   sent[ARGV[i]] = true
 end

@@ -16,6 +16,7 @@ from qstream.errors import StaleEpoch, StoreConflict
 from qstream.state.connection import Connection
 from qstream.state.fields import is_state_field, unpack
 from qstream.state.keys import KeyIndex
+from qstream.state.logs import LogIndex
 from qstream.state.write import Delta, Stored, Write, delta
 from schemas.frame import Frame, FrameError
 
@@ -69,6 +70,7 @@ class StateStore(Generic[S]):
         self._redis = Connection(url, module, timeout_ms)
         self._client = self._redis.client
         self.index = KeyIndex(self._redis)
+        self.logs = LogIndex(self._redis)
 
     def new_epoch(self) -> int:
         """Number a new assignment: higher than every number before, over all workers and restarts of Redis."""
@@ -204,6 +206,7 @@ class StateStore(Generic[S]):
         stored: Stored[S] = Stored(
             version=_integer(raw.get("version")),
             offsets=_by_partition(raw, "offset:"),
+            epochs=_by_partition(raw, "epoch:"),
             fields=fields,
             writer=raw.get("writer", b""),
             expires_at=expires_at,
@@ -221,10 +224,10 @@ def _integer(text: bytes | None) -> int:
 
 
 def _by_partition(raw: Mapping[str, bytes], prefix: str) -> dict[TopicPartition, int]:
-    """Offsets by partition from fields ``<prefix><topic>:<partition>``; other fields are left out."""
+    """Numbers by partition from fields ``<prefix><topic>:<partition>``, -1 where nothing was seen; other fields are left out."""
     found = {}
     for name, value in raw.items():
         topic, _, partition = name.removeprefix(prefix).rpartition(":")
-        if name.startswith(prefix) and topic and partition.isdecimal() and value.isdigit():
+        if name.startswith(prefix) and topic and partition.isdecimal() and (value.isdigit() or value == b"-1"):
             found[TopicPartition(topic, int(partition))] = int(value)
     return found

@@ -21,10 +21,10 @@ S = TypeVar("S", bound=Frame)
 class Stored(Generic[S]):
     """What the store holds of one key, as loaded or last saved; the default is nothing.
 
-    `offsets` are the highest ones that the state has seen. `writer` marks the write that left it. `reason` says why there
-    is no `state` although the store holds something: it is damaged or of another major version, so the key starts cold.
-    `written_bytes` are the bytes of state that the last save sent. `expires_at` is when the store deletes it, by this
-    process's `time.monotonic`, None for never; the store may be a little later.
+    `offsets` are the highest ones that the state has seen, `epochs` those in which they were written. `writer` marks the write
+    that left it. `reason` says why there is no `state` although the store holds something: it is damaged or of another major
+    version, so the key starts cold. `written_bytes` are the bytes of state that the last save sent. `expires_at` is when the
+    store deletes it, by this process's `time.monotonic`, None for never; the store may be a little later.
     """
 
     state: S | None = None
@@ -35,6 +35,7 @@ class Stored(Generic[S]):
     reason: str | None = None
     written_bytes: int = 0
     expires_at: float | None = None
+    epochs: Mapping[TopicPartition, int] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -49,7 +50,8 @@ class Write(Generic[S]):
     `epochs` are those of this worker's assignments, at least of every partition in `offsets`; a tick's write has no new
     offsets but the epochs of the partitions that feed the key. For an unchanged state pass ``stored.state``;
     None leaves the key with offsets and no state. After `ttl_s` seconds the store deletes all that it holds of the key,
-    unless another write came; None is never.
+    unless another write came; None is never. `since` are the epochs since which partitions have their present log: a stored
+    offset that was written in an earlier one does not stand against the write.
     """
 
     key: str
@@ -58,6 +60,7 @@ class Write(Generic[S]):
     offsets: Mapping[TopicPartition, int]
     epochs: Mapping[TopicPartition, int]
     ttl_s: float | None = None
+    since: Mapping[TopicPartition, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if unfenced := [str(partition) for partition in self.offsets if partition not in self.epochs]:
@@ -98,9 +101,10 @@ def delta(write: Write[S], found: Stored[S], whole: bool = False) -> Delta[S]:
         str(0 if write.ttl_s is None else max(1, round(write.ttl_s * 1000))),
         *deleted,
     ]
-    for prefix, numbers in (("epoch", write.epochs), ("offset", offsets)):
-        for partition, number in numbers.items():
-            arguments += (f"{prefix}:{partition}", str(number))
+    for partition, epoch in write.epochs.items():
+        arguments += (f"epoch:{partition}", str(epoch), f"offset:{partition}", str(write.since.get(partition, 0)))
+    for partition, offset in offsets.items():
+        arguments += (f"offset:{partition}", str(offset))
     for name, value in changed.items():
         arguments += (name, value)
     expires_at = None if write.ttl_s is None else time.monotonic() + write.ttl_s

@@ -18,6 +18,7 @@ from qstream.config import Settings, load_settings
 from qstream.errors import ConfigError, DeliveryFailed
 from qstream.stream.faults import raise_if_fatal
 from qstream.stream.headers import event_headers, headers_of
+from qstream.stream.identity import Identities
 from qstream.stream.partition import partition_of_key
 from qstream.stream.producers import Producers, producer_config
 from qstream.stream.read import LOOK_S, Growth, frame_of, open_reader
@@ -29,6 +30,7 @@ from schemas.wording import Shown, must_be
 
 log = logging.getLogger(__name__)
 F = TypeVar("F", bound=Frame)
+ANSWER_S = 5.0
 REMEMBERED_IDS = 100_000
 MAX_LATEST_KEYS = 4096
 MAX_LATEST_BYTES = 256 << 20
@@ -170,9 +172,10 @@ class PlanSubscriber(Generic[F]):
         self._ids: OrderedDict[str, None] = OrderedDict()
         self._assigned = threading.Event()
         self._growth: Growth | None = None
-        base = settings or load_settings()
+        base = (settings or load_settings()).model_copy(update={"bootstrap_servers": bootstrap_servers})
+        self._logs = Identities(base, [topic.name])
         if group is None:
-            self._consumer = self._read_alone(base.model_copy(update={"bootstrap_servers": bootstrap_servers}), from_start)
+            self._consumer = self._read_alone(base, from_start)
         else:
             self._consumer = Consumer(
                 {
@@ -199,6 +202,7 @@ class PlanSubscriber(Generic[F]):
         key = self._key
         choose = None if key is None else lambda partitions: [partition_of_key(key, len(partitions))]
         self._growth = Growth(consumer, [(self.topic.name, partition) for partition in starts], choose)
+        self._logs.ask(ANSWER_S)
         self._assigned.set()
         return consumer
 
@@ -219,6 +223,8 @@ class PlanSubscriber(Generic[F]):
         if self._growth is not None:
             self._growth.take_up()
         deadline = time.monotonic() + timeout_s
+        if self._logs.changes():
+            self._read_from_start()
         while (message := self._consumer.poll(max(0.0, deadline - time.monotonic()))) is not None:
             error = message.error()
             if error is None:
@@ -252,7 +258,18 @@ class PlanSubscriber(Generic[F]):
         self.close()
 
     def _note_assignment(self, _consumer: Consumer, _partitions: object) -> None:
+        if not self._assigned.is_set():
+            self._logs.ask(ANSWER_S)
         self._assigned.set()
+
+    def _read_from_start(self) -> None:
+        """The topic was created again: all that it has is new."""
+        log.warning("%s is another log than before, its topic was created again: read from its start", self.topic.name)
+        for at in self._consumer.assignment():
+            try:
+                self._consumer.seek(KafkaPartition(at.topic, at.partition, OFFSET_BEGINNING))
+            except KafkaException as exc:  # it was only just assigned, and begins at the start of the new log anyway
+                log.debug("%s cannot seek: %s", at, exc.args[0])
 
     def _take(self, message: Message, now_ns: int | None = None) -> F | None:
         try:
@@ -286,9 +303,14 @@ class PlanSubscriber(Generic[F]):
 
 
 def _event_id(message: Message) -> str:
-    """The id in the headers; without one, the record's place."""
-    given = dict(headers_of(message)).get("ce_id")
-    return given.decode(errors="replace") if given else f"{message.topic()}/{message.partition()}/{message.offset()}"
+    """The id in the headers; without one, the record's place. Both with the time of the record or of its cause: ids repeat
+    when a topic is created again. A tick's event has its id alone, for its time is another one at each repetition."""
+    headers = dict(headers_of(message))
+    given, moment = headers.get("ce_id"), headers.get("ce_time")
+    if not given:
+        return f"{message.topic()}/{message.partition()}/{message.offset()} {message.timestamp()[1]}"
+    name = given.decode(errors="replace")
+    return name if moment is None or name.startswith("tick/") else f"{name} {moment.decode(errors='replace')}"
 
 
 class Exchange(Generic[F]):

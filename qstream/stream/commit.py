@@ -21,6 +21,7 @@ from schemas.frame import Frame
 S = TypeVar("S", bound=Frame)
 T = TypeVar("T")
 STORE_RETRY_S = 0.5
+NOTHING_SEEN = -1
 ENDED_S = 86_400.0  # how long the offsets that an ended key has seen are kept: its last records may be delivered again
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,9 @@ class Ledger(Generic[S]):
     """What this worker has processed and the store and the broker may not know yet.
 
     `positions` are the next offsets after what was processed, `durable` those whose states are written and whose commit
-    was asked for, `refused` the partitions where it must be asked for again. While the store is away, states live here,
+    was asked for, `refused` the partitions where it must be asked for again. `identities` says by topic which log it is now;
+    `restarted` are the partitions whose log is another one than the stored offsets are of: they must be read from their start
+    before anything else. While the store is away, states live here,
     their partitions are not committed, and `uncommitted` grows.
     """
 
@@ -41,17 +44,23 @@ class Ledger(Generic[S]):
         max_keys: int = 4096,
         max_bytes: int = 1 << 29,
         ttl_s: float | None = None,
+        is_beyond: Callable[[TopicPartition, int], bool] = lambda partition, offset: False,
     ) -> None:
+        """`is_beyond` says whether a partition's log ends at an offset or before it."""
         self.store = store
         self.agent = agent
         self.ttl_s = ttl_s
+        self.is_beyond = is_beyond
         self.keys = Keys()
         self.positions: dict[TopicPartition, int] = {}
         self.durable: dict[TopicPartition, int] = {}
         self.refused: set[TopicPartition] = set()
         self._cache: Cache[S] = Cache(max_keys, max_bytes)
         self._dirty: dict[str, Entry[S]] = {}
+        self.identities: Mapping[str, str] = {}
+        self.restarted: set[TopicPartition] = set()
         self._epochs: dict[TopicPartition, int] = {}
+        self._since: dict[TopicPartition, int] = {}
         self._away_until = 0.0
 
     @property
@@ -62,9 +71,35 @@ class Ledger(Generic[S]):
     def adopt(self, partitions: Iterable[TopicPartition]) -> None:
         """Take a new epoch for partitions just assigned, which fences their earlier owners; `StoreUnavailable`."""
         missing = [partition for partition in partitions if partition not in self._epochs]
-        if missing and self.store is not None:
-            epoch = self._ask(self.store.new_epoch)
+        store = self.store
+        if missing and store is not None:
+            epoch = self._ask(store.new_epoch)
+            logs = {partition: self.identities[partition.topic] for partition in missing if partition.topic in self.identities}
+            since = self._ask(lambda: store.logs.take(logs, epoch)) if logs else {}
             self._epochs |= dict.fromkeys(missing, epoch)
+            self._since |= since
+            self._restart({partition for partition, start in since.items() if start == epoch})
+
+    def adopt_again(self, partitions: Iterable[TopicPartition]) -> None:
+        """Take a new epoch for partitions of ours, because `identities` says that their log is another one."""
+        for partition in partitions:
+            self._epochs.pop(partition, None)
+        self.adopt(partitions)
+
+    def _restart(self, partitions: set[TopicPartition]) -> None:
+        """Nothing was seen of these partitions, whatever the states say."""
+        self.restarted |= partitions
+        for _, entry in self._cache:
+            entry.seen |= dict.fromkeys(partitions & entry.seen.keys(), NOTHING_SEEN)
+
+    def read_from_start(self, partitions: Iterable[TopicPartition]) -> None:
+        """Take note that these partitions are read from their start now."""
+        gone = set(partitions)
+        self.restarted -= gone
+        self.refused -= gone
+        for table in (self.positions, self.durable):
+            for partition in gone & table.keys():
+                del table[partition]
 
     def find_keys(self) -> None:
         """Read from the index which keys feed on the partitions that have come to us; `StoreUnavailable`."""
@@ -77,10 +112,11 @@ class Ledger(Generic[S]):
     def release(self, partitions: Iterable[TopicPartition]) -> set[TopicPartition]:
         """Drop all that belongs to partitions which are no longer ours. Returns the others to be read again."""
         gone = set(partitions)
-        for table in (self.positions, self.durable, self._epochs):
+        for table in (self.positions, self.durable, self._epochs, self._since):
             for partition in gone & table.keys():
                 del table[partition]
         self.refused -= gone
+        self.restarted -= gone
         self.keys.release(gone)
         for _, entry in self._cache:
             entry.held -= gone
@@ -161,6 +197,8 @@ class Ledger(Generic[S]):
         """
         entry = self.entry(key)
         origins = {record.origin for record in records}
+        if origins & self.restarted:
+            raise StoreUnavailable(f"{', '.join(map(str, origins & self.restarted))} must be read from the start first")
         if (origins & self._epochs.keys()) - entry.held:
             if entry.dirty:
                 raise StoreUnavailable(f"the state of {key!r} is not saved yet, and a partition that feeds it has come since")
@@ -170,9 +208,25 @@ class Ledger(Generic[S]):
         unseen = (
             [record for record in records if record.offset > entry.seen.get(record.origin, -1)] if entry.seen else list(records)
         )
+        if len(unseen) < len(records):
+            self._find_shorter_logs(entry, origins)
         if unseen:
             self.keys.wake(key)
         return unseen
+
+    def _find_shorter_logs(self, entry: Entry[S], origins: set[TopicPartition]) -> None:
+        """`StoreUnavailable` if a log ends before the offset that the state has seen: it was restored, and nothing says so."""
+        store = self.store
+        shorter = {
+            partition for partition in origins & self._epochs.keys() if self.is_beyond(partition, entry.seen.get(partition, -1))
+        }
+        if shorter and store is not None:
+            epoch = self._ask(store.new_epoch)
+            self._ask(lambda: store.logs.restart(shorter, epoch))
+            self._epochs |= dict.fromkeys(shorter, epoch)
+            self._since |= dict.fromkeys(shorter, epoch)
+            self._restart(shorter)
+            raise StoreUnavailable(f"the log of {', '.join(map(str, shorter))} ends before what the state of a key has seen")
 
     def stage(self, key: str, state: S | None, records: Sequence[Record]) -> None:
         """Take a new state that has seen `records`, None where the key ends; `save` writes it. Without a store none is kept."""
@@ -253,7 +307,8 @@ class Ledger(Generic[S]):
         """Only partitions that are ours are fenced and moved on; other workers may feed the same key from theirs."""
         epochs = {partition: self._epochs[partition] for partition in entry.seen if partition in self._epochs}
         ttl_s = ENDED_S if entry.state is None else self.ttl_s
-        return Write(key, entry.stored, entry.state, {partition: entry.seen[partition] for partition in epochs}, epochs, ttl_s)
+        offsets = {partition: entry.seen[partition] for partition in epochs}
+        return Write(key, entry.stored, entry.state, offsets, epochs, ttl_s, self._since)
 
     def _load(self, keys: Sequence[str]) -> list[Entry[S]]:
         store = self.store
@@ -269,7 +324,9 @@ class Ledger(Generic[S]):
             log.error("the stored state of %r cannot be read, it starts cold: %s", key, stored.reason)
             CONFLICTS.labels(self.agent, "unreadable").inc()
             stored = replace(stored, offsets={})
-        return self._cache.put(key, Entry(stored, stored.state, dict(stored.offsets), held=set(self._epochs)))
+        epochs, since = stored.epochs, self._since
+        seen = {p: n if epochs.get(p, 0) >= since.get(p, 0) else NOTHING_SEEN for p, n in stored.offsets.items()}
+        return self._cache.put(key, Entry(stored, stored.state, seen, held=set(self._epochs)))
 
     def _drop(self, key: str) -> None:
         self._cache.drop(key)

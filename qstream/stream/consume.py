@@ -19,6 +19,7 @@ from qstream.stream.faults import fatal_named, raise_first, raise_if_fatal
 log = logging.getLogger(__name__)
 CHUNK = 128
 ENDS_ANSWER_S = 0.2
+ANSWER_S = 5.0
 STATISTICS_MS = 2000
 METADATA_MS = 3000  # a topic that is created late is noticed by then
 FROM_START: int = OFFSET_BEGINNING
@@ -188,6 +189,17 @@ class Intake:
                 return found
         known: tuple[int, int] = self._consumer.get_watermark_offsets(at, cached=True)
         return known
+
+    def is_beyond(self, partition: TopicPartition, offset: int) -> bool:
+        """Whether the partition ends at `offset` or before it; False if no broker answers. Only from the thread that polls."""
+        at = KafkaPartition(*partition)
+        if offset < 0 or self._consumer.get_watermark_offsets(at, cached=True)[1] > offset:
+            return False
+        try:
+            end: int = self._consumer.get_watermark_offsets(at, timeout=ANSWER_S)[1]
+        except KafkaException:
+            return False
+        return end <= offset
 
     def group_metadata(self) -> object:
         """What a transaction needs to send offsets for this member."""

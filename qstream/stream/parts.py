@@ -14,6 +14,7 @@ from qstream.stream.answer import Pace
 from qstream.stream.commit import Ledger
 from qstream.stream.consume import Intake
 from qstream.stream.control import Controlled
+from qstream.stream.identity import Identities
 from qstream.stream.needs import Needs
 from qstream.stream.observe import LagReport
 from qstream.stream.produce import Outbox
@@ -57,14 +58,21 @@ class Parts(Generic[S]):
         self.compacted = {topic.name for topic in processor.inputs if topic.compacted}
         self.intake = Intake(settings, self.agent, list(self.topics))
         self.outbox = Outbox(settings, self.agent, letters)
-        self.ledger: Ledger[S] = Ledger(store, self.agent, max_keys=settings.max_cached_keys, max_bytes=settings.max_cached_bytes)
+        self.ledger: Ledger[S] = Ledger(
+            store,
+            self.agent,
+            max_keys=settings.max_cached_keys,
+            max_bytes=settings.max_cached_bytes,
+            is_beyond=self.intake.is_beyond,
+        )
         self.waiting = Waiting(settings, self.agent)
         self.retry = Retry(settings, self.agent, self.intake, self.waiting)
         self.replays = Replays(self.ledger, self.intake)
         self.ticks = Ticks(self.ledger, self.intake, self.topics)
         self.pace = Pace(settings.max_turn_ms / 1000)
         transactional = self.outbox.transactional
-        self.settling = Settling(settings, self.intake, self.ledger, self.waiting, self.replays, transactional)
+        logs = Identities(settings, list(self.topics))
+        self.settling = Settling(settings, self.intake, self.ledger, self.waiting, self.replays, logs, transactional)
         self.lag = LagReport(self.agent)
         self.warm = self.running = False
         self._stop = threading.Event()

@@ -48,8 +48,8 @@ def dead_records(settings: Settings, agent: str) -> tuple[list[DeadRecord], int]
         except FrameError:
             continue
     memory = _recall(settings, agent, {message.partition() for message in messages})
-    done = {letter.id for letter, message in letters if _remembers(memory, message)}
-    return [DeadRecord(letter, message, letter.id in done) for letter, message in letters], len(messages) - len(letters)
+    done = {_failed(letter) for letter, message in letters if _remembers(memory, message)}
+    return [DeadRecord(letter, message, _failed(letter) in done) for letter, message in letters], len(messages) - len(letters)
 
 
 def named_letters(agent: str, records: Sequence[DeadRecord], ids: Iterable[str]) -> list[DeadRecord]:
@@ -70,7 +70,7 @@ def choose_letters(agent: str, records: Sequence[DeadRecord], ids: Iterable[str]
                 f"dead letter {record.letter.id} came without the record's {size} bytes, which were too large to go with it; "
                 f"they are at that topic, partition and offset as long as the topic keeps them: publish them again from there"
             )
-    chosen = {record.letter.id: record for record in reversed(named) if not record.redriven}
+    chosen = {_failed(record.letter): record for record in reversed(named) if not record.redriven}
     return sorted(chosen.values(), key=lambda record: (record.message.partition(), record.message.offset()))
 
 
@@ -105,6 +105,11 @@ def redrive(settings: Settings, agent: str, records: Sequence[DeadRecord], ids: 
             publisher.publish_raw(record.letter.topic, record.message.key(), record.message.value(), _headers(record))
     _remember(settings, agent, memory)
     return sent
+
+
+def _failed(letter: DeadLetter) -> tuple[str, int]:
+    """The record that failed: by its time as well, because offsets repeat when a topic is created again."""
+    return letter.id, letter.timestamp_ms
 
 
 def _headers(record: DeadRecord) -> list[tuple[str, bytes | None]]:

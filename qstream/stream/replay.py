@@ -113,10 +113,12 @@ class Replays(Generic[S]):
         and the write of its states, read from there. Returns those partitions; all of them if `wait` says to stop."""
         while True:
             try:
+                self.ledger.adopt(new)
                 watermarks = self.ledger.watermarks()
-                committed = {p: Answered.of(*found) for p, found in self.intake.committed_notes(new, ANSWER_S).items()}
+                known = new - self.ledger.restarted
+                committed = {p: Answered.of(*found) for p, found in self.intake.committed_notes(known, ANSWER_S).items()}
                 # Marked before the first transaction, or a crash right after it would leave no sign of states behind it.
-                self.ledger.mark({p: committed[p].next if p in committed else 0 for p in new - watermarks.keys()})
+                self.ledger.mark({p: committed[p].next if p in committed else 0 for p in new - (watermarks.keys() & known)})
             except (StoreUnavailable, KafkaException) as exc:
                 log.warning("waiting for the place to start from: %s", exc)
                 if wait():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 from confluent_kafka import Message
@@ -11,9 +12,10 @@ from confluent_kafka import Message
 from qstream.config import Settings
 from qstream.contract import TopicPartition
 from qstream.errors import StoreUnavailable
-from qstream.metrics import DEGRADED
+from qstream.metrics import DEGRADED, RESTARTED
 from qstream.stream.commit import Ledger
-from qstream.stream.consume import FROM_START, Intake, came_from
+from qstream.stream.consume import ANSWER_S, FROM_START, Intake, came_from
+from qstream.stream.identity import Identities
 from qstream.stream.replay import Replays
 from qstream.stream.wait import FIRST_RETRY_S, Waiting
 from schemas.frame import Frame
@@ -34,7 +36,14 @@ class Settling(Generic[S]):
     """
 
     def __init__(
-        self, settings: Settings, intake: Intake, ledger: Ledger[S], waiting: Waiting, replays: Replays[S], transactional: bool
+        self,
+        settings: Settings,
+        intake: Intake,
+        ledger: Ledger[S],
+        waiting: Waiting,
+        replays: Replays[S],
+        identities: Identities,
+        transactional: bool,
     ) -> None:
         self.max_uncommitted = settings.max_uncommitted_records
         self.intake = intake
@@ -42,6 +51,7 @@ class Settling(Generic[S]):
         self.waiting = waiting
         self.replays = replays
         self.transactional = transactional
+        self.identities = identities
         self.degraded = self.stalled = False
 
     def settle(self) -> None:
@@ -75,13 +85,46 @@ class Settling(Generic[S]):
         self.waiting.drop(lost)
         moved = self.ledger.release(lost)
         self._read_again(moved)
+        others = self._find_logs(new)
         if self.transactional and new:
             moved |= self.replays.find(new, tables, stopped)
+        moved |= self._read_from_start(others | self.ledger.restarted)
         # A compacted input is a table: whatever the group has committed, all of it is read; states skip what they have seen.
         for partition in [partition for partition in new if partition.topic in tables]:
             self.intake.seek(partition, FROM_START)
             moved.add(partition)
         return [message for message in messages if came_from(message) not in moved] if moved else messages
+
+    def _find_logs(self, new: set[TopicPartition]) -> set[TopicPartition]:
+        """Fence what is new, and learn which log it is; the partitions whose log was replaced while they were ours."""
+        changed = self.identities.changes()
+        others = {partition for partition in self.intake.assigned - new if partition.topic in changed}
+        if new:
+            self.ledger.identities = self.identities.ask(ANSWER_S)
+        elif changed:
+            self.ledger.identities = {**self.ledger.identities, **changed}
+        try:
+            self.ledger.adopt_again(others)
+            self.ledger.adopt(new)
+        except StoreUnavailable as exc:
+            log.debug("epochs are taken later: %s", exc)
+        return others
+
+    def _read_from_start(self, partitions: set[TopicPartition]) -> set[TopicPartition]:
+        """Begin anew with logs that are not those of the stored offsets."""
+        for partition in sorted(partitions):
+            log.warning("%s is another log than before: its topic was created again or restored; read from its start", partition)
+            RESTARTED.labels(self.ledger.agent, partition.topic).inc()
+            self.intake.seek(partition, FROM_START)
+        if partitions:
+            self.waiting.drop(partitions)
+            self.replays.release(partitions)
+            self.ledger.read_from_start(partitions)
+            self.intake.commit(dict.fromkeys(partitions, 0))
+            if self.transactional:
+                with suppress(StoreUnavailable):
+                    self.ledger.mark(dict.fromkeys(partitions, 0))
+        return partitions
 
     def _read_again(self, partitions: set[TopicPartition]) -> None:
         """Process again what a moved-on state has not seen; what a transaction has committed is not emitted twice."""

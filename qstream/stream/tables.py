@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message
 from confluent_kafka import TopicPartition as KafkaPartition
@@ -12,6 +12,7 @@ from confluent_kafka import TopicPartition as KafkaPartition
 from qstream.config import Settings
 from qstream.errors import Transient
 from qstream.stream.faults import raise_if_fatal
+from qstream.stream.identity import Identities
 from qstream.stream.read import Growth, frame_of, partitions_of, reader
 from schemas.frame import Frame, FrameError
 from schemas.topics import Topic
@@ -27,7 +28,7 @@ class Tables:
     """The newest frame by key of some topics, used by one thread; the Kafka client fetches in threads of its own.
 
     `rows` has them by topic name and key. A record without value ends its row. An unreadable record is logged and changes
-    nothing.
+    nothing. A topic that is created again is read again; then rows that it no longer has end.
     """
 
     def __init__(self, settings: Settings, topics: Sequence[Topic]) -> None:
@@ -37,6 +38,8 @@ class Tables:
         self._consumer: Consumer | None = None
         self._growth: Growth | None = None
         self._unread: set[tuple[str, int]] = set()
+        self._logs: Identities | None = None
+        self._old: dict[str, set[str]] = {}  # keys of rows by topic that the new log has not had yet
 
     def read(self, stop: threading.Event) -> None:
         """Read every topic up to its end; wait for a topic that is absent and a broker that does not answer, until `stop`."""
@@ -57,6 +60,8 @@ class Tables:
         if self._growth is not None:
             self._growth.take_up()
         changed: set[str] = set()
+        if self._logs is not None and (others := self._logs.changes()):
+            self._read_again(others)
         for _ in range(MAX_AT_ONCE if self._consumer else 0):
             topic = self._poll(0.0)
             if topic is None:
@@ -77,9 +82,30 @@ class Tables:
     def _open(self) -> None:
         self._consumer = self._consumer or reader(self._settings)
         found = [(name, at) for name in self._topics for at in partitions_of(self._consumer, name, ANSWER_S)]
-        self._consumer.assign([KafkaPartition(name, at, OFFSET_BEGINNING) for name, at in found])
-        self._unread = set(found)
+        self._logs = self._logs or Identities(self._settings, list(self._topics))
+        self._logs.ask(ANSWER_S)
+        self._read_from_start(self._consumer, found)
         self._growth = Growth(self._consumer, found)
+
+    def _read_from_start(self, consumer: Consumer, partitions: Sequence[tuple[str, int]]) -> None:
+        consumer.assign([KafkaPartition(name, at, OFFSET_BEGINNING) for name, at in partitions])
+        self._unread = set(partitions)
+
+    def _read_again(self, topics: Iterable[str]) -> None:
+        assert self._consumer is not None
+        for name in topics:
+            log.warning("table %s is another log than before, its topic was created again: read from its start", name)
+            self._old[name] = set(self.rows[name])
+        self._read_from_start(self._consumer, [(at.topic, at.partition) for at in self._consumer.assignment()])
+
+    def _end_old_rows(self, topic: str) -> bool:
+        """Whether rows ended because the whole topic is read again and did not have them."""
+        if any(name == topic for name, _ in self._unread):
+            return False
+        old = self._old.pop(topic, set())
+        for key in old:
+            self.rows[topic].pop(key, None)
+        return bool(old)
 
     def _poll(self, timeout_s: float) -> str | None:
         """The topic of the next record that has changed a row, an empty text for what has not; None if nothing came."""
@@ -92,9 +118,9 @@ class Tables:
             return message.topic() if self._take(message) else ""
         if error.code() == KafkaError._PARTITION_EOF:
             self._unread.discard((message.topic(), message.partition()))
-        else:
-            raise_if_fatal(error)
-            log.warning("table: %s", error)
+            return message.topic() if self._end_old_rows(message.topic()) else ""
+        raise_if_fatal(error)
+        log.warning("table: %s", error)
         return ""
 
     def _take(self, message: Message) -> bool:
@@ -107,5 +133,7 @@ class Tables:
         except FrameError as exc:
             log.error("unreadable record at %s/%s/%s: %s", topic.name, message.partition(), message.offset(), exc)
             return False
-        rows[str(getattr(frame, topic.key))] = frame
+        key = str(getattr(frame, topic.key))
+        rows[key] = frame
+        self._old.get(topic.name, set()).discard(key)
         return True

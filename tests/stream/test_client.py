@@ -89,6 +89,29 @@ def test_a_plan_whose_headers_cannot_be_read_is_passed_over(kafka: str, make_top
         assert plans.unreadable == 1
 
 
+@pytest.mark.parametrize("group", [None, "again"])
+def test_plans_of_a_topic_that_is_created_again_are_seen_though_places_and_ids_repeat(
+    kafka: str, make_topic: MakeTopic, publisher: Publisher, group: str | None
+):
+    topic = make_topic(partitions=1)
+    own = {} if group is None else {"group": f"{topic.name}.{group}", "from_start": True}
+    with subscriber(kafka, topic, **own) as plans:
+        assert plans.wait_assigned()
+        for n in range(1, 5):
+            publisher.publish(topic, note(version=n), event_id=f"t/0/{n}", timestamp_ms=OLD_MS)
+        publisher.publish(topic, note(version=9), event_id="t/0/1", timestamp_ms=OLD_MS)
+        publisher.flush()
+        assert versions(plans, 4) == [1, 2, 3, 4]
+        admin = AdminClient({"bootstrap.servers": kafka})
+        admin.delete_topics([topic.name])[topic.name].result()
+        wait_until(lambda: apply_topics(admin, [topic], 1)[0].finding == "created")
+        for n in range(1, 5):
+            publisher.publish(topic, note(version=10 + n), event_id=f"t/0/{n}", timestamp_ms=OLD_MS + 1)
+        publisher.flush()
+        assert versions(plans, 4) == [11, 12, 13, 14]
+        assert plans.repeated == 1
+
+
 def test_a_replayed_record_keeps_its_time_and_one_without_a_time_has_now(kafka: str, make_topic: MakeTopic, publisher: Publisher):
     topic = make_topic(retention_ms=-1)
     before_ms = int(time.time() * 1000)

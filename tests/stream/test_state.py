@@ -563,3 +563,24 @@ def test_a_wrong_url_is_a_config_error_that_hides_the_password(url: str) -> None
         StateStore(url, "m", Counts)
     assert "s3c" not in str(failure.value)
     assert failure.value.__cause__ is None
+
+
+def test_the_logs_of_partitions_are_another_one_from_the_epoch_on_in_which_that_was_found(store: StateStore[Counts]) -> None:
+    assert store.logs.take({P0: "topic:a", P1: "cluster:x"}, 10) == {P0: 0, P1: 0}
+    assert store.logs.take({P0: "topic:a", P1: "topic:a"}, 20) == {P0: 0, P1: 0}  # a broker that has learnt to name topics
+    assert store.logs.take({P0: "topic:b"}, 30) == {P0: 30}
+    assert store.logs.take({P0: "topic:b", P1: "cluster:y"}, 40) == {P0: 30, P1: 0}
+    store.logs.restart([P1], 50)
+    assert store.logs.known() == {P0: (30, "topic:b"), P1: (50, "topic:a")}
+
+
+def test_an_offset_of_another_log_does_not_stand_against_a_write(store: StateStore[Counts]) -> None:
+    first = store.save(KEY, Stored(), counts(1), {P0: 20}, {P0: 10})
+    refused, saved = store.save_all(
+        [Write(KEY, first, counts(2), {P0: 3}, {P0: 30}), Write(KEY, first, counts(2), {P0: -1}, {P0: 30}, since={P0: 30})]
+    )
+    assert isinstance(refused, StoreConflict)
+    assert not isinstance(saved, StoreConflict)
+    loaded = store.load(KEY)
+    assert (loaded.offsets, loaded.epochs) == ({P0: -1}, {P0: 30})
+    assert store.save(KEY, loaded, counts(3), {P0: 4}, {P0: 30}).offsets == {P0: 4}

@@ -63,6 +63,11 @@ def open_tables(kafka: str) -> Iterator[Callable[..., Tables]]:
         yield make
 
 
+def recreate(client: AdminClient, topic: Topic) -> None:
+    client.delete_topics([topic.name])[topic.name].result()
+    wait_until(lambda: apply_topics(client, [topic], 1)[0].finding == "created")
+
+
 def put(publisher: Publisher, topic: Topic, **values: int) -> None:
     for name, value in values.items():
         publisher.publish(topic, Row(name=name, value=value))
@@ -147,6 +152,16 @@ def test_a_table_that_is_absent_is_waited_for_and_the_wait_ends_on_demand(descri
     waiting.join(PATIENCE_S)
     assert not waiting.is_alive()
     assert other.changes() == set()
+
+
+def test_a_table_that_is_created_again_loses_the_rows_that_it_no_longer_has(describe, create, publisher, open_tables, kafka):
+    topic = create(describe("again"))
+    put(publisher, topic, **{f"k{n}": n for n in range(40)})
+    tables = open_tables(topic)
+    tables.read(NEVER)
+    recreate(AdminClient({"bootstrap.servers": kafka}), topic)
+    put(publisher, topic, k7=700, new=1)
+    wait_until(lambda: tables.changes() is not None and values(tables, topic) == {"k7": 700, "new": 1})
 
 
 def test_no_table_asks_no_broker():

@@ -12,7 +12,11 @@ import redis
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from qstream.config import load_settings
+from qstream.contract import TopicPartition
 from qstream.embedded.kafka import EmbeddedKafka
+from qstream.embedded.redis import EmbeddedRedis
+from qstream.routing.memory import RoutingState
+from qstream.state.store import StateStore
 from qstream.stream.client import Publisher
 from qstream.stream.read import frame_of, read_all
 from schemas.frame import JSON
@@ -92,6 +96,17 @@ def test_the_doctor_says_of_a_fresh_cluster_that_no_worker_has_joined_and_counts
     assert (group["verdict"], group["detail"]) == ("warn", "no worker of routing has joined yet")
     assert group["fix"] == "qstream run routing"
     assert f" {len(TOPICS)} of our topics" in checks["broker"]["detail"]
+
+
+def test_the_doctor_names_a_topic_that_was_created_again(fresh_cluster, redis_server: EmbeddedRedis, invoke):
+    assert invoke("topics", "apply", "-b", fresh_cluster).exit_code == 0
+    topic = TOKENS_BATCH.name
+    with StateStore(redis_server.url, "routing", RoutingState) as store:
+        store.logs.take({TopicPartition(topic, 0): "topic:another", TopicPartition(CONTROL.name, 0): "cluster:x"}, 1)
+    checks = json.loads(invoke("doctor", "-b", fresh_cluster, "--redis", redis_server.url, "--json").stdout)
+    (found,) = [check for check in checks if "created again" in check["detail"]]
+    assert (found["verdict"], found["what"]) == ("warn", f"topic {topic}")
+    assert "routing" in found["detail"]
 
 
 def test_the_embedded_broker_has_its_topics_already_and_says_so(invoke, answer_of):

@@ -1,0 +1,79 @@
+"""Identity: which log stands behind a topic's name, as the cluster says."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+
+from confluent_kafka import KafkaException, TopicCollection
+from confluent_kafka.admin import AdminClient, TopicDescription
+
+from qstream.config import Settings, is_embedded
+
+log = logging.getLogger(__name__)
+PERIOD_S = 3.0
+REQUEST_S = 10.0
+NO_ID = "AAAAAAAAAAAAAAAAAAAAAA"  # of a broker before Kafka 2.8: 16 zero bytes
+
+Answers = Mapping[str, "Future[TopicDescription]"]
+
+
+class Identities:
+    """The identity of the log behind each topic, used by one thread.
+
+    It is ``topic:<topic id>``, which each creation of a topic draws anew; where a broker has none, ``cluster:<cluster id>``.
+    """
+
+    def __init__(self, settings: Settings, topics: Sequence[str]) -> None:
+        self._topics = list(topics)
+        config = {"bootstrap.servers": settings.bootstrap_servers, "client.id": settings.worker_id}
+        self._client = AdminClient(
+            config | {name: value for name, value in settings.kafka_properties().items() if not name.startswith("fetch.")},
+            logger=logging.getLogger("qstream.librdkafka"),
+        )
+        self._known: dict[str, str] = {}
+        self._cluster = ""
+        self._pending: Answers = {}
+        self._next = 0.0
+
+    def ask(self, timeout_s: float) -> dict[str, str]:
+        """The identities by topic; what cannot be said in time is left out."""
+        try:
+            self._cluster = self._client.list_topics(timeout=timeout_s).cluster_id or ""
+            if is_embedded(self._cluster):  # which does not answer questions about topics
+                return dict.fromkeys(self._topics, f"cluster:{self._cluster}")
+            found = self._read(self._request(timeout_s))
+        except KafkaException as exc:
+            log.debug("the cluster does not say who it is: %s", exc.args[0])
+            return {}
+        self._known |= found
+        return found
+
+    def changes(self) -> dict[str, str]:
+        """The topics that have become another log since the last answer, with its identity; asks without waiting."""
+        if self._pending and all(answer.done() for answer in self._pending.values()):
+            found, self._pending = self._read(self._pending), {}
+            changed = {topic: name for topic, name in found.items() if self._known.get(topic, name) != name}
+            self._known |= found
+            return changed
+        if not self._pending and time.monotonic() >= self._next and not is_embedded(self._cluster):
+            self._next = time.monotonic() + PERIOD_S
+            self._pending = self._request(REQUEST_S)
+        return {}
+
+    def _request(self, timeout_s: float) -> Answers:
+        answers: Answers = self._client.describe_topics(TopicCollection(self._topics), request_timeout=timeout_s)
+        return answers
+
+    def _read(self, answers: Answers) -> dict[str, str]:
+        found = {}
+        for topic, answer in answers.items():
+            try:
+                name = str(answer.result().topic_id)
+            except KafkaException as exc:
+                log.debug("topic %s has no identity now: %s", topic, exc.args[0])
+            else:
+                found[topic] = f"cluster:{self._cluster}" if name == NO_ID else f"topic:{name}"
+        return found
