@@ -83,7 +83,7 @@ class Controlled(Generic[S]):
             self._refused = ""
             self._put_in_force()
             if not self._held_back:
-                log.info("%s: options in force: %s", self.base.name, control.options)
+                log.info("%s: options of the control topic are in force: %s", self.base.name, control.options)
 
     def _follow(self, changed: set[str]) -> None:
         if self._topic is not None and self._topic.name in changed:

@@ -136,13 +136,6 @@ def test_an_agent_without_a_broker_says_so_in_one_line(invoke):
     assert result.stderr.count("\n") == 1
 
 
-def test_an_agent_does_not_start_on_a_cluster_without_its_topics(fresh_cluster, invoke):
-    result = invoke("run", "routing", "-b", fresh_cluster, "--redis", "redis://127.0.0.1:1/0", "--port", "0")
-    assert result.exit_code == 1
-    assert TOKENS_BATCH.name in result.stderr
-    assert "qstream topics apply" in result.stderr
-
-
 def test_json_frames_are_read_back_as_they_were(cluster, answer_of, tmp_path, model):
     path, frame = example(EXPERTS_TOPOLOGY, tmp_path, model=model)
     assert answer_of("publish", path, "-b", cluster) == {"published": 1, "topics": {EXPERTS_TOPOLOGY.name: 1}}
