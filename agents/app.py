@@ -102,7 +102,7 @@ def run(agent: Agent, settings: Settings, loglevel: str = "INFO") -> None:
     if settings.port:
         require_free(settings.host, settings.port)
     if loglevel != "DEBUG":
-        for library in ("faust", "mode"):  # they tell every step of their own start and stop
+        for library in ("faust", "mode"):  # they log every step of their own start and stop
             logging.getLogger(library).setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[loglevel]))
     app = build_app(agent, settings)
     # A batch makes thousands of objects and drops them together: look for cycles once in many batches, and not among all

@@ -75,7 +75,7 @@ class SolverRecord(BaseModel):
     """The record that every plan carries, so that a reader can judge the answer.
 
     `solver`, `variant` and `execution` are of what gave the answer: a name of a table such as `SOLVERS`, never a text to be
-    parsed. `asked` are the solvers that were asked for, in their order, whoever answered in the end; `depth` (layers), `shots`
+    parsed. `asked` are the solvers that were asked for, in their order, whichever answered in the end; `depth` (layers), `shots`
     and `control` belong to the circuits among them. `objective` is what was minimised or maximised (see the plan), `bound` a
     proven limit of it and `exact` its optimum, where they are known; `control` and `twin` are the objective that the circuit at
     depth 0, which draws at random, and the classical solver reach with the same budget. Where a problem is solved in parts, such

@@ -62,7 +62,7 @@ def read_items(path: Path, topic: Topic | None, header: BatchHeader) -> list[Ite
 
 
 def time_of(frame: Frame) -> int | None:
-    """When what the frame tells of ended, in milliseconds; None if it does not say."""
+    """When what the frame reports ended, in milliseconds; None if it does not say."""
     time_ns = getattr(frame, "t1_ns", None) or getattr(frame, "ts_ns", None)
     return None if time_ns is None else time_ns // 1_000_000 or None
 
@@ -124,7 +124,7 @@ def _from_tokens(tokens: Sequence[dict[str, Any]], header: BatchHeader) -> list[
 
 
 def _require_one_kind(name: str, ids: Sequence[Any]) -> None:
-    """Ids 7 and "7", which one batch may not hold, are no more one id in two batches of a file."""
+    """Ids 7 and "7", which one batch may not hold, are not one id in two batches of a file either."""
     if len({isinstance(value, str) for value in ids if value is not None}) > 1:
         raise FrameError(must_be(name, "strings or integers in all tokens", Shown("both kinds")))
 

@@ -17,8 +17,8 @@ Frames = Sequence[tuple[Topic, Frame]]
 class Scene(Protocol):
     """One module's main job on real input. The stage makes it with the seed: ``SCENE(seed)``.
 
-    The stage starts the agent with `options`, publishes `first`, then every `Frames` of `steps`, tells the scene of each frame
-    that was published and of each plan and dead letter that arrived, and shows what the scene makes of them. All times are in
+    The stage starts the agent with `options`, publishes `first`, then every `Frames` of `steps`, shows the scene each frame
+    that was published and each plan and dead letter that arrived, and prints what the scene makes of them. All times are in
     seconds of one monotonic clock; all calls come from one thread.
     """
 

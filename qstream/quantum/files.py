@@ -176,7 +176,7 @@ def _graph(value: Mapping[str, Any], kind: str, colors: int | None) -> Problem:
 
 
 def _node_id(value: Any) -> Hashable | None:
-    """A node's id; of a list the tuple that networkx has written as one, as of a grid; None for what is no id."""
+    """A node's id; of a list the tuple that networkx has written as one, as of a grid; None for what is not an id."""
     if isinstance(value, list | tuple):
         parts = tuple(map(_node_id, value))
         return None if None in parts else parts

@@ -73,7 +73,7 @@ def readout(probabilities: NDArray[np.float64], p_up: float, p_down: float) -> N
 def undo_readout(probabilities: NDArray[np.float64], p_up: float, p_down: float) -> NDArray[np.float64]:
     """The inverse of `readout`: quasi-probabilities [2^n], of sum 1, some below 0 where samples are few.
 
-    `ProblemError` if p_up + p_down = 1, when a reading tells nothing.
+    `ProblemError` if p_up + p_down = 1, when a reading says nothing.
     """
     confusion = _confusion(p_up, p_down)
     if p_up + p_down == 1:

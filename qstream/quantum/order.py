@@ -143,7 +143,7 @@ def given(request: SolveRequest) -> Attempt | None:
 
 
 def best(attempts: list[Attempt], rounding: float) -> Attempt:
-    """The lowest answer; of answers that only rounding tells apart the first, so that who was asked is preferred."""
+    """The lowest answer; of answers that differ by rounding alone the first, so that the solver asked for is preferred."""
     lowest = attempts[0]
     for each in attempts[1:]:
         if each.answer is None:
@@ -154,7 +154,7 @@ def best(attempts: list[Attempt], rounding: float) -> Attempt:
 
 
 def with_means(measured: Answer, ends: Spectrum | None) -> Answer:
-    """With what the samples tell where no state is at hand, as of a device: their mean, and the share of optimal ones.
+    """With what the samples show where no state is at hand, as of a device: their mean, and the share of optimal ones.
 
     Shots that were no solution, as devices give them of one-hot problems, are not in the mean, and are not optimal.
     """

@@ -41,7 +41,7 @@ class NeverHappened(QstreamError):
 
 
 def wait_until(condition: Callable[[], T], timeout_s: float = PATIENCE_S, saying: Callable[[], object] = lambda: "") -> T:
-    """Wait until `condition` is true and return what it gave; `NeverHappened` with what `saying` tells if it stays false."""
+    """Wait until `condition` is true and return what it gave; `NeverHappened` with what `saying` returns if it stays false."""
     deadline = time.monotonic() + timeout_s
     while not (found := condition()):
         if time.monotonic() > deadline:
@@ -93,7 +93,7 @@ class Tail:
         if error is None:
             self.messages.append(message)
             self._next[message.partition()] = message.offset() + 1
-        elif error.code() == KafkaError._PARTITION_EOF:  # the marks of transactions are no messages, but they end here
+        elif error.code() == KafkaError._PARTITION_EOF:  # the marks of transactions are not messages, but they end here
             self._next[message.partition()] = message.offset()
 
 

@@ -34,9 +34,9 @@ class Run:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What differs between two runs: ids of events and of records, or keys. Repetition alone is no fault.
+    """What differs between two runs: ids of events and of records, or keys. Repetition alone is not a fault.
 
-    `lost`: events that never came. `unrecognised`: events that no input explains, so that no consumer could tell what they
+    `lost`: events that never came. `unrecognised`: events that no input explains, so that no consumer could know what they
     repeat. `changed`: events with an expected id and other bytes or another key. `out_of_order`: events whose first
     appearance stands behind one that should follow it, of the same key and caused by records of the same partition. `repeated`
     and `repeated_dead_letters` count appearances after the first.

@@ -1,4 +1,4 @@
-"""Dispatch: replica shares and capacity-limited tokens, each beside its rivals in the same run."""
+"""Dispatch: replica shares and capacity-limited tokens, each next to its rivals in the same run."""
 
 from __future__ import annotations
 

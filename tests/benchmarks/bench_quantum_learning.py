@@ -1,4 +1,4 @@
-"""Learning circuits: times beside PennyLane's and the classical twins', and what all arms learn. One thread, simulated."""
+"""Learning circuits: times next to PennyLane's and the classical twins', and what all arms learn. One thread, simulated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Simulated QAOA on one thread: time of an expectation beside PennyLane's, and what fixed angles find beside exact search."""
+"""Simulated QAOA on one thread: an expectation's time next to PennyLane's, fixed angles next to exact search."""
 
 from __future__ import annotations
 

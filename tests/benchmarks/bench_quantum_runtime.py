@@ -106,7 +106,7 @@ def size_rows(runtime: QuantumRuntime) -> list[Row]:
 
 
 def slot_rows(runtime: QuantumRuntime) -> list[Row]:
-    """One circuit of three layers: in this process, and in a device's process; the runtime's record tells the latter."""
+    """One circuit of three layers: in this process, and in a device's process; the runtime's record has the latter."""
     found = []
     for n in (8, 12, 16):
         request = _request(n, p=3)
@@ -162,7 +162,7 @@ def _pool(folder: Path) -> DevicePool:
         return DeviceSpec(
             name=name,
             pennylane=_MISBEHAVING,
-            kwargs={"told": str(folder / name)},
+            kwargs={"orders": str(folder / name)},
             timeout_ms=timeout_ms,
             max_wires=20,
             breaker=BreakerSpec(failures=failures, cooldown_s=3600),

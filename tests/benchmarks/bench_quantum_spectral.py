@@ -1,4 +1,4 @@
-"""Spectral methods: accuracy and times of HHL and QSVT beside the classical twin. Single-thread wall-clock medians."""
+"""Spectral methods: accuracy and times of HHL and QSVT next to the classical twin. Single-thread wall-clock medians."""
 
 from __future__ import annotations
 

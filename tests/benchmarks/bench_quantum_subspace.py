@@ -1,4 +1,4 @@
-"""Quantum, constrained and closed-form: subspaces, windows of fixed weight, recursion, noise and walks, beside their controls."""
+"""Quantum, constrained and closed-form: subspaces, windows of fixed weight, recursion, noise, walks, with their controls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Request routing: conversations over prefix caches, and requests over the nodes of a placement, beside rivals."""
+"""Request routing: conversations over prefix caches, and requests over the nodes of a placement, next to rivals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Windows on real routing: QAOA beside enumeration, greedy exchanges and its control at p = 0; exact splits; whole plans."""
+"""Windows on real routing: QAOA next to enumeration, greedy exchanges and its control at p = 0; exact splits; whole plans."""
 
 from __future__ import annotations
 

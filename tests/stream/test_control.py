@@ -102,7 +102,7 @@ def test_the_first_record_is_processed_with_the_rows_and_options_that_are_there_
         assert stage.total() == 7
 
 
-def test_rows_hold_beside_options_whichever_comes_last(stage: Stage):
+def test_rows_hold_together_with_options_whichever_comes_last(stage: Stage):
     stage.ask(options={"pause_s": 0.001})
     stage.factor(4)
     with stage.loop() as thread:

@@ -125,7 +125,7 @@ def test_a_worker_that_starts_while_redis_is_away_waits_and_says_so(rig: Rig, re
 def test_a_key_that_is_new_while_redis_is_away_waits_and_the_known_ones_of_other_partitions_go_on(
     rig: Rig, redis_server: EmbeddedRedis
 ):
-    """Without Redis nobody knows whether a key has a state: guessing that it has none could undo one."""
+    """Without Redis it is unknown whether a key has a state: guessing that it has none could undo one."""
 
     def publish(partition: int, *pings: Ping) -> None:
         for ping in pings:

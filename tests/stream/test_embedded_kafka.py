@@ -73,7 +73,7 @@ def test_it_listens_on_loopback_only(embedded_kafka: EmbeddedKafka) -> None:
     assert {broker.host for broker in metadata(embedded_kafka.bootstrap_servers).brokers.values()} == {"127.0.0.1"}
 
 
-def test_its_cluster_id_tells_it_from_a_real_broker(embedded_kafka: EmbeddedKafka, kafka: str) -> None:
+def test_its_cluster_id_distinguishes_it_from_a_real_broker(embedded_kafka: EmbeddedKafka, kafka: str) -> None:
     assert is_embedded(metadata(embedded_kafka.bootstrap_servers).cluster_id)
     assert not is_embedded(metadata(kafka).cluster_id)
     assert not is_embedded(None)
@@ -158,7 +158,7 @@ _self_test(broker.bootstrap_servers)
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_a_missing_librdkafka_is_told_with_the_places_searched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_missing_librdkafka_is_reported_with_the_places_searched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     package = tmp_path / "confluent_kafka"
     monkeypatch.setattr(confluent_kafka, "__file__", os.fspath(package / "__init__.py"))
     with pytest.raises(ConfigError, match=r"confluent_kafka\.libs") as refusal:

@@ -119,7 +119,7 @@ def has_loaded(server: EmbeddedRedis) -> bool:
 
 
 def test_an_aborted_transaction_leaves_nothing_to_see_and_comes_again(make_rig: MakeRig):
-    """An event that the broker refuses aborts the transaction of all events beside it."""
+    """An event that the broker refuses aborts the transaction of all events sent with it."""
     rig = make_rig(delivery="exactly_once", topic_config={"max.message.bytes": "20000"})
     sent = [Ping.of(f"name-{i}", i) for i in range(12)]
     rig.publish([*sent[:6], Ping.of("large", 1, act="large", size=50_000), *sent[6:]])

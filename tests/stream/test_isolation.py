@@ -143,7 +143,7 @@ def test_an_event_too_large_for_its_frame_makes_its_cause_a_dead_letter(rig: Rig
 
 @pytest.mark.parametrize("delivery", ["at_least_once", "exactly_once"])
 def test_an_event_too_large_for_the_broker_makes_its_cause_a_dead_letter_and_no_other(make_rig: MakeRig, delivery: str):
-    """The broker refuses a whole batch of records for one of them: those beside it must still be delivered."""
+    """The broker refuses a whole batch of records for one of them: the others must still be delivered."""
     rig = make_rig(topic_config={"max.message.bytes": "20000"}, delivery=delivery)
     letter, _ = run_large(rig, 60_000)
     assert (letter.stage, letter.error_class) == ("produce", "KafkaException")

@@ -206,7 +206,7 @@ def test_a_cluster_of_no_nodes_is_refused() -> None:
         JavaKafka(0)
 
 
-def test_a_broker_that_cannot_start_is_told_with_its_log(java: None) -> None:
+def test_a_broker_that_cannot_start_is_reported_with_its_log(java: None) -> None:
     with pytest.raises(BrokerFailed, match="no-such-flag"):
         JavaKafka(jvm_flags=["-XX:no-such-flag"])
 
@@ -236,7 +236,7 @@ def test_two_runs_that_fetch_at_once_end_with_one_folder(real_home: KafkaHome, t
     assert [entry.name for entry in (tmp_path / "cache").iterdir()] == [VERSIONS[1]]
 
 
-def test_maven_that_serves_nothing_is_told_with_its_answers(java: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_maven_that_serves_nothing_is_named_with_its_answers(java: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with_program(tmp_path / "programs", "mvn", "echo no route to the repository; exit 1")
     monkeypatch.setenv("PATH", f"{tmp_path}/programs:{os.environ['PATH']}")
     monkeypatch.setenv("QSTREAM_KAFKA_CACHE", str(tmp_path / "cache"))
@@ -262,8 +262,8 @@ def test_what_is_missing_for_a_java_kafka_is_told(
     monkeypatch.delenv("JAVA_HOME", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path / "programs"))
     monkeypatch.setenv("QSTREAM_KAFKA_CACHE", str(tmp_path / "cache"))
-    told = java_available()
-    assert told is None if reason is None else reason in (told or "")
+    missing = java_available()
+    assert missing is None if reason is None else reason in (missing or "")
 
 
 def test_a_given_address_is_taken_as_the_real_broker(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,7 +272,7 @@ def test_a_given_address_is_taken_as_the_real_broker(monkeypatch: pytest.MonkeyP
         assert address == "broker.example:9092"
 
 
-def test_no_real_broker_is_told_with_all_reasons(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_no_real_broker_is_reported_with_all_reasons(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("QSTREAM_TEST_KAFKA", "JAVA_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -39,7 +39,7 @@ def answered(ledger: Ledger[Balance], partition: TopicPartition, offset: int) ->
     ledger.advance({partition: offset}, {partition: offset + 1})
 
 
-def test_a_state_that_was_only_looked_at_is_loaded_anew_when_its_partition_comes_back(store: StateStore[Balance]) -> None:
+def test_a_state_that_was_only_looked_at_is_loaded_again_when_its_partition_comes_back(store: StateStore[Balance]) -> None:
     ours: Ledger[Balance] = Ledger(store, "ledger")
     theirs: Ledger[Balance] = Ledger(store, "ledger")
     ours.adopt([FIRST])
@@ -71,7 +71,7 @@ def test_a_saved_state_is_loaded_again_without_reading_any_partition_again(store
     assert ledger.entry(KEY).state == balance(1)
 
 
-def test_a_state_from_before_a_partition_came_is_loaded_anew_for_its_records(store: StateStore[Balance]) -> None:
+def test_a_state_from_before_a_partition_came_is_loaded_again_for_its_records(store: StateStore[Balance]) -> None:
     ours: Ledger[Balance] = Ledger(store, "ledger")
     theirs: Ledger[Balance] = Ledger(store, "ledger")
     ours.adopt([SECOND])
@@ -97,7 +97,7 @@ def test_the_same_holds_for_a_partition_that_went_and_came_back(store: StateStor
     assert ours.entry(KEY).state == balance(1)
 
 
-def test_a_state_that_cannot_be_loaded_anew_yet_has_the_records_of_the_new_partition_wait(store: StateStore[Balance]) -> None:
+def test_a_state_that_cannot_be_loaded_again_yet_has_the_records_of_the_new_partition_wait(store: StateStore[Balance]) -> None:
     ours: Ledger[Balance] = Ledger(store, "ledger")
     answered(ours, SECOND, 0)  # not saved
     ours.adopt([FIRST])

@@ -46,8 +46,8 @@ def running(*words: str) -> Iterator[dict[str, str]]:
     with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
-            told = [process.stdout.readline().strip().removeprefix("export ").split("=", 1) for _ in range(2)]
-            yield dict(told)
+            exports = [process.stdout.readline().strip().removeprefix("export ").split("=", 1) for _ in range(2)]
+            yield dict(exports)
         finally:
             process.terminate()
             _, said = process.communicate(timeout=PATIENCE_S)

@@ -88,10 +88,10 @@ def test_the_client_s_wheel_publishes_and_reads_with_its_four_dependencies_alone
     command = [bare, "-c", PROGRAM, embedded_kafka.bootstrap_servers, *ABSENT]
     done = subprocess.run(command, capture_output=True, text=True, env=clean, cwd=bare.parent, check=False)
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["same"]
-    assert told["found"] == []
-    assert Path(told["file"]).is_relative_to(bare.parents[1])
+    printed = json.loads(done.stdout)
+    assert printed["same"]
+    assert printed["found"] == []
+    assert Path(printed["file"]).is_relative_to(bare.parents[1])
 
 
 def test_the_client_requires_four_distributions_and_the_optimizer_the_client_at_its_version(wheels):

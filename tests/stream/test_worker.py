@@ -120,7 +120,7 @@ def publish(publisher: Publisher, first: int, count: int, models: int = 3) -> No
     publisher.flush()
 
 
-def wish(publisher: Publisher, paused: bool = False, **options: Any) -> None:
+def control(publisher: Publisher, paused: bool = False, **options: Any) -> None:
     publisher.publish(CONTROL, Control(agent="routing", ts_ns=time.time_ns(), paused=paused, options=options))
     publisher.flush()
 
@@ -134,7 +134,7 @@ def test_the_pages_are_served_on_ipv6(host, ipv6_loopback, tmp_path):
         assert worker.page("/metrics")[0] == 200
 
 
-def test_the_pages_tell_health_readiness_and_valid_metrics(
+def test_the_pages_show_health_readiness_and_valid_metrics(
     start: Callable[..., Worker], publisher: Publisher, plans: Callable[[], list[str]]
 ):
     worker = start()
@@ -206,26 +206,26 @@ def test_the_control_topic_pauses_resumes_and_changes_options_while_the_worker_r
     wait_until(lambda: len(plans()) == 5, saying=worker.log_tail)
     lag = f'qstream_consumer_lag_records{{agent="routing",topic="{TOKENS_BATCH.name}"}}'
 
-    wish(publisher, paused=True)
+    control(publisher, paused=True)
     wait_until(lambda: worker.status()["paused"], saying=worker.log_tail)
     publish(publisher, 5, 5)
     wait_until(lambda: worker.metric(lag) == 5, saying=worker.log_tail)
     assert len(plans()) == 5
     assert worker.page("/healthz")[0] == 200
 
-    wish(publisher, routing_plans=False)
+    control(publisher, routing_plans=False)
     wait_until(lambda: not worker.status()["paused"])
     wait_until(lambda: worker.metric(lag) == 0)
     assert len(plans()) == 5, "the option holds from the first batch after the pause"
 
-    wish(publisher, no_such_option=1)
+    control(publisher, no_such_option=1)
     wait_until(lambda: worker.status()["control_error"])
     assert "an option of routing must be one of" in worker.status()["control_error"]
     publish(publisher, 10, 5)
     wait_until(lambda: worker.metric(f'qstream_records_consumed_total{{agent="routing",topic="{TOKENS_BATCH.name}"}}') == 15)
-    assert len(plans()) == 5, "a refused wish leaves the options as they were"
+    assert len(plans()) == 5, "refused options leave those in force as they were"
 
-    wish(publisher)
+    control(publisher)
     wait_until(lambda: not worker.status()["control_error"])
     publish(publisher, 15, 5)
     wait_until(lambda: len(plans()) == 10)
@@ -250,12 +250,12 @@ def test_a_placement_comes_though_no_record_follows_its_window(
 def test_an_agent_that_was_paused_stays_paused_over_a_restart(
     start: Callable[..., Worker], publisher: Publisher, plans: Callable[[], list[str]]
 ):
-    wish(publisher, paused=True)
+    control(publisher, paused=True)
     publish(publisher, 0, 5)
     worker = start()
     wait_until(lambda: worker.status()["paused"] and worker.status()["partitions"] == PARTITIONS, saying=worker.log_tail)
     assert plans() == []
-    wish(publisher)
+    control(publisher)
     wait_until(lambda: len(plans()) == 5, saying=worker.log_tail)
 
 

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 FOLDERS = ("agents", "deploy", "docs", "qstream", "schemas", "tests", ".ci")
 TEXTS = {"", ".in", ".ini", ".json", ".md", ".py", ".sh", ".toml", ".txt", ".yaml", ".yml"}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-STRANGER = re.compile(r"pip3? install [^\n`#]*?(?<![\w./-])qstream(?![\w-])|[\"'`]?qstream\[[a-z]+\][\"'`]")
+OTHER_PACKAGE = re.compile(r"pip3? install [^\n`#]*?(?<![\w./-])qstream(?![\w-])|[\"'`]?qstream\[[a-z]+\][\"'`]")
 
 
 def texts() -> list[Path]:
@@ -26,20 +26,20 @@ def texts() -> list[Path]:
     "text", ["pip install qstream", "pip install -U 'qstream[demo]'", "'qstream[pandas]'", "`qstream[peers]`"]
 )
 def test_the_name_of_another_project_is_found(text):
-    assert STRANGER.search(text)
+    assert OTHER_PACKAGE.search(text)
 
 
 @pytest.mark.parametrize(
     "text", [install_hint("demo"), "pip install .", "pip install qstream-client", "/opt/qstream/bin/pip install x"]
 )
 def test_our_own_names_are_not_mistaken_for_it(text):
-    assert not STRANGER.search(text)
+    assert not OTHER_PACKAGE.search(text)
 
 
 def test_no_text_tells_a_user_to_install_another_project_s_qstream():
     files = texts()
     assert len(files) > 100
-    found = {path: STRANGER.findall(path.read_text(encoding="utf-8")) for path in files if path != Path(__file__)}
+    found = {path: OTHER_PACKAGE.findall(path.read_text(encoding="utf-8")) for path in files if path != Path(__file__)}
     assert {path: lines for path, lines in found.items() if lines} == {}
 
 

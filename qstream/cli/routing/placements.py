@@ -71,7 +71,7 @@ def topology_of(given: Recording, model: str, gpus: int, slots: int | None, node
     Raises
     ------
     ConfigError
-        `slots` is no multiple of `gpus`, too few for all experts, or so many that replicas would share a GPU; or there are
+        `slots` is not a multiple of `gpus`, too few for all experts, or so many that replicas would share a GPU; or there are
         more nodes than GPUs.
     """
     _, layers, experts = given.history.shape
@@ -100,7 +100,7 @@ def compare(
     """Our plan, and the rows of the placement in force (the contiguous one by default), EPLB's plan and ours."""
 
     def ours(history: NDArray[np.int64]) -> PlacementPlan:
-        # Pairs are known of the whole recording alone; they tell which experts go together, not how loads will drift.
+        # Pairs are known of the whole recording alone; they say which experts go together, not how loads will drift.
         pairs = given.coactivation if colocate else None
         return place(history, topology, coactivation=pairs, previous=previous, move_cost=move_cost, options=options, seed=seed)
 

@@ -51,7 +51,7 @@ class Score:
         self.agent = Track(topology, window_tokens, stretch_tokens)
         self.instead = Track(topology, window_tokens, stretch_tokens)
         self.waiting: dict[str, tuple[float, float, float]] = {}  # batch id -> published at; copies contiguous, by the twin
-        self.switched = False  # set by who tells the agent to colocate experts
+        self.switched = False  # set when the agent is asked to colocate experts
         self.dead_letters = self.tokens = 0
         self._twin = twin
         self._topology = topology

@@ -48,7 +48,7 @@ class Breaker:
             return self._opened_at + self._cooldown_s if self._state == "open" else None
 
     def take_probe(self) -> bool:
-        """Become half-open, if open for long enough; whoever gets True must report success or failure."""
+        """Become half-open, if open for long enough; a caller that gets True must report success or failure."""
         with self._lock:
             if self._state != "open" or self._clock() < self._opened_at + self._cooldown_s:
                 return False

@@ -172,14 +172,14 @@ class Slots:
             ) and bool(self._idle or self._busy)
 
     def close(self) -> None:
-        """Refuse from now on, and wake whoever waits for a slot or an answer."""
+        """Refuse from now on, and wake all that wait for a slot or an answer."""
         with self._changed:
             self._closed = True
             free = [*self._starting, *self._idle]
             self._starting.clear()
             self._idle.clear()
             for slot in self._busy:
-                # Whoever reads this channel finds its end there, and lets it go.
+                # The thread that reads this channel finds its end there, and lets it go.
                 with contextlib.suppress(OSError):
                     slot.channel.shutdown(socket.SHUT_RDWR)
             self._changed.notify_all()

@@ -23,7 +23,7 @@ DEFAULT_P: Final = 8
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Of each of B problems: the best sample, descended by single flips, and what its state tells; how all came about."""
+    """Of each of B problems: the best sample, descended by single flips, and the figures of its state; how all came about."""
 
     solutions: NDArray[np.int8]
     energies: NDArray[np.float64]

@@ -1,4 +1,4 @@
-"""What a simulated state tells: expectation, probability of the optimum, samples."""
+"""Measures of a simulated state: expectation, probability of the optimum, samples."""
 
 from __future__ import annotations
 

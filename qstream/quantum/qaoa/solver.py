@@ -105,7 +105,7 @@ def state_qubits(request: SolveRequest) -> int:
 
 
 def measured(request: SolveRequest, found: Distribution, p: int, schedule: str, before: Distribution | None = None) -> Answer:
-    """Sample, descend from the best, and write down what the state tells; `before` is a warm start's, at p = 0."""
+    """Sample, descend from the best, and record the figures of the state; `before` is a warm start's, at p = 0."""
     problem = spin_problem(request)
     rng = np.random.default_rng(request.seed)
     states, counts = found.sample(request.shots, rng)
@@ -160,5 +160,5 @@ def control_around(before: Distribution, shots: int, rng: np.random.Generator) -
 
 @cache
 def calibrated() -> CostModel:
-    """The cost of this solver on this machine, measured once a process, by whoever asks first."""
+    """The cost of this solver on this machine, measured once a process, at the first request."""
     return calibrate(lambda problem: QAOA.run(SolveRequest(problem, p=1), unlimited), time.perf_counter)

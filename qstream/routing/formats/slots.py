@@ -46,7 +46,7 @@ def slots_of(
 ) -> NDArray[np.int64] | None:
     """The map of counts [W, L, P] whose file has none: the placement in force, or None where each slot is its own expert.
 
-    Engines count slots under the name of experts: with replicas, or experts in another order, such counts tell nothing of an
+    Engines count slots under the name of experts: with replicas, or experts in another order, such counts say nothing of an
     expert without the map.
 
     Raises

@@ -27,7 +27,7 @@ def _invoke(*words: object, stdin: str | None = None) -> Result:
 
 @pytest.fixture
 def invoke() -> Invoke:
-    """Run the command here, without the settings of whoever runs the tests."""
+    """Run the command here, without the settings of the person who runs the tests."""
     return _invoke
 
 

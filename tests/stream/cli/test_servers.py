@@ -31,7 +31,7 @@ def ready(port: int) -> bool:
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
-def test_the_broker_tells_its_address_has_all_topics_and_ends_cleanly(started, end):
+def test_the_broker_prints_its_address_has_all_topics_and_ends_cleanly(started, end):
     process = started("broker")
     name, _, address = process.stdout.readline().strip().partition("=")
     assert name == "export QSTREAM_BOOTSTRAP_SERVERS"

@@ -111,7 +111,7 @@ def test_a_bug_keeps_its_traceback():
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["run", "nonesuch"], "agent must be one of routing, got 'nonesuch'"),
         (["run", "routing", "-b", "embedded", "--redis", "embedded", "--delivery", "exactly_once"], "no transactions"),
@@ -142,15 +142,15 @@ def test_a_bug_keeps_its_traceback():
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_a_wrong_word_is_told_before_any_server_is_asked(words, told):
+def test_a_wrong_word_is_named_before_any_server_is_asked(words, message):
     result = invoke(*words)
     assert result.exit_code == 2, result.output
-    assert told in result.stderr
+    assert message in result.stderr
     assert result.stderr.startswith("Error: ")
     assert result.stderr.count("\n") == 1
 
 
-def test_a_wrong_setting_of_the_environment_is_told_by_name():
+def test_a_wrong_setting_of_the_environment_is_named_by_name():
     result = invoke("topics", "list", QSTREAM_PORT="many")
     assert result.exit_code == 2
     assert "port" in result.stderr

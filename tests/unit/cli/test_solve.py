@@ -1,4 +1,4 @@
-"""`qstream solve`: a file in, an answer with its record out; wrong words and wrong files are told in one line."""
+"""`qstream solve`: a file in, an answer with its record out; wrong words and wrong files are named in one line."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ def petersen(tmp_path):
 def test_the_maximal_cut_of_petersen_s_graph_is_12(petersen, solver, label):
     result = invoke(petersen, "--solver", solver, "--seed", "7", "--json")
     assert result.exit_code == 0, result.output
-    told = json.loads(result.stdout)
-    assert told["energy"] == -12
-    assert told["labels"] == list(range(10))
-    side = {node for node, spin in zip(told["labels"], told["solution"], strict=True) if spin < 0}
+    printed = json.loads(result.stdout)
+    assert printed["energy"] == -12
+    assert printed["labels"] == list(range(10))
+    side = {node for node, spin in zip(printed["labels"], printed["solution"], strict=True) if spin < 0}
     assert nx.cut_size(nx.petersen_graph(), side) == 12
-    assert (told["meta"]["label"], told["meta"]["seed"], told["meta"]["optimum"]) == (label, 7, -12)
+    assert (printed["meta"]["label"], printed["meta"]["seed"], printed["meta"]["optimum"]) == (label, 7, -12)
 
 
 def test_three_colors_are_enough_for_it(petersen):
-    told = json.loads(invoke(petersen, "--kind", "coloring", "--colors", "3", "--json").stdout)
-    assert told["energy"] == 0
-    assert all(told["solution"][u] != told["solution"][v] for u, v in nx.petersen_graph().edges)
+    printed = json.loads(invoke(petersen, "--kind", "coloring", "--colors", "3", "--json").stdout)
+    assert printed["energy"] == 0
+    assert all(printed["solution"][u] != printed["solution"][v] for u, v in nx.petersen_graph().edges)
 
 
 def test_colors_are_of_the_graph_s_own_nodes(tmp_path):
     path = tmp_path / "path.json"
     links = [{"source": 2, "target": 0}, {"source": 0, "target": 1}]
     path.write_text(json.dumps({"nodes": [{"id": 2}, {"id": 0}, {"id": 1}], "links": links}))
-    told = json.loads(invoke(str(path), "--kind", "coloring", "--colors", "2", "--json").stdout)
-    color = dict(zip(told["labels"], told["solution"], strict=True))
+    printed = json.loads(invoke(str(path), "--kind", "coloring", "--colors", "2", "--json").stdout)
+    color = dict(zip(printed["labels"], printed["solution"], strict=True))
     assert color[2] == color[1] != color[0]
 
 
@@ -60,8 +60,8 @@ def test_a_qubo_is_answered_in_bits(tmp_path):
 
 
 def test_a_deadline_does_not_pay_for_loading_a_device(petersen):
-    told = json.loads(invoke(petersen, "--solver", "device:default.qubit", "--deadline", "30s", "--json").stdout)
-    assert (told["meta"]["fallback"], told["meta"]["label"]) == (None, "simulated")
+    printed = json.loads(invoke(petersen, "--solver", "device:default.qubit", "--deadline", "30s", "--json").stdout)
+    assert (printed["meta"]["fallback"], printed["meta"]["label"]) == (None, "simulated")
 
 
 def test_the_table_for_people_says_first_what_gave_the_answer(petersen):
@@ -77,7 +77,7 @@ def test_the_table_for_people_says_first_what_gave_the_answer(petersen):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         ([], "FILE must be a problem file"),
         (["FILE", "--bench"], "--bench"),
@@ -90,10 +90,10 @@ def test_the_table_for_people_says_first_what_gave_the_answer(petersen):
         (["FILE", "--p", "0"], "--p"),
     ],
 )
-def test_wrong_words_are_told(petersen, words, told):
+def test_wrong_words_are_named(petersen, words, message):
     result = invoke(*[petersen if word == "FILE" else word for word in words])
     assert result.exit_code == 2
-    assert told in result.stderr
+    assert message in result.stderr
 
 
 @pytest.mark.parametrize("body", [b"", b"\x00\xff", b'{"n": 1000000}', b'{"n": 2, "J": [[0, 1, "x"]]}'])
@@ -121,14 +121,14 @@ def test_other_times_are_refused(text):
 def test_the_comparison_holds_every_method_and_a_verdict_of_its_own_figures(monkeypatch):
     monkeypatch.setattr(command, "BENCH_SIZES", (8,))
     monkeypatch.setattr(command, "BENCH_INSTANCES", 2)
-    told = json.loads(invoke("--bench", "--shots", "64", "--json").stdout)
-    rows = told["rows"]
+    printed = json.loads(invoke("--bench", "--shots", "64", "--json").stdout)
+    rows = printed["rows"]
     assert {row["family"] for row in rows} == {"spin glass", "3-regular MaxCut", "number partition"}
     exact = [row for row in rows if row["method"] == "exact"]
     assert all((row["hit"], row["ratio"]) == (1, pytest.approx(1)) for row in exact)
     quantum = [row for row in rows if row["quantum"]]
     assert all(0 < row["ratio"] <= 1 and row["ms"] > 0 for row in quantum)
-    assert f"Of {len(quantum)} rows" in told["verdict"]
-    assert "never worth it for speed" in told["verdict"]
+    assert f"Of {len(quantum)} rows" in printed["verdict"]
+    assert "never worth it for speed" in printed["verdict"]
     shown = invoke("--bench", "--shots", "64").stdout
     assert "qaoa p=3 tree" in shown

@@ -140,7 +140,7 @@ def test_a_table_carries_the_gates_choices_of_one_layer(tmp_path):
         ("a.csv", "id,topk_id_0\nx,1\n", "layer must be given with topk_ids"),
     ],
 )
-def test_a_fault_is_told_with_its_place(name, content, place, tmp_path):
+def test_a_fault_is_reported_with_its_place(name, content, place, tmp_path):
     with pytest.raises(FrameError, match=place):
         read_items(write(tmp_path, name, content), None, HEADER)
 

@@ -197,7 +197,7 @@ def test_the_penalty_is_paid_for_each_level_too_many_or_too_few():
 
 
 @pytest.mark.parametrize(
-    ("build", "told"),
+    ("build", "message"),
     [
         (lambda: from_qubo(np.zeros((2, 3))), "shape"),
         (lambda: from_qubo({}), "the problem must be of 1 to 4096 variables, got 0"),
@@ -220,6 +220,6 @@ def test_the_penalty_is_paid_for_each_level_too_many_or_too_few():
         (lambda: IsingProblem(2, np.zeros((2, 2))).gauge([1, 0]), "mask"),
     ],
 )
-def test_wrong_input_is_named(build, told):
-    with pytest.raises(ProblemError, match=told):
+def test_wrong_input_is_named(build, message):
+    with pytest.raises(ProblemError, match=message):
         build()

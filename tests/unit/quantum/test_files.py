@@ -1,4 +1,4 @@
-"""Problem files mean what they say; what is wrong with one is told by its field, and nothing crashes or grows."""
+"""Problem files mean what they say; what is wrong with one is named by its field, and nothing crashes or grows."""
 
 from __future__ import annotations
 
@@ -165,10 +165,10 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("value", "told"), BAD, ids=[str(value)[:40] for value, _ in BAD])
-def test_a_wrong_file_is_told_by_its_field(value, told):
+@pytest.mark.parametrize(("value", "message"), BAD, ids=[str(value)[:40] for value, _ in BAD])
+def test_a_fault_of_a_file_is_named_by_its_field(value, message):
     body = value.encode("latin-1") if isinstance(value, str) else json.dumps(value).encode()
-    with pytest.raises(ProblemError, match=told):
+    with pytest.raises(ProblemError, match=message):
         parse_problem(body)
 
 
@@ -187,7 +187,7 @@ def test_names_are_those_of_the_graph_in_the_order_of_the_solution():
 
 
 @pytest.mark.parametrize(
-    ("value", "kind", "told"),
+    ("value", "kind", "message"),
     [
         ({"n": 1}, {"kind": "nonesuch"}, "maxcut, ising, coloring"),
         ({"n": 1}, {"kind": "coloring"}, "colors must be .*got None"),
@@ -196,8 +196,8 @@ def test_names_are_those_of_the_graph_in_the_order_of_the_solution():
         ({"n": 1}, {"kind": "ising"}, "kind must be maxcut for a file without"),
     ],
 )
-def test_a_kind_that_does_not_fit_is_a_wrong_setting(value, kind, told):
-    with pytest.raises(ConfigError, match=told):
+def test_a_kind_that_does_not_fit_is_a_wrong_setting(value, kind, message):
+    with pytest.raises(ConfigError, match=message):
         parsed(value, **kind)
 
 

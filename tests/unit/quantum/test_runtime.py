@@ -37,21 +37,25 @@ def problem(n: int = 6, seed: int = 0) -> IsingProblem:
     return IsingProblem(n, np.triu(rng.normal(size=(n, n)), 1), rng.normal(size=n))
 
 
-def device(name: str, told: Path, **more: object) -> DeviceSpec:
-    given = {"name": name, "pennylane": f"{FILE}:Misbehaving", "kwargs": {"told": str(told / name)}, "timeout_ms": 5000.0}
+def device(name: str, orders: Path, **more: object) -> DeviceSpec:
+    given = {"name": name, "pennylane": f"{FILE}:Misbehaving", "kwargs": {"orders": str(orders / name)}, "timeout_ms": 5000.0}
     return DeviceSpec.model_validate(given | {"breaker": BreakerSpec(failures=2, cooldown_s=0.3)} | more)
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("told")
+def orders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("orders")
 
 
 @pytest.fixture(scope="module")
-def runtime(told: Path) -> Iterator[QuantumRuntime]:
+def runtime(orders: Path) -> Iterator[QuantumRuntime]:
     simulated = [spec for spec in DEFAULT_POOL.devices if spec.name == "lightning.qubit"]
     inline = DeviceSpec(name="inline", pennylane="lightning.qubit", seeded=True, mode="inline", max_wires=8)
-    devices = [device("bad", told), device("brief", told, timeout_ms=250.0), device("late", told, mode="late", timeout_ms=2000.0)]
+    devices = [
+        device("bad", orders),
+        device("brief", orders, timeout_ms=250.0),
+        device("late", orders, mode="late", timeout_ms=2000.0),
+    ]
     missing = DeviceSpec(name="missing", pennylane="nobody.qpu")
     with QuantumRuntime(DevicePool(devices=(*simulated, inline, *devices, missing)), late_jobs=1) as runtime:
         assert runtime.prepare("lightning.qubit", "inline", "bad", "brief", "late", "missing") == {
@@ -167,37 +171,37 @@ def test_an_unknown_solver_is_an_error(runtime: QuantumRuntime):
     ],
 )
 def test_the_answer_of_a_failing_device_is_the_deterministic_plan(
-    runtime: QuantumRuntime, told: Path, name: str, how: str, expected: Reason
+    runtime: QuantumRuntime, orders: Path, name: str, how: str, expected: Reason
 ):
     assert eventually(lambda: reason(runtime.solve(request(60.0), f"device:{name}")) is None)
-    (told / name).write_text(how)
+    (orders / name).write_text(how)
     deadline_s = DEADLINE_S if (name, how) == ("bad", "hang") else 60.0
     result = runtime.solve(request(deadline_s), f"device:{name}")
-    (told / name).unlink()
+    (orders / name).unlink()
     assert reason(result) is expected
     assert plan(result) == plan(solve(request(math.inf), "auto"))
     assert eventually(lambda: reason(runtime.solve(request(60.0), f"device:{name}")) is None)
 
 
-def test_an_open_breaker_answers_and_closes_after_the_cooldown(runtime: QuantumRuntime, told: Path):
+def test_an_open_breaker_answers_and_closes_after_the_cooldown(runtime: QuantumRuntime, orders: Path):
     assert eventually(lambda: reason(runtime.solve(request(60.0), "device:bad")) is None)
     before = fallbacks("device:bad", "breaker_open")
-    (told / "bad").write_text("raise")
+    (orders / "bad").write_text("raise")
     seen = [reason(runtime.solve(request(60.0), "device:bad")) for _ in range(4)]
     assert seen[-1] is Reason.BREAKER_OPEN
     assert set(seen) == {Reason.ERROR, Reason.BREAKER_OPEN}
     assert fallbacks("device:bad", "breaker_open") - before == seen.count(Reason.BREAKER_OPEN)
-    (told / "bad").unlink()
+    (orders / "bad").unlink()
     assert eventually(lambda: reason(runtime.solve(request(60.0), "device:bad")) is None)
 
 
-def test_jumps_of_the_wall_clock_change_nothing(runtime: QuantumRuntime, told: Path, monkeypatch: pytest.MonkeyPatch):
+def test_jumps_of_the_wall_clock_change_nothing(runtime: QuantumRuntime, orders: Path, monkeypatch: pytest.MonkeyPatch):
     real, jumps = time.time, iter(range(10**9))
     monkeypatch.setattr(time, "time", lambda: real() + (-1) ** next(jumps) * 86_400)
     assert eventually(lambda: reason(runtime.solve(request(60.0), "device:bad")) is None)
-    (told / "bad").write_text("hang")
+    (orders / "bad").write_text("hang")
     assert reason(runtime.solve(request(), "device:bad")) is Reason.TIMEOUT
-    (told / "bad").unlink()
+    (orders / "bad").unlink()
     assert runtime.solve(request(60.0), "qaoa").meta.fallback is None
 
 
@@ -221,15 +225,15 @@ def test_a_late_answer_is_applied_only_while_its_problem_is_in_force_and_it_is_b
     }
 
 
-def test_late_jobs_are_bounded_and_an_early_look_takes_nothing(runtime: QuantumRuntime, told: Path):
-    (told / "late").write_text("hang")
+def test_late_jobs_are_bounded_and_an_early_look_takes_nothing(runtime: QuantumRuntime, orders: Path):
+    (orders / "late").write_text("hang")
     ticket = runtime.submit(request(math.inf), "device:late")
     refused = runtime.submit(request(math.inf), "device:late").refused
     assert refused is not None
     assert refused.reason is Reason.OVERLOADED
     assert ticket.take(problem(), 0.0) is None
     assert ticket.wait(120)
-    (told / "late").unlink()
+    (orders / "late").unlink()
     before = late("device:late", "failed")
     assert ticket.take(problem(), 0.0) is None
     assert late("device:late", "failed") - before == 1
@@ -264,8 +268,8 @@ def test_requests_leave_threads_and_processes_as_they_were(runtime: QuantumRunti
     assert not [child for child in me.children(recursive=True) if child.status() == psutil.STATUS_ZOMBIE]
 
 
-def test_after_its_end_it_still_answers_and_nothing_is_left(runtime: QuantumRuntime, told: Path):
-    (told / "late").write_text("hang")
+def test_after_its_end_it_still_answers_and_nothing_is_left(runtime: QuantumRuntime, orders: Path):
+    (orders / "late").write_text("hang")
     ticket = runtime.submit(request(math.inf), "device:late")
     # Not the servers of other tests of this run.
     children = [child for child in psutil.Process().children(recursive=True) if "python" in child.name()]

@@ -41,7 +41,7 @@ def levels(sizes: tuple[int, ...], seed: int = 0) -> OneHotProblem:
 
 
 class Stub:
-    """A solver that does what it is told."""
+    """A solver that does what it is asked to."""
 
     name = "stub"
     path = "quantum"
@@ -224,7 +224,7 @@ def test_a_device_may_be_named_in_the_request_or_as_the_solver():
 
 
 @pytest.mark.parametrize(
-    ("terms", "told"),
+    ("terms", "message"),
     [
         ({"solver": "nonesuch"}, "solver must be auto, exact, greedy"),
         ({"solver": None}, "solver must be .*got None"),
@@ -235,8 +235,8 @@ def test_a_device_may_be_named_in_the_request_or_as_the_solver():
         ({"warm_start": [0] * 6}, "warm_start"),
     ],
 )
-def test_wrong_input_is_an_error(terms, told):
-    with pytest.raises(ProblemError, match=told):
+def test_wrong_input_is_an_error(terms, message):
+    with pytest.raises(ProblemError, match=message):
         solve(glass(6), **terms)
 
 

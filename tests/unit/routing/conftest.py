@@ -1,4 +1,4 @@
-"""The real routing trace and its independent scores, where they stand beside the project."""
+"""The real routing trace and its independent scores, where they are installed."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ from tests.benchmarks.stick import SCORES, TRACE, load_stick
 def stick() -> ModuleType:
     module = load_stick()
     if module is None:
-        pytest.skip(f"{TRACE.name} and {SCORES.name} are not beside the project: set QSTREAM_DATA")
+        pytest.skip(f"{TRACE.name} and {SCORES.name} were not found: set QSTREAM_DATA")
     return module

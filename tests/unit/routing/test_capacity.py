@@ -1,4 +1,4 @@
-"""Capacity-limited tokens: rules on random gates, and the gate mass beside the optimum of the linear program."""
+"""Capacity-limited tokens: rules on random gates, and the gate mass next to the optimum of the linear program."""
 
 from __future__ import annotations
 

@@ -110,12 +110,12 @@ def test_the_first_conversations_hit_the_cache_nearly_as_often_as_with_one_cache
 @pytest.mark.parametrize("workers", [4, 8, 16])
 def test_conversations_hit_the_cache_nearly_as_often_as_with_one_cache_for_all(workers: int) -> None:
     if not MOONCAKE.exists():
-        pytest.skip(f"{MOONCAKE.name} is not beside the project: set QSTREAM_DATA")
+        pytest.skip(f"{MOONCAKE.name} was not found: set QSTREAM_DATA")
     mine, rival = replay(ours, workers), replay(cost_router(4.0), workers)
     assert mine.hit_rate(HALF) >= 0.98 * replay(one_cache, workers).hit_rate(HALF)
     assert mine.hit_rate(HALF) >= 1.03 * rival.hit_rate(HALF)
     assert mine.fullest(HALF) <= rival.fullest(HALF)
-    assert workers > 8 or mine.max_over_mean(HALF) <= 1.20  # 16 workers get too few requests a minute, whoever routes them
+    assert workers > 8 or mine.max_over_mean(HALF) <= 1.20  # 16 workers get too few requests a minute, however they are routed
 
 
 def test_bad_input_is_named() -> None:

@@ -162,7 +162,7 @@ def test_what_contradicts_the_topology_is_dead_and_changes_nothing(frame, reason
     assert stream.state == before
 
 
-def test_a_changed_topology_starts_afresh_and_readers_are_told_what_its_slots_mean():
+def test_a_changed_topology_starts_afresh_and_readers_learn_what_its_slots_mean():
     stream = Stream()
     assert stream.send(TOPOLOGY).events == []
     stream.send(load("1"))
@@ -410,7 +410,7 @@ def labelled(seed: int, name: str, experts: list[int], layer: int) -> TokenBatch
 
 @pytest.mark.parametrize("waits", ["low", "high"])
 def test_the_tokens_that_wait_by_label_shape_the_next_plan(waits):
-    """Half of the window was of each label; what waits is of one, and the plan is better for it than one that is not told."""
+    """Half of the window was of each label; what waits is of one, and the plan is better for it than one that does not know."""
     experts = {"low": [0, 1, 2], "high": [4, 5, 6]}
     plans = []
     for queued in ({waits: 4096}, None):
@@ -425,8 +425,8 @@ def test_the_tokens_that_wait_by_label_shape_the_next_plan(waits):
         assert stream.state.queued is None
     unseen = np.concatenate([labelled(n, waits, experts[waits], 0).topk_ids for n in range(90, 99)])
     ahead = np.bincount(unseen.ravel(), minlength=8)
-    told, blind = (balancedness(plan, np.tile(ahead, (2, 1)).astype(float), 4) for plan in plans)
-    assert told > blind
+    informed, blind = (balancedness(plan, np.tile(ahead, (2, 1)).astype(float), 4) for plan in plans)
+    assert informed > blind
 
 
 def test_without_labels_in_the_options_nothing_is_kept_of_them():

@@ -31,10 +31,10 @@ def rejected(*args, **fields) -> Rejected:
 
 
 @pytest.mark.parametrize("form", [SAFETENSORS, JSON])
-@pytest.mark.parametrize("told", [True, False, None])
-def test_both_forms_are_read_whether_or_not_the_header_tells_which(form, told):
+@pytest.mark.parametrize("named", [True, False, None])
+def test_both_forms_are_read_whether_or_not_the_header_names_it(form, named):
     """None is a header without value."""
-    headers = {True: [("content-type", form.encode())], False: [], None: [("content-type", None)]}[told]
+    headers = {True: [("content-type", form.encode())], False: [], None: [("content-type", None)]}[named]
     (record,), dead = decode([message(PING.encode(form), headers=headers)], TOPICS)
     assert dead == []
     assert record.frame == PING

@@ -13,7 +13,7 @@ from tests.skipped import part_of, summary, unexcused
 
 ROOT = Path(__file__).parents[3]
 KAFKA = "no real Kafka broker: no docker on PATH; no Java Kafka: no java under JAVA_HOME or on PATH: Kafka needs Java 17 or newer"
-DATA = "esft_routing.npz is not beside the project: set QSTREAM_DATA"
+DATA = "esft_routing.npz was not found: set QSTREAM_DATA"
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ def invoke(*words: object):
     return CliRunner().invoke(app, ["routing", "place", *map(str, words)], env={"COLUMNS": "200", "NO_COLOR": "1"})
 
 
-def told(*words: object) -> dict:
+def printed(*words: object) -> dict:
     result = invoke(*words, "--json")
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout)
@@ -54,7 +54,7 @@ def tokens(tmp_path):
 
 def test_a_full_ring_is_scored_on_no_unseen_window_and_that_is_said(tmp_path, history):
     (tmp_path / "dump.json").write_text(json.dumps({"logical_count": history.tolist()}))
-    data = told(tmp_path / "dump.json", "--gpus", GPUS, "--steps", 200)
+    data = printed(tmp_path / "dump.json", "--gpus", GPUS, "--steps", 200)
     assert not data["ordered"]
     assert all(row["unseen"] is None for row in data["placements"])
     turned = {"logical_count": np.roll(history, 16, axis=0).tolist()}
@@ -79,7 +79,7 @@ def score(plan: np.ndarray, loads: np.ndarray) -> float:
 
 def test_the_scores_are_those_of_the_exported_plan_and_better_than_before(recording, history, tmp_path):
     out = tmp_path / "plan.json"
-    data = told(recording, "--gpus", GPUS, "--slots", SLOTS, "--windows", 20, "--export", "sglang", "--out", out)
+    data = printed(recording, "--gpus", GPUS, "--slots", SLOTS, "--windows", 20, "--export", "sglang", "--out", out)
     before, eplb, ours = data["placements"]
     assert [before["name"], eplb["name"], ours["name"]] == ["contiguous", "EPLB", "qstream"]
     plan = np.array(json.loads(out.read_text())["physical_to_logical_map"])
@@ -98,15 +98,15 @@ def test_the_unseen_column_knows_nothing_of_the_last_window(tmp_path, history):
         if swap:
             changed[-1] = changed[-1, :, ::-1]
         np.save(tmp_path / "a.npy", changed)
-        scores.append(told(tmp_path / "a.npy", "--gpus", GPUS, "--slots", SLOTS, "--windows", 20)["placements"])
+        scores.append(printed(tmp_path / "a.npy", "--gpus", GPUS, "--slots", SLOTS, "--windows", 20)["placements"])
     last = history[-1:]
     assert scores[0][2]["unseen"] > 0.8 > scores[1][2]["unseen"]
     contiguous = np.tile(np.arange(SLOTS) % EXPERTS, (LAYERS, 1))
     assert scores[0][0]["unseen"] == pytest.approx(score(contiguous, last), rel=1e-12)
 
 
-def test_families_of_experts_come_to_one_node_and_the_table_tells_how_many_nodes_a_token_touches(tokens):
-    data = told(tokens, "--gpus", 4, "--nodes", 4, "--experts", EXPERTS)
+def test_families_of_experts_come_to_one_node_and_the_table_says_how_many_nodes_a_token_touches(tokens):
+    data = printed(tokens, "--gpus", 4, "--nodes", 4, "--experts", EXPERTS)
     before, eplb, ours = data["placements"]
     assert ours["nodes"] == 1.0
     assert before["nodes"] == 2.0  # a family lies across all nodes: two experts are on two of them
@@ -118,7 +118,7 @@ def test_families_of_experts_come_to_one_node_and_the_table_tells_how_many_nodes
 
 def test_balance_alone_may_be_asked_for_where_tokens_are_known(tokens):
     words = (tokens, "--gpus", 4, "--nodes", 4, "--experts", EXPERTS)
-    together, alone = (told(*words, *more) for more in ((), ("--no-colocate",)))
+    together, alone = (printed(*words, *more) for more in ((), ("--no-colocate",)))
     assert together["placements"][2]["nodes"] == 1.0 < alone["placements"][2]["nodes"]
     assert together["solver"]["variant"] == "colocation"
     assert alone["solver"].get("variant") is None
@@ -135,28 +135,28 @@ def test_balance_alone_may_be_asked_for_where_tokens_are_known(tokens):
 )
 def test_an_export_without_a_name_gets_that_of_its_format(recording, tmp_path, monkeypatch, name, file):
     monkeypatch.chdir(tmp_path)
-    assert told(recording, "--gpus", GPUS, "--export", name)["written"] == [file]
+    assert printed(recording, "--gpus", GPUS, "--export", name)["written"] == [file]
     named = tmp_path / "named"
-    told(recording, "--gpus", GPUS, "--export", name, "--out", named)
+    printed(recording, "--gpus", GPUS, "--export", name, "--out", named)
     if name != "plan":  # which has the time in it
         assert (tmp_path / file).read_bytes() == named.read_bytes()
 
 
 def test_an_input_is_written_over_only_when_named(recording, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    told(recording, "--gpus", GPUS, "--export", "sglang")
+    printed(recording, "--gpus", GPUS, "--export", "sglang")
     again = (recording, "--gpus", GPUS, "--export", "sglang", "--previous", "placement.json")
     result = invoke(*again)
     assert (result.exit_code, "placement.json is an input" in result.stderr) == (2, True)
-    assert told(*again, "--out", "placement.json")["written"] == ["placement.json"]
+    assert printed(*again, "--out", "placement.json")["written"] == ["placement.json"]
 
 
-def test_where_only_pairs_are_known_the_table_tells_how_many_are_on_a_node(tmp_path, history):
+def test_where_only_pairs_are_known_the_table_says_how_many_are_on_a_node(tmp_path, history):
     pairs = np.zeros((LAYERS, EXPERTS, EXPERTS), int)
     for e in range(EXPERTS):
         pairs[:, e, (e + 8) % EXPERTS] = 10
     np.savez(tmp_path / "a.npz", history=history, coactivation=pairs)
-    before, _, ours = told(tmp_path / "a.npz", "--gpus", GPUS, "--nodes", 2)["placements"]
+    before, _, ours = printed(tmp_path / "a.npz", "--gpus", GPUS, "--nodes", 2)["placements"]
     assert (before["together"], ours["together"]) == (0.0, 1.0)
 
 
@@ -165,7 +165,7 @@ def test_nodes_and_pairs_of_a_small_placement_by_hand():
     plan = np.array([[0, 1, 2, 0]], np.int32)  # expert 0 on both nodes
     tokens = np.array([[[1, 2]], [[1, -1]], [[2, -1]], [[-1, -1]]], np.int32)
     assert nodes_touched(plan, tokens, topology) == pytest.approx((2 + 1 + 1) / 3)
-    pairs = 50 * np.eye(3, dtype=np.int64)[None]  # an expert with itself is no pair
+    pairs = 50 * np.eye(3, dtype=np.int64)[None]  # an expert with itself is not a pair
     pairs[0, 0, 1] = pairs[0, 1, 0] = 6  # on one node half of the time
     pairs[0, 1, 2] = pairs[0, 2, 1] = 2  # never
     assert pairs_together(plan, pairs, topology) == pytest.approx(3 / 8)
@@ -174,9 +174,9 @@ def test_nodes_and_pairs_of_a_small_placement_by_hand():
 def test_from_the_placement_in_force_few_experts_move_at_a_price(recording, tmp_path):
     out = tmp_path / "plan.yaml"
     base = (recording, "--gpus", GPUS, "--slots", SLOTS)
-    told(*base, "--export", "tensorrt-llm", "--out", out)
+    printed(*base, "--export", "tensorrt-llm", "--out", out)
     assert yaml.safe_load(out.read_text())["num_slots"] == SLOTS
-    data = told(*base, "--previous", out, "--move-cost", 0.05, "--seed", 5)
+    data = printed(*base, "--previous", out, "--move-cost", 0.05, "--seed", 5)
     assert data["placements"][0]["name"] == "in force"
     assert data["placements"][2]["moved"] <= 3
 
@@ -185,7 +185,7 @@ def test_the_heaviest_experts_are_on_two_gpus_when_asked(tmp_path):
     np.save(tmp_path / "a.npy", np.array([[[1000, 900, 800, 10, 9, 8]]]))
     spread = []
     for hot in (0, 5):
-        told(
+        printed(
             tmp_path / "a.npy", "--gpus", 4, "--slots", 12, "--hot-experts", hot, "--export", "numpy", "--out", tmp_path / "p.npz"
         )
         spread.append(np.load(tmp_path / "p.npz")["logical_replica_count"][0].tolist())
@@ -201,7 +201,7 @@ def test_statistics_of_slots_are_planned_by_the_placement_in_force_and_refused_w
     before = tmp_path / "before.json"
     before.write_text(json.dumps({"physical_to_logical_map": [[0, 1, 2, 3, 4, 5, 0, 1]]}))
     shape = ("--gpus", 4, "--slots", 8, "--steps", 100)
-    data = told(tmp_path / "rank0.safetensors", *shape, "--previous", before)
+    data = printed(tmp_path / "rank0.safetensors", *shape, "--previous", before)
     assert (data["experts"], data["slots"], data["placements"][0]["name"]) == (6, 8, "in force")
     result = invoke(tmp_path / "rank0.safetensors", *shape)
     assert result.exit_code == 1
@@ -215,7 +215,7 @@ def test_layers_keep_the_numbers_that_the_engine_gave_them(tmp_path, history):
         tensors = {f"{100 + i}_{3 + n}": history[i, n].astype(np.int32) for i in range(8) for n in range(LAYERS)}
         save_file(tensors, folder / f"rank{rank}.safetensors")
     out = tmp_path / "plan.yaml"
-    data = told(folder, "--gpus", GPUS, "--experts", EXPERTS, "--export", "tensorrt-llm", "--out", out)
+    data = printed(folder, "--gpus", GPUS, "--experts", EXPERTS, "--export", "tensorrt-llm", "--out", out)
     assert (data["tool"], data["layer_ids"]) == ("TensorRT-LLM", [3, 4, 5])
     assert list(yaml.safe_load(out.read_text())["initial_global_assignments"]) == [3, 4, 5]
 
@@ -224,8 +224,8 @@ def test_dense_layers_stand_in_a_file_for_sglang_and_not_in_one_for_vllm_ascend(
     dense = np.zeros((len(history), 2, EXPERTS), int)
     np.savez(tmp_path / "a.npz", logical_count=np.concatenate([dense, history], axis=1))
     words = (tmp_path / "a.npz", "--gpus", GPUS, "--slots", SLOTS)
-    told(*words, "--export", "sglang", "--out", tmp_path / "s.json")
-    told(*words, "--export", "ascend", "--out", tmp_path / "a.json")
+    printed(*words, "--export", "sglang", "--out", tmp_path / "s.json")
+    printed(*words, "--export", "ascend", "--out", tmp_path / "a.json")
     rows = json.loads((tmp_path / "s.json").read_text())["physical_to_logical_map"]
     found = json.loads((tmp_path / "a.json").read_text())
     assert (len(rows), found["moe_layer_count"]) == (2 + LAYERS, LAYERS)
@@ -237,7 +237,7 @@ def test_dense_layers_stand_in_a_file_for_sglang_and_not_in_one_for_vllm_ascend(
 def test_equal_calls_give_equal_placements(recording, tmp_path):
     plans = []
     for name in ("a.npz", "b.npz"):
-        told(recording, "--gpus", GPUS, "--slots", SLOTS, "--seed", 3, "--export", "numpy", "--out", tmp_path / name)
+        printed(recording, "--gpus", GPUS, "--slots", SLOTS, "--seed", 3, "--export", "numpy", "--out", tmp_path / name)
         plans.append((tmp_path / name).read_bytes())
     assert plans[0] == plans[1]
 
@@ -290,7 +290,7 @@ def test_a_name_of_a_file_cannot_put_tags_into_the_page(tmp_path, history):
 
 def test_one_window_alone_has_no_unseen_column(tmp_path, history):
     np.save(tmp_path / "a.npy", history[0])
-    assert all(row["unseen"] is None for row in told(tmp_path / "a.npy", "--gpus", GPUS)["placements"])
+    assert all(row["unseen"] is None for row in printed(tmp_path / "a.npy", "--gpus", GPUS)["placements"])
     assert "unseen" not in invoke(tmp_path / "a.npy", "--gpus", GPUS).stdout
 
 
@@ -309,7 +309,7 @@ def test_one_window_alone_has_no_unseen_column(tmp_path, history):
         (("--gpus", 0), 2, "--gpus"),
     ],
 )
-def test_wrong_words_are_told_in_one_line(recording, words, code, part):
+def test_wrong_words_are_named_in_one_line(recording, words, code, part):
     result = invoke(recording, *words)
     assert result.exit_code == code, result.output
     assert part in result.stderr
@@ -323,7 +323,7 @@ def test_a_missing_file_and_a_broken_one_are_told(tmp_path):
 
 
 def test_the_shipped_recording_is_planned_from_without_a_file():
-    found = told("--example", "--gpus", 8, "--slots", 72, "--steps", 500)
+    found = printed("--example", "--gpus", 8, "--slots", 72, "--steps", 500)
     scores = {row["name"]: row["unseen"] for row in found["placements"]}
     assert scores["qstream"] > scores["EPLB"] > scores["contiguous"]
 

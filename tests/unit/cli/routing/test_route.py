@@ -22,7 +22,7 @@ def invoke(*words: object, stdin: str | None = None):
     return CliRunner().invoke(app, ["routing", "route", *map(str, words)], input=stdin, env={"COLUMNS": "200", "NO_COLOR": "1"})
 
 
-def told(*words: object, stdin: str | None = None) -> list[dict]:
+def printed(*words: object, stdin: str | None = None) -> list[dict]:
     result = invoke(*words, "--json", stdin=stdin)
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout)
@@ -60,33 +60,33 @@ def choices(gated) -> np.ndarray:
 
 
 def test_without_a_gate_each_token_has_one_expert_and_none_is_overfull(graph, names):
-    (data,) = told(names, "--model-graph", graph)
+    (data,) = printed(names, "--model-graph", graph)
     assert (data["model"], data["slot_ids"], len(data["assignment"])) == ("moe", None, 64)
     load = np.bincount(data["assignment"], minlength=EXPERTS)
     assert load.max() <= np.ceil(1.05 * 64 / EXPERTS)
     assert data["metrics"]["max_over_mean"] == pytest.approx(load.max() / load.mean())
-    assert told(names, "--model-graph", graph)[0]["assignment"] == data["assignment"]
-    assert told(names, "--model-graph", graph, "--seed", 1)[0]["assignment"] != data["assignment"]
+    assert printed(names, "--model-graph", graph)[0]["assignment"] == data["assignment"]
+    assert printed(names, "--model-graph", graph, "--seed", 1)[0]["assignment"] != data["assignment"]
 
 
 def test_the_adjacency_lists_each_token_once_by_its_name(graph, names):
-    (data,) = told(names, "--model-graph", graph, "--adjacency")
+    (data,) = printed(names, "--model-graph", graph, "--adjacency")
     assert list(data["adjacency"]) == [str(e) for e in range(EXPERTS)]
     for token, expert in enumerate(data["assignment"]):
         assert f"t{token}" in data["adjacency"][str(expert)]
     assert sum(map(len, data["adjacency"].values())) == 64
-    assert "adjacency" not in told(names, "--model-graph", graph)[0]
+    assert "adjacency" not in printed(names, "--model-graph", graph)[0]
     shown = invoke(names, "--model-graph", graph, "--adjacency").stdout
     assert all(f"t{n}" in shown.split() for n in range(64))
 
 
 def test_with_a_gate_every_choice_is_served_by_a_slot_of_its_expert(graph, gated, tmp_path):
-    (data,) = told(gated, "--model-graph", graph, "--layer", 1)
+    (data,) = printed(gated, "--model-graph", graph, "--layer", 1)
     assert data["assignment"] == choices(gated).tolist()
     assert (np.array(data["slot_ids"]) % EXPERTS).tolist() == choices(gated).tolist()  # contiguous: slot p holds p % E
     plan = np.stack([np.r_[np.arange(EXPERTS)[::-1], 0, 1, 2, 3], np.r_[np.arange(4, 8), np.arange(4), 4, 5, 6, 7]])
     np.save(tmp_path / "plan.npy", plan)
-    (data,) = told(gated, "--model-graph", graph, "--layer", 1, "--placement", tmp_path / "plan.npy")
+    (data,) = printed(gated, "--model-graph", graph, "--layer", 1, "--placement", tmp_path / "plan.npy")
     assert plan[1][np.array(data["slot_ids"])].tolist() == choices(gated).tolist()
 
 
@@ -98,7 +98,7 @@ def test_capacities_are_kept_with_nearly_all_of_the_best_gate_mass(graph, gated)
     weight = rng.uniform(0.2, 1, 32).round(3)
     rows = [f"{t},{e},{w}" for t, (e, w) in enumerate(zip(first, weight, strict=True))]
     path.write_text("id,topk_id_0,topk_weight_0\n" + "\n".join(rows) + "\n")
-    (data,) = told(path, "--model-graph", graph, "--layer", 0, "--capacity", 1.25)
+    (data,) = printed(path, "--model-graph", graph, "--layer", 0, "--capacity", 1.25)
     assigned = np.array(data["assignment"])[:, 0]
     assert data["expert_ids"] == data["assignment"]
     assert (np.array(data["slot_ids"]) % EXPERTS).tolist() == data["assignment"]
@@ -116,9 +116,9 @@ def test_capacities_are_kept_with_nearly_all_of_the_best_gate_mass(graph, gated)
 def test_frames_and_lines_on_stdin_are_routed_too(graph, tmp_path):
     batch = TokenBatch.example()
     (tmp_path / "a.safetensors").write_bytes(batch.encode())
-    (data,) = told(tmp_path / "a.safetensors", "--model-graph", graph)
+    (data,) = printed(tmp_path / "a.safetensors", "--model-graph", graph)
     assert (data["batch_id"], data["assignment"]) == (batch.batch_id, batch.topk_ids.tolist())
-    (data,) = told("-", "--model-graph", graph, stdin='{"id": 1}\n{"id": 2}\n')
+    (data,) = printed("-", "--model-graph", graph, stdin='{"id": 1}\n{"id": 2}\n')
     assert len(data["assignment"]) == 2
 
 
@@ -137,7 +137,7 @@ def test_the_table_for_people_names_the_solver_and_the_figures(graph, gated):
         (("--layer", 0, "--placement", "none.npz"), 2, "none.npz"),
     ],
 )
-def test_wrong_words_are_told_in_one_line(graph, gated, words, code, part):
+def test_wrong_words_are_named_in_one_line(graph, gated, words, code, part):
     result = invoke(gated, "--model-graph", graph, *words)
     assert result.exit_code == code, result.output
     assert part in result.stderr

@@ -1,4 +1,4 @@
-"""The demo's sentences: a gain is told with its price, and where there is none, that is told."""
+"""The demo's sentences: a gain is reported with its price, and so is its absence."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def said(summary: Summary) -> str:
     return "\n".join(findings(summary))
 
 
-def test_gains_are_told_as_the_fullest_gpu_beside_the_mean():
+def test_gains_are_given_as_the_fullest_gpu_over_the_mean():
     text = said(SUMMARY)
     assert "1.25 times the mean load instead of 2.00" in text
     assert "1.11 times the mean instead of 1.25" in text
     assert "0.75 → 0.60 copies of a token between nodes, 20% less" in text
 
 
-def test_the_price_of_less_traffic_is_told_beside_plans_for_balance_on_the_same_tokens():
+def test_the_price_of_less_traffic_is_given_next_to_plans_for_balance_on_the_same_tokens():
     [price] = [sentence for sentence in findings(SUMMARY) if sentence.startswith("Price")]
     assert "balancedness 0.70, plans for balance 0.80" in price
     assert "with shares 0.75, 0.90" in price

@@ -1,4 +1,4 @@
-"""PennyLane devices that go wrong on demand: how is told by a file, so that a test can change it while they run."""
+"""PennyLane devices that go wrong on demand: a file says how, so that a test can change it while they run."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from pennylane.devices import Device
 
 
 class Misbehaving(Device):
-    """Answers all zeros, except that the file at `told` may say: hang, crash, raise, nan, short, alien, slow, stop.
+    """Answers all zeros, except that the file at `orders` may say: hang, crash, raise, nan, short, alien, slow, stop.
 
     `spares` is the number of wires up to which it behaves, so that a warm-up or a probe passes.
     """
 
     name = "misbehaving"
 
-    def __init__(self, wires: int, told: str, spares: int = 2, delay_s: float = 0.1) -> None:
+    def __init__(self, wires: int, orders: str, spares: int = 2, delay_s: float = 0.1) -> None:
         super().__init__(wires=wires)
-        self._told = Path(told)
+        self._orders = Path(orders)
         self._spares = spares
         self._delay_s = delay_s
 
@@ -32,7 +32,7 @@ class Misbehaving(Device):
 
     def _one(self, script: Any) -> Any:
         wires, shots = len(self.wires), script.shots.total_shots
-        how = self._told.read_text().strip() if wires > self._spares and self._told.exists() else ""
+        how = self._orders.read_text().strip() if wires > self._spares and self._orders.exists() else ""
         if how == "hang":
             time.sleep(3600)
         elif how == "stop":
@@ -53,11 +53,11 @@ class Misbehaving(Device):
 
 
 class Unopened(Device):
-    """Fails to open while the file at `told` exists."""
+    """Fails to open while the file at `orders` exists."""
 
-    def __init__(self, wires: int, told: str) -> None:
+    def __init__(self, wires: int, orders: str) -> None:
         super().__init__(wires=wires)
-        if Path(told).exists():
+        if Path(orders).exists():
             raise ConnectionError("no route to the cryostat")
 
     def execute(self, circuits: Any, execution_config: Any = None) -> Any:
@@ -65,11 +65,11 @@ class Unopened(Device):
 
 
 class Slow(Device):
-    """Takes a second to open while the file at `told` exists."""
+    """Takes a second to open while the file at `orders` exists."""
 
-    def __init__(self, wires: int, told: str) -> None:
+    def __init__(self, wires: int, orders: str) -> None:
         super().__init__(wires=wires)
-        if Path(told).exists():
+        if Path(orders).exists():
             time.sleep(1.0)
 
     def execute(self, circuits: Any, execution_config: Any = None) -> Any:

@@ -70,6 +70,6 @@ def test_a_side_that_has_ended_is_told(pair: Pair):
         send(pair[1], "anybody?", soon())
 
 
-def test_nobody_who_reads_is_not_waited_for(pair: Pair):
+def test_a_missing_reader_is_not_waited_for(pair: Pair):
     with pytest.raises(TimeoutError):
         send(pair[0], np.zeros(1_000_000), soon(0.05))

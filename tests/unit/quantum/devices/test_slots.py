@@ -47,11 +47,11 @@ def circuit(n: int = 4, shots: int = 64) -> Circuit:
 
 
 def misbehaving(
-    told: Path, timeout_ms: float = 1500.0, failures: int = 1000, cooldown_s: float = 0.2, **more: object
+    orders: Path, timeout_ms: float = 1500.0, failures: int = 1000, cooldown_s: float = 0.2, **more: object
 ) -> DeviceSpec:
-    """A device that does what the file at `told` says."""
+    """A device that does what the file at `orders` says."""
     breaker = BreakerSpec(failures=failures, cooldown_s=cooldown_s)
-    kwargs = {"told": str(told), **more.pop("kwargs", {})}  # type: ignore[dict-item]
+    kwargs = {"orders": str(orders), **more.pop("kwargs", {})}  # type: ignore[dict-item]
     given = {"name": "bad", "pennylane": f"{FILE}:Misbehaving", "kwargs": kwargs, "timeout_ms": timeout_ms, "breaker": breaker}
     return DeviceSpec.model_validate(given | more)
 
@@ -111,48 +111,48 @@ def test_a_process_gives_the_samples_that_this_one_gives(keeper: Keeper):
     ],
 )
 def test_what_goes_wrong_is_named_and_over_when_the_device_recovers(keeper: Keeper, tmp_path: Path, how: str, reason: Reason):
-    told = tmp_path / "told"
-    slots = add(keeper, misbehaving(told))
+    orders = tmp_path / "orders"
+    slots = add(keeper, misbehaving(orders))
     assert reason_of(slots) is None
-    told.write_text(how)
+    orders.write_text(how)
     assert reason_of(slots) is reason
-    told.unlink()
+    orders.unlink()
     assert eventually(lambda: reason_of(slots) is None)
     slots.close()
 
 
 def test_a_killed_process_is_replaced_and_its_start_is_no_failure(keeper: Keeper, tmp_path: Path):
-    told = tmp_path / "told"
-    slots = add(keeper, misbehaving(told, failures=3))
+    orders = tmp_path / "orders"
+    slots = add(keeper, misbehaving(orders, failures=3))
     assert eventually(lambda: slots.health()["idle"] == 2)
-    told.write_text("hang")
+    orders.write_text("hang")
     for _ in range(2):
         assert reason_of(slots) is Reason.TIMEOUT
         assert eventually(lambda: slots.health()["idle"] == 2)
-    told.unlink()
+    orders.unlink()
     assert (reason_of(slots), slots.breaker.state, slots.counts.timeouts, slots.counts.started) == (None, "closed", 2, 4)
     slots.close()
 
 
 def test_the_breaker_opens_and_only_a_probe_in_the_background_closes_it(keeper: Keeper, tmp_path: Path):
-    told = tmp_path / "told"
+    orders = tmp_path / "orders"
     # The probe has two wires, so that this device fails it as well.
-    slots = add(keeper, misbehaving(told, failures=2, cooldown_s=0.3, kwargs={"spares": 1}))
-    told.write_text("raise")
+    slots = add(keeper, misbehaving(orders, failures=2, cooldown_s=0.3, kwargs={"spares": 1}))
+    orders.write_text("raise")
     assert [reason_of(slots) for _ in range(4)] == [Reason.ERROR, Reason.ERROR, Reason.BREAKER_OPEN, Reason.BREAKER_OPEN]
     asked = slots.counts.faults
     assert eventually(lambda: slots.counts.faults >= asked + 2)
     assert reason_of(slots) is Reason.BREAKER_OPEN
-    told.unlink()
+    orders.unlink()
     assert eventually(lambda: slots.breaker.state == "closed")
     assert reason_of(slots) is None
     slots.close()
 
 
 def test_a_request_that_cannot_wait_does_not_kill_a_device_that_is_only_slow(keeper: Keeper, tmp_path: Path):
-    told = tmp_path / "told"
-    slots = add(keeper, misbehaving(told, timeout_ms=20_000, kwargs={"delay_s": 0.5}))
-    told.write_text("slow")
+    orders = tmp_path / "orders"
+    slots = add(keeper, misbehaving(orders, timeout_ms=20_000, kwargs={"delay_s": 0.5}))
+    orders.write_text("slow")
     assert reason_of(slots, seconds=0.05) is Reason.TIMEOUT
     assert slots.health()["busy"] == 1
     assert eventually(lambda: slots.health()["busy"] == 0)
@@ -162,9 +162,9 @@ def test_a_request_that_cannot_wait_does_not_kill_a_device_that_is_only_slow(kee
 
 
 def test_a_full_queue_refuses_at_once_and_a_hopeless_wait_is_refused(keeper: Keeper, tmp_path: Path):
-    told = tmp_path / "told"
-    slots = add(keeper, misbehaving(told, timeout_ms=20_000, queue_limit=1, kwargs={"delay_s": 1.0}))
-    told.write_text("slow")
+    orders = tmp_path / "orders"
+    slots = add(keeper, misbehaving(orders, timeout_ms=20_000, queue_limit=1, kwargs={"delay_s": 1.0}))
+    orders.write_text("slow")
     found: list[Reason | None] = []
     users = [threading.Thread(target=lambda: found.append(reason_of(slots))) for _ in range(2)]
     users[0].start()
@@ -185,13 +185,13 @@ def test_a_full_queue_refuses_at_once_and_a_hopeless_wait_is_refused(keeper: Kee
 
 
 def test_a_device_that_is_slow_to_open_is_not_ready_until_then(keeper: Keeper, tmp_path: Path):
-    told = tmp_path / "told"
-    told.touch()
-    slots = keeper.add(DeviceSpec(name="slow", pennylane=f"{FILE}:Slow", kwargs={"told": str(told)}))
+    orders = tmp_path / "orders"
+    orders.touch()
+    slots = keeper.add(DeviceSpec(name="slow", pennylane=f"{FILE}:Slow", kwargs={"orders": str(orders)}))
     assert eventually(lambda: slots.health()["starting"] == 2)
     assert reason_of(slots) is Reason.NOT_READY
     assert slots.wait_ready(time.monotonic() + START_S)
-    told.unlink()
+    orders.unlink()
     assert reason_of(slots) is None
     assert (slots.breaker.state, slots.counts.timeouts, slots.fault) == ("closed", 0, None)
     slots.close()
@@ -204,19 +204,19 @@ def test_a_device_that_is_missing_is_not_installed(keeper: Keeper):
 
 
 def test_a_device_that_does_not_open_is_tried_again(keeper: Keeper, tmp_path: Path):
-    told = tmp_path / "told"
-    told.touch()
-    spec = DeviceSpec(name="cold", pennylane=f"{FILE}:Unopened", kwargs={"told": str(told)}, probe_s=0.1)
+    orders = tmp_path / "orders"
+    orders.touch()
+    spec = DeviceSpec(name="cold", pennylane=f"{FILE}:Unopened", kwargs={"orders": str(orders)}, probe_s=0.1)
     slots = keeper.add(spec)
     assert not slots.wait_ready(time.monotonic() + START_S)
     assert reason_of(slots) is Reason.UNAVAILABLE
-    told.unlink()
+    orders.unlink()
     assert eventually(lambda: reason_of(slots) is None)
     slots.close()
 
 
 def test_processes_that_die_idle_are_no_request_s_fault(keeper: Keeper, tmp_path: Path):
-    slots = add(keeper, misbehaving(tmp_path / "told"))
+    slots = add(keeper, misbehaving(tmp_path / "orders"))
     assert eventually(lambda: slots.health()["idle"] == 2)
     pids = pids_of(slots)
     assert len(pids) == 2
@@ -229,7 +229,7 @@ def test_processes_that_die_idle_are_no_request_s_fault(keeper: Keeper, tmp_path
 
 
 def test_ten_thousand_calls_leave_threads_and_processes_as_they_were(keeper: Keeper, tmp_path: Path):
-    slots = add(keeper, misbehaving(tmp_path / "told"))
+    slots = add(keeper, misbehaving(tmp_path / "orders"))
     lanes = Lanes(threads=2, queue_limit=8)
     small = circuit(1, shots=1)
 
@@ -273,12 +273,12 @@ def test_a_lane_is_left_at_the_deadline_and_told_to_stop():
     ended.set()
     assert eventually(lambda: lanes.health()["inside"] == 0)
     ended.clear()
-    told: list[float] = []
+    left: list[float] = []
     with pytest.raises(Refused):
-        lanes.run(lambda left_s: (ended.wait(120), told.append(left_s()), ANSWER)[2], within(0.05), 0.0)
+        lanes.run(lambda left_s: (ended.wait(120), left.append(left_s()), ANSWER)[2], within(0.05), 0.0)
     ended.set()
     lanes.close()
-    assert told == [0.0]
+    assert left == [0.0]
 
 
 def test_a_lane_hands_over_what_its_solver_raises():
@@ -300,7 +300,7 @@ import time
 from qstream.quantum.devices.keeper import Keeper
 from qstream.quantum.devices.pool import DeviceSpec
 import psutil
-slots = Keeper().add(DeviceSpec(name="a", pennylane="{FILE}:Misbehaving", kwargs={{"told": "/nonexistent"}}))
+slots = Keeper().add(DeviceSpec(name="a", pennylane="{FILE}:Misbehaving", kwargs={{"orders": "/nonexistent"}}))
 assert slots.wait_ready(time.monotonic() + 180)
 print(*(child.pid for child in psutil.Process().children(recursive=True)), flush=True)
 time.sleep(600)
@@ -318,12 +318,12 @@ def test_nothing_outlives_an_owner_that_is_killed():
 
 
 def test_the_loss_of_the_process_that_forks_devices_is_healed_and_nothing_is_left_at_the_end(keeper: Keeper, tmp_path: Path):
-    told = tmp_path / "told"
-    slots = add(keeper, misbehaving(told, probe_s=0.1))
+    orders = tmp_path / "orders"
+    slots = add(keeper, misbehaving(orders, probe_s=0.1))
     psutil.Process(pids_of(slots)[0]).parent().kill()
     assert eventually(lambda: reason_of(slots) is not None)
     assert eventually(lambda: reason_of(slots) is None, seconds=START_S)
-    told.write_text("hang")
+    orders.write_text("hang")
     user = threading.Thread(target=lambda: reason_of(slots))
     user.start()
     # Not the servers of other tests of this run.

@@ -1,4 +1,4 @@
-"""Files of strangers: what they hold comes back unchanged, and what is broken, huge or code is refused by name."""
+"""Untrusted files: what they hold comes back unchanged, and what is broken, huge or code is refused by name."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_a_file_that_is_too_large_missing_or_of_an_unknown_kind_is_told(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "message"),
     [
         ([[1, 2], [3]], "ragged"),
         ([[1, "x"]], "must be numbers, got str values"),
@@ -153,10 +153,10 @@ def test_a_file_that_is_too_large_missing_or_of_an_unknown_kind_is_told(tmp_path
         (np.array([[np.nan]]), "must be 0 to"),
     ],
 )
-def test_numbers_names_the_field_and_what_is_wrong(value, told):
+def test_numbers_names_the_field_and_what_is_wrong(value, message):
     with pytest.raises(ProblemError, match="field") as raised:
         numbers("field", value, 2)
-    assert told in str(raised.value)
+    assert message in str(raised.value)
 
 
 def written(folder, name):
@@ -183,7 +183,7 @@ def written(folder, name):
 def test_whatever_bytes_are_wrong_or_missing_a_file_is_read_or_told(tmp_path, name):
     path = written(tmp_path, name)
     body, rng = path.read_bytes(), np.random.default_rng(7)
-    told = 0
+    message = 0
     for number in range(300):
         broken = bytearray(body[: rng.integers(len(body))] if number % 4 == 0 else body)
         for at in rng.integers(max(len(broken), 1), size=rng.integers(1, 6)) if broken else ():
@@ -192,8 +192,8 @@ def test_whatever_bytes_are_wrong_or_missing_a_file_is_read_or_told(tmp_path, na
         try:
             read_tree(path)
         except ProblemError:
-            told += 1
-    assert told > 50
+            message += 1
+    assert message > 50
 
 
 @pytest.mark.parametrize("header", ["{'descr': ('<i8'", "{'shape': (" + "(" * 500, "-" * 9000])

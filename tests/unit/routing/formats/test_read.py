@@ -99,7 +99,7 @@ def test_sglang_tokens_are_mapped_from_slots_to_experts_and_counted_by_pass():
     assert found.history.tolist() == [counted(passes[1], 6), counted(passes[0], 6)]
     assert found.coactivation is not None
     assert np.einsum("lee->le", found.coactivation).tolist() == found.history.sum(0).tolist()
-    assert found.coactivation.sum((1, 2)).tolist() == [12 * 4, 12 * 4]  # two experts a token: two on the diagonal, two beside
+    assert found.coactivation.sum((1, 2)).tolist() == [12 * 4, 12 * 4]  # two experts a token: two on the diagonal, two off it
     assert found.tokens is not None
     assert found.tokens.shape == (12, 2, 3)
 
@@ -189,7 +189,7 @@ def test_plain_arrays_with_and_without_a_name(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("tree", "told"),
+    ("tree", "message"),
     [
         ({"a": [[1]], "b": [[1]]}, r"must be one with logical_count, .*, got the names \['a', 'b'\]"),
         ({}, "must be one with logical_count"),
@@ -223,8 +223,8 @@ def test_plain_arrays_with_and_without_a_name(tmp_path):
         ({"logical_count": [[0, 0]]}, "0 tokens"),
     ],
 )
-def test_a_broken_recording_is_told_by_field(tree, told):
-    with pytest.raises(ProblemError, match=told):
+def test_a_broken_recording_is_named_by_field(tree, message):
+    with pytest.raises(ProblemError, match=message):
         from_tree(tree)
 
 
@@ -344,7 +344,7 @@ def test_experts_beyond_those_named_are_told():
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "message"),
     [
         ('{"physical_to_logical_map": [[0, 1, 2]]}', r"must be a placement \[1, 4\], got shape \[1, 3\]"),
         ('{"physical_to_logical_map": [[0, 1, 2, 9]]}', "must be experts 0 to 2, got 9"),
@@ -355,9 +355,9 @@ def test_experts_beyond_those_named_are_told():
         ('{"other": 1}', "must be a file with physical_to_logical_map or layer_list, got the names"),
     ],
 )
-def test_a_wrong_placement_is_told(tmp_path, body, told):
+def test_a_wrong_placement_is_named(tmp_path, body, message):
     (tmp_path / "p.json").write_text(body)
-    with pytest.raises(ProblemError, match=told):
+    with pytest.raises(ProblemError, match=message):
         read_map(tmp_path / "p.json", 1, 4, 3)
 
 

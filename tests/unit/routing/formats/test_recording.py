@@ -1,4 +1,4 @@
-"""Recordings: counting by hand and by the other counter, folding keeps every token, and wrong shapes are told."""
+"""Recordings: counting by hand and by the other counter, folding keeps every token, and wrong shapes are named."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_sample_is_evenly_spread_and_bounded():
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "message"),
     [
         (lambda: recording("x", np.zeros((2, 3), np.int64)), "0 tokens"),
         (lambda: recording("x", np.ones((1, 5000, 2), np.int64)), "5000 layers"),
@@ -77,6 +77,6 @@ def test_a_sample_is_evenly_spread_and_bounded():
         (lambda: count_pairs(np.zeros((4096, 1, 1), np.int64), 65536), "coactivation must be at most .* entries, got shape"),
     ],
 )
-def test_what_no_model_has_is_told(make, told):
-    with pytest.raises(ProblemError, match=told):
+def test_what_no_model_has_is_named(make, message):
+    with pytest.raises(ProblemError, match=message):
         make()

@@ -88,7 +88,7 @@ def test_choices_without_a_name_are_not_taken_for_counts_and_counts_are(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("answer", "told"),
+    ("answer", "message"),
     [
         ({"routed_experts": None}, "routed_experts must be given in at least one answer, got none"),
         ({"routed_experts": "?"}, "answer 0, routed_experts must be an array or base64"),
@@ -104,6 +104,6 @@ def test_choices_without_a_name_are_not_taken_for_counts_and_counts_are(tmp_path
         ({"meta_info": {"routed_experts": "", "prompt_tokens": 2, "completion_tokens": 1}}, "int32"),
     ],
 )
-def test_a_broken_answer_is_told_by_field(answer, told):
-    with pytest.raises(ProblemError, match=told):
+def test_a_broken_answer_is_named_by_field(answer, message):
+    with pytest.raises(ProblemError, match=message):
         from_tree(answer, None, None, 2 if "meta_info" in answer else None)

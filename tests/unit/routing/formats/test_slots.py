@@ -35,8 +35,10 @@ def test_counts_of_slots_are_read_by_the_placement_in_force(field, tree):
 def test_counts_of_slots_without_a_map_are_of_experts_only_if_that_is_said(field, tree):
     assert from_tree(tree, 8).history.tolist() == COUNTS.tolist()
     for experts in (None, 6):
-        told = f"experts must be 8 where slots of {field} are experts; with replicas the number of experts, and --previous with"
-        with pytest.raises(ProblemError, match=re.escape(told) + rf".*, got {experts}"):
+        message = (
+            f"experts must be 8 where slots of {field} are experts; with replicas the number of experts, and --previous with"
+        )
+        with pytest.raises(ProblemError, match=re.escape(message) + rf".*, got {experts}"):
             from_tree(tree, experts)
 
 
@@ -79,8 +81,8 @@ def test_fused_shared_experts_are_left_out_and_told_where_the_number_of_experts_
         found = from_tree(tree, 4)
         assert found.history.tolist() == from_tree({"topk_ids_of_layer": routed}, 4).history.tolist()
         assert from_tree(tree, 4 + kinds).history.shape == (1, 2, 4 + kinds)
-        told = rf"experts must be given: .* fused shared experts, .*; 4 leaves them out, {4 + kinds} counts them, got None"
-        with pytest.raises(ProblemError, match=told):
+        message = rf"experts must be given: .* fused shared experts, .*; 4 leaves them out, {4 + kinds} counts them, got None"
+        with pytest.raises(ProblemError, match=message):
             from_tree(tree)
 
 
