@@ -12,8 +12,9 @@ import numpy as np
 from qstream.quantum.attempt import Attempt, Clock, Find, attempt, share
 from qstream.quantum.classical.exact import EXACT, Spectrum, spectrum
 from qstream.quantum.classical.greedy import random_solutions
+from qstream.quantum.compare import is_lower, rounding
 from qstream.quantum.ising import IsingProblem
-from qstream.quantum.record import Answer, Control, Fallback, Refused, Remaining, SolveMeta, SolveRequest, SolveResult
+from qstream.quantum.record import Answer, Control, Fallback, Problem, Refused, Remaining, SolveMeta, SolveRequest, SolveResult
 
 AUTO: Final = "auto"
 TWIN: Final = "sa"
@@ -21,7 +22,6 @@ YARDSTICK_BITS: Final = 22
 # Shares of the time left: of greedy, of the exact optimum at most, and of a quantum solver before its twin.
 _GREEDY, _EXACT, _QUANTUM = 0.25, 0.5, 0.5
 _CLASSICAL: Final = ("exact", "greedy", "sa", "dsb")
-_ROUNDING: Final = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,17 +42,16 @@ def solve_in_order(request: SolveRequest, name: str, find: Find, clock: Clock) -
     """Solve by the solver of this name; see `qstream.quantum.solvers.solve`."""
     start, cpu = clock(), time.thread_time()
     track = Track(replace(request, incumbent=None), find, clock, lambda: request.deadline_s - (clock() - start))
-    rounding = _ROUNDING * request.problem.magnitude()
     greedy = track.attempt("greedy", _GREEDY * request.deadline_s)
     asked = by_default(track) if name == AUTO else [greedy if name == greedy.solver else asked_for(track, name)]
     refused = None if name == AUTO else asked[0].refused
     if refused is not None:
         asked += by_default(track)
-    main = best(asked, rounding)
+    main = best(asked, request.problem)
     twin = twin_of(track, main)
     exact, ends = yardstick(track, main)
     others = [each for each in (given(request), twin, exact) if each is not None]
-    winner = best([*asked, *others, greedy], rounding)
+    winner = best([*asked, *others, greedy], request.problem)
     answer = winner.answer
     assert answer is not None, "greedy always answers"
     measured = with_means(main.answer or answer, ends)
@@ -77,7 +76,7 @@ def solve_in_order(request: SolveRequest, name: str, find: Find, clock: Clock) -
         expectation=measured.expectation,
         ratio=ratio(measured, ends),
         p_opt=measured.p_opt,
-        optimum=measured.optimum if ends is None else ends.minimum,
+        optimum=known_optimum(measured, ends, answer),
         control=control(request, measured, ends),
         baseline=(greedy if twin is None or twin.answer is None else twin).figures,
         tried=tuple(each.figures for each in dict.fromkeys([greedy, *asked, *others])),
@@ -142,15 +141,29 @@ def given(request: SolveRequest) -> Attempt | None:
     return Attempt("incumbent", "classical", 0.0, 0.0, Answer(request.incumbent, energy, "incumbent"))
 
 
-def best(attempts: list[Attempt], rounding: float) -> Attempt:
+def best(attempts: list[Attempt], problem: Problem) -> Attempt:
     """The lowest answer; of answers that differ by rounding alone the first, so that the solver asked for is preferred."""
+    near = rounding(problem)
     lowest = attempts[0]
     for each in attempts[1:]:
         if each.answer is None:
             continue
-        if lowest.answer is None or each.answer.energy < lowest.answer.energy - rounding:
+        if lowest.answer is None or is_better(problem, each.answer, lowest.answer, near):
             lowest = each
     return lowest
+
+
+def is_better(problem: Problem, found: Answer, known: Answer, near: float) -> bool:
+    """Whether the one answer is lower; by the sum of the terms that differ where rounding leaves that open."""
+    if abs(found.energy - known.energy) > near:
+        return found.energy < known.energy
+    return is_lower(problem, found.solution, known.solution)
+
+
+def known_optimum(measured: Answer, ends: Spectrum | None, answer: Answer) -> float | None:
+    """The optimum where it is known; of two sums for one energy the lower, so that no answer is below it."""
+    optimum = measured.optimum if ends is None else ends.minimum
+    return None if optimum is None else min(optimum, answer.energy)
 
 
 def with_means(measured: Answer, ends: Spectrum | None) -> Answer:

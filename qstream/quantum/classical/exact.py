@@ -10,6 +10,7 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from qstream.quantum.compare import lowest, rounding
 from qstream.quantum.ising import IsingProblem, basis_spins, spins_of
 from qstream.quantum.onehot import MAX_STATES, OneHotProblem, states_text
 from qstream.quantum.record import Answer, Problem, Refused, Remaining, Solution, SolveRequest
@@ -17,8 +18,8 @@ from schemas.solver import Reason
 from schemas.wording import Shown, must_be
 
 MAX_BITS: Final = 24
-# Energies closer than this share of the largest are equal: rounding differs with the order of a sum.
-TOLERANCE: Final = 1e-11
+# Of so many solutions that rounding alone tells apart, the lowest is sought exactly.
+_COMPARED: Final = 256
 # Multiplications of a block: few enough that its energies stay in a core's cache, and that BLAS wakes no other cores.
 _BLOCK: Final = 400_000
 _RIGHT_BITS: Final = 11
@@ -28,17 +29,19 @@ Halves = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 @dataclass(frozen=True, eq=False)
 class Spectrum:
-    """Both ends of a problem's spectrum: its first optimal solution, E_min, E_max, and how many of all solutions are optimal."""
+    """Both ends of a problem's spectrum: its first optimal solution, E_min, E_max, and how many of all solutions are optimal,
+    up to `rounding`."""
 
     solution: Solution
     minimum: float
     maximum: float
     optimal: int
     states: int
+    rounding: float
 
     def is_optimal(self, energies: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Which energies are the minimum, up to rounding."""
-        close: NDArray[np.bool_] = energies <= self.minimum + margin(self.minimum, self.maximum)
+        close: NDArray[np.bool_] = energies <= self.minimum + self.rounding
         return close
 
 
@@ -55,12 +58,20 @@ def spectrum(problem: Problem, remaining_s: Remaining = lambda: math.inf) -> Spe
         highs.append(float(block.max()))
         if remaining_s() <= 0:
             raise Refused(Reason.DEADLINE_INSUFFICIENT, f"{len(lows)} of {len(starts)} blocks of solutions enumerated")
-    close = min(lows) + margin(min(lows), max(highs))
-    again = [start for start, low in zip(starts, lows, strict=True) if low <= close]
-    hits = [np.flatnonzero(block <= close) for block in blocks(left, right, again, rows)]
-    solution = solution_at(problem, again[0] * right.shape[1] + int(hits[0][0]))
-    optimal, states = sum(map(len, hits)), len(left) * right.shape[1]
-    return Spectrum(solution, problem.energy(solution), max(highs), optimal, states)
+    near = rounding(problem)
+    again = [start for start, low in zip(starts, lows, strict=True) if low <= min(lows) + near]
+    optimal, at, energies = 0, np.zeros(0, np.int64), np.zeros(0)
+    for start, block in zip(again, blocks(left, right, again, rows), strict=True):
+        hits = np.flatnonzero(block <= min(lows) + near)
+        optimal += len(hits)
+        at, energies = np.append(at, start * right.shape[1] + hits), np.append(energies, block[hits])
+        kept = np.sort(np.argsort(energies, kind="stable")[:_COMPARED])
+        at, energies = at[kept], energies[kept]
+    if np.ptp(energies) == 0.0:  # as of whole numbers, which no sum rounds
+        at = at[:1]
+    candidates = [solution_at(problem, int(index)) for index in at]
+    solution = candidates[lowest(problem, candidates)]
+    return Spectrum(solution, problem.energy(solution), max(highs), optimal, len(left) * right.shape[1], near)
 
 
 def blocks(
@@ -127,11 +138,6 @@ def solution_at(problem: Problem, index: int) -> Solution:
     return np.array(levels[::-1], np.int64)
 
 
-def margin(minimum: float, maximum: float) -> float:
-    """How far above the minimum an energy may seem that equals it."""
-    return TOLERANCE * max(abs(minimum), abs(maximum), maximum - minimum)
-
-
 def size_refusal(problem: Problem) -> Refused | None:
     """Whether the problem has more solutions than are enumerated."""
     if isinstance(problem, IsingProblem):
@@ -144,7 +150,7 @@ def size_refusal(problem: Problem) -> Refused | None:
 
 @dataclass(frozen=True)
 class Exact:
-    """The optimum, proven by enumeration; of equal ones the first."""
+    """The optimum, proven by enumeration; of equal ones the first. What rounding alone tells apart is compared by exact sums."""
 
     name: str = "exact"
     path: Literal["classical"] = "classical"

@@ -9,6 +9,7 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from qstream.quantum.compare import margin
 from qstream.quantum.ising import IsingProblem
 from qstream.quantum.onehot import MAX_STACKED, OneHotProblem
 from qstream.quantum.record import Answer, Problem, Refused, Remaining, Solution, SolveRequest
@@ -17,8 +18,10 @@ from schemas.wording import must_be
 
 RESTARTS: Final = 32
 REPLICAS: Final = 32
-# A move must gain more than this share of the largest local cost: the running sums carry rounding errors below it.
+# A move must gain more than this share of the largest local cost: the running sums carry rounding errors below it. Of sums
+# made for each move they are below that of rounding: costs far below a penalty are descended so, up to so many variables.
 TOLERANCE: Final = 1e-10
+MOST_REFINED: Final = 512
 _MOVES_A_LOOK: Final = 16
 _VARIABLES_A_LOOK: Final = 64
 _SMALL: Final = 64  # variables whose starts descend all at once, deadline or not
@@ -72,8 +75,26 @@ def one_flip_descent(
         moves += 1
         if moves % _MOVES_A_LOOK == 0 and remaining_s() <= 0:
             result[rows] = s
-            break
-    return result
+            return result
+    return _refined_spins(couplings, fields, result, remaining_s)
+
+
+def _refined_spins(
+    couplings: NDArray[np.float64], fields: NDArray[np.float64], spins: NDArray[np.int8], remaining_s: Remaining
+) -> NDArray[np.int8]:
+    """Flips of a gain that running sums do not show, in solutions [S, n] of a descent."""
+    if len(fields) > MOST_REFINED:
+        return spins
+    enough = margin(len(fields), 1.0) * (np.abs(couplings).sum(1) + np.abs(fields))
+    rows = np.arange(len(spins))
+    while len(rows) and remaining_s() > 0:
+        s = spins[rows].astype(np.float64)
+        gain = s * (s @ couplings + fields) - enough
+        at = gain.argmax(1)
+        better = gain[np.arange(len(rows)), at] > 0
+        rows = rows[better]
+        spins[rows, at[better]] *= -1
+    return spins
 
 
 def polish_levels(problem: OneHotProblem, levels: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -107,8 +128,30 @@ def one_level_descent(
         moves += 1
         if moves % _MOVES_A_LOOK == 0 and remaining_s() <= 0:
             result[rows] = x - starts[:-1]
-            break
-    return result
+            return result
+    return _refined_levels(problem, result, remaining_s)
+
+
+def _refined_levels(problem: OneHotProblem, levels: NDArray[np.int64], remaining_s: Remaining) -> NDArray[np.int64]:
+    """Changes of a gain that running sums do not show, in solutions [S, m] of a descent."""
+    starts, unary, pair = problem.stacked()
+    if len(unary) > MOST_REFINED:
+        return levels
+    owner = np.repeat(np.arange(len(problem.sizes)), problem.sizes)
+    terms = np.maximum.reduceat(np.abs(pair), starts[:-1], axis=1).sum(1) + np.abs(unary)
+    enough = 2 * margin(len(problem.sizes), float(terms.max()))
+    rows = np.arange(len(levels))
+    while len(rows) and remaining_s() > 0:
+        x = levels[rows] + starts[:-1]
+        taken = np.zeros((len(x), len(unary)))
+        np.put_along_axis(taken, x, 1.0, 1)
+        cost = unary + taken @ pair
+        change = cost - np.take_along_axis(cost, x, 1)[:, owner]
+        at = change.argmin(1)
+        better = change[np.arange(len(rows)), at] < -enough
+        rows, at = rows[better], at[better]
+        levels[rows, owner[at]] = at - starts[owner[at]]
+    return levels
 
 
 def constructed(problem: Problem, remaining_s: Remaining = lambda: math.inf) -> Solution:

@@ -15,7 +15,7 @@ from schemas.solver import Reason
 from schemas.wording import must_be
 
 MAX_BITS: Final = 64
-_STEPS: Final = 1 << 40  # the whole range of energies in the integers that CP-SAT counts in
+_STEPS: Final = 1 << 56  # the whole range of energies in the integers that CP-SAT counts in: finer than float64 rounds it
 _FIRST_MS: Final = 20.0
 _FIXED_WORK: Final = 20.0  # of CP-SAT's deterministic time, where there is no deadline
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qstream.quantum.attempt import Clock
-from qstream.quantum.classical.exact import margin
+from qstream.quantum.compare import margin
 from qstream.quantum.ising import IsingProblem, spins_of
 from qstream.quantum.qaoa.schedule import stretched
 from qstream.quantum.qaoa.statevector import Statevector, unlimited
@@ -70,7 +70,7 @@ def solve_batch(
     start = states[rows, np.take_along_axis(energies, states, 1).argmin(1)]
     found = descended_states(energies, start, flips(circuit.qubits, circuit.mirrored))
     lows, highs = energies.min(1), energies.max(1)
-    close = lows + [margin(low, high) for low, high in zip(lows.tolist(), highs.tolist(), strict=True)]
+    close = lows + margin(circuit.n, 1.0) * np.maximum(np.abs(lows), np.abs(highs))
     return Batch(
         solutions=spins_of(found, circuit.n),
         energies=energies[rows, found] + circuit.offsets,

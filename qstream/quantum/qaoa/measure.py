@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from qstream.quantum.classical.exact import margin
+from qstream.quantum.compare import margin
 from qstream.quantum.qaoa.statevector import Statevector
 
 
@@ -46,7 +46,7 @@ class Distribution:
     def optimal(self) -> NDArray[np.intp]:
         """The entries of least energy, up to rounding."""
         low, high = float(self.energies.min()), float(self.energies.max())
-        return np.flatnonzero(self.energies <= low + margin(low, high))
+        return np.flatnonzero(self.energies <= low + margin(self.n, max(abs(low), abs(high))))
 
     @property
     def p_opt(self) -> float:

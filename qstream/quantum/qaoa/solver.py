@@ -11,8 +11,8 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from qstream.quantum.classical.exact import margin
 from qstream.quantum.classical.greedy import polish
+from qstream.quantum.compare import is_lower
 from qstream.quantum.ising import IsingProblem, spins_of
 from qstream.quantum.qaoa.cost import CostModel, calibrate
 from qstream.quantum.qaoa.diagonals import MAX_QUBITS
@@ -140,8 +140,7 @@ def descended(
     lower = polish(problem, samples[order])
     reached = problem.energies(lower)
     at = int(reached.argmin())
-    least = float(energies[order[0]])
-    if reached[at] < least - margin(least, float(energies.max())):
+    if is_lower(problem, lower[at], samples[order[0]]):
         return lower[at], "polish"
     return samples[order[0]], "sample"
 

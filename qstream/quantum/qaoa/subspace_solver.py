@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qstream.quantum.classical.greedy import polish_levels, stacked_refusal
+from qstream.quantum.compare import is_lower
 from qstream.quantum.onehot import OneHotProblem, states_text
 from qstream.quantum.qaoa.measure import Distribution
 from qstream.quantum.qaoa.subspace import OneHotMixer, control, local_scale, onehot_state
@@ -74,7 +75,7 @@ class QaoaXY:
         rng = np.random.default_rng(request.seed)
         states, counts = found.sample(request.shots, rng)
         samples = np.stack(np.unravel_index(states, problem.sizes), 1).astype(np.int64)
-        solution, produced_by = polished(problem, samples, flat[states], float(np.ptp(flat)))
+        solution, produced_by = polished(problem, samples, flat[states])
         return Answer(
             solution,
             problem.energy(solution),
@@ -139,14 +140,14 @@ def around(sizes: Sequence[int], levels: NDArray[np.int64]) -> list[NDArray[np.f
 
 
 def polished(
-    problem: OneHotProblem, samples: NDArray[np.int64], energies: NDArray[np.float64], span: float
+    problem: OneHotProblem, samples: NDArray[np.int64], energies: NDArray[np.float64]
 ) -> tuple[NDArray[np.int64], ProducedBy]:
     """The best of the samples [S, m], or what the best 16 descend to where that is lower."""
     order = np.argsort(energies, kind="stable")[:POLISHED]
     descended = polish_levels(problem, samples[order])
     found = problem.energies(descended)
     best = int(found.argmin())
-    if found[best] < energies[order[0]] - 1e-12 * span:
+    if is_lower(problem, descended[best], samples[order[0]]):
         return descended[best], "polish"
     return samples[order[0]], "sample"
 
