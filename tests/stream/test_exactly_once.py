@@ -9,15 +9,17 @@ from pathlib import Path
 import pytest
 import redis
 
-from qstream.contract import Event, Record
+from qstream.contract import Event, Record, Result, Tick
 from qstream.embedded.kafka import EmbeddedKafka
 from qstream.embedded.redis import EmbeddedRedis
 from qstream.errors import ConfigError, Fenced
 from qstream.state.store import StateStore
+from qstream.state.write import Write
+from qstream.stream.client import PlanSubscriber
 from qstream.stream.loop import BatchLoop
 from qstream.stream.produce import Outbox
-from qstream.testing.rig import Rig, wait_until
-from qstream.testing.sample import Ping, Pong, Sample, Tally
+from qstream.testing.rig import Rig, header, wait_until
+from qstream.testing.sample import Ping, Pong, Sample, SampleOptions, Tally
 
 MakeRig = Callable[..., Rig]
 SLOW = {"pause_s": 0.01}
@@ -181,6 +183,56 @@ def test_a_tick_is_delivered_in_a_transaction_of_its_own(rig: Rig):
     rig.publish([Ping.of("a", 1)])
     with rig.loop(rig.processor(tick_s=0.2)):
         wait_until(lambda: [event_id for event_id, _ in rig.pongs() if event_id.startswith("tick/a/")])
+
+
+class Once(Sample):
+    """A sample of which each name ticks once: with an event, and a million more in its state."""
+
+    def on_tick(self, tick: Tick, state: Tally) -> Result[Tally]:
+        if state.total >= 1_000_000:
+            return Result()
+        return Result(super().on_tick(tick, state).events, state=state.model_copy(update={"total": state.total + 1_000_000}))
+
+
+class Died(Exception):
+    """Stands for the death of a worker between a transaction and the write of the states."""
+
+
+def test_a_tick_whose_worker_dies_before_its_state_is_written_comes_again_under_the_same_id_and_counts_once(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+):
+    once = Once(rig.sample.name, rig.sample.partitions, SampleOptions(tick_s=0.2))
+    save_all = StateStore[Tally].save_all
+
+    def save_or_die(store: StateStore[Tally], writes: Sequence[Write[Tally]]) -> object:
+        if any(write.state is not None and write.state.total >= 1_000_000 for write in writes):
+            raise Died
+        return save_all(store, writes)
+
+    rig.publish([Ping.of("a", 1)])
+    with monkeypatch.context() as patched:
+        patched.setattr(StateStore, "save_all", save_or_die)
+        dying = rig.loop(once)
+        wait_until(lambda: not dying.alive)
+    assert isinstance(dying.error, Died)
+    assert rig.tally("a") == Tally.of(Ping.of("a", 1))
+    with rig.loop(once):
+        wait_until(lambda: (tally := rig.tally("a")) is not None and tally.total > 1)
+    stored = rig.store.load("a")
+    assert stored.state is not None
+    assert (stored.version, stored.state.total) == (2, 1_000_001)
+    ticks = [message for message in rig.tail(rig.sample.pongs) if header(message, "ce_id") == "tick/a/1/0"]
+    assert len(ticks) == 2
+    assert ticks[0].value() == ticks[1].value()
+    with PlanSubscriber(rig.sample.pongs, Pong, rig.bootstrap_servers, from_start=True) as plans:
+        found: list[Pong] = []
+
+        def repeated() -> int:
+            found.extend(plans.drain(0.1))
+            return plans.repeated
+
+        wait_until(repeated)
+    assert (len(found), plans.repeated) == (2, 1)
 
 
 def test_exactly_once_on_the_embedded_broker_is_refused_with_the_way_out(
