@@ -65,8 +65,8 @@ def _fields(frame: Frame, path: str) -> Iterator[tuple[str, bytes]]:
     for name in _nested(cls):
         if found := _all_but_class(getattr(frame, name), _join(path, name), inner):
             left_out[name] = found
-    kinds = to_json({name: [array.dtype.newbyteorder("<").str, array.shape] for name, array in arrays.items()})
-    header = frame.model_dump_json(exclude=left_out).encode()
+    kinds = to_json({name: [_wire(array.dtype).str, array.shape] for name, array in arrays.items()})
+    header = frame.__pydantic_serializer__.to_json(frame, exclude=left_out)  # `model_dump_json` at half its time
     yield _header_name(path), b'{"arrays":' + kinds + b',"header":' + header + b"}"
     for name, array in arrays.items():
         for i, chunk in enumerate(_chunks(array)):
@@ -154,16 +154,25 @@ def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
+@cache
+def _wire(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The little-endian twin of a dtype."""
+    return dtype.newbyteorder("<")
+
+
 def _chunks(array: NDArray[Any]) -> list[bytes]:
+    array = array.astype(_wire(array.dtype), copy=False)
+    if 0 < array.nbytes <= MAX_CHUNK_BYTES:
+        return [array.tobytes()]
     row = array.itemsize * math.prod(array.shape[1:])
     step = MAX_CHUNK_BYTES // row * row if 0 < row <= MAX_CHUNK_BYTES else MAX_CHUNK_BYTES
-    flat = array.astype(array.dtype.newbyteorder("<"), copy=False).reshape(-1).view(np.uint8)
+    flat = array.reshape(-1).view(np.uint8)
     return [flat[start : start + step].tobytes() for start in range(0, flat.size, step)]
 
 
 def _array(cls: type[Frame], name: str, path: str, kind: object, fields: Mapping[str, bytes]) -> NDArray[Any]:
     dtype, axes = cls.dtypes[name], cls.arrays[name]
-    wire = dtype.newbyteorder("<")
+    wire = _wire(dtype)
     match kind:
         case [wire.str, [*shape]] if len(shape) == len(axes):
             pass
