@@ -50,7 +50,7 @@ class Settings(BaseModel):
     redis_url: SecretStr = Field(
         default=SecretStr(EMBEDDED),
         min_length=1,
-        description="redis://, rediss:// or unix://, or 'embedded' for a bundled server",
+        description="redis://, rediss:// or unix://, redis+cluster:// or redis+sentinel://, or 'embedded' for a bundled server",
     )
     kafka: dict[str, SecretStr] = Field(default_factory=dict, description="further librdkafka properties, such as SASL and TLS")
     options: dict[str, bool | int | float | str] = Field(default_factory=dict, description="toggles of the agent's module")

@@ -9,6 +9,7 @@ QstreamError
 │   ├── DeliveryFailed     the broker did not confirm some records in time
 │   ├── NotYet             what is computed next to the records is not ready: asked again soon, and never given up
 │   └── StoreUnavailable   the state store does not answer
+│       └── StoreRefused   the state store answers, and refuses what the agent needs
 ├── Fatal                  stop without commit, exit code 70
 │   └── Fenced             another worker owns these partitions or this transactional id
 └── StoreConflict          the stored state has changed since it was read: load it and process again
@@ -65,6 +66,10 @@ class NotYet(Transient):
 
 class StoreUnavailable(Transient):
     """The state store does not answer."""
+
+
+class StoreRefused(StoreUnavailable):
+    """The state store answers and refuses what the agent needs: somebody has to change it, or what the agent may do there."""
 
 
 class Fatal(QstreamError):

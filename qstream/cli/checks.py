@@ -12,17 +12,13 @@ from typing import Any, Final, Literal
 
 import confluent_kafka
 import pynvml
-import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from agents.registry import all_agents, all_topics, topics_by_name
 from qstream import __version__
 from qstream.cli.cluster import Cluster, reach
 from qstream.config import EMBEDDED, Settings
 from qstream.embedded.kafka import EmbeddedKafka
-from qstream.embedded.redis import EmbeddedRedis
-from qstream.errors import ConfigError, QstreamError, StoreUnavailable, Transient
+from qstream.errors import ConfigError, QstreamError, Transient
 from qstream.state.connection import Connection
 from qstream.state.logs import LogIndex, is_another
 from qstream.stream.admin import inspect_topics
@@ -30,8 +26,8 @@ from qstream.stream.groups import group_state
 from qstream.stream.identity import Identities
 
 PACKAGES: Final = ("confluent-kafka", "faust-streaming", "numba", "numpy", "pydantic", "redis", "safetensors")
-REDIS_ANSWER_S: Final = 3.0
 GROUPS_ANSWER_S: Final = 10.0
+REDIS_ANSWER_MS: Final = 3000
 BEHIND: Final = 1000
 MIB: Final = 1 << 20
 
@@ -119,7 +115,7 @@ def check_logs(settings: Settings) -> list[Check]:
     found = []
     for agent in all_agents():
         try:
-            logs = LogIndex(Connection(url, agent.name, int(REDIS_ANSWER_S * 1000))).known()
+            logs = LogIndex(Connection(url, agent.name, REDIS_ANSWER_MS)).known()
         except QstreamError:  # which the checks of Redis name
             return []
         names = {at.topic for at, (_, identity) in logs.items() if is_another(known.get(at.topic, identity), identity)}
@@ -132,26 +128,6 @@ def check_logs(settings: Settings) -> list[Check]:
             )
             for name in sorted(names)
         ]
-    return found
-
-
-def check_redis(url: str) -> list[Check]:
-    """Whether Redis answers, and whether it may drop states."""
-    if url == EMBEDDED:
-        try:
-            with EmbeddedRedis() as server:
-                return [Check("ok", "redis", f"embedded, starts and answers ({_redis_detail(server.url)['redis_version']})")]
-        except (ConfigError, StoreUnavailable) as exc:
-            return [Check("fail", "redis", str(exc), "install redis-server, or name one by --redis")]
-    try:
-        known = _redis_detail(url)
-    except (redis.RedisError, OSError, ValueError) as exc:  # ValueError: no Redis URL
-        return [Check("fail", "redis", f"no answer: {exc}", "start it, or correct --redis or QSTREAM_REDIS_URL")]
-    found = [Check("ok", "redis", f"answers, version {known['redis_version']}")]
-    policy = known.get("maxmemory_policy", "noeviction")
-    if policy != "noeviction":
-        fix = "CONFIG SET maxmemory-policy noeviction, and in redis.conf"
-        found.append(Check("warn", "redis memory", f"maxmemory-policy is {policy}: an evicted state is a cold start", fix))
     return found
 
 
@@ -205,16 +181,6 @@ def _is_absent(cluster: Cluster, group: str) -> bool:
     except confluent_kafka.KafkaException as exc:
         raise Transient(f"the broker does not list its groups: {exc.args[0].str()}") from exc
     return not listed.errors and group not in {known.group_id for known in listed.valid}
-
-
-def _redis_detail(url: str) -> dict[str, Any]:
-    answer_s = REDIS_ANSWER_S
-    with redis.Redis.from_url(
-        url, socket_timeout=answer_s, socket_connect_timeout=answer_s, retry=Retry(NoBackoff(), 0)
-    ) as client:
-        client.ping()
-        info: dict[str, Any] = client.info()
-    return info
 
 
 def _text(value: str | bytes) -> str:

@@ -6,7 +6,8 @@ import dataclasses
 
 import typer
 
-from qstream.cli.checks import Check, check_broker, check_gpu, check_installation, check_kernel_cache, check_logs, check_redis
+from qstream.cli.checks import Check, check_broker, check_gpu, check_installation, check_kernel_cache, check_logs
+from qstream.cli.checks_redis import check_redis
 from qstream.cli.options import AsJson, BootstrapServers, RedisUrl, new_app
 from qstream.cli.output import print_json, print_table
 from qstream.config import load_settings

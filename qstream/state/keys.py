@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Final, cast
+from typing import Final
 
 from qstream.contract import TopicPartition
-from qstream.state.connection import Connection
+from qstream.state.connection import Command, Connection
 
 _SCRIPT: Final = Path(__file__).with_name("keys.lua").read_text(encoding="utf-8")
 PART: Final = 5000
@@ -25,11 +25,15 @@ class KeyIndex:
 
     def take(self, partition: TopicPartition, epoch: int) -> set[str]:
         """Become the owner of a partition's index, and read its keys; none if a newer owner has it."""
-        if not self._run(partition, epoch, [], []):
+        ((status, *_),) = self._redis.ask([self._script(partition, epoch, [], [])])
+        if status != b"ok":
             return set()
-        with self._redis.answers():  # in parts, because millions of keys at once would take longer than an answer may
-            found = self._redis.client.hscan_iter(self._name(partition), count=PART)
-            return {key.decode() for key, _ in found if key}
+        name, cursor, found = self.name(partition), 0, set[str]()
+        while True:  # in parts, because millions of keys at once would take longer than an answer may
+            ((cursor, part),) = self._redis.ask([("HSCAN", name, cursor, "COUNT", PART)])
+            found |= {key.decode() for key in part if key}
+            if cursor == 0:
+                return found
 
     def change(
         self,
@@ -38,16 +42,16 @@ class KeyIndex:
         ended: Mapping[TopicPartition, Iterable[str]],
     ) -> None:
         """Add keys to their partitions and remove others; partitions without an epoch of ours are passed over."""
+        commands = []
         for partition, epoch in epochs.items():
             new, gone = list(added.get(partition, ())), list(ended.get(partition, ()))
             if new or gone:
-                self._run(partition, epoch, new, gone)
+                commands.append(self._script(partition, epoch, new, gone))
+        self._redis.ask(commands)
 
-    def _run(self, partition: TopicPartition, epoch: int, added: list[str], ended: list[str]) -> bool:
-        with self._redis.answers():
-            arguments = [str(epoch), str(len(added)), *added, *ended]
-            reply = cast("list[bytes]", self._redis.client.eval(_SCRIPT, 1, self._name(partition), *arguments))
-        return reply[0] == b"ok"
+    def _script(self, partition: TopicPartition, epoch: int, added: list[str], ended: list[str]) -> Command:
+        return ("EVAL", _SCRIPT, 1, self.name(partition), str(epoch), str(len(added)), *added, *ended)
 
-    def _name(self, partition: TopicPartition) -> str:
+    def name(self, partition: TopicPartition) -> str:
+        """The Redis key of a partition's index."""
         return f"qstream:{self._redis.module}:keys:{partition}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import cast
 
 from qstream.contract import TopicPartition
 from qstream.state.connection import Connection
@@ -43,8 +42,7 @@ class LogIndex:
 
     def known(self) -> dict[TopicPartition, tuple[int, str]]:
         """The epoch and the identity of each partition."""
-        with self._redis.answers():
-            found = cast("dict[bytes, bytes]", self._redis.client.hgetall(self._name))
+        (found,) = self._redis.ask([("HGETALL", self._name)])
         known = {}
         for field, value in found.items():
             topic, _, partition = field.decode(errors="replace").rpartition(":")
@@ -55,9 +53,8 @@ class LogIndex:
 
     def _set(self, logs: Mapping[TopicPartition, tuple[int, str]]) -> None:
         if logs:
-            mapping = {str(partition): f"{since} {identity}" for partition, (since, identity) in logs.items()}
-            with self._redis.answers():
-                self._redis.client.hset(self._name, mapping=mapping)  # type: ignore[arg-type]  # whose keys may be text
+            pairs = [word for partition, (since, identity) in logs.items() for word in (str(partition), f"{since} {identity}")]
+            self._redis.ask([("HSET", self._name, *pairs)])
 
 
 def is_another(identity: str, before: str) -> bool:

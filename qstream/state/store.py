@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Generic, Literal, Self, TypeVar, cast
+from typing import Any, Final, Generic, Self, TypeVar
 
 import redis
 
 from qstream.contract import TopicPartition
 from qstream.errors import StaleEpoch, StoreConflict
-from qstream.state.connection import Connection
-from qstream.state.fields import is_state_field, unpack
+from qstream.state.connection import Command, Connection
+from qstream.state.fields import HEADER, is_state_field, unpack
 from qstream.state.keys import KeyIndex
 from qstream.state.logs import LogIndex
 from qstream.state.write import Delta, Stored, Write, delta
@@ -23,6 +23,8 @@ from schemas.frame import Frame, FrameError
 S = TypeVar("S", bound=Frame)
 
 _CAS: Final = Path(__file__).with_name("cas.lua").read_text(encoding="utf-8")
+CHECK_KEYS: Final = 1000  # names to choose from, so that each node of a cluster has one
+CHECK_S: Final = 60.0
 _CAS_SHA: Final = hashlib.sha1(_CAS.encode(), usedforsecurity=False).hexdigest()
 
 # The clock keeps epochs rising when Redis restarts empty, the stored one when its clock steps back.
@@ -34,6 +36,14 @@ return string.format('%.0f', epoch)
 """
 
 
+@dataclass(frozen=True)
+class Facts:
+    """What one Redis tells of itself: its INFO, and whether it takes snapshots; None where the user may not ask."""
+
+    info: Mapping[str, Any] | None
+    snapshots: bool | None
+
+
 class StateStore(Generic[S]):
     """The states of one module, one Redis hash a key.
 
@@ -42,12 +52,13 @@ class StateStore(Generic[S]):
     with versions counting on. The last holds for keys with one writer: two workers that feed one key from two partitions
     cannot merge what each alone remembers, so the one that comes second loads the state of the first.
 
-    No call retries or blocks longer than about twice `timeout_ms`. Safe to share between threads.
+    No call retries or blocks longer than about twice `timeout_ms` for each node that does not answer.
 
     Parameters
     ----------
     url
-        ``redis://[user:password@]host[:port][/db]``, ``rediss://`` or ``unix://``.
+        ``redis://[user:password@]host[:port][/db]``, ``rediss://`` (TLS) or ``unix://``; ``redis+cluster://host:port,...`` or
+        ``redis+sentinel://host:port,.../service[/db]``, with TLS ``rediss+...``.
     module
         First part of every key of this store.
     state
@@ -58,25 +69,24 @@ class StateStore(Generic[S]):
     Raises
     ------
     ConfigError
-        The url is not a Redis url. From every call: a key of this store holds something that is not a hash, or the user
-        of the url may not run a command.
+        The url is not a Redis url. From every call: a key of this store holds something that is not a hash.
     StoreUnavailable
-        From every call: Redis does not answer, is loading, read-only or full.
+        From every call: Redis does not answer. `StoreRefused`, one of these: it answers and refuses, because the user lacks
+        a right, it is read-only or full, or the URL is of another kind; the message says what must be so.
     """
 
     def __init__(self, url: str, module: str, state: type[S], timeout_ms: int = 200) -> None:
         self._module = module
         self._state = state
         self._redis = Connection(url, module, timeout_ms)
-        self._client = self._redis.client
         self.index = KeyIndex(self._redis)
         self.logs = LogIndex(self._redis)
 
     def new_epoch(self) -> int:
         """Number a new assignment: higher than every number before, over all workers and restarts of Redis."""
         # A key of its own, outside the hash tags of the states: on a cluster it may live on any node.
-        with self._redis.answers():
-            return int(cast(bytes, self._client.eval(_NEXT_EPOCH, 1, f"qstream:{self._module}:epoch")))
+        (epoch,) = self._redis.ask([("EVAL", _NEXT_EPOCH, 1, f"qstream:{self._module}:epoch")])
+        return int(epoch)
 
     def load(self, key: str) -> Stored[S]:
         """Read what is stored of a key; damage is a cold start with a `reason`, never an error."""
@@ -85,20 +95,13 @@ class StateStore(Generic[S]):
     def load_all(self, keys: Sequence[str]) -> list[Stored[S]]:
         """Read what is stored of several keys, as `load`, in one round trip."""
         asked_at = time.monotonic()
-        with self._redis.answers(), self._client.pipeline(transaction=False) as pipeline:
-            for key in keys:
-                pipeline.hgetall(self._hash(key))
-                pipeline.pttl(self._hash(key))
-            replies = pipeline.execute()
+        replies = self._redis.ask([(word, self._hash(key)) for key in keys for word in ("HGETALL", "PTTL")])
         found = zip(replies[::2], replies[1::2], strict=True)
         return [self._stored(raw, None if left_ms < 0 else asked_at + left_ms / 1000) for raw, left_ms in found]
 
     def marks(self, keys: Sequence[str]) -> list[tuple[int, bytes]]:
         """The version and the writer's mark of several keys, in one round trip: whether `load` would give something else."""
-        with self._redis.answers(), self._client.pipeline(transaction=False) as pipeline:
-            for key in keys:
-                pipeline.hmget(self._hash(key), "version", "writer")
-            replies = pipeline.execute()
+        replies = self._redis.ask([("HMGET", self._hash(key), "version", "writer") for key in keys])
         return [(_integer(version), writer or b"") for version, writer in replies]
 
     def save(
@@ -136,27 +139,50 @@ class StateStore(Generic[S]):
 
     def watermarks(self) -> dict[TopicPartition, int]:
         """For each input partition the next offset up to which all states are written."""
-        with self._redis.answers():
-            found = cast("dict[bytes, bytes]", self._client.hgetall(f"qstream:{self._module}:watermarks"))
+        (found,) = self._redis.ask([("HGETALL", f"qstream:{self._module}:watermarks")])
         return _by_partition({name.decode(errors="replace"): value for name, value in found.items()}, "")
 
     def set_watermarks(self, offsets: Mapping[TopicPartition, int]) -> None:
         """Set the watermarks of some partitions, the others stay."""
         if offsets:
-            mapping: dict[Any, Any] = {str(partition): offset for partition, offset in offsets.items()}
-            with self._redis.answers():
-                self._client.hset(f"qstream:{self._module}:watermarks", mapping=mapping)
+            pairs = [word for partition, offset in offsets.items() for word in (str(partition), offset)]
+            self._redis.ask([("HSET", f"qstream:{self._module}:watermarks", *pairs)])
 
-    def ping(self) -> bool:
-        """Whether Redis answers now."""
-        try:
-            return bool(self._client.ping())
-        except redis.RedisError:
-            return False
+    def check(self) -> None:
+        """Do all that an agent asks of the store, on keys of its own on each node, which end by themselves.
+
+        What is wrong is raised, as by every call. Redis may answer a PING and yet refuse writes, scripts or some commands.
+        """
+        epoch = self.new_epoch()
+        names = {self._hash(key): key for key in (f"check-{epoch}-{n}" for n in range(CHECK_KEYS))}
+        keys = [names[name] for name in self._redis.one_on_each_node(names)]
+        partition, stored = TopicPartition("check", 0), Stored[S](fields={HEADER: b""})
+        for offset, ttl_s in enumerate((None, CHECK_S)):  # the second write meets the first, which is the script's other path
+            self.save_all([Write(key, stored, None, {partition: offset}, {partition: epoch}, ttl_s) for key in keys])
+        self._redis.ask([("HSET", self._hash(key), "checked", 1) for key in keys])
+        self._redis.ask([("HSCAN", self._hash(key), 0) for key in keys])
+        self.load_all(keys)
+        self.marks(keys)
+
+    def facts(self) -> list[Facts]:
+        """What each node tells of itself, as far as the user may ask for it."""
+        return [
+            Facts(
+                info=info if isinstance(info, dict) else None,
+                snapshots=bool(saved.get("save")) if isinstance(saved, dict) else None,
+            )
+            for info, saved in self._redis.send_to_all([("INFO",), ("CONFIG GET", "save")])
+        ]
+
+    def has_expiring(self, partitions: Iterable[TopicPartition]) -> bool:
+        """Whether something has given an end to keys that have none: those of the module, and the indexes of these partitions."""
+        own = [f"qstream:{self._module}:{name}" for name in ("watermarks", "logs")]
+        names = [*own, *map(self.index.name, partitions)]
+        return any(left_ms >= 0 for left_ms in self._redis.ask([("PTTL", name) for name in names]))
 
     def close(self) -> None:
         """Close the connections; may be called twice."""
-        self._client.close()
+        self._redis.close()
 
     def __enter__(self) -> Self:
         return self
@@ -169,23 +195,18 @@ class StateStore(Generic[S]):
 
     def _compare_and_set(self, deltas: Sequence[Delta[S]]) -> list[list[bytes]]:
         """Run the script for each write, in one round trip; a second one teaches it to a Redis that has restarted."""
-        replies = self._pipeline(deltas, "evalsha", _CAS_SHA)
+        replies = self._redis.send([self._script("EVALSHA", _CAS_SHA, sent) for sent in deltas])
         unknown = [i for i, reply in enumerate(replies) if isinstance(reply, redis.exceptions.NoScriptError)]
-        for i, reply in zip(unknown, self._pipeline([deltas[i] for i in unknown], "eval", _CAS), strict=True):
+        taught = self._redis.ask([self._script("EVAL", _CAS, deltas[i]) for i in unknown])
+        for i, reply in zip(unknown, taught, strict=True):
             replies[i] = reply
         for reply in replies:
             if isinstance(reply, redis.RedisError):
                 raise self._redis.fault(reply) from reply
-        return cast("list[list[bytes]]", replies)
+        return replies
 
-    def _pipeline(self, deltas: Sequence[Delta[S]], command: Literal["eval", "evalsha"], script: str) -> list[object]:
-        if not deltas:
-            return []
-        with self._redis.answers(), self._client.pipeline(transaction=False) as pipeline:
-            run = getattr(pipeline, command)
-            for sent in deltas:
-                run(script, 1, self._hash(sent.write.key), *sent.arguments)
-            return pipeline.execute(raise_on_error=False)
+    def _script(self, command: str, script: str, sent: Delta[S]) -> Command:
+        return (command, script, 1, self._hash(sent.write.key), *sent.arguments)
 
     def _outcome(self, sent: Delta[S], reply: list[bytes]) -> Stored[S] | StoreConflict:
         status, *facts = reply

@@ -32,8 +32,9 @@ class Ledger(Generic[S]):
     `positions` are the next offsets after what was processed, `durable` those whose states are written and whose commit
     was asked for, `refused` the partitions where it must be asked for again. `identities` says by topic which log it is now;
     `restarted` are the partitions whose log is another one than the stored offsets are of: they must be read from their start
-    before anything else. While the store is away, states live here,
-    their partitions are not committed, and `uncommitted` grows.
+    before anything else. While the store is away, states live here, their partitions are not committed, and `uncommitted`
+    grows. `fault` says why it is away: at first because it was not asked yet, and then since a question failed until `check`
+    has passed.
     """
 
     def __init__(
@@ -61,7 +62,8 @@ class Ledger(Generic[S]):
         self.restarted: set[TopicPartition] = set()
         self._epochs: dict[TopicPartition, int] = {}
         self._since: dict[TopicPartition, int] = {}
-        self._away_until = 0.0
+        self.fault = None if store is None else StoreUnavailable("the state store was not asked yet")
+        self._again_at = 0.0
 
     @property
     def uncommitted(self) -> int:
@@ -100,6 +102,15 @@ class Ledger(Generic[S]):
         for table in (self.positions, self.durable):
             for partition in gone & table.keys():
                 del table[partition]
+
+    def check(self) -> None:
+        """Have a store that is away do all that an agent asks of it; `StoreUnavailable` as long as it does not.
+
+        That one question is answered proves little: a replica answers reads, and one node of a cluster its own keys.
+        """
+        if self.store is not None and self.fault is not None:
+            self._ask(self.store.check)
+            self.fault = None
 
     def find_keys(self) -> None:
         """Read from the index which keys feed on the partitions that have come to us; `StoreUnavailable`."""
@@ -257,9 +268,8 @@ class Ledger(Generic[S]):
         store, dirty = self.store, list(self._dirty.items())
         if store is None:
             return again
+        self.check()
         if not dirty:
-            if self._away_until:
-                self._ask(self._ping)
             self._unindex_ended(store)
             return again
         self._index_new(store)
@@ -343,18 +353,12 @@ class Ledger(Generic[S]):
             self._ask(lambda: store.index.change(self._epochs, {}, ended))
             self.keys.removed(ended)
 
-    def _ping(self) -> None:
-        if self.store is not None and not self.store.ping():
-            raise StoreUnavailable("the store does not answer")
-
     def _ask(self, question: Callable[[], T]) -> T:
         """Ask the store, at most once in a while if it does not answer: each try costs its timeout."""
-        if time.monotonic() < self._away_until:
-            raise StoreUnavailable("the store did not answer a moment ago")
+        if self.fault is not None and time.monotonic() < self._again_at:
+            raise type(self.fault)(str(self.fault))
         try:
-            answer = question()
-        except StoreUnavailable:
-            self._away_until = time.monotonic() + STORE_RETRY_S
+            return question()
+        except StoreUnavailable as exc:
+            self.fault, self._again_at = type(exc)(str(exc)), time.monotonic() + STORE_RETRY_S
             raise
-        self._away_until = 0.0
-        return answer

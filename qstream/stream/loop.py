@@ -53,6 +53,7 @@ class BatchLoop(Parts[S]):
             time.monotonic() - self._last_turn,
             self.controlled.error,
             self.needs.missing,
+            str(self.settling.fault or ""),
         )
 
     def run(self) -> None:
@@ -141,8 +142,10 @@ class BatchLoop(Parts[S]):
         self._count(events, [])
 
     def _start(self) -> None:
+        self.running = True
         self.outbox.start(self.intake.cluster_id)
-        while not self.needs.met_by(self.intake):
+        # It joins once it can work: partitions that come to it are taken from others.
+        while not (self.needs.met_by(self.intake) and self.settling.store_answers()):
             self._last_turn = time.monotonic()
             if self._stop.wait(NEEDS_PERIOD_S):
                 return
@@ -152,8 +155,7 @@ class BatchLoop(Parts[S]):
             self.controlled.processor.warm()
         except Exception as exc:
             raise Fatal(f"warm of {self.agent} must not fail, got {type(exc).__name__}: {exc}") from exc
-        self.settling.settle()
-        self.warm = self.running = True
+        self.warm = True
         log.info("%s: joins its group", self.agent)
         self.intake.join()
 

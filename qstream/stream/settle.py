@@ -11,7 +11,7 @@ from confluent_kafka import Message
 
 from qstream.config import Settings
 from qstream.contract import TopicPartition
-from qstream.errors import StoreUnavailable
+from qstream.errors import StoreRefused, StoreUnavailable
 from qstream.metrics import DEGRADED, RESTARTED
 from qstream.stream.commit import Ledger
 from qstream.stream.consume import ANSWER_S, FROM_START, Intake, came_from
@@ -30,7 +30,9 @@ class Settling(Generic[S]):
     Attributes
     ----------
     degraded
-        The store does not answer: states go on from memory, and their offsets are not committed.
+        The store does not answer or refuses: states go on from memory, and their offsets are not committed.
+    fault
+        Why; None while it answers.
     stalled
         So many records are uncommitted that nothing more may be read before the store answers.
     """
@@ -53,17 +55,27 @@ class Settling(Generic[S]):
         self.transactional = transactional
         self.identities = identities
         self.degraded = self.stalled = False
+        self.fault: StoreUnavailable | None = None
+
+    def store_answers(self) -> bool:
+        """Whether the store does all that an agent asks of it; only asked where it has not yet, or has failed."""
+        try:
+            self.ledger.check()
+        except StoreUnavailable as exc:
+            self._note_fault(exc)
+        else:
+            self._note_fault(None)
+        return not self.degraded
 
     def settle(self) -> None:
         """Write the changed states, then commit up to the first record that is not answered or whose state is not written."""
         try:
             again = self.ledger.save()
         except StoreUnavailable as exc:
-            self._note_store(away=True)
+            self._note_fault(exc)
             self.stalled = self.ledger.uncommitted >= self.max_uncommitted
-            log.debug("state not saved: %s", exc)
             return
-        self._note_store(away=False)
+        self._note_fault(None)
         self._read_again(again)
         offsets = self.ledger.committable({p: min(offsets) for p, offsets in self.waiting.missing().items()})
         if not offsets:
@@ -138,9 +150,17 @@ class Settling(Generic[S]):
             self.intake.hold(partition, durable, FIRST_RETRY_S)
         self.waiting.drop(again)
 
-    def _note_store(self, away: bool) -> None:
-        if away != self.degraded:
-            log.warning("the state store %s", "does not answer: going on from memory" if away else "answers again")
-        self.degraded = away
-        self.stalled = self.stalled and away
-        DEGRADED.labels(self.ledger.agent).set(away)
+    def _note_fault(self, fault: StoreUnavailable | None) -> None:
+        """Say what is wrong when it begins and when it changes: an absence passes, a refusal needs somebody to act."""
+        if fault is None:
+            if self.degraded:
+                log.warning("the state store answers again")
+        elif type(fault) is not type(self.fault):
+            going_on = "going on from memory" if self.ledger.positions else "nothing is read before it does"
+            if isinstance(fault, StoreRefused):
+                log.error("the state store refuses what the agent needs: %s (%s)", fault, going_on)
+            else:
+                log.warning("the state store does not answer: %s (%s)", fault, going_on)
+        self.fault, self.degraded = fault, fault is not None
+        self.stalled = self.stalled and self.degraded
+        DEGRADED.labels(self.ledger.agent).set(self.degraded)

@@ -10,7 +10,7 @@ class Status:
     """A snapshot of a loop.
 
     `missing_topics` are those that it waits for before it joins its group; `uncommitted` are records that will be delivered
-    again after a crash, `waiting` those of them that were read and are not answered yet.
+    again after a crash, `waiting` those of them that were read and are not answered yet; `store_error` says why `degraded`.
     """
 
     running: bool
@@ -24,8 +24,9 @@ class Status:
     last_turn_age_s: float
     control_error: str
     missing_topics: tuple[str, ...]
+    store_error: str
 
     @property
     def ready(self) -> bool:
-        """In the group, kernels warm, and the store answers or its absence is declared."""
+        """In the group, which it joins once the store has done all that it needs, and kernels warm; later that may be away."""
         return self.running and self.warm and self.joined

@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from qstream.embedded.redis import EmbeddedRedis
-from qstream.testing.rig import LoopThread, Rig, wait_until
+from qstream.testing.rig import Rig, wait_until
 from qstream.testing.sample import Ping, Tally
 
 MakeRig = Callable[..., Rig]
@@ -151,15 +151,32 @@ def test_partitions_that_move_while_redis_is_away_are_counted_right_by_their_nex
     rig: Rig, redis_server: EmbeddedRedis, leaves: str
 ):
     sent = pings(300)
-    with rig.loop(worker_id="one") as one:
+    with rig.loop(worker_id="one") as one, rig.loop(worker_id="two") as two:
+        wait_until(lambda: len(two.loop.intake.assigned) == len(one.loop.intake.assigned) == 4)
         warm_up(rig, sent[:60])
         redis_server.pause()
         rig.publish(sent[60:150])
         wait_until(lambda: len(rig.pongs()) == 150)
+        leaving, staying = (one, two) if leaves == "one" else (two, one)
+        leaving.stop()
+        wait_until(lambda: len(staying.loop.intake.assigned) == 8)
+        rig.publish(sent[150:])
+        redis_server.resume()
+        all_exact(rig, sent)
+
+
+def test_a_worker_that_starts_while_redis_is_away_takes_no_partitions_from_those_that_work(rig: Rig, redis_server: EmbeddedRedis):
+    sent = pings(200)
+    with rig.loop(worker_id="one") as one:
+        warm_up(rig, sent[:60])
+        redis_server.pause()
         with rig.loop(worker_id="two") as two:
-            wait_until(lambda: len(two.loop.intake.assigned) == len(one.loop.intake.assigned) == 4)
-            rig.publish(sent[150:])
-            leaving: LoopThread = {"one": one, "two": two}[leaves]
-            leaving.stop()
+            wait_until(lambda: two.loop.settling.degraded)
+            rig.publish(sent[60:])
+            wait_until(lambda: len(rig.pongs()) == 200)
+            status = two.loop.status()
+            assert (status.running, status.ready, status.partitions) == (True, False, 0)
+            assert "Timeout" in status.store_error
             redis_server.resume()
+            wait_until(lambda: len(two.loop.intake.assigned) == len(one.loop.intake.assigned) == 4)
             all_exact(rig, sent)

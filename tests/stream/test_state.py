@@ -250,9 +250,10 @@ def test_a_lost_write_never_hides_another_partition(store: StateStore[Counts], r
 def test_a_paused_redis_is_unavailable_for_every_call_and_then_serves_again(
     store: StateStore[Counts], redis_at: EmbeddedRedis
 ) -> None:
-    assert store.ping()
+    store.check()
     redis_at.pause()
-    assert not store.ping()
+    with pytest.raises(StoreUnavailable):
+        store.check()
     with pytest.raises(StoreUnavailable, match=r"redis at redis://127\.0\.0\.1:\d+/0: TimeoutError") as failure:
         store.load(KEY)
     assert isinstance(failure.value.__cause__, redis.TimeoutError)
@@ -261,7 +262,7 @@ def test_a_paused_redis_is_unavailable_for_every_call_and_then_serves_again(
             call()
     redis_at.resume()
 
-    assert store.ping()
+    store.check()
     assert store.save(KEY, store.load(KEY), counts(1), {P0: 1}, {P0: 10}).version == 1
 
 
@@ -554,8 +555,13 @@ def test_watermarks_are_kept_by_partition(store: StateStore[Counts]) -> None:
         "redis://:s3c/ret@host:1x",
         "unix:///tmp/x?password=s3cret&db=x",
         "redis://u:s3cret@host?socket_timeout=x",
-        "redis://u:s3cret@host?unknown=1",
-        "redis://u:s3cret@host?decode_responses=true",
+        "redis://u:s3cret#x@host",
+        "redis://u:12/s3cret@host",
+        "redis+other://u:s3cret@host",
+        "redis+cluster://u:s3cret@host,",
+        "redis+cluster://u:s3cret@host:1,host:2/3",
+        "redis+sentinel://u:s3cret@host:1,host:2",
+        "redis+sentinel://u:s3cret@host/service/two?sentinel_password=s3cret",
     ],
 )
 def test_a_wrong_url_is_a_config_error_that_hides_the_password(url: str) -> None:
@@ -584,3 +590,21 @@ def test_an_offset_of_another_log_does_not_stand_against_a_write(store: StateSto
     loaded = store.load(KEY)
     assert (loaded.offsets, loaded.epochs) == ({P0: -1}, {P0: 30})
     assert store.save(KEY, loaded, counts(3), {P0: 4}, {P0: 30}).offsets == {P0: 4}
+
+
+@pytest.mark.parametrize(
+    ("url", "option"),
+    [
+        ("redis://u:s3cret@host?unknown=1", "unknown"),
+        ("redis://u:s3cret@host?decode_responses=true", "decode_responses"),
+        ("redis+cluster://u:s3cret@host?unknown=1", "unknown"),
+        ("rediss+cluster://u:s3cret@host?ssl_min_version=3", "ssl_min_version"),
+        ("redis+cluster://u:s3cret@host?sentinel_password=s3cret", "sentinel_password"),
+        ("redis+sentinel://u:s3cret@host/service?unknown=1", "unknown"),
+    ],
+)
+def test_an_option_that_the_client_does_not_take_is_named(url: str, option: str) -> None:
+    with pytest.raises(ConfigError, match=f"redis_url must be .*, got the option '{option}'") as failure:
+        StateStore(url, "m", Counts)
+    assert "s3c" not in str(failure.value)
+    assert failure.value.__cause__ is None
