@@ -9,7 +9,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,8 @@ from hypothesis import HealthCheck, settings
 from qstream.embedded.kafka import EmbeddedKafka
 from qstream.embedded.redis import EmbeddedRedis
 from qstream.errors import ConfigError
-from qstream.testing.real_kafka import real_kafka
+from qstream.testing.java_kafka import JavaKafka
+from qstream.testing.real_kafka import ADDRESS_SETTING, real_kafka
 
 pytest_plugins = ["tests.order", "tests.skipped"]
 
@@ -42,26 +43,33 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("chaos_seed", range(metafunc.config.getoption("--chaos-seeds")))
 
 
-@pytest.fixture(scope="session")
-def open_kafka() -> Callable[[ExitStack], str]:
-    """Start a real broker that ends with the stack; without one the test is skipped, in CI it fails."""
-
-    def start(running: ExitStack) -> str:
+@contextmanager
+def running_kafka(own: bool = False) -> Iterator[str]:
+    """A real broker, with `own` one that is started here; without one the test is skipped, in CI it fails."""
+    with ExitStack() as running:
         try:
-            return running.enter_context(real_kafka())
+            yield running.enter_context(JavaKafka()).bootstrap_servers if own else running.enter_context(real_kafka())
         except ConfigError as exc:
             if os.environ.get("CI") == "true":
                 pytest.fail(str(exc))
             pytest.skip(str(exc))
 
-    return start
+
+@pytest.fixture(scope="session")
+def kafka() -> Iterator[str]:
+    """Bootstrap servers of a real broker that all tests share."""
+    with running_kafka() as address:
+        yield address
 
 
 @pytest.fixture(scope="session")
-def kafka(open_kafka: Callable[[ExitStack], str]) -> Iterator[str]:
-    """Bootstrap servers of a real broker that all tests share."""
-    with ExitStack() as running:
-        yield open_kafka(running)
+def local_kafka(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The shared broker, unless it was named by its address: what its owner has on it is not deleted."""
+    if ADDRESS_SETTING not in os.environ:
+        yield request.getfixturevalue("kafka")
+        return
+    with running_kafka(own=True) as address:
+        yield address
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import pytest
 
 from qstream.embedded.redis import EmbeddedRedis
 from qstream.testing.rig import Rig
+from tests.stream.registry import create_registry, delete_registry
 
 MakeRig = Callable[..., Rig]
 
@@ -19,6 +20,20 @@ def durable_redis() -> Iterator[EmbeddedRedis]:
     """A Redis that has its data again after a kill."""
     with EmbeddedRedis(append_only=True) as server:
         yield server
+
+
+@pytest.fixture
+def bare_kafka(local_kafka: str) -> str:
+    """A broker without the topics of the registry; those of other tests may be there."""
+    delete_registry(local_kafka)
+    return local_kafka
+
+
+@pytest.fixture
+def registry_kafka(bare_kafka: str) -> str:
+    """A broker with all topics of the registry, each of them empty."""
+    create_registry(bare_kafka)
+    return bare_kafka
 
 
 @pytest.fixture

@@ -14,17 +14,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from confluent_kafka.admin import AdminClient
 
 from agents import routing
 from qstream.config import load_settings
 from qstream.embedded.child import free_ports
 from qstream.embedded.redis import EmbeddedRedis
-from qstream.stream.admin import apply_topics
 from qstream.stream.client import Publisher
 from qstream.testing.rig import Program, Tail, header, wait_until
 from schemas import Control, ExpertTopology, TokenBatch
-from schemas.topics import CONTROL, EXPERTS_TOPOLOGY, PLACEMENT_PLAN, ROUTING_PLAN, TOKENS_BATCH, TOPICS
+from schemas.topics import CONTROL, EXPERTS_TOPOLOGY, PLACEMENT_PLAN, ROUTING_PLAN, TOKENS_BATCH
 
 CODE = "from agents import app, routing; from qstream.config import load_settings; app.run(routing.AGENT, load_settings())"
 PARTITIONS = sum(topic.partitions for topic in routing.AGENT.processor(load_settings()).inputs)
@@ -59,22 +57,12 @@ class Worker(Program):
 
 
 @pytest.fixture
-def broker(open_kafka: Callable[[ExitStack], str]) -> Iterator[str]:
-    """A broker of the test's own: the control topic is everybody's."""
-    with ExitStack() as running:
-        address = open_kafka(running)
-        client = AdminClient({"bootstrap.servers": address})
-        apply_topics(client, TOPICS)
-        yield address
-
-
-@pytest.fixture
-def start(broker: str, redis_server: EmbeddedRedis, topic_prefix: str, tmp_path: Path) -> Iterator[Callable[..., Worker]]:
+def start(registry_kafka: str, redis_server: EmbeddedRedis, topic_prefix: str, tmp_path: Path) -> Iterator[Callable[..., Worker]]:
     with ExitStack() as running:
 
         def run(name: str = "worker", **settings: str) -> Worker:
             environment = {
-                "QSTREAM_BOOTSTRAP_SERVERS": broker,
+                "QSTREAM_BOOTSTRAP_SERVERS": registry_kafka,
                 "QSTREAM_REDIS_URL": redis_server.url,
                 "QSTREAM_WORKER_ID": name,
                 "QSTREAM_GROUP_PREFIX": topic_prefix,
@@ -88,16 +76,16 @@ def start(broker: str, redis_server: EmbeddedRedis, topic_prefix: str, tmp_path:
 
 
 @pytest.fixture
-def plans(broker: str) -> Iterator[Callable[[], list[str]]]:
+def plans(registry_kafka: str) -> Iterator[Callable[[], list[str]]]:
     """Ids of the routing plans so far."""
-    tail = Tail(broker, ROUTING_PLAN.name, ROUTING_PLAN.partitions)
+    tail = Tail(registry_kafka, ROUTING_PLAN.name, ROUTING_PLAN.partitions)
     yield lambda: [header(message, "ce_id") for message in tail.read()]
     tail.close()
 
 
 @pytest.fixture
-def publisher(broker: str) -> Iterator[Publisher]:
-    with Publisher(broker) as found:
+def publisher(registry_kafka: str) -> Iterator[Publisher]:
+    with Publisher(registry_kafka) as found:
         yield found
 
 
@@ -233,10 +221,10 @@ def test_the_control_topic_pauses_resumes_and_changes_options_while_the_worker_r
 
 
 def test_a_placement_comes_though_no_record_follows_its_window(
-    start: Callable[..., Worker], publisher: Publisher, plans: Callable[[], list[str]], broker: str
+    start: Callable[..., Worker], publisher: Publisher, plans: Callable[[], list[str]], registry_kafka: str
 ):
     worker = start(options='{"window_tokens": 256, "min_gain": 0, "plan_ms": 500}')
-    tail = Tail(broker, PLACEMENT_PLAN.name, PLACEMENT_PLAN.partitions)
+    tail = Tail(registry_kafka, PLACEMENT_PLAN.name, PLACEMENT_PLAN.partitions)
     publish(publisher, 0, 8, models=1)
     wait_until(lambda: len(plans()) == 8, saying=worker.log_tail)
     wait_until(lambda: tail.read(), saying=worker.log_tail)

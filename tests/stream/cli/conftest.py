@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from qstream.cli.main import app
+from tests.stream.registry import create_registry, delete_registry
 
 Invoke = Callable[..., Result]
 
@@ -71,16 +72,20 @@ def started() -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
 
 @pytest.fixture(scope="module")
-def cluster(open_kafka: Callable[[ExitStack], str]) -> Iterator[str]:
-    """A broker with all topics of the registry, the only ones that the command knows; shared within a file."""
-    with ExitStack() as running:
-        address = open_kafka(running)
-        assert _invoke("topics", "apply", "-b", address).exit_code == 0
-        yield address
+def emptied(local_kafka: str) -> str:
+    """A broker on which no other file has left anything on the topics of the registry."""
+    delete_registry(local_kafka)
+    return local_kafka
 
 
 @pytest.fixture
-def fresh_cluster(open_kafka: Callable[[ExitStack], str]) -> Iterator[str]:
-    """A broker of the test's own, without topics."""
-    with ExitStack() as running:
-        yield open_kafka(running)
+def cluster(emptied: str) -> str:
+    """A broker with all topics of the registry, the only ones that the command knows; their records stay within a file."""
+    create_registry(emptied)
+    return emptied
+
+
+@pytest.fixture
+def fresh_cluster(bare_kafka: str) -> str:
+    """A broker without topics of the registry: one that was just set up."""
+    return bare_kafka

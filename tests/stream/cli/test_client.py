@@ -19,6 +19,7 @@ from qstream.routing.memory import RoutingState
 from qstream.state.store import StateStore
 from qstream.stream.client import Publisher
 from qstream.stream.read import frame_of, read_all
+from qstream.testing.rig import wait_until
 from schemas.frame import JSON
 from schemas.topics import BY_NAME, CONTROL, EXPERTS_LOAD, EXPERTS_TOPOLOGY, PLACEMENT_PLAN, TOKENS_BATCH, TOPICS
 
@@ -54,6 +55,7 @@ def test_apply_creates_what_is_missing_and_reports_what_differs_without_changing
     client = AdminClient({"bootstrap.servers": fresh_cluster})
     wrong = NewTopic(TOKENS_BATCH.name, num_partitions=3, replication_factor=1)
     client.create_topics([wrong])[TOKENS_BATCH.name].result()
+    wait_until(lambda: TOKENS_BATCH.name in client.list_topics(timeout=60).topics)
     before = json.loads(invoke("topics", "list", "-b", fresh_cluster, "--json").stdout)
     assert [row["finding"] for row in before] == ["differs"] + ["missing"] * (len(TOPICS) - 1)
     lacking = invoke("publish", example(EXPERTS_LOAD, tmp_path)[0], "-b", fresh_cluster)
@@ -87,9 +89,11 @@ def test_more_copies_than_brokers_is_a_failure_with_the_brokers_reason(fresh_clu
     assert read.stdout.splitlines()[-1].startswith("Brokers of the cluster: 1; ")
 
 
-def test_the_doctor_says_of_a_fresh_cluster_that_no_worker_has_joined_and_counts_no_topics_of_others(fresh_cluster, invoke):
+def test_the_doctor_says_of_a_fresh_cluster_that_no_worker_has_joined_and_counts_no_topics_of_others(
+    fresh_cluster, topic_prefix, invoke
+):
     client = AdminClient({"bootstrap.servers": fresh_cluster})
-    client.create_topics([NewTopic("other", num_partitions=1)])["other"].result()
+    client.create_topics([NewTopic(topic_prefix, num_partitions=1)])[topic_prefix].result()
     assert invoke("topics", "apply", "-b", fresh_cluster).exit_code == 0
     checks = {check["what"]: check for check in json.loads(invoke("doctor", "-b", fresh_cluster, "--json").stdout)}
     group = checks["group qstream.routing"]
