@@ -26,6 +26,7 @@ from schemas.topics import CONTROL, EXPERTS_TOPOLOGY, PLACEMENT_PLAN, ROUTING_PL
 
 CODE = "from agents import app, routing; from qstream.config import load_settings; app.run(routing.AGENT, load_settings())"
 PARTITIONS = sum(topic.partitions for topic in routing.AGENT.processor(load_settings()).inputs)
+START_S = 600.0  # where no cache has the kernels, a worker compiles them for a minute of a processor that may be busy
 
 
 class Worker(Program):
@@ -69,7 +70,7 @@ def start(registry_kafka: str, redis_server: EmbeddedRedis, topic_prefix: str, t
                 "QSTREAM_SESSION_TIMEOUT_MS": "6000",
             } | {f"QSTREAM_{key.upper()}": value for key, value in settings.items()}
             worker = running.enter_context(Worker(tmp_path / f"{name}.log", environment))
-            wait_until(lambda: worker.page("/readyz")[0] == 200, saying=worker.log_tail)  # compiles the kernels first
+            wait_until(lambda: worker.page("/readyz")[0] == 200, START_S, worker.log_tail)
             return worker
 
         yield run
@@ -118,7 +119,7 @@ def test_the_pages_are_served_on_ipv6(host, ipv6_loopback, tmp_path):
     servers = {"QSTREAM_BOOTSTRAP_SERVERS": "127.0.0.1:1", "QSTREAM_REDIS_URL": "redis://127.0.0.1:1"}  # none is needed for them
     with Worker(tmp_path / "worker.log", servers | {"QSTREAM_HOST": host}) as worker:
         worker.host = ipv6_loopback
-        wait_until(worker.status, saying=worker.log_tail)
+        wait_until(worker.status, START_S, worker.log_tail)
         assert worker.page("/metrics")[0] == 200
 
 
