@@ -1,4 +1,4 @@
-"""Which solution is lower: decided by the exact sum of the terms that differ; and how far rounding moves an energy.
+"""Which solution is lower: decided by the terms that differ; and how far rounding moves an energy.
 
 A constraint is often a penalty of a million times the costs. Its terms cancel in every allowed solution, but a tolerance that is
 a share of them is above all differences of cost.
@@ -6,8 +6,6 @@ a share of them is above all differences of cost.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -18,14 +16,14 @@ from qstream.quantum.onehot import OneHotProblem
 from qstream.quantum.record import Problem, Solution
 
 EPSILON: Final = float(np.finfo(np.float64).eps)
-# Terms of one exact comparison; a sum of more takes milliseconds.
-MOST_TERMS: Final = 1 << 16
+MOST_SPINS: Final = 512  # of more, whole energies are compared: their terms take milliseconds
+MOST_PAIRS: Final = 4096  # the same of one-hot problems
+Long = NDArray[np.longdouble]
 
 
 def rounding(problem: Problem) -> float:
     """How far two ways to add up one energy of the problem may be apart."""
-    variables = problem.n if isinstance(problem, IsingProblem) else len(problem.sizes)
-    return margin(variables, problem.magnitude())
+    return margin(_size(problem), problem.magnitude())
 
 
 def margin(variables: int, magnitude: float) -> float:
@@ -36,42 +34,60 @@ def margin(variables: int, magnitude: float) -> float:
 def is_lower(problem: Problem, first: Solution, second: Solution) -> bool:
     """Whether the first solution has the lower energy, by more than the rounding of the coefficients may make it.
 
-    The terms that differ are added up exactly, so that of a penalty nothing but its own last digit hides a cost. Of more than
-    `MOST_TERMS`, the rounding of whole energies counts.
+    Only terms that differ count, added up in extended precision, so that of a penalty nothing but its own last digit hides a
+    cost. Of large problems the rounding of whole energies counts.
     """
-    differ = np.asarray(first) != np.asarray(second)
-    changed = int(np.count_nonzero(differ))
-    if changed * (len(differ) - changed + 1) > MOST_TERMS:
+    if _size(problem) > MOST_SPINS or (isinstance(problem, OneHotProblem) and len(problem.pair) > MOST_PAIRS):
         return problem.energy(first) < problem.energy(second) - rounding(problem)
-    if isinstance(problem, IsingProblem):
-        terms = _spin_terms(problem, np.asarray(first, np.float64), differ).tolist()
-    else:
-        terms = _level_terms(problem, first, second, differ)
-    return math.fsum(terms) < -EPSILON * math.fsum(map(abs, terms))
+    change, near = _changes(problem, first[np.newaxis], second)
+    return bool(change[0] < -near[0])
 
 
-def lowest(problem: Problem, solutions: Sequence[Solution]) -> int:
-    """The number of the lowest solution, of equal ones the first; see `is_lower`."""
+def lowest(problem: Problem, solutions: Solution) -> int:
+    """The number of the lowest of solutions [S, n], of equal ones the first; as `is_lower`, of problems up to its bounds."""
     best = 0
-    for at in range(1, len(solutions)):
-        if is_lower(problem, solutions[at], solutions[best]):
-            best = at
-    return best
+    while True:
+        change, near = _changes(problem, solutions, solutions[best])
+        at = int((change + near).argmin())
+        if change[at] + near[at] >= 0:
+            return int(np.flatnonzero(change <= near)[0])
+        best = at
 
 
-def _spin_terms(problem: IsingProblem, s: NDArray[np.float64], differ: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """The terms of half the difference that the spins of a mask make: of fields and couplings whose products of spins differ."""
-    couplings = problem.J[np.ix_(differ, ~differ)] + problem.J[np.ix_(~differ, differ)].T  # of each couple one is 0
-    products = couplings * np.outer(s[differ], s[~differ])
-    return np.concatenate([problem.h[differ] * s[differ], products[couplings != 0]])
+def _size(problem: Problem) -> int:
+    return problem.n if isinstance(problem, IsingProblem) else len(problem.sizes)
 
 
-def _level_terms(problem: OneHotProblem, first: Solution, second: Solution, differ: NDArray[np.bool_]) -> list[float]:
-    """The costs of the first solution and, negative, those of the second, where their levels differ."""
-    terms: list[float] = []
-    for i in np.flatnonzero(differ).tolist():
-        terms += (float(problem.unary[i][first[i]]), -float(problem.unary[i][second[i]]))
+def _changes(problem: Problem, solutions: Solution, known: Solution) -> tuple[Long, Long]:
+    """By how much the energies of solutions [S, n] are above that of the known one [n], and how far rounding moves that [S]."""
+    of = _spin_changes if isinstance(problem, IsingProblem) else _level_changes
+    change, terms = of(problem, solutions, known)  # type: ignore[arg-type]
+    return change, (EPSILON + (_size(problem) + 4) * np.finfo(np.longdouble).eps) * terms
+
+
+def _spin_changes(problem: IsingProblem, spins: Solution, known: Solution) -> tuple[Long, Long]:
+    """Half of the changes [S], and the sizes of their terms: fields, and couplings between a spin that differs and one that does
+    not."""
+    s, couplings, fields = spins.astype(np.longdouble), problem.symmetric().astype(np.longdouble), problem.h.astype(np.longdouble)
+    differ = spins != known
+    change: Long = np.where(differ, s * (fields + np.where(differ, 0, s) @ couplings), 0).sum(1)
+    terms: Long = np.where(differ, np.abs(fields) + (~differ).astype(np.longdouble) @ np.abs(couplings), 0).sum(1)
+    return change, terms
+
+
+def _level_changes(problem: OneHotProblem, levels: Solution, known: Solution) -> tuple[Long, Long]:
+    """The changes [S], and the sizes of their terms: the costs of levels and of pairs of which one differs."""
+    change, terms = np.zeros((2, len(levels)), np.longdouble)
+    for i, costs in enumerate(problem.unary):
+        _add(change, terms, levels[:, i] != known[i], costs[levels[:, i]], costs[known[i]])
     for (i, j), costs in problem.pair.items():
-        if differ[i] or differ[j]:
-            terms += (float(costs[first[i], first[j]]), -float(costs[second[i], second[j]]))
-    return terms
+        differ = (levels[:, i] != known[i]) | (levels[:, j] != known[j])
+        _add(change, terms, differ, costs[levels[:, i], levels[:, j]], costs[known[i], known[j]])
+    return change, terms
+
+
+def _add(change: Long, terms: Long, differ: NDArray[np.bool_], found: NDArray[np.float64], known: np.float64) -> None:
+    """Add one term of each solution where it differs."""
+    change += np.where(differ, found, 0)
+    change -= np.where(differ, known, 0)
+    terms += np.where(differ, np.abs(found) + abs(known), 0)

@@ -18,7 +18,7 @@ from schemas.solver import Reason
 from schemas.wording import Shown, must_be
 
 MAX_BITS: Final = 24
-# Of so many solutions that rounding alone tells apart, the lowest is sought exactly.
+# Of so many solutions that rounding alone tells apart, the lowest is sought term by term.
 _COMPARED: Final = 256
 # Multiplications of a block: few enough that its energies stay in a core's cache, and that BLAS wakes no other cores.
 _BLOCK: Final = 400_000
@@ -65,11 +65,11 @@ def spectrum(problem: Problem, remaining_s: Remaining = lambda: math.inf) -> Spe
         hits = np.flatnonzero(block <= min(lows) + near)
         optimal += len(hits)
         at, energies = np.append(at, start * right.shape[1] + hits), np.append(energies, block[hits])
-        kept = np.sort(np.argsort(energies, kind="stable")[:_COMPARED])
+        kept = np.union1d(np.argsort(energies, kind="stable")[:_COMPARED], [0])  # the first one too: it wins a tie
         at, energies = at[kept], energies[kept]
     if np.ptp(energies) == 0.0:  # as of whole numbers, which no sum rounds
         at = at[:1]
-    candidates = [solution_at(problem, int(index)) for index in at]
+    candidates = solutions_at(problem, at)
     solution = candidates[lowest(problem, candidates)]
     return Spectrum(solution, problem.energy(solution), max(highs), optimal, len(left) * right.shape[1], near)
 
@@ -127,15 +127,15 @@ def all_levels(sizes: Sequence[int]) -> NDArray[np.int64]:
     return np.stack(levels[::-1], 1) if levels else np.zeros((1, 0), np.int64)
 
 
-def solution_at(problem: Problem, index: int) -> Solution:
-    """The solution of this index."""
+def solutions_at(problem: Problem, indices: NDArray[np.int64]) -> Solution:
+    """The solutions [S, n] of these indices [S]."""
     if isinstance(problem, IsingProblem):
-        return spins_of(index, problem.n)
+        return spins_of(indices, problem.n)
     levels = []
-    for size in reversed(problem.sizes):
-        index, level = divmod(index, size)
+    for size in reversed(problem.sizes):  # there may be more of them than an array has axes
+        indices, level = np.divmod(indices, size)
         levels.append(level)
-    return np.array(levels[::-1], np.int64)
+    return np.stack(levels[::-1], 1)
 
 
 def size_refusal(problem: Problem) -> Refused | None:
@@ -150,7 +150,7 @@ def size_refusal(problem: Problem) -> Refused | None:
 
 @dataclass(frozen=True)
 class Exact:
-    """The optimum, proven by enumeration; of equal ones the first. What rounding alone tells apart is compared by exact sums."""
+    """The optimum, proven by enumeration; of equal ones the first. What rounding may tell apart is compared term by term."""
 
     name: str = "exact"
     path: Literal["classical"] = "classical"

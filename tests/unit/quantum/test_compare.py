@@ -24,7 +24,7 @@ def one_of_three(penalty: float, unit: float) -> IsingProblem:
 
 
 def colored(penalty: float, unit: float) -> OneHotProblem:
-    """Four variables of three levels, any two different by a penalty but for the first and the last; costs by level."""
+    """Four variables of three levels, any two but the first and the last different by a penalty; costs by level."""
     costs = unit * np.random.default_rng(3).permutation(12).reshape(4, 3)
     pair = {(i, j): penalty * np.eye(3) for i, j in itertools.combinations(range(4), 2) if (i, j) != (0, 3)}
     return OneHotProblem((3, 3, 3, 3), tuple(costs), pair)
@@ -76,7 +76,8 @@ def test_only_the_terms_that_differ_decide():
     assert is_lower(problem, down, up)
     assert not is_lower(problem, up, down)
     assert not is_lower(problem, up, up)
-    assert lowest(problem, [up, down, down]) == 1
+    assert lowest(problem, np.array([up, down, down])) == 1
+    assert lowest(problem, np.array([-up, down, up, down])) == 1
     assert spectrum(problem).solution.tolist() == [-1, -1, 1]
 
 

@@ -55,6 +55,14 @@ def test_many_blocks_give_what_the_whole_diagonal_gives(n):
     assert found.maximum == pytest.approx(diagonal.max())
 
 
+def test_of_more_equal_optima_than_are_compared_the_first_is_the_answer():
+    found = spectrum(IsingProblem(12, np.triu(np.full((12, 12), 1 / 7), 1)))  # no sum of sevenths is exact
+    assert (found.optimal, found.solution.tolist()) == (924, [1] * 6 + [-1] * 6)
+    levels = OneHotProblem((7,) * 4, pair={(i, j): np.full((7, 7), 1 / 7) for i in range(4) for j in range(i + 1, 4)})
+    found = spectrum(levels)
+    assert (found.optimal, found.solution.tolist()) == (7**4, [0] * 4)
+
+
 @pytest.mark.parametrize("n", [3, 12, 18])
 def test_a_ring_of_ferromagnets_has_two_optima_and_the_first_is_all_up(n):
     couplings = np.zeros((n, n))
