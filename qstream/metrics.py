@@ -22,6 +22,11 @@ END_TO_END_SECONDS = Histogram(
 )
 LAG = Gauge("qstream_consumer_lag_records", "Records not yet committed by the group", ["agent", "topic"])
 REBALANCES = Counter("qstream_rebalances_total", "Partition assignments and revocations", ["agent", "kind"])
+WRONG_CLOCKS = Counter(
+    "qstream_wrong_clocks_total",
+    "Records with a time before 2000 or an hour ahead, taken as of their arrival",
+    ["agent", "topic"],
+)
 RESTARTED = Counter(
     "qstream_partitions_restarted_total",
     "Partitions read from their start: the topic was created again or restored",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -11,6 +11,7 @@ from typing import Literal
 from confluent_kafka import Message
 
 from qstream.contract import Record
+from qstream.stream.clocks import stamp_ms
 from qstream.stream.headers import CONTENT_TYPE, EVENT_TYPE, headers_of
 from schemas.deadletter import MAX_MESSAGE, MAX_STACK, DeadLetter, Headers
 from schemas.frame import FrameError, body_type
@@ -30,8 +31,13 @@ class Rejected:
     headers: Headers
 
 
-def decode(messages: Iterable[Message], topics: Mapping[str, Topic]) -> tuple[list[Record], list[Rejected]]:
-    """Validate every message; faults become `Rejected`, tombstones of compacted topics are passed over."""
+def decode(
+    messages: Iterable[Message], topics: Mapping[str, Topic], time_of: Callable[[Message], int] = stamp_ms
+) -> tuple[list[Record], list[Rejected]]:
+    """Validate every message; faults become `Rejected`, tombstones of compacted topics are passed over.
+
+    `time_of` says when a record happened, in ms since 1970; by default what its timestamp says.
+    """
     records: list[Record] = []
     rejected: list[Rejected] = []
     for message in messages:
@@ -39,7 +45,7 @@ def decode(messages: Iterable[Message], topics: Mapping[str, Topic]) -> tuple[li
         if message.value() is None and topic.compacted:
             continue
         try:
-            records.append(_record(message, topic))
+            records.append(_record(message, topic, time_of))
         except FrameError as exc:
             rejected.append(_reject_message(message, exc))
     return records, rejected
@@ -77,7 +83,7 @@ def attempts(headers: Headers) -> int:
     return 0
 
 
-def _record(message: Message, topic: Topic) -> Record:
+def _record(message: Message, topic: Topic, time_of: Callable[[Message], int]) -> Record:
     value = message.value() or b""
     headers = headers_of(message)
     content_type = ""
@@ -91,9 +97,7 @@ def _record(message: Message, topic: Topic) -> Record:
     raw_key = message.key()
     if raw_key is not None and raw_key != key.encode():
         raise FrameError(must_be("record key", f"{topic.key} {key!r}", raw_key[:100].decode(errors="replace")))
-    return Record(
-        topic.name, message.partition(), message.offset(), key, frame, max(message.timestamp()[1], 0), headers, value, raw_key
-    )
+    return Record(topic.name, message.partition(), message.offset(), key, frame, time_of(message), headers, value, raw_key)
 
 
 @lru_cache(maxsize=256)
@@ -113,7 +117,7 @@ def _reject_message(message: Message, error: FrameError) -> Rejected:
         error_class=type(error).__name__,
         error_message=str(error)[:MAX_MESSAGE],
         attempts=attempts(headers) + 1,
-        timestamp_ms=max(message.timestamp()[1], 0),
+        timestamp_ms=stamp_ms(message),
     )
     return Rejected(letter, message.key(), message.value(), headers)
 

@@ -84,7 +84,7 @@ class BatchLoop(Parts[S]):
         started = time.monotonic()
         before = self.waiting.snapshot()
         starts, ends = span(messages)
-        records, rejected = decode(messages, self.topics)
+        records, rejected = decode(messages, self.topics, self.clocks.time_of)
         tried, lined_up = self.waiting.join(by_key(records))
         with PROCESS_SECONDS.labels(self.agent).time():
             answers = answer_all(self.controlled.processor, self.ledger, tried, self.waiting.has_waited, self.pace)

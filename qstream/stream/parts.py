@@ -11,6 +11,7 @@ from qstream.config import Settings
 from qstream.contract import Event, Processor
 from qstream.state.store import StateStore
 from qstream.stream.answer import Pace
+from qstream.stream.clocks import Clocks
 from qstream.stream.commit import Ledger
 from qstream.stream.consume import Intake
 from qstream.stream.control import Controlled
@@ -56,6 +57,7 @@ class Parts(Generic[S]):
         used = (*processor.inputs, *processor.tables, *processor.outputs, *([control] if control else []))
         self.needs = Needs([*(topic.name for topic in used), letters])
         self.compacted = {topic.name for topic in processor.inputs if topic.compacted}
+        self.clocks = Clocks(self.agent)
         self.intake = Intake(settings, self.agent, list(self.topics))
         self.outbox = Outbox(settings, self.agent, letters)
         self.ledger: Ledger[S] = Ledger(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
+from datetime import datetime
 
 import numpy as np
 import pytest
 from confluent_kafka import Message
+from prometheus_client import REGISTRY
 
-from qstream.testing.rig import LoopThread, Rig, wait_until
+from qstream.testing.rig import LoopThread, Rig, header, wait_until
 from qstream.testing.sample import Ping, Tally
 from schemas.deadletter import MAX_STACK, DeadLetter
 from schemas.frame import FrameError
@@ -209,6 +212,20 @@ def test_a_record_from_a_far_future_is_answered_as_any_other(make_rig: MakeRig):
         wait_until(lambda: rig.committed_records() == 2)
     assert [pong.count for _, pong in rig.pongs()] == [1]
     assert the_letter(rig)[0].timestamp_ms == 2**62
+
+
+def test_times_in_seconds_are_counted_and_the_answers_have_the_time_of_arrival(rig: Rig):
+    for n in range(3):
+        rig.publish_raw(rig.sample.pings.name, good(n), KEY, timestamp=int(time.time()))
+    began_ms = int(time.time() * 1000)
+    with rig.loop():
+        wait_until(lambda: rig.committed_records() == 3)
+    events = rig.tail(rig.sample.pongs)
+    times = [datetime.fromisoformat(header(event, "ce_time")).timestamp() * 1000 for event in events]
+    assert len(times) == 3
+    assert all(began_ms <= moment <= time.time() * 1000 for moment in times)
+    labels = {"agent": rig.sample.name, "topic": rig.sample.pings.name}
+    assert REGISTRY.get_sample_value("qstream_wrong_clocks_total", labels) == 3
 
 
 def test_a_redriven_record_that_fails_again_counts_its_attempts(rig: Rig):
