@@ -12,7 +12,7 @@ from typing import Any, Final, Generic, Self, TypeVar
 import redis
 
 from qstream.contract import TopicPartition
-from qstream.errors import StaleEpoch, StoreConflict
+from qstream.errors import StaleEpoch, StoreConflict, StoreUnavailable
 from qstream.state.connection import Command, Connection
 from qstream.state.fields import HEADER, is_state_field, unpack
 from qstream.state.keys import KeyIndex
@@ -24,6 +24,7 @@ S = TypeVar("S", bound=Frame)
 
 _CAS: Final = Path(__file__).with_name("cas.lua").read_text(encoding="utf-8")
 CHECK_KEYS: Final = 1000  # names to choose from, so that each node of a cluster has one
+SPREAD: Final = 64
 CHECK_S: Final = 60.0
 _CAS_SHA: Final = hashlib.sha1(_CAS.encode(), usedforsecurity=False).hexdigest()
 
@@ -155,6 +156,7 @@ class StateStore(Generic[S]):
         """
         epoch = self.new_epoch()
         names = {self._hash(key): key for key in (f"check-{epoch}-{n}" for n in range(CHECK_KEYS))}
+        self.marks([*names.values()][:SPREAD])  # one node of a cluster, named as if it were alone, refuses some of these
         keys = [names[name] for name in self._redis.one_on_each_node(names)]
         partition, stored = TopicPartition("check", 0), Stored[S](fields={HEADER: b""})
         for offset, ttl_s in enumerate((None, CHECK_S)):  # the second write meets the first, which is the script's other path
@@ -162,7 +164,14 @@ class StateStore(Generic[S]):
         self._redis.ask([("HSET", self._hash(key), "checked", 1) for key in keys])
         self._redis.ask([("HSCAN", self._hash(key), 0) for key in keys])
         self.load_all(keys)
-        self.marks(keys)
+
+    def ping(self) -> bool:
+        """Whether `check` passes now."""
+        try:
+            self.check()
+        except StoreUnavailable:
+            return False
+        return True
 
     def facts(self) -> list[Facts]:
         """What each node tells of itself, as far as the user may ask for it."""
