@@ -152,7 +152,7 @@ BAD = [
     ({"nodes": []}, "edges must be .*got no such field"),
     ({"nodes": [], "links": []}, "variables|nodes|n must be"),
     ({"nodes": [1], "links": []}, r"nodes\[0\] must be .*got 1"),
-    ({"nodes": [{"id": [1]}], "links": []}, r"nodes\[0\]"),
+    ({"nodes": [{"id": [{}]}], "links": []}, r"nodes\[0\]"),
     ('{"nodes": [{"id": 1e999}], "links": []}', r"nodes\[0\]"),  # which JSON for machines could not repeat
     ({"nodes": [{"id": 0}, {"id": 0}], "links": []}, r"nodes\[1\]"),
     ({"nodes": [{"id": i} for i in range(5000)], "links": []}, "nodes must be .*got 5000 entries"),
