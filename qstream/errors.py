@@ -6,7 +6,9 @@ QstreamError
 ├── ProblemError           the input of a solver breaks a rule (shape, sign, capacity)
 ├── Poison                 one record can never be processed: dead letter
 ├── Transient              try again later; nothing is lost meanwhile
+│   ├── Unreachable        no broker answers, or none lets this client in
 │   ├── DeliveryFailed     the broker did not confirm some records in time
+│   │   └── NotAllowed     the Kafka user lacks the right to write them
 │   ├── NotYet             what is computed next to the records is not ready: asked again soon, and never given up
 │   └── StoreUnavailable   the state store does not answer
 │       └── StoreRefused   the state store answers, and refuses what the agent needs
@@ -52,8 +54,25 @@ class Transient(QstreamError):
     """The batch cannot be processed now; the loop pauses its partitions and tries again."""
 
 
+class Unreachable(Transient):
+    """No broker answers, or none lets this client in: the message says why, `fix` what to do."""
+
+    def __init__(self, message: str, fix: str) -> None:
+        super().__init__(f"{message}; {fix}" if fix else message)
+        self.reason = message
+        self.fix = fix
+
+
 class DeliveryFailed(Transient):
     """The broker refused or did not confirm some of the produced records."""
+
+
+class NotAllowed(DeliveryFailed):
+    """The broker refused records because the Kafka user lacks a right: `right` names it and what it is on."""
+
+    def __init__(self, message: str, right: str) -> None:
+        super().__init__(f"{message}: {right}")
+        self.right = right
 
 
 class NotYet(Transient):

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
 from qstream.config import is_embedded
 from qstream.errors import Transient
+from qstream.stream.cause import denied
 from schemas.topics import Topic
 from schemas.wording import must_be
 
@@ -31,7 +32,8 @@ class TopicState:
 def inspect_topics(client: AdminClient, topics: Sequence[Topic], timeout_s: float = 10.0) -> list[TopicState]:
     """Compare the cluster's topics with the registry. `Transient` if no broker answers.
 
-    The embedded broker does not report configurations: there, only the partitions are compared.
+    The embedded broker does not report configurations: there, only the partitions are compared. Nor does a real one without
+    the right to see them: then a topic that is "ok" has a `detail` that says so.
     """
     try:
         cluster = client.list_topics(timeout=timeout_s)
@@ -40,16 +42,37 @@ def inspect_topics(client: AdminClient, topics: Sequence[Topic], timeout_s: floa
     known = cluster.topics
     present = [topic for topic in topics if topic.name in known]
     embedded = is_embedded(cluster.cluster_id)
-    configs = {} if embedded else _configs(client, present, timeout_s)
+    configs, hidden = ({}, {}) if embedded else _configs(client, present, timeout_s)
+    unseen = [] if embedded else hidden_topics(client, [topic.name for topic in topics if topic.name not in known], timeout_s)
     states = []
     for topic in topics:
-        if topic not in present:
+        if topic.name in unseen:
+            states.append(
+                TopicState(
+                    topic.name, "failed", detail=f"the Kafka user must have DESCRIBE on topic {topic.name}, or it does not exist"
+                )
+            )
+        elif topic not in present:
             states.append(TopicState(topic.name, "missing", detail="create it by: qstream topics apply"))
-            continue
-        partitions = len(known[topic.name].partitions)
-        faults = _differences(topic, partitions, configs.get(topic.name, {}))
-        states.append(TopicState(topic.name, "differs" if faults else "ok", partitions, "; ".join(faults)))
+        else:
+            partitions = len(known[topic.name].partitions)
+            faults = _differences(topic, partitions, configs.get(topic.name, {}))
+            detail = "; ".join(faults) or hidden.get(topic.name, "")
+            states.append(TopicState(topic.name, "differs" if faults else "ok", partitions, detail))
     return states
+
+
+def hidden_topics(client: AdminClient, names: Sequence[str], timeout_s: float = 10.0) -> list[str]:
+    """Those of the topics that this user may not see, whether they exist or not. Not for the embedded broker."""
+    hidden = []
+    asked = client.describe_topics(TopicCollection(list(names)), request_timeout=timeout_s) if names else {}
+    for name, future in asked.items():
+        try:
+            future.result()
+        except KafkaException as exc:
+            if denied(exc.args[0]):
+                hidden.append(name)
+    return hidden
 
 
 def apply_topics(
@@ -60,7 +83,7 @@ def apply_topics(
     `replication` None takes the cluster's default.
     """
     states = {state.topic: state for state in inspect_topics(client, topics, timeout_s)}
-    missing = [topic for topic in topics if states[topic.name].finding == "missing"]
+    missing = [topic for topic in topics if states[topic.name].finding == "missing"]  # not those that this user may not see
     new = [
         NewTopic(topic.name, num_partitions=topic.partitions, replication_factor=replication or -1, config=topic.config())
         for topic in missing
@@ -74,7 +97,8 @@ def apply_topics(
             if exc.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:  # another apply was quicker
                 states |= {state.topic: state for state in inspect_topics(client, [topic], timeout_s)}
             else:
-                states[topic.name] = TopicState(topic.name, "failed", detail=exc.args[0].str())
+                rights = dict.fromkeys(("topic", "cluster"), f"CREATE on topic {topic.name} or on the cluster")
+                states[topic.name] = TopicState(topic.name, "failed", detail=denied(exc.args[0], **rights) or exc.args[0].str())
     _await_visible(client, [name for name, state in states.items() if state.finding == "created"], timeout_s)
     return [states[topic.name] for topic in topics]
 
@@ -89,17 +113,22 @@ def _await_visible(client: AdminClient, names: Sequence[str], timeout_s: float) 
         time.sleep(0.05)
 
 
-def _configs(client: AdminClient, topics: Sequence[Topic], timeout_s: float) -> dict[str, Mapping[str, str]]:
-    if not topics:
-        return {}
-    asked = [ConfigResource(ResourceType.TOPIC, topic.name) for topic in topics]
+def _configs(
+    client: AdminClient, topics: Sequence[Topic], timeout_s: float
+) -> tuple[dict[str, Mapping[str, str]], dict[str, str]]:
+    """The configurations by topic, and why they could not be seen."""
     configs: dict[str, Mapping[str, str]] = {}
+    hidden: dict[str, str] = {}
+    if not topics:
+        return configs, hidden
+    asked = [ConfigResource(ResourceType.TOPIC, topic.name) for topic in topics]
     for resource, future in client.describe_configs(asked, request_timeout=timeout_s).items():
         try:
             configs[resource.name] = {name: entry.value for name, entry in future.result().items()}
-        except KafkaException:
-            continue
-    return configs
+        except KafkaException as exc:
+            why = denied(exc.args[0], topic=f"DESCRIBE_CONFIGS on topic {resource.name}") or exc.args[0].str()
+            hidden[resource.name] = f"its configuration could not be compared: {why}"
+    return configs, hidden
 
 
 def _differences(topic: Topic, partitions: int, config: Mapping[str, str]) -> list[str]:

@@ -8,6 +8,7 @@ import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
@@ -15,8 +16,9 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 from confluent_kafka import TopicPartition as KafkaPartition
 
 from qstream.config import Settings, load_settings
-from qstream.errors import ConfigError, DeliveryFailed
-from qstream.stream.faults import raise_if_fatal
+from qstream.errors import ConfigError
+from qstream.stream.cause import Cause, denied, open_client
+from qstream.stream.faults import fatal_named, raise_if_fatal
 from qstream.stream.headers import event_headers, headers_of
 from qstream.stream.identity import Identities
 from qstream.stream.partition import partition_of_key
@@ -50,8 +52,8 @@ class Publisher:
         self.source = source
         base = settings or load_settings()
         self._timeout_s = base.delivery_timeout_ms / 1000
-        self._producers = Producers(producer_config(base) | {"bootstrap.servers": bootstrap_servers})
-        self._failed: list[KafkaError] = []
+        self._producers = Producers(base, producer_config(base) | {"bootstrap.servers": bootstrap_servers})
+        self._failed: list[tuple[KafkaError, str]] = []
         self._lock = threading.Lock()
 
     def publish(
@@ -79,6 +81,7 @@ class Publisher:
         body = frame.encode(content_type)
         self.publish_raw(topic.name, key.encode(), body, fields, timestamp_ms=timestamp_ms, compression=topic.compression)
 
+    @fatal_named()
     def publish_raw(
         self,
         topic: str,
@@ -96,23 +99,28 @@ class Publisher:
         moment = {} if timestamp_ms is None else {"timestamp": timestamp_ms}
         while True:
             try:
-                producer.produce(topic, value, key, on_delivery=self._report, headers=list(headers), **moment)
+                producer.produce(topic, value, key, on_delivery=partial(self._report, topic), headers=list(headers), **moment)
             except BufferError:
                 producer.poll(0.05)
             except KafkaException as exc:
-                self._report(exc.args[0], None)
+                raise_if_fatal(exc.args[0])
+                self._report(topic, exc.args[0], None)
                 return
             else:
                 producer.poll(0)
                 return
 
+    @fatal_named()
     def flush(self, timeout_s: float | None = None) -> None:
         """Wait until everything queued is confirmed."""
         left = self._producers.flush(self._timeout_s + 1 if timeout_s is None else timeout_s)
         with self._lock:
             failed, self._failed = self._failed, []
+        for error, topic in failed:
+            self._producers.raise_if_denied(error, topic)
         if failed or left:
-            raise DeliveryFailed(f"{len(failed) + left} records were not confirmed: {failed[0] if failed else 'timeout'}")
+            raise self._producers.not_confirmed(len(failed) + left, failed[0][0] if failed else None)
+        self._producers.cause.clear()
 
     def __enter__(self) -> Self:
         return self
@@ -121,12 +129,13 @@ class Publisher:
         if kind is None:
             self.flush()
         else:
-            self._producers.flush(1.0)
+            with fatal_named():
+                self._producers.flush(1.0)
 
-    def _report(self, error: KafkaError | None, _message: Message | None) -> None:
+    def _report(self, topic: str, error: KafkaError | None, _message: Message | None) -> None:
         if error is not None:
             with self._lock:
-                self._failed.append(error)
+                self._failed.append((error, topic))
 
 
 class PlanSubscriber(Generic[F]):
@@ -163,6 +172,7 @@ class PlanSubscriber(Generic[F]):
             raise ConfigError(must_be("key", "None with a group, whose members share the partitions", key))
         self.topic = topic
         self.frame = frame
+        self._group = group
         self.latest: OrderedDict[str, F] = OrderedDict()
         self.repeated = self.expired = self.unreadable = 0
         self._key = None if key is None else key.encode()
@@ -177,20 +187,18 @@ class PlanSubscriber(Generic[F]):
         if group is None:
             self._consumer = self._read_alone(base, from_start)
         else:
-            self._consumer = Consumer(
-                {
-                    "bootstrap.servers": bootstrap_servers,
-                    "group.id": group,
-                    "enable.auto.commit": True,
-                    "auto.offset.reset": "earliest" if from_start else "latest",
-                    "isolation.level": "read_committed",
-                    "partition.assignment.strategy": "cooperative-sticky",
-                    "fetch.wait.max.ms": 100,
-                    "session.timeout.ms": 10_000,
-                    "topic.metadata.refresh.interval.ms": int(LOOK_S * 1000),
-                }
-                | base.kafka_properties()
-            )
+            config: dict[str, object] = {
+                "bootstrap.servers": bootstrap_servers,
+                "group.id": group,
+                "enable.auto.commit": True,
+                "auto.offset.reset": "earliest" if from_start else "latest",
+                "isolation.level": "read_committed",
+                "partition.assignment.strategy": "cooperative-sticky",
+                "fetch.wait.max.ms": 100,
+                "session.timeout.ms": 10_000,
+                "topic.metadata.refresh.interval.ms": int(LOOK_S * 1000),
+            }
+            self._consumer = open_client(Consumer, base, config | base.kafka_properties(), Cause())
             self._consumer.subscribe([topic.name], on_assign=self._note_assignment)
 
     def _read_alone(self, settings: Settings, from_start: bool) -> Consumer:
@@ -232,7 +240,8 @@ class PlanSubscriber(Generic[F]):
                     return self._take(message, now_ns)
             elif error.code() != KafkaError._PARTITION_EOF:
                 raise_if_fatal(error)
-                log.warning("subscriber: %s", error)
+                rights = {"topic": f"READ on topic {self.topic.name}", "group": f"READ on group {self._group}"}
+                log.warning("subscriber: %s", denied(error, **rights) or error)
                 return None
         return None
 

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message
 from confluent_kafka import TopicPartition as KafkaPartition
@@ -14,6 +15,7 @@ from confluent_kafka import TopicPartition as KafkaPartition
 from qstream.config import Settings
 from qstream.contract import TopicPartition, partition_of
 from qstream.metrics import REBALANCES
+from qstream.stream.cause import Cause, Told, denied, open_client
 from qstream.stream.faults import fatal_named, raise_first, raise_if_fatal
 
 log = logging.getLogger(__name__)
@@ -79,11 +81,15 @@ class Intake:
         self._seeks: dict[TopicPartition, int] = {}
         self._in_flight: dict[TopicPartition, int] = {}
         self._refused: set[TopicPartition] = set()
+        self.cause = Cause()
+        self._told = Told(log)
+        self._lacks: dict[str, str] = {}
         config = consumer_config(settings, self.group) | {"on_commit": self._on_commit}
         if settings.group_protocol == "consumer":
             config |= {"statistics.interval.ms": STATISTICS_MS, "stats_cb": self._note_statistics}
         self._coordinated = 0
-        self._consumer = Consumer(config, logger=logging.getLogger("qstream.librdkafka"))
+        make = partial(Consumer, logger=logging.getLogger("qstream.librdkafka"))
+        self._consumer = open_client(make, settings, config, self.cause)
 
     def join(self) -> None:
         """Ask to join the group, which hands over partitions while `poll` is called, and takes them back if it is not."""
@@ -109,6 +115,11 @@ class Intake:
             messages += more
             size += sum(map(_size, more))
         return [message for message in messages if self._usable(message)]
+
+    @property
+    def lacks(self) -> str:
+        """The rights that this member lacks, in words; empty if none. Any thread."""
+        return "; ".join(list(self._lacks.values()))
 
     def changes(self) -> tuple[set[TopicPartition], set[TopicPartition]]:
         """Partitions gained and lost since the last call; one that was lost and came back is in both."""
@@ -214,6 +225,15 @@ class Intake:
         """The topics of the cluster; KafkaException if no broker answers."""
         return frozenset(self._consumer.list_topics(timeout=timeout_s).topics)
 
+    def hidden(self, topics: Iterable[str], timeout_s: float) -> list[str]:
+        """Those of the topics that this user may not see, whether they exist or not."""
+        found = []
+        for topic in topics:
+            with suppress(KafkaException):
+                error = self._consumer.list_topics(topic, timeout=timeout_s).topics[topic].error
+                found += [topic] if error is not None and denied(error) else []
+        return found
+
     def close(self) -> None:
         """Leave the group, with the last commits answered."""
         self._await_commits(set(self._in_flight))
@@ -223,15 +243,26 @@ class Intake:
         error = message.error()
         if error is None:
             partition = came_from(message)
+            self._lacks.pop(partition.topic, None)
             self.at_end.discard(partition)
             return partition in self.assigned and partition not in self._seeks
         raise_if_fatal(error)
         if error.code() != KafkaError._PARTITION_EOF:
-            log.warning("consumer: %s", error)
+            self._note_error(error, message.topic())
         elif (partition := came_from(message)) in self.assigned and partition not in self._seeks:
+            self._lacks.pop(partition.topic, None)
             self.at_end.add(partition)
             self._reached.add(partition)
         return False
+
+    def _note_error(self, error: KafkaError, topic: str | None) -> None:
+        """Log it; a right that is missing is in `lacks` until its topic is read or the group is joined."""
+        right = denied(error, topic=f"READ on topic {topic}", group=f"READ on group {self.group}")
+        if right is None:
+            log.warning("consumer: %s", error)
+        else:
+            self._lacks[topic or ""] = right
+            self._told.error(right)
 
     def _apply_pauses(self) -> None:
         now = time.monotonic()
@@ -284,6 +315,7 @@ class Intake:
     def _on_assign(self, _consumer: Consumer, partitions: list[KafkaPartition]) -> None:
         gained = _own(partitions)
         log.info("assigned %s", _names(gained))
+        self._lacks.pop("", None)
         REBALANCES.labels(self.agent, "assigned").inc()
         self.joined = True
         self.assigned |= gained
@@ -304,6 +336,8 @@ class Intake:
         self._new -= gone
         self._lost |= gone
         self._refused -= gone
+        for topic in {partition.topic for partition in gone} - {partition.topic for partition in self.assigned}:
+            self._lacks.pop(topic, None)
         self.at_end -= gone
         self._reached -= gone
         for partition in gone & self._in_flight.keys():

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from confluent_kafka import Consumer, KafkaError, KafkaException
+from confluent_kafka import Consumer, ConsumerGroupState, KafkaError, KafkaException
 from confluent_kafka import TopicPartition as KafkaPartition
 from confluent_kafka.admin import AdminClient
 
 from qstream.config import Settings
 from qstream.errors import Transient
+from qstream.stream.cause import Cause, denied, open_client
 from qstream.stream.faults import raise_first
 from schemas.topics import Topic
 
@@ -30,22 +31,25 @@ def group_client(settings: Settings, group: str) -> Consumer:
 
     Not the admin client: librdkafka 2.16 may crash in its answer when the coordinator reports an error.
     """
-    return Consumer(
-        {"bootstrap.servers": settings.bootstrap_servers, "group.id": group, "enable.auto.commit": False}
-        | settings.kafka_properties()
-    )
+    config: dict[str, object] = {"bootstrap.servers": settings.bootstrap_servers, "group.id": group, "enable.auto.commit": False}
+    return open_client(Consumer, settings, config | settings.kafka_properties(), Cause())
 
 
 def group_state(
     client: AdminClient, settings: Settings, group: str, topics: Sequence[Topic], timeout_s: float = 10.0
 ) -> GroupState:
-    """Describe one group, ``absent`` if it never was; `Transient` if no broker answers: the embedded one never does."""
+    """Describe one group, ``absent`` if it never was; `Transient` names a right that is missing, or that no broker answers:
+    the embedded one never does."""
     try:
         described = client.describe_consumer_groups([group], request_timeout=timeout_s)[group].result()
+        if described.state == ConsumerGroupState.DEAD:
+            return GroupState(group, "absent", 0, 0)
         lag = _lag(settings, group, topics, timeout_s)
     except KafkaException as exc:
         if exc.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
             return GroupState(group, "absent", 0, 0)
+        if right := denied(exc.args[0], group=f"DESCRIBE on group {group}", topic="DESCRIBE on the topics of the agent"):
+            raise Transient(right) from exc
         raise Transient(f"group {group}: {exc.args[0].str()}") from exc
     return GroupState(group, described.state.name.lower(), len(described.members), lag)
 

@@ -54,6 +54,7 @@ class BatchLoop(Parts[S]):
             self.controlled.error,
             self.needs.missing,
             str(self.settling.fault or ""),
+            "; ".join(filter(None, (self.intake.lacks, self.retry.lacks))),
         )
 
     def run(self) -> None:
@@ -132,7 +133,9 @@ class BatchLoop(Parts[S]):
                 deliver(self.outbox, self.intake, self.replays, events, [], {})
         except DeliveryFailed as exc:
             log.warning("%d events of a tick are not delivered, the next tick follows: %s", len(events), exc)
+            self.retry.failed("tick", exc)
             return
+        self.retry.succeeded("tick")
         for key, result in results.items():
             if result.state is not None or result.forget:
                 self.ledger.stage(key, result.state, ())

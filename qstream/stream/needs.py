@@ -25,10 +25,13 @@ class Needs:
         try:
             known = intake.topics(ANSWER_S)
         except KafkaException as exc:
-            log.warning("no broker answers yet: %s", exc.args[0].str())
+            log.warning("no broker answers yet: %s", intake.cause.explain(exc.args[0]))
             return False
         before, self.missing = self.missing, tuple(name for name in self.names if name not in known)
         if self.missing and self.missing != before:
-            names = ", ".join(self.missing)
-            log.warning("waiting for topics that the cluster lacks: %s; create by: qstream topics apply", names)
+            hidden = intake.hidden(self.missing, ANSWER_S)
+            if hidden:
+                log.error("the Kafka user must have DESCRIBE on topic %s, or they do not exist", ", ".join(hidden))
+            if names := ", ".join(name for name in self.missing if name not in hidden):
+                log.warning("waiting for topics that the cluster lacks: %s; create by: qstream topics apply", names)
         return not self.missing

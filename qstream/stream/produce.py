@@ -15,7 +15,8 @@ from confluent_kafka import TopicPartition as KafkaPartition
 
 from qstream.config import Settings, is_embedded
 from qstream.contract import Event, TopicPartition
-from qstream.errors import EXIT_FATAL, ConfigError, DeliveryFailed, Fenced
+from qstream.errors import EXIT_FATAL, ConfigError, DeliveryFailed, Fenced, NotAllowed
+from qstream.stream.cause import denied
 from qstream.stream.decode import Rejected, reject
 from qstream.stream.faults import fatal_named, raise_if_fatal
 from qstream.stream.headers import event_headers, passed_on
@@ -41,18 +42,23 @@ class Outbox:
         self.settings = settings
         self.source = f"qstream/{agent}"
         self.dead_letter_topic = dead_letter_topic
-        self._failed: list[KafkaError] = []
+        self._failed: list[tuple[KafkaError, str]] = []
         self._suspects: set[str] = set()
         self._refused: dict[str, KafkaError] = {}
         config = producer_config(settings)
         self.transactional = settings.delivery == "exactly_once"
+        identity = f"{settings.group_prefix}.{agent}-{settings.worker_id}"
+        self._rights = {
+            "transactional_id": f"WRITE on transactional id {identity}",
+            "group": f"READ on group {settings.group_prefix}.{agent}",
+        }
         if self.transactional:
             config |= {
-                "transactional.id": f"{settings.group_prefix}.{agent}-{settings.worker_id}",
+                "transactional.id": identity,
                 "transaction.timeout.ms": settings.transaction_timeout_ms,
                 "message.timeout.ms": min(settings.delivery_timeout_ms, settings.transaction_timeout_ms),
             }
-        self._producers = Producers(config)
+        self._producers = Producers(settings, config)
         self._transactor = self._producers.of(None)
 
     def start(self, cluster_id: Callable[[float], str | None]) -> None:
@@ -115,7 +121,7 @@ class Outbox:
             self._producers.flush(timeout_s)
 
     def _fatal_named(self) -> AbstractContextManager[None]:
-        return fatal_named(self._transactor if self.transactional else None)
+        return fatal_named(self._transactor if self.transactional else None, **self._rights)
 
     def _transact(self, call: Callable[..., object], *arguments: object) -> None:
         """A transactional call: retried while it may be, else `Fenced`, `Fatal`, or `DeliveryFailed` (abort and start over)."""
@@ -127,6 +133,8 @@ class Outbox:
                 error = exc.args[0]
                 if error.code() == KafkaError.INVALID_PRODUCER_EPOCH:
                     raise Fenced(f"a newer worker has this transactional id: {error}") from exc
+                if right := denied(error, **self._rights):
+                    raise NotAllowed("a transaction was refused", right) from exc
                 if not error.retriable():
                     raise DeliveryFailed(f"transaction: {error}") from exc
                 time.sleep(0.05)
@@ -169,22 +177,22 @@ class Outbox:
             self._wait()
         while True:
             try:
-                producer.produce(topic, value, key, on_delivery=partial(self._report, name, alone), headers=headers)
+                producer.produce(topic, value, key, on_delivery=partial(self._report, name, topic, alone), headers=headers)
             except BufferError:
                 producer.poll(0.05)
             except KafkaException as exc:
                 raise_if_fatal(exc.args[0])
-                self._report(name, True, exc.args[0], None)
+                self._report(name, topic, True, exc.args[0], None)
                 break
             else:
                 break
         if alone:
             self._wait()
 
-    def _report(self, name: str, alone: bool, error: KafkaError | None, _message: Message | None) -> None:
+    def _report(self, name: str, topic: str, alone: bool, error: KafkaError | None, _message: Message | None) -> None:
         if error is None:
             return
-        self._failed.append(error)
+        self._failed.append((error, topic))
         if error.code() in REFUSED_FOR_GOOD:
             self._suspects.add(name)
             if alone:
@@ -193,10 +201,12 @@ class Outbox:
     def _wait(self) -> None:
         left = self._producers.flush(self.settings.delivery_timeout_ms / 1000 + 1)
         failed, self._failed = self._failed, []
-        for error in failed:
-            raise_if_fatal(error)
+        for error, topic in failed:
+            raise_if_fatal(error, **self._rights)
+            self._producers.raise_if_denied(error, topic)
         if failed or left:
-            raise DeliveryFailed(f"{len(failed) + left} records were not confirmed: {failed[0] if failed else 'timeout'}")
+            raise self._producers.not_confirmed(len(failed) + left, failed[0][0] if failed else None)
+        self._producers.cause.clear()
 
 
 def _blame(event: Event, error: Exception) -> list[Rejected]:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from functools import partial
 
-from confluent_kafka import Producer
+from confluent_kafka import KafkaError, Producer
 
 from qstream.config import Settings
+from qstream.errors import DeliveryFailed, NotAllowed
+from qstream.stream.cause import Cause, denied, open_client
 from schemas.topics import TOPICS, Compression
 
 MAX_RECORD_BYTES = max(int(topic.config()["max.message.bytes"]) for topic in TOPICS)  # each topic refuses at its own
@@ -37,7 +40,9 @@ class Producers:
     librdkafka knows one compression a producer. A topic's records go through one of them, so that they keep their order.
     """
 
-    def __init__(self, config: Mapping[str, object]) -> None:
+    def __init__(self, settings: Settings, config: Mapping[str, object]) -> None:
+        self.cause = Cause()
+        self._settings = settings
         self._config = dict(config)
         self._made: dict[Compression | None, Producer] = {}
         self.of(None)
@@ -47,9 +52,20 @@ class Producers:
         producer = self._made.get(compression)
         if producer is None:
             own = {} if compression is None else {"compression.type": compression}
-            producer = Producer(self._config | own, logger=logging.getLogger("qstream.librdkafka"))
+            make = partial(Producer, logger=logging.getLogger("qstream.librdkafka"))
+            producer = open_client(make, self._settings, self._config | own, self.cause)
             self._made[compression] = producer
         return producer
+
+    def raise_if_denied(self, error: KafkaError, topic: str) -> None:
+        """`NotAllowed` that names the right, if one is missing to write to the topic."""
+        if right := denied(error, topic=f"WRITE on topic {topic}"):
+            raise NotAllowed(f"records of {topic} were refused", right)
+
+    def not_confirmed(self, count: int, error: KafkaError | None) -> DeliveryFailed:
+        """The error for so many records that the broker did not confirm, with what the client said of the reason."""
+        why = self.cause.explain(KafkaError(KafkaError._MSG_TIMED_OUT) if error is None else error)
+        return DeliveryFailed(f"{count} records were not confirmed: {why}")
 
     def flush(self, timeout_s: float) -> int:
         """Wait until all that is queued is confirmed; the number of records that are not in time."""

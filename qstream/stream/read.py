@@ -13,7 +13,8 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 from confluent_kafka import TopicPartition as KafkaPartition
 
 from qstream.config import Settings
-from qstream.errors import Transient
+from qstream.errors import Transient, Unreachable
+from qstream.stream.cause import Cause, denied, open_client
 from qstream.stream.faults import raise_if_fatal
 from qstream.stream.headers import CONTENT_TYPE, headers_of
 from schemas.deadletter import DeadLetter
@@ -89,25 +90,26 @@ def _poll_for_ever(consumer: Consumer, growth: Growth) -> Iterator[Message | Non
         consumer.close()
 
 
-def reader(settings: Settings) -> Consumer:
+def reader(settings: Settings, cause: Cause) -> Consumer:
     """A consumer outside any group, without assignment. To be closed."""
-    return Consumer(
-        {
-            "bootstrap.servers": settings.bootstrap_servers,
-            "group.id": f"{settings.group_prefix}.reader.{uuid.uuid4()}",
-            "enable.auto.commit": False,
-            "enable.partition.eof": True,
-            "isolation.level": "read_committed",
-            "auto.offset.reset": "earliest",
-            "fetch.wait.max.ms": 100,
-        }
-        | settings.kafka_properties()
-    )
+    config: dict[str, object] = {
+        "bootstrap.servers": settings.bootstrap_servers,
+        "group.id": f"{settings.group_prefix}.reader.{uuid.uuid4()}",
+        "enable.auto.commit": False,
+        "enable.partition.eof": True,
+        "isolation.level": "read_committed",
+        "auto.offset.reset": "earliest",
+        "fetch.wait.max.ms": 100,
+    }
+    return open_client(Consumer, settings, config | settings.kafka_properties(), cause)
 
 
-def partitions_of(consumer: Consumer, topic: str, timeout_s: float = _ANSWER_S) -> tuple[int, ...]:
-    """The partitions of a topic. `Transient` if it is absent or no broker answers."""
-    with _transient(topic):
+def partitions_of(consumer: Consumer, topic: str, timeout_s: float = _ANSWER_S, cause: Cause | None = None) -> tuple[int, ...]:
+    """The partitions of a topic. `Transient` if it is absent or no broker answers.
+
+    `cause` says why, for a consumer without assignment: it is polled for that, which would lose records.
+    """
+    with _transient(consumer, cause, topic):
         known = consumer.list_topics(topic, timeout=timeout_s).topics[topic]
         if known.error is not None:
             raise KafkaException(known.error)
@@ -155,10 +157,11 @@ class Growth:
 
 def open_reader(settings: Settings, topic: str) -> tuple[Consumer, dict[int, tuple[int, int]]]:
     """A reader of one topic, and the first and next offset of each partition; errors as `partitions_of`."""
-    consumer = reader(settings)
+    cause = Cause()
+    consumer = reader(settings, cause)
     try:
-        partitions = partitions_of(consumer, topic)
-        with _transient(topic):
+        partitions = partitions_of(consumer, topic, cause=cause)
+        with _transient(consumer, cause, topic):
             return consumer, {partition: _watermarks(consumer, KafkaPartition(topic, partition)) for partition in partitions}
     except Transient:
         consumer.close()
@@ -166,13 +169,20 @@ def open_reader(settings: Settings, topic: str) -> tuple[Consumer, dict[int, tup
 
 
 @contextmanager
-def _transient(topic: str) -> Iterator[None]:
+def _transient(consumer: Consumer, cause: Cause | None, topic: str) -> Iterator[None]:
     try:
         yield
     except KafkaException as exc:
-        if exc.args[0].code() in _UNKNOWN:
+        error = exc.args[0]
+        if error.code() in _UNKNOWN:
             raise Transient(f"the cluster has no topic {topic}; create it by: qstream topics apply") from exc
-        raise Transient(f"topic {topic}: no broker answers: {exc.args[0].str()}") from exc
+        if right := denied(error, topic=f"DESCRIBE on topic {topic}"):
+            raise Transient(f"{right}, or it does not exist") from exc
+        if cause is None:
+            raise Unreachable(f"topic {topic}: no broker answers: {error.str()}", "") from exc
+        consumer.poll(0)  # serves the error callback
+        found = "the broker refuses this client" if cause.is_refusal else "no broker answers"
+        raise Unreachable(f"topic {topic}: {found}: {cause.explain(error)}", cause.fix(error)) from exc
 
 
 def _watermarks(consumer: Consumer, partition: KafkaPartition) -> tuple[int, int]:
@@ -196,7 +206,11 @@ def _is_end(message: Message) -> bool:
         return False
     if error.code() == KafkaError._PARTITION_EOF:
         return True
+    if error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:  # a reader is in no group: it needs no right on one
+        return False
     raise_if_fatal(error)
-    if error.code() in (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError._AUTHENTICATION):
+    if right := denied(error, topic=f"READ on topic {message.topic()}"):
+        raise Transient(right)
+    if error.code() == KafkaError._AUTHENTICATION:
         raise Transient(f"the broker refused the reader: {error.str()}")
     return False

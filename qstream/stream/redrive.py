@@ -11,6 +11,7 @@ from confluent_kafka import TopicPartition as KafkaPartition
 
 from qstream.config import Settings
 from qstream.errors import ConfigError, Transient
+from qstream.stream.cause import denied, refusal
 from qstream.stream.client import Publisher
 from qstream.stream.decode import ATTEMPTS_HEADER
 from qstream.stream.faults import raise_first
@@ -119,7 +120,11 @@ def _headers(record: DeadRecord) -> list[tuple[str, bytes | None]]:
 
 
 def _memory_client(settings: Settings, agent: str) -> Consumer:
-    return group_client(settings, f"{settings.group_prefix}.{agent}.redrive")
+    return group_client(settings, _memory_group(settings, agent))
+
+
+def _memory_group(settings: Settings, agent: str) -> str:
+    return f"{settings.group_prefix}.{agent}.redrive"
 
 
 def _recall(settings: Settings, agent: str, partitions: Iterable[int]) -> dict[int, tuple[int, set[int]]]:
@@ -132,7 +137,9 @@ def _recall(settings: Settings, agent: str, partitions: Iterable[int]) -> dict[i
     try:
         committed = consumer.committed(asked, timeout=_ANSWER_S)
     except KafkaException as exc:
-        raise Transient(f"the broker does not say what was redriven: {exc.args[0].str()}") from exc
+        error = refusal(consumer) or exc.args[0]  # of a right on the group the call itself says only that time ran out
+        rights = {"group": f"DESCRIBE on group {_memory_group(settings, agent)}", "topic": f"DESCRIBE on topic {topic}"}
+        raise Transient(f"the broker does not say what was redriven: {denied(error, **rights) or error.str()}") from exc
     finally:
         consumer.close()
     return {found.partition: (max(found.offset, 0), _read_ranges(found.metadata or "")) for found in committed}
@@ -166,7 +173,8 @@ def _remember(settings: Settings, agent: str, memory: list[KafkaPartition]) -> N
     try:
         raise_first(consumer.commit(offsets=memory, asynchronous=False))
     except KafkaException as exc:
-        raise Transient(f"letters sent but not remembered, the next redrive sends them again: {exc.args[0].str()}") from exc
+        why = denied(exc.args[0], group=f"READ on group {_memory_group(settings, agent)}") or exc.args[0].str()
+        raise Transient(f"letters sent but not remembered, the next redrive sends them again: {why}") from exc
     finally:
         consumer.close()
 

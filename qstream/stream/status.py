@@ -10,7 +10,8 @@ class Status:
     """A snapshot of a loop.
 
     `missing_topics` are those that it waits for before it joins its group; `uncommitted` are records that will be delivered
-    again after a crash, `waiting` those of them that were read and are not answered yet; `store_error` says why `degraded`.
+    again after a crash, `waiting` those of them that were read and are not answered yet; `store_error` says why `degraded`;
+    `lacks` are the rights on the cluster without which it cannot go on.
     """
 
     running: bool
@@ -25,8 +26,10 @@ class Status:
     control_error: str
     missing_topics: tuple[str, ...]
     store_error: str
+    lacks: str
 
     @property
     def ready(self) -> bool:
-        """In the group, which it joins once the store has done all that it needs, and kernels warm; later that may be away."""
-        return self.running and self.warm and self.joined
+        """In the group with all rights, which it joins once the store has done all that it needs, and kernels warm; later that
+        may be away."""
+        return self.running and self.warm and self.joined and not self.lacks

@@ -11,6 +11,7 @@ from confluent_kafka import TopicPartition as KafkaPartition
 
 from qstream.config import Settings
 from qstream.errors import Transient
+from qstream.stream.cause import Cause, Told, denied
 from qstream.stream.faults import raise_if_fatal
 from qstream.stream.identity import Identities
 from qstream.stream.read import Growth, frame_of, partitions_of, reader
@@ -40,6 +41,8 @@ class Tables:
         self._unread: set[tuple[str, int]] = set()
         self._logs: Identities | None = None
         self._old: dict[str, set[str]] = {}  # keys of rows by topic that the new log has not had yet
+        self._cause = Cause()
+        self._told = Told(log)
 
     def read(self, stop: threading.Event) -> None:
         """Read every topic up to its end; wait for a topic that is absent and a broker that does not answer, until `stop`."""
@@ -48,7 +51,7 @@ class Tables:
                 self._open()
                 break
             except Transient as exc:
-                log.warning("waiting for a table: %s", exc)
+                self._told.error(f"waiting for a table: {exc}")
                 stop.wait(RETRY_S)
         while self._unread and not stop.is_set():
             self._poll(POLL_S)
@@ -80,8 +83,8 @@ class Tables:
             self._consumer = self._growth = None
 
     def _open(self) -> None:
-        self._consumer = self._consumer or reader(self._settings)
-        found = [(name, at) for name in self._topics for at in partitions_of(self._consumer, name, ANSWER_S)]
+        self._consumer = self._consumer or reader(self._settings, self._cause)
+        found = [(name, at) for name in self._topics for at in partitions_of(self._consumer, name, ANSWER_S, self._cause)]
         self._logs = self._logs or Identities(self._settings, list(self._topics))
         self._logs.ask(ANSWER_S)
         self._read_from_start(self._consumer, found)
@@ -119,8 +122,9 @@ class Tables:
         if error.code() == KafkaError._PARTITION_EOF:
             self._unread.discard((message.topic(), message.partition()))
             return message.topic() if self._end_old_rows(message.topic()) else ""
-        raise_if_fatal(error)
-        log.warning("table: %s", error)
+        if error.code() != KafkaError.GROUP_AUTHORIZATION_FAILED:  # a reader is in no group: it needs no right on one
+            raise_if_fatal(error)
+            self._told.error(f"table: {denied(error, topic=f'READ on topic {message.topic()}') or error}")
         return ""
 
     def _take(self, message: Message) -> bool:

@@ -10,7 +10,7 @@ import tempfile
 import time
 import uuid
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, Self
 
@@ -45,6 +45,10 @@ class JavaKafka:
         None for a temporary one, removed by ``close()``.
     jvm_flags
         More flags for Java, in place of the class archive that makes the start quick.
+    listeners
+        Further doors of each node: name to protocol, such as ``{"CLIENTS": "SASL_SSL"}``; `addresses` has their addresses.
+    properties
+        More of the broker's properties, which win.
 
     Raises
     ------
@@ -55,18 +59,30 @@ class JavaKafka:
     """
 
     bootstrap_servers: str
+    addresses: dict[str, str]
 
-    def __init__(self, nodes: int = 1, directory: Path | None = None, *, jvm_flags: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        nodes: int = 1,
+        directory: Path | None = None,
+        *,
+        jvm_flags: Sequence[str] | None = None,
+        listeners: Mapping[str, str] | None = None,
+        properties: Mapping[str, object] | None = None,
+    ) -> None:
         if nodes < 1:
             raise ConfigError(f"nodes of a Kafka cluster must be >= 1, not {nodes}")
         self._home = kafka_home()
         self._jvm_flags = _archive_flags(self._home) if jvm_flags is None else tuple(jvm_flags)
         root = Path(tempfile.mkdtemp(prefix="qstream-kafka-")) if directory is None else directory.absolute()
         self._folders = [root / f"node{index + 1}" for index in range(nodes)]
-        ports = free_ports(2 * nodes)
-        self._brokers = [f"127.0.0.1:{port}" for port in ports[:nodes]]
-        self._controllers = [f"127.0.0.1:{port}" for port in ports[nodes:]]
-        self.bootstrap_servers = ",".join(self._brokers)
+        self._protocols = {"PLAINTEXT": "PLAINTEXT", "CONTROLLER": "PLAINTEXT"} | dict(listeners or {})
+        self._more = dict(properties or {})
+        ports = iter(free_ports(len(self._protocols) * nodes))
+        self._doors = {name: [f"127.0.0.1:{next(ports)}" for _ in range(nodes)] for name in self._protocols}
+        self._brokers, self._controllers = self._doors["PLAINTEXT"], self._doors["CONTROLLER"]
+        self.addresses = {name: ",".join(addresses) for name, addresses in self._doors.items()}
+        self.bootstrap_servers = self.addresses["PLAINTEXT"]
         self._children: list[Child] = []
         self._finalizer = weakref.finalize(self, release, os.getpid(), self._children, root if directory is None else None)
         try:
@@ -137,10 +153,12 @@ class JavaKafka:
             (folder / "log4j2.xml").write_text(resource_text("kafka-log4j2.xml"))
             properties = _properties(nodes) | {
                 "node.id": index + 1,
-                "listeners": f"PLAINTEXT://{self._brokers[index]},CONTROLLER://{self._controllers[index]}",
+                "listeners": ",".join(f"{name}://{addresses[index]}" for name, addresses in self._doors.items()),
+                "listener.security.protocol.map": ",".join(f"{name}:{used}" for name, used in self._protocols.items()),
                 "controller.quorum.voters": voters,
                 "log.dirs": data,
             }
+            properties |= self._more
             (folder / "server.properties").write_text("".join(f"{name}={value}\n" for name, value in properties.items()))
 
     def _launch(self, node: int) -> Child:
@@ -172,7 +190,6 @@ def _properties(nodes: int) -> dict[str, object]:
     return {
         "process.roles": "broker,controller",
         "controller.listener.names": "CONTROLLER",
-        "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
         "auto.create.topics.enable": "false",
         "default.replication.factor": replicas,
         "min.insync.replicas": in_sync,

@@ -1,0 +1,142 @@
+"""Cause: why a client of Kafka fails, in words; its error callback knows more than its calls, which say that time ran out."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final, TypeVar
+
+from confluent_kafka import Consumer, KafkaError, KafkaException
+
+from qstream.config import Settings
+from qstream.errors import ConfigError
+from schemas.wording import must_be
+
+C = TypeVar("C")
+_LOGIN: Final = {KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED}
+_FIX_LOGIN: Final = "check sasl.mechanism, sasl.username and sasl.password in QSTREAM_KAFKA"
+_FIX_TLS: Final = (
+    "check ssl.ca.location in QSTREAM_KAFKA, and that the broker's certificate names this host "
+    "(ssl.endpoint.identification.algorithm 'none' turns that off)"
+)
+_FIX_PROTOCOL: Final = "the port answers, but not in this protocol: check security.protocol in QSTREAM_KAFKA"
+_NO_DETAIL: Final = re.compile(r" \(after \d+ms in state \w+(, \d+ identical error\(s\) suppressed)?\)")
+_CLUSTER_RIGHT: Final = "WRITE on the topics that it sends to, or IDEMPOTENT_WRITE on the cluster"
+_SHOWN: Final = {"security.protocol", "sasl.mechanism", "sasl.mechanisms"}  # properties whose values are no secret
+_LOG_AGAIN_S: Final = 60.0
+
+
+class Cause:
+    """What one client said last of why it cannot reach or enter the cluster; `note` is its error callback.
+
+    A refused login or a failed TLS handshake stays over the lost connections that follow from it, until `clear`.
+    """
+
+    def __init__(self) -> None:
+        self._error: KafkaError | None = None
+
+    def note(self, error: KafkaError) -> None:
+        """Take an error of the client. Any thread."""
+        if error.code() != KafkaError._ALL_BROKERS_DOWN and (self._error is None or not self.is_refusal or _refuses(error)):
+            self._error = error
+
+    def clear(self) -> None:
+        """Forget it: the client does its work."""
+        self._error = None
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether trying again changes nothing: the broker refuses the login, or TLS fails."""
+        return self._error is not None and _refuses(self._error)
+
+    def explain(self, error: KafkaError) -> str:
+        """Why a call failed with `error`: what the client said of it, else the error's own words."""
+        if self._error is not None and error.code() in _VAGUE:
+            return _NO_DETAIL.sub("", self._error.str())
+        return str(error.str())
+
+    def fix(self, error: KafkaError) -> str:
+        """What to do about it, empty if there is no more to say than that a broker must answer."""
+        if self._error is None:
+            return _FIX_PROTOCOL if error.code() == KafkaError._TRANSPORT else ""
+        if self._error.code() in _LOGIN:
+            return _FIX_LOGIN
+        if self._error.code() == KafkaError._SSL:
+            return _FIX_TLS
+        return _FIX_PROTOCOL if "SSL handshake failed" in self._error.str() else ""
+
+
+_VAGUE: Final = {
+    KafkaError._TRANSPORT,
+    KafkaError._TIMED_OUT,
+    KafkaError._MSG_TIMED_OUT,
+    KafkaError._ALL_BROKERS_DOWN,
+    KafkaError._WAIT_COORD,
+    KafkaError._TIMED_OUT_QUEUE,
+}
+_DENIED: Final = {
+    KafkaError.TOPIC_AUTHORIZATION_FAILED: "topic",
+    KafkaError.GROUP_AUTHORIZATION_FAILED: "group",
+    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: "transactional id",
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED: "cluster",
+}
+
+
+def denied(error: KafkaError, **rights: str) -> str | None:
+    """The right that the Kafka user lacks, in words; None for an error of another kind.
+
+    `rights` say what the call needs, by the kind of resource: ``topic="WRITE on topic t"``, ``group="READ on group g"``.
+    """
+    kind = _DENIED.get(error.code())
+    if kind is None:
+        return None
+    right = rights.get(kind.replace(" ", "_"), _CLUSTER_RIGHT if kind == "cluster" else f"a right on a {kind}")
+    return f"the Kafka user must have {right}"
+
+
+def refusal(consumer: Consumer) -> KafkaError | None:
+    """The error by which the broker has denied something to a consumer without assignment, if it has."""
+    message = consumer.poll(0)
+    error = None if message is None else message.error()
+    return error if error is not None and denied(error) else None
+
+
+def open_client(make: Callable[[dict[str, object]], C], settings: Settings, properties: Mapping[str, object], cause: Cause) -> C:
+    """A client that tells `cause` of its errors. `ConfigError` names a property of `kafka` that it refuses."""
+    for name, text in settings.kafka_properties().items():
+        if name.endswith(".location") and text != "probe" and not Path(text).exists():
+            raise ConfigError(must_be(f"kafka.{name}", "the path of a file that exists", text))
+    try:
+        return make({**properties, "error_cb": cause.note})
+    except KafkaException as exc:
+        # Not chained: the client's words may hold a value.
+        raise ConfigError(f"kafka: {_without_values(exc.args[0].str(), settings)}") from None
+
+
+class Told:
+    """Logs a text once in a minute, however often it comes."""
+
+    def __init__(self, log: logging.Logger) -> None:
+        self._log = log
+        self._at: dict[str, float] = {}
+
+    def error(self, text: str) -> None:
+        """Log an error, unless it was logged a moment ago."""
+        now = time.monotonic()
+        if now - self._at.get(text, -_LOG_AGAIN_S) >= _LOG_AGAIN_S:
+            self._at[text] = now
+            self._log.error("%s", text)
+
+
+def _refuses(error: KafkaError) -> bool:
+    return error.code() in _LOGIN or error.code() == KafkaError._SSL
+
+
+def _without_values(text: str, settings: Settings) -> str:
+    for name, value in settings.kafka_properties().items():
+        if len(value) > 3 and name not in _SHOWN:
+            text = text.replace(value, "(not shown)")
+    return text

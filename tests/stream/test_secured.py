@@ -1,0 +1,260 @@
+"""A cluster with TLS, passwords and access rights: what works with the least rights, and the words for each fault."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from qstream.cli.cluster import reach, require_topics
+from qstream.config import Settings
+from qstream.errors import ConfigError, Fatal, QstreamError
+from qstream.stream.admin import TopicState, apply_topics, inspect_topics
+from qstream.stream.client import Publisher
+from qstream.stream.groups import GroupState, group_state
+from qstream.stream.read import read_all
+from qstream.stream.redrive import dead_records, redrive
+from qstream.stream.tables import Tables
+from qstream.testing.rig import LoopThread, Rig, wait_until
+from qstream.testing.sample import Ping
+from qstream.testing.secured import CLIENTS, ELSEWHERE, PASSWORD, SecuredKafka, tls_redis
+from schemas.topics import Topic
+
+Right = tuple[str, str, str]
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[SecuredKafka, str]]:
+    """One broker and one Redis for all tests of this file; each test has users of its own."""
+    with ExitStack() as running:
+        try:
+            kafka = running.enter_context(SecuredKafka(tmp_path_factory.mktemp("certificates")))
+            redis_url = running.enter_context(tls_redis(kafka.certificates))
+        except ConfigError as exc:
+            if os.environ.get("CI") == "true":
+                pytest.fail(str(exc))
+            pytest.skip(str(exc))
+        yield kafka, redis_url
+
+
+@pytest.fixture
+def secured(servers: tuple[SecuredKafka, str]) -> SecuredKafka:
+    return servers[0]
+
+
+@pytest.fixture(scope="module")
+def shared_rig(servers: tuple[SecuredKafka, str]) -> Iterator[Rig]:
+    """Topics with a record and a dead letter, for tests that change nothing."""
+    secured, redis_url = servers
+    with Rig(secured.bootstrap_servers, redis_url, "test.secured", partitions=1, redis_timeout_ms=20_000) as rig:
+        rig.publish([Ping.of("a", 1), Ping.of("b", 1, act="poison")])
+        with rig.loop():
+            wait_until(lambda: rig.pongs() and rig.letters())
+        yield rig
+
+
+@pytest.fixture
+def rig(servers: tuple[SecuredKafka, str], topic_prefix: str) -> Iterator[Rig]:
+    """A sample agent whose topics the test reads and writes by the door without rules."""
+    secured, redis_url = servers
+    with Rig(secured.bootstrap_servers, redis_url, topic_prefix, partitions=1, redis_timeout_ms=20_000) as rig:
+        yield rig
+
+
+Entry = Callable[..., Settings]
+
+
+@pytest.fixture
+def entry(secured: SecuredKafka) -> Entry:
+    """Settings of a new user with these rights and no other."""
+
+    def make(*rights: Right, at: str = CLIENTS, **changes: Any) -> Settings:
+        properties = secured.properties(secured.user(*rights), **changes) | {"log_level": "0"}
+        return Settings(bootstrap_servers=secured.addresses[at], kafka=properties, group_prefix="rig", delivery_timeout_ms=5000)
+
+    return make
+
+
+def agent_rights(rig: Rig, without: Right | None = None) -> list[Right]:
+    """The least that an agent needs."""
+    sample = rig.sample
+    rights = [("READ", "topic", topic.name) for topic in sample.inputs]
+    rights += [("WRITE", "topic", topic.name) for topic in (*sample.outputs, sample.letters)]
+    rights.append(("READ", "group", rig.group))
+    assert without is None or without in rights
+    return [right for right in rights if right != without]
+
+
+def start(rig: Rig, settings: Settings, **more: Any) -> LoopThread:
+    return rig.loop(bootstrap_servers=settings.bootstrap_servers, kafka=settings.kafka, **more)
+
+
+FAULTS = {
+    "wrong password": ({"sasl_password": "wrong"}, ("refuses this client", "Invalid username or password", "sasl.password")),
+    "unknown user": ({"sasl_username": "mallory"}, ("refuses this client", "Invalid username or password", "sasl.username")),
+    "wrong mechanism": ({"sasl_mechanism": "SCRAM-SHA-512"}, ("Unsupported SASL mechanism", "PLAIN", "sasl.mechanism")),
+    "unknown mechanism": ({"sasl_mechanism": "PLAYN"}, ("Unsupported SASL mechanism: PLAYN",)),
+    "wrong CA": ({"ssl_ca_location": "other-ca.pem"}, ("certificate verify failed", "ssl.ca.location")),
+    "no CA": ({"ssl_ca_location": None}, ("certificate verify failed", "ssl.ca.location")),
+    "missing CA": (
+        {"ssl_ca_location": "nowhere.pem"},
+        ("kafka.ssl.ca.location must be the path of a file that exists", "nowhere.pem"),
+    ),
+    "wrong host name": ({"at": ELSEWHERE}, ("certificate names this host", "ssl.endpoint.identification.algorithm")),
+    "no TLS": ({"security_protocol": "SASL_PLAINTEXT"}, ("security.protocol",)),
+    "nothing at all": ({"security_protocol": None, "sasl_mechanism": None}, ("security.protocol",)),
+    "TLS to a door without": ({"at": "PLAINTEXT"}, ("SSL handshake failed", "security.protocol")),
+    "misspelt property": ({"sasl_pasword": PASSWORD}, ('No such configuration property: "sasl.pasword"',)),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_client_that_is_not_let_in_says_why_and_what_to_check(fault, secured, entry):
+    changes, words = FAULTS[fault]
+    if location := changes.get("ssl_ca_location"):
+        changes = changes | {"ssl_ca_location": str(secured.certificates / location)}
+    with pytest.raises(QstreamError) as failure:
+        reach(entry(**changes), timeout_s=2.0)
+    for word in words:
+        assert word in str(failure.value)
+    assert PASSWORD not in "".join(traceback.format_exception(failure.value))
+
+
+@pytest.mark.parametrize("given", ["file", "text"])
+def test_a_host_that_the_certificate_does_not_name_is_fine_where_that_is_not_checked(given, secured, entry):
+    ca = secured.certificates / "ca.pem"
+    named = {"ssl_ca_location": str(ca)} if given == "file" else {"ssl_ca_location": None, "ssl_ca_pem": ca.read_text()}
+    settings = entry(at=ELSEWHERE, ssl_endpoint_identification_algorithm="none", **named)
+    assert not reach(settings, timeout_s=60.0).embedded
+
+
+def publish(settings: Settings, rig: Rig) -> None:
+    with Publisher(settings.bootstrap_servers, settings=settings) as publisher:
+        publisher.publish(rig.sample.pings, Ping.example())
+
+
+def describe(settings: Settings, rig: Rig) -> GroupState:
+    return group_state(reach(settings).client, settings, rig.group, rig.sample.inputs)
+
+
+def details(states: Sequence[TopicState]) -> str:
+    return "; ".join(state.detail for state in states)
+
+
+# What a user does, with which rights, and the words of what is missing. {ping} and {group} are names of the rig.
+Act = Callable[[Settings, Rig], object]
+LACKS: dict[str, tuple[Act, list[Right], str]] = {
+    "publish": (publish, [("WRITE", "topic", "{pong}")], "must have WRITE on topic {ping}"),
+    "publish, seeing the topic": (publish, [("DESCRIBE", "topic", "{ping}")], "must have WRITE on the topics that it sends to"),
+    "publish, writing elsewhere": (
+        publish,
+        [("DESCRIBE", "topic", "{ping}"), ("WRITE", "topic", "{pong}")],
+        "must have WRITE on topic {ping}",
+    ),
+    "read": (lambda s, rig: list(read_all(s, rig.sample.pings.name)), [], "must have DESCRIBE on topic {ping}"),
+    "read, seeing the topic": (
+        lambda s, rig: list(read_all(s, rig.sample.pings.name)),
+        [("DESCRIBE", "topic", "{ping}")],
+        "must have READ on topic {ping}",
+    ),
+    "see the topics": (
+        lambda s, rig: require_topics(reach(s), [rig.sample.pings]),
+        [],
+        "must have DESCRIBE on topic {ping}, or they do not exist",
+    ),
+    "see a group": (describe, [("DESCRIBE", "topic", "{ping}")], "must have DESCRIBE on group {group}"),
+    "see what was redriven": (
+        lambda s, rig: dead_records(s, rig.sample.name),
+        [("READ", "topic", "{letters}")],
+        "must have DESCRIBE on group {group}.redrive",
+    ),
+    "remember what was redriven": (
+        lambda s, rig: redrive(s, rig.sample.name, dead_records(s, rig.sample.name)[0], [rig.letters()[0][0].id]),
+        [("READ", "topic", "{letters}"), ("WRITE", "topic", "{ping}"), ("DESCRIBE", "group", "{group}.redrive")],
+        "must have READ on group {group}.redrive",
+    ),
+}
+
+
+def names_of(rig: Rig) -> dict[str, str]:
+    sample = rig.sample
+    return {"ping": sample.pings.name, "pong": sample.pongs.name, "letters": sample.letters.name, "group": rig.group}
+
+
+@pytest.mark.parametrize("act", LACKS)
+def test_who_lacks_a_right_is_told_which_on_what(act, entry, shared_rig):
+    do, rights, words = LACKS[act]
+    names = names_of(shared_rig)
+    settings = entry(*((operation, kind, name.format(**names)) for operation, kind, name in rights))
+    with pytest.raises(QstreamError) as failure:
+        do(settings, shared_rig)
+    assert words.format(**names) in str(failure.value)
+
+
+def test_topics_say_what_a_user_may_not_see_or_make(entry, shared_rig):
+    names, sample = names_of(shared_rig), shared_rig.sample
+    absent = Topic(f"{sample.name}.absent.v1", Ping, "name", "input", "nothing", 1)
+    unseen = inspect_topics(reach(entry()).client, [sample.pings])
+    assert details(unseen) == f"the Kafka user must have DESCRIBE on topic {names['ping']}, or it does not exist"
+    seeing = reach(entry(("DESCRIBE", "topic", f"{sample.name}*"))).client
+    (found,) = inspect_topics(seeing, [sample.pings])
+    assert found.finding == "ok"
+    assert f"must have DESCRIBE_CONFIGS on topic {names['ping']}" in found.detail
+    assert f"must have CREATE on topic {absent.name} or on the cluster" in details(apply_topics(seeing, [absent]))
+
+
+def test_an_agent_with_the_least_rights_does_all_of_its_work(entry, rig):
+    rig.publish([Ping.of("a", 1), Ping.of("b", 1, act="poison")])
+    with start(rig, entry(*agent_rights(rig))) as worker:
+        wait_until(lambda: rig.pongs() and rig.letters())
+        wait_until(lambda: rig.committed_records() == 2)
+        assert worker.loop.status().lacks == ""
+    assert rig.tally("a").count == 1
+
+
+@pytest.mark.parametrize(
+    ("without", "words"),
+    [
+        (("READ", "group", "{group}"), "READ on group {group}"),
+        (("READ", "topic", "{ping}"), "READ on topic {ping}"),
+        (("WRITE", "topic", "{pong}"), "WRITE on topic {pong}"),
+        (("WRITE", "topic", "{letters}"), "WRITE on topic {letters}"),
+    ],
+)
+def test_an_agent_that_lacks_a_right_is_not_ready_and_says_which(without, words, entry, rig, caplog):
+    names = names_of(rig)
+    lacking = (without[0], without[1], without[2].format(**names))
+    seeing = [("DESCRIBE", "topic", lacking[2])] if lacking[1] == "topic" else []
+    rig.publish([Ping.of("a", 1), Ping.of("b", 1, act="poison")])
+    right = f"the Kafka user must have {words.format(**names)}"
+    with start(rig, entry(*agent_rights(rig, lacking), *seeing)) as worker:
+        wait_until(lambda: right in worker.loop.status().lacks)
+        assert not worker.loop.status().ready
+        found = [record for record in caplog.records if record.levelno >= logging.ERROR and right in record.getMessage()]
+        assert len(found) == 1
+
+
+def test_a_worker_that_may_not_use_its_transactional_id_ends_and_says_so(entry, rig):
+    with pytest.raises(Fatal, match=rf"must have WRITE on transactional id {re.escape(rig.group)}-worker-0"):
+        start(rig, entry(*agent_rights(rig)), delivery="exactly_once").stop()
+
+
+@pytest.mark.parametrize(("right", "words"), [("DESCRIBE", "READ on topic {}"), (None, "DESCRIBE on topic {}")])
+def test_a_table_that_may_not_be_read_is_named_at_once(right, words, entry, shared_rig, caplog):
+    topic = shared_rig.sample.gates
+    tables, stop = Tables(entry(*([(right, "topic", topic.name)] if right else [])), [topic]), threading.Event()
+    reading = threading.Thread(target=tables.read, args=(stop,))
+    reading.start()
+    try:
+        wait_until(lambda: any(words.format(topic.name) in record.getMessage() for record in caplog.records))
+    finally:
+        stop.set()
+        reading.join()
+        tables.close()
