@@ -11,7 +11,7 @@ from qstream.state.connection import Connection
 class LogIndex:
     """The identity of each input partition's log, and the epoch since which it is that one; one Redis hash a module.
 
-    A topic that was deleted and created again, or a cluster that was restored, begins its offsets anew under the same name.
+    A topic that was deleted and created again, or a cluster that was restored, begins its offsets again under the same name.
     Epochs rise, so an offset counts if it was written in the epoch `since` or a later one. An identity is
     ``<kind>:<id>``; identities of different kinds say nothing about each other.
     """
@@ -36,7 +36,7 @@ class LogIndex:
         return since
 
     def restart(self, partitions: Iterable[TopicPartition], epoch: int) -> None:
-        """Have partitions begin anew at this epoch, though their log has the identity that it had."""
+        """Have partitions begin again at this epoch, though their log has the identity that it had."""
         known = self.known()
         self._set({partition: (epoch, known.get(partition, (0, ""))[1]) for partition in partitions})
 

@@ -23,7 +23,7 @@ Answers = Mapping[str, "Future[TopicDescription]"]
 class Identities:
     """The identity of the log behind each topic, used by one thread.
 
-    It is ``topic:<topic id>``, which each creation of a topic draws anew; where a broker has none, ``cluster:<cluster id>``.
+    It is ``topic:<topic id>``, which is new at each creation of a topic; where a broker has none, ``cluster:<cluster id>``.
     """
 
     def __init__(self, settings: Settings, topics: Sequence[str]) -> None:

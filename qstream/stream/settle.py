@@ -123,7 +123,7 @@ class Settling(Generic[S]):
         return others
 
     def _read_from_start(self, partitions: set[TopicPartition]) -> set[TopicPartition]:
-        """Begin anew with logs that are not those of the stored offsets."""
+        """Begin again with logs that are not those of the stored offsets."""
         for partition in sorted(partitions):
             log.warning("%s is another log than before: its topic was created again or restored; read from its start", partition)
             RESTARTED.labels(self.ledger.agent, partition.topic).inc()
