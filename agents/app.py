@@ -105,12 +105,17 @@ def run(agent: Agent, settings: Settings, loglevel: str = "INFO") -> None:
         for library in ("faust", "mode"):  # they log every step of their own start and stop
             logging.getLogger(library).setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[loglevel]))
     app = build_app(agent, settings)
+    tune_interpreter()
+    Worker(app, loglevel=loglevel, quiet=True, redirect_stdouts=False).execute_from_commandline()
+
+
+def tune_interpreter() -> None:
+    """Have the garbage collector and the threads of this process serve a loop, once everything is loaded."""
     # A batch makes thousands of objects and drops them together: look for cycles once in many batches, and not among all
     # that was loaded by now. At the defaults that is a fifth of the loop's time.
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
     sys.setswitchinterval(0.001)  # a thread that computes ahead gives way to the loop five times sooner than by default
-    Worker(app, loglevel=loglevel, quiet=True, redirect_stdouts=False).execute_from_commandline()
 
 
 def require_free(host: str, port: int) -> None:

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import numpy as np
 import redis
-from confluent_kafka import Consumer, Message, Producer
+from confluent_kafka import Consumer, KafkaError, Message, Producer
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
@@ -102,6 +102,12 @@ def run(kafka: str, redis_url: str, source: str, target: str, group: str) -> Non
     consumer.close()
 
 
+def _refuse(error: KafkaError | None, _message: Message) -> None:
+    """End the program if an answer is not confirmed: without a callback, flush would return as if it were."""
+    if error is not None:
+        raise SystemExit(f"an answer was not delivered: {error}")
+
+
 def _turn(messages: list[Message], nodes: dict[str, Node], producer: Producer, target: str, store: redis.Redis) -> None:
     groups: dict[str, list[Report]] = {}
     for message in messages:
@@ -109,7 +115,7 @@ def _turn(messages: list[Message], nodes: dict[str, Node], producer: Producer, t
         groups.setdefault(report.node, []).append(report)
     for name, reports in groups.items():
         for answer in nodes.setdefault(name, Node()).add(reports):
-            producer.produce(target, answer.model_dump_json().encode(), name.encode())
+            producer.produce(target, answer.model_dump_json().encode(), name.encode(), on_delivery=_refuse)
     producer.flush()
     with store.pipeline(transaction=False) as pipeline:
         for name in groups:
