@@ -34,7 +34,9 @@ RESTARTED = Counter(
 )
 CONFLICTS = Counter("qstream_state_conflicts_total", "State writes refused, states that cannot be read", ["agent", "kind"])
 STATE_BYTES = Counter("qstream_state_written_bytes_total", "Bytes of state fields written", ["agent"])
-DEGRADED = Gauge("qstream_degraded", "1 while the agent decides from memory because Redis does not answer", ["agent"])
+DEGRADED = Gauge(
+    "qstream_degraded", "1 while Redis does not do what the agent needs: it decides from memory, or waits", ["agent"]
+)
 READY = Gauge("qstream_ready", "1 while the agent serves", ["agent"])
 PAUSED = Gauge("qstream_paused", "1 while an operator has paused the agent", ["agent"])
 BUILD = Info("qstream_build", "Version of qstream and Python")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
@@ -27,6 +28,7 @@ _ALLOWED: Final = (
     "or redis+sentinel://host:port[,host:port...]/service[/db]"
 )
 _PORTS: Final = {"cluster": 6379, "sentinel": 26379}
+_FILES: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 _UNKNOWN: Final = re.compile(r"unexpected keyword argument '(\w+)'")
 
 
@@ -79,6 +81,10 @@ def _opener(url: str, timeout_s: float) -> Opener:
 
 def _try_options(url: str, common: dict[str, Any]) -> None:
     """An unknown option would fail at the first call only."""
+    for name in _FILES:
+        path = parse_url(url).get(name)
+        if path and not Path(path).is_file():  # the client would say so at each call, without the name of the file
+            raise ConfigError(must_be("redis_url", f"a URL whose {name} is a file", path))
     pool = redis.Redis.from_url(url, **common).connection_pool
     pool.connection_class(**pool.connection_kwargs)
     if pool.get_encoder().decode_responses:

@@ -5,6 +5,12 @@ from __future__ import annotations
 import re
 from typing import Final
 
+# The commands of an agent, by name and in its scripts.
+RIGHTS: Final = (
+    *("eval", "evalsha", "get", "set", "time", "hget", "hmget", "hgetall", "hkeys", "hscan", "hset", "hdel"),
+    *("pttl", "pexpire", "persist"),
+)
+
 # What Redis says, and what must be so. Inside a script the error of a command arrives as text, which varies by version.
 _MEANINGS: Final = tuple(
     (re.compile(pattern), meaning)

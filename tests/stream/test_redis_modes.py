@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator
 import pytest
 from redis.crc import key_slot
 
+from qstream.cli.checks_redis import check_redis
 from qstream.contract import TopicPartition
 from qstream.errors import StoreRefused, StoreUnavailable
+from qstream.state.refusals import RIGHTS
 from qstream.state.store import StateStore
 from qstream.state.write import Stored, Write
 from qstream.testing.redis_sets import SERVICE, Server, redis_cluster, redis_sentinels
@@ -16,10 +18,6 @@ from qstream.testing.rig import Rig, wait_until
 from qstream.testing.sample import Ping, Tally
 
 MakeRig = Callable[..., Rig]
-RIGHTS = (
-    *("eval", "evalsha", "get", "set", "time", "hget", "hmget", "hgetall", "hkeys", "hscan", "hset", "hdel"),
-    *("pttl", "pexpire", "persist"),
-)
 P0 = TopicPartition("in.v1", 0)
 KEYS = [f"name-{n}" for n in range(60)]
 
@@ -137,6 +135,15 @@ def test_one_node_of_a_cluster_under_a_plain_url_is_refused_with_the_right_one(c
         pytest.raises(StoreRefused, match=r"the URL of a Redis Cluster must begin with redis\+cluster"),
     ):
         plain.check()
+
+
+def test_the_doctor_looks_at_all_nodes_of_a_cluster(cluster: list[Server]) -> None:
+    cluster[1].ask("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    checks = {check.what: check for check in check_redis(url_of(cluster))}
+    cluster[1].ask("CONFIG", "SET", "maxmemory-policy", "noeviction")
+    assert checks["redis"].verdict == "ok"
+    assert checks["redis"].detail.endswith("3 nodes")
+    assert "allkeys-lru" in checks["redis memory"].detail
 
 
 def test_workers_on_a_cluster_count_right_and_tick_every_key(make_rig: MakeRig, cluster: list[Server]) -> None:

@@ -14,17 +14,19 @@ import pytest
 import redis
 
 from qstream.embedded.redis import EmbeddedRedis
-from qstream.errors import StoreRefused, StoreUnavailable
+from qstream.errors import ConfigError, StoreRefused, StoreUnavailable
 from qstream.state import store as store_file
 from qstream.state.keys import _SCRIPT as KEYS_SCRIPT
+from qstream.state.refusals import RIGHTS
 from qstream.state.store import StateStore
 from qstream.testing.rig import Rig, wait_until
 from qstream.testing.sample import Ping, Tally
+from qstream.testing.secured import make_certificates, tls_redis
 
 MakeRig = Callable[..., Rig]
 BY_NAME = ("eval", "evalsha", "hgetall", "pttl", "hmget", "hset", "hscan")
 SCRIPTS = (store_file._CAS, store_file._NEXT_EPOCH, KEYS_SCRIPT)
-RIGHTS = sorted({*BY_NAME, *(word.lower() for text in SCRIPTS for word in re.findall(r"redis\.call\('(\w+)'", text))})
+USED = {*BY_NAME, *(word.lower() for text in SCRIPTS for word in re.findall(r"redis\.call\('(\w+)'", text))}
 
 
 @pytest.fixture
@@ -52,7 +54,7 @@ def test_the_rights_on_the_security_page_are_all_that_an_agent_needs_and_each_is
 ) -> None:
     page = Path(__file__).parents[2].joinpath("docs/pages/howto/security.md").read_text(encoding="utf-8")
     (line,) = (line for line in page.splitlines() if line.startswith("ACL SETUSER"))
-    assert {word[1:] for word in line.split() if word.startswith("+")} == set(RIGHTS)
+    assert {word[1:] for word in line.split() if word.startswith("+")} == set(RIGHTS) == USED
     grant(raw, *RIGHTS)
     with StateStore(url_of(redis_server), "m", Tally, 5000) as store:
         store.check()
@@ -77,6 +79,24 @@ def test_each_refusal_says_what_must_be_so(redis_server: EmbeddedRedis, raw: red
     raw.replicaof("NO", "ONE")
     raw.config_set("requirepass", "asked")
     assert "user and password in the URL must be right" in refusal(redis_server.url)
+
+
+def test_what_is_wrong_with_tls_is_told_apart(tmp_path: Path) -> None:
+    try:
+        make_certificates(tmp_path)
+        with tls_redis(tmp_path) as url:
+            with StateStore(url, "m", Tally, 20_000) as store:
+                store.check()
+            assert "certificate must be one that this machine" in refusal(url.replace("/ca.pem", "/other-ca.pem"))
+            assert "certificate must be one that this machine" in refusal(url.partition("?")[0])
+            assert "user and password in the URL must be right" in refusal(url.replace("S3cret-redis", "S3cret-other"))
+    except ConfigError as exc:
+        pytest.skip(str(exc))
+
+
+def test_a_file_of_the_url_that_is_not_there_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"redis_url must be a URL whose ssl_ca_certs is a file, got ./nowhere/ca\.pem"):
+        StateStore("rediss://:s3cret@127.0.0.1:1/0?ssl_ca_certs=/nowhere/ca.pem", "m", Tally)
 
 
 def test_a_worker_without_a_right_is_not_ready_and_says_so_until_it_has_it(
