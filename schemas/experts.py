@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,12 +11,18 @@ from pydantic import Field, model_validator
 from schemas.frame import Axes, Count, Frame, Name, TimeNs, at_most, require
 from schemas.wording import must_be
 
+# A topology is a few bytes, and what it asks for is arrays of these sizes. The largest models run fit several times:
+# DeepSeek-V3 has 61 layers of 256 experts, which on 4,096 GPUs with 2 slots take 0.5 million slots and 64 million pairs.
+MAX_SLOTS: Final = 1 << 20  # layers times slots
+MAX_PAIRS: Final = 1 << 26  # layers times experts times GPUs
+
 
 class ExpertTopology(Frame):
     """The model graph: layers and experts of one model, and the GPUs and nodes that hold them.
 
     Physical slot p is on GPU ``p // slots_per_gpu``. Without `node_of_gpu` the GPUs are spread over the nodes in order,
-    as evenly as their numbers allow.
+    as evenly as their numbers allow. All layers together have at most 2**20 slots, and at most 2**26 pairs of an expert and
+    a GPU.
     """
 
     model: Name = Field(default="default", description="name of the model")
@@ -45,6 +51,7 @@ class ExpertTopology(Frame):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         experts, slots = self.num_logical_experts, self.num_slots
+        self._check_size()
         if slots < experts:
             raise ValueError(must_be("num_gpus * slots_per_gpu", f"at least {experts} slots, one an expert", slots))
         if self.slots_per_gpu > experts:
@@ -62,6 +69,16 @@ class ExpertTopology(Frame):
         require(self, "gpu_capacity", 0)
         require(self, "rank_cost", 0)
         return self
+
+    def _check_size(self) -> None:
+        """Before anything of that size is made."""
+        layers, gpus, experts = self.num_layers, self.num_gpus, self.num_logical_experts
+        for what, size, most in (
+            ("num_layers * num_gpus * slots_per_gpu", layers * self.num_slots, MAX_SLOTS),
+            ("num_layers * num_gpus * num_logical_experts", layers * gpus * experts, MAX_PAIRS),
+        ):
+            if size > most:
+                raise ValueError(must_be(what, f"at most {most}", size))
 
     @property
     def num_slots(self) -> int:

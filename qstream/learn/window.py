@@ -13,6 +13,7 @@ from qstream.kernels import compiled
 
 OTHER: Final = "other"
 COUNT_MAX: Final = np.iinfo(np.int32).max
+QUEUED_MAX: Final = 1 << 53  # tokens of a label that wait, at which their count stops: int64 holds the sum of labels
 
 
 def past_windows(ring: NDArray[np.int32], closed: int) -> list[NDArray[np.int32]]:
@@ -103,7 +104,7 @@ def longest_queues(queued: Mapping[str, int], known: tuple[str, ...], most: int)
     kept = dict(ranked[:most])
     if rest := sum(tokens for _, tokens in ranked[most:]):
         kept[OTHER] = kept.get(OTHER, 0) + rest
-    return kept or None
+    return {name: min(tokens, QUEUED_MAX) for name, tokens in kept.items()} or None
 
 
 def demand(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from qstream.routing.forecast import Forecast
 from qstream.routing.migrate import Moves, moves
-from qstream.routing.problem import capacities, live_slots, logical_maps
+from qstream.routing.problem import capacities, live_slots, logical_maps, replica_counts
 from qstream.routing.score import gpu_loads, holds
 from schemas.experts import ExpertTopology
 from schemas.placement import PlacementPlan, PlacementScore
@@ -64,7 +64,7 @@ def decide(
         worst_layer_balancedness=worst,
         moved_experts=len(steps.layer),
     )
-    counts = logical_maps(after, topology.num_logical_experts)[1]
+    counts = replica_counts(after, topology.num_logical_experts)
     replica = np.divide(load, counts, out=np.zeros_like(load), where=counts > 0)
     bound = np.maximum(load.sum(1) / capacity.sum(), replica.max(1) / capacity.max())
     objective = (gpu_loads(after, load, len(gpus)) / capacity).max(1)
@@ -109,13 +109,16 @@ def map_arrays(plan: NDArray[np.int32], topology: ExpertTopology) -> dict[str, A
     """The maps of a placement int32 [L, P] as fields of its frame. Slots of GPUs without capacity are in none but the first."""
     slot = live_slots(topology)
     live = plan[:, slot]
-    slots_of, counts = logical_maps(live, topology.num_logical_experts)
+    counts = replica_counts(live, topology.num_logical_experts)
     shares = np.zeros(plan.shape, np.float32)
     shares[:, slot] = 1.0 / np.take_along_axis(counts, live, 1)
-    logical = np.where(slots_of >= 0, slot[slots_of], -1).astype(np.int32)
+    logical = None
+    if counts.nbytes * int(counts.max()) <= MAP_MAX_BYTES:
+        slots_of = logical_maps(live, topology.num_logical_experts)[0]
+        logical = np.where(slots_of >= 0, slot[slots_of], -1).astype(np.int32)
     return {
         "physical_to_logical_map": plan,
-        "logical_to_physical_map": logical if logical.nbytes <= MAP_MAX_BYTES else None,
+        "logical_to_physical_map": logical,
         "logical_replica_count": counts,
         "replica_shares": shares,
     }

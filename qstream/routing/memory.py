@@ -31,6 +31,7 @@ from schemas.tokens import TokenBatch
 
 REMEMBERED_WINDOWS: Final = 64
 PAIR_WINDOWS: Final = 4  # over which co-activations fade
+COUNTED_MAX: Final = 1 << 40  # tokens of an expert, at which counts stop: their sum over a model stays within int64
 LABELLED_TOKENS: Final = 1 << 28  # times layers, of a window; a longer one counts no more labels, so that int32 holds them
 LABEL_CHOICES: Final = 1 << 20  # of a label in a layer, above which its counts are halved: old ones fade
 # Not strict: a tuple is stored as a list. Source and window id have up to 200 letters each.
@@ -96,10 +97,10 @@ class Memory(Draft[RoutingState]):
         return cls(state)
 
     def add(self, counts: NDArray[np.int64], layer: int | None, token_layers: int) -> None:
-        """Count tokens of one layer ([E]) or of all ([L, E]) into the open window and the live counts."""
+        """Count tokens of one layer ([E]) or of all ([L, E]), up to 2**53 each, into the open window and the live counts."""
         for name in ("open_count", "live_count"):
             total = self.edit(name, ... if layer is None else layer)
-            total += counts
+            np.minimum(total + counts, COUNTED_MAX, out=total)
         self.set(open_tokens=self.now.open_tokens + token_layers, live_tokens=self.now.live_tokens + token_layers)
 
     def add_batch(self, batch: TokenBatch, labels: int, pair_tokens: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,8 @@ from qstream.kernels import compiled
 from qstream.routing.problem import plan_array
 from qstream.routing.score import gpu_loads, holds
 from schemas.wording import Shown, must_be
+
+_CELLS_AT_ONCE: Final = 1 << 22  # moves times GPUs, of which sources are looked for together
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -104,8 +106,11 @@ def moves(
     was, on = (holds(p, load.shape[1], num_gpus) for p in (previous, plan))
     layer, dst, expert = np.nonzero(on & ~was)
     gain = (fullest[0] - fullest[1]) / np.maximum(np.bincount(layer, minlength=len(load)), 1) / expert_bytes
-    distance = np.where(was[layer, :, expert], (node != node[dst][:, None]).astype(np.int64), 2)
-    src = np.where(distance.min(1, initial=2) < 2, distance.argmin(1), -1)
+    src = np.empty(len(layer), np.int64)
+    step = max(1, _CELLS_AT_ONCE // num_gpus)
+    for some in (slice(start, start + step) for start in range(0, len(layer), step)):
+        distance = np.where(was[layer[some], :, expert[some]], (node != node[dst[some]][:, None]).astype(np.int8), 2)
+        src[some] = np.where(distance.min(1) < 2, distance.argmin(1), -1)
     order = np.lexsort((-load[layer, expert], layer, -gain[layer]))
     return Moves(
         layer=layer[order].astype(np.int32),

@@ -60,7 +60,9 @@ class RoutingOptions(PortfolioOptions):
         default=16, ge=0, le=64, description="labels whose counts are kept separately, the last one for all others; 0 keeps none"
     )
     colocate: bool = Field(
-        default=False, description="experts that serve the same tokens share a node: less traffic between nodes, less even GPUs"
+        default=False,
+        description="experts that serve the same tokens share a node: less traffic between nodes, less even GPUs; "
+        "models with layers * experts**2 above 2**24 do without",
     )
     steps: int = Field(default=10_000, ge=0, le=1_000_000, description="annealing steps a layer of the scenario tier")
     shares_tokens: int = Field(

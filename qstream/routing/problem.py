@@ -65,6 +65,18 @@ def plan_array(field: str, physical_to_logical: NDArray[np.int32], experts: int,
     return plan
 
 
+def replica_counts(physical_to_logical: NDArray[np.int32], experts: int) -> NDArray[np.int32]:
+    """Replicas of each expert, int32 [L, E], of a plan [L, P]; `ProblemError` as in `logical_maps`."""
+    plan = plan_array("physical_to_logical", physical_to_logical, experts, 1)
+    return _counts(plan, experts)[1].reshape(len(plan), experts).astype(np.int32)
+
+
+def _counts(plan: NDArray[np.int32], experts: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Each slot's expert, numbered through all layers, int64 [L * P], and the replicas of each, int64 [L * E]."""
+    flat = (plan + np.arange(len(plan))[:, None] * experts).ravel()
+    return flat, np.bincount(flat, minlength=len(plan) * experts)
+
+
 def logical_maps(physical_to_logical: NDArray[np.int32], experts: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Turn a plan round: the slots of each expert.
 
@@ -90,8 +102,7 @@ def logical_maps(physical_to_logical: NDArray[np.int32], experts: int) -> tuple[
     """
     plan = plan_array("physical_to_logical", physical_to_logical, experts, 1)
     layers, slots = plan.shape
-    flat = (plan + np.arange(layers)[:, None] * experts).ravel()
-    counts = np.bincount(flat, minlength=layers * experts)
+    flat, counts = _counts(plan, experts)
     order = np.argsort(flat, kind="stable")
     rank = np.arange(flat.size) - np.repeat(np.cumsum(counts) - counts, counts)
     logical = np.full((layers * experts, int(counts.max(initial=0))), -1, np.int32)

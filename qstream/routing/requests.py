@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from schemas.tokens import TokenBatch
 from schemas.wording import Shown, must_be
 
 Counts = NDArray[np.int64] | NDArray[np.int32] | NDArray[np.float64]
+MAX_CHOICES: Final = 1 << 23  # requests of a batch times nodes: 64 MiB of each quantity
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,6 +94,8 @@ def route_requests(
     """
     request, request_id, work = _requests(batch)
     nodes = topology.num_nodes
+    if len(work) * nodes > MAX_CHOICES:
+        raise ProblemError(must_be("requests * num_nodes", f"at most {MAX_CHOICES}", len(work) * nodes))
     capacity = np.bincount(topology.nodes(), capacities(topology), nodes).astype(np.float64)
     if not capacity.any():
         raise ProblemError(must_be("gpu_capacity", "above 0 for at least one GPU", Shown(f"0 for all {topology.num_gpus}")))

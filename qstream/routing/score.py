@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from qstream.arguments import array
 from qstream.errors import ProblemError
 from qstream.kernels import compiled
-from qstream.routing.problem import logical_maps, plan_array, slots_per_gpu
+from qstream.routing.problem import plan_array, replica_counts, slots_per_gpu
 from schemas.experts import ExpertTopology
 from schemas.wording import Shown, must_be
 
@@ -159,7 +159,7 @@ def cross_node_copies(topk_ids: NDArray[np.int32], node_of_expert: Nodes, source
 
 def pairs_together(physical_to_logical: NDArray[np.int32], coactivation: NDArray[np.int64], topology: ExpertTopology) -> float:
     """Part of the co-activations [L, E, E] whose experts are on one node, each replica of an expert as likely as the others."""
-    counts = logical_maps(physical_to_logical, topology.num_logical_experts)[1]
+    counts = replica_counts(physical_to_logical, topology.num_logical_experts)
     node_of_slot = np.repeat(topology.nodes(), topology.slots_per_gpu)
     near = total = 0.0
     for layer, row in enumerate(physical_to_logical):

@@ -16,6 +16,7 @@ from qstream.routing.plan import plan_placement
 from qstream.routing.problem import capacities
 from qstream.routing.sample import empty_sample, sampled_coactivation
 
+MAX_COACTIVATIONS: Final = 1 << 24  # cells [L, E, E], 128 MiB: 61 layers of 512 experts
 _NOTHING_KEPT: Final = dict.fromkeys(
     ("planning_labels", "planning_queued", "planning_sample", "planning_sampled_of", "planning_pairs")
 )
@@ -43,14 +44,15 @@ def end_plan(memory: Memory) -> None:
 
 
 def kept_coactivation(now: RoutingState, horizon: int) -> Callable[[], NDArray[np.int64] | None]:
-    """How co-activations [L, E, E] follow from what `begin_plan` kept, a pure function; None where nothing is known."""
+    """How co-activations [L, E, E] follow from what `begin_plan` kept, a pure function; None where nothing is known, or where
+    they would be more than `MAX_COACTIVATIONS`."""
     layers, experts = now.open_count.shape
     counted, sample, of = now.planning_pairs, now.planning_sample, now.planning_sampled_of
     rows = empty_sample(layers, experts, 1) if sample is None else sample
     tokens = np.zeros(layers, np.int64) if of is None else of
 
     def counts() -> NDArray[np.int64] | None:
-        if counted is None and not (rows.size and tokens.any()):
+        if layers * experts**2 > MAX_COACTIVATIONS or (counted is None and not (rows.size and tokens.any())):
             return None
         return sampled_coactivation(rows, tokens, experts, horizon, counted)
 

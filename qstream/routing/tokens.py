@@ -162,10 +162,12 @@ def check_batch(batch: TokenBatch, topology: ExpertTopology) -> None:
 
 
 def check_load(load: ExpertLoad, topology: ExpertTopology) -> None:
-    """Raise `ProblemError` if the counts of a load window are not those of the topology's layers and experts."""
+    """Raise `ProblemError` if the counts of a load window are not those of the topology's layers and experts, or of no token."""
     rule = f"[{topology.num_layers} layers, {topology.num_logical_experts} experts], as in the topology"
     if load.logical_count.shape != (topology.num_layers, topology.num_logical_experts):
         raise ProblemError(must_be("logical_count", rule, Shown(f"shape {list(load.logical_count.shape)}")))
+    if load.num_tokens == 0 and load.logical_count.any():  # such windows would add up and never close
+        raise ProblemError(must_be("num_tokens", "above 0 where experts received tokens", load.num_tokens))
 
 
 def _placement(placement: NDArray[np.int32], topology: ExpertTopology) -> NDArray[np.int32]:

@@ -16,14 +16,15 @@ _USABLE: Final = 0.95  # of the bytes of a message
 
 def check_topology(topology: ExpertTopology) -> None:
     """Raise `ProblemError` unless every expert finds a slot and the largest plan fits its message."""
-    live, experts = len(live_slots(topology)), topology.num_logical_experts
-    if live < experts:
-        shown = Shown(f"capacity in {live} slots")
-        raise ProblemError(must_be("gpu_capacity", f"above 0 for at least {experts} slots, one for each expert", shown))
+    experts = topology.num_logical_experts
     size = topology.num_layers * (SLOT_BYTES * topology.num_slots + 4 * experts)
     if size > PlacementPlan.MAX_BYTES * _USABLE:
         allowed = f"small enough for plans of {PlacementPlan.MAX_BYTES} bytes"
         raise ProblemError(must_be("the topology", allowed, Shown(f"plans of up to {size} bytes")))
+    live = len(live_slots(topology))
+    if live < experts:
+        shown = Shown(f"capacity in {live} slots")
+        raise ProblemError(must_be("gpu_capacity", f"above 0 for at least {experts} slots, one for each expert", shown))
 
 
 def kept_topology(topology: ExpertTopology) -> ExpertTopology:

@@ -75,6 +75,17 @@ def test_equal_plans_need_no_moves() -> None:
     assert len(moves(plan, plan, np.ones((2, 4)), 2, 1).layer) == 0
 
 
+def test_sources_found_in_parts_are_those_found_at_once(monkeypatch) -> None:
+    rng = np.random.default_rng(1)
+    previous, plan = (place_window(rng.random((3, 8)), 4, 12) for _ in range(2))
+    nodes = np.array([0, 0, 1, 1], np.int32)
+    whole = moves(previous, plan, np.ones((3, 8)), 4, 1, nodes)
+    monkeypatch.setattr("qstream.routing.migrate._CELLS_AT_ONCE", 8)
+    parts = moves(previous, plan, np.ones((3, 8)), 4, 1, nodes)
+    assert len(whole.layer) > 4
+    assert parts.src_gpu.tolist() == whole.src_gpu.tolist()
+
+
 def test_bad_input_is_named() -> None:
     plan, load = place_window(np.ones((1, 4)), 2, 4), np.ones((1, 4))
     for call, field in (

@@ -200,6 +200,39 @@ def test_the_plan_of_a_large_model_fits_its_message():
     assert PlacementPlan.decode(plan.encode()) == plan
 
 
+def test_counts_beyond_any_model_saturate_and_the_records_that_follow_are_answered():
+    stream = Stream(OPTIONS.changed({"window_tokens": 1 << 20, "shares_tokens": 2048}))
+    stream.send(TOPOLOGY)
+    most = np.full((2, 8), 2**53, np.int64)
+    for n in range(1100):
+        frame = ExpertLoad(model="m", window_id=str(n), t0_ns=0, t1_ns=1, num_tokens=1, logical_count=most)
+        assert stream.send(frame).dead == []
+    kinds = []
+    for n in range(32):
+        sent = stream.send(batch(n, layer=n % 2))
+        assert sent.dead == []
+        kinds += [type(event.frame) for event in sent.events]
+    assert kinds.count(RoutingPlan) == 32
+    assert DispatchShares in kinds
+    assert stream.state.open_count.max() > 0
+    assert (stream.state.open_count >= 0).all()
+
+
+def test_a_load_window_of_no_token_is_refused_with_the_field():
+    stream = Stream()
+    stream.send(TOPOLOGY)
+    (dead,) = stream.send(load("1", tokens=0)).dead
+    assert dead.error_message == "num_tokens must be above 0 where experts received tokens, got 0"
+
+
+def test_queues_beyond_any_server_saturate():
+    stream = Stream(OPTIONS.changed({"labels": 2}))
+    stream.send(TOPOLOGY)
+    sent = stream.send(load("1", tokens=1, queued={f"l{n}": 2**63 - 1 for n in range(9)}))
+    assert sent.dead == []
+    assert stream.state.queued == {"l0": 2**53, "l1": 2**53, "other": 2**53}
+
+
 def test_a_topology_whose_plans_cannot_travel_is_refused():
     big = ExpertTopology(model="m", num_layers=128, num_logical_experts=1024, num_gpus=256, slots_per_gpu=8)
     assert "must be small enough for plans of 4000000 bytes" in Stream().send(big).dead[0].error_message

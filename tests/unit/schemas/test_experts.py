@@ -94,6 +94,14 @@ def test_given_nodes_are_kept():
         ({"rank_cost": np.zeros((4, 3))}, "axis 'gpus' of rank_cost must be as long as in rank_cost, 4, got 3"),
         ({"rank_cost": -np.ones((4, 4))}, "rank_cost must be >= 0, got values from -1.0"),
         ({"num_layers": 0}, "num_layers must be greater than or equal to 1"),
+        (
+            {"num_gpus": 65536, "slots_per_gpu": 4096, "num_logical_experts": 4096},
+            "slots_per_gpu must be at most 1048576, got 536870912",
+        ),
+        (
+            {"num_gpus": 65536, "slots_per_gpu": 1, "num_logical_experts": 65536},
+            "num_logical_experts must be at most 67108864, got 8589934592",
+        ),
         ({"num_gpus": 65537}, "num_gpus must be less than or equal to 65536"),
         ({"num_logical_experts": 4.0}, "num_logical_experts must be a valid integer"),
         ({"rdma_gb_s": 0}, "rdma_gb_s must be greater than 0"),
@@ -144,3 +152,11 @@ SIZES = ["num_layers", "num_logical_experts", "num_groups", "top_k", "num_nodes"
 def test_a_claim_of_a_billion_is_refused_at_no_cost(field, refuse):
     message = refuse(ExpertTopology, json.dumps(TOPOLOGY | {field: 10**9}).encode(), JSON)
     assert f"ExpertTopology.v1.{field} must be less than or equal to" in message
+
+
+@pytest.mark.parametrize(
+    ("layers", "experts", "gpus", "slots"),
+    [(61, 256, 320, 2), (61, 256, 4096, 2), (58, 256, 144, 2), (60, 384, 1024, 4), (12, 2048, 2048, 8), (94, 128, 4096, 2)],
+)
+def test_the_largest_clusters_and_models_are_topologies(layers, experts, gpus, slots):
+    assert ExpertTopology(num_layers=layers, num_logical_experts=experts, num_gpus=gpus, slots_per_gpu=slots).num_slots
