@@ -136,6 +136,7 @@ def _fault(error: ErrorDetails) -> str:
     if error["type"] == "extra_forbidden":
         return f"{name} is not a setting{_nearest(name, Settings.model_fields)}"
     rule = re.sub(r"^(Input|String|Value) should ", "must ", error["msg"]).replace(" item after validation, not 0", " character")
+    rule = rule.replace("a valid dictionary", "a table").replace("a valid string", "text")
     if error["loc"][0] in SECRET_SETTINGS:
         return f"{name} {rule}, got {_KINDS.get(type(error['input']), 'another value')} (not shown)"
     return f"{name} {rule}, got {error['input']!r:.80}"

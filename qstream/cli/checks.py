@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import platform
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -12,18 +13,20 @@ from typing import Any, Final, Literal
 
 import confluent_kafka
 import pynvml
+from confluent_kafka.admin import AclOperation
 
 from agents.registry import all_agents, all_topics, topics_by_name
 from qstream import __version__
 from qstream.cli.cluster import Cluster, reach
 from qstream.config import EMBEDDED, Settings
 from qstream.embedded.kafka import EmbeddedKafka
-from qstream.errors import ConfigError, QstreamError, Transient
+from qstream.errors import ConfigError, QstreamError, Transient, Unreachable
 from qstream.state.connection import Connection
 from qstream.state.logs import LogIndex, is_another
 from qstream.stream.admin import inspect_topics
-from qstream.stream.groups import group_state
+from qstream.stream.groups import GroupState, group_state
 from qstream.stream.identity import Identities
+from schemas.topics import Topic
 
 PACKAGES: Final = ("confluent-kafka", "faust-streaming", "numba", "numpy", "pydantic", "redis", "safetensors")
 GROUPS_ANSWER_S: Final = 10.0
@@ -94,8 +97,11 @@ def check_broker(settings: Settings) -> list[Check]:
             return [Check("fail", "broker", str(exc), "name a broker by --bootstrap-servers")]
     try:
         cluster = reach(settings)
-    except Transient as exc:
-        return [Check("fail", "broker", str(exc), "start it, or correct --bootstrap-servers or QSTREAM_BOOTSTRAP_SERVERS")]
+    except ConfigError as exc:
+        return [Check("fail", "broker", str(exc), "correct QSTREAM_KAFKA")]
+    except Unreachable as exc:
+        fix = exc.fix or "start it, or correct --bootstrap-servers or QSTREAM_BOOTSTRAP_SERVERS"
+        return [Check("fail", "broker", exc.reason, fix)]
     if cluster.embedded:
         broker = Check(
             "warn", "broker", f"{settings.bootstrap_servers} is an embedded one: nothing survives its end", "for development only"
@@ -136,7 +142,6 @@ def _check_topics(cluster: Cluster) -> list[Check]:
         states = inspect_topics(cluster.client, all_topics())
     except Transient as exc:
         return [Check("fail", "topics", str(exc))]
-    wrong = [state for state in states if state.finding != "ok"]
     fixes = {"missing": "qstream topics apply", "differs": "change or recreate the topic: qstream never does"}
     found = [
         Check(
@@ -145,9 +150,17 @@ def _check_topics(cluster: Cluster) -> list[Check]:
             state.finding + (f": {state.detail}" if state.finding == "differs" else ""),
             fixes[state.finding],
         )
-        for state in wrong
+        for state in states
+        if state.finding in fixes
     ]
-    return found or [Check("ok", "topics", f"all {len(states)} exist")]
+    fine = [state for state in states if state.finding == "ok"]
+    if hidden := [state.topic for state in states if state.finding == "failed"]:
+        detail = f"{len(hidden)} cannot be seen, if they exist: {', '.join(hidden)}"
+        found.append(Check("warn", "topics", detail, "give the Kafka user DESCRIBE on them, where its agent needs them"))
+    if unread := [state.topic for state in fine if state.detail]:
+        detail = f"the settings of {len(unread)} cannot be compared: {', '.join(unread)}"
+        found.append(Check("warn", "topic settings", detail, "give the Kafka user DESCRIBE_CONFIGS on them"))
+    return found if len(fine) < len(states) else [Check("ok", "topics", f"all {len(states)} exist"), *found]
 
 
 def _check_groups(cluster: Cluster, settings: Settings) -> list[Check]:
@@ -156,13 +169,12 @@ def _check_groups(cluster: Cluster, settings: Settings) -> list[Check]:
         agent = known.name
         what = f"group {prefix}.{agent}"
         try:
-            # Not described if absent: on a fresh cluster no broker coordinates groups yet, and the answer says nothing.
-            if _is_absent(cluster, f"{prefix}.{agent}"):
-                found.append(Check("warn", what, f"no worker of {agent} has joined yet", f"qstream run {agent}"))
-                continue
-            state = group_state(cluster.client, settings, f"{prefix}.{agent}", known.topics)
+            state = _group(cluster, settings, f"{prefix}.{agent}", known.topics)
         except Transient as exc:
             found.append(Check("warn", what, str(exc)))
+            continue
+        if state is None or state.state == "absent":
+            found.append(Check("warn", what, f"no worker of {agent} has joined yet", f"qstream run {agent}"))
             continue
         detail = f"{state.state}, {state.members} members, {state.lag} records behind"
         if state.members == 0:
@@ -174,13 +186,26 @@ def _check_groups(cluster: Cluster, settings: Settings) -> list[Check]:
     return found
 
 
-def _is_absent(cluster: Cluster, group: str) -> bool:
-    """Whether all brokers listed their groups, and this is not one of them."""
+def _group(cluster: Cluster, settings: Settings, group: str, topics: Sequence[Topic]) -> GroupState | None:
+    """The state of a group, None if there is none; `Transient` names the right without which that cannot be said.
+
+    A group that is absent is not described where the list of groups is known to be whole: on a fresh cluster no broker
+    coordinates groups yet, and the answer says nothing.
+    """
     try:
         listed = cluster.client.list_consumer_groups(request_timeout=GROUPS_ANSWER_S).result()
+        is_listed = group in {known.group_id for known in listed.valid}
+        if not is_listed and not listed.errors and _sees_all_groups(cluster):
+            return None
     except confluent_kafka.KafkaException as exc:
         raise Transient(f"the broker does not list its groups: {exc.args[0].str()}") from exc
-    return not listed.errors and group not in {known.group_id for known in listed.valid}
+    return group_state(cluster.client, settings, group, topics)
+
+
+def _sees_all_groups(cluster: Cluster) -> bool:
+    """Whether the broker lists this user all groups, and not only those that it may describe one by one."""
+    asked = cluster.client.describe_cluster(include_authorized_operations=True, request_timeout=GROUPS_ANSWER_S)
+    return AclOperation.DESCRIBE in (asked.result().authorized_operations or ())
 
 
 def _text(value: str | bytes) -> str:

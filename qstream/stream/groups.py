@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from confluent_kafka import Consumer, ConsumerGroupState, KafkaError, KafkaException
 from confluent_kafka import TopicPartition as KafkaPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, ConsumerGroupDescription
 
 from qstream.config import Settings
 from qstream.errors import Transient
 from qstream.stream.cause import Cause, denied, open_client
 from qstream.stream.faults import raise_first
 from schemas.topics import Topic
+
+_STARTING = {KafkaError.COORDINATOR_LOAD_IN_PROGRESS, KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.NOT_COORDINATOR}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,7 @@ def group_state(
     """Describe one group, ``absent`` if it never was; `Transient` names a right that is missing, or that no broker answers:
     the embedded one never does."""
     try:
-        described = client.describe_consumer_groups([group], request_timeout=timeout_s)[group].result()
+        described = _described(client, group, timeout_s)
         if described.state == ConsumerGroupState.DEAD:
             return GroupState(group, "absent", 0, 0)
         lag = _lag(settings, group, topics, timeout_s)
@@ -50,8 +53,20 @@ def group_state(
             return GroupState(group, "absent", 0, 0)
         if right := denied(exc.args[0], group=f"DESCRIBE on group {group}", topic="DESCRIBE on the topics of the agent"):
             raise Transient(right) from exc
-        raise Transient(f"group {group}: {exc.args[0].str()}") from exc
+        raise Transient(f"group {group}: {exc.args[0].name()}: {exc.args[0].str()}") from exc
     return GroupState(group, described.state.name.lower(), len(described.members), lag)
+
+
+def _described(client: AdminClient, group: str, timeout_s: float) -> ConsumerGroupDescription:
+    """Ask until the coordinator is ready: on a fresh cluster the first question makes one."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            return client.describe_consumer_groups([group], request_timeout=timeout_s)[group].result()
+        except KafkaException as exc:
+            if exc.args[0].code() not in _STARTING or time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
 
 
 def _lag(settings: Settings, group: str, topics: Sequence[Topic], timeout_s: float) -> int:

@@ -12,7 +12,10 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
+from confluent_kafka.admin import AdminClient
 
+from agents.registry import all_topics
+from qstream.cli.checks import Check, check_broker
 from qstream.cli.cluster import reach, require_topics
 from qstream.config import Settings
 from qstream.errors import ConfigError, Fatal, QstreamError
@@ -258,3 +261,41 @@ def test_a_table_that_may_not_be_read_is_named_at_once(right, words, entry, shar
         stop.set()
         reading.join()
         tables.close()
+
+
+def doctor(settings: Settings) -> dict[str, Check]:
+    """What the doctor says of the broker, by what it is about."""
+    return {check.what: check for check in check_broker(settings)}
+
+
+@pytest.fixture(scope="module")
+def registry_topics(servers: tuple[SecuredKafka, str]) -> None:
+    apply_topics(AdminClient({"bootstrap.servers": servers[0].bootstrap_servers}), all_topics())
+
+
+def test_the_doctor_gives_the_cause_and_what_to_do(entry):
+    (check,) = doctor(entry(sasl_password="wrong")).values()
+    assert check.verdict == "fail"
+    assert "Invalid username or password" in check.detail
+    assert "sasl.password" in check.fix
+    (check,) = doctor(entry(ssl_ca_location="/nowhere.pem")).values()
+    assert (check.verdict, check.fix) == ("fail", "correct QSTREAM_KAFKA")
+    assert "/nowhere.pem" in check.detail
+
+
+@pytest.mark.usefixtures("registry_topics")
+def test_the_doctor_says_what_it_may_not_see_and_takes_nothing_unseen_for_good(entry):
+    group = "group rig.routing"
+    blind = doctor(entry())
+    assert blind["topics"].verdict == "warn"
+    assert "DESCRIBE" in blind["topics"].fix
+    assert (blind[group].verdict, blind[group].detail) == ("warn", "the Kafka user must have DESCRIBE on group rig.routing")
+    seeing = doctor(entry(("DESCRIBE", "topic", "qstream.*"), ("DESCRIBE", "group", "rig.routing")))
+    assert seeing["topics"].verdict == "ok"
+    assert seeing["topic settings"].verdict == "warn"
+    assert "DESCRIBE_CONFIGS" in seeing["topic settings"].fix
+    assert seeing[group].detail == "no worker of routing has joined yet"
+    topics = [(right, "topic", "qstream.*") for right in ("DESCRIBE", "DESCRIBE_CONFIGS")]
+    whole = doctor(entry(*topics, ("DESCRIBE", "cluster", "kafka-cluster")))
+    assert "topic settings" not in whole
+    assert whole[group].detail == "no worker of routing has joined yet"
