@@ -261,6 +261,12 @@ class Ledger(Generic[S]):
             self.durable.setdefault(partition, starts[partition])
             self.positions[partition] = end
 
+    def pass_over(self, past: Mapping[TopicPartition, int]) -> None:
+        """Note that nothing comes before these offsets any more, in partitions of which all that came was processed."""
+        for partition, end in past.items():
+            if partition in self.positions:
+                self.positions[partition] = max(self.positions[partition], end)
+
     def save(self) -> set[TopicPartition]:
         """Write the changed states. Returns the partitions whose records must be processed again, because the stored state
         of a key had moved on. `StoreUnavailable`: nothing is lost, save again later."""

@@ -58,7 +58,8 @@ def consumer_config(settings: Settings, group: str) -> dict[str, object]:
 class Intake:
     """One member of a consumer group, used by one thread.
 
-    `assigned` is what it owns now, `at_end` the partitions of which everything was read. `poll` never returns a message of a
+    `assigned` is what it owns now, `at_end` the partitions of which everything was read, `past` where they were last found to
+    end: beyond records of aborted transactions, which never come. `poll` never returns a message of a
     partition that is no longer owned. A held partition is paused until its time comes; `frozen` pauses all, `full` some
     partitions, with polling going on so that the membership stays.
     """
@@ -73,6 +74,7 @@ class Intake:
         self.frozen = False
         self.full: set[TopicPartition] = set()
         self.at_end: set[TopicPartition] = set()
+        self.past: dict[TopicPartition, int] = {}
         self._reached: set[TopicPartition] = set()
         self._new: set[TopicPartition] = set()
         self._lost: set[TopicPartition] = set()
@@ -138,6 +140,7 @@ class Intake:
         """Read the partition from `offset` next; until then `poll` returns none of it."""
         if partition in self.assigned:
             self.at_end.discard(partition)
+            self.past.pop(partition, None)
             self._reached.discard(partition)
             self._seeks[partition] = offset
             self._apply_seeks()
@@ -252,6 +255,7 @@ class Intake:
         elif (partition := came_from(message)) in self.assigned and partition not in self._seeks:
             self._lacks.pop(partition.topic, None)
             self.at_end.add(partition)
+            self.past[partition] = message.offset()
             self._reached.add(partition)
         return False
 
@@ -346,8 +350,9 @@ class Intake:
         if paused := gone & self._paused:
             self._consumer.resume([KafkaPartition(*partition) for partition in paused])
         self._paused -= gone
-        for partition in gone & self._seeks.keys():
-            del self._seeks[partition]
+        for table in (self._seeks, self.past):
+            for partition in gone & table.keys():
+                del table[partition]
 
 
 def came_from(message: Message) -> TopicPartition:

@@ -64,6 +64,8 @@ class BatchLoop(Parts[S]):
             self._last_turn = time.monotonic()
             self._take_control()
             messages = self.settling.follow_assignment(self._poll(), self.compacted, self._wait_for_stop)
+            if not messages:
+                self.ledger.pass_over(self.intake.past)
             self.ledger.refused |= self.intake.refused() & self.ledger.positions.keys()
             if messages or (not self.controlled.paused and self.waiting.due_in() == 0):
                 self.turn(messages)
