@@ -147,7 +147,7 @@ def test_a_compacted_input_is_read_whole_on_assignment_although_its_offsets_are_
     rig.publish([Ping.of("a", 0, act="open")], rig.sample.gates)
     with rig.loop():
         wait_until(lambda: rig.committed_records(rig.sample.gates) == 1)
-    rig.store._client.flushall()
+    rig.store._redis.ask([("FLUSHALL",)])
     rig.publish([Ping.of("a", 5, act="need")])
     with rig.loop():
         wait_until(lambda: rig.committed_records() == 1)
