@@ -4,6 +4,7 @@ QstreamError
 ├── ConfigError            a setting is wrong: names the setting, what it must be and its value
 │   └── OptionError        a toggle of a module is wrong or contradicts another
 ├── ProblemError           the input of a solver breaks a rule (shape, sign, capacity)
+├── LearnError             an argument of a learner breaks a rule (shape, range, not finite)
 ├── Poison                 one record can never be processed: dead letter
 ├── Transient              try again later; nothing is lost meanwhile
 │   ├── Unreachable        no broker answers, or none lets this client in
@@ -39,6 +40,10 @@ class OptionError(ConfigError):
 
 class ProblemError(QstreamError, ValueError):
     """The input of a solver breaks a rule of shape, sign or capacity."""
+
+
+class LearnError(QstreamError, ValueError):
+    """An argument of a learner breaks a rule of shape or range, or is not finite; the learner's state is as it was."""
 
 
 class Poison(QstreamError):

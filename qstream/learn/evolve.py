@@ -1,0 +1,55 @@
+"""The next state of a learner: the same frame with some of its fields replaced, frozen and checked to be storable."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qstream.errors import LearnError
+from schemas.frame import Frame
+from schemas.wording import Shown, must_be
+
+S = TypeVar("S", bound=Frame)
+_SMALL = 64  # numbers, up to which a sum of Python floats is quicker than two calls of NumPy
+
+
+def evolve(state: S, **changes: Any) -> S:
+    """Return `state` with the fields in `changes` replaced; `state` itself stays as it is.
+
+    Validating a frame of seven arrays anew costs ten times as much. So only what a learner could get wrong is checked: an
+    array keeps dtype and shape, and floats are finite. Arrays become read-only and belong to the new state.
+
+    Raises
+    ------
+    LearnError
+        A field is unknown, of another dtype or shape, or not finite, which a store would refuse.
+    """
+    held = state.__dict__
+    for name, value in changes.items():
+        if name not in held:
+            raise LearnError(must_be("a field", f"one of {type(state).__name__}", name))
+        if isinstance(value, np.ndarray):
+            if value is not held[name]:
+                _freeze(f"{type(state).__name__}.{name}", value, held[name])
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise LearnError(must_be(f"{type(state).__name__}.{name}", "a finite number", value))
+    return state.model_copy(update=changes)
+
+
+def _freeze(name: str, value: NDArray[Any], old: NDArray[Any]) -> None:
+    if value.dtype != old.dtype or value.shape != old.shape or not value.flags.c_contiguous:
+        shown = Shown(f"{value.dtype} of shape {value.shape}")
+        raise LearnError(must_be(name, f"a C-ordered array of {old.dtype} of shape {old.shape}", shown))
+    if value.dtype.kind == "f" and not all_finite(value):
+        raise LearnError(must_be(name, "finite numbers", Shown("NaN or infinity")))
+    value.setflags(write=False)
+
+
+def all_finite(value: NDArray[Any]) -> bool:
+    """Whether no number of an array of floats is NaN or infinite."""
+    if value.size <= _SMALL and math.isfinite(sum(value.ravel().tolist())):  # a sum that overflows says nothing
+        return True
+    return bool(np.isfinite(value).all())
