@@ -136,7 +136,8 @@ def metrics() -> str:
         labels = ", ".join(f"`{label}`" for label in metric._labelnames)
         rows.append((f"`{family.name}{ending}`", family.type, labels, family.documentation))
     table = _table(("metric", "type", "labels", "meaning"), sorted(rows))
-    return f"# Metrics\n\nOn `/metrics` of each worker. Labels are bounded: never an offset, never a record key.\n\n{table}"
+    head = "On `/metrics` of each worker. Labels have few values: never an offset, and of record keys only the names of models."
+    return f"# Metrics\n\n{head}\n\n{table}"
 
 
 def error_tree() -> str:

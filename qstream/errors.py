@@ -56,7 +56,7 @@ class Poison(QstreamError):
 
 
 class Transient(QstreamError):
-    """The batch cannot be processed now; the loop pauses its partitions and tries again."""
+    """A record cannot be processed now: it waits with those that follow it under its key, and is tried again."""
 
 
 class Unreachable(Transient):

@@ -46,6 +46,7 @@ class AgentProcess:
         options: Mapping[str, object],
     ) -> None:
         self.log = folder / f"{agent}.log"
+        self._newest = "starting"
         self.port = free_ports(1)[0]
         command = [shutil.which("env") or "/usr/bin/env", f"QSTREAM_KAFKA={json.dumps(dict(kafka))}"]
         command += [sys.executable, "-m", "qstream.cli", "run", agent, "--host", "127.0.0.1", "--port", str(self.port)]
@@ -63,13 +64,9 @@ class AgentProcess:
         if not self.alive:
             return "ended"
         page = self._ready_page()
-        if page is None:
-            return "starting"
-        if not page["warm"]:
-            return "compiling"
-        if not page["joined"]:
-            return "joining"
-        return "paused" if page["paused"] else "degraded" if page["degraded"] else "ready"
+        if page is not None:  # a busy agent may be late with its page: then it is what it was
+            self._newest = _state_of(page)
+        return self._newest
 
     def log_tail(self, lines: int = 20) -> str:
         """The end of what it wrote."""
@@ -96,3 +93,11 @@ class AgentProcess:
         finally:
             connection.close()
         return page
+
+
+def _state_of(page: Mapping[str, Any]) -> str:
+    if not page["warm"]:
+        return "compiling"
+    if not page["joined"]:
+        return "joining"
+    return "paused" if page["paused"] else "degraded" if page["degraded"] else "ready"

@@ -48,7 +48,8 @@ class ModuleOptions(BaseModel):
     """How a module works. Every field can be changed while its agent runs: ``qstream control MODULE --set name=value``.
 
     A module gives its name, its fields with defaults and descriptions, and, if it recommends anything, `situations` (what a
-    situation consists of: the allowed words, or a range of numbers) and `recommendations`, of which the first that fits holds.
+    situation consists of: the allowed words, the usual one first, or a range of numbers) and `recommendations`, of which the
+    first that fits holds.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -77,19 +78,26 @@ class ModuleOptions(BaseModel):
             raise OptionError(_first_fault(exc)) from exc
 
     @classmethod
-    def recommended_for(cls, **situation: str | float) -> Self:
-        """The recommended options in a situation: all names of `situations`, each with an allowed value.
+    def recommended(cls, **situation: str | float) -> Self:
+        """The recommended options in a situation: names of `situations`, each with an allowed value.
+
+        A word that is not given is the first one allowed; a number must be given.
 
         Raises
         ------
         OptionError
-            A value is not allowed.
+            A name is unknown, a number is missing, or a value is not allowed.
         """
+        if unknown := sorted(situation.keys() - cls.situations.keys()):
+            raise OptionError(must_be(f"a situation of {cls.module}", f"one of {', '.join(cls.situations)}", unknown[0]))
+        found: dict[str, str | float] = {}
         for name, allowed in cls.situations.items():
-            if situation[name] not in allowed:
+            value = situation.get(name, None if isinstance(allowed, Range) else allowed[0])
+            if value is None or value not in allowed:
                 said = str(allowed) if isinstance(allowed, Range) else f"one of {', '.join(allowed)}"
-                raise OptionError(must_be(name, said, situation[name]))
-        return cls().changed(next(row.options for row in cls.recommendations if row.fits(situation)))
+                raise OptionError(must_be(name, said, value))
+            found[name] = value
+        return cls().changed(next((row.options for row in cls.recommendations if row.fits(found)), {}))
 
 
 class PortfolioOptions(ModuleOptions):

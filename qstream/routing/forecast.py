@@ -55,7 +55,7 @@ def forecast(
     """Scenarios of the window that follows `history`.
 
     Without labels they are the past windows, newer ones counting more. With labels they are, once for each past window, what
-    the labels of the queue ask for, times what that window had more or less of each expert than its own labels foretold: known
+    the labels of the queue ask for, times what that window had more or less of each expert than its own labels predict: known
     demand, and an example of what labels do not explain. Of that example the better labels explain the windows the less is
     kept, at least four tenths; the rest is noise. Where the queue is less than a window, each scenario fills it up with the
     labels of its past window. These are inferred (`label_mix`). Labels beyond the 63 most frequent count as one.
@@ -102,11 +102,11 @@ def forecast(
     seen, waiting = _merge_rare(seen, waiting)
     rates = label_rates(seen, past.sum(0))
     mix = label_mix(past, rates)
-    foretold = np.tensordot(mix, rates, 1)
-    ratio = (past + _PSEUDO_COUNT) / (foretold + _PSEUDO_COUNT)
+    predicted = np.tensordot(mix, rates, 1)
+    ratio = (past + _PSEUDO_COUNT) / (predicted + _PSEUDO_COUNT)
     mean = np.tensordot(weights, ratio, 1)
     demand = np.tensordot(_next_mix(mix, top_k * waiting), rates, 1)
-    kept = max(_UNEXPLAINED, 1.0 - _explained(past, foretold * mean, weights))
+    kept = max(_UNEXPLAINED, 1.0 - _explained(past, predicted * mean, weights))
     return Forecast(demand * (mean + kept * (ratio - mean)), weights)
 
 
@@ -129,10 +129,10 @@ def _next_mix(mix: NDArray[np.float64], queued: NDArray[np.float64]) -> NDArray[
     return found
 
 
-def _explained(past: NDArray[np.float64], foretold: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
+def _explained(past: NDArray[np.float64], predicted: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
     """Part of the variance of the windows, in units of Poisson noise, that is explained: 0 to 1."""
     mean = np.tensordot(weights, past, 1)
-    total, left = (float(weights @ ((past - x) ** 2 / (mean + _PSEUDO_COUNT)).sum((1, 2))) for x in (mean, foretold))
+    total, left = (float(weights @ ((past - x) ** 2 / (mean + _PSEUDO_COUNT)).sum((1, 2))) for x in (mean, predicted))
     return max(0.0, 1.0 - left / total) if total > 0.0 else 0.0
 
 

@@ -16,13 +16,21 @@ BALANCEDNESS = Gauge(
     "qstream_routing_balancedness", "Mean over maximum GPU load that the placement in force is expected to give", ["model"]
 )
 BALANCEDNESS_BEFORE = Gauge(
-    "qstream_routing_balancedness_before", "The same of the placement that the newest plan was compared with", ["model"]
+    "qstream_routing_balancedness_before",
+    "Mean over maximum GPU load of the placement that the newest plan was compared with",
+    ["model"],
 )
-WORST_LAYER = Gauge("qstream_routing_worst_layer_balancedness", "The same of the worst layer", ["model"])
+WORST_LAYER = Gauge(
+    "qstream_routing_worst_layer_balancedness", "Mean over maximum GPU load of the worst layer of the newest plan", ["model"]
+)
 SHARES_BALANCEDNESS = Gauge(
     "qstream_routing_shares_balancedness", "Mean over maximum GPU load of the newest tokens under their shares", ["model"]
 )
-SHARES_EVEN = Gauge("qstream_routing_shares_even_balancedness", "The same of those tokens split evenly over replicas", ["model"])
+SHARES_EVEN = Gauge(
+    "qstream_routing_shares_even_balancedness",
+    "Mean over maximum GPU load of the newest tokens, split evenly over replicas",
+    ["model"],
+)
 COPIES = Gauge("qstream_routing_cross_node_copies_per_token", "Copies of a token sent to other nodes", ["model"])
 MOVED = Counter("qstream_routing_moved_experts_total", "Experts that plans asked a GPU to load", ["model"])
 PLAN_AGE = Gauge("qstream_routing_plan_age_seconds", "Since the newest placement plan, published or skipped", ["model"])

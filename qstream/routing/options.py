@@ -30,8 +30,8 @@ class RoutingOptions(PortfolioOptions):
 
     module: ClassVar[str] = "routing"
     situations: ClassVar[Mapping[str, tuple[str, ...] | Range]] = {
-        "tokens": Range(),
-        "quantum": get_args(Quantum),
+        "tokens": Range(),  # of a batch
+        "quantum": get_args(Quantum),  # devices or simulators
         "goal": get_args(Goal),
     }
     recommendations: ClassVar[tuple[Row, ...]] = (
@@ -109,14 +109,3 @@ class RoutingOptions(PortfolioOptions):
             if getattr(self, name) and self.placement == "off":
                 raise OptionError(must_be(f"option {name}", "false while placement is off: there is nothing to improve", True))
         return self
-
-    @classmethod
-    def recommended(cls, tokens: int, quantum: Quantum = "online", goal: Goal = "latency") -> Self:
-        """Options for batches of so many tokens, for the quantum devices or simulators at hand, and for a goal.
-
-        Raises
-        ------
-        OptionError
-            An argument is not allowed.
-        """
-        return cls.recommended_for(tokens=tokens, quantum=quantum, goal=goal)

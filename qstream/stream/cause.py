@@ -116,7 +116,7 @@ def open_client(make: Callable[[dict[str, object]], C], settings: Settings, prop
         raise ConfigError(f"kafka: {_without_values(exc.args[0].str(), settings)}") from None
 
 
-class Told:
+class OnceAMinute:
     """Logs a text once in a minute, however often it comes."""
 
     def __init__(self, log: logging.Logger) -> None:

@@ -15,7 +15,7 @@ from confluent_kafka import TopicPartition as KafkaPartition
 from qstream.config import Settings
 from qstream.contract import TopicPartition, partition_of
 from qstream.metrics import REBALANCES
-from qstream.stream.cause import Cause, Told, denied, open_client
+from qstream.stream.cause import Cause, OnceAMinute, denied, open_client
 from qstream.stream.faults import fatal_named, raise_first, raise_if_fatal
 
 log = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ class Intake:
         self._in_flight: dict[TopicPartition, int] = {}
         self._refused: set[TopicPartition] = set()
         self.cause = Cause()
-        self._told = Told(log)
+        self._seldom = OnceAMinute(log)
         self._lacks: dict[str, str] = {}
         config = consumer_config(settings, self.group) | {"on_commit": self._on_commit}
         if settings.group_protocol == "consumer":
@@ -266,7 +266,7 @@ class Intake:
             log.warning("consumer: %s", error)
         else:
             self._lacks[topic or ""] = right
-            self._told.error(right)
+            self._seldom.error(right)
 
     def _apply_pauses(self) -> None:
         now = time.monotonic()

@@ -7,7 +7,7 @@ import logging
 from qstream.config import Settings
 from qstream.errors import DeliveryFailed, NotAllowed
 from qstream.metrics import RETRIES
-from qstream.stream.cause import Told
+from qstream.stream.cause import OnceAMinute
 from qstream.stream.consume import Intake
 from qstream.stream.span import Offsets
 from qstream.stream.wait import FIRST_RETRY_S, Waiting
@@ -28,7 +28,7 @@ class Retry:
         self.waiting = waiting
         self.failures = 0
         self._lacks: dict[str, str] = {}
-        self._told = Told(log)
+        self._seldom = OnceAMinute(log)
 
     @property
     def lacks(self) -> str:
@@ -50,7 +50,7 @@ class Retry:
         RETRIES.labels(self.agent, type(reason).__name__).inc()
         if isinstance(reason, NotAllowed):
             self._lacks[what] = reason.right
-            self._told.error(str(reason))
+            self._seldom.error(str(reason))
 
     def succeeded(self, what: str = "turn") -> None:
         """A turn or a tick was delivered: the next pause is short again."""

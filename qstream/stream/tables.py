@@ -11,7 +11,7 @@ from confluent_kafka import TopicPartition as KafkaPartition
 
 from qstream.config import Settings
 from qstream.errors import Transient
-from qstream.stream.cause import Cause, Told, denied
+from qstream.stream.cause import Cause, OnceAMinute, denied
 from qstream.stream.faults import raise_if_fatal
 from qstream.stream.identity import Identities
 from qstream.stream.read import Growth, frame_of, partitions_of, reader
@@ -42,7 +42,7 @@ class Tables:
         self._logs: Identities | None = None
         self._old: dict[str, set[str]] = {}  # keys of rows by topic that the new log has not had yet
         self._cause = Cause()
-        self._told = Told(log)
+        self._seldom = OnceAMinute(log)
 
     def read(self, stop: threading.Event) -> None:
         """Read every topic up to its end; wait for a topic that is absent and a broker that does not answer, until `stop`."""
@@ -51,7 +51,7 @@ class Tables:
                 self._open()
                 break
             except Transient as exc:
-                self._told.error(f"waiting for a table: {exc}")
+                self._seldom.error(f"waiting for a table: {exc}")
                 stop.wait(RETRY_S)
         while self._unread and not stop.is_set():
             self._poll(POLL_S)
@@ -124,7 +124,7 @@ class Tables:
             return message.topic() if self._end_old_rows(message.topic()) else ""
         if error.code() != KafkaError.GROUP_AUTHORIZATION_FAILED:  # a reader is in no group: it needs no right on one
             raise_if_fatal(error)
-            self._told.error(f"table: {denied(error, topic=f'READ on topic {message.topic()}') or error}")
+            self._seldom.error(f"table: {denied(error, topic=f'READ on topic {message.topic()}') or error}")
         return ""
 
     def _take(self, message: Message) -> bool:

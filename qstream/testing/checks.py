@@ -51,7 +51,7 @@ def check_processor(processor: Processor[S], records: Sequence[Record], splits: 
     records
         Of one key, in order.
     splits, seed
-        How many random splits into batches are tried, besides one by one and all at once.
+        How many random splits into batches are tried, in addition to one by one and all at once.
 
     Raises
     ------

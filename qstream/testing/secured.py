@@ -40,7 +40,7 @@ _KINDS: Final = {
 
 
 class SecuredKafka(JavaKafka):
-    """One broker that lets nobody in without a password, and lets those in do nothing but what `allow` says.
+    """One broker that asks every client for a password, and lets clients do only what `allow` says.
 
     ``addresses[CLIENTS]`` is its door for clients (SASL_SSL, PLAIN), ``addresses[ELSEWHERE]`` the same with a certificate for
     another host. ``bootstrap_servers`` is the door of the test, without rules.

@@ -67,6 +67,8 @@ def test_a_run_answers_every_batch_reports_its_figures_and_leaves_no_process(tmp
     file = tmp_path / "demo.json"
     with streaming_demo(10, "--json", str(file), "--seed", "1") as demo:
         assert len(demo.children) >= PROCESSES
+        steps = demo.output[:-1]
+        assert len(steps) == len(set(steps)), "the agent goes from one step of its start to the next, never back"
         assert demo.end() == 0, "".join(demo.output)
     assert demo.left_behind() == []
     figures = json.loads(file.read_text())

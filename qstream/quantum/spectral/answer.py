@@ -89,7 +89,7 @@ class Run:
     condition: float
 
 
-def beside_twin(
+def with_twin(
     simulate: Callable[[], Run],
     twin: Callable[[], Array],
     residual: Callable[[Array], float],

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qstream.errors import ProblemError
-from qstream.quantum.spectral.answer import Clock, Run, Simulated, SpectralAnswer, beside_twin, relative
+from qstream.quantum.spectral.answer import Clock, Run, Simulated, SpectralAnswer, relative, with_twin
 from qstream.quantum.spectral.matrices import (
     Array,
     condition,
@@ -88,7 +88,7 @@ def solve(
     given = matrix("A", A)
     right = vector("b", b, len(given))
     clock = checked_clock(clock)
-    return beside_twin(
+    return with_twin(
         lambda: _simulate(given, right, clock, unit),
         lambda: np.linalg.solve(given, right),
         lambda x: relative(given @ x - right, right),

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from qstream.errors import ProblemError
-from qstream.quantum.spectral.answer import Clock, Run, Simulated, SpectralAnswer, beside_twin, relative
+from qstream.quantum.spectral.answer import Clock, Run, Simulated, SpectralAnswer, relative, with_twin
 from qstream.quantum.spectral.chebyshev import MAX_DEGREE, Fit, fit_filter, fit_inverse, fit_sign
 from qstream.quantum.spectral.matrices import Array, condition, matrix, padded, qubits_for, unitary_dilation, vector
 from qstream.quantum.spectral.qft import inverse_gates, run_gates
@@ -86,7 +86,7 @@ def invert(
         applied = transform(given.conj().T / largest, right, program, execution)
         return _run(applied, bucket / (program.fit.scale * largest), program, len(given), kappa)
 
-    return beside_twin(
+    return with_twin(
         simulate,
         lambda: np.linalg.solve(given, right),
         lambda x: relative(given @ x - right, right),
@@ -126,7 +126,7 @@ def sign(
         product: Array = left @ right
         return product
 
-    return beside_twin(
+    return with_twin(
         simulate,
         polar,
         lambda x: relative(x @ x.conj().T - one, one),
@@ -183,7 +183,7 @@ def truncate(
         product: Array = (left * np.where(values > threshold * values[0], values, 0)) @ right
         return product
 
-    return beside_twin(
+    return with_twin(
         simulate,
         hard_cut,
         lambda x: relative(x - given, given),

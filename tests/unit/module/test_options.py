@@ -53,14 +53,23 @@ def test_what_an_option_must_not_be_is_said_by_name(given: dict[str, Any], said:
     ("gpus", "goal", "fans"), [(1, "quiet", 1), (8, "quiet", 1), (9, "quiet", 2), (1, "cold", 8), (10**6, "cold", 8)]
 )
 def test_the_first_line_that_fits_is_recommended(gpus: int, goal: str, fans: int):
-    assert CoolingOptions.recommended_for(gpus=gpus, goal=goal).fans == fans
+    assert CoolingOptions.recommended(gpus=gpus, goal=goal).fans == fans
 
 
 def test_a_situation_that_is_not_in_the_table_is_refused_by_name():
     with pytest.raises(OptionError, match=r"^gpus must be 1 or more, got 0$"):
-        CoolingOptions.recommended_for(gpus=0, goal="cold")
+        CoolingOptions.recommended(gpus=0, goal="cold")
     with pytest.raises(OptionError, match=r"^goal must be one of quiet, cold, got 'dry'$"):
-        CoolingOptions.recommended_for(gpus=1, goal="dry")
+        CoolingOptions.recommended(gpus=1, goal="dry")
+
+    with pytest.raises(OptionError, match=r"^gpus must be 1 or more, got None$"):
+        CoolingOptions.recommended(goal="cold")
+    with pytest.raises(OptionError, match=r"^a situation of cooling must be one of gpus, goal, got 'fans'$"):
+        CoolingOptions.recommended(gpus=1, fans=2)
+
+
+def test_a_word_that_a_situation_leaves_out_is_the_first_one_allowed():
+    assert CoolingOptions.recommended(gpus=1) == CoolingOptions.recommended(gpus=1, goal="quiet")
 
 
 def test_a_portfolio_without_any_solver_is_refused():

@@ -69,7 +69,7 @@ def test_a_contradiction_can_be_left_in_one_step_with_the_options_that_cause_it(
 def test_the_recommended_options_are_those_of_the_table(
     tokens: int, quantum: Any, goal: Any, expected: tuple[bool, bool, bool]
 ) -> None:
-    options = RoutingOptions.recommended(tokens, quantum, goal)
+    options = RoutingOptions.recommended(tokens=tokens, quantum=quantum, goal=goal)
     assert toggles(options) == expected
     assert options.circuit_layers == 2
 
@@ -77,7 +77,7 @@ def test_the_recommended_options_are_those_of_the_table(
 @pytest.mark.parametrize("tokens", [0, 999, 1_000, 9_999, 10_000, 10**9])
 def test_there_is_a_recommendation_for_every_load_and_no_circuit_where_none_can_run_in_time(tokens: int) -> None:
     for quantum, goal in itertools.product(("online", "none", "overloaded"), ("latency", "throughput", "balanced", "robustness")):
-        options = RoutingOptions.recommended(tokens, quantum, goal)  # type: ignore[arg-type]
+        options = RoutingOptions.recommended(tokens=tokens, quantum=quantum, goal=goal)
         if quantum != "online" and goal != "robustness":
             assert not options.qaoa
         if goal == "robustness" and tokens >= 10_000:
@@ -94,7 +94,7 @@ def test_there_is_a_recommendation_for_every_load_and_no_circuit_where_none_can_
 )
 def test_a_load_that_is_none_is_refused_by_name(given: tuple[Any, Any, Any], said: str) -> None:
     with pytest.raises(OptionError, match=said):
-        RoutingOptions.recommended(*given)
+        RoutingOptions.recommended(**dict(zip(("tokens", "quantum", "goal"), given, strict=True)))
 
 
 def test_a_boolean_is_not_a_number() -> None:
