@@ -241,6 +241,16 @@ ALERT_CASES = [
     pytest.param("QstreamAgentDown", {'up{job="qstream"}': "0x30"}, "1m", 1, id="scrape-fails"),
     pytest.param("QstreamAgentDown", {'up{job="prometheus"}': "1x30"}, "1m", 1, id="no-agent-known"),
     pytest.param("QstreamAgentDown", {}, "20m", 0, id="agent-up"),
+    pytest.param(
+        "QstreamNotDelivered",
+        {'qstream_batch_retries_total{agent="r", error="NotAllowed"}': "0+9x30"},
+        "12m",
+        1,
+        id="not-allowed",
+    ),
+    pytest.param(
+        "QstreamNotDelivered", {'qstream_batch_retries_total{agent="r", error="NotAllowed"}': "0 9x30"}, "12m", 0, id="delivered"
+    ),
     pytest.param("QstreamDeadLetters", {"DEAD": "7x30"}, "20m", 0, id="old-dead-letters"),
     pytest.param("QstreamDeadLetters", {"DEAD": "0x14 1x15"}, "16m", 1, id="one-more-dead-letter"),
     pytest.param("QstreamDeadLetters", {"DEAD": "_x14 1x15"}, "16m", 1, id="first-dead-letter-of-its-kind"),
