@@ -93,7 +93,14 @@ class StoreUnavailable(Transient):
 
 
 class StoreRefused(StoreUnavailable):
-    """The state store answers and refuses what the agent needs: somebody has to change it, or what the agent may do there."""
+    """The state store answers and refuses what the agent needs: somebody has to change it, or what the agent may do there.
+
+    `demand` is what must be so, without what differs from one refusal to the next.
+    """
+
+    def __init__(self, message: str, demand: str = "") -> None:
+        super().__init__(message)
+        self.demand = demand
 
 
 class Fatal(QstreamError):

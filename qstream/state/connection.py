@@ -86,7 +86,7 @@ class Connection:
         self.close()
         what = f"{type(exc).__name__}: {exc}"
         if (meaning := meaning_of(exc)) is not None:
-            return StoreRefused(f"redis at {self._where}: {meaning}: {what}")
+            return StoreRefused(f"redis at {self._where}: {meaning}: {what}", meaning)
         return StoreUnavailable(f"redis at {self._where}: {what}")
 
     def close(self) -> None:

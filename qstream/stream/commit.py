@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from functools import partial
 from typing import Generic, TypeVar
@@ -362,9 +363,9 @@ class Ledger(Generic[S]):
     def _ask(self, question: Callable[[], T]) -> T:
         """Ask the store, at most once in a while if it does not answer: each try costs its timeout."""
         if self.fault is not None and time.monotonic() < self._again_at:
-            raise type(self.fault)(str(self.fault))
+            raise copy(self.fault)
         try:
             return question()
         except StoreUnavailable as exc:
-            self.fault, self._again_at = type(exc)(str(exc)), time.monotonic() + STORE_RETRY_S
+            self.fault, self._again_at = copy(exc), time.monotonic() + STORE_RETRY_S
             raise

@@ -155,7 +155,7 @@ class Settling(Generic[S]):
         if fault is None:
             if self.degraded:
                 log.warning("the state store answers again")
-        elif type(fault) is not type(self.fault):
+        elif _kind(fault) != _kind(self.fault):
             going_on = "going on from memory" if self.ledger.positions else "nothing is read before it does"
             if isinstance(fault, StoreRefused):
                 log.error("the state store refuses what the agent needs: %s (%s)", fault, going_on)
@@ -164,3 +164,8 @@ class Settling(Generic[S]):
         self.fault, self.degraded = fault, fault is not None
         self.stalled = self.stalled and self.degraded
         DEGRADED.labels(self.ledger.agent).set(self.degraded)
+
+
+def _kind(fault: StoreUnavailable | None) -> tuple[object, str]:
+    """What of a fault is worth another line in the log."""
+    return type(fault), fault.demand if isinstance(fault, StoreRefused) else ""

@@ -112,8 +112,12 @@ def test_a_worker_without_a_right_is_not_ready_and_says_so_until_it_has_it(
         assert (status.running, status.ready, status.partitions) == (True, False, 0)
         assert "the user must have the right to run this command" in status.store_error
         assert "right@" not in status.store_error
-        assert any(record.levelno == logging.ERROR and "refuses" in record.message for record in caplog.records)
+        raw.config_set("maxmemory", 1)
         grant(raw, *RIGHTS)
+        wait_until(lambda: "it must have room" in running.loop.status().store_error)
+        said = [record.message for record in caplog.records if record.levelno == logging.ERROR and "refuses" in record.message]
+        assert ["the right to run" in message for message in said] == [True, False]  # each reason once, though it is tried on
+        raw.config_set("maxmemory", 0)
         wait_until(lambda: running.loop.status().ready)
         wait_until(lambda: rig.committed_records() == 30)
         assert not running.loop.status().degraded

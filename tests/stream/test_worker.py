@@ -145,6 +145,7 @@ def test_the_pages_show_health_readiness_and_valid_metrics(
         "control_error": "",
         "missing_topics": [],
         "store_error": "",
+        "lacks": "",
     }
     wait_until(lambda: worker.status("/readyz") | {"last_turn_age_s": 0} == fit, saying=lambda: worker.status("/readyz"))
     wait_until(lambda: worker.metric(f'qstream_records_consumed_total{{agent="routing",topic="{TOKENS_BATCH.name}"}}') == 30)
