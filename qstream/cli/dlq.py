@@ -11,7 +11,7 @@ import typer
 from agents.registry import all_agents, find_agent, topics_by_name
 from qstream.cli.cluster import reach, require_topics
 from qstream.cli.options import AsJson, BootstrapServers, agent_completion, client_settings, new_app
-from qstream.cli.output import print_json, print_table, printable, utc
+from qstream.cli.output import counted, print_json, print_table, printable, utc
 from qstream.config import Settings
 from qstream.errors import ConfigError
 from qstream.stream.headers import headers_of
@@ -50,9 +50,9 @@ class Letters:
 
 @app.command("list")
 def list_letters(agent: AgentName = None, bootstrap_servers: BootstrapServers = None, as_json: AsJson = False) -> None:
-    """List all dead letters that the topics of the agents keep (14 days by default).
+    """List the dead letters of all agents.
 
-    The id names the record that failed: topic/partition/offset.
+    Their topics keep them for 14 days by default. The id names the record that failed: topic/partition/offset.
 
     \b
     Example:
@@ -66,7 +66,9 @@ def list_letters(agent: AgentName = None, bootstrap_servers: BootstrapServers = 
     rows = [[letters.agent, *_row(record)] for letters in found for record in letters.records]
     print_table(columns, rows)
     foreign = sum(letters.foreign for letters in found)
-    typer.echo(f"{len(rows)} dead letters" + (f"; {foreign} records are not dead letters and were skipped" if foreign else ""))
+    typer.echo(
+        counted(len(rows), "dead letter") + (f"; {foreign} records are not dead letters and were skipped" if foreign else "")
+    )
 
 
 @app.command()
@@ -76,7 +78,9 @@ def show(
     bootstrap_servers: BootstrapServers = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show one dead letter: reason, stack trace, headers, and the record, decoded if possible.
+    """Show one dead letter and the record that failed.
+
+    Its reason, stack trace and headers, and the record, decoded if possible.
 
     \b
     Example:
@@ -106,13 +110,14 @@ def redrive_letters(
     bootstrap_servers: BootstrapServers = None,
     as_json: AsJson = False,
 ) -> None:
-    """Send dead letters back to the topic they came from, unchanged except for the header qstream_attempts.
+    """Send dead letters back to the topic they came from.
 
-    The agent follows from the ids; --all asks for it where several agents have dead letters. Each letter goes once: what
-    was redriven is remembered in the committed offset of the group <prefix>.<agent>.redrive (which brokers forget 7 days
-    after the last redrive, unless offsets.retention.minutes says otherwise). A record that fails again becomes a new letter
-    under a new id, its attempts counted on. If the broker does not confirm everything, nothing is remembered and the next
-    redrive sends it all again. Run one redrive of an agent at a time.
+    The records are unchanged, except for the header qstream_attempts. The agent follows from the ids; --all asks for it
+    where several agents have dead letters. Each letter goes once: what was redriven is remembered in the committed offset
+    of the group <prefix>.<agent>.redrive (which brokers forget 7 days after the last redrive, unless
+    offsets.retention.minutes says otherwise). A record that fails again becomes a new letter under a new id, with one more
+    attempt. If the broker does not confirm everything, nothing is remembered and the next redrive sends it all again. Run
+    one redrive of an agent at a time.
 
     \b
     Example:

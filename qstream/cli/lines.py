@@ -37,8 +37,10 @@ def line_of(topic: Topic) -> Line:
 def one_line(message: Message, frame: Frame, topic: Topic, line: Line, now_ns: int) -> str:
     """Time, key and what matters of the frame; `line` is that of `line_of`."""
     text = line(frame) or _generic(frame, topic)
-    expired = "  (expired)" if isinstance(frame, Plan) and frame.expired(now_ns) else ""
-    return printable(f"{utc(message.timestamp()[1])}  {text}{expired}").replace("\n", "\\n")
+    if isinstance(frame, Plan):
+        fallback = None if frame.fallback_reason is None else f"fallback: {frame.fallback_reason}"
+        text = joined(text, fallback, "(expired)" if frame.expired(now_ns) else None)
+    return printable(f"{utc(message.timestamp()[1])}  {text}").replace("\n", "\\n")
 
 
 def as_object(message: Message, frame: Frame, full: bool) -> dict[str, Any]:
@@ -64,10 +66,10 @@ def _plan(plan: Plan) -> list[str | None]:
     """What every plan says, and the short fields of this one."""
     own = _fields(plan, {*Plan.model_fields, *VersionedPlan.model_fields})
     if not isinstance(plan, VersionedPlan):
-        return [*own, solver_text(plan.solver), plan.fallback_reason]
+        return [*own, solver_text(plan.solver)]
     if plan.skip_reason is not None:
         return [f"v{plan.base_version} stays", *own, plan.skip_reason]
-    return [f"v{plan.base_version} -> v{plan.version}", *own, solver_text(plan.solver), plan.fallback_reason, plan.reset_reason]
+    return [f"v{plan.base_version} -> v{plan.version}", *own, solver_text(plan.solver), plan.reset_reason]
 
 
 def _fields(frame: Frame, known: set[str]) -> list[str | None]:

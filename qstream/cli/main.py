@@ -21,7 +21,7 @@ VERBS: Final[Mapping[str, tuple[str, str]]] = {
     "watch": ("watch:app", "Print the records of a topic as they arrive."),
     "control": ("control:app", "Pause, resume or retune a running agent."),
     "dlq": ("dlq:app", "Show records that failed, and send them back."),
-    "solve": ("solve:app", "Solve a problem file with simulated circuits, PennyLane devices, or their classical twins."),
+    "solve": ("solve:app", "Solve a problem file, by circuits or classical solvers."),
     "doctor": ("doctor:app", "Check the installation, Kafka, Redis and the GPU."),
     "broker": ("servers:broker", "Run the embedded Kafka broker until Ctrl-C."),
     "redis": ("servers:redis", "Run the bundled Redis until Ctrl-C."),

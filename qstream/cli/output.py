@@ -45,6 +45,11 @@ def joined(*parts: str | None) -> str:
     return "  ".join(part for part in parts if part is not None)
 
 
+def counted(number: int, noun: str) -> str:
+    """``1 node``, ``2 nodes``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def solver_text(record: SolverRecord) -> str:
     """Who answered, as a person reads it: the solver, its variant, how circuits ran, and the parts that were kept."""
     more = [record.variant, None if record.execution == CLASSICAL else record.execution]

@@ -63,10 +63,10 @@ def apply(
     replication: Annotated[int | None, typer.Option(min=1, help="Copies of each new topic; else the cluster's default.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Create the missing topics; what exists is compared and never changed.
+    """Create the missing topics, and compare those that exist.
 
-    Ends with exit code 1 if a topic differs or could not be created. May run any number of times. An embedded broker has
-    all topics from its start and creates none later: there, they are only compared.
+    What exists is never changed. Ends with exit code 1 if a topic differs or could not be created. May run any number of
+    times. An embedded broker has all topics from its start and creates none later: there, they are only compared.
 
     \b
     Example:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from qstream.cli.output import joined, solver_text
+from qstream.cli.output import counted, joined, solver_text
 from schemas.experts import ExpertLoad, ExpertTopology
 from schemas.frame import Frame
 from schemas.placement import PlacementAck, PlacementPlan
@@ -32,7 +32,6 @@ def _routing(plan: RoutingPlan) -> str:
         f"balancedness {plan.metrics.balancedness:.3f}",
         None if copies is None else f"{copies:.2f} cross-node copies a token",
         solver_text(plan.solver),
-        plan.fallback_reason,
     )
 
 
@@ -67,7 +66,7 @@ def _topology(topology: ExpertTopology) -> str:
     return joined(
         topology.model,
         f"{topology.num_layers} layers x {topology.num_logical_experts} experts, top-{topology.top_k}",
-        f"{topology.num_nodes} nodes, {topology.num_gpus} GPUs x {topology.slots_per_gpu} slots",
+        f"{counted(topology.num_nodes, 'node')}, {topology.num_gpus} GPUs x {topology.slots_per_gpu} slots",
     )
 
 

@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from qstream.cli.output import counted
 from qstream.cli.routing.placements import Row
 from qstream.routing.formats.recording import Recording
 from schemas.experts import ExpertTopology
@@ -50,7 +51,7 @@ def page(rows: Sequence[Row], topology: ExpertTopology, given: Recording, source
     order = "" if given.ordered else " in no known order"
     facts = (
         f"{escape(given.tool)}, {windows} windows{order}, {given.history.sum():,} gate choices; {layers} layers of {experts}"
-        f" experts on {topology.num_slots} slots of {topology.num_gpus} GPUs, {topology.num_nodes} nodes"
+        f" experts on {topology.num_slots} slots of {topology.num_gpus} GPUs, {counted(topology.num_nodes, 'node')}"
     )
     window = "the last window, planned from those before it" if rows[0].unseen is not None else "the recording"
     maps = "".join(f"<h2>{escape(row.name)}</h2>{_heat(row.loads, given.layer_ids)}" for row in rows)

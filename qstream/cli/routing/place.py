@@ -11,7 +11,7 @@ from typing import Annotated, Final
 import typer
 
 from qstream.cli.options import AsJson
-from qstream.cli.output import print_json, print_table, solver_text
+from qstream.cli.output import counted, print_json, print_table, solver_text
 from qstream.cli.routing.page import page
 from qstream.cli.routing.placements import Row, compare, topology_of
 from qstream.errors import ConfigError
@@ -60,7 +60,9 @@ def place(
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Where a page with pictures goes.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Plan where the experts of a recorded model live, next to the contiguous placement and EPLB's.
+    """Plan where the experts of a recorded model live.
+
+    The plan is compared with the contiguous placement and EPLB's.
 
     FILE is a dump of SGLang's expert distribution recorder, a folder of TensorRT-LLM expert statistics, a load window of
     vLLM, routed_experts of their answers, {"load_history": [{"logical_expert_load"}]}, or an array [windows, layers,
@@ -95,7 +97,8 @@ def place(
         return
     print_table(*_table(rows), styles=[STYLES.get(row.name, "") for row in rows])
     shape = f"{len(given.history)} windows, {topology.num_layers} layers x {topology.num_logical_experts} experts"
-    typer.echo(f"{given.tool}: {shape}, on {topology.num_slots} slots of {gpus} GPUs, {nodes} nodes; {solver_text(plan.solver)}")
+    on = f"{topology.num_slots} slots of {gpus} GPUs, {counted(nodes, 'node')}"
+    typer.echo(f"{given.tool}: {shape}, on {on}; {solver_text(plan.solver)}")
     if not given.ordered:
         typer.echo(UNORDERED)
     for path in written:

@@ -55,8 +55,9 @@ def route(
     adjacency: Annotated[bool, typer.Option("--adjacency", help="List the tokens of each expert.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Route tokens to experts, or where the gate has chosen, to the slots that serve its choice.
+    """Route tokens to experts, or to the slots that serve them.
 
+    To experts where no gate has chosen, else to slots of the experts that it chose.
     FILE holds tokens {"id", "metadata", "complexity"}, a table with a column id and optional topk_id_0, topk_weight_0 and
     so on, or TokenBatch frames. Without a gate a token goes to an expert by bounded-load hash; with one to a replica of each
     chosen expert. With --capacity tokens of full experts go where the gate loses least.

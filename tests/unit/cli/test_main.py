@@ -48,6 +48,13 @@ def test_the_help_lists_every_command_and_needs_none_of_their_modules():
         assert f"'{heavy}'" not in done.stderr
 
 
+@pytest.mark.parametrize("words", [[], *([name] for name in SUBCOMMANDS)], ids=" ".join)
+def test_no_summary_in_a_list_of_commands_is_cut(words):
+    _, _, commands = invoke(*words, "--help").stdout.partition("Commands:\n")
+    assert commands
+    assert "..." not in commands
+
+
 @pytest.mark.parametrize("name", VERBS)
 def test_each_verb_of_the_table_is_a_typer_app(name):
     module, _, attribute = VERBS[name][0].partition(":")

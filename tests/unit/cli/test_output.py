@@ -7,9 +7,10 @@ import json
 import pytest
 
 from qstream.cli.lines import as_object, line_of, one_line
-from qstream.cli.output import print_json, print_table, printable, utc
+from qstream.cli.output import counted, print_json, print_table, printable, utc
 from schemas.frame import Frame
-from schemas.plan import SkipReason
+from schemas.plan import SkipReason, VersionedPlan
+from schemas.solver import Reason
 from schemas.topics import PLACEMENT_PLAN, TOPICS
 
 
@@ -33,6 +34,10 @@ def test_control_characters_are_written_out():
 def test_a_cell_with_brackets_is_text_and_no_markup(capsys):
     print_table(("a", "b"), [("x", "[red]1[/red]")])
     assert "[red]1[/red]" in capsys.readouterr().out
+
+
+def test_one_of_a_kind_is_singular():
+    assert [counted(n, "node") for n in (0, 1, 2)] == ["0 nodes", "1 node", "2 nodes"]
 
 
 def test_json_is_one_line(capsys):
@@ -92,6 +97,17 @@ def test_a_skipped_plan_says_which_version_stays_and_why():
     line = one_line(StoredRecord(), skipped, PLACEMENT_PLAN, nothing_known, now_ns=0)
     assert "v2 stays" in line
     assert line.endswith("gain_too_small")
+
+
+@pytest.mark.parametrize("topic", PLANS, ids=lambda topic: topic.name)
+def test_every_plan_says_why_a_solver_did_not_answer_also_one_that_is_skipped(topic):
+    plan = topic.frame.example().model_copy(update={"fallback_reason": Reason.TIMEOUT})
+    plans = [plan]
+    if isinstance(plan, VersionedPlan):
+        plans.append(plan.model_copy(update=dict.fromkeys(plan.arrays) | {"skip_reason": SkipReason.NO_ANSWER}))
+    for given in plans:
+        for line in (line_of(topic), nothing_known):
+            assert one_line(StoredRecord(), given, topic, line, now_ns=0).endswith("  fallback: timeout")
 
 
 @pytest.mark.parametrize("topic", TOPICS, ids=lambda topic: topic.name)

@@ -144,7 +144,7 @@ def test_a_letter_of_an_error_ends_with_its_stack_and_is_bounded():
     assert DeadLetter.from_headers(letter.headers()) == letter
 
 
-def test_an_error_without_text_is_told_by_its_class():
+def test_an_error_without_text_is_named_by_its_class():
     (record,), _ = decode([message(PING.encode())], TOPICS)
     assert reject(record, FrameError(), "produce").letter.error_message == "FrameError"
 
