@@ -8,12 +8,14 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from qstream.arguments import read_only
 from qstream.errors import LearnError
+from qstream.kernels import compiled
 from schemas.frame import Frame
 from schemas.wording import Shown, must_be
 
 S = TypeVar("S", bound=Frame)
-_SMALL = 64  # numbers, up to which a sum of Python floats is quicker than two calls of NumPy
+_SMALL = 16  # numbers, up to which a sum of Python floats is quicker than a compiled kernel
 
 
 def evolve(state: S, **changes: Any) -> S:
@@ -31,25 +33,33 @@ def evolve(state: S, **changes: Any) -> S:
     for name, value in changes.items():
         if name not in held:
             raise LearnError(must_be("a field", f"one of {type(state).__name__}", name))
-        if isinstance(value, np.ndarray):
+        if type(value) is np.ndarray:
             if value is not held[name]:
-                _freeze(f"{type(state).__name__}.{name}", value, held[name])
-        elif isinstance(value, float) and not math.isfinite(value):
+                _freeze(state, name, value, held[name])
+        elif type(value) is float and not math.isfinite(value):
             raise LearnError(must_be(f"{type(state).__name__}.{name}", "a finite number", value))
     return state.model_copy(update=changes)
 
 
-def _freeze(name: str, value: NDArray[Any], old: NDArray[Any]) -> None:
+def _freeze(state: Frame, name: str, value: NDArray[Any], old: NDArray[Any]) -> None:
     if value.dtype != old.dtype or value.shape != old.shape or not value.flags.c_contiguous:
-        shown = Shown(f"{value.dtype} of shape {value.shape}")
-        raise LearnError(must_be(name, f"a C-ordered array of {old.dtype} of shape {old.shape}", shown))
+        allowed = f"a C-ordered array of {old.dtype} of shape {old.shape}"
+        raise LearnError(must_be(f"{type(state).__name__}.{name}", allowed, Shown(f"{value.dtype} of shape {value.shape}")))
     if value.dtype.kind == "f" and not all_finite(value):
-        raise LearnError(must_be(name, "finite numbers", Shown("NaN or infinity")))
+        raise LearnError(must_be(f"{type(state).__name__}.{name}", "finite numbers", Shown("NaN or infinity")))
     value.setflags(write=False)
 
 
 def all_finite(value: NDArray[Any]) -> bool:
-    """Whether no number of an array of floats is NaN or infinite."""
+    """Whether no number of a C-ordered array of floats is NaN or infinite."""
     if value.size <= _SMALL and math.isfinite(sum(value.ravel().tolist())):  # a sum that overflows says nothing
         return True
-    return bool(np.isfinite(value).all())
+    return bool(_finite(read_only(value.reshape(-1))))
+
+
+@compiled
+def _finite(flat: Any) -> bool:
+    wrong = 0
+    for number in flat:
+        wrong += not np.isfinite(number)
+    return wrong == 0

@@ -94,7 +94,7 @@ def run(name: str) -> dict[str, Any]:
 
 def is_met(value: float, target: str) -> bool | None:
     """Whether a value keeps a target such as ``<= 5``; None if it promises nothing that a number alone can keep."""
-    rule = re.fullmatch(r"(<=|>=|<|>|)\s*([0-9.,]+)", target)
+    rule = re.fullmatch(r"(<=|>=|<|>|)\s*(-?[0-9.,]+)", target)
     if rule is None:
         return None
     limit = float(rule[2].replace(",", ""))

@@ -1,0 +1,104 @@
+"""Learners next to their peers, on the measuring stick where it is installed. CPU times are those of one thread."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import time
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from qstream.learn import hedge
+from tests.benchmarks.stick import SCORES
+
+Row = tuple[str, float, str, str]
+
+_STICK = SCORES.with_name("learn_stick.py")
+_SEEDS = 4
+_EXPERTS = 7
+
+
+def rows() -> list[Row]:
+    """What was measured, its value, unit and target ("-" for none)."""
+    stick = load_stick()
+    return [*(hedge_regret(stick) if stick else []), *hedge_times()]
+
+
+def load_stick() -> ModuleType | None:
+    """The stick as a module, or None where it is absent."""
+    spec = importlib.util.spec_from_file_location("learn_stick", _STICK) if _STICK.exists() else None
+    if spec is None or spec.loader is None:
+        return None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["learn_stick"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def cpu_us(call: Callable[[], Any], rounds: int) -> float:
+    """CPU time of this thread for a call, the least of five means."""
+    call()
+    means = []
+    for _ in range(5):
+        start = time.thread_time()
+        for _ in range(rounds):
+            call()
+        means.append((time.thread_time() - start) / rounds)
+    return 1e6 * min(means)
+
+
+def hedge_step(arms: int) -> Any:
+    """The hedge in the stick's form: losses of a round in, weights out."""
+    state = hedge.start(arms)
+
+    def step(loss: np.ndarray, _used: np.ndarray) -> np.ndarray:
+        nonlocal state
+        state = hedge.learn(state, loss[None])
+        return hedge.mix(state)[0]
+
+    return step
+
+
+def even(arms: int) -> Any:
+    return lambda _loss, _used: np.full(arms, 1 / arms)
+
+
+def hedge_regret(stick: ModuleType) -> list[Row]:
+    """Regret a round, mean of the seeds. The best fixed arm is 0 by definition."""
+    found: list[Row] = []
+    makers = {
+        "hedge": hedge_step,
+        "fixed share 2 / .02": stick.fixed_share(),
+        "ML-Poly": stick.ml_poly(),
+        "even mixture": even,
+    }
+    targets = {(0, "regret"): "<= 1.2", (200, "regret"): "<= -53", (50, "regret"): "<= -35"}
+    targets |= {(200, "tracking_regret"): "<= 18", (50, "tracking_regret"): "<= 52"}
+    for every, switches in ((0, 0), (200, 14), (50, 59)):
+        problems = [stick.switching_losses(seed, every=every) for seed in range(_SEEDS)]
+        for name, make in makers.items():
+            scores = [stick.hedge_score(make, losses, switches=switches) for losses in problems]
+            for kind in ("regret", "tracking_regret") if switches else ("regret",):
+                what = "best arm" if kind == "regret" else "best sequence"
+                target = targets[every, kind] if name == "hedge" else "-"
+                changes = f"every {every} rounds" if every else "never"
+                value = float(np.mean([score[kind] for score in scores]))
+                found.append((f"{name}, regret to the {what}, which changes {changes}", 1000 * value, "1/1000", target))
+    return found
+
+
+def hedge_times() -> list[Row]:
+    """A step is an answer and what is learnt from the losses."""
+    found: list[Row] = []
+    for series, rounds, target in ((1, 500, "<= 25"), (1000, 20, "<= 0.7")):
+        state, loss = hedge.start(_EXPERTS, series=series), np.random.default_rng(0).random((series, _EXPERTS))
+
+        def step(state: Any = state, loss: np.ndarray = loss) -> None:
+            hedge.mix(state)
+            hedge.learn(state, loss)
+
+        found.append((f"hedge step, {_EXPERTS} experts, each of {series} series", cpu_us(step, rounds) / series, "us", target))
+    return found
