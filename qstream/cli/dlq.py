@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from agents.registry import all_agents, find_agent, topics_by_name
+from agents.registry import Agent, all_agents, find_agent, start_processor, topics_by_name
 from qstream.cli.cluster import reach, require_topics
 from qstream.cli.options import AsJson, BootstrapServers, agent_completion, client_settings, new_app
 from qstream.cli.output import counted, print_json, print_table, printable, utc
@@ -16,7 +16,7 @@ from qstream.config import Settings
 from qstream.errors import ConfigError
 from qstream.stream.headers import headers_of
 from qstream.stream.read import frame_of
-from qstream.stream.redrive import DeadRecord, choose_letters, dead_records, named_letters, redrive
+from qstream.stream.redrive import MAX_ATTEMPTS, DeadRecord, choose_letters, dead_records, exhausted, named_letters, redrive
 from schemas.deadletter import DeadLetter
 from schemas.frame import FrameError
 
@@ -106,6 +106,9 @@ def redrive_letters(
     ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="As `qstream dlq list` names them.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="All dead letters that were not redriven yet.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be sent.")] = False,
+    max_attempts: Annotated[
+        int, typer.Option("--max-attempts", min=1, max=100_000, help="Leave a record that has failed so often.")
+    ] = MAX_ATTEMPTS,
     agent: AgentName = None,
     bootstrap_servers: BootstrapServers = None,
     as_json: AsJson = False,
@@ -113,11 +116,12 @@ def redrive_letters(
     """Send dead letters back to the topic they came from.
 
     The records are unchanged, except for the header qstream_attempts. The agent follows from the ids; --all asks for it
-    where several agents have dead letters. Each letter goes once: what was redriven is remembered in the committed offset
+    where several agents have dead letters. A letter goes back only to a topic that the agent reads: anyone who may write to
+    the dead-letter topic can forge one that names another. A record that has failed --max-attempts times stays where it is.
+    Each letter goes once: what was redriven is remembered, as soon as the broker has confirmed it, in the committed offset
     of the group <prefix>.<agent>.redrive (which brokers forget 7 days after the last redrive, unless
     offsets.retention.minutes says otherwise). A record that fails again becomes a new letter under a new id, with one more
-    attempt. If the broker does not confirm everything, nothing is remembered and the next redrive sends it all again. Run
-    one redrive of an agent at a time.
+    attempt. Run one redrive of an agent at a time.
 
     \b
     Example:
@@ -128,25 +132,41 @@ def redrive_letters(
         raise ConfigError("either ids of dead letters or --all must be given, not both")
     settings = client_settings(bootstrap_servers)
     found = _read(settings, agent)
-    chosen = _by_agent(found, ids) if ids else [(_only(found), None)]
-    without_bytes = {record.letter.id for letters, _ in chosen for record in letters.records if record.letter.omitted_bytes}
-    plans = [(letters, wanted or {record.letter.id for record in letters.records} - without_bytes) for letters, wanted in chosen]
-    open_ids = {r.letter.id for letters, wanted in plans for r in choose_letters(letters.agent, letters.records, wanted)}
-    _require_targets(settings, open_ids)
+    kept = {} if ids else _kept(_only(found).records, max_attempts)
+    plans = _by_agent(found, ids) if ids else [(_only(found), _ids(_only(found).records) - kept.keys())]
+    chosen = [(letters, choose_letters(letters.agent, letters.records, wanted, max_attempts)) for letters, wanted in plans]
+    missing = _missing(settings, [record for _, records in chosen for record in records])
+    open_ids = {record.letter.id for _, records in chosen for record in records if record.letter.topic not in missing}
     if not dry_run:
-        for letters, wanted in plans:
-            redrive(settings, letters.agent, letters.records, wanted)
-    passed_over = sorted({letter_id for _, wanted in plans for letter_id in wanted} - open_ids)
+        for letters, records in chosen:
+            redrive(settings, letters.agent, letters.records, _ids(records) & open_ids, max_attempts)
+    passed_over = sorted({letter_id for _, wanted in plans for letter_id in wanted} - {i for _, r in chosen for i in _ids(r)})
+    _print_redriven(sorted(open_ids), passed_over, kept, dry_run=dry_run, as_json=as_json)
+    require_topics(reach(settings), [topics_by_name()[name] for name in sorted(missing)])
+
+
+def _print_redriven(open_ids: list[str], passed_over: list[str], kept: dict[str, str], *, dry_run: bool, as_json: bool) -> None:
     if as_json:
-        answer = {"dry_run": dry_run, "redriven": sorted(open_ids), "passed_over": passed_over}
-        print_json(answer | {"without_bytes": sorted(without_bytes)})
+        print_json({"dry_run": dry_run, "redriven": open_ids, "passed_over": passed_over, "kept": kept})
         return
-    for letter_id in sorted(open_ids):
+    for letter_id in open_ids:
         typer.echo(printable(letter_id))
     done = "would be redriven" if dry_run else "redriven"
     typer.echo(f"{len(open_ids)} {done}" + (f", {len(passed_over)} were redriven before" if passed_over else ""))
-    for letter_id in sorted(without_bytes):
-        typer.echo(printable(f"{letter_id} cannot be: its bytes were too large to travel with the letter"))
+    for letter_id, reason in kept.items():
+        typer.echo(printable(f"{letter_id} stays: {reason}"))
+
+
+def _ids(records: Iterable[DeadRecord]) -> set[str]:
+    return {record.letter.id for record in records}
+
+
+def _kept(records: Iterable[DeadRecord], max_attempts: int) -> dict[str, str]:
+    """The letters that --all leaves where they are, by id, and why."""
+    reasons = {
+        record.letter.id: record.refusal or exhausted(record.letter, max_attempts) for record in records if not record.redriven
+    }
+    return {letter_id: reason for letter_id, reason in sorted(reasons.items()) if reason}
 
 
 def _read(settings: Settings, agent: str | None) -> list[Letters]:
@@ -156,7 +176,12 @@ def _read(settings: Settings, agent: str | None) -> list[Letters]:
     present = [known for known in agents if known.dead_letters.name in cluster.topics]
     if agent is not None or not present:
         require_topics(cluster, [known.dead_letters for known in agents])
-    return [Letters(known.name, *dead_records(settings, known.name)) for known in present]
+    return [Letters(known.name, *dead_records(settings, known.name, _inputs(settings, known))) for known in present]
+
+
+def _inputs(settings: Settings, agent: Agent) -> set[str]:
+    """The names of the topics that the agent reads, whatever options its module may have in the settings."""
+    return {topic.name for topic in start_processor(agent, settings.model_copy(update={"options": {}})).inputs}
 
 
 def _owner(found: list[Letters], letter_id: str) -> Letters:
@@ -187,9 +212,9 @@ def _only(found: list[Letters]) -> Letters:
     return (owners or found)[0]
 
 
-def _require_targets(settings: Settings, ids: Iterable[str]) -> None:
-    known = topics_by_name()
-    require_topics(reach(settings), [known[name] for name in {i.rsplit("/", 2)[0] for i in ids} if name in known])
+def _missing(settings: Settings, records: Iterable[DeadRecord]) -> set[str]:
+    """The topics of these letters that the cluster does not have: it might create one by itself."""
+    return {record.letter.topic for record in records} - reach(settings).topics
 
 
 def _object(record: DeadRecord) -> dict[str, Any]:
@@ -202,11 +227,13 @@ def _object(record: DeadRecord) -> dict[str, Any]:
         "attempts": letter.attempts,
         "time": utc(letter.timestamp_ms),
         "redriven": record.redriven,
+        "refusal": record.refusal,
     }
 
 
 def _row(record: DeadRecord) -> list[object]:
-    fields = _object(record) | {"redriven": "yes" if record.redriven else ""}
+    fields = _object(record)
+    fields["redriven"] = "never" if fields.pop("refusal") else "yes" if record.redriven else ""
     return list(fields.values())
 
 

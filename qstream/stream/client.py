@@ -26,7 +26,7 @@ from qstream.stream.producers import Producers, producer_config
 from qstream.stream.read import LOOK_S, Growth, frame_of, open_reader
 from schemas.deadletter import Headers
 from schemas.frame import SAFETENSORS, ContentType, Frame, FrameError
-from schemas.plan import Plan
+from schemas.plan import Plan, VersionedPlan
 from schemas.topics import Compression, Topic
 from schemas.wording import Shown, must_be
 
@@ -36,6 +36,7 @@ ANSWER_S = 5.0
 REMEMBERED_IDS = 100_000
 MAX_LATEST_KEYS = 4096
 MAX_LATEST_BYTES = 256 << 20
+VERSION_AHEAD_MS = 7_200_000  # agents let records be an hour ahead, and clocks may differ
 
 
 class Publisher:
@@ -144,8 +145,9 @@ class PlanSubscriber(Generic[F]):
     A subscriber without `group` reads every partition on its own, from now on or, with ``from_start``, from the earliest
     plan kept; with `key` it reads only that key's partition and plans. With `group` the members share the partitions.
     `latest` keeps the plans of the `max_keys` keys that were planned last, and of those no more than `max_bytes`; a plan
-    counts with the bytes that it came in. Partitions that the topic gets later are read too, within seconds. Use it from one
-    thread, in a ``with`` block.
+    counts with the bytes that it came in. A plan whose version is more than two hours ahead of the time is no agent's, and
+    passed over as unreadable: whoever followed it would take no other. Partitions that the topic gets later are read too,
+    within seconds. Use it from one thread, in a ``with`` block.
 
     Raises
     ------
@@ -287,6 +289,7 @@ class PlanSubscriber(Generic[F]):
                 self.repeated += 1
                 return None
             plan = frame_of(message, self.frame)
+            _check_version(plan, now_ns)
         except FrameError as exc:
             self.unreadable += 1
             log.warning("unreadable plan at %s/%s: %s", message.partition(), message.offset(), exc)
@@ -309,6 +312,13 @@ class PlanSubscriber(Generic[F]):
         while len(self.latest) > 1 and (len(self.latest) > self._max_keys or self._kept_bytes > self._max_bytes):
             oldest, _ = self.latest.popitem(last=False)
             self._kept_bytes -= self._sizes.pop(oldest)
+
+
+def _check_version(plan: Frame, now_ns: int | None) -> None:
+    """`FrameError` if the version of a plan is not near the time in ms, as agents count, or below."""
+    most = max(time.time_ns(), now_ns or 0) // 1_000_000 + VERSION_AHEAD_MS
+    if isinstance(plan, VersionedPlan) and plan.version > most:
+        raise FrameError(must_be("version", f"at most {most}, the time in ms and two hours", plan.version))
 
 
 def _event_id(message: Message) -> str:

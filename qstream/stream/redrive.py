@@ -2,55 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
-from confluent_kafka import Consumer, KafkaException, Message
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message
 from confluent_kafka import TopicPartition as KafkaPartition
 
 from qstream.config import Settings
 from qstream.errors import ConfigError, Transient
 from qstream.stream.cause import denied, refusal
-from qstream.stream.client import Publisher
 from qstream.stream.decode import ATTEMPTS_HEADER
-from qstream.stream.faults import raise_first
+from qstream.stream.faults import fatal_named, raise_first, raise_if_fatal
 from qstream.stream.groups import group_client
 from qstream.stream.headers import headers_of
+from qstream.stream.producers import Producers, producer_config
 from qstream.stream.read import read_all
 from schemas.deadletter import DeadLetter
 from schemas.frame import FrameError
 from schemas.topics import dead_letter_topic
+from schemas.wording import must_be
 
+MAX_ATTEMPTS: Final = 5  # failures of a record after which it is not sent back unless more are asked for
+_TOGETHER: Final = 100  # letters that are sent, confirmed and remembered together
 _ANSWER_S: Final = 10.0
 _METADATA_BYTES: Final = 4000  # brokers keep 4096 (offset.metadata.max.bytes)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DeadRecord:
-    """One record of a dead-letter topic: the reason, the record itself, and whether it was sent back already."""
+    """One record of a dead-letter topic: the reason, the record itself, and whether it was sent back already.
+
+    `refusal` says why it can never be, empty if it can: whoever may write to the topic can forge a letter, so what a letter
+    says is no reason to write anywhere with the rights of whoever redrives it.
+    """
 
     letter: DeadLetter
     message: Message
     redriven: bool
+    refusal: str = ""
 
 
-def dead_records(settings: Settings, agent: str) -> tuple[list[DeadRecord], int]:
+def dead_records(settings: Settings, agent: str, inputs: Collection[str]) -> tuple[list[DeadRecord], int]:
     """All dead letters that the agent's topic holds, by partition and offset; and how many records are not.
 
-    A record that was dead-lettered twice (delivered again before its commit) counts as redriven in both places.
+    A record that was dead-lettered twice (delivered again before its commit) counts as redriven in both places. `inputs`
+    are the names of the topics that the agent reads: letters go back to no other.
     """
     topic = dead_letter_topic(agent).name
     messages = sorted(read_all(settings, topic), key=lambda message: (message.partition(), message.offset()))
-    letters: list[tuple[DeadLetter, Message]] = []
+    letters: list[tuple[DeadLetter, Message, str]] = []
     for message in messages:
         try:
-            letters.append((DeadLetter.from_headers(headers_of(message)), message))
+            letter = DeadLetter.from_headers(headers_of(message))
         except FrameError:
             continue
+        letters.append((letter, message, _refusal(agent, letter, inputs)))
     memory = _recall(settings, agent, {message.partition() for message in messages})
-    done = {_failed(letter) for letter, message in letters if _remembers(memory, message)}
-    return [DeadRecord(letter, message, _failed(letter) in done) for letter, message in letters], len(messages) - len(letters)
+    done = {_failed(letter) for letter, message, refusal in letters if not refusal and _remembers(memory, message)}
+    found = [
+        DeadRecord(letter, message, not refusal and _failed(letter) in done, refusal) for letter, message, refusal in letters
+    ]
+    return found, len(messages) - len(letters)
+
+
+def _refusal(agent: str, letter: DeadLetter, inputs: Collection[str]) -> str:
+    """Why a letter can never be sent back; empty if it can."""
+    if letter.topic not in inputs:
+        return must_be("its topic", f"an input of agent {agent}", letter.topic)
+    if letter.omitted_bytes:
+        return (
+            f"it came without the record's {letter.omitted_bytes} bytes, which were too large to go with it; they are at that "
+            f"topic, partition and offset as long as the topic keeps them: publish them again from there"
+        )
+    return ""
+
+
+def exhausted(letter: DeadLetter, max_attempts: int) -> str:
+    """Why a letter is not sent back again, because its record failed too often; empty if it did not."""
+    if letter.attempts < max_attempts:
+        return ""
+    return f"its record has failed {letter.attempts} times, and --max-attempts is {max_attempts}"
 
 
 def named_letters(agent: str, records: Sequence[DeadRecord], ids: Iterable[str]) -> list[DeadRecord]:
@@ -61,27 +94,29 @@ def named_letters(agent: str, records: Sequence[DeadRecord], ids: Iterable[str])
     return [record for record in records if record.letter.id in wanted]
 
 
-def choose_letters(agent: str, records: Sequence[DeadRecord], ids: Iterable[str]) -> list[DeadRecord]:
+def choose_letters(
+    agent: str, records: Sequence[DeadRecord], ids: Iterable[str], max_attempts: int = MAX_ATTEMPTS
+) -> list[DeadRecord]:
     """Those of `named_letters` that were not redriven yet, each id once, by partition and offset; errors as there, and
-    `ConfigError` for one that came without its bytes."""
+    `ConfigError` for one that can never be sent back or has failed too often."""
     named = named_letters(agent, records, ids)
     for record in named:
-        if size := record.letter.omitted_bytes:
-            raise ConfigError(
-                f"dead letter {record.letter.id} came without the record's {size} bytes, which were too large to go with it; "
-                f"they are at that topic, partition and offset as long as the topic keeps them: publish them again from there"
-            )
+        if reason := record.refusal or ("" if record.redriven else exhausted(record.letter, max_attempts)):
+            raise ConfigError(f"dead letter {record.letter.id} cannot be sent back: {reason}")
     chosen = {_failed(record.letter): record for record in reversed(named) if not record.redriven}
     return sorted(chosen.values(), key=lambda record: (record.message.partition(), record.message.offset()))
 
 
-def redrive(settings: Settings, agent: str, records: Sequence[DeadRecord], ids: Iterable[str]) -> list[DeadRecord]:
+def redrive(
+    settings: Settings, agent: str, records: Sequence[DeadRecord], ids: Iterable[str], max_attempts: int = MAX_ATTEMPTS
+) -> list[DeadRecord]:
     """Send the letters named by `ids` back to their topics, each id once, and remember them; returns what was sent.
 
     Bytes, key and headers are those of the original record; the header ``qstream_attempts`` counts its failures. Letters
     already redriven are passed over. The memory is the committed offset of the group ``<prefix>.<agent>.redrive``, before
-    which everything went, and the offsets beyond it that went by name, in the offset's metadata. It is written when all
-    is confirmed: a failure before that means that letters are sent again, never that they are lost.
+    which everything went, and the offsets beyond it that went by name, in the offset's metadata. It is written after every
+    hundred letters with those that the broker has confirmed, so the next redrive goes on where this one ended: at most the
+    last hundred are sent again, and none is lost. A topic that does not take a letter gets no more; the others get theirs.
 
     Parameters
     ----------
@@ -89,23 +124,69 @@ def redrive(settings: Settings, agent: str, records: Sequence[DeadRecord], ids: 
         All of `dead_records`.
     ids
         ``<topic>/<partition>/<offset>`` of the original records.
+    max_attempts
+        A record that failed so often stays where it is.
 
     Raises
     ------
     ConfigError
-        An id is unknown, or too many single letters were named for the memory to hold.
-    DeliveryFailed, Transient
+        As `choose_letters`, or too many single letters were named for the memory to hold.
+    DeliveryFailed, NotAllowed, Transient
         Not everything was confirmed or remembered.
     """
-    sent = choose_letters(agent, records, ids)
-    if not sent:
+    chosen = choose_letters(agent, records, ids, max_attempts)
+    if not chosen:
         return []
-    memory = _memory(records, [record.letter.id for record in sent])
-    with Publisher(settings.bootstrap_servers, settings=settings) as publisher:
-        for record in sent:
-            publisher.publish_raw(record.letter.topic, record.message.key(), record.message.value(), _headers(record))
-    _remember(settings, agent, memory)
+    _memory(records, [record.letter.id for record in chosen])  # refused before anything is sent
+    producers = Producers(settings, producer_config(settings))
+    sent, faults = _send_all(settings, agent, producers, records, chosen)
+    for topic, error in faults.items():
+        if error is not None:
+            producers.raise_if_denied(error, topic)
+        raise producers.not_confirmed(len(chosen) - len(sent), error)
     return sent
+
+
+def _send_all(
+    settings: Settings, agent: str, producers: Producers, records: Sequence[DeadRecord], chosen: Sequence[DeadRecord]
+) -> tuple[list[DeadRecord], dict[str, KafkaError | None]]:
+    """Send the chosen letters in parts and remember what is confirmed; what was, and by topic the first fault."""
+    sent: list[DeadRecord] = []
+    faults: dict[str, KafkaError | None] = {}
+    for start in range(0, len(chosen), _TOGETHER):
+        part = [record for record in chosen[start : start + _TOGETHER] if record.letter.topic not in faults]
+        failed = _send(producers, part, settings.delivery_timeout_ms / 1000 + 1) if part else {}
+        for n, error in failed.items():
+            faults.setdefault(part[n].letter.topic, error)
+        if confirmed := [record for n, record in enumerate(part) if n not in failed]:
+            sent += confirmed
+            _remember(settings, agent, _memory(records, [record.letter.id for record in sent]))
+    return sent, faults
+
+
+@fatal_named()
+def _send(producers: Producers, records: Sequence[DeadRecord], timeout_s: float) -> dict[int, KafkaError | None]:
+    """Send letters; the numbers of those that the broker has not confirmed, each with the reason, None for no answer."""
+    failed: dict[int, KafkaError | None] = {}
+
+    def report(n: int, error: KafkaError | None, _message: Message | None) -> None:
+        if error is not None:
+            failed[n] = error
+
+    producer = producers.of(None)
+    for n, record in enumerate(records):
+        value, key, headers = record.message.value(), record.message.key(), _headers(record)
+        try:
+            producer.produce(record.letter.topic, value, key, on_delivery=partial(report, n), headers=headers)
+        except KafkaException as exc:
+            raise_if_fatal(exc.args[0])
+            failed[n] = exc.args[0]
+    if producers.flush(timeout_s):
+        return {n: failed.get(n) for n in range(len(records))}
+    for error in failed.values():
+        if error is not None:
+            raise_if_fatal(error)
+    return failed
 
 
 def _failed(letter: DeadLetter) -> tuple[str, int]:
@@ -127,7 +208,7 @@ def _memory_group(settings: Settings, agent: str) -> str:
     return f"{settings.group_prefix}.{agent}.redrive"
 
 
-def _recall(settings: Settings, agent: str, partitions: Iterable[int]) -> dict[int, tuple[int, set[int]]]:
+def _recall(settings: Settings, agent: str, partitions: Iterable[int]) -> dict[int, tuple[int, list[range]]]:
     """By partition the offset before which all were redriven, and single offsets beyond it."""
     topic = dead_letter_topic(agent).name
     asked = [KafkaPartition(topic, partition) for partition in partitions]
@@ -145,9 +226,9 @@ def _recall(settings: Settings, agent: str, partitions: Iterable[int]) -> dict[i
     return {found.partition: (max(found.offset, 0), _read_ranges(found.metadata or "")) for found in committed}
 
 
-def _remembers(memory: Mapping[int, tuple[int, set[int]]], message: Message) -> bool:
+def _remembers(memory: Mapping[int, tuple[int, list[range]]], message: Message) -> bool:
     floor, single = memory[message.partition()]
-    return message.offset() < floor or message.offset() in single
+    return message.offset() < floor or any(message.offset() in span for span in single)
 
 
 def _memory(records: Sequence[DeadRecord], sending: Iterable[str]) -> list[KafkaPartition]:
@@ -155,6 +236,8 @@ def _memory(records: Sequence[DeadRecord], sending: Iterable[str]) -> list[Kafka
     names = set(sending)
     by_partition: dict[int, list[tuple[int, bool]]] = {}
     for record in records:
+        if record.refusal:  # never sent, so never to be remembered: a forger could else fill the memory
+            continue
         done = record.redriven or record.letter.id in names
         by_partition.setdefault(record.message.partition(), []).append((record.message.offset(), done))
     topic = records[0].message.topic()
@@ -163,7 +246,10 @@ def _memory(records: Sequence[DeadRecord], sending: Iterable[str]) -> list[Kafka
         floor = next((offset for offset, done in offsets if not done), offsets[-1][0] + 1)
         text = _write_ranges([(offset, done) for offset, done in offsets if offset > floor])
         if len(text) > _METADATA_BYTES:
-            raise ConfigError("too many single letters are named for the broker to remember: redrive with --all")
+            raise ConfigError(
+                "too many single letters are named for the broker to remember: redrive with --all, "
+                "and with a --max-attempts above theirs"
+            )
         memory.append(KafkaPartition(topic, partition, floor, text))
     return memory
 
@@ -192,10 +278,10 @@ def _write_ranges(offsets: Sequence[tuple[int, bool]]) -> str:
     return ",".join(f"{first}-{last}" if last > first else str(first) for first, last in ranges)
 
 
-def _read_ranges(text: str) -> set[int]:
-    offsets: set[int] = set()
+def _read_ranges(text: str) -> list[range]:
+    ranges: list[range] = []
     for part in filter(None, text.split(",")):
         first, _, last = part.partition("-")
         if first.isdigit() and (last or first).isdigit():
-            offsets.update(range(int(first), int(last or first) + 1))
-    return offsets
+            ranges.append(range(int(first), int(last or first) + 1))
+    return ranges

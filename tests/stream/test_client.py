@@ -15,7 +15,7 @@ from qstream.config import Settings
 from qstream.contract import Event, Record
 from qstream.errors import ConfigError, DeliveryFailed, Transient
 from qstream.stream.admin import apply_topics, inspect_topics
-from qstream.stream.client import Exchange, PlanSubscriber, Publisher
+from qstream.stream.client import VERSION_AHEAD_MS, Exchange, PlanSubscriber, Publisher
 from qstream.stream.partition import partition_of_key
 from qstream.stream.produce import Outbox
 from qstream.stream.read import frame_of, read_all
@@ -23,6 +23,7 @@ from qstream.testing.java_kafka import JavaKafka
 from qstream.testing.rig import PATIENCE_S, wait_until
 from schemas.experts import ExpertTopology
 from schemas.frame import Frame, FrameError, Name
+from schemas.placement import PlacementPlan
 from schemas.topics import Topic
 from tests.stream.raw_header import send_with_header
 
@@ -87,6 +88,26 @@ def test_a_plan_whose_headers_cannot_be_read_is_passed_over(kafka: str, make_top
         publisher.flush()
         assert versions(plans, 1) == [2]
         assert plans.unreadable == 1
+
+
+def test_a_plan_whose_version_is_far_ahead_is_passed_over_and_those_of_the_agent_are_taken(
+    kafka: str, make_topic: MakeTopic, publisher: Publisher
+):
+    topic = Topic(make_topic(partitions=1).name, PlacementPlan, "model", "plan", "plans")
+    now_ms = int(time.time() * 1000)
+    with PlanSubscriber(topic, PlacementPlan, kafka) as plans:
+        assert plans.wait_assigned()
+        for version in (now_ms, 2**63 - 1, now_ms + VERSION_AHEAD_MS + 600_000, now_ms + 1):
+            plan = PlacementPlan.example().model_copy(update={"version": version, "ttl_s": None})
+            publisher.publish(topic, plan)
+        publisher.flush()
+        found: list[int] = []
+        deadline = time.monotonic() + PATIENCE_S
+        while len(found) < 2 and time.monotonic() < deadline:
+            if (taken := plans.poll(0.1)) is not None:
+                found.append(taken.version)
+        assert found == [now_ms, now_ms + 1]
+        assert plans.unreadable == 2
 
 
 @pytest.mark.parametrize("group", [None, "again"])

@@ -174,12 +174,14 @@ LACKS: dict[str, tuple[Act, list[Right], str]] = {
     ),
     "see a group": (describe, [("DESCRIBE", "topic", "{ping}")], "must have DESCRIBE on group {group}"),
     "see what was redriven": (
-        lambda s, rig: dead_records(s, rig.sample.name),
+        lambda s, rig: dead_records(s, rig.sample.name, {rig.sample.pings.name}),
         [("READ", "topic", "{letters}")],
         "must have DESCRIBE on group {group}.redrive",
     ),
     "remember what was redriven": (
-        lambda s, rig: redrive(s, rig.sample.name, dead_records(s, rig.sample.name)[0], [rig.letters()[0][0].id]),
+        lambda s, rig: redrive(
+            s, rig.sample.name, dead_records(s, rig.sample.name, {rig.sample.pings.name})[0], [rig.letters()[0][0].id]
+        ),
         [("READ", "topic", "{letters}"), ("WRITE", "topic", "{ping}"), ("DESCRIBE", "group", "{group}.redrive")],
         "must have READ on group {group}.redrive",
     ),

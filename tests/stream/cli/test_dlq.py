@@ -5,15 +5,18 @@ from __future__ import annotations
 import uuid
 
 import pytest
+from confluent_kafka.admin import AdminClient
 
 from qstream.config import load_settings
 from qstream.contract import TopicPartition
+from qstream.stream.admin import apply_topics
 from qstream.stream.client import Publisher
 from qstream.stream.decode import ATTEMPTS_HEADER, decode
 from qstream.stream.read import read_all
+from qstream.stream.redrive import MAX_ATTEMPTS
 from schemas.deadletter import DeadLetter
 from schemas.frame import JSON
-from schemas.topics import EXPERTS_LOAD, ROUTING_DLQ
+from schemas.topics import CONTROL, EXPERTS_LOAD, PLACEMENT_ACK, PLACEMENT_PLAN, ROUTING_DLQ
 
 BAD = b'{"model": "z"}\x1b[31m'
 
@@ -57,10 +60,10 @@ def stored(cluster: str, letter_id: str):
 
 
 def test_a_letter_is_listed_shown_and_redriven_once_with_its_attempts_counted(cluster, bury, answer_of, invoke):
-    headers = [("traceparent", b"00-1"), ("none", None), ("traceparent", b"00-2"), (ATTEMPTS_HEADER, b"4")]
+    headers = [("traceparent", b"00-1"), ("none", None), ("traceparent", b"00-2"), (ATTEMPTS_HEADER, b"3")]
     (letter_id,) = bury((b"z", BAD, headers))
     (listed,) = [letter for letter in answer_of("dlq", "list", "-b", cluster) if letter["id"] == letter_id]
-    assert (listed["stage"], listed["error"], listed["attempts"], listed["redriven"]) == ("decode", "FrameError", 5, False)
+    assert (listed["stage"], listed["error"], listed["attempts"], listed["redriven"]) == ("decode", "FrameError", 4, False)
     assert letter_id in invoke("dlq", "list", "-b", cluster).stdout
     shown = invoke("dlq", "show", letter_id, "-b", cluster)
     assert "7b 22 6d 6f 64 65 6c" in shown.stdout
@@ -72,13 +75,20 @@ def test_a_letter_is_listed_shown_and_redriven_once_with_its_attempts_counted(cl
     (second_id,) = bury.again()
     again = stored(cluster, second_id)
     assert (again.key(), again.value()) == (b"z", BAD)
-    assert again.headers() == [*headers[:3], (ATTEMPTS_HEADER, b"5")]
-    nothing = {"dry_run": False, "redriven": [], "passed_over": [letter_id], "without_bytes": []}
+    assert again.headers() == [*headers[:3], (ATTEMPTS_HEADER, b"4")]
+    nothing = {"dry_run": False, "redriven": [], "passed_over": [letter_id], "kept": {}}
     assert answer_of("dlq", "redrive", letter_id, "-b", cluster) == nothing
 
     state = {letter["id"]: letter for letter in answer_of("dlq", "list", "-b", cluster)}
     assert state[letter_id]["redriven"]
-    assert (state[second_id]["redriven"], state[second_id]["attempts"]) == (False, 6)
+    assert (state[second_id]["redriven"], state[second_id]["attempts"]) == (False, 5)
+
+    refused = invoke("dlq", "redrive", second_id, "-b", cluster)
+    assert refused.exit_code == 2
+    assert f"{second_id} cannot be sent back: its record has failed 5 times, and --max-attempts is 5" in refused.stderr
+    assert second_id in answer_of("dlq", "redrive", "--all", "--dry-run", "-b", cluster)["kept"]
+    assert answer_of("dlq", "redrive", second_id, "--max-attempts", "6", "-b", cluster)["redriven"] == [second_id]
+    assert len(bury.again()) == 1
 
 
 def test_single_letters_are_remembered_among_others_and_all_sends_the_rest(cluster, bury, answer_of):
@@ -86,7 +96,8 @@ def test_single_letters_are_remembered_among_others_and_all_sends_the_rest(clust
     bury.again()
     answer_of("dlq", "redrive", "--all", "-b", cluster)
     bury.again()
-    before = {letter["id"] for letter in answer_of("dlq", "list", "-b", cluster) if not letter["redriven"]}
+    listed = answer_of("dlq", "list", "-b", cluster)
+    before = {letter["id"] for letter in listed if not letter["redriven"] and letter["attempts"] < MAX_ATTEMPTS}
     ids = bury(*[(f"k{n}".encode(), BAD, []) for n in range(9)])
     chosen = [ids[2], ids[3], ids[7]]
     assert set(answer_of("dlq", "redrive", *chosen, "-b", cluster)["redriven"]) == set(chosen)
@@ -130,7 +141,7 @@ def test_a_letter_without_its_bytes_is_not_sent_as_nothing(cluster, answer_of, i
     assert "999999 bytes" in answer_of("dlq", "show", letter.id, "-b", cluster)["value"]
     answer = answer_of("dlq", "redrive", "--all", "-b", cluster)
     assert letter.id not in answer["redriven"]
-    assert letter.id in answer["without_bytes"]
+    assert "999999 bytes" in answer["kept"][letter.id]
 
 
 def test_a_letter_that_processing_refused_is_shown_decoded(cluster, answer_of):
@@ -166,3 +177,62 @@ def test_more_single_letters_than_the_broker_remembers_are_refused_before_any_is
     assert result.exit_code == 2
     assert "--all" in result.stderr
     assert len(answer_of("dlq", "redrive", "--all", "--dry-run", "-b", cluster)["redriven"]) >= len(letters)
+
+
+def forge(cluster: str, topic: str, value: bytes) -> str:
+    """A letter that no agent has written."""
+    letter = DeadLetter.example().model_copy(update={"topic": topic, "offset": uuid.uuid4().int >> 80})
+    with Publisher(cluster) as publisher:
+        publisher.publish_raw(ROUTING_DLQ.name, b"m", value, letter.headers())
+    return letter.id
+
+
+def test_a_forged_letter_goes_to_no_topic_but_the_inputs_of_its_agent(cluster, bury, answer_of, invoke):
+    topics = [CONTROL.name, PLACEMENT_PLAN.name, ROUTING_DLQ.name, "payments", "no.such.topic"]
+    forged = {topic: forge(cluster, topic, b"forged") for topic in topics}
+    (genuine,) = bury((b"z", BAD, []))
+    for topic, letter_id in forged.items():
+        refused = invoke("dlq", "redrive", letter_id, "-b", cluster)
+        assert refused.exit_code == 2
+        assert f"its topic must be an input of agent routing, got '{topic}'" in refused.stderr
+    answer = answer_of("dlq", "redrive", "--all", "-b", cluster)
+    assert genuine in answer["redriven"]
+    assert set(forged.values()) <= answer["kept"].keys()
+    assert answer_of("dlq", "redrive", "--all", "-b", cluster)["redriven"] == []
+    redriven = {letter["id"]: letter["redriven"] for letter in answer_of("dlq", "list", "-b", cluster)}
+    assert [redriven[letter_id] for letter_id in (genuine, *forged.values())] == [True] + [False] * 5
+    for topic in (CONTROL.name, PLACEMENT_PLAN.name):
+        assert b"forged" not in [message.value() for message in read_all(load_settings(bootstrap_servers=cluster), topic)]
+
+
+def test_forged_letters_between_genuine_ones_do_not_fill_the_memory(cluster, answer_of):
+    answer_of("dlq", "redrive", "--all", "-b", cluster)
+    first, ids = uuid.uuid4().int >> 80, []
+    with Publisher(cluster) as publisher:
+        for n in range(1200):
+            letter = DeadLetter.example().model_copy(
+                update={"topic": EXPERTS_LOAD.name if n % 2 else "payments", "offset": first + n, "partition": 0}
+            )
+            publisher.publish_raw(ROUTING_DLQ.name, b"m", BAD, letter.headers())
+            ids += [letter.id] if n % 2 else []
+    assert set(ids) <= set(answer_of("dlq", "redrive", "--all", "-b", cluster)["redriven"])
+    assert answer_of("dlq", "redrive", "--all", "-b", cluster)["redriven"] == []
+
+
+def test_a_missing_topic_holds_up_no_other_and_what_went_is_not_sent_again(cluster, bury, answer_of, invoke):
+    for _ in range(2):
+        answer_of("dlq", "redrive", "--all", "-b", cluster)
+        bury.again()
+    lost = forge(cluster, PLACEMENT_ACK.name, b"x")
+    (genuine,) = bury((b"z", BAD, []))
+    admin = AdminClient({"bootstrap.servers": cluster})
+    admin.delete_topics([PLACEMENT_ACK.name])[PLACEMENT_ACK.name].result(10)
+    result = invoke("dlq", "redrive", "--all", "-b", cluster)
+    assert result.exit_code == 1
+    assert f"the cluster lacks {PLACEMENT_ACK.name}" in result.stderr
+    assert genuine in result.stdout
+    assert len(bury.again()) == 1
+    state = {letter["id"]: letter["redriven"] for letter in answer_of("dlq", "list", "-b", cluster)}
+    assert (state[genuine], state[lost]) == (True, False)
+    apply_topics(admin, [PLACEMENT_ACK], timeout_s=60.0)
+    assert lost in answer_of("dlq", "redrive", "--all", "-b", cluster)["redriven"]
