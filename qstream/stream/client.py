@@ -8,11 +8,12 @@ import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from functools import partial
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, Producer
 from confluent_kafka import TopicPartition as KafkaPartition
 
 from qstream.config import Settings, load_settings
@@ -55,6 +56,7 @@ class Publisher:
         self._timeout_s = base.delivery_timeout_ms / 1000
         self._producers = Producers(base, producer_config(base) | {"bootstrap.servers": bootstrap_servers})
         self._failed: list[tuple[KafkaError, str]] = []
+        self._topics: set[str] = set()
         self._lock = threading.Lock()
 
     def publish(
@@ -82,7 +84,6 @@ class Publisher:
         body = frame.encode(content_type)
         self.publish_raw(topic.name, key.encode(), body, fields, timestamp_ms=timestamp_ms, compression=topic.compression)
 
-    @fatal_named()
     def publish_raw(
         self,
         topic: str,
@@ -96,25 +97,15 @@ class Publisher:
         """Queue bytes as they are. ValueError if `timestamp_ms` is not positive."""
         if timestamp_ms is not None and timestamp_ms < 1:  # the client would take 0 for now
             raise ValueError(must_be("timestamp_ms", "a positive number of milliseconds", timestamp_ms))
-        producer = self._producers.of(compression)
         moment = {} if timestamp_ms is None else {"timestamp": timestamp_ms}
-        while True:
-            try:
-                producer.produce(topic, value, key, on_delivery=partial(self._report, topic), headers=list(headers), **moment)
-            except BufferError:
-                producer.poll(0.05)
-            except KafkaException as exc:
-                raise_if_fatal(exc.args[0])
-                self._report(topic, exc.args[0], None)
-                return
-            else:
-                producer.poll(0)
-                return
+        self._topics.add(topic)
+        with self._fatal_named():
+            self._queue(self._producers.of(compression), topic, value=value, key=key, headers=list(headers), **moment)
 
-    @fatal_named()
     def flush(self, timeout_s: float | None = None) -> None:
         """Wait until everything queued is confirmed."""
-        left = self._producers.flush(self._timeout_s + 1 if timeout_s is None else timeout_s)
+        with self._fatal_named():
+            left = self._producers.flush(self._timeout_s + 1 if timeout_s is None else timeout_s)
         with self._lock:
             failed, self._failed = self._failed, []
         for error, topic in failed:
@@ -130,8 +121,27 @@ class Publisher:
         if kind is None:
             self.flush()
         else:
-            with fatal_named():
+            with self._fatal_named():
                 self._producers.flush(1.0)
+
+    def _queue(self, producer: Producer, topic: str, **record: object) -> None:
+        while True:
+            try:
+                producer.produce(topic, on_delivery=partial(self._report, topic), **record)
+            except BufferError:
+                producer.poll(0.05)
+            except KafkaException as exc:
+                if exc.args[0].fatal():
+                    raise
+                self._report(topic, exc.args[0], None)
+                return
+            else:
+                producer.poll(0)
+                return
+
+    def _fatal_named(self) -> AbstractContextManager[None]:
+        """A user who may write to no topic at all loses the producer."""
+        return fatal_named(cluster=f"WRITE on topic {', '.join(sorted(self._topics))}")
 
     def _report(self, topic: str, error: KafkaError | None, _message: Message | None) -> None:
         if error is not None:
@@ -240,6 +250,8 @@ class PlanSubscriber(Generic[F]):
             if error is None:
                 if self._key is None or message.key() == self._key:
                     return self._take(message, now_ns)
+            elif error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED and self._group is None:
+                continue  # who reads alone is in no group: it needs no right on one
             elif error.code() != KafkaError._PARTITION_EOF:
                 raise_if_fatal(error)
                 rights = {"topic": f"READ on topic {self.topic.name}", "group": f"READ on group {self._group}"}

@@ -20,13 +20,13 @@ from qstream.cli.cluster import reach, require_topics
 from qstream.config import Settings
 from qstream.errors import ConfigError, Fatal, QstreamError
 from qstream.stream.admin import TopicState, apply_topics, inspect_topics
-from qstream.stream.client import Publisher
+from qstream.stream.client import PlanSubscriber, Publisher
 from qstream.stream.groups import GroupState, group_state
 from qstream.stream.read import read_all
 from qstream.stream.redrive import dead_records, redrive
 from qstream.stream.tables import Tables
 from qstream.testing.rig import LoopThread, Rig, wait_until
-from qstream.testing.sample import Ping
+from qstream.testing.sample import Ping, Pong
 from qstream.testing.secured import CLIENTS, ELSEWHERE, PASSWORD, SecuredKafka, tls_redis
 from schemas.topics import Topic
 
@@ -155,7 +155,7 @@ def details(states: Sequence[TopicState]) -> str:
 Act = Callable[[Settings, Rig], object]
 LACKS: dict[str, tuple[Act, list[Right], str]] = {
     "publish": (publish, [("WRITE", "topic", "{pong}")], "must have WRITE on topic {ping}"),
-    "publish, seeing the topic": (publish, [("DESCRIBE", "topic", "{ping}")], "must have WRITE on the topics that it sends to"),
+    "publish, seeing the topic": (publish, [("DESCRIBE", "topic", "{ping}")], "must have WRITE on topic {ping}"),
     "publish, writing elsewhere": (
         publish,
         [("DESCRIBE", "topic", "{ping}"), ("WRITE", "topic", "{pong}")],
@@ -213,6 +213,16 @@ def test_topics_say_what_a_user_may_not_see_or_make(entry, shared_rig):
     assert found.finding == "ok"
     assert f"must have DESCRIBE_CONFIGS on topic {names['ping']}" in found.detail
     assert f"must have CREATE on topic {absent.name} or on the cluster" in details(apply_topics(seeing, [absent]))
+
+
+def test_a_subscriber_alone_needs_no_right_on_a_group_and_a_member_is_told_of_it(entry, shared_rig, caplog):
+    pongs = shared_rig.sample.pongs
+    settings = entry(("READ", "topic", pongs.name))
+    with PlanSubscriber(pongs, Pong, settings.bootstrap_servers, from_start=True, settings=settings) as alone:
+        wait_until(lambda: alone.poll(0.2))
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    with PlanSubscriber(pongs, Pong, settings.bootstrap_servers, group="rig.plans", settings=settings) as member:
+        wait_until(lambda: member.poll(0.2) or "must have READ on group rig.plans" in caplog.text)
 
 
 def test_an_agent_with_the_least_rights_does_all_of_its_work(entry, rig):
