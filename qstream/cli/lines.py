@@ -59,12 +59,12 @@ def _generic(frame: Frame, topic: Topic) -> str:
     if isinstance(frame, DeadLetter):
         return joined(frame.id, frame.stage, f"attempt {frame.attempts}", f"{frame.error_class}: {frame.error_message}")
     key = str(getattr(frame, topic.key))
-    return joined(key, *_plan(frame)) if isinstance(frame, Plan) else joined(key, *_fields(frame, {topic.key}))
+    return joined(key, *(_plan(frame, topic.key) if isinstance(frame, Plan) else _fields(frame, {topic.key})))
 
 
-def _plan(plan: Plan) -> list[str | None]:
+def _plan(plan: Plan, key: str) -> list[str | None]:
     """What every plan says, and the short fields of this one."""
-    own = _fields(plan, {*Plan.model_fields, *VersionedPlan.model_fields})
+    own = _fields(plan, {key, *Plan.model_fields, *VersionedPlan.model_fields})
     if not isinstance(plan, VersionedPlan):
         return [*own, solver_text(plan.solver)]
     if plan.skip_reason is not None:

@@ -118,6 +118,12 @@ def test_the_readme_is_short_and_its_links_lead_somewhere():
     assert [link for link in links if "://" not in link and not (ROOT / link).exists()] == []
 
 
+@pytest.mark.parametrize("page", sorted(ROOT.glob("qstream/*/README.md")), ids=lambda page: page.parent.name)
+def test_every_source_file_that_a_module_s_readme_names_exists(page):
+    named = set(re.findall(r"`([\w./]+\.py)`", page.read_text()))
+    assert [name for name in sorted(named) if not (page.parent / name).exists() and not (ROOT / name).exists()] == []
+
+
 def test_the_reference_is_that_of_the_code():
     assert generate.check() == []
 

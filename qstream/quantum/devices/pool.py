@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from qstream.errors import ConfigError
 from qstream.quantum.record import Refused
@@ -54,7 +56,7 @@ class DeviceSpec(BaseModel):
     def _circuits_bring_wires_shots_and_seed(self) -> DeviceSpec:
         for name in ("wires", "shots", "seed"):
             if name in self.kwargs:
-                raise ValueError(f"kwargs name {name}, which each circuit brings itself")
+                raise ValueError(must_be("kwargs", "without wires, shots and seed, which each circuit brings itself", name))
         return self
 
     @property
@@ -88,7 +90,7 @@ class DevicePool(BaseModel):
     def _names_are_distinct(self) -> DevicePool:
         names = [device.name for device in self.devices]
         if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"devices name {twice[0]} twice")
+            raise ValueError(must_be("names of devices", "distinct", Shown(f"{twice[0]!r} twice")))
         return self
 
     def device(self, name: str | None) -> DeviceSpec:
@@ -125,8 +127,20 @@ def load_pool(source: Path | str | Mapping[str, Any]) -> DevicePool:
     try:
         return DevicePool.model_validate(data)
     except ValidationError as exc:
-        faults = [f"{'.'.join(map(str, e['loc'])) or 'pool'}: {e['msg']}, got {str(e['input'])[:80]!r}" for e in exc.errors()]
-        raise ConfigError(f"{where}: {'; '.join(faults)}") from exc
+        raise ConfigError(f"{where}: {'; '.join(_fault(error) for error in exc.errors())}") from exc
+
+
+def _fault(error: ErrorDetails) -> str:
+    """pydantic's finding in the house's wording."""
+    name, message = ".".join(map(str, error["loc"])), error["msg"]
+    if error["type"] == "value_error":
+        return ": ".join(filter(None, (name, message.removeprefix("Value error, "))))
+    if error["type"] == "extra_forbidden":
+        return must_be(name, "the name of a field", error["loc"][-1])
+    if error["type"] == "missing":
+        return must_be(name, "given", Shown("nothing"))
+    rule = re.sub(r"^\w+ should ", "must ", message).replace("must match pattern", "must be text that matches")
+    return f"{name} {rule}, got {error['input']!r:.80}"
 
 
 def _read(path: Path) -> Any:

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from qstream.cli.main import app
 from qstream.quantum.comparison import FAMILIES
+from qstream.quantum.devices.pool import load_pool
 from qstream.quantum.record import SolveMeta
 from qstream.quantum.solvers import SOLVERS
 
@@ -21,6 +22,12 @@ README = (Path(__file__).parents[3] / "qstream/quantum/README.md").read_text()
 @pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", README, re.DOTALL))
 def test_each_block_of_python_runs(block):
     exec(compile(block, "README.md", "exec"), {})
+
+
+def test_the_pool_of_devices_is_one_that_can_be_loaded(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```toml\n(\[\[devices.*?)```", README, re.DOTALL)
+    (tmp_path / "devices.toml").write_text(text)
+    assert load_pool(tmp_path / "devices.toml").device("lab").max_wires == 20
 
 
 @pytest.mark.parametrize("line", re.findall(r"^\$ (qstream .*)$", README, re.MULTILINE))

@@ -25,13 +25,26 @@ def test_a_pool_is_read_from_a_file_as_from_a_mapping(tmp_path: Path):
 @pytest.mark.parametrize(
     ("data", "named"),
     [
-        ({"devices": [{"name": "a", "pennylane": "x", "slotz": 1}]}, "devices.0.slotz"),
-        ({"devices": [{"name": "a", "pennylane": "x", "slots": 0}]}, "devices.0.slots"),
-        ({"devices": [{"name": "a b", "pennylane": "x"}]}, "devices.0.name"),
-        ({"devices": [{"name": "a", "pennylane": "x", "mode": "fast"}]}, "devices.0.mode"),
-        ({"devices": [{"name": "a", "pennylane": "x", "kwargs": {"wires": 3}}]}, "kwargs name wires"),
+        (
+            {"devices": [{"name": "a", "pennylane": "x", "slotz": 1}]},
+            r"^pool: devices\.0\.slotz must be the name of a field, got 'slotz'$",
+        ),
+        (
+            {"devices": [{"name": "a", "pennylane": "x", "slots": 0}]},
+            r"^pool: devices\.0\.slots must be greater than or equal to 1, got 0$",
+        ),
+        ({"devices": [{"name": "a b", "pennylane": "x"}]}, r"^pool: devices\.0\.name must be text that matches .*, got 'a b'$"),
+        (
+            {"devices": [{"name": "a", "pennylane": "x", "mode": "fast"}]},
+            r"^pool: devices\.0\.mode must be 'inline', 'slot' or 'late', got 'fast'$",
+        ),
+        (
+            {"devices": [{"name": "a", "pennylane": "x", "kwargs": {"wires": 3}}]},
+            r"^pool: devices\.0: kwargs must be without wires, shots and seed, which each circuit brings itself, got 'wires'$",
+        ),
         ({"devices": [{"name": "a", "pennylane": "x", "breaker": {"failures": 0}}]}, "devices.0.breaker.failures"),
-        ({"devices": [{"name": "a", "pennylane": "x"}] * 2}, "a twice"),
+        ({"devices": [{"name": "a"}]}, r"^pool: devices\.0\.pennylane must be given, got nothing$"),
+        ({"devices": [{"name": "a", "pennylane": "x"}] * 2}, r"^pool: names of devices must be distinct, got 'a' twice$"),
     ],
 )
 def test_a_wrong_field_is_named(data: dict[str, object], named: str):
