@@ -24,6 +24,7 @@ class Part:
 
 PARTS: Final = (
     Part("Java 17 and Maven", r"\bno java\b|is Java |\bmvn\b|no Java Kafka", "apt-get install openjdk-17-jre-headless maven"),
+    Part("openssl and a Redis with TLS", r"\bno openssl\b|\bredis-server with TLS\b", "apt-get install openssl redis-server"),
     Part("promtool", r"\bpromtool\b", "apt-get install prometheus"),
     Part("docker compose", r"\bdocker compose\b", "https://docs.docker.com/compose/install/", required_in_ci=False),
     Part("the recordings", r"\bQSTREAM_DATA\b", "set QSTREAM_DATA to the folder that holds them", required_in_ci=False),
