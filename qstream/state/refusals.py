@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from redis.exceptions import ResponseError
+
 # The commands of an agent, by name and in its scripts.
 RIGHTS: Final = (
     *("eval", "evalsha", "get", "set", "time", "hget", "hmget", "hgetall", "hkeys", "hscan", "hset", "hdel"),
@@ -20,7 +22,7 @@ _MEANINGS: Final = tuple(
             "the user must have the right to run this command on its keys",
         ),
         (
-            r"NOAUTH|WRONGPASS|AuthenticationError|AuthenticationWrong|Authentication required|[Ii]nvalid (password|username)",
+            r"NOAUTH|WRONGPASS|Authentication(Error|Wrong| required)|unauthenticated|[Ii]nvalid (password|username)",
             "user and password in the URL must be right",
         ),
         (r"DENIED|protected mode", "the server must be set to accept clients of other machines"),
@@ -53,7 +55,8 @@ _MEANINGS: Final = tuple(
 def meaning_of(error: Exception) -> str | None:
     """What must be so that Redis does what it has refused; None if it did not refuse, but gave no answer."""
     text = f"{type(error).__name__}: {error}"
-    return next((meaning for pattern, meaning in _MEANINGS if pattern.search(text)), None)
+    other = "it must accept this command" if isinstance(error, ResponseError) else None
+    return next((meaning for pattern, meaning in _MEANINGS if pattern.search(text)), other)
 
 
 def is_foreign(error: Exception) -> bool:

@@ -114,10 +114,10 @@ def test_states_behind_the_very_first_transaction_are_rebuilt_too(durable_rig: R
 
 
 def has_loaded(server: EmbeddedRedis) -> bool:
-    """Whether the worker has read the logs, the watermarks and a state, and so is at work on its first batch."""
+    """Whether the worker has checked the store, read the logs, the watermarks and a state, and so is at its first batch."""
     with redis.Redis(port=server.port) as client:
         calls = client.info("commandstats")
-        return "cmdstat_eval" in calls and calls.get("cmdstat_hgetall", {}).get("calls", 0) >= 3
+        return "cmdstat_eval" in calls and calls.get("cmdstat_hgetall", {}).get("calls", 0) >= 4
 
 
 def test_an_aborted_transaction_leaves_nothing_to_see_and_comes_again(make_rig: MakeRig):
