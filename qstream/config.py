@@ -94,12 +94,18 @@ class Settings(BaseModel):
         default=200.0, gt=0, le=60_000, description="longest time in the module before events are delivered and states saved"
     )
     max_waiting_records: int = Field(
-        default=1000, ge=1, description="records that wait, with those behind them, before their partitions pause"
+        default=1000,
+        ge=1,
+        description="records that wait for what they lack, with those behind them, before their partitions pause",
     )
-    max_waiting_bytes: int = Field(default=64 << 20, ge=1 << 16, description="the same in bytes")
-    retry_max_s: float = Field(default=5.0, gt=0, le=600, description="longest pause between two tries of a batch")
-    give_up_s: float = Field(default=5.0, gt=0, description="a batch that waits longer for what it lacks is dead-lettered")
-    drain_s: float = Field(default=8.0, gt=0, le=600, description="time to finish the batch in hand after SIGTERM")
+    max_waiting_bytes: int = Field(
+        default=64 << 20, ge=1 << 16, description="bytes of such records before their partitions pause"
+    )
+    retry_max_s: float = Field(default=5.0, gt=0, le=600, description="seconds between two tries of what waits, at most")
+    give_up_s: float = Field(
+        default=5.0, gt=0, description="seconds that a record waits for what it lacks before it becomes a dead letter"
+    )
+    drain_s: float = Field(default=8.0, gt=0, le=600, description="seconds to finish the batch in hand after SIGTERM")
     host: str = Field(default="127.0.0.1", description="address of the pages /healthz, /readyz and /metrics")
     port: int = Field(default=6066, ge=0, le=65535, description="port of these pages; 0: none are served")
 

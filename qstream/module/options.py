@@ -111,7 +111,7 @@ class PortfolioOptions(ModuleOptions):
     )
     circuit_layers: int = Field(default=2, ge=1, le=16, description="layers of a circuit")
     shots: int = Field(default=32, ge=1, le=100_000, description="samples of a circuit")
-    circuit_slots: int = Field(default=10, ge=2, le=14, multiple_of=2, description="what one circuit rearranges at once")
+    circuit_slots: int = Field(default=10, ge=2, le=16, multiple_of=2, description="what one circuit rearranges at once")
     device: str | None = Field(
         default=None,
         pattern=r"^[A-Za-z0-9._-]{1,64}$",

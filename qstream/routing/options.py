@@ -100,7 +100,7 @@ class RoutingOptions(PortfolioOptions):
     qaoa: bool = Field(default=False, description="windows of a placement are rearranged by QAOA circuits; else by enumeration")
     hqc: bool = Field(default=False, description="windows are tried turn after turn, until the expectation no longer improves")
     circuit_slots: int = Field(
-        default=10, ge=2, le=14, multiple_of=2, description="slots that a window rearranges, half of each of two GPUs"
+        default=10, ge=2, le=16, multiple_of=2, description="slots that a window rearranges, half of each of two GPUs"
     )
 
     @model_validator(mode="after")

@@ -9,6 +9,7 @@ import pytest
 
 from qstream.errors import OptionError
 from qstream.routing.options import RoutingOptions
+from qstream.routing.windows import MAX_WINDOW
 
 
 def toggles(options: RoutingOptions) -> tuple[bool, bool, bool]:
@@ -27,7 +28,7 @@ def test_by_default_the_classical_plan_stands_alone_and_no_window_is_tried() -> 
         ({"device": "lightning.qubit", "hqc": True}, "option device must be none while qaoa is off, .* got 'lightning.qubit'"),
         ({"qaoa": True, "placement": "off"}, "option qaoa must be false while placement is off"),
         ({"hqc": True, "placement": "off"}, "option hqc must be false while placement is off"),
-        ({"circuit_slots": 16}, "option circuit_slots must be less than or equal to 14, got 16"),
+        ({"circuit_slots": 18}, "option circuit_slots must be less than or equal to 16, got 18"),
         ({"circuit_slots": 9}, "option circuit_slots must be a multiple of 2, got 9"),
         ({"circuit_layers": 0}, "option circuit_layers must be greater than or equal to 1, got 0"),
         ({"shots": 0}, "option shots must be greater than or equal to 1, got 0"),
@@ -109,3 +110,9 @@ def test_what_is_none_by_default_can_be_set_to_none_again() -> None:
     assert changed == RoutingOptions(qaoa=True)
     with pytest.raises(OptionError, match="option min_gain"):
         started.changed({"min_gain": "none"})
+
+
+def test_a_circuit_may_rearrange_as_many_slots_as_a_window_may_have() -> None:
+    assert RoutingOptions().changed({"circuit_slots": MAX_WINDOW}).circuit_slots == MAX_WINDOW
+    with pytest.raises(OptionError, match="circuit_slots"):
+        RoutingOptions().changed({"circuit_slots": MAX_WINDOW + 2})
