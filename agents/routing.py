@@ -42,5 +42,6 @@ AGENT = Agent(
     commands="qstream.cli.routing.commands:app",
     lines="qstream.cli.routing.lines:line",
     observe="qstream.routing.metrics:observe",
+    settings={"max_keys": 1000},  # models
     scenes={"routing": "qstream.demo.routing.scene:RoutingScene"},
 )

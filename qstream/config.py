@@ -90,6 +90,21 @@ class Settings(BaseModel):
     max_cached_bytes: int = Field(
         default=512 << 20, ge=1 << 20, description="bytes of the states kept in memory, each counted as frame and as stored"
     )
+    max_keys: int = Field(
+        default=1_000_000,
+        ge=1,
+        description="keys with a state that a worker takes; the record that would begin another is dead-lettered",
+    )
+    max_key_bytes: int = Field(
+        default=64 << 20,
+        ge=1 << 10,
+        description="bytes of the arrays of one key's state; the record that would need more is dead-lettered",
+    )
+    max_state_bytes: int = Field(
+        default=1 << 30,
+        ge=1 << 20,
+        description="the same of all keys of a worker together; keys below an equal share may still grow",
+    )
     max_turn_ms: float = Field(
         default=200.0, gt=0, le=60_000, description="longest time in the module before events are delivered and states saved"
     )

@@ -6,6 +6,7 @@ QstreamError
 ├── ProblemError           the input of a solver breaks a rule (shape, sign, capacity)
 ├── LearnError             an argument of a learner breaks a rule (shape, range, not finite)
 ├── Poison                 one record can never be processed: dead letter
+├── StateLimit             a state would outgrow what a setting allows: dead letter
 ├── Transient              try again later; nothing is lost meanwhile
 │   ├── Unreachable        no broker answers, or none lets this client in
 │   ├── DeliveryFailed     the broker did not confirm some records in time
@@ -53,6 +54,10 @@ class Poison(QstreamError):
         super().__init__(reason)
         self.record = record
         self.reason = reason
+
+
+class StateLimit(QstreamError):
+    """A key more, or a larger state, than a setting allows: the record that asks for it becomes a dead letter."""
 
 
 class Transient(QstreamError):

@@ -10,6 +10,9 @@ from qstream import __version__
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
+MAX_LABEL_VALUES = 100  # of a label whose values producers choose: each is some ten lines on the page of metrics
+OTHER = "other"
+
 CONSUMED = Counter("qstream_records_consumed_total", "Records read from input topics", ["agent", "topic"])
 PRODUCED = Counter("qstream_records_produced_total", "Events confirmed by the broker", ["agent", "topic"])
 DEAD_LETTERS = Counter("qstream_dead_letters_total", "Records that could not be processed", ["agent", "stage", "error"])
@@ -61,3 +64,22 @@ QUANTUM_FALLBACKS = Counter(
     "qstream_quantum_fallbacks_total", "Requests answered by another solver than the one asked for", ["solver", "reason"]
 )
 QUANTUM_LATE = Counter("qstream_quantum_late_total", "Late answers, applied or dropped", ["solver", "outcome"])
+
+LABELS_MERGED = Counter(
+    "qstream_label_values_merged_total",
+    "Samples counted under the label value 'other', because there are too many values",
+    ["kind"],
+)
+_given: dict[str, set[str]] = {}
+
+
+def bounded_label(label: str, value: str) -> str:
+    """The value for a label, or ``other`` beyond the first `MAX_LABEL_VALUES`: else any producer could exhaust the metrics."""
+    values = _given.setdefault(label, set())
+    if value in values:
+        return value
+    if len(values) >= MAX_LABEL_VALUES:
+        LABELS_MERGED.labels(label).inc()
+        return OTHER
+    values.add(value)
+    return value

@@ -8,6 +8,7 @@ from functools import partial
 from prometheus_client import Counter, Gauge
 
 from qstream.contract import Event
+from qstream.metrics import bounded_label
 from schemas.placement import PlacementPlan
 from schemas.routing import RoutingPlan
 from schemas.shares import DispatchShares
@@ -44,30 +45,33 @@ QAOA_GAIN = Gauge(
 def observe(event: Event) -> None:
     """Note a delivered plan in the metrics."""
     plan = event.frame
+    if not isinstance(plan, RoutingPlan | DispatchShares | PlacementPlan):
+        return
+    model = bounded_label("model", plan.model)
     if isinstance(plan, RoutingPlan):
         copies = plan.metrics.cross_node_copies_per_token
         if copies is not None:
-            COPIES.labels(plan.model).set(copies)
+            COPIES.labels(model).set(copies)
     elif isinstance(plan, DispatchShares):
-        SHARES_EVEN.labels(plan.model).set(plan.score.balancedness_even)
-        SHARES_BALANCEDNESS.labels(plan.model).set(plan.score.balancedness)
-    elif isinstance(plan, PlacementPlan):
-        _observe_placement(plan)
+        SHARES_EVEN.labels(model).set(plan.score.balancedness_even)
+        SHARES_BALANCEDNESS.labels(model).set(plan.score.balancedness)
+    else:
+        _observe_placement(plan, model)
 
 
-def _observe_placement(plan: PlacementPlan) -> None:
+def _observe_placement(plan: PlacementPlan, model: str) -> None:
     skipped = plan.skip_reason is not None
     expected, solver = plan.expected, plan.solver
-    PLAN_AGE.labels(plan.model).set_function(partial(_age_s, plan.ts_ns))
+    PLAN_AGE.labels(model).set_function(partial(_age_s, plan.ts_ns))
     if expected is None:
         return
-    BALANCEDNESS_BEFORE.labels(plan.model).set(expected.balancedness_before)
-    BALANCEDNESS.labels(plan.model).set(expected.balancedness_before if skipped else expected.balancedness)
+    BALANCEDNESS_BEFORE.labels(model).set(expected.balancedness_before)
+    BALANCEDNESS.labels(model).set(expected.balancedness_before if skipped else expected.balancedness)
     if not skipped:
-        WORST_LAYER.labels(plan.model).set(expected.worst_layer_balancedness)
-        MOVED.labels(plan.model).inc(expected.moved_experts)
+        WORST_LAYER.labels(model).set(expected.worst_layer_balancedness)
+        MOVED.labels(model).inc(expected.moved_experts)
     if solver.control and solver.objective is not None:
-        QAOA_GAIN.labels(plan.model).set((solver.control - solver.objective) / solver.control)
+        QAOA_GAIN.labels(model).set((solver.control - solver.objective) / solver.control)
 
 
 def _age_s(ts_ns: int) -> float:

@@ -94,7 +94,7 @@ def _answer(
     while todo:
         part, todo = todo[: pace.part()], todo[pace.part() :]
         started = time.monotonic()
-        outcome = isolate(processor, key, part, answer.outcome.state, give_up)
+        outcome = isolate(processor, key, part, answer.outcome.state, give_up, ledger.admit)
         pace.note(len(part), time.monotonic() - started)
         answer.outcome.add(outcome)
         if outcome.waits is not None:

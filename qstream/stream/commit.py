@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Generic, TypeVar
 
+from qstream.config import Settings
 from qstream.contract import Record, TopicPartition
 from qstream.errors import StaleEpoch, StoreUnavailable
 from qstream.metrics import CONFLICTS, STATE_BYTES
@@ -17,6 +18,7 @@ from qstream.state.store import StateStore
 from qstream.state.write import Stored, Write
 from qstream.stream.cache import Cache, Entry
 from qstream.stream.keys import Keys
+from qstream.stream.limits import Limits
 from schemas.frame import Frame
 
 S = TypeVar("S", bound=Frame)
@@ -47,12 +49,14 @@ class Ledger(Generic[S]):
         max_bytes: int = 1 << 29,
         ttl_s: float | None = None,
         is_beyond: Callable[[TopicPartition, int], bool] = lambda partition, offset: False,
+        limits: Limits | None = None,
     ) -> None:
         """`is_beyond` says whether a partition's log ends at an offset or before it."""
         self.store = store
         self.agent = agent
         self.ttl_s = ttl_s
         self.is_beyond = is_beyond
+        self._limits = limits or Limits(Settings())
         self.keys = Keys()
         self.positions: dict[TopicPartition, int] = {}
         self.durable: dict[TopicPartition, int] = {}
@@ -132,7 +136,10 @@ class Ledger(Generic[S]):
         self.keys.release(gone)
         for _, entry in self._cache:
             entry.held -= gone
-        return self.drop_states(gone) - gone
+        again = self.drop_states(gone) - gone
+        if gone:
+            self._limits.keep(key for key, _ in self._cache)
+        return again
 
     def drop_states(self, partitions: Iterable[TopicPartition]) -> set[TopicPartition]:
         """Forget the states in memory that these partitions feed; the next use loads them.
@@ -195,7 +202,13 @@ class Ledger(Generic[S]):
         for key, (version, _) in zip(keys, self._ask(lambda: store.marks(keys)), strict=True):
             if version == 0 and key not in self._dirty:
                 self.keys.end(key)
+                self._limits.forget([key])
         self._unindex_ended(store)
+
+    def admit(self, key: str, before: Frame | None, after: Frame) -> None:
+        """Take a new state before it is staged; `StateLimit` if it outgrows a setting."""
+        if self.store is not None:
+            self._limits.admit(key, before, after)
 
     def shrink(self) -> None:
         """Keep the states in memory within their bounds."""
@@ -253,6 +266,7 @@ class Ledger(Generic[S]):
         entry.unsaved |= newest.keys()
         if state is None:
             self.keys.end(key)
+            self._limits.forget([key])
         else:
             self.keys.note(key, entry.seen.keys() & self._epochs.keys())
 
@@ -343,6 +357,7 @@ class Ledger(Generic[S]):
             stored = replace(stored, offsets={})
         epochs, since = stored.epochs, self._since
         seen = {p: n if epochs.get(p, 0) >= since.get(p, 0) else NOTHING_SEEN for p, n in stored.offsets.items()}
+        self._limits.note(key, stored.state)
         return self._cache.put(key, Entry(stored, stored.state, seen, held=set(self._epochs)))
 
     def _drop(self, key: str) -> None:

@@ -39,17 +39,29 @@ class Outcome(Generic[S]):
 
 
 GiveUp = Callable[[Record], bool]
+Admit = Callable[[str, Frame | None, Frame], None]
 
 
-def isolate(processor: Processor[S], key: str, records: Sequence[Record], state: S | None, give_up: GiveUp) -> Outcome[S]:
+def _admit_all(_key: str, _before: Frame | None, _after: Frame) -> None:
+    return
+
+
+def isolate(
+    processor: Processor[S],
+    key: str,
+    records: Sequence[Record],
+    state: S | None,
+    give_up: GiveUp,
+    admit: Admit = _admit_all,
+) -> Outcome[S]:
     """Process the records in order. A poisonous record becomes a dead letter, and the others are processed without it.
 
     On an unexpected exception the batch is halved until the record at fault stands alone. Processing stops at the first
     record that raises `Transient`, unless `give_up` says that it has waited long enough (`NotYet` never has); `Fatal` passes
-    through.
+    through. `admit` raises `StateLimit` for a new state that outgrows a setting, which is a fault of the record as well.
     """
     outcome = Outcome(state)
-    _run(processor, key, list(records), outcome, give_up)
+    _run(processor, key, list(records), outcome, give_up, admit)
     return outcome
 
 
@@ -66,11 +78,13 @@ def isolate_tick(processor: Processor[S], tick: Tick, state: S) -> Result[S]:
         return Result()
 
 
-def _run(processor: Processor[S], key: str, records: list[Record], outcome: Outcome[S], give_up: GiveUp) -> None:
+def _run(processor: Processor[S], key: str, records: list[Record], outcome: Outcome[S], give_up: GiveUp, admit: Admit) -> None:
     while records and outcome.waits is None:
         now_ns = max(record.timestamp_ms for record in records) * 1_000_000
         try:
             result = _checked(processor.process(Batch(key, records), outcome.state, now_ns))
+            if result.state is not None and result.state is not outcome.state:
+                admit(key, outcome.state, result.state)
         except Poison as poison:
             if poison.record not in records:
                 raise Fatal(f"{processor.name}: Poison names a record that is not in the batch: {poison.reason}") from poison
@@ -81,7 +95,7 @@ def _run(processor: Processor[S], key: str, records: list[Record], outcome: Outc
         except Exception as error:  # noqa: BLE001 the one place where any fault of a module ends: as a dead letter
             if len(records) > 1:
                 middle = len(records) // 2
-                _run(processor, key, records[:middle], outcome, give_up)
+                _run(processor, key, records[:middle], outcome, give_up, admit)
                 records = records[middle:]
             elif isinstance(error, NotYet) or (isinstance(error, Transient) and not give_up(records[0])):
                 outcome.waits = (records[0], error)

@@ -16,6 +16,7 @@ from qstream.stream.commit import Ledger
 from qstream.stream.consume import Intake
 from qstream.stream.control import Controlled
 from qstream.stream.identity import Identities
+from qstream.stream.limits import Limits
 from qstream.stream.needs import Needs
 from qstream.stream.observe import LagReport
 from qstream.stream.produce import Outbox
@@ -66,6 +67,7 @@ class Parts(Generic[S]):
             max_keys=settings.max_cached_keys,
             max_bytes=settings.max_cached_bytes,
             is_beyond=self.intake.is_beyond,
+            limits=Limits(settings),
         )
         self.waiting = Waiting(settings, self.agent)
         self.retry = Retry(settings, self.agent, self.intake, self.waiting)

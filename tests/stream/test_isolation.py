@@ -240,6 +240,17 @@ def test_a_redriven_record_that_fails_again_counts_its_attempts(rig: Rig):
     assert again.offset == letter.offset + 1
 
 
+def test_keys_beyond_the_setting_become_dead_letters_that_name_it_and_the_others_go_on(rig: Rig):
+    with rig.loop(max_keys=2):
+        rig.publish([Ping.of("a", 1), Ping.of("b", 1)])
+        wait_until(lambda: len(rig.pongs()) == 2)
+        rig.publish([Ping.of("c", 1), Ping.of("a", 2), Ping.of("b", 2)])
+        wait_until(lambda: len(rig.pongs()) == 4 and len(rig.letters()) == 1)
+    letter, _ = rig.letters()[0]
+    assert (letter.error_class, letter.stage) == ("StateLimit", "process")
+    assert letter.error_message == "the worker's states must be at most 2 keys, by the setting max_keys, got 3"
+
+
 def test_a_dead_letter_topic_that_is_missing_holds_the_record_back_and_loses_nothing(make_rig: MakeRig):
     rig = make_rig()
     rig.delete_topic(rig.sample.letters)

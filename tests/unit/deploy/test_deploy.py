@@ -255,6 +255,10 @@ ALERT_CASES = [
     pytest.param("QstreamDeadLetters", {"DEAD": "0x14 1x15"}, "16m", 1, id="one-more-dead-letter"),
     pytest.param("QstreamDeadLetters", {"DEAD": "_x14 1x15"}, "16m", 1, id="first-dead-letter-of-its-kind"),
     pytest.param("QstreamDeadLetters", {"DEAD": "_x14 1x15"}, "29m", 0, id="first-dead-letter-is-past"),
+    pytest.param("QstreamStateLimit", {"LIMITED": "7x30"}, "20m", 0, id="limited-long-ago"),
+    pytest.param("QstreamStateLimit", {"LIMITED": "_x14 1x15"}, "16m", 1, id="first-state-beyond-a-limit"),
+    pytest.param("QstreamStateLimit", {"DEAD": "_x14 1x15"}, "16m", 0, id="another-dead-letter"),
+    pytest.param("QstreamMetricLabelsFull", {'qstream_label_values_merged_total{kind="model"}': "0+2x30"}, "11m", 1, id="full"),
     pytest.param("QstreamWrongClock", {"CLOCKS": "0+3x30"}, "11m", 1, id="wrong-clock"),
     pytest.param("QstreamWrongClock", {"CLOCKS": "3x30"}, "20m", 0, id="wrong-clock-is-past"),
     pytest.param("QstreamTopicCreatedAgain", {"RESTARTED": "2x30"}, "20m", 0, id="created-again-long-ago"),
@@ -278,6 +282,7 @@ ALERT_CASES = [
     pytest.param("QstreamRoutingFallbacks", {"FALLBACK": "6x60", "PLANS": "10x60"}, "59m", 0, id="no-plans-no-fallbacks"),
 ]
 SERIES = {
+    "LIMITED": 'qstream_dead_letters_total{agent="r", stage="process", error="StateLimit"}',
     "DEAD": 'qstream_dead_letters_total{agent="r", stage="decode", error="FrameError"}',
     "SHARES": 'qstream_routing_shares_balancedness{model="m", instance="a"}',
     "AGE": 'qstream_routing_plan_age_seconds{model="m", instance="a"}',

@@ -65,3 +65,13 @@ def test_shares_are_shown_next_to_the_even_split_and_routes_by_their_copies():
     assert value("shares_even_balancedness", model=model) == score.balancedness_even
     see(ROUTING_PLAN, RoutingPlan.example())
     assert value("cross_node_copies_per_token", model=RoutingPlan.example().model) == pytest.approx(0.5)
+
+
+def test_models_beyond_a_bound_share_a_label_value(monkeypatch):
+    monkeypatch.setattr("qstream.metrics._given", {})
+    monkeypatch.setattr("qstream.metrics.MAX_LABEL_VALUES", 2)
+    for n in range(5):
+        see(PLACEMENT_PLAN, placement(f"bounded-{n}"))
+    assert value("balancedness", model="bounded-1") is not None
+    assert value("balancedness", model="bounded-2") is None
+    assert value("moved_experts_total", model="other") == 3 * PlacementPlan.example().expected.moved_experts
