@@ -15,6 +15,7 @@ from schemas.frame import Frame
 from schemas.wording import Shown, must_be
 
 S = TypeVar("S", bound=Frame)
+_TOGETHER = 4096  # numbers, up to which copying arrays into one is quicker than a kernel for each
 _SMALL = 16  # numbers, up to which a sum of Python floats is quicker than a compiled kernel
 
 
@@ -30,24 +31,37 @@ def evolve(state: S, **changes: Any) -> S:
         A field is unknown, of another dtype or shape, or not finite, which a store would refuse.
     """
     held = state.__dict__
+    floats: list[NDArray[Any]] = []
     for name, value in changes.items():
         if name not in held:
             raise LearnError(must_be("a field", f"one of {type(state).__name__}", name))
         if type(value) is np.ndarray:
-            if value is not held[name]:
-                _freeze(state, name, value, held[name])
+            old = held[name]
+            if value is old:
+                continue
+            if value.dtype != old.dtype or value.shape != old.shape or not value.flags.c_contiguous:
+                allowed = f"a C-ordered array of {old.dtype} of shape {old.shape}"
+                raise LearnError(must_be(_named(state, name), allowed, Shown(f"{value.dtype} of shape {value.shape}")))
+            if value.dtype.kind == "f":
+                floats.append(value)
+            value.setflags(write=False)
         elif type(value) is float and not math.isfinite(value):
-            raise LearnError(must_be(f"{type(state).__name__}.{name}", "a finite number", value))
+            raise LearnError(must_be(_named(state, name), "a finite number", value))
+    if floats and not _all_finite(floats):
+        wrong = next(name for name, value in changes.items() if isinstance(value, np.ndarray) and not np.isfinite(value).all())
+        raise LearnError(must_be(_named(state, wrong), "finite numbers", Shown("NaN or infinity")))
     return state.model_copy(update=changes)
 
 
-def _freeze(state: Frame, name: str, value: NDArray[Any], old: NDArray[Any]) -> None:
-    if value.dtype != old.dtype or value.shape != old.shape or not value.flags.c_contiguous:
-        allowed = f"a C-ordered array of {old.dtype} of shape {old.shape}"
-        raise LearnError(must_be(f"{type(state).__name__}.{name}", allowed, Shown(f"{value.dtype} of shape {value.shape}")))
-    if value.dtype.kind == "f" and not all_finite(value):
-        raise LearnError(must_be(f"{type(state).__name__}.{name}", "finite numbers", Shown("NaN or infinity")))
-    value.setflags(write=False)
+def _named(state: Frame, name: str) -> str:
+    return f"{type(state).__name__}.{name}"
+
+
+def _all_finite(arrays: list[NDArray[Any]]) -> bool:
+    """Whether no number in any of the arrays is NaN or infinite; many small arrays cost one call."""
+    if sum(array.size for array in arrays) > _TOGETHER:
+        return all(all_finite(array) for array in arrays)
+    return bool(_finite(read_only(np.concatenate([array.ravel() for array in arrays]))))
 
 
 def all_finite(value: NDArray[Any]) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from qstream.learn import conformal, hedge
+from qstream.learn import conformal, forecast, hedge
 from tests.benchmarks.stick import SCORES
 
 Row = tuple[str, float, str, str]
@@ -24,8 +24,8 @@ _EXPERTS = 7
 def rows() -> list[Row]:
     """What was measured, its value, unit and target ("-" for none)."""
     stick = load_stick()
-    measured = [*hedge_regret(stick), *bounds(stick)] if stick else []
-    return [*measured, *hedge_times()]
+    measured = [*hedge_regret(stick), *bounds(stick), *forecasts(stick)] if stick else []
+    return [*measured, *hedge_times(), *forecast_times()]
 
 
 def load_stick() -> ModuleType | None:
@@ -134,4 +134,53 @@ def bounds(stick: ModuleType) -> list[Row]:
             ("  least", 100 * min(coverage), "%", ">= 94" if own else "-"),
             ("  above what came", 100 * float(np.mean([score["width"] for score in scores])), "%", "<= 22" if own else "-"),
         ]
+    return found
+
+
+def mixed(analogs: tuple[int, ...]) -> Callable[[np.ndarray, int], np.ndarray]:
+    """The forecast in the stick's form: the mean of the next `horizon` values, after each."""
+
+    def run(series: np.ndarray, horizon: int) -> np.ndarray:
+        state, means = forecast.start(horizon=horizon, analogs=analogs), np.empty(len(series))
+        for t, value in enumerate(series):
+            state, answer = forecast.step(state, [value])
+            means[t] = answer.mean[0]
+        return means
+
+    return run
+
+
+def smoothed(series: np.ndarray, _horizon: int) -> np.ndarray:
+    """Exponential smoothing, .3."""
+    means = np.array(series, float)
+    for t in range(1, len(series)):
+        means[t] = 0.7 * means[t - 1] + 0.3 * series[t]
+    return means
+
+
+def forecasts(stick: ModuleType) -> list[Row]:
+    """Error over that of the last value, mean of the three power series of 1,500 samples."""
+    found: list[Row] = []
+    series = [watts[:1500] for watts in stick.energy_stick.power_series().values()]
+    worst = 0.0
+    for horizon, target in ((1, "<= 0.76"), (5, "<= 0.81"), (10, "<= 0.76"), (30, "<= 0.60")):
+        for name, run in (("forecast", mixed((10, 30))), ("without analogs", mixed(())), ("EWMA .3", smoothed)):
+            scores = [stick.series_score(run, watts, horizon) for watts in series]
+            worst = max(worst, *scores) if name == "forecast" else worst
+            own = target if name == "forecast" else "-"
+            found.append((f"{name}, {horizon} s ahead: error over the last value's", float(np.mean(scores)), "", own))
+    return [*found, ("forecast, worst of all series", worst, "", "<= 1.02")]
+
+
+def forecast_times() -> list[Row]:
+    found: list[Row] = []
+    values = 4350 + 60 * np.random.default_rng(0).normal(size=(1500, 1))
+    for analogs, horizon, cpu, size in (((10, 30), 10, "<= 150", "<= 10"), ((), 5, "<= 60", "<= 3.5")):
+        state = forecast.start(horizon=horizon, analogs=analogs)
+        for value in values:
+            state, _ = forecast.step(state, value)
+        took = cpu_us(lambda state=state: forecast.step(state, values[0]), 100)
+        held = sum(getattr(part, name).nbytes for part in (state, state.hedge) for name in part.arrays)
+        found.append((f"forecast step, {len(forecast.names(state))} forecasters, {horizon} ahead", took, "us", cpu))
+        found.append(("  state", held / 1000, "KB", size))
     return found
