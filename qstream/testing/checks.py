@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from qstream.contract import Batch, Event, Processor, Record, Result, Tick, periods
@@ -38,7 +39,12 @@ def check_frame(frame: type[Frame]) -> None:
     assert twin.encode(SAFETENSORS) == example.encode(SAFETENSORS), f"{frame.tag()}: the two forms differ"
 
 
-def check_processor(processor: Processor[S], records: Sequence[Record], splits: int = 8, seed: int = 0) -> None:
+Rows = Mapping[str, Mapping[str, Frame]]
+
+
+def check_processor(
+    processor: Processor[S], records: Sequence[Record], splits: int = 8, seed: int = 0, rows: Rows = MappingProxyType({})
+) -> None:
     """The processor keeps the contract on these records of one key, which may hold poison but none that waits.
 
     The same input gives the same bytes; any split into batches gives the same events, dead records and final state; the
@@ -52,13 +58,16 @@ def check_processor(processor: Processor[S], records: Sequence[Record], splits: 
         Of one key, in order.
     splits, seed
         How many random splits into batches are tried, in addition to one by one and all at once.
+    rows
+        Rows of its tables by topic name and key; a table that is not named has none, as before its first record.
 
     Raises
     ------
     AssertionError
         Says which rule is broken.
     """
-    name = processor.name
+    name, made = processor.name, processor
+    processor = _with_rows(made, rows)
     try:
         periods(processor)
     except OptionError as exc:
@@ -74,9 +83,14 @@ def check_processor(processor: Processor[S], records: Sequence[Record], splits: 
             assert one == other, f"{name}: split into batches of {lengths}, the {what} differ from those of one batch"
     ids = [event_id for event_id, _ in whole[0]]
     assert len(set(ids)) == len(ids), f"{name}: an event id occurs twice"
-    _check_options(processor, records, whole)
+
+    def new() -> Processor[S]:
+        return _with_rows(made.configure({}), rows)
+
+    assert _run(new(), [records]) == whole, f"{name}: configured without options, it gave other bytes"
+    _check_options(made)
     if processor.tick_s is not None:
-        _check_ticks(processor, records)
+        _check_ticks(processor, new, records)
     foreign = [record for record in records if record.topic not in {topic.name for topic in processor.inputs}]
     assert not foreign, f"{name}: the check was given a record of {foreign[0].topic}, which is not an input"
 
@@ -124,9 +138,15 @@ def _process(
     return state, [], dead
 
 
-def _check_options(processor: Processor[S], records: Sequence[Record], whole: Trace) -> None:
+def _with_rows(processor: Processor[S], rows: Rows) -> Processor[S]:
+    """The processor as the loop makes it: with all its tables, those without rows too."""
+    if not processor.tables:
+        return processor
+    return processor.with_tables({topic.name: dict(rows.get(topic.name, {})) for topic in processor.tables})
+
+
+def _check_options(processor: Processor[S]) -> None:
     name = processor.name
-    assert _run(processor.configure({}), [records]) == whole, f"{name}: configured without options, it gave other bytes"
     refusal = ""
     try:
         processor.configure({NO_OPTION: 1})
@@ -136,7 +156,7 @@ def _check_options(processor: Processor[S], records: Sequence[Record], whole: Tr
     assert NO_OPTION in refusal, f"{name}: the error of an unknown option does not name it: {refusal}"
 
 
-def _check_ticks(processor: Processor[S], records: Sequence[Record]) -> None:
+def _check_ticks(processor: Processor[S], new: Callable[[], Processor[S]], records: Sequence[Record]) -> None:
     """Tick the state after each record, at several times, idle and not."""
     state: S | None = None
     for version, record in enumerate(records, 1):
@@ -144,16 +164,16 @@ def _check_ticks(processor: Processor[S], records: Sequence[Record]) -> None:
         if state is not None:
             for later_s, idle in itertools.product(LATER_S, (False, True)):
                 now_ns = record.timestamp_ms * 1_000_000 + int(later_s * 1e9)
-                _check_tick(processor, Tick(record.key, version, now_ns, idle), state)
+                _check_tick(processor, new, Tick(record.key, version, now_ns, idle), state)
 
 
-def _check_tick(processor: Processor[S], tick: Tick, state: S) -> None:
+def _check_tick(processor: Processor[S], new: Callable[[], Processor[S]], tick: Tick, state: S) -> None:
     name, before = processor.name, pack(state)
-    results = [_ticked(made, tick, state) for made in (processor, processor, processor.configure({}))]
+    results = [_ticked(made, tick, state) for made in (processor, processor, new())]
     assert pack(state) == before, f"{name}: on_tick changed its state in place"
-    first, again, new = (_tick_trace(processor, tick, result) for result in results)
+    first, again, of_new = (_tick_trace(processor, tick, result) for result in results)
     assert first == again, f"{name}: the same tick of the same state gave other bytes"
-    assert first == new, f"{name}: a tick depends on what the processor remembers; use tick.idle, or the state"
+    assert first == of_new, f"{name}: a tick depends on what the processor remembers; use tick.idle, or the state"
     ids = [event_id for event_id, _ in first[0]]
     assert len(set(ids)) == len(ids), f"{name}: a tick gave an event id twice"
 

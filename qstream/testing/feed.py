@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -48,7 +48,8 @@ class Feed(Generic[S]):
     A record that is poison, or at which `process` raises, becomes a dead letter; one that raises `Transient` waits with all
     that follow it in its partition under its key, and is tried again after the next record of the key; `NotYet` is tried
     again until the result is there. `Fatal`, and a tick that raises, raise here.
-    A frame of a table (`Processor.tables`) reaches the processor by `with_tables` before the next batch.
+    A processor with tables (`Processor.tables`) is given their rows by `with_tables`: none at first, then those that were
+    sent, before the next batch. Options hold together with rows, and both go on after a `restart`.
 
     Attributes
     ----------
@@ -68,12 +69,14 @@ class Feed(Generic[S]):
     """
 
     def __init__(self, processor: Processor[S]) -> None:
-        self.processor = processor
+        self._base = processor
+        self._options: dict[str, Scalar] = {}
+        self._rows: dict[str, dict[str, Frame]] = {topic.name: {} for topic in processor.tables}
+        self.processor = self._with(self._options, self._rows)
         self.events: list[Event] = []
         self.dead: list[DeadLetter] = []
         self._keys: dict[str, _Key[S]] = {}
         self._offsets: dict[tuple[str, int], int] = {}
-        self._rows: dict[str, dict[str, Frame]] = {}
 
     def send(self, frame: Frame, at_ms: int, *, topic: Topic | None = None, partition: int = 0) -> Sent:
         """Send one frame, as a batch of its own, with `at_ms` as the record's timestamp.
@@ -83,8 +86,8 @@ class Feed(Generic[S]):
         chosen = topic or self._topic_of(frame)
         key = str(getattr(frame, chosen.key))
         if chosen in self.processor.tables:
-            self._rows.setdefault(chosen.name, {})[key] = frame
-            self.processor = self.processor.with_tables(self._rows)
+            rows = self._rows | {chosen.name: self._rows[chosen.name] | {key: frame}}
+            self.processor, self._rows = self._with(self._options, rows), rows
             return Sent([], [])
         return self.send_batch([self.record(frame, at_ms, topic=chosen, partition=partition)])
 
@@ -130,11 +133,13 @@ class Feed(Generic[S]):
 
     def configure(self, **options: Scalar) -> None:
         """Change options, as an operator does through the control topic; `OptionError` names an unknown one or a bad value."""
-        self.processor = self.processor.configure(options)
+        changed = self._options | options
+        self.processor, self._options = self._with(changed, self._rows), changed
 
     def restart(self, processor: Processor[S]) -> None:
         """Go on with another worker's processor: states come back as they were stored, and no key has been silent yet."""
-        self.processor = processor.with_tables(self._rows) if self._rows else processor
+        self._base = processor
+        self.processor = self._with(self._options, self._rows)
         for kept in self._keys.values():
             kept.quiet = False
             if kept.state is not None:
@@ -153,6 +158,11 @@ class Feed(Generic[S]):
     def frames(self, kind: type[F]) -> list[F]:
         """The frames of one class among all events so far."""
         return [event.frame for event in self.events if isinstance(event.frame, kind)]
+
+    def _with(self, options: Mapping[str, Scalar], rows: Mapping[str, Mapping[str, Frame]]) -> Processor[S]:
+        """The processor that the feed was given, with these options and rows, as the loop makes it."""
+        configured = self._base.configure(options) if options else self._base
+        return configured.with_tables({name: dict(of_topic) for name, of_topic in rows.items()}) if rows else configured
 
     def _topic_of(self, frame: Frame) -> Topic:
         topics = (*self.processor.inputs, *self.processor.tables)

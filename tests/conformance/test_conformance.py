@@ -17,10 +17,11 @@ from qstream.testing.checks import check_frame, check_processor
 from qstream.testing.feed import Feed
 from qstream.testing.sample import Act, Ping, Sample, Tally
 from schemas import ExpertTopology, PlacementPlan
+from schemas.control import Control
 from schemas.frame import Name
 from schemas.plan import Plan
 from schemas.solver import SolverRecord
-from schemas.topics import TOPICS, Topic
+from schemas.topics import CONTROL, TOPICS, Topic
 
 FRAMES = sorted({topic.frame for topic in TOPICS}, key=lambda frame: frame.__name__)
 AGENTS = agent_names()
@@ -152,6 +153,30 @@ def test_a_check_fails_on_a_processor_that_breaks_the_rule(twin, reason):
     check_processor(Sample("twin", 1), pings())
     with pytest.raises(AssertionError, match=reason):
         check_processor(twin("twin", 1), pings())
+
+
+class Tabled(Sample):
+    """Counts with what its table says; the loop gives it the table before the first record, also one without rows."""
+
+    tables = (CONTROL,)
+
+    def with_tables(self, rows):
+        made = type(self)(self.name, self.partitions, self.options)
+        made.rows = rows[CONTROL.name]
+        return made
+
+    def process(self, batch, state, now_ns):
+        result = super().process(batch, state, now_ns)
+        row = self.rows.get("twin")
+        factor = 1 if row is None else row.options["factor"]
+        return Result(result.events, result.dead, result.state.model_copy(update={"total": result.state.total * factor}))
+
+
+def test_a_processor_with_tables_is_checked_with_those_that_the_loop_gives_it():
+    check_processor(Tabled("twin", 1), pings())
+    doubling = {CONTROL.name: {"twin": Control(agent="twin", ts_ns=0, options={"factor": 2})}}
+    with pytest.raises(AssertionError, match="split into batches"):  # it multiplies once a batch
+        check_processor(Tabled("twin", 1), pings(), rows=doubling)
 
 
 class TickTwin(Sample):

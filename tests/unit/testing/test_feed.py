@@ -160,10 +160,13 @@ class Ruled(Sample):
 
     tables = (CONTROL,)
     factor = 1
+    rows: Mapping[str, Mapping[str, Frame]] | None = None
 
     def with_tables(self, rows: Mapping[str, Mapping[str, Frame]]) -> Self:
         changed = type(self)(self.name, self.partitions, self.options)
-        changed.factor = rows[CONTROL.name]["s"].options["factor"]
+        row = rows[CONTROL.name].get("s")
+        changed.factor = 1 if row is None else row.options["factor"]
+        changed.rows = rows
         return changed
 
     def process(self, batch: Batch, state: Tally | None, now_ns: int) -> Result[Tally]:
@@ -176,3 +179,23 @@ def test_rows_of_a_table_reach_the_processor_before_the_next_batch():
     assert run.send(Control(agent="s", ts_ns=0, options={"factor": 7}), 0).events == []
     run.send(Ping.of("a", 2), 1)
     assert run.state("a").total == 14
+
+
+def test_a_processor_knows_its_tables_before_the_first_row_as_in_the_loop():
+    run = Feed(Ruled("s", 1))
+    assert run.processor.rows == {CONTROL.name: {}}
+    before = run.processor.rows
+    run.send(Control(agent="s", ts_ns=0, options={"factor": 7}), 0)
+    assert before == {CONTROL.name: {}}
+
+
+def test_options_leave_rows_as_they_are_and_both_hold_after_a_restart():
+    run = Feed(Ruled("s", 1))
+    run.send(Control(agent="s", ts_ns=0, options={"factor": 7}), 0)
+    run.configure(factor=10)
+    with pytest.raises(OptionError):
+        run.configure(nonesuch=1)
+    for restart in (False, True):
+        if restart:
+            run.restart(Ruled("s", 1))
+        assert (run.processor.factor, run.processor.options.factor) == (7, 10)
