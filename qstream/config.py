@@ -75,7 +75,7 @@ class Settings(BaseModel):
     )
     max_batch_records: int = Field(default=500, ge=1, le=100_000, description="most records in one batch")
     max_batch_bytes: int = Field(default=8 << 20, ge=1 << 10, le=1 << 30, description="most bytes in one batch")
-    batch_window_ms: float = Field(default=2.0, ge=0, le=10_000, description="how long a batch waits for more records")
+    batch_window_ms: float = Field(default=2.0, ge=0, le=10_000, description="ms that a batch waits for more records")
     delivery_timeout_ms: int = Field(
         default=8000, ge=100, le=300_000, description="ms until an event that Kafka does not confirm counts as failed"
     )
@@ -106,7 +106,7 @@ class Settings(BaseModel):
         description="the same of all keys of a worker together; keys below an equal share may still grow",
     )
     max_turn_ms: float = Field(
-        default=200.0, gt=0, le=60_000, description="longest time in the module before events are delivered and states saved"
+        default=200.0, gt=0, le=60_000, description="most ms in the module before events are delivered and states saved"
     )
     max_waiting_records: int = Field(
         default=1000,

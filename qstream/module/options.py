@@ -103,7 +103,7 @@ class ModuleOptions(BaseModel):
 class PortfolioOptions(ModuleOptions):
     """Which solvers a plan may use, under which deadline. A module changes defaults by declaring a field once more."""
 
-    seed: int = Field(default=0, ge=0, lt=2**32, description="of everything that is drawn at random")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="seed of everything that is drawn at random")
     qaoa: bool = Field(default=False, description="QAOA circuits take part; else such problems are enumerated")
     hqc: bool = Field(default=False, description="turn after turn improves the plan, until the expectation no longer falls")
     deterministic: bool = Field(
@@ -118,7 +118,7 @@ class PortfolioOptions(ModuleOptions):
         description="device of the pool that runs circuits; none: they are simulated",
     )
     deadline_ms: float | None = Field(
-        default=None, gt=0, le=3_600_000, description="for the solvers of one plan; none: a fixed amount of work, reproducible"
+        default=None, gt=0, le=3_600_000, description="ms for the solvers of one plan; none: a fixed amount of work, reproducible"
     )
 
     @model_validator(mode="after")

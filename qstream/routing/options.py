@@ -96,7 +96,7 @@ class RoutingOptions(PortfolioOptions):
         default=0.001, ge=0, le=10, description="price of one moved expert, in mean GPU loads of its layer; 0 moves freely"
     )
     slack: float = Field(default=0.05, ge=0, le=10, description="room above the even share of an expert, for tokens without gate")
-    ttl_s: float = Field(default=600.0, gt=0, le=86_400, description="how long a placement plan may be applied")
+    ttl_s: float = Field(default=600.0, gt=0, le=86_400, description="seconds for which a placement plan may be applied")
     qaoa: bool = Field(default=False, description="windows of a placement are rearranged by QAOA circuits; else by enumeration")
     hqc: bool = Field(default=False, description="windows are tried turn after turn, until the expectation no longer improves")
     circuit_slots: int = Field(

@@ -1,4 +1,4 @@
-"""The loop: poll, decode, process by key, produce, save the states, commit the offsets; the order of things on one screen."""
+"""The loop: poll, decode, process by key, produce, save the states, commit the offsets; `turn` has their order."""
 
 from __future__ import annotations
 
