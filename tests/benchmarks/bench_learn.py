@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from qstream.learn import conformal, forecast, hedge
+from qstream.learn import conformal, drift, forecast, hedge, weights
 from tests.benchmarks.stick import SCORES
 
 Row = tuple[str, float, str, str]
@@ -25,7 +25,7 @@ def rows() -> list[Row]:
     """What was measured, its value, unit and target ("-" for none)."""
     stick = load_stick()
     measured = [*hedge_regret(stick), *bounds(stick), *forecasts(stick)] if stick else []
-    return [*measured, *hedge_times(), *forecast_times()]
+    return [*measured, *drifts(), *paths(), *hedge_times(), *forecast_times()]
 
 
 def load_stick() -> ModuleType | None:
@@ -183,4 +183,33 @@ def forecast_times() -> list[Row]:
         held = sum(getattr(part, name).nbytes for part in (state, state.hedge) for name in part.arrays)
         found.append((f"forecast step, {len(forecast.names(state))} forecasters, {horizon} ahead", took, "us", cpu))
         found.append(("  state", held / 1000, "KB", size))
+    return found
+
+
+def drifts() -> list[Row]:
+    """Values of noise .2 in 0 to 1: how many samples after a shift it is called, and how often without one."""
+    rng, found, series = np.random.default_rng(0), [], 400
+    for shift, target in ((0.1, "-"), (0.2, "<= 55"), (0.4, "-"), (0.0, "<= 3")):
+        state, first = drift.start(series, bound=1.0), np.full(series, 1200)
+        for t in range(1200):
+            mean = 0.4 + (shift if t >= 600 else 0.0)
+            state, changed = drift.learn(state, np.clip(mean + 0.2 * rng.normal(size=series), 0, 1))
+            first = np.where(changed & (first == 1200) & ((t >= 600) | (shift == 0)), t, first)
+        if shift:
+            found.append((f"drift of {shift} of the range: called after", float(np.median(first)) - 599, "samples", target))
+        else:
+            found.append(("no drift: called within 1,200 samples", 100 * float((first < 1200).mean()), "%", target))
+    return found
+
+
+def paths() -> list[Row]:
+    """Eight unequal paths: the highest utilisation over that of the best split after 6 steps, and after one lost 80 %."""
+    capacity, found = np.array([1.0, 2.0, 4.0, 1.0, 2.0, 4.0, 1.0, 1.0]), []
+    state = weights.start(np.ones(8))
+    found.append(("even shares of 8 unequal paths: highest utilisation over the best", float(capacity.sum() / 8), "", "-"))
+    for what, steps in (("weights, after 6 steps", 6), ("weights, 4 steps after a path lost 80 %", 4)):
+        for _ in range(steps):
+            state = weights.learn(state, [weights.shares(state)[0] / capacity])
+        found.append((what, float((weights.shares(state)[0] / capacity).max() * capacity.sum()), "", "-"))
+        capacity[2] *= 0.2
     return found
