@@ -25,13 +25,13 @@ from schemas.frame import Axes, Count, Frame, Names
 from schemas.wording import must_be
 
 Rule = Literal["linucb", "thompson"]
-WIDTH: Final[dict[str, float]] = {"linucb": 1.5, "thompson": 0.5}
+WIDTH: Final[dict[str, float]] = {"linucb": 1.75, "thompson": 0.5}
 MOST_ARMS: Final = 256
 MOST_FEATURES: Final = 256
 MOST_PENDING: Final = 4096
 MOST_SUM: Final = 1e200
 _LEAST_NOISE: Final = 1e-200
-_DISCOUNTS: Final = (1.0, 0.98, 0.9)  # of the hedge over memories
+_DISCOUNTS: Final = np.array([1.0, 0.98, 0.9])  # of the hedge over memories
 _NOISE_RATE: Final = 0.02  # at which the noise of a memory follows, once there are 50 rewards
 _NOISE_CLIP: Final = 25.0  # times the noise, beyond which a squared error counts as this
 _LOSS_CLIP: Final = 10.0  # noise levels, beyond which an error counts as this for the hedge
@@ -42,8 +42,8 @@ class BanditState(Frame):
     """What a bandit knows, and the decisions whose rewards have not come.
 
     `gram` are the lower triangles, row by row, of A = ridge I + sum of x x', and `target` the sums of reward times x, both
-    fading with each reward by the memory. `noise` is the variance of the errors. `memory` is the hedge over the memories, a row
-    each discount: weight, regret and variance of the memories; most, weight, regret, variance, most of the discount.
+    fading with each reward by the memory. `noise` is the variance of the errors. `memory` is the hedge over the memories:
+    its weights and those of its discounts, then what `_weigh` lists.
     `value` sums the doubly robust value of each arm, so that the best fixed arm is known; `reward_sum` what was earned.
     Pending decisions: `waiting_id`, "" where a row is free; `waiting_at` has number (0 where free), time and arm; `waiting`
     context, propensities, expected rewards, what each memory expected of the arm, and the weights in force then. They share an
@@ -60,7 +60,7 @@ class BanditState(Frame):
     gram: Annotated[NDArray[np.float64], Axes("arms", "memories", "triangle")]
     target: Annotated[NDArray[np.float64], Axes("arms", "memories", "features")]
     noise: Annotated[NDArray[np.float64], Axes("memories")]
-    memory: Annotated[NDArray[np.float64], Axes("discounts", "of_memory")]
+    memory: Annotated[NDArray[np.float64], Axes("of_memory")]
     decisions: Count = 0
     rewards: Count = 0
     unmatched: Count = 0
@@ -119,7 +119,7 @@ def start(
         ``linucb``: the arm whose expected reward plus `width` standard errors is greatest. ``thompson``: each arm with the
         probability that it is the best, errors being normal with `width` times that standard error.
     width
-        1.5 for ``linucb`` and .5 for ``thompson`` if None.
+        1.75 for ``linucb`` and .5 for ``thompson`` if None.
     floor
         The part of decisions, 0 to 1, that is spread evenly over the allowed arms; .05 or more if logs shall be evaluated.
     ridge
@@ -146,7 +146,7 @@ def start(
         gram=np.tile((weight * np.eye(f))[np.tril_indices(f)], (a, m, 1)),
         target=np.zeros((a, m, f)),
         noise=np.ones(m),
-        memory=np.tile(np.r_[np.full(m, 1 / m), np.zeros(2 * m + 1), 1 / d, np.zeros(3)], (d, 1)),
+        memory=np.r_[np.full(d * m, 1 / m), np.full(d, 1 / d), np.zeros(2 * d * m + 3 * d + m + 2)],
         chosen=np.zeros(a, np.int64),
         value=np.zeros(a),
         waiting_id=("",) * rows,
@@ -273,10 +273,12 @@ def _choose(known: Any, how: Any, x: Any, allowed: Any, at: Any, waiting: Any, c
     gram, target, noise, memory = known
     thompson, width, floor, seed = how
     arms, memories, features = target.shape
-    discounts, top = len(memory), memory[:, 3 * memories + 1]
+    discounts = len(_DISCOUNTS)
+    top = discounts * memories
     share = np.zeros(memories)
     for d in range(discounts):
-        share += top[d] * memory[d, :memories]
+        for m in range(memories):
+            share[m] += memory[top + d] * memory[d * memories + m]
     each, spread = np.empty((arms, memories)), np.empty(arms)
     for i in range(features):
         waiting[i] = min(max(x[i], -MOST_CONTEXT), MOST_CONTEXT)
@@ -287,12 +289,10 @@ def _choose(known: Any, how: Any, x: Any, allowed: Any, at: Any, waiting: Any, c
     arm = draw(chance, seed, at[0])
     at[2] = arm
     chosen[arm] += 1
-    waiting[end : end + memories] = each[arm]
-    end += memories
-    for d in range(discounts):
-        waiting[end : end + memories] = memory[d, :memories]
-        end += memories
-    waiting[end:] = top
+    for m in range(memories):
+        waiting[end + m] = each[arm, m]
+    for k in range(top + discounts):
+        waiting[end + memories + k] = memory[k]
 
 
 @compiled
@@ -305,10 +305,10 @@ def chances(mean: Any, spread: Any, allowed: Any, thompson: Any, width: Any, flo
         if allowed[a] and (best < 0 or value > highest):
             best, highest = a, value
     if thompson:
-        best_chances(mean, width * spread, allowed, chance)
+        best_chances(mean, spread, width, allowed, chance)
     else:
-        chance[:] = 0.0
-        chance[best] = 1.0
+        for a in range(arms):
+            chance[a] = 1.0 if a == best else 0.0
     for a in range(arms):
         if allowed[a]:
             chance[a] = (1.0 - floor) * chance[a] + floor / count
@@ -347,12 +347,12 @@ def _learn(
     arm, end = at[2], features + 2 * arms
     x, chance, mean = waiting[:features], waiting[features : features + arms], waiting[features + arms : end]
     each, in_force = waiting[end : end + memories], waiting[end + memories :]
-    rate, loss = max(_NOISE_RATE, 1.0 / (rewards + 2.0)), np.empty(memories)
+    rate, loss = max(_NOISE_RATE, 1.0 / (rewards + 2.0)), np.empty((1, memories))
     for m in range(memories):
         error = min(abs(reward - each[m]), MOST_REWARD)
-        loss[m] = min(error, _LOSS_CLIP * math.sqrt(noise[m]))
+        loss[0, m] = min(error, _LOSS_CLIP * math.sqrt(noise[m]))
         noise[m] = max((1.0 - rate) * noise[m] + rate * min(error * error, _NOISE_CLIP * noise[m]), _LEAST_NOISE)
-    weigh(loss, in_force, memory)
+    _weigh(loss, in_force, memory)
     for a in range(arms):
         value[a] = min(max(value[a] + mean[a], -MOST_SUM), MOST_SUM)
     value[arm] = min(max(value[arm] + (reward - mean[arm]) / max(chance[arm], _LEAST_CHANCE), -MOST_SUM), MOST_SUM)
@@ -362,19 +362,26 @@ def _learn(
 
 
 @compiled
-def weigh(loss: Any, in_force: Any, memory: Any) -> None:
+def _weigh(loss: Any, in_force: Any, memory: Any) -> None:
     """One round of the hedge over memories, in place: `in_force` are the weights [D, M] and [D] when the answer was given."""
-    discounts, memories = len(memory), len(loss)
-    awake, own = np.ones(memories, np.bool_), np.empty(discounts)
-    for d in range(discounts):
-        weight, regret, variance = (
-            memory[d, :memories],
-            memory[d, memories : 2 * memories],
-            memory[d, 2 * memories : 3 * memories],
-        )
-        used, most = in_force[d * memories : (d + 1) * memories], memory[d, 3 * memories : 3 * memories + 1]
-        own[d] = hedge.learn_level(loss, used, awake, memories, _DISCOUNTS[d], weight, regret, variance, most)
-    at = 3 * memories + 1
-    hedge.learn_top(
-        own, in_force[discounts * memories :], memory[:, at], memory[:, at + 1], memory[:, at + 2], memory[0, at + 3 :]
+    memories, discounts = loss.shape[1], len(_DISCOUNTS)
+    cube, d, m = discounts * memories, discounts, memories
+    top, regret = cube, cube + d
+    most = regret + 2 * cube
+    hedge.learn_rows(
+        loss,
+        in_force[:cube].reshape((1, d, m)),
+        in_force[cube:].reshape((1, d)),
+        np.ones((1, m), np.bool_),
+        _DISCOUNTS,
+        memory[:cube].reshape((1, d, m)),
+        memory[regret : regret + cube].reshape((1, d, m)),
+        memory[regret + cube : most].reshape((1, d, m)),
+        memory[most : most + d].reshape((1, d)),
+        memory[top : top + d].reshape((1, d)),
+        memory[most + d : most + 2 * d].reshape((1, d)),
+        memory[most + 2 * d : most + 3 * d].reshape((1, d)),
+        memory[most + 3 * d : most + 3 * d + 1],
+        memory[most + 3 * d + 1 : most + 3 * d + 1 + m].reshape((1, m)),
+        memory[most + 3 * d + 1 + m :],
     )
