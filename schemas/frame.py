@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -35,6 +36,7 @@ HEADER_KEY = "qstream"
 MAX_MESSAGE_BYTES = 1_000_000
 SMALL_JSON_BYTES = 16_384
 MAX_ERRORS_SHOWN = 4
+_SHOULD = re.compile(r"^\w+ should ")  # as pydantic says "must"
 MAX_SHOWN = 80
 # In the order in which the safetensors library writes arrays: wide before narrow keeps every array aligned.
 WIRE_DTYPES: dict[str, np.dtype[Any]] = {
@@ -320,11 +322,10 @@ def explain(cls: type[Frame], exc: ValidationError) -> str:
     for error in exc.errors(include_url=False, include_context=False)[:MAX_ERRORS_SHOWN]:
         where = ".".join(_shown(part) for part in error["loc"] if not str(part).startswith("function-"))
         value, rule = error["input"], error["msg"].removeprefix("Value error, ")
-        if rule.startswith("Input should be "):
-            rule = "must be " + rule.removeprefix("Input should be ")
+        rule = must("given", Shown("nothing")) if error["type"] == "missing" else _SHOULD.sub("must ", rule)
         if isinstance(value, str | int | float | None) and ", got " not in rule:
             rule += f", got {repr(_shown(value)) if isinstance(value, str) else _shown(value)}"
-        faults.append(f"{cls.tag()}{'.' + where if where else ''}{' ' if rule.startswith('must be ') else ': '}{rule}")
+        faults.append(f"{cls.tag()}{'.' + where if where else ''}{' ' if rule.startswith('must ') else ': '}{rule}")
     more = exc.error_count() - len(faults)
     return "; ".join(faults) + (f"; and {more} more" if more > 0 else "")
 

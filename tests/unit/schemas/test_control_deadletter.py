@@ -50,7 +50,7 @@ def test_any_control_survives_both_forms_and_keeps_the_type_of_each_option(contr
         ({"options": {5: 1}}, "options"),
         ({"options": [1]}, "options must be a valid dictionary"),
         ({"options": {str(i): i for i in range(101)}}, "must be at most 100 entries, got 101"),
-        ({"reason": "x" * 501}, "reason: String should have at most 500 characters"),
+        ({"reason": "x" * 501}, "reason must have at most 500 characters, got 'xxx"),
         ({"agent": "\ud800"}, "agent must be a valid string"),
     ],
     ids=lambda value: ascii(value)[:50],

@@ -154,7 +154,7 @@ def changed(frame, **fields):
         ({"move_bytes": [1, 2]}, "axis 'moves' of move_bytes must be as long as in move_layer, 1, got 2"),
         ({"apply_layers": [0, True]}, "apply_layers.1 must be a valid integer"),
         ({"apply_layers": [-1]}, "apply_layers.0 must be greater than or equal to 0"),
-        ({"expected": {"balancedness": 2.0}}, "expected.balancedness_before: Field required"),
+        ({"expected": {"balancedness": 2.0}}, "expected.balancedness_before must be given, got nothing"),
         ({"solver": {"solver": "x", "depth": "3"}}, "solver.depth must be a valid integer, got '3'"),
         ({"solver": {"solver": "x", "seed": 2**63}}, "solver.seed must be less than"),
         ({"solver": {"solver": "x", "objective": float("nan")}}, "solver.objective must be a finite number"),

@@ -272,7 +272,7 @@ def test_damage_of_inner_frames_is_a_frame_error_or_a_valid_frame(state: Nest, d
         ({"one": {"frame": "Learner.v1"}, "row": [{"frame": "Hedge.v1"}]}, r"field 'row\.0' of the state must be Learner\.v1"),
         ({"one": {"frame": 3}}, r"Nest\.v1\.one\.frame must be a valid string, got 3"),
         ({"one": {"frame": "Learner.v1"}, "maybe": {"frame": "Hedge.v1"}}, r"Hedge\.v1: the state has no 'h:maybe'"),
-        ({}, r"Nest\.v1\.one: Field required"),
+        ({}, r"Nest\.v1\.one must be given, got nothing"),
     ],
     ids=str,
 )
