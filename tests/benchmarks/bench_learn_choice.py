@@ -1,4 +1,4 @@
-"""Bandits and guards next to their peers, on the measuring stick where it is installed. CPU times are those of one thread."""
+"""Bandits, guards and evaluation of logs next to their peers, on the measuring stick where it is installed. CPU of one thread."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from qstream.learn import bandit, guard
+from qstream.learn.evaluate import evaluate
 from qstream.state.fields import pack
 from tests.benchmarks.bench_learn import Row, cpu_us, load_stick
 
@@ -21,14 +22,15 @@ _TARGETS = {"linucb": ("<= 0.019", "<= 0.075", "<= 0.150")}
 def rows() -> list[Row]:
     """What was measured, its value, unit and target ("-" for none)."""
     stick = load_stick()
-    return [*(regrets(stick) if stick else []), *times(stick), *(guards(stick) if stick else [])]
+    return [*(regrets(stick) if stick else []), *times(stick), *([*guards(stick), *evaluations(stick)] if stick else [])]
 
 
 class Agent:
     """A bandit in the stick's form."""
 
-    def __init__(self, rule: Any, seed: int, arms: int = 5, features: int = 6) -> None:
-        self.state, self.seed, self.now = bandit.start(arms, features, rule=rule), seed, 0
+    def __init__(self, rule: Any, seed: int, arms: int = 5, features: int = 6, **options: Any) -> None:
+        self.state, self.seed, self.now = bandit.start(arms, features, rule=rule, **options), seed, 0
+        self.log: list[bandit.Outcome] = []
 
     def choose(self, x: np.ndarray, name: str) -> tuple[int, np.ndarray]:
         self.now += 1
@@ -36,7 +38,8 @@ class Agent:
         return choice.arm, choice.propensity
 
     def reward(self, name: str, value: float) -> None:
-        self.state, _ = bandit.reward(self.state, name, value, self.now)
+        self.state, outcome = bandit.reward(self.state, name, value, self.now)
+        self.log += [outcome] if outcome else []
 
 
 def regrets(stick: ModuleType) -> list[Row]:
@@ -107,3 +110,25 @@ def guards(stick: ModuleType) -> list[Row]:
     }
     found = [(f"guard: {words}", score[name], "", target) for name, (words, target) in what.items()]
     return [*found, *((f"  t-test after each round: {words}", test[name], "", "-") for name, (words, _) in what.items())]
+
+
+def evaluations(stick: ModuleType) -> list[Row]:
+    """Intervals of three policies from the logs of a drifting `thompson` with floor .05, 20 seeds."""
+    scores: dict[str, list[Any]] = {"doubly_robust": [], "snips": [], "ips": [], "direct": []}
+    for seed in range(20):
+        context, mean, reward = stick.drifting_rewards(seed, every=500)
+        agent = Agent("thompson", seed, floor=0.05)
+        stick.bandit_score(agent, (context, mean, reward))
+        at = [int(outcome.id.removeprefix("decision-")) for outcome in agent.log]
+        _, arm, earned, propensity, expected, _, _ = zip(*agent.log, strict=True)
+        for policy in stick.policies(context, 5, seed).values():
+            found = evaluate(arm, earned, propensity, expected, policy[at])
+            for kind, each in scores.items():
+                each.append(stick.policy_score(lambda _, kind=kind, found=found: getattr(found, kind), policy[at], mean[at]))
+    rows: list[Row] = []
+    for kind, each in scores.items():
+        own = kind == "doubly_robust"
+        what = f"{kind}, thompson, floor .05, weights change every 500 rounds"
+        rows.append((f"{what}: interval holds", float(np.mean([s["covers"] for s in each])), "", ">= 0.93" if own else "-"))
+        rows.append(("  half width", float(np.mean([s["half"] for s in each])), "", "<= 0.10" if own else "-"))
+    return rows
