@@ -61,7 +61,7 @@ def _all_finite(arrays: list[NDArray[Any]]) -> bool:
     """Whether no number in any of the arrays is NaN or infinite; many small arrays cost one call."""
     if sum(array.size for array in arrays) > _TOGETHER:
         return all(all_finite(array) for array in arrays)
-    return bool(_finite(read_only(np.concatenate([array.ravel() for array in arrays]))))
+    return bool(_finite(read_only(np.concatenate(arrays, axis=None))))
 
 
 def all_finite(value: NDArray[Any]) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 from qstream.kernels import compiled
 
 MEAN_OF: Final = 30
+VALUE_MAX: Final = 1e30  # a larger value counts as this one: the past is kept as float32
 RIDGE: Final = 100.0  # covariance of the weights before anything was seen, of values scaled to 1
 _TRACE_MAX: Final = 1e6  # a constant input lets the covariance grow without end
 _WEIGHT_MAX: Final = 1e6
@@ -141,8 +142,11 @@ def analog(past: Any, steps: Any, horizon: Any, length: Any, mean: Any) -> Any:
             total = 0.0
             for i in range(end[k] + 1, end[k] + 1 + horizon):
                 total += line[i]
-            after[k] = total / horizon
-        after.sort()
+            at = k
+            while at > 0 and after[at - 1] > total / horizon:
+                after[at] = after[at - 1]
+                at -= 1
+            after[at] = total / horizon
         mean[s] = 0.5 * (after[(nearest - 1) // 2] + after[nearest // 2])
     return True
 
@@ -151,8 +155,14 @@ def analog(past: Any, steps: Any, horizon: Any, length: Any, mean: Any) -> Any:
 def weighted_median(each: Any, weight: Any, mean: Any) -> None:
     """Fill `mean` [S] with the weighted median of `each` [S, K]; between two values that halve the weight, their middle."""
     rows, arms = each.shape
+    order = np.empty(arms, np.int64)
     for s in range(rows):
-        order = np.argsort(each[s])
+        for k in range(arms):
+            at = k
+            while at > 0 and each[s, order[at - 1]] > each[s, k]:
+                order[at] = order[at - 1]
+                at -= 1
+            order[at] = k
         half, total = 0.5 * weight[s].sum(), 0.0
         for i in range(arms):
             total += weight[s, order[i]]
@@ -189,12 +199,14 @@ def forecasts(
     and those from `outside` [S, extra], of which there may be none. What has seen too little gives the last value and is false
     in `up` [S, K] from now on. `target` [S] is what the forecasts of `horizon` steps ago were of, if there were any."""
     rows, size = past.shape
+    came = np.empty(rows)
     for s in range(rows):
-        past[s, steps % size] = value[s]
-        largest[s] = max(largest[s], abs(value[s]))
-        each[s, :] = value[s]
+        came[s] = min(max(value[s], -VALUE_MAX), VALUE_MAX)
+        past[s, steps % size] = came[s]
+        largest[s] = max(largest[s], abs(came[s]))
+        each[s, :] = came[s]
     now, arm, mean = steps + 1, len(rates), np.empty(rows)
-    ewma(value, rates, steps == 0, level)
+    ewma(came, rates, steps == 0, level)
     each[:, :arm] = level
     if steps >= horizon:
         mean_of_last(past, now, horizon, target)
@@ -220,14 +232,18 @@ def forecasts(
             up[:, arm] = False
         arm += 1
     if len(outside):
-        each[:, arm:] = outside
+        for s in range(rows):
+            for k in range(outside.shape[1]):
+                each[s, arm + k] = min(max(outside[s, k], -VALUE_MAX), VALUE_MAX)
     else:
         up[:, arm:] = False
 
 
 @compiled
-def recall(slot: Any, target: Any, made: Any, made_weight: Any, made_top: Any, loss: Any, weight: Any, top: Any) -> None:
-    """Fill `loss` [S, K], the absolute errors of the forecasts made in `slot`, and the weights in force then."""
+def recall(
+    slot: Any, target: Any, made: Any, made_weight: Any, made_top: Any, made_awake: Any, loss: Any, weight: Any, top: Any, up: Any
+) -> None:
+    """Fill `loss` [S, K], the absolute errors of the forecasts made in `slot`, the weights in force then, and who was awake."""
     rows, _, levels, arms = made_weight.shape
     for s in range(rows):
         total = 0.0
@@ -239,3 +255,20 @@ def recall(slot: Any, target: Any, made: Any, made_weight: Any, made_top: Any, l
                 weight[s, d, k] = made_weight[s, slot, d, k]
         for k in range(arms):
             loss[s, k] = abs(made[s, slot, k] - target[s])
+            up[s, k] = made_awake[s, slot, k]
+
+
+@compiled
+def keep(
+    slot: Any, each: Any, weight: Any, top: Any, up: Any, made: Any, made_weight: Any, made_top: Any, made_awake: Any
+) -> None:
+    """Write forecasts, weights and who is awake into `slot`, for `recall`."""
+    rows, _, levels, arms = made_weight.shape
+    for s in range(rows):
+        for d in range(levels):
+            made_top[s, slot, d] = top[s, d]
+            for k in range(arms):
+                made_weight[s, slot, d, k] = weight[s, d, k]
+        for k in range(arms):
+            made[s, slot, k] = each[s, k]
+            made_awake[s, slot, k] = up[s, k]

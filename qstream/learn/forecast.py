@@ -6,7 +6,7 @@ Axes: series S, rates R, lags L, past P, horizon H, discounts D, arms K (the for
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Any, Final, NamedTuple
+from typing import Annotated, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,11 +18,10 @@ from qstream.learn.experts import analog as analog
 from qstream.learn.experts import ewma as ewma
 from qstream.learn.experts import rls as rls
 from qstream.learn.experts import weighted_median as weighted_median
-from qstream.learn.hedge import HedgeState, Used
+from qstream.learn.hedge import HedgeState
 from schemas.frame import Axes, Count, Frame
 
 RATES: Final = (1.0, 0.6, 0.3, 0.1, 0.03)
-VALUE_MAX: Final = 1e30  # a larger value counts as this one: the past is kept as float32
 MAX_PAST: Final = 1_000_000
 MAX_HORIZON: Final = 10_000
 MAX_LAGS: Final = 64
@@ -155,50 +154,35 @@ def step(
         Booleans [S, K]: the forecasters that may count in this step; None for all. Those that have seen too little sleep anyway.
     """
     rows, arms = len(state.past), len(state.hedge.arms)
-    came = np.clip(given.numbers("value", value, (rows,)), -VALUE_MAX, VALUE_MAX)
-    up = np.array(given.flags("awake", awake, (rows, arms)))
-    outside = np.empty((0, 0))
-    if extra is not None:
-        outside = np.clip(given.numbers("extra", extra, (rows, state.extra)), -VALUE_MAX, VALUE_MAX)
-    new = {name: getattr(state, name).copy() for name in _LEARNT}
-    target, each = np.zeros(rows), np.empty((rows, arms))
+    came = given.numbers("value", value, (rows,))
+    outside = _NONE if extra is None else given.numbers("extra", extra, (rows, state.extra))
+    up = given.flags("awake", awake, (rows, arms)).copy()
+    new, made = ({name: getattr(state, name).copy() for name in names} for names in (_LEARNT, _MADE))
+    target, each, mean = np.zeros(rows), np.empty((rows, arms)), np.empty(rows)
     rates, windows, steps, horizon = state.rates, state.analogs, state.steps, state.horizon
     learnt = (*new.values(), target, each, up)
     experts.forecasts(came, outside, rates, windows, steps, horizon, state.season, state.forgetting, *learnt)
-    slot = steps % horizon
-    mixer = state.hedge if steps < horizon else _learnt(state, slot, target)
-    share, mean = hedge.mix(mixer, None if up.all() else up), np.empty(rows)
+    mixer = state.hedge if steps < horizon else _learnt(state, steps % horizon, target)
+    share = hedge.mix(mixer, up)
     experts.weighted_median(each, share, mean)
-    made = {
-        "made": _with_row(state.made, slot, each),
-        "made_weight": _with_row(state.made_weight, slot, mixer.weight),
-        "made_top": _with_row(state.made_top, slot, mixer.top),
-        "made_awake": _with_row(state.made_awake, slot, up),
-    }
+    experts.keep(steps % horizon, each, mixer.weight, mixer.top, up, *made.values())
     return evolve(state, steps=steps + 1, hedge=mixer, **new, **made), Forecast(mean, each, share)
 
 
-# The arrays that a value changes, in the order in which `experts.forecasts` takes them.
+_NONE: Final = read_only(np.empty((0, 0)))
+# The arrays that a value changes, in the order in which `experts.forecasts` takes them, and `experts.keep`.
 _LEARNT: Final = ("past", "largest", "level", "rls_weight", "rls_covariance")
+_MADE: Final = ("made", "made_weight", "made_top", "made_awake")
 
 
 def _learnt(state: ForecastState, slot: int, target: NDArray[np.float64]) -> HedgeState:
     """The hedge after the forecasts in `slot` were met by their `target` [S]."""
-    loss, weight, top = (
-        np.empty((len(target), len(state.hedge.arms))),
-        np.empty_like(state.hedge.weight),
-        np.empty_like(state.hedge.top),
-    )
-    experts.recall(slot, target, state.made, state.made_weight, state.made_top, loss, weight, top)
-    at = Used.model_construct(frame=Used.tag(), weight=read_only(weight), top=read_only(top))
-    return hedge.learn(state.hedge, loss, at, state.made_awake[:, slot])
-
-
-def _with_row(ring: NDArray[Any], slot: int, row: NDArray[Any]) -> NDArray[Any]:
-    """The ring [S, H, ...] with another row [S, ...] at `slot`."""
-    new = ring.copy()
-    new[:, slot] = row
-    return new
+    arms = (len(target), len(state.hedge.arms))
+    loss, up = np.empty(arms), np.empty(arms, np.bool_)
+    weight, top = np.empty_like(state.hedge.weight), np.empty_like(state.hedge.top)
+    held = (state.made, state.made_weight, state.made_top, state.made_awake, loss, weight, top, up)
+    experts.recall(slot, target, *held)
+    return hedge.learnt(state.hedge, *(read_only(array) for array in (loss, weight, top, up)))
 
 
 def _outside(extra: int | Iterable[str]) -> tuple[str, ...]:

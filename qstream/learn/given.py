@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -32,8 +33,13 @@ def numbers(name: str, value: ArrayLike, shape: tuple[int, ...], low: float = -m
 def flags(name: str, value: ArrayLike | None, shape: tuple[int, ...]) -> NDArray[np.bool_]:
     """The value as a read-only C-ordered array of booleans of that shape; all true for None."""
     if value is None:
-        return read_only(np.ones(shape, np.bool_))
+        return _all_true(shape)
     return _array(name, value, np.bool_, "b", shape)
+
+
+@lru_cache(maxsize=64)
+def _all_true(shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    return read_only(np.ones(shape, np.bool_))
 
 
 def _array(name: str, value: ArrayLike, dtype: type[np.generic], kinds: str, shape: tuple[int, ...]) -> NDArray[Any]:

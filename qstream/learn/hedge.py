@@ -112,11 +112,10 @@ def mix(state: HedgeState | Used, awake: ArrayLike | None = None, floor: float |
     """
     rows, _, arms = state.weight.shape
     up = given.flags("awake", awake, (rows, arms))
-    if awake is not None and not up.any(axis=1).all():
-        raise LearnError(must_be("awake", "true for an arm of each series", Shown("a series without one")))
     part = 0.0 if floor is None else given.real("floor", floor, 0.0, 1.0)
     mixed = np.empty((rows, arms))
-    mix_rows(state.weight, state.top, up, part, mixed)
+    if not mix_rows(state.weight, state.top, up, part, mixed):
+        raise LearnError(must_be("awake", "true for an arm of each series", Shown("a series without one")))
     return mixed
 
 
@@ -140,8 +139,19 @@ def learn(state: HedgeState, loss: ArrayLike, at: Used | None = None, awake: Arr
     before: HedgeState | Used = state if at is None else at
     if before.weight.shape != state.weight.shape or before.top.shape != state.top.shape:
         raise LearnError(must_be("at", f"weights of shape {state.weight.shape}", Shown(f"shape {before.weight.shape}")))
+    return learnt(state, lost, before.weight, before.top, up)
+
+
+def learnt(
+    state: HedgeState,
+    loss: NDArray[np.float64],
+    weight: NDArray[np.float64],
+    top: NDArray[np.float64],
+    awake: NDArray[np.bool_],
+) -> HedgeState:
+    """`learn` for another learner, whose arrays have the form that the kernel takes: C-ordered and read-only."""
     new = {name: getattr(state, name).copy() for name in LEARNT}
-    learn_rows(lost, before.weight, before.top, up, state.discounts, *new.values())
+    learn_rows(loss, weight, top, awake, state.discounts, *new.values())
     return evolve(state, steps=state.steps + 1, **new)
 
 
@@ -188,14 +198,17 @@ LEARNT: Final = (
 
 
 @compiled
-def mix_rows(weight: Any, top: Any, awake: Any, floor: Any, mixed: Any) -> None:
-    """Fill `mixed` [S, K] with the weights over both levels, renormalised at each discount over the arms awake."""
+def mix_rows(weight: Any, top: Any, awake: Any, floor: Any, mixed: Any) -> Any:
+    """Fill `mixed` [S, K] with the weights over both levels, renormalised at each discount over the arms awake; false if
+    a series has none."""
     rows, levels, arms = weight.shape
     for s in range(rows):
         up = 0
         for k in range(arms):
             mixed[s, k] = 0.0
             up += awake[s, k]
+        if up == 0:
+            return False
         for d in range(levels):
             total = 0.0
             for k in range(arms):
@@ -208,6 +221,7 @@ def mix_rows(weight: Any, top: Any, awake: Any, floor: Any, mixed: Any) -> None:
         for k in range(arms):
             if awake[s, k]:
                 mixed[s, k] = (1 - floor) * mixed[s, k] / total + floor / up
+    return True
 
 
 @compiled
