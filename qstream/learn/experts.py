@@ -122,7 +122,8 @@ def analog(past: Any, steps: Any, horizon: Any, length: Any, mean: Any) -> Any:
     for s in range(rows):
         for i in range(n):
             line[i] = past[s, (steps - n + i) % size]
-        distance[:] = np.float32(0)
+        for c in range(candidates):
+            distance[c] = np.float32(0)
         for age in range(length):
             now, weight, shift = line[n - 1 - age], np.float32(np.exp(-age / _FADE)), length - 1 - age
             for c in range(candidates):
@@ -204,39 +205,43 @@ def forecasts(
         came[s] = min(max(value[s], -VALUE_MAX), VALUE_MAX)
         past[s, steps % size] = came[s]
         largest[s] = max(largest[s], abs(came[s]))
-        each[s, :] = came[s]
+        for k in range(each.shape[1]):
+            each[s, k] = came[s]
     now, arm, mean = steps + 1, len(rates), np.empty(rows)
     ewma(came, rates, steps == 0, level)
-    each[:, :arm] = level
+    for s in range(rows):
+        for r in range(arm):
+            each[s, r] = level[s, r]
     if steps >= horizon:
         mean_of_last(past, now, horizon, target)
     rls(past, now, horizon, target, forgetting, largest, weight, cov, mean)
-    if now >= weight.shape[1] + horizon:
-        each[:, arm] = mean
-    else:
-        up[:, arm] = False
+    put(now >= weight.shape[1] + horizon, arm, mean, each, up)
     mean_of_last(past, now, MEAN_OF, mean)
-    each[:, arm + 1] = mean
+    put(True, arm + 1, mean, each, up)
     arm += 2
     for length in analogs:
-        if analog(past, now, horizon, length, mean):
-            each[:, arm] = mean
-        else:
-            up[:, arm] = False
+        put(analog(past, now, horizon, length, mean), arm, mean, each, up)
         arm += 1
     if season > 0:
-        if now >= cycle(horizon, season):
+        ready = now >= cycle(horizon, season)
+        if ready:
             seasonal(past, now, horizon, season, mean)
-            each[:, arm] = mean
-        else:
-            up[:, arm] = False
+        put(ready, arm, mean, each, up)
         arm += 1
-    if len(outside):
-        for s in range(rows):
-            for k in range(outside.shape[1]):
-                each[s, arm + k] = min(max(outside[s, k], -VALUE_MAX), VALUE_MAX)
-    else:
-        up[:, arm:] = False
+    for k in range(arm, each.shape[1]):
+        for s in range(min(rows, len(outside))):
+            mean[s] = min(max(outside[s, k - arm], -VALUE_MAX), VALUE_MAX)
+        put(len(outside) > 0, k, mean, each, up)
+
+
+@compiled
+def put(ready: Any, arm: Any, mean: Any, each: Any, up: Any) -> None:
+    """Make `mean` [S] the forecast of an arm, or let the arm sleep if it is not ready."""
+    for s in range(len(mean)):
+        if ready:
+            each[s, arm] = mean[s]
+        else:
+            up[s, arm] = False
 
 
 @compiled

@@ -263,7 +263,8 @@ def learn_rows(
             if total > 0:
                 own /= total
             else:
-                own = (here * lost).sum() / up
+                for k in range(arms):
+                    own += here[k] * lost[k] / up
             level_loss[d] = own
             discount, largest = discounts[d], 0.0
             for k in range(arms):
