@@ -9,7 +9,7 @@ from typing import Final, Literal
 from schemas.control import Control
 from schemas.deadletter import DeadLetter
 from schemas.experts import ExpertLoad, ExpertTopology
-from schemas.frame import Frame
+from schemas.frame import JSON, SAFETENSORS, ContentType, Frame
 from schemas.placement import PlacementAck, PlacementPlan
 from schemas.routing import RoutingPlan
 from schemas.shares import DispatchShares
@@ -53,6 +53,11 @@ class Topic:
     def max_bytes(self) -> int:
         """Largest record; a dead letter is a whole record with the headers of its error."""
         return self.frame.MAX_BYTES * (2 if self.role == "dead-letter" else 1)
+
+    @property
+    def content_type(self) -> ContentType:
+        """How agents write events to it: frames without arrays go as JSON, which is shorter then, and any reader knows it."""
+        return SAFETENSORS if self.frame.arrays else JSON
 
     def config(self) -> dict[str, str]:
         """The topic's configuration on the cluster, in Kafka's names."""

@@ -22,7 +22,7 @@ from qstream.stream.faults import fatal_named, raise_if_fatal
 from qstream.stream.headers import event_headers, passed_on
 from qstream.stream.producers import Producers, producer_config
 from schemas.deadletter import Headers
-from schemas.frame import JSON, SAFETENSORS, FrameError
+from schemas.frame import FrameError
 from schemas.topics import Compression
 
 log = logging.getLogger(__name__)
@@ -142,12 +142,11 @@ class Outbox:
                 return
 
     def _put_event(self, event: Event) -> None:
-        """A frame without arrays goes as JSON, which is shorter then, and any reader knows it."""
         if event.id in self._refused:
             raise KafkaException(self._refused[event.id])
         cause = event.cause
         moment = cause.timestamp_ms if cause else int(time.time() * 1000)
-        content_type = SAFETENSORS if event.topic.frame.arrays else JSON
+        content_type = event.topic.content_type
         headers = event_headers(event.topic.name, event.id, self.source, event.key, moment, content_type)
         if cause and cause.headers:
             headers += passed_on(cause.headers)

@@ -97,7 +97,7 @@ def fault_free(processor: Processor[S], records: Iterable[Record], poison: Colle
             keys.add(record.key)
             if (reason := feed.waiting(record.key)) is not None:
                 raise reason
-    events = [Produced(event.id, event.key, event.frame.encode()) for event in feed.events]
+    events = [Produced(event.id, event.key, event.frame.encode(event.topic.content_type)) for event in feed.events]
     states = {key: state.encode() for key in keys if (state := feed.state(key)) is not None}
     return Run(events, sorted(poison), states)
 

@@ -253,9 +253,10 @@ def test_keys_beyond_the_setting_become_dead_letters_that_name_it_and_the_others
 
 def test_a_dead_letter_topic_that_is_missing_holds_the_record_back_and_loses_nothing(make_rig: MakeRig):
     rig = make_rig()
-    rig.delete_topic(rig.sample.letters)
-    rig.publish([Ping.of("a", 1, act="break")])
     with rig.loop(delivery_timeout_ms=1000) as running:
+        wait_until(lambda: running.loop.status().partitions)  # it has seen all topics, which a start waits for
+        rig.delete_topic(rig.sample.letters)
+        rig.publish([Ping.of("a", 1, act="break")])
         wait_until(lambda: running.loop.retry.failures > 0)
         assert rig.committed_records() == 0
         rig.create_topic(rig.sample.letters)

@@ -136,7 +136,7 @@ def test_the_embedded_broker_names_the_topics_that_it_was_started_without(invoke
 def test_an_agent_without_a_broker_says_so_in_one_line(invoke):
     result = invoke("run", "routing", "--redis", "redis://127.0.0.1:1/0", "-b", NOWHERE, "--port", "0")
     assert result.exit_code == 1
-    assert result.stderr.startswith(f"Error: no Kafka broker answers at {NOWHERE}")
+    assert result.stderr.startswith(f"Error: Kafka at {NOWHERE} does not answer: ")
     assert result.stderr.count("\n") == 1
 
 
