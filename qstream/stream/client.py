@@ -193,6 +193,9 @@ class PlanSubscriber(Generic[F]):
         self._kept_bytes = 0
         self._ids: OrderedDict[str, None] = OrderedDict()
         self._assigned = threading.Event()
+        self._joined = False
+        self._begun: set[int] = set()  # partitions that have shown where they are read from
+        self._to_seek: set[int] = set()
         self._growth: Growth | None = None
         base = (settings or load_settings()).model_copy(update={"bootstrap_servers": bootstrap_servers})
         self._logs = Identities(base, [topic.name])
@@ -205,6 +208,7 @@ class PlanSubscriber(Generic[F]):
                 "enable.auto.commit": True,
                 "auto.offset.reset": "earliest" if from_start else "latest",
                 "isolation.level": "read_committed",
+                "enable.partition.eof": True,
                 "partition.assignment.strategy": "cooperative-sticky",
                 "fetch.wait.max.ms": 100,
                 "session.timeout.ms": 10_000,
@@ -230,7 +234,7 @@ class PlanSubscriber(Generic[F]):
         """Poll until the partitions are assigned: plans published from then on are seen. False on timeout."""
         deadline = time.monotonic() + timeout_s
         while not self._assigned.is_set() and time.monotonic() < deadline:
-            message = self._consumer.poll(0.05)
+            message = self._receive(0.05)
             if message is not None and message.error() is None:
                 self._take(message)
         return self._assigned.is_set()
@@ -245,7 +249,8 @@ class PlanSubscriber(Generic[F]):
         deadline = time.monotonic() + timeout_s
         if self._logs.changes():
             self._read_from_start()
-        while (message := self._consumer.poll(max(0.0, deadline - time.monotonic()))) is not None:
+        self._seek()
+        while (message := self._receive(max(0.0, deadline - time.monotonic()))) is not None:
             error = message.error()
             if error is None:
                 if self._key is None or message.key() == self._key:
@@ -280,19 +285,40 @@ class PlanSubscriber(Generic[F]):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _note_assignment(self, _consumer: Consumer, _partitions: object) -> None:
+    def _receive(self, timeout_s: float) -> Message | None:
+        """The next message. A member of a new group asks for the end of a partition after it was assigned: what comes is seen
+        for certain once the partition has given a record or its end."""
+        message = self._consumer.poll(timeout_s)
         if not self._assigned.is_set():
+            if message is not None and (message.error() is None or message.error().code() == KafkaError._PARTITION_EOF):
+                self._begun.add(message.partition())
+            if self._joined and {at.partition for at in self._consumer.assignment()} <= self._begun:
+                self._assigned.set()
+        return message
+
+    def _note_assignment(self, _consumer: Consumer, partitions: list[KafkaPartition]) -> None:
+        if not self._joined:
             self._logs.ask(ANSWER_S)
-        self._assigned.set()
+        self._joined = True
+        self._begun -= {at.partition for at in partitions}
 
     def _read_from_start(self) -> None:
         """The topic was created again: all that it has is new."""
         log.warning("%s is another log than before, its topic was created again: read from its start", self.topic.name)
-        for at in self._consumer.assignment():
+        self._to_seek = {at.partition for at in self._consumer.assignment()}
+
+    def _seek(self) -> None:
+        """Seek now or at a later poll: a partition just assigned refuses while its committed offset is still asked for."""
+        if self._to_seek:
+            self._to_seek &= {at.partition for at in self._consumer.assignment()}
+        for partition in list(self._to_seek):
             try:
-                self._consumer.seek(KafkaPartition(at.topic, at.partition, OFFSET_BEGINNING))
-            except KafkaException as exc:  # it was only just assigned, and begins at the start of the new log anyway
-                log.debug("%s cannot seek: %s", at, exc.args[0])
+                self._consumer.seek(KafkaPartition(self.topic.name, partition, OFFSET_BEGINNING))
+            except KafkaException as exc:
+                raise_if_fatal(exc.args[0])
+                log.debug("%s/%s cannot seek yet: %s", self.topic.name, partition, exc.args[0])
+            else:
+                self._to_seek.discard(partition)
 
     def _take(self, message: Message, now_ns: int | None = None) -> F | None:
         try:

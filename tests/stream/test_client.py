@@ -133,6 +133,19 @@ def test_plans_of_a_topic_that_is_created_again_are_seen_though_places_and_ids_r
         assert versions(plans, 4) == [11, 12, 13, 14]
 
 
+def test_a_member_of_a_new_group_sees_what_is_published_once_it_has_its_partitions(
+    kafka: str, make_topic: MakeTopic, publisher: Publisher
+):
+    topic = make_topic(partitions=1)
+    publisher.publish(topic, note(version=1))
+    publisher.flush()
+    with subscriber(kafka, topic, group=f"{topic.name}.late") as plans:
+        assert plans.wait_assigned(PATIENCE_S)
+        publisher.publish(topic, note(version=2))
+        publisher.flush()
+        assert versions(plans, 1) == [2]
+
+
 def test_a_replayed_record_keeps_its_time_and_one_without_a_time_has_now(kafka: str, make_topic: MakeTopic, publisher: Publisher):
     topic = make_topic(retention_ms=-1)
     before_ms = int(time.time() * 1000)
