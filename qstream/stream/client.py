@@ -197,7 +197,7 @@ class PlanSubscriber(Generic[F]):
         self._begun: set[int] = set()  # partitions that have shown where they are read from
         self._to_seek: set[int] = set()
         self._growth: Growth | None = None
-        base = (settings or load_settings()).model_copy(update={"bootstrap_servers": bootstrap_servers})
+        self._settings = base = (settings or load_settings()).model_copy(update={"bootstrap_servers": bootstrap_servers})
         self._logs = Identities(base, [topic.name])
         if group is None:
             self._consumer = self._read_alone(base, from_start)
@@ -220,8 +220,8 @@ class PlanSubscriber(Generic[F]):
     def _read_alone(self, settings: Settings, from_start: bool) -> Consumer:
         """A consumer of all partitions, or of the key's: outside any group, so that what comes from now on is seen."""
         consumer, spans = open_reader(settings, self.topic.name)
-        wanted = spans if self._key is None else {at: spans[at] for at in [partition_of_key(self._key, len(spans))]}
-        starts = {partition: OFFSET_BEGINNING if from_start else high for partition, (_, high) in wanted.items()}
+        wanted = spans if self._key is None else [partition_of_key(self._key, len(spans))]
+        starts = {partition: OFFSET_BEGINNING if from_start else spans[partition][1] for partition in wanted}
         consumer.assign([KafkaPartition(self.topic.name, partition, start) for partition, start in starts.items()])
         key = self._key
         choose = None if key is None else lambda partitions: [partition_of_key(key, len(partitions))]
@@ -286,8 +286,7 @@ class PlanSubscriber(Generic[F]):
         self.close()
 
     def _receive(self, timeout_s: float) -> Message | None:
-        """The next message. A member of a new group asks for the end of a partition after it was assigned: what comes is seen
-        for certain once the partition has given a record or its end."""
+        """The next message. What comes to a partition is seen for certain once it has given a record or its end."""
         message = self._consumer.poll(timeout_s)
         if not self._assigned.is_set():
             if message is not None and (message.error() is None or message.error().code() == KafkaError._PARTITION_EOF):
@@ -305,20 +304,21 @@ class PlanSubscriber(Generic[F]):
     def _read_from_start(self) -> None:
         """The topic was created again: all that it has is new."""
         log.warning("%s is another log than before, its topic was created again: read from its start", self.topic.name)
-        self._to_seek = {at.partition for at in self._consumer.assignment()}
+        if self._growth is not None:
+            self._consumer = self._growth.again(self._settings, Cause())
+        else:
+            self._to_seek = {at.partition for at in self._consumer.assignment()}
 
     def _seek(self) -> None:
         """Seek now or at a later poll: a partition just assigned refuses while its committed offset is still asked for."""
-        if self._to_seek:
-            self._to_seek &= {at.partition for at in self._consumer.assignment()}
+        self._to_seek &= {at.partition for at in self._consumer.assignment()} if self._to_seek else set()
         for partition in list(self._to_seek):
             try:
                 self._consumer.seek(KafkaPartition(self.topic.name, partition, OFFSET_BEGINNING))
+                self._to_seek.discard(partition)
             except KafkaException as exc:
                 raise_if_fatal(exc.args[0])
                 log.debug("%s/%s cannot seek yet: %s", self.topic.name, partition, exc.args[0])
-            else:
-                self._to_seek.discard(partition)
 
     def _take(self, message: Message, now_ns: int | None = None) -> F | None:
         try:

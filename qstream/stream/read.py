@@ -154,6 +154,17 @@ class Growth:
             self._consumer.incremental_assign([KafkaPartition(topic, at, OFFSET_BEGINNING) for topic, at in sorted(new)])
             self._read |= new
 
+    def again(self, settings: Settings, cause: Cause) -> Consumer:
+        """Close the consumer and have another one read all from the start: a topic was created again.
+
+        A consumer holds on to the highest leader epoch that it has seen. A new log begins at epoch 0, and its brokers refuse
+        a consumer that knows a higher one of the old log, however it seeks.
+        """
+        self._consumer.close()
+        self._consumer = reader(settings, cause)
+        self._consumer.assign([KafkaPartition(topic, at, OFFSET_BEGINNING) for topic, at in sorted(self._read)])
+        return self._consumer
+
 
 def open_reader(settings: Settings, topic: str) -> tuple[Consumer, dict[int, tuple[int, int]]]:
     """A reader of one topic, and the first and next offset of each partition; errors as `partitions_of`."""

@@ -96,10 +96,12 @@ class Tables:
 
     def _read_again(self, topics: Iterable[str]) -> None:
         assert self._consumer is not None
+        assert self._growth is not None
         for name in topics:
             log.warning("table %s is another log than before, its topic was created again: read from its start", name)
             self._old[name] = set(self.rows[name])
-        self._read_from_start(self._consumer, [(at.topic, at.partition) for at in self._consumer.assignment()])
+        self._unread = {(at.topic, at.partition) for at in self._consumer.assignment()}
+        self._consumer = self._growth.again(self._settings, self._cause)
 
     def _end_old_rows(self, topic: str) -> bool:
         """Whether rows ended because the whole topic is read again and did not have them."""

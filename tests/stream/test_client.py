@@ -19,6 +19,7 @@ from qstream.stream.client import VERSION_AHEAD_MS, Exchange, PlanSubscriber, Pu
 from qstream.stream.partition import partition_of_key
 from qstream.stream.produce import Outbox
 from qstream.stream.read import frame_of, read_all
+from qstream.stream.tables import Tables
 from qstream.testing.java_kafka import JavaKafka
 from qstream.testing.rig import PATIENCE_S, wait_until
 from schemas.experts import ExpertTopology
@@ -131,6 +132,36 @@ def test_plans_of_a_topic_that_is_created_again_are_seen_though_places_and_ids_r
             publisher.publish(topic, note(version=10 + n), event_id=f"t/0/{n}", timestamp_ms=OLD_MS + 1)
         publisher.flush()
         assert versions(plans, 4) == [11, 12, 13, 14]
+
+
+def test_a_topic_that_is_created_again_after_its_leader_has_changed_is_read_by_subscribers_and_tables(tmp_path: Path):
+    """The old log has a higher leader epoch than the new one, which a Kafka client would wait for without end."""
+    try:
+        server = JavaKafka(directory=tmp_path)
+    except ConfigError as exc:
+        pytest.skip(str(exc))
+    topic = note_topic("again.v1", partitions=1)
+    with server:
+        admin = AdminClient({"bootstrap.servers": server.bootstrap_servers})
+        apply_topics(admin, [topic], 1)
+        tables = Tables(Settings(bootstrap_servers=server.bootstrap_servers), [topic])
+        with Publisher(server.bootstrap_servers) as publisher, subscriber(server.bootstrap_servers, topic) as plans:
+            publisher.publish(topic, note(version=1))
+            publisher.flush()
+            assert versions(plans, 1) == [1]
+            tables.read(threading.Event())
+            server.restart()
+            publisher.publish(topic, note("before", version=2))
+            publisher.flush()
+            assert versions(plans, 1) == [2]  # so it knows the new epoch
+            wait_until(lambda: tables.changes() is not None and set(tables.rows[topic.name]) == {"m", "before"})
+            admin.delete_topics([topic.name])[topic.name].result()
+            wait_until(lambda: apply_topics(admin, [topic], 1)[0].finding == "created")
+            publisher.publish(topic, note("after", version=3))
+            publisher.flush()
+            assert versions(plans, 1) == [3]
+            wait_until(lambda: tables.changes() is not None and set(tables.rows[topic.name]) == {"after"})
+        tables.close()
 
 
 def test_a_member_of_a_new_group_sees_what_is_published_once_it_has_its_partitions(
