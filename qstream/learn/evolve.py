@@ -22,7 +22,7 @@ _SMALL = 16  # numbers, up to which a sum of Python floats is quicker than a com
 def evolve(state: S, **changes: Any) -> S:
     """Return `state` with the fields in `changes` replaced; `state` itself stays as it is.
 
-    Validating a frame of seven arrays anew costs ten times as much. So only what a learner could get wrong is checked: an
+    Validating a frame of seven arrays again costs ten times as much. So only what a learner could get wrong is checked: an
     array keeps dtype and shape, and floats are finite. Arrays become read-only and belong to the new state.
 
     Raises

@@ -83,9 +83,3 @@ def cluster(emptied: str) -> str:
     """A broker with all topics of the registry, the only ones that the command knows; their records stay within a file."""
     create_registry(emptied)
     return emptied
-
-
-@pytest.fixture
-def fresh_cluster(bare_kafka: str) -> str:
-    """A broker without topics of the registry: one that was just set up."""
-    return bare_kafka

@@ -51,63 +51,63 @@ def test_topics_that_exist_are_left_alone_and_listed(cluster, answer_of):
     assert {row["topic"]: row["partitions"] for row in listed} == {topic.name: topic.partitions for topic in TOPICS}
 
 
-def test_apply_creates_what_is_missing_and_reports_what_differs_without_changing_it(fresh_cluster, invoke, tmp_path):
-    client = AdminClient({"bootstrap.servers": fresh_cluster})
+def test_apply_creates_what_is_missing_and_reports_what_differs_without_changing_it(bare_kafka, invoke, tmp_path):
+    client = AdminClient({"bootstrap.servers": bare_kafka})
     wrong = NewTopic(TOKENS_BATCH.name, num_partitions=3, replication_factor=1)
     client.create_topics([wrong])[TOKENS_BATCH.name].result()
     wait_until(lambda: TOKENS_BATCH.name in client.list_topics(timeout=60).topics)
-    before = json.loads(invoke("topics", "list", "-b", fresh_cluster, "--json").stdout)
+    before = json.loads(invoke("topics", "list", "-b", bare_kafka, "--json").stdout)
     assert [row["finding"] for row in before] == ["differs"] + ["missing"] * (len(TOPICS) - 1)
-    lacking = invoke("publish", example(EXPERTS_LOAD, tmp_path)[0], "-b", fresh_cluster)
+    lacking = invoke("publish", example(EXPERTS_LOAD, tmp_path)[0], "-b", bare_kafka)
     assert lacking.exit_code == 1
     assert lacking.stderr == f"Error: the cluster lacks {EXPERTS_LOAD.name}; create by: qstream topics apply\n"
 
-    result = invoke("topics", "apply", "-b", fresh_cluster, "--json")
+    result = invoke("topics", "apply", "-b", bare_kafka, "--json")
 
     assert result.exit_code == 1
     assert [state["finding"] for state in json.loads(result.stdout)] == ["differs"] + ["created"] * (len(TOPICS) - 1)
     known = client.list_topics(timeout=60).topics
     wanted = {name: topic.partitions for name, topic in BY_NAME.items()} | {TOKENS_BATCH.name: 3}
     assert {name: len(known[name].partitions) for name in BY_NAME} == wanted
-    again = invoke("topics", "apply", "-b", fresh_cluster)
+    again = invoke("topics", "apply", "-b", bare_kafka)
     assert again.exit_code == 1
     assert "3 partitions, the registry has 8" in again.stdout
-    doctor = invoke("doctor", "-b", fresh_cluster, "--json")
+    doctor = invoke("doctor", "-b", bare_kafka, "--json")
     assert doctor.exit_code == 1
     assert [row["what"] for row in json.loads(doctor.stdout) if row["verdict"] == "fail"] == [f"topic {TOKENS_BATCH.name}"]
 
 
-def test_more_copies_than_brokers_is_a_failure_with_the_brokers_reason(fresh_cluster, invoke):
-    result = invoke("topics", "apply", "-b", fresh_cluster, "--replication", 3, "--json")
+def test_more_copies_than_brokers_is_a_failure_with_the_brokers_reason(bare_kafka, invoke):
+    result = invoke("topics", "apply", "-b", bare_kafka, "--replication", 3, "--json")
     assert result.exit_code == 1
     states = json.loads(result.stdout)
     assert {state["finding"] for state in states} == {"failed"}
     assert all("replication" in state["detail"].lower() for state in states)
-    read = invoke("topics", "apply", "-b", fresh_cluster, "--replication", 3)
+    read = invoke("topics", "apply", "-b", bare_kafka, "--replication", 3)
     assert read.exit_code == 1
     assert "registered" not in read.stdout
     assert read.stdout.splitlines()[-1].startswith("Brokers of the cluster: 1; ")
 
 
 def test_the_doctor_says_of_a_fresh_cluster_that_no_worker_has_joined_and_counts_no_topics_of_others(
-    fresh_cluster, topic_prefix, invoke
+    bare_kafka, topic_prefix, invoke
 ):
-    client = AdminClient({"bootstrap.servers": fresh_cluster})
+    client = AdminClient({"bootstrap.servers": bare_kafka})
     client.create_topics([NewTopic(topic_prefix, num_partitions=1)])[topic_prefix].result()
-    assert invoke("topics", "apply", "-b", fresh_cluster).exit_code == 0
-    checks = {check["what"]: check for check in json.loads(invoke("doctor", "-b", fresh_cluster, "--json").stdout)}
+    assert invoke("topics", "apply", "-b", bare_kafka).exit_code == 0
+    checks = {check["what"]: check for check in json.loads(invoke("doctor", "-b", bare_kafka, "--json").stdout)}
     group = checks["group qstream.routing"]
     assert (group["verdict"], group["detail"]) == ("warn", "no worker of routing has joined yet")
     assert group["fix"] == "qstream run routing"
     assert f" {len(TOPICS)} of our topics" in checks["broker"]["detail"]
 
 
-def test_the_doctor_names_a_topic_that_was_created_again(fresh_cluster, redis_server: EmbeddedRedis, invoke):
-    assert invoke("topics", "apply", "-b", fresh_cluster).exit_code == 0
+def test_the_doctor_names_a_topic_that_was_created_again(bare_kafka, redis_server: EmbeddedRedis, invoke):
+    assert invoke("topics", "apply", "-b", bare_kafka).exit_code == 0
     topic = TOKENS_BATCH.name
     with StateStore(redis_server.url, "routing", RoutingState) as store:
         store.logs.take({TopicPartition(topic, 0): "topic:another", TopicPartition(CONTROL.name, 0): "cluster:x"}, 1)
-    checks = json.loads(invoke("doctor", "-b", fresh_cluster, "--redis", redis_server.url, "--json").stdout)
+    checks = json.loads(invoke("doctor", "-b", bare_kafka, "--redis", redis_server.url, "--json").stdout)
     (found,) = [check for check in checks if "created again" in check["detail"]]
     assert (found["verdict"], found["what"]) == ("warn", f"topic {topic}")
     assert "routing" in found["detail"]

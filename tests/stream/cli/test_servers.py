@@ -97,15 +97,15 @@ def page(port: int, name: str) -> tuple[int, dict[str, Any]]:
         return 0, {}
 
 
-def test_an_agent_and_its_topics_may_come_up_in_any_order(started, invoke, fresh_cluster):
+def test_an_agent_and_its_topics_may_come_up_in_any_order(started, invoke, bare_kafka):
     port = free_ports(1)[0]
-    process = started("run", "routing", "--port", str(port), "-b", fresh_cluster, "--redis", "embedded", "--loglevel", "ERROR")
+    process = started("run", "routing", "--port", str(port), "-b", bare_kafka, "--redis", "embedded", "--loglevel", "ERROR")
     wait_until(lambda: page(port, "readyz")[1].get("missing_topics") or process.poll() is not None)
     assert process.poll() is None, process.stderr.read()
     code, status = page(port, "readyz")
     assert (code, status["ready"], page(port, "healthz")[0]) == (503, False, 200)
     assert {TOKENS_BATCH.name, ROUTING_PLAN.name, CONTROL.name, "qstream.routing.dlq.v1"} <= set(status["missing_topics"])
-    assert invoke("topics", "apply", "-b", fresh_cluster).exit_code == 0
+    assert invoke("topics", "apply", "-b", bare_kafka).exit_code == 0
     wait_until(lambda: ready(port))
     assert page(port, "readyz")[1]["missing_topics"] == []
     process.terminate()
