@@ -21,10 +21,10 @@ from qstream.errors import ConfigError
 from qstream.stream.cause import Cause, denied, open_client
 from qstream.stream.faults import fatal_named, raise_if_fatal
 from qstream.stream.headers import event_headers, headers_of
-from qstream.stream.identity import Identities
+from qstream.stream.identity import PERIOD_S, Identities
 from qstream.stream.partition import partition_of_key
 from qstream.stream.producers import Producers, producer_config
-from qstream.stream.read import LOOK_S, Growth, frame_of, open_reader
+from qstream.stream.read import Growth, frame_of, open_reader
 from schemas.deadletter import Headers
 from schemas.frame import SAFETENSORS, ContentType, Frame, FrameError
 from schemas.plan import Plan, VersionedPlan
@@ -212,7 +212,7 @@ class PlanSubscriber(Generic[F]):
                 "partition.assignment.strategy": "cooperative-sticky",
                 "fetch.wait.max.ms": 100,
                 "session.timeout.ms": 10_000,
-                "topic.metadata.refresh.interval.ms": int(LOOK_S * 1000),
+                "topic.metadata.refresh.interval.ms": int(PERIOD_S * 1000),
             }
             self._consumer = open_client(Consumer, base, config | base.kafka_properties(), Cause())
             self._consumer.subscribe([topic.name], on_assign=self._note_assignment)
@@ -225,8 +225,8 @@ class PlanSubscriber(Generic[F]):
         consumer.assign([KafkaPartition(self.topic.name, partition, start) for partition, start in starts.items()])
         key = self._key
         choose = None if key is None else lambda partitions: [partition_of_key(key, len(partitions))]
-        self._growth = Growth(consumer, [(self.topic.name, partition) for partition in starts], choose)
         self._logs.ask(ANSWER_S)
+        self._growth = Growth(consumer, [(self.topic.name, partition) for partition in starts], self._logs, choose)
         self._assigned.set()
         return consumer
 
@@ -244,11 +244,11 @@ class PlanSubscriber(Generic[F]):
 
         None also comes early, for a record that is passed over: repeated, expired or unreadable.
         """
-        if self._growth is not None:
-            self._growth.take_up()
         deadline = time.monotonic() + timeout_s
         if self._logs.changes():
             self._read_from_start()
+        if self._growth is not None:
+            self._growth.take_up()
         self._seek()
         while (message := self._receive(max(0.0, deadline - time.monotonic()))) is not None:
             error = message.error()

@@ -1,4 +1,4 @@
-"""Identity: which log stands behind a topic's name, as the cluster says."""
+"""Identity: which log stands behind a topic's name, and with how many partitions, as the cluster says."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ class Identities:
     """The identity of the log behind each topic, used by one thread.
 
     It is ``topic:<topic id>``, which is new at each creation of a topic; where a broker has none, ``cluster:<cluster id>``.
+    `partitions` has those of each topic as the newest answer says; each answer is a new mapping.
     """
 
     def __init__(self, settings: Settings, topics: Sequence[str]) -> None:
@@ -33,6 +34,7 @@ class Identities:
             config | {name: value for name, value in settings.kafka_properties().items() if not name.startswith("fetch.")},
             logger=logging.getLogger("qstream.librdkafka"),
         )
+        self.partitions: Mapping[str, tuple[int, ...]] = {}
         self._known: dict[str, str] = {}
         self._cluster = ""
         self._pending: Answers = {}
@@ -68,12 +70,15 @@ class Identities:
         return answers
 
     def _read(self, answers: Answers) -> dict[str, str]:
-        found = {}
+        found, partitions = {}, dict(self.partitions)
         for topic, answer in answers.items():
             try:
-                name = str(answer.result().topic_id)
+                described = answer.result()
             except KafkaException as exc:
                 log.debug("topic %s has no identity now: %s", topic, exc.args[0])
             else:
+                name = str(described.topic_id)
                 found[topic] = f"cluster:{self._cluster}" if name == NO_ID else f"topic:{name}"
+                partitions[topic] = tuple(at.id for at in described.partitions)
+        self.partitions = partitions
         return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final, TypeVar
 
@@ -17,14 +17,14 @@ from qstream.errors import Transient, Unreachable
 from qstream.stream.cause import Cause, denied, open_client
 from qstream.stream.faults import raise_if_fatal
 from qstream.stream.headers import CONTENT_TYPE, headers_of
+from qstream.stream.identity import Identities
 from schemas.deadletter import DeadLetter
 from schemas.frame import Frame, body_type
 
 F = TypeVar("F", bound=Frame)
 _ANSWER_S: Final = 10.0
 _POLL_S: Final = 0.1
-LOOK_S: Final = 3.0  # between two looks for new partitions
-LOOK_ANSWER_S: Final = 0.2  # what a broker that does not answer costs a look
+FIRST_ANSWER_S: Final = 2.0  # for the first answer of what the cluster says of a topic
 log = logging.getLogger(__name__)
 _MOVING = {KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, KafkaError.UNKNOWN_TOPIC_OR_PART}
 _UNKNOWN = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_PARTITION, KafkaError._UNKNOWN_TOPIC}
@@ -67,7 +67,9 @@ def follow(settings: Settings, topic: str, from_start: bool = False) -> Iterator
     consumer, spans = open_reader(settings, topic)
     starts = {partition: OFFSET_BEGINNING if from_start else high for partition, (_, high) in spans.items()}
     consumer.assign([KafkaPartition(topic, partition, start) for partition, start in starts.items()])
-    return _poll_for_ever(consumer, Growth(consumer, [(topic, partition) for partition in starts]))
+    logs = Identities(settings, [topic])
+    logs.ask(FIRST_ANSWER_S)
+    return _poll_for_ever(consumer, logs, Growth(consumer, [(topic, partition) for partition in starts], logs))
 
 
 def frame_of(message: Message, frame: type[F]) -> F:
@@ -80,9 +82,10 @@ def frame_of(message: Message, frame: type[F]) -> F:
     return frame.decode(body, given.decode(errors="replace").split(";")[0].strip() or body_type(body))
 
 
-def _poll_for_ever(consumer: Consumer, growth: Growth) -> Iterator[Message | None]:
+def _poll_for_ever(consumer: Consumer, logs: Identities, growth: Growth) -> Iterator[Message | None]:
     try:
         while True:
+            logs.changes()
             growth.take_up()
             message = consumer.poll(_POLL_S)
             yield None if message is None or _is_end(message) or message.error() is not None else message
@@ -123,6 +126,8 @@ class Growth:
     ----------
     read
         The topics and partitions that it reads by now, by an assignment.
+    logs
+        What the cluster says of these topics; asked for its `changes` by the owner.
     choose
         Of all partitions of a topic those that are wanted; None for all.
     """
@@ -131,25 +136,21 @@ class Growth:
         self,
         consumer: Consumer,
         read: Iterable[tuple[str, int]],
+        logs: Identities,
         choose: Callable[[Sequence[int]], Sequence[int]] | None = None,
     ) -> None:
         self._consumer = consumer
         self._read = set(read)
-        self._topics = sorted({topic for topic, _ in self._read})
+        self._logs = logs
+        self._known: Mapping[str, Sequence[int]] = {}
         self._choose = choose or (lambda partitions: partitions)
-        self._next = time.monotonic() + LOOK_S
 
     def take_up(self) -> None:
-        """Look whether there are more, if it is time; a broker that does not answer is asked again later."""
-        if time.monotonic() < self._next:
+        """Read those that the newest answer has and the one before it had not."""
+        if self._logs.partitions is self._known:
             return
-        self._next = time.monotonic() + LOOK_S
-        try:
-            found = {(topic, partitions_of(self._consumer, topic, LOOK_ANSWER_S)) for topic in self._topics}
-        except Transient as exc:
-            log.debug("no look for new partitions: %s", exc)
-            return
-        if new := {(topic, at) for topic, partitions in found for at in self._choose(partitions)} - self._read:
+        self._known = self._logs.partitions
+        if new := {(topic, at) for topic, partitions in self._known.items() for at in self._choose(partitions)} - self._read:
             log.info("new partitions: %s", ", ".join(f"{topic}:{at}" for topic, at in sorted(new)))
             self._consumer.incremental_assign([KafkaPartition(topic, at, OFFSET_BEGINNING) for topic, at in sorted(new)])
             self._read |= new

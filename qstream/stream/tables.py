@@ -60,11 +60,11 @@ class Tables:
 
     def changes(self) -> set[str]:
         """Take what has come since the last call, without waiting; the names of the topics whose rows have changed."""
-        if self._growth is not None:
-            self._growth.take_up()
         changed: set[str] = set()
         if self._logs is not None and (others := self._logs.changes()):
             self._read_again(others)
+        if self._growth is not None:
+            self._growth.take_up()
         for _ in range(MAX_AT_ONCE if self._consumer else 0):
             topic = self._poll(0.0)
             if topic is None:
@@ -88,7 +88,7 @@ class Tables:
         self._logs = self._logs or Identities(self._settings, list(self._topics))
         self._logs.ask(ANSWER_S)
         self._read_from_start(self._consumer, found)
-        self._growth = Growth(self._consumer, found)
+        self._growth = Growth(self._consumer, found, self._logs)
 
     def _read_from_start(self, consumer: Consumer, partitions: Sequence[tuple[str, int]]) -> None:
         consumer.assign([KafkaPartition(name, at, OFFSET_BEGINNING) for name, at in partitions])
