@@ -75,7 +75,9 @@ class Settings(BaseModel):
     )
     max_batch_records: int = Field(default=500, ge=1, le=100_000, description="most records in one batch")
     max_batch_bytes: int = Field(default=8 << 20, ge=1 << 10, le=1 << 30, description="most bytes in one batch")
-    batch_window_ms: float = Field(default=2.0, ge=0, le=10_000, description="ms that a batch waits for more records")
+    batch_window_ms: float = Field(
+        default=0.0, ge=0, le=10_000, description="ms that a batch waits for more records than those that have come"
+    )
     delivery_timeout_ms: int = Field(
         default=8000, ge=100, le=300_000, description="ms until an event that Kafka does not confirm counts as failed"
     )

@@ -29,7 +29,7 @@ Row = tuple[str, float, str, str]
 
 TURNS = 4
 SECONDS = 5
-WARM_UP_S = 3
+WARM_UP_S = 10  # the broker compiles its paths meanwhile
 GRACE_S = 10
 QUANTUM = {"qaoa": True, "hqc": True, "deadline_ms": 50}
 ASKED = Topic("bench.asked.v1", TokenBatch, "model", "input", "what is echoed")
