@@ -27,16 +27,28 @@ _NO_DETAIL: Final = re.compile(r" \(after \d+ms in state \w+(, \d+ identical err
 _CLUSTER_RIGHT: Final = "WRITE on the topics that it sends to, or IDEMPOTENT_WRITE on the cluster"
 _SHOWN: Final = {"security.protocol", "sasl.mechanism", "sasl.mechanisms"}  # properties whose values are no secret
 _LOG_AGAIN_S: Final = 60.0
+_FATAL: Final = re.compile(r"Fatal error: (.*)", re.DOTALL)
+_log: Final = logging.getLogger("qstream.librdkafka")
 
 
 class Cause:
     """What one client said last of why it cannot reach or enter the cluster; `note` is its error callback.
 
-    A refused login or a failed TLS handshake stays over the lost connections that follow from it, until `clear`.
+    A refused login or a failed TLS handshake stays over the lost connections that follow from it, until `clear`. As the
+    client's logger it also hears the error that ends the client for good, `fatal`. The client raises that one from whatever
+    call serves its callbacks, and a callback or a garbage collection in the same call can take it away; the log comes first.
     """
 
     def __init__(self) -> None:
         self._error: KafkaError | None = None
+        self.fatal: KafkaError | None = None
+
+    def log(self, level: int, text: str, facility: str, client: str, line: str) -> None:
+        """Take a line of the client's log, as a logger does. Any thread."""
+        if facility == "FATAL" and (found := _FATAL.search(line)):
+            self.fatal = _fatal_error(found[1])
+            level = logging.DEBUG  # whoever gets the error says it
+        _log.log(level, text, facility, client, line)
 
     def note(self, error: KafkaError) -> None:
         """Take an error of the client. Any thread."""
@@ -85,6 +97,9 @@ _DENIED: Final = {
 }
 
 
+_CODES: Final = {KafkaError(code).str(): code for code in vars(KafkaError).values() if isinstance(code, int)}
+
+
 def denied(error: KafkaError, **rights: str) -> str | None:
     """The right that the Kafka user lacks, in words; None for an error of another kind.
 
@@ -129,6 +144,14 @@ class OnceAMinute:
         if now - self._at.get(text, -_LOG_AGAIN_S) >= _LOG_AGAIN_S:
             self._at[text] = now
             self._log.error("%s", text)
+
+
+def _fatal_error(text: str) -> KafkaError:
+    """The error that the client's log tells: the words of its code, then the reason."""
+    for words, code in _CODES.items():
+        if text.startswith(f"{words}: "):
+            return KafkaError(code, text.removeprefix(f"{words}: "), fatal=True)
+    return KafkaError(KafkaError._FATAL, text, fatal=True)
 
 
 def _refuses(error: KafkaError) -> bool:

@@ -6,9 +6,9 @@ import logging
 import threading
 import time
 import uuid
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
 from typing import Generic, Self, TypeVar
@@ -17,9 +17,9 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 from confluent_kafka import TopicPartition as KafkaPartition
 
 from qstream.config import Settings, load_settings
-from qstream.errors import ConfigError
+from qstream.errors import ConfigError, NotAllowed
 from qstream.stream.cause import Cause, denied, open_client
-from qstream.stream.faults import fatal_named, raise_if_fatal
+from qstream.stream.faults import raise_if_fatal
 from qstream.stream.headers import event_headers, headers_of
 from qstream.stream.identity import PERIOD_S, Identities
 from qstream.stream.partition import partition_of_key
@@ -55,9 +55,9 @@ class Publisher:
         base = settings or load_settings()
         self._timeout_s = base.delivery_timeout_ms / 1000
         self._producers = Producers(base, producer_config(base) | {"bootstrap.servers": bootstrap_servers})
-        self._failed: list[tuple[KafkaError, str]] = []
+        # Without a lock: a report that the client's fatal error interrupts would never give it back.
+        self._failed: deque[tuple[KafkaError, str]] = deque()
         self._topics: set[str] = set()
-        self._lock = threading.Lock()
 
     def publish(
         self,
@@ -106,8 +106,7 @@ class Publisher:
         """Wait until everything queued is confirmed."""
         with self._fatal_named():
             left = self._producers.flush(self._timeout_s + 1 if timeout_s is None else timeout_s)
-        with self._lock:
-            failed, self._failed = self._failed, []
+        failed = [self._failed.popleft() for _ in range(len(self._failed))]
         for error, topic in failed:
             self._producers.raise_if_denied(error, topic)
         if failed or left:
@@ -131,7 +130,7 @@ class Publisher:
             except BufferError:
                 producer.poll(0.05)
             except KafkaException as exc:
-                if exc.args[0].fatal():
+                if self._producers.cause.fatal is not None:
                     raise
                 self._report(topic, exc.args[0], None)
                 return
@@ -139,14 +138,18 @@ class Publisher:
                 producer.poll(0)
                 return
 
-    def _fatal_named(self) -> AbstractContextManager[None]:
-        """A user who may write to no topic at all loses the producer."""
-        return fatal_named(cluster=f"WRITE on topic {', '.join(sorted(self._topics))}")
+    @contextmanager
+    def _fatal_named(self) -> Iterator[None]:
+        try:
+            with self._producers.failures_named(cluster=f"WRITE on topic {', '.join(sorted(self._topics))}"):
+                yield
+        except NotAllowed:
+            self._failed.clear()  # the reports of a producer that is no longer used
+            raise
 
     def _report(self, topic: str, error: KafkaError | None, _message: Message | None) -> None:
         if error is not None:
-            with self._lock:
-                self._failed.append((error, topic))
+            self._failed.append((error, topic))
 
 
 class PlanSubscriber(Generic[F]):

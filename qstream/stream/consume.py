@@ -90,16 +90,19 @@ class Intake:
         if settings.group_protocol == "consumer":
             config |= {"statistics.interval.ms": STATISTICS_MS, "stats_cb": self._note_statistics}
         self._coordinated = 0
-        make = partial(Consumer, logger=logging.getLogger("qstream.librdkafka"))
+        make = partial(Consumer, logger=self.cause)
         self._consumer = open_client(make, settings, config, self.cause)
 
     def join(self) -> None:
         """Ask to join the group, which hands over partitions while `poll` is called, and takes them back if it is not."""
         self._consumer.subscribe(list(self._topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
 
-    @fatal_named()
     def poll(self, wait_s: float) -> list[Message]:
         """At most the batch's records and bytes: waits `wait_s` for the first, the batch window for more."""
+        with fatal_named(self.cause):
+            return self._poll(wait_s)
+
+    def _poll(self, wait_s: float) -> list[Message]:
         self._apply_pauses()
         self._apply_seeks()
         first = self._consumer.poll(wait_s)

@@ -18,7 +18,7 @@ from qstream.contract import Event, TopicPartition
 from qstream.errors import EXIT_FATAL, ConfigError, DeliveryFailed, Fenced, NotAllowed
 from qstream.stream.cause import denied
 from qstream.stream.decode import Rejected, reject
-from qstream.stream.faults import fatal_named, raise_if_fatal
+from qstream.stream.faults import raise_if_fatal
 from qstream.stream.headers import event_headers, passed_on
 from qstream.stream.producers import Producers, producer_config
 from schemas.deadletter import Headers
@@ -84,6 +84,7 @@ class Outbox:
             return self._send(events, [*rejected])
 
     def _send(self, events: Sequence[Event], dead: list[Rejected]) -> list[Rejected]:
+        self._failed.clear()  # the reports of a producer that was lost
         for event in events:
             try:
                 self._put_event(event)
@@ -121,7 +122,7 @@ class Outbox:
             self._producers.flush(timeout_s)
 
     def _fatal_named(self) -> AbstractContextManager[None]:
-        return fatal_named(self._transactor if self.transactional else None, **self._rights)
+        return self._producers.failures_named(**self._rights)
 
     def _transact(self, call: Callable[..., object], *arguments: object) -> None:
         """A transactional call: retried while it may be, else `Fenced`, `Fatal`, or `DeliveryFailed` (abort and start over)."""
@@ -180,7 +181,8 @@ class Outbox:
             except BufferError:
                 producer.poll(0.05)
             except KafkaException as exc:
-                raise_if_fatal(exc.args[0])
+                if self._producers.cause.fatal is not None:
+                    raise
                 self._report(name, topic, True, exc.args[0], None)
                 break
             else:

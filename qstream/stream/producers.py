@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 
 from confluent_kafka import KafkaError, Producer
 
 from qstream.config import Settings
-from qstream.errors import DeliveryFailed, NotAllowed
+from qstream.errors import DeliveryFailed, Fatal, NotAllowed
 from qstream.stream.cause import Cause, denied, open_client
+from qstream.stream.faults import fatal_named
 from schemas.topics import TOPICS, Compression
 
 MAX_RECORD_BYTES = max(int(topic.config()["max.message.bytes"]) for topic in TOPICS)  # each topic refuses at its own
@@ -52,10 +53,29 @@ class Producers:
         producer = self._made.get(compression)
         if producer is None:
             own = {} if compression is None else {"compression.type": compression}
-            make = partial(Producer, logger=logging.getLogger("qstream.librdkafka"))
+            make = partial(Producer, logger=self.cause)
             producer = open_client(make, self._settings, self._config | own, self.cause)
             self._made[compression] = producer
         return producer
+
+    @contextmanager
+    def failures_named(self, **rights: str) -> Iterator[None]:
+        """`Fatal`, `Fenced` or `NotAllowed` for an error that ended a producer; `rights` as `cause.denied` takes them.
+
+        A user who may write to no topic at all loses the producer, which is then made again: the right may come later. With
+        a transactional id that is no way on, since a new producer would have to fence the old one.
+        """
+        cause = self.cause
+        try:
+            with fatal_named(cause, **rights):
+                yield
+        except Fatal as exc:
+            right = None if cause.fatal is None else denied(cause.fatal, **rights)
+            if right is None or "transactional.id" in self._config:
+                raise
+            if self.cause is cause:
+                self._made, self.cause = {}, Cause()
+            raise NotAllowed("records were refused", right) from exc
 
     def raise_if_denied(self, error: KafkaError, topic: str) -> None:
         """`NotAllowed` that names the right, if one is missing to write to the topic."""

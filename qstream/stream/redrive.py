@@ -14,7 +14,7 @@ from qstream.config import Settings
 from qstream.errors import ConfigError, Transient
 from qstream.stream.cause import denied, refusal
 from qstream.stream.decode import ATTEMPTS_HEADER
-from qstream.stream.faults import fatal_named, raise_first, raise_if_fatal
+from qstream.stream.faults import raise_first, raise_if_fatal
 from qstream.stream.groups import group_client
 from qstream.stream.headers import headers_of
 from qstream.stream.producers import Producers, producer_config
@@ -155,7 +155,8 @@ def _send_all(
     faults: dict[str, KafkaError | None] = {}
     for start in range(0, len(chosen), _TOGETHER):
         part = [record for record in chosen[start : start + _TOGETHER] if record.letter.topic not in faults]
-        failed = _send(producers, part, settings.delivery_timeout_ms / 1000 + 1) if part else {}
+        with producers.failures_named(cluster=f"WRITE on topic {', '.join(sorted({r.letter.topic for r in part}))}"):
+            failed = _send(producers, part, settings.delivery_timeout_ms / 1000 + 1) if part else {}
         for n, error in failed.items():
             faults.setdefault(part[n].letter.topic, error)
         if confirmed := [record for n, record in enumerate(part) if n not in failed]:
@@ -164,7 +165,6 @@ def _send_all(
     return sent, faults
 
 
-@fatal_named()
 def _send(producers: Producers, records: Sequence[DeadRecord], timeout_s: float) -> dict[int, KafkaError | None]:
     """Send letters; the numbers of those that the broker has not confirmed, each with the reason, None for no answer."""
     failed: dict[int, KafkaError | None] = {}
@@ -179,7 +179,8 @@ def _send(producers: Producers, records: Sequence[DeadRecord], timeout_s: float)
         try:
             producer.produce(record.letter.topic, value, key, on_delivery=partial(report, n), headers=headers)
         except KafkaException as exc:
-            raise_if_fatal(exc.args[0])
+            if producers.cause.fatal is not None:
+                raise
             failed[n] = exc.args[0]
     if producers.flush(timeout_s):
         return {n: failed.get(n) for n in range(len(records))}

@@ -67,6 +67,11 @@ class SecuredKafka(JavaKafka):
     def user(self, *rights: tuple[str, str, str]) -> str:
         """A new user with these rights and no other: the operation, the kind of resource and its name."""
         user = next(self._fresh)
+        self.allow(user, *rights)
+        return user
+
+    def allow(self, user: str, *rights: tuple[str, str, str]) -> None:
+        """Give a user these rights too."""
         admin = AdminClient({"bootstrap.servers": self.bootstrap_servers, "log_level": 0})
         given = [_binding(AclBinding, f"User:{user}", *right) for right in rights]
         for future in admin.create_acls(given).values() if given else ():
@@ -75,11 +80,10 @@ class SecuredKafka(JavaKafka):
             ResourceType.ANY, None, ResourcePatternType.ANY, f"User:{user}", None, AclOperation.ANY, AclPermissionType.ANY
         )
         deadline = time.monotonic() + _ANSWER_S
-        while len(admin.describe_acls(asked).result(_ANSWER_S)) < len(given):  # the broker learns of them a moment later
+        while not set(given) <= set(admin.describe_acls(asked).result(_ANSWER_S)):  # the broker learns of them a moment later
             if time.monotonic() > deadline:
                 raise ConfigError(f"the broker did not take the rights of {user}")
             time.sleep(0.02)
-        return user
 
 
 @contextmanager

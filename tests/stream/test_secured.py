@@ -18,7 +18,7 @@ from agents.registry import all_topics
 from qstream.cli.checks import Check, check_broker
 from qstream.cli.cluster import reach, require_topics
 from qstream.config import Settings
-from qstream.errors import ConfigError, Fatal, QstreamError
+from qstream.errors import ConfigError, Fatal, NotAllowed, QstreamError
 from qstream.stream.admin import TopicState, apply_topics, inspect_topics
 from qstream.stream.client import PlanSubscriber, Publisher
 from qstream.stream.groups import GroupState, group_state
@@ -29,6 +29,7 @@ from qstream.testing.rig import LoopThread, Rig, wait_until
 from qstream.testing.sample import Ping, Pong
 from qstream.testing.secured import CLIENTS, ELSEWHERE, PASSWORD, SecuredKafka, tls_redis
 from schemas.topics import Topic
+from tests.stream.careless import report_carelessly
 
 Right = tuple[str, str, str]
 
@@ -203,6 +204,29 @@ def test_who_lacks_a_right_is_told_which_on_what(act, entry, shared_rig):
     assert words.format(**names) in str(failure.value)
 
 
+@pytest.mark.parametrize("report", [Publisher._report, report_carelessly], ids=["heard", "lost"])
+def test_a_publisher_that_may_write_nowhere_names_the_right_and_goes_on_once_it_has_it(report, entry, secured, rig, monkeypatch):
+    monkeypatch.setattr(Publisher, "_report", report)
+    pings = rig.sample.pings
+    settings = entry(("DESCRIBE", "topic", pings.name))
+
+    def publish_again() -> bool:
+        publisher.publish(pings, Ping.example())
+        try:
+            publisher.flush()
+        except NotAllowed as exc:
+            return not may_write and f"must have WRITE on topic {pings.name}" in str(exc)
+        return may_write
+
+    with Publisher(settings.bootstrap_servers, settings=settings) as publisher:
+        may_write = False
+        for _ in range(3):
+            assert publish_again()
+        secured.allow(settings.kafka_properties()["sasl.username"], ("WRITE", "topic", pings.name))
+        may_write = True
+        wait_until(publish_again)
+
+
 def test_topics_say_what_a_user_may_not_see_or_make(entry, shared_rig):
     names, sample = names_of(shared_rig), shared_rig.sample
     absent = Topic(f"{sample.name}.absent.v1", Ping, "name", "input", "nothing", 1)
@@ -254,6 +278,18 @@ def test_an_agent_that_lacks_a_right_is_not_ready_and_says_which(without, words,
         assert not worker.loop.status().ready
         found = [record for record in caplog.records if record.levelno >= logging.ERROR and right in record.getMessage()]
         assert len(found) == 1
+
+
+def test_an_agent_that_may_write_nowhere_is_not_ready_until_it_may(entry, secured, rig):
+    rig.publish([Ping.of("a", 1)])
+    rights = agent_rights(rig)
+    to_write = [right for right in rights if right[0] == "WRITE"]
+    settings = entry(*(right for right in rights if right not in to_write), *(("DESCRIBE", *right[1:]) for right in to_write))
+    with start(rig, settings) as worker:
+        wait_until(lambda: "WRITE on the topics that it sends to" in worker.loop.status().lacks)
+        assert not worker.loop.status().ready
+        secured.allow(settings.kafka_properties()["sasl.username"], *to_write)
+        wait_until(lambda: worker.loop.status().ready and rig.pongs())
 
 
 def test_a_worker_that_may_not_use_its_transactional_id_ends_and_says_so(entry, rig):
