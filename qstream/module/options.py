@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from qstream.errors import OptionError
+from qstream.learn.options import Learn
 from schemas.wording import must_be
 
 _SHOULD = re.compile(r"^(Value error, |Input should be |(Input|String|Value|List|Tuple) should )")
@@ -98,6 +99,36 @@ class ModuleOptions(BaseModel):
                 raise OptionError(must_be(name, said, value))
             found[name] = value
         return cls().changed(next((row.options for row in cls.recommendations if row.fits(found)), {}))
+
+
+class LearnOptions(ModuleOptions):
+    """Whether a module learns; mixed in by each module that does: ``class MyOptions(PortfolioOptions, LearnOptions)``.
+
+    A module that uses a trained model of some name has a field of type `ModelChoice` called ``model_<name>``; one that chooses
+    among arms by a bandit mixes in `ExploreOptions` instead. Recommended values: `qstream.learn.options.RECOMMENDED`.
+    """
+
+    learn: Learn = Field(
+        default="on",
+        description="on; shadow: what learns goes on learning and logging, but does not answer; off: it stands still and is kept",
+    )
+
+
+class ExploreOptions(LearnOptions):
+    """Of a module whose bandits choose among arms."""
+
+    explore: float = Field(
+        default=0.02,
+        ge=0,
+        le=1,
+        description="part of decisions that is drawn evenly among the allowed arms; 0.05 or more if logs shall be evaluated",
+    )
+
+
+ModelChoice = Annotated[
+    Literal["auto", "none"] | Annotated[int, Field(ge=0, lt=2**63)],
+    Field(description="auto: the newest version, once its guard lets it answer; a version: that one, unguarded; none: no model"),
+]
 
 
 class PortfolioOptions(ModuleOptions):
