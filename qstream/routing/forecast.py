@@ -17,6 +17,7 @@ _SPREAD = 0.3  # standard deviations above the mean, in the one load that stands
 _PRIOR_TOKENS = 32.0  # of the mean of all labels, in what is known of one label
 _PSEUDO_COUNT = 1.0
 _UNEXPLAINED = 0.4  # of what good labels do not explain, the part that is more than noise
+_TRUST = 0.5  # in what a queue asks for; the rest is in the past windows, whatever waits
 _MIX_SWEEPS = 30
 _MAX_LABELS = 64
 
@@ -59,6 +60,8 @@ def forecast(
     demand, and an example of what labels do not explain. Of that example the better labels explain the windows the less is
     kept, at least four tenths; the rest is noise. Where the queue is less than a window, each scenario fills it up with the
     labels of its past window. These are inferred (`label_mix`). Labels beyond the 63 most frequent count as one.
+
+    A queue may be stale or wrong, so where one is known the past windows come first as scenarios and count half of all.
 
     Parameters
     ----------
@@ -107,7 +110,10 @@ def forecast(
     mean = np.tensordot(weights, ratio, 1)
     demand = np.tensordot(_next_mix(mix, top_k * waiting), rates, 1)
     kept = max(_UNEXPLAINED, 1.0 - _explained(past, predicted * mean, weights))
-    return Forecast(demand * (mean + kept * (ratio - mean)), weights)
+    asked = demand * (mean + kept * (ratio - mean))
+    if waiting.sum() == 0.0:
+        return Forecast(asked, weights)
+    return Forecast(np.concatenate([past, asked]), np.concatenate([(1.0 - _TRUST) * weights, _TRUST * weights]))
 
 
 def _merge_rare(labels: NDArray[np.float64], queued: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -67,7 +67,7 @@ def test_the_same_input_gives_the_same_plan():
 def test_labels_that_wait_are_planned_for():
     """One window of each label so far, then the queue holds but one: its plan is better for that label than one without."""
     rng = np.random.default_rng(1)
-    history = np.stack([rng.permutation(2 ** np.arange(16.0)) for _ in range(2)])[:, None].round().astype(np.int64)
+    history = np.stack([rng.permutation(1.3 ** np.arange(16.0)) for _ in range(2)])[:, None].round().astype(np.int64)
     history = np.repeat(history, 3, axis=1) * 50
     options = RoutingOptions(min_gain=0, move_cost=0)
     start = contiguous(TOPOLOGY)
