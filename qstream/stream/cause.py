@@ -78,7 +78,7 @@ class Cause:
             return _FIX_LOGIN
         if self._error.code() == KafkaError._SSL:
             return _FIX_TLS
-        return _FIX_PROTOCOL if "SSL handshake failed" in self._error.str() else ""
+        return _FIX_PROTOCOL if "in state SSL_HANDSHAKE" in self._error.str() else ""
 
 
 _VAGUE: Final = {

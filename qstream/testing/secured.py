@@ -27,7 +27,7 @@ from qstream.errors import ConfigError
 from qstream.testing.java_kafka import JavaKafka
 
 PASSWORD: Final = "S3cret#/@:%pw"
-USERS: Final = tuple(f"user{number}" for number in range(40))  # a user with a history is never used again: rights are cached
+USERS: Final = tuple(f"user{number}" for number in range(200))  # a user with a history is never used again: rights are cached
 CLIENTS: Final = "CLIENTS"
 ELSEWHERE: Final = "ELSEWHERE"
 _ANSWER_S: Final = 60.0

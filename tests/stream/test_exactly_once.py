@@ -101,8 +101,11 @@ def test_states_behind_the_committed_offsets_are_rebuilt_without_a_second_event(
 def test_states_behind_the_very_first_transaction_are_rebuilt_too(durable_rig: Rig, durable_redis: EmbeddedRedis, tmp_path: Path):
     rig, sent = durable_rig, [Ping.of("a", i) for i in range(40)]
     rig.publish(sent[:20])
+    with redis.Redis(port=durable_redis.port) as client:
+        client.config_set("slowlog-max-len", 10_000)
+        client.config_set("slowlog-log-slower-than", 0)  # every command
     with rig.program(tmp_path / "one.log", {"pause_s": 2.0}) as one:
-        wait_until(lambda: has_loaded(durable_redis), saying=one.log_tail)
+        wait_until(lambda: has_loaded(durable_redis, rig), saying=one.log_tail)
         durable_redis.kill()
         wait_until(lambda: rig.committed_records() >= 20, saying=one.log_tail)
         one.kill()
@@ -114,11 +117,11 @@ def test_states_behind_the_very_first_transaction_are_rebuilt_too(durable_rig: R
         once_each(rig, sent)
 
 
-def has_loaded(server: EmbeddedRedis) -> bool:
-    """Whether the worker has checked the store, read the logs, the watermarks and a state, and so is at its first batch."""
+def has_loaded(server: EmbeddedRedis, rig: Rig) -> bool:
+    """Whether the worker has read the state of "a", the last that it reads before its first batch, since the log began."""
     with redis.Redis(port=server.port) as client:
-        calls = client.info("commandstats")
-        return "cmdstat_eval" in calls and calls.get("cmdstat_hgetall", {}).get("calls", 0) >= 4
+        asked = {entry["command"] for entry in client.slowlog_get(10_000)}
+    return f"HGETALL qstream:{{{rig.sample.name}:a}}".encode() in asked
 
 
 def test_an_aborted_transaction_leaves_nothing_to_see_and_comes_again(make_rig: MakeRig):

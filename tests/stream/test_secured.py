@@ -114,7 +114,7 @@ FAULTS = {
     "wrong host name": ({"at": ELSEWHERE}, ("certificate names this host", "ssl.endpoint.identification.algorithm")),
     "no TLS": ({"security_protocol": "SASL_PLAINTEXT"}, ("security.protocol",)),
     "nothing at all": ({"security_protocol": None, "sasl_mechanism": None}, ("security.protocol",)),
-    "TLS to a door without": ({"at": "PLAINTEXT"}, ("SSL handshake failed", "security.protocol")),
+    "TLS to a door without": ({"at": "PLAINTEXT"}, ("SSL connection closed by peer", "security.protocol")),
     "misspelt property": ({"sasl_pasword": PASSWORD}, ('No such configuration property: "sasl.pasword"',)),
 }
 
@@ -124,11 +124,18 @@ def test_a_client_that_is_not_let_in_says_why_and_what_to_check(fault, secured, 
     changes, words = FAULTS[fault]
     if location := changes.get("ssl_ca_location"):
         changes = changes | {"ssl_ca_location": str(secured.certificates / location)}
-    with pytest.raises(QstreamError) as failure:
-        reach(entry(**changes), timeout_s=2.0)
-    for word in words:
-        assert word in str(failure.value)
-    assert PASSWORD not in "".join(traceback.format_exception(failure.value))
+    settings, said = entry(**changes), ""
+
+    def says_it() -> bool:
+        """Asked once more where a busy broker has not refused the client in time."""
+        nonlocal said
+        with pytest.raises(QstreamError) as failure:
+            reach(settings, timeout_s=2.0)
+        said = str(failure.value)
+        assert PASSWORD not in "".join(traceback.format_exception(failure.value))
+        return all(word in said for word in words)
+
+    wait_until(says_it, saying=lambda: said)
 
 
 @pytest.mark.parametrize("given", ["file", "text"])
