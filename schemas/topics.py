@@ -10,6 +10,7 @@ from schemas.control import Control
 from schemas.deadletter import DeadLetter
 from schemas.experts import ExpertLoad, ExpertTopology
 from schemas.frame import JSON, SAFETENSORS, ContentType, Frame
+from schemas.model import ModelPart
 from schemas.placement import PlacementAck, PlacementPlan
 from schemas.routing import RoutingPlan
 from schemas.shares import DispatchShares
@@ -89,6 +90,16 @@ CONTROL = Topic(
     "qstream.control.v1", Control, "agent", "control", "toggles, pause and resume of agents", partitions=1, compacted=True
 )
 
+MODELS = Topic(
+    "qstream.learn.model.v1",
+    ModelPart,
+    "part_key",
+    "control",
+    "trained models, in parts, which every worker of a learning agent reads whole",
+    partitions=1,
+    compacted=True,
+)
+
 
 @cache
 def dead_letter_topic(agent: str) -> Topic:
@@ -120,6 +131,7 @@ TOPICS: tuple[Topic, ...] = (
     PLACEMENT_PLAN,
     DISPATCH_SHARES,
     CONTROL,
+    MODELS,
     ROUTING_DLQ,
 )
 BY_NAME = {topic.name: topic for topic in TOPICS}

@@ -70,6 +70,49 @@ def lstm(model: Model, x: ArrayLike, carry: ArrayLike | None = None) -> tuple[Fl
     return hidden @ head.T + _weight(model, "head.bias", (len(head),)), np.stack([hidden, cell])
 
 
+def gru(model: Model, x: ArrayLike, carry: ArrayLike | None = None) -> tuple[Floats, Floats]:
+    """One step of a GRU (Cho et al. 2014, as `torch.nn.GRU`) for n series: outputs [n, outputs], the next carry [n, units].
+
+    Arrays with gates in the order r, z, n: ``weight_ih`` [3 units, features], ``weight_hh`` [3 units, units], ``bias_ih`` and
+    ``bias_hh`` [3 units]; then ``head.weight`` [outputs, units], ``head.bias``. `x` and `carry` as in `lstm`.
+    """
+    _is(model, "gru")
+    now = _inputs(model, x)
+    units = _weight(model, "weight_hh", (None, None)).shape[1]
+    hidden = np.zeros((len(now), units)) if carry is None else given.numbers("carry", carry, (len(now), units))
+    inner = now @ _weight(model, "weight_ih", (3 * units, now.shape[1])).T + _weight(model, "bias_ih", (3 * units,))
+    outer = hidden @ _weight(model, "weight_hh", (3 * units, units)).T + _weight(model, "bias_hh", (3 * units,))
+    reset, keep = (_sigmoid(inner[:, at : at + units] + outer[:, at : at + units]) for at in (0, units))
+    hidden = (1.0 - keep) * np.tanh(inner[:, 2 * units :] + reset * outer[:, 2 * units :]) + keep * hidden
+    head = _weight(model, "head.weight", (None, units))
+    return hidden @ head.T + _weight(model, "head.bias", (len(head),)), hidden
+
+
+def ridge(model: Model, x: ArrayLike) -> Floats:
+    """The outputs [n, outputs] of a linear model: ``weight`` [outputs, features], ``bias`` [outputs]."""
+    _is(model, "ridge")
+    now = _inputs(model, x)
+    weight = _weight(model, "weight", (None, now.shape[1]))
+    return now @ weight.T + _weight(model, "bias", (len(weight),))
+
+
+def outputs(model: Model) -> int:
+    """How many outputs the model has, found by an answer to zeros; `LearnError` if its arrays do not give one."""
+    zeros = np.zeros((1, len(model.feature_names)))
+    match model.kind:
+        case "mlp":
+            answer = mlp(model, zeros)
+        case "ridge":
+            answer = ridge(model, zeros)
+        case "lstm":
+            answer = lstm(model, zeros)[0]
+        case "gru":
+            answer = gru(model, zeros)[0]
+        case "sage":
+            answer = sage(model, zeros, np.zeros((2, 0), np.int64))
+    return int(answer.shape[1])
+
+
 def sage(model: Model, x: ArrayLike, edges: ArrayLike) -> Floats:
     """The outputs [nodes, outputs] of GraphSAGE with mean aggregation (Hamilton, Ying and Leskovec 2017).
 

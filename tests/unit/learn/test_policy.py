@@ -104,3 +104,24 @@ def test_large_inputs_do_not_overflow():
     y, carry = policy.lstm(model("lstm", LSTM, 3), 1e9 * np.ones((1, 3)))
     assert np.isfinite(y).all()
     assert np.isfinite(carry).all()
+
+
+def test_a_gru_equals_torch_step_by_step():
+    torch.manual_seed(0)
+    cell, head = torch.nn.GRU(3, 6, batch_first=True), torch.nn.Linear(6, 2)
+    names = {ours: f"{ours}_l0" for ours in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")}
+    arrays = weights(cell, **names) | weights(head, **{"head.weight": "weight", "head.bias": "bias"})
+    x = torch.randn(4, 20, 3)
+    expected = head(cell(x)[0]).detach().numpy()
+    made, carry = model("gru", arrays, 3), None
+    for t in range(20):
+        y, carry = policy.gru(made, x[:, t].numpy(), carry)
+        np.testing.assert_allclose(y, expected[:, t], rtol=0, atol=1e-5)
+    assert carry.shape == (4, 6)
+    assert policy.outputs(made) == 2
+
+
+def test_a_linear_model_is_its_definition():
+    made = model("ridge", {"weight": np.array([[2.0, -1.0]]), "bias": np.array([0.5])}, 2)
+    assert policy.ridge(made, [[1.0, 3.0], [0.0, 0.0]]).tolist() == [[-0.5], [0.5]]
+    assert policy.outputs(made) == 1

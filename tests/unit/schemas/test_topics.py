@@ -43,7 +43,7 @@ def test_the_broker_takes_any_frame_with_room_for_its_headers(topic):
 
 @EACH
 def test_state_of_the_world_is_compacted_and_events_are_deleted(topic):
-    assert topic.compacted == (topic.name in ("qstream.experts.topology.v1", "qstream.control.v1"))
+    assert topic.compacted == (topic.name in ("qstream.experts.topology.v1", "qstream.control.v1", "qstream.learn.model.v1"))
 
 
 def test_dead_letters_go_to_the_topic_of_their_agent():
