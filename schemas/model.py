@@ -28,22 +28,22 @@ class ModelPart(Frame):
     again, without data.
     """
 
-    part_key: str = Field(min_length=7, max_length=250)
-    module: Part
-    name: Part
+    part_key: str = Field(min_length=7, max_length=250, description="``<module>/<name>/<version>/<part>``")
+    module: Part = Field(description="whose workers use the model")
+    name: Part = Field(description="what for")
     version: Count = Field(description="milliseconds since 1970 when it was trained")
     part: Count = Field(description="from 0")
-    parts: int = Field(ge=1, le=64)
+    parts: int = Field(ge=1, le=64, description="how many there are")
     nbytes: int = Field(ge=0, le=MAX_MODEL_BYTES, description="of the whole file")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="of the whole file")
-    kind: Kind
-    feature_names: Names
-    config: Settings = Field(default={})
+    kind: Kind = Field(description="which function answers with it")
+    feature_names: Names = Field(description="of the columns of an input")
+    config: Settings = Field(default={}, description="what the answer needs besides the arrays")
     metrics: Metrics = Field(default={}, description="errors on held-out data, next to each its twin's as <metric>_twin")
     trained_on: Names = Field(default=(), description="topics and offsets, or digests of files")
-    trained_ns: TimeNs = 0
-    retired: bool = False
-    data: Annotated[NDArray[np.uint8], Axes("bytes")]
+    trained_ns: TimeNs = Field(default=0, description="when it was trained")
+    retired: bool = Field(default=False, description="no worker uses it any more")
+    data: Annotated[NDArray[np.uint8], Axes("bytes"), Field(description="this part of the file")]
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
