@@ -176,6 +176,12 @@ class Processor(Protocol[S]):
             return ()
 
         @property
+        def learners(self) -> tuple[str, ...]:
+            """Dotted fields of the state, a `LearningState`, that learn. With any, `LEARN_COMMAND` must be among the inputs:
+            its records are obeyed before they reach `process`."""
+            return ()
+
+        @property
         def tick_s(self) -> float | None:
             """Period of `on_tick` in seconds, None for no ticks."""
             return None
@@ -187,6 +193,7 @@ class Processor(Protocol[S]):
 
     else:
         tables = ()
+        learners = ()
         tick_s = state_ttl_s = None
 
     def process(self, batch: Batch, state: S | None, now_ns: int) -> Result[S]: ...

@@ -10,6 +10,7 @@ from schemas.control import Control
 from schemas.deadletter import DeadLetter
 from schemas.experts import ExpertLoad, ExpertTopology
 from schemas.frame import JSON, SAFETENSORS, ContentType, Frame
+from schemas.learning import Decisions, LearnCommand
 from schemas.model import ModelPart
 from schemas.placement import PlacementAck, PlacementPlan
 from schemas.routing import RoutingPlan
@@ -86,6 +87,17 @@ PLACEMENT_PLAN = Topic("qstream.placement.plan.v1", PlacementPlan, "model", "pla
 DISPATCH_SHARES = Topic(
     "qstream.dispatch.shares.v1", DispatchShares, "model", "plan", "how tokens of an expert spread over its replicas"
 )
+LEARN_DECISION = Topic(
+    "qstream.learn.decision.v1",
+    Decisions,
+    "key",
+    "plan",
+    "what learners chose and what it earned",
+    retention_ms=14 * DAY_MS,
+)
+LEARN_COMMAND = Topic(
+    "qstream.learn.command.v1", LearnCommand, "key", "input", "reset, restore, freeze and thaw of a key's learners"
+)
 CONTROL = Topic(
     "qstream.control.v1", Control, "agent", "control", "toggles, pause and resume of agents", partitions=1, compacted=True
 )
@@ -130,6 +142,8 @@ TOPICS: tuple[Topic, ...] = (
     ROUTING_PLAN,
     PLACEMENT_PLAN,
     DISPATCH_SHARES,
+    LEARN_DECISION,
+    LEARN_COMMAND,
     CONTROL,
     MODELS,
     ROUTING_DLQ,

@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 
 from qstream.contract import Batch, Event, Processor, Record, Result, Tick
 from qstream.errors import Fatal, NotYet, Poison, Transient
+from qstream.module.commands import process
 from qstream.stream.decode import Rejected, reject
 from schemas.frame import Frame
 from schemas.wording import must_be
@@ -82,7 +83,7 @@ def _run(processor: Processor[S], key: str, records: list[Record], outcome: Outc
     while records and outcome.waits is None:
         now_ns = max(record.timestamp_ms for record in records) * 1_000_000
         try:
-            result = _checked(processor.process(Batch(key, records), outcome.state, now_ns))
+            result = _checked(process(processor, Batch(key, records), outcome.state, now_ns))
             if result.state is not None and result.state is not outcome.state:
                 admit(key, outcome.state, result.state)
         except Poison as poison:

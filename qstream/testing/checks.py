@@ -11,9 +11,12 @@ from typing import Any, TypeVar
 
 from qstream.contract import Batch, Event, Processor, Record, Result, Tick, periods
 from qstream.errors import NotYet, OptionError, Poison, Transient
+from qstream.learn.state import LearningState
+from qstream.module.commands import process as obeying
 from qstream.state.fields import pack, unpack
 from schemas.frame import JSON, SAFETENSORS, Frame
 from schemas.plan import Plan
+from schemas.topics import LEARN_COMMAND
 
 S = TypeVar("S", bound=Frame)
 NEVER_SEEN = "never.seen"
@@ -89,6 +92,7 @@ def check_processor(
 
     assert _run(new(), [records]) == whole, f"{name}: configured without options, it gave other bytes"
     _check_options(made)
+    _check_learners(made)
     if processor.tick_s is not None:
         _check_ticks(processor, new, records)
     foreign = [record for record in records if record.topic not in {topic.name for topic in processor.inputs}]
@@ -120,7 +124,7 @@ def _process(
         before = None if state is None else pack(state)
         now_ns = max(record.timestamp_ms for record in records) * 1_000_000
         try:
-            result = processor.process(Batch(records[0].key, records), state, now_ns)
+            result = obeying(processor, Batch(records[0].key, records), state, now_ns)
         except Poison as poison:
             dead.append(getattr(poison.record, "id", NEVER_SEEN))
             records = [record for record in records if record is not poison.record]
@@ -154,6 +158,14 @@ def _check_options(processor: Processor[S]) -> None:
         refusal = str(exc)
     assert refusal, f"{name}: configure took an option that does not exist"
     assert NO_OPTION in refusal, f"{name}: the error of an unknown option does not name it: {refusal}"
+
+
+def _check_learners(processor: Processor[S]) -> None:
+    name, state = processor.name, processor.state
+    if processor.learners:
+        assert LEARN_COMMAND in processor.inputs, f"{name}: has learners, so {LEARN_COMMAND.name} must be among its inputs"
+        assert state is not None, f"{name}: has learners, so it must have a state"
+        assert issubclass(state, LearningState), f"{name}: has learners, so its state must be a LearningState"
 
 
 def _check_ticks(processor: Processor[S], new: Callable[[], Processor[S]], records: Sequence[Record]) -> None:

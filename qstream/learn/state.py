@@ -1,0 +1,53 @@
+"""State of a module that learns: which of its learners commands have frozen, and how a dotted name finds one."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar, get_args
+
+from pydantic import Field
+
+from qstream.errors import LearnError
+from schemas.frame import Frame, Names
+from schemas.wording import Shown, must_be
+
+S = TypeVar("S", bound=Frame)
+
+
+class LearningState(Frame):
+    """Base of the state of a module with learners; `frozen` are their dotted fields that stand still, such as ``choice``."""
+
+    frozen: Names = Field(default=())
+
+
+def learner_of(state: Frame, name: str) -> Frame | None:
+    """The learner at a dotted field; None where it has not begun. `LearnError` if there is no such field."""
+    value: Any = state
+    for part in name.split("."):
+        if not isinstance(value, Frame) or part not in type(value).model_fields:
+            raise LearnError(must_be("learner", f"a dotted field of {type(state).__name__}", name))
+        value = getattr(value, part)
+        if value is None:
+            return None
+    if not isinstance(value, Frame):
+        raise LearnError(must_be(f"learner {name}", "a frame", Shown(type(value).__name__)))
+    return value
+
+
+def with_learner(state: S, name: str, learner: Frame) -> S:
+    """The state with another learner at a dotted field; the fields above it must not be None."""
+    field, _, rest = name.partition(".")
+    value = with_learner(getattr(state, field), rest, learner) if rest else learner
+    return state.model_copy(update={field: value})
+
+
+def class_of(state: Frame, name: str) -> type[Frame]:
+    """The class of the frame at a dotted field, also where it has not begun."""
+    above, _, field = name.rpartition(".")
+    holder = learner_of(state, above) if above else state
+    if holder is None or field not in type(holder).model_fields:
+        raise LearnError(must_be("learner", f"a dotted field of {type(state).__name__} that has begun", name))
+    annotation = type(holder).model_fields[field].annotation
+    found = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type) and issubclass(kind, Frame)]
+    if len(found) != 1:
+        raise LearnError(must_be(f"learner {name}", "a frame", Shown(str(annotation))))
+    return found[0]
