@@ -17,7 +17,12 @@ Layer = Annotated[int, Field(ge=0, lt=4096)]
 
 
 class PlacementScore(BaseModel):
-    """Balancedness (mean over max GPU load, layers summed first) on the planning scenario, now and under the candidate."""
+    """Balancedness (mean over max GPU load, layers summed first) on the planning scenario, now and under the candidate.
+
+    `next_window` is what to expect of the next window, of the placement that is in force once the plan is applied. A placement is
+    fitted to the scenarios, so it looks more even there than it will be: this is corrected by how far earlier plans were off.
+    Both are absent where the agent does not learn, and in what is planned without it.
+    """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore", allow_inf_nan=False)
 
@@ -25,6 +30,12 @@ class PlacementScore(BaseModel):
     balancedness: float = Field(ge=0, le=1.000001, description="balancedness of the candidate")
     worst_layer_balancedness: float = Field(ge=0, le=1.000001, description="balancedness of the candidate's least even layer")
     moved_experts: Count = Field(description="expert replicas that have to be loaded on another GPU")
+    next_window: float | None = Field(
+        default=None, ge=0, le=1.000001, description="balancedness to expect of the next window; none where nothing is learnt"
+    )
+    next_window_low: float | None = Field(
+        default=None, ge=0, le=1.000001, description="lower bound of it, which holds in about 90 % of windows"
+    )
 
 
 class PlacementPlan(VersionedPlan):
@@ -112,7 +123,12 @@ class PlacementPlan(VersionedPlan):
             slots_per_gpu=2,
             ttl_s=60.0,
             expected=PlacementScore(
-                balancedness_before=0.75, balancedness=0.9375, worst_layer_balancedness=0.9375, moved_experts=1
+                balancedness_before=0.75,
+                balancedness=0.9375,
+                worst_layer_balancedness=0.9375,
+                moved_experts=1,
+                next_window=0.90625,
+                next_window_low=0.875,
             ),
             solver=SolverRecord(solver="swap-annealing", n=4, seed=7, objective=1.0625, bound=1.0),
             apply_layers=(0,),

@@ -72,6 +72,12 @@ def decide(
     return Decision(plan, skip_reason, score, solver.model_copy(update=found), steps)
 
 
+def expected_balancedness(plan: NDArray[np.int32], load: NDArray[np.float64], topology: ExpertTopology) -> float:
+    """Balancedness of a placement under one load [L, E], as `decide` scores plans; 1 without load."""
+    capacity, slot = capacities(topology), live_slots(topology)
+    return _expected(plan[:, slot], Forecast(load[None], np.ones(1)), capacity[capacity > 0])[0]
+
+
 def scenario_levels(
     plan: NDArray[np.int32], scenarios: NDArray[np.float64], capacity: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -14,7 +14,7 @@ from qstream.routing.decision import Decision, map_arrays, placement_frame
 from qstream.routing.memory import RoutingState
 from qstream.routing.problem import capacities
 from qstream.routing.score import balancedness
-from qstream.routing.shares import dispatch_shares
+from qstream.routing.smoothing import servable
 from schemas.placement import PlacementPlan
 from schemas.plan import ResetReason, SkipReason
 from schemas.shares import DispatchShares, SharesScore
@@ -95,14 +95,14 @@ def reset_event(stamp: Stamp, fresh: RoutingState, base_version: int, reason: Re
     return Event(PLACEMENT_PLAN, stamp.key, stamp.id, plan, stamp.cause)
 
 
-def shares_event(stamp: Stamp, counts: NDArray[np.int64], now: RoutingState, ttl_s: float) -> Event:
-    """The shares of replicas for tokens like the counted ones [L, E], under the placement in force."""
+def shares_event(
+    stamp: Stamp, counts: NDArray[np.int64], shares: NDArray[np.float32], now: RoutingState, *, smoothed: bool, ttl_s: float
+) -> Event:
+    """The shares of replicas under the placement in force, with what they would have given the counted tokens [L, E]."""
     topology, placement = now.topology, now.placement
-    load, even, capacity = counts.astype(np.float64), None, None
+    load, even, capacity = servable(counts.astype(np.float64), placement, topology), None, None
     if topology.gpu_capacity is not None:
-        capacity, maps = capacities(topology), map_arrays(placement, topology)
-        load, even = load * (maps["logical_replica_count"] > 0), maps["replica_shares"]
-    shares = dispatch_shares(load, placement, topology)
+        capacity, even = capacities(topology), map_arrays(placement, topology)["replica_shares"]
     plan = DispatchShares(
         model=stamp.key,
         plan_id=stamp.id,
@@ -110,7 +110,7 @@ def shares_event(stamp: Stamp, counts: NDArray[np.int64], now: RoutingState, ttl
         ttl_s=ttl_s,
         placement_version=now.in_force.version,
         gate_choices=int(counts.sum()),
-        solver=SolverRecord(solver="water-filling"),
+        solver=SolverRecord(solver="water-filling", variant="smoothed" if smoothed else None),
         shares=shares,
         score=SharesScore(
             balancedness_even=balancedness(placement, load, topology.num_gpus, even, capacity),

@@ -23,8 +23,10 @@ from qstream.learn.window import (
 from qstream.module.draft import Draft
 from qstream.module.inforce import InForce
 from qstream.module.planning import Planning
+from qstream.routing.calibration import Calibration
 from qstream.routing.problem import contiguous
 from qstream.routing.sample import add_pairs, empty_sample, faded_pairs, row_bytes, sample_tokens
+from qstream.routing.smoothing import Smoothing
 from schemas.experts import ExpertTopology
 from schemas.frame import Axes, Count, Frame
 from schemas.tokens import TokenBatch
@@ -47,6 +49,7 @@ class RoutingState(Frame):
     `label_count` are gate choices by label, in the order of `label_names`; labels without a row of their own count as
     ``other``. `queued` are the tokens by label that wait for the next window. `sample` holds the experts of some of each
     layer's `sampled_of` tokens, as in `sample.py`; `pair_count` are co-activations that load windows brought.
+    `smoothing` and `calibration` are what was learnt of shares and plans, None until there is something to learn from.
     While `planning` is active, the ring is as it was when the plan was begun, and so are the fields named ``planning_``.
     """
 
@@ -68,6 +71,8 @@ class RoutingState(Frame):
     sample: Annotated[NDArray[np.uint8], Axes("layers", "sampled", "sample_bytes")] | None = None
     sampled_of: Annotated[NDArray[np.int64], Axes("layers")] | None = None
     pair_count: Annotated[NDArray[np.int32], Axes("layers", "experts", "experts")] | None = None
+    smoothing: Smoothing | None = None
+    calibration: Calibration | None = None
     planning_labels: Annotated[NDArray[np.int32], Axes("known", "layers", "experts")] | None = None
     planning_queued: Annotated[NDArray[np.int64], Axes("known")] | None = None
     planning_sample: Annotated[NDArray[np.uint8], Axes("layers", "planning_sampled", "planning_sample_bytes")] | None = None
@@ -192,6 +197,13 @@ class Memory(Draft[RoutingState]):
         if self.now.proposed is not None and in_force.waiting and version == in_force.proposed_version:
             self.set(placement=self.now.proposed, proposed=None, in_force=in_force.acknowledged())
         return version == self.now.in_force.version
+
+    def placement_of(self, version: int) -> NDArray[np.int32] | None:
+        """The placement of this version, if it is in force or waits to be acknowledged."""
+        in_force = self.now.in_force
+        if version == in_force.version:
+            return self.now.placement
+        return self.now.proposed if in_force.waiting and version == in_force.proposed_version else None
 
     def close_window(self, windows: int) -> None:
         """Move the open window into the ring of `windows` rows."""

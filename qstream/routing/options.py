@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Final, Literal, Self, get_args
 from pydantic import Field, model_validator
 
 from qstream.errors import OptionError
-from qstream.module.options import PortfolioOptions, Range, Row
+from qstream.module.options import LearnOptions, PortfolioOptions, Range, Row
 from schemas.wording import must_be
 
 PlacementTier = Literal["off", "fast", "scenario"]
@@ -25,7 +25,7 @@ _MEDIUM: Final = Range(1_000, 10_000)
 _LARGE: Final = Range(10_000)
 
 
-class RoutingOptions(PortfolioOptions):
+class RoutingOptions(PortfolioOptions, LearnOptions):
     """How the routing agent plans. Every field can be changed while it runs: ``qstream control routing --set name=value``."""
 
     module: ClassVar[str] = "routing"
@@ -67,6 +67,11 @@ class RoutingOptions(PortfolioOptions):
     steps: int = Field(default=10_000, ge=0, le=1_000_000, description="annealing steps a layer of the scenario tier")
     shares_tokens: int = Field(
         default=2048, ge=0, le=1 << 30, description="tokens a layer between two dispatch shares; 0 publishes none"
+    )
+    smooth_shares: bool = Field(
+        default=True,
+        description="shares are mixed from even ones and from those of loads smoothed over a shorter or longer past, by what"
+        " would have suited the tokens that came; off, or where learn is not on: those of the newest tokens alone",
     )
     acknowledge: bool = Field(
         default=False, description="a placement is in force only when a consumer has acknowledged it, not when it is published"

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from qstream.ahead import Ahead
 from qstream.contract import Event
 from qstream.module.planning import Planned, or_skipped, planned, start
 from qstream.quantum.runtime import QuantumRuntime
-from qstream.routing.decision import Decision
+from qstream.routing.calibration import judge, promise
+from qstream.routing.calibration import start as start_calibration
+from qstream.routing.decision import Decision, expected_balancedness
 from qstream.routing.events import Stamp, failed_event, placement_event
 from qstream.routing.memory import Memory, RoutingState
 from qstream.routing.options import RoutingOptions
@@ -92,8 +96,33 @@ class Placer:
             memory.propose(decision.physical_to_logical, version, stamp.ts_ns)
             if not self.options.acknowledge:
                 memory.acknowledge(version)
+        decision = self._calibrated(decision, version, memory)
         base, ttl_s = in_force.version, self.options.ttl_s
         return placement_event(stamp, decision, now, version=version, base_version=base, ttl_s=ttl_s, solver_s=solver_s)
+
+    def judge(self, memory: Memory) -> None:
+        """At the end of a window, before it closes: compare what was expected of it with what came."""
+        now = memory.now
+        said = None if now.calibration is None else now.calibration.promise
+        if self.options.learn == "off" or now.calibration is None or said is None or said.window != now.closed:
+            return
+        placement = memory.placement_of(said.version)
+        if placement is not None and now.open_count.any():
+            came = expected_balancedness(placement, now.open_count.astype(np.float64), now.topology)
+            memory.set(calibration=judge(now.calibration, came))
+
+    def _calibrated(self, decision: Decision, version: int, memory: Memory) -> Decision:
+        """The decision with what to expect of the next window under placement `version`, which is in force once it is applied."""
+        now, score = memory.now, decision.score
+        if self.options.learn == "off" or not now.closed:
+            return decision
+        planned = score.balancedness if decision.skip_reason is None else score.balancedness_before
+        state, said = promise(now.calibration or start_calibration(), planned, version=version, window=now.closed)
+        memory.set(calibration=state)
+        if self.options.learn != "on":
+            return decision
+        found = score.model_copy(update={"next_window": said.corrected, "next_window_low": said.low})
+        return replace(decision, score=found)
 
     def _reason_to_keep(self, stamp: Stamp, now: RoutingState) -> SkipReason | None:
         """Why no new placement is wanted, though one was planned."""

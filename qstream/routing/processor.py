@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Self
 
+import numpy as np
+
 from qstream.ahead import Ahead
 from qstream.contract import Batch, Event, Processor, Record, Result, Tick
 from qstream.errors import OptionError, Poison, ProblemError, Transient
@@ -13,6 +15,7 @@ from qstream.module.inforce import InForce
 from qstream.module.planning import Planned
 from qstream.quantum.record import Refused
 from qstream.quantum.runtime import QuantumRuntime
+from qstream.routing import smoothing
 from qstream.routing.decision import Decision
 from qstream.routing.events import Stamp, event_ns, reset_event, shares_event
 from qstream.routing.memory import Memory, RoutingState
@@ -20,6 +23,8 @@ from qstream.routing.options import RoutingOptions
 from qstream.routing.placer import Placer
 from qstream.routing.problem import live_slots
 from qstream.routing.requests import route_requests
+from qstream.routing.shares import dispatch_shares
+from qstream.routing.smoothing import servable
 from qstream.routing.snapshot import pair_tokens
 from qstream.routing.tokens import check_batch, check_load, route_tokens
 from qstream.routing.topology import check_topology, kept_topology, same_slots
@@ -148,8 +153,7 @@ class RoutingProcessor(Processor[RoutingState]):
         if self.placer.is_owed(memory.now, event_ns(record)):
             events += self.placer.owed(Stamp.of(record, n + len(events)), memory, event_ns(record))
         if memory.is_live(self.options.shares_tokens):
-            stamp = Stamp.of(record, n + len(events))
-            events.append(shares_event(stamp, memory.take_live(), memory.now, self.options.ttl_s))
+            events.append(self._shares(Stamp.of(record, n + len(events)), memory))
         return memory, events
 
     def _take_tokens(self, record: Record, batch: TokenBatch, memory: Memory, n: int) -> list[Event]:
@@ -173,6 +177,19 @@ class RoutingProcessor(Processor[RoutingState]):
             if load.queued_by_label is not None and self.options.labels:
                 memory.queue(load.queued_by_label, self.options.labels)
 
+    def _shares(self, stamp: Stamp, memory: Memory) -> Event:
+        """The shares for the tokens to come, from those that came since the last ones and, smoothed, from what came before."""
+        counts, now = memory.take_live(), memory.now
+        load, ttl_s = counts.astype(np.float64), self.options.ttl_s
+        if self.options.learn == "off" or not self.options.smooth_shares:
+            shares = dispatch_shares(servable(load, now.placement, now.topology), now.placement, now.topology)
+            return shares_event(stamp, counts, shares, now, smoothed=False, ttl_s=ttl_s)
+        state, arms = smoothing.learn(now.smoothing, load, now.placement, now.topology)
+        memory.set(smoothing=state)
+        answers = self.options.learn == "on"
+        shares = smoothing.mixed(state, arms) if answers else arms[smoothing.LIVE]
+        return shares_event(stamp, counts, shares, now, smoothed=answers, ttl_s=ttl_s)
+
     def _route(self, plan_id: str, batch: TokenBatch, memory: Memory) -> RoutingPlan:
         """The slots of the batch's tokens and, if asked, the nodes of its requests."""
         now = memory.now
@@ -188,6 +205,7 @@ class RoutingProcessor(Processor[RoutingState]):
     def _close_window(self, record: Record, memory: Memory, n: int) -> list[Event]:
         """The window that is full joins the history, and a placement is planned for what follows."""
         events = self.placer.publish(Stamp.of(record, n), memory) if memory.now.planning.active else []
+        self.placer.judge(memory)
         memory.close_window(self.options.windows)
         events += self.placer.at_window_end(Stamp.of(record, n + len(events)), memory)
         memory.fade(self.options.labels, self.options.colocate)

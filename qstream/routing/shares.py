@@ -59,8 +59,25 @@ def dispatch_shares(
     array([1., 1.], dtype=float32)
     """
     tokens = array("load", load, np.float64, "L E")
+    shares: NDArray[np.float32] = _solved(tokens[None], physical_to_logical, topology, start)[0]
+    return shares
+
+
+def shares_of_each(
+    loads: NDArray[np.float64], physical_to_logical: NDArray[np.int32], topology: ExpertTopology
+) -> NDArray[np.float32]:
+    """`dispatch_shares` of several loads [K, L, E] on one placement, at less than K times the cost: float32 [K, L, P]."""
+    return _solved(array("loads", loads, np.float64, "K L E"), physical_to_logical, topology, None)
+
+
+def _solved(
+    tokens: NDArray[np.float64],
+    physical_to_logical: NDArray[np.int32],
+    topology: ExpertTopology,
+    start: NDArray[np.float32] | None,
+) -> NDArray[np.float32]:
     check_load("load", tokens)
-    layers, experts = tokens.shape
+    _, layers, experts = tokens.shape
     gpus = topology.num_gpus
     plan = plan_array("physical_to_logical", physical_to_logical, experts, gpus)
     if len(plan) != layers:
@@ -69,27 +86,28 @@ def dispatch_shares(
     if given.shape != plan.shape:
         raise ProblemError(must_be("start", f"{plan.shape}, the shape of physical_to_logical", Shown(f"shape {given.shape}")))
     check_load("start", given)
-    shares = np.empty(plan.shape, np.float32)
+    shares = np.empty((len(tokens), *plan.shape), np.float32)
     bad = _share_layers(tokens, plan, array("gpu_capacity", capacities(topology), np.float64, "G"), given, shares)
     if bad >= 0:
-        layer, expert = divmod(int(bad), experts)
-        found = Shown(f"{tokens[layer, expert]} tokens of expert {expert} in layer {layer}")
+        which, layer, expert = np.unravel_index(int(bad), tokens.shape)
+        found = Shown(f"{tokens[which, layer, expert]} tokens of expert {expert} in layer {layer}")
         raise ProblemError(must_be("load", "0 for an expert that is on no GPU with capacity > 0", found))
     return shares
 
 
 @compiled
 def _share_layers(load: Any, plan: Any, capacity: Any, start: Any, shares: Any) -> Any:
-    """Fill `shares`; return layer * E + expert of the first expert that has tokens and no GPU, or -1."""
-    experts = load.shape[1]
-    for layer in range(len(plan)):
+    """Fill `shares` [K, L, P]; return the index in `load` [K, L, E], flat, of an expert that has tokens and no GPU, or -1."""
+    loads, layers, experts = load.shape
+    for layer in range(layers):
         first, gpu, parts_of = _pools(plan[layer], experts, capacity)
-        for e in range(experts):
-            if first[e] == first[e + 1] and load[layer, e] > 0.0:
-                return layer * experts + e
-        poured = _pour_start(load[layer], plan[layer], first, parts_of, start[layer])
-        _fill(load[layer], first, gpu, capacity, poured)
-        _read_shares(load[layer], plan[layer], first, parts_of, poured, shares[layer])
+        for k in range(loads):
+            for e in range(experts):
+                if first[e] == first[e + 1] and load[k, layer, e] > 0.0:
+                    return (k * layers + layer) * experts + e
+            poured = _pour_start(load[k, layer], plan[layer], first, parts_of, start[layer])
+            _fill(load[k, layer], first, gpu, capacity, poured)
+            _read_shares(load[k, layer], plan[layer], first, parts_of, poured, shares[k, layer])
     return -1
 
 
@@ -97,7 +115,7 @@ def _share_layers(load: Any, plan: Any, capacity: Any, start: Any, shares: Any) 
 def _pools(row: Any, experts: int, capacity: Any) -> Any:
     """The GPUs with capacity that hold expert e, each once: gpu[first[e] : first[e + 1]]; parts_of[p] is slot p in it, or -1."""
     room = len(row) // len(capacity)
-    by_expert = np.argsort(row, kind="mergesort")  # stable: the slots of an expert rise, so its GPUs stand side by side
+    by_expert = _sorted_slots(row, experts)
     first = np.zeros(experts + 1, np.int64)
     gpu = np.empty(len(row), np.int64)
     parts_of = np.full(len(row), -1, np.int64)
@@ -115,6 +133,21 @@ def _pools(row: Any, experts: int, capacity: Any) -> Any:
     for e in range(experts):
         first[e + 1] = max(first[e + 1], first[e])
     return first, gpu, parts_of
+
+
+@compiled
+def _sorted_slots(row: Any, experts: int) -> Any:
+    """The slots ordered by their expert, those of one expert rising, so that its GPUs stand side by side; by counting."""
+    place = np.zeros(experts + 1, np.int64)
+    for e in row:
+        place[e + 1] += 1
+    for e in range(experts):
+        place[e + 1] += place[e]
+    order = np.empty(len(row), np.int64)
+    for p in range(len(row)):
+        order[place[row[p]]] = p
+        place[row[p]] += 1
+    return order
 
 
 @compiled

@@ -6,12 +6,12 @@ import numpy as np
 
 from qstream.arguments import read_only
 from qstream.learn.window import count_labels
+from qstream.routing import calibration, smoothing
 from qstream.routing.hashing import assign, assign_bounded
 from qstream.routing.options import RoutingOptions
 from qstream.routing.placement import PlaceOptions, place
 from qstream.routing.requests import route_requests
 from qstream.routing.sample import empty_sample, sample_tokens, sampled_coactivation
-from qstream.routing.shares import dispatch_shares
 from qstream.routing.tokens import route_tokens
 from schemas.experts import ExpertTopology
 from schemas.tokens import TokenBatch
@@ -48,4 +48,7 @@ def warm() -> None:
     route_tokens(batch, topology, RoutingOptions(capacity_factor=1.0, queues=True), placement=plan)
     route_requests(batch, topology, plan)
     assign_bounded(token_id, 3)
-    dispatch_shares(np.ones((1, 3)), plan, topology)
+    state, _ = smoothing.learn(None, np.ones((1, 3)), plan, topology)
+    smoothing.learn(state, np.ones((1, 3)), plan, topology)
+    said, _ = calibration.promise(calibration.start(), 1.0, version=0, window=0)
+    calibration.promise(calibration.judge(said, 1.0), 1.0, version=0, window=1)

@@ -38,12 +38,16 @@ def _routing(plan: RoutingPlan) -> str:
 def _placement(plan: PlacementPlan) -> str:
     score = plan.expected
     before = None if score is None else f"balancedness {score.balancedness_before:.3f}"
+    ahead = None
+    if score is not None and score.next_window is not None and score.next_window_low is not None:
+        ahead = f"next window about {score.next_window:.3f}, at least {score.next_window_low:.3f}"
     if plan.skip_reason is not None:
-        return joined(plan.model, f"v{plan.base_version} stays", before, plan.skip_reason)
+        return joined(plan.model, f"v{plan.base_version} stays", before, ahead, plan.skip_reason)
     return joined(
         plan.model,
         f"v{plan.base_version} -> v{plan.version}",
         None if score is None else f"{before} -> {score.balancedness:.3f}",
+        ahead,
         None if score is None else f"worst layer {score.worst_layer_balancedness:.3f}",
         None if score is None else f"{score.moved_experts} experts move",
         solver_text(plan.solver),

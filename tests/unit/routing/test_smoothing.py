@@ -1,0 +1,102 @@
+"""Smoothed shares: what they are made of, that they learn which look at the past suits, and that options hold."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from qstream.learn import hedge
+from qstream.routing import smoothing
+from qstream.routing.pack import place_window
+from qstream.routing.score import balancedness
+from qstream.routing.shares import dispatch_shares, shares_of_each
+from qstream.state.fields import pack, unpack
+from schemas.experts import ExpertTopology
+
+TOPOLOGY = ExpertTopology(num_layers=3, num_logical_experts=8, num_gpus=4, slots_per_gpu=4)
+
+
+def counts(rng: np.random.Generator, mean: np.ndarray) -> np.ndarray:
+    return rng.poisson(mean).astype(np.float64)
+
+
+def placed(load: np.ndarray) -> np.ndarray:
+    return place_window(load, 4, 16)
+
+
+def test_shares_of_several_loads_are_those_of_each_alone() -> None:
+    rng = np.random.default_rng(0)
+    loads = rng.lognormal(0, 1, (4, 3, 8))
+    plan = placed(loads[0])
+    each = shares_of_each(loads, plan, TOPOLOGY)
+    for load, found in zip(loads, each, strict=True):
+        assert found.tobytes() == dispatch_shares(load, plan, TOPOLOGY).tobytes()
+
+
+def test_the_first_shares_are_those_of_the_counts_and_later_ones_a_mixture_whose_parts_of_an_expert_sum_to_one() -> None:
+    rng = np.random.default_rng(0)
+    mean = rng.lognormal(3, 1, (3, 8))
+    plan, first = placed(mean), counts(rng, mean)
+    state, arms = smoothing.learn(None, first, plan, TOPOLOGY)
+    assert smoothing.mixed(state, arms).tobytes() == dispatch_shares(first, plan, TOPOLOGY).tobytes()
+    for _ in range(5):
+        state, arms = smoothing.learn(state, counts(rng, mean), plan, TOPOLOGY)
+    found = smoothing.mixed(state, arms)
+    for row, part in zip(plan, found, strict=True):
+        np.testing.assert_allclose(np.bincount(row, part), 1, atol=1e-5)
+    weight = hedge.mix(state.hedge)[0]
+    np.testing.assert_allclose(found, np.tensordot(weight, arms, 1), atol=1e-6)
+
+
+@pytest.mark.parametrize(("moves", "worse"), [(False, "live"), (True, "ewma-0.1")])
+def test_a_noisy_load_that_stays_is_remembered_long_and_one_that_moves_is_not(moves: bool, worse: str) -> None:
+    rng = np.random.default_rng(1)
+    mean = rng.lognormal(2.0, 1, (3, 8))
+    plan, state, scores = np.tile(np.array([0, 1, 2, 3, 1, 2, 4, 5, 2, 3, 5, 6, 7, 0, 4, 6], np.int32), (3, 1)), None, []
+    for n in range(60):
+        if moves and n % 5 == 0:
+            mean = rng.lognormal(8, 1, (3, 8))
+        state, arms = smoothing.learn(state, counts(rng, mean), plan, TOPOLOGY)
+        other = arms[smoothing.ARMS.index(worse)]
+        scores.append([balancedness(plan, counts(rng, mean), 4, part) for part in (smoothing.mixed(state, arms), other)])
+    mixture, alone = np.mean(scores, axis=0)
+    assert mixture > alone + 0.01
+
+
+def test_another_placement_is_no_new_beginning() -> None:
+    """What was learnt is how the load moves; the arms are judged by the placement in force."""
+    rng = np.random.default_rng(0)
+    mean = rng.lognormal(3, 1, (3, 8))
+    state = None
+    for n in range(8):
+        plan = placed(rng.permuted(mean, axis=1) if n % 4 == 3 else mean)
+        state, arms = smoothing.learn(state, counts(rng, mean), plan, TOPOLOGY)
+    assert state is not None
+    assert state.hedge.steps == 7
+    even, mixture = (balancedness(plan, mean, 4, part) for part in (arms[0], smoothing.mixed(state, arms)))
+    assert mixture > even
+
+
+def test_no_token_at_all_teaches_nothing_and_tokens_of_a_dead_gpu_s_expert_stop_nothing() -> None:
+    dead = TOPOLOGY.model_copy(update={"gpu_capacity": np.array([1, 0.5, 1, 0], np.float32)})
+    plan = np.tile(np.arange(16, dtype=np.int32) // 2, (3, 1))  # experts 6 and 7 are on the dead GPU only
+    state, _ = smoothing.learn(None, np.ones((3, 8)), plan, dead)
+    state, _ = smoothing.learn(state, np.zeros((3, 8)), plan, dead)
+    assert state.hedge.steps == 0
+    state, arms = smoothing.learn(state, np.ones((3, 8)), plan, dead)
+    assert state.hedge.steps == 1
+    assert np.isfinite(smoothing.mixed(state, arms)).all()
+
+
+def test_a_stored_state_goes_on_with_the_same_bytes() -> None:
+    rng = np.random.default_rng(0)
+    mean = rng.lognormal(3, 1, (3, 8))
+    plan, kept, stored = placed(mean), None, None
+    for _ in range(6):
+        came = counts(rng, mean)
+        kept, _ = smoothing.learn(kept, came, plan, TOPOLOGY)
+        stored, _ = smoothing.learn(stored, came, plan, TOPOLOGY)
+        stored = unpack(smoothing.Smoothing, pack(stored))
+    assert kept is not None
+    assert stored is not None
+    assert pack(kept) == pack(stored)
