@@ -165,5 +165,5 @@ def _first_fault(exc: ValidationError) -> str:
     """The first fault in the house's words: pydantic says "Input should be X" for "must be X"."""
     fault = exc.errors(include_url=False)[0]
     name = ".".join(str(part) for part in fault["loc"])
-    rule = _SHOULD.sub("", fault["msg"])
+    rule = "a smaller integer" if fault["type"] == "int_parsing_size" else _SHOULD.sub("", fault["msg"])
     return must_be(f"option {name}", rule.replace("match pattern", "text that matches"), fault["input"])

@@ -28,8 +28,9 @@ MAX_AT_ONCE = 1000  # records that one call of `changes` takes, so that a batch 
 class Tables:
     """The newest frame by key of some topics, used by one thread; the Kafka client fetches in threads of its own.
 
-    `rows` has them by topic name and key. A record without value ends its row. An unreadable record is logged and changes
-    nothing. A topic that is created again is read again; then rows that it no longer has end.
+    `rows` has them by topic name and key. A record without value ends its row. An unreadable record changes nothing; of those
+    that come together the first is logged, with their number. A topic that is created again is read again; then rows that it
+    no longer has end.
     """
 
     def __init__(self, settings: Settings, topics: Sequence[Topic]) -> None:
@@ -43,6 +44,7 @@ class Tables:
         self._old: dict[str, set[str]] = {}  # keys of rows by topic that the new log has not had yet
         self._cause = Cause()
         self._seldom = OnceAMinute(log)
+        self._unreadable: dict[str, tuple[int, str]] = {}  # since the last line of the log: how many by topic, and the first
 
     def read(self, stop: threading.Event) -> None:
         """Read every topic up to its end; wait for a topic that is absent and a broker that does not answer, until `stop`."""
@@ -55,6 +57,7 @@ class Tables:
                 stop.wait(RETRY_S)
         while self._unread and not stop.is_set():
             self._poll(POLL_S)
+        self._log_unreadable()
         for name, rows in self.rows.items():
             log.info("table %s: %d rows", name, len(rows))
 
@@ -70,6 +73,7 @@ class Tables:
             if topic is None:
                 break
             changed.add(topic)
+        self._log_unreadable()
         return changed - {""}
 
     def snapshot(self, names: Sequence[str]) -> Mapping[str, Mapping[str, Frame]]:
@@ -137,9 +141,16 @@ class Tables:
         try:
             frame = frame_of(message, topic.frame)
         except FrameError as exc:
-            log.error("unreadable record at %s/%s/%s: %s", topic.name, message.partition(), message.offset(), exc)
+            count, first = self._unreadable.get(topic.name, (0, f"{topic.name}/{message.partition()}/{message.offset()}: {exc}"))
+            self._unreadable[topic.name] = count + 1, first
             return False
         key = str(getattr(frame, topic.key))
         rows[key] = frame
         self._old.get(topic.name, set()).discard(key)
         return True
+
+    def _log_unreadable(self) -> None:
+        """One line by topic: whoever may write to it could otherwise fill the log of every worker."""
+        for name, (count, first) in self._unreadable.items():
+            log.error("table %s: %d unreadable records, the first is %s", name, count, first)
+        self._unreadable.clear()

@@ -100,15 +100,19 @@ def test_a_table_is_read_whole_and_its_newest_rows_are_followed(describe, create
     assert before[one.name]["k0"].value == 0
 
 
-def test_an_unreadable_record_is_named_and_the_row_stays(describe, create, publisher, open_tables, caplog):
+def test_the_first_unreadable_record_is_named_with_their_number_and_the_row_stays(
+    describe, create, publisher, open_tables, caplog
+):
     topic = create(describe("one"))
     put(publisher, topic, a=1)
-    publisher.publish_raw(topic.name, b"a", b"noise")
+    for _ in range(200):
+        publisher.publish_raw(topic.name, b"a", b"noise")
     publisher.flush()
     tables = open_tables(topic)
     tables.read(NEVER)
     assert values(tables, topic) == {"a": 1}
-    assert any(f"unreadable record at {topic.name}/" in message for message in caplog.messages)
+    (said,) = (message for message in caplog.messages if "unreadable" in message)
+    assert said.startswith(f"table {topic.name}: 200 unreadable records, the first is {topic.name}/")
 
 
 def test_partitions_that_a_table_gets_later_are_followed_with_the_others(describe, create, publisher, open_tables, kafka):

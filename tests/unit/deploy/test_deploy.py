@@ -366,6 +366,16 @@ def test_agents_get_settings_that_exist() -> None:
         assert names <= Settings.model_fields.keys()
 
 
+def test_compose_bounds_the_states_of_agents_below_what_redis_and_their_containers_hold() -> None:
+    services = yaml.safe_load(COMPOSE.read_text())["services"]
+    agents = [services[name]["environment"] for name in files()]
+    command = services["redis"]["command"]
+    room = int(command[command.index("--maxmemory") + 1].removesuffix("mb")) << 20
+    assert sum(int(agent["QSTREAM_MAX_STATE_BYTES"]) for agent in agents) <= room / 2
+    assert all(int(agent["QSTREAM_MAX_CACHED_BYTES"]) <= (1 << 30) / 4 for agent in agents)
+    assert all(services[name]["mem_limit"] == "1g" for name in files())
+
+
 def test_prometheus_scrapes_every_agent_at_the_port_that_it_serves() -> None:
     job = next(job for job in load(PROMETHEUS / "prometheus.yml")["scrape_configs"] if job["job_name"] == "qstream")
     (scraped,) = job["dns_sd_configs"]

@@ -39,6 +39,7 @@ def test_options_change_by_name_and_the_old_ones_stay_as_they_were():
         ({"fans": 9}, r"^option fans must be less than or equal to 8, got 9$"),
         ({"fans": True}, r"^option fans must be a number or text, not a boolean, got True$"),
         ({"fans": "none"}, r"^option fans must be a valid integer, .*, got 'none'$"),
+        ({"fans": 1e308}, r"^option fans must be a smaller integer, got 1e\+308$"),
         ({"mode": "A"}, r"^option mode must be text that matches '\^\[a-z\]\+\$', got 'A'$"),
         ({"pumps": "perhaps"}, r"^option pumps must be a valid boolean, .*, got 'perhaps'$"),
     ],
