@@ -55,7 +55,7 @@ class Publisher:
         base = settings or load_settings()
         self._timeout_s = base.delivery_timeout_ms / 1000
         self._producers = Producers(base, producer_config(base) | {"bootstrap.servers": bootstrap_servers})
-        # Without a lock: a report that the client's fatal error interrupts would never give it back.
+        # No lock: a report that the client's fatal error interrupts would never give it back.
         self._failed: deque[tuple[KafkaError, str]] = deque()
         self._topics: set[str] = set()
 
@@ -107,11 +107,7 @@ class Publisher:
         with self._fatal_named():
             left = self._producers.flush(self._timeout_s + 1 if timeout_s is None else timeout_s)
         failed = [self._failed.popleft() for _ in range(len(self._failed))]
-        for error, topic in failed:
-            self._producers.raise_if_denied(error, topic)
-        if failed or left:
-            raise self._producers.not_confirmed(len(failed) + left, failed[0][0] if failed else None)
-        self._producers.cause.clear()
+        self._producers.raise_if_failed(failed, left)
 
     def __enter__(self) -> Self:
         return self

@@ -202,12 +202,9 @@ class Outbox:
     def _wait(self) -> None:
         left = self._producers.flush(self.settings.delivery_timeout_ms / 1000 + 1)
         failed, self._failed = self._failed, []
-        for error, topic in failed:
+        for error, _ in failed:
             raise_if_fatal(error, **self._rights)
-            self._producers.raise_if_denied(error, topic)
-        if failed or left:
-            raise self._producers.not_confirmed(len(failed) + left, failed[0][0] if failed else None)
-        self._producers.cause.clear()
+        self._producers.raise_if_failed(failed, left)
 
 
 def _blame(event: Event, error: Exception) -> list[Rejected]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -86,6 +86,14 @@ class Producers:
         """The error for so many records that the broker did not confirm, with what the client said of the reason."""
         why = self.cause.explain(KafkaError(KafkaError._MSG_TIMED_OUT) if error is None else error)
         return DeliveryFailed(f"{count} records were not confirmed: {why}")
+
+    def raise_if_failed(self, failed: Sequence[tuple[KafkaError, str]], left: int) -> None:
+        """`NotAllowed` or `DeliveryFailed` if some records failed, each with its topic, or `left` were not confirmed in time."""
+        for error, topic in failed:
+            self.raise_if_denied(error, topic)
+        if failed or left:
+            raise self.not_confirmed(len(failed) + left, failed[0][0] if failed else None)
+        self.cause.clear()
 
     def flush(self, timeout_s: float) -> int:
         """Wait until all that is queued is confirmed; the number of records that are not in time."""

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -63,17 +64,25 @@ def streaming_demo(seconds: int, *options: str) -> Iterator[Demo]:
             process.kill()
 
 
-def test_a_run_answers_every_batch_reports_its_figures_and_leaves_no_process(tmp_path: Path) -> None:
-    file = tmp_path / "demo.json"
-    with streaming_demo(10, "--json", str(file), "--seed", "1") as demo:
+def figures_of(seconds: int, file: Path) -> dict[str, Any]:
+    """The figures of a run that ends by itself."""
+    with streaming_demo(seconds, "--json", str(file), "--seed", "1") as demo:
         assert len(demo.children) >= PROCESSES
         steps = demo.output[:-1]
         assert len(steps) == len(set(steps)), "the agent goes from one step of its start to the next, never back"
         assert demo.end() == 0, "".join(demo.output)
     assert demo.left_behind() == []
-    figures = json.loads(file.read_text())
+    figures: dict[str, Any] = json.loads(file.read_text())
+    assert figures["seconds"] >= seconds
+    return figures
+
+
+def test_a_run_answers_every_batch_reports_its_figures_and_leaves_no_process(tmp_path: Path) -> None:
+    for seconds in (10, 40, 160):  # a busy machine trains so few steps in ten seconds that there is nothing to compare
+        figures = figures_of(seconds, tmp_path / "demo.json")
+        if figures["balance"]["windows"] and figures["colocate"]["placement_plans"]:
+            break
     assert figures["seed"] == 1
-    assert figures["seconds"] >= 10
     assert figures["tokens"] * 3 == figures["token_batches"] * 1024  # three layers see each token; 8 sequences of 128
     assert figures["routing_plans"] == figures["token_batches"] > 0
     assert (figures["lost"], figures["repeated"], figures["dead_letters"]) == (0, 0, 0)
