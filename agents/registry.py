@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from agents.names import agent_names, files, points
 from qstream.errors import ConfigError
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from qstream.contract import Processor
 
 log = logging.getLogger(__name__)
+# Agents that are run by name, and whose scenes are shown, but that are no part of the product: no list has them.
+UNLISTED: Final = {"meter": "qstream.testing.meter:AGENT"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +137,8 @@ def require_agent(name: str) -> None:
 
 def find_agent(name: str) -> Agent:
     """The agent of that name. `ConfigError` if there is none, if there are two, or if it cannot be imported."""
+    if name in UNLISTED:
+        return _checked(name, UNLISTED[name], load(UNLISTED[name]))
     require_agent(name)
     found = points(name)
     declared = [f"agents/{name}.py"] * (name in files()) + [f"the entry point {point.value}" for point in found]
@@ -183,7 +187,8 @@ def partitions_of_topics() -> dict[str, int]:
 
 def scenes() -> dict[str, str]:
     """Scenes of the demo by name, as ``package.module:attribute``; the first is the default."""
-    return {scene: path for agent in all_agents() for scene, path in agent.scenes.items()}
+    agents = (*all_agents(), *(find_agent(name) for name in UNLISTED))
+    return {scene: path for agent in agents for scene, path in agent.scenes.items()}
 
 
 def _imported(point: EntryPoint) -> object:

@@ -41,12 +41,14 @@ def demo(
     """Run a module on real input, with its own servers, and show what its plans gain.
 
     The scene `routing` trains a small mixture-of-experts language model, streams which experts its tokens go to, and places
-    the experts; half-way it also starts to save traffic between nodes.
+    the experts; half-way it also starts to save traffic between nodes. The scene `learn` forecasts this machine's CPU use while a
+    model trains, and kills the worker that learns.
 
     \b
     Example:
       qstream demo
       qstream demo routing --seconds 30 --json demo.json
+      qstream demo learn
     """
     known = scenes()
     name = scene or next(iter(known))

@@ -53,6 +53,7 @@ class AgentProcess:
         command += ["--bootstrap-servers", bootstrap_servers, "--redis", redis_url]
         for name, value in options.items():
             command += ["--set", f"{name}={value}"]
+        self._command, self._folder = command, folder
         self._child = start_child(command, self.log, folder)
 
     @property
@@ -71,6 +72,12 @@ class AgentProcess:
     def log_tail(self, lines: int = 20) -> str:
         """The end of what it wrote."""
         return "\n".join(log_end(self.log, lines))
+
+    def kill_and_replace(self) -> None:
+        """SIGKILL, as a crash of the machine would, and another process in its place."""
+        end_child(self._child)
+        self._newest = "starting"
+        self._child = start_child(self._command, self.log, self._folder)
 
     def close(self) -> None:
         """SIGTERM, and SIGKILL if it does not end in time."""

@@ -28,6 +28,8 @@ class Scene(Protocol):
     """Options that the agent starts with."""
     switch: Mapping[str, Scalar]
     """Options that an operator changes half-way; empty for none."""
+    kill_s: float
+    """When the agent is killed by SIGKILL, and another started, in seconds since the first frame; infinite for never."""
     packages: Sequence[str]
     """Distributions whose versions belong to the figures, next to those of the stage."""
     max_waiting: int
@@ -57,6 +59,10 @@ class Scene(Protocol):
 
     def switched(self) -> None:
         """`switch` was published."""
+        ...
+
+    def killed(self) -> None:
+        """The agent was killed, and another is starting."""
         ...
 
     @property

@@ -145,7 +145,7 @@ def started(scene: Scene, view: View, signals: list[int]) -> Iterator[Run]:
     view.say("starting the embedded Kafka and Redis")
     with (
         tempfile.TemporaryDirectory(prefix="qstream-demo-") as folder,
-        EmbeddedKafka(partitions_of_topics()) as kafka,
+        EmbeddedKafka(partitions_of_topics() | {t.name: t.partitions for t in (*agent.topics, agent.dead_letters)}) as kafka,
         EmbeddedRedis() as redis,
         Publisher(kafka.bootstrap_servers, "demo", load_settings(kafka=QUIET)) as publisher,
     ):
@@ -202,7 +202,7 @@ def wait_ready(run: Run) -> bool:
 
 def stream(run: Run, seconds: float, switch_s: float) -> None:
     """Publish the scene's steps, give it the plans that come back, and change its options after `switch_s`."""
-    started_s = None
+    started_s, kill_s = None, run.scene.kill_s
     for frames in run.scene.steps():
         run.collect()
         started_s = started_s or time.monotonic()
@@ -213,6 +213,11 @@ def stream(run: Run, seconds: float, switch_s: float) -> None:
         if run.seconds >= switch_s:
             throw_switch(run)
             switch_s = math.inf
+        if run.seconds >= kill_s:
+            run.view.say(f"the {run.scene.agent} agent is killed (SIGKILL), another one starts")
+            run.agent.kill_and_replace()
+            run.scene.killed()
+            kill_s = math.inf
         if run.seconds >= 1.0 and run.view.due():
             run.figures()
             run.view.show(run.scene, run.agent.state())

@@ -25,6 +25,7 @@ from qstream.contract import Batch, Event, Processor, Result
 from qstream.errors import Poison, StoreConflict
 from qstream.state.store import StateStore
 from qstream.state.write import Stored, Write
+from qstream.testing import meter
 from schemas.frame import Axes, Count, Frame, Name
 from schemas.topics import Topic
 
@@ -126,13 +127,14 @@ def die_at_saves(share: float) -> None:
 def main() -> None:
     """Run the worker; ends the process.
 
-    Apart from the settings, ``topics`` (1 or 2) is how many inputs it reads, and ``deaths`` the share of `die_at_saves`.
+    Apart from the settings, ``topics`` (1 or 2) is how many inputs it reads, ``learns`` makes it the meter instead, and
+    ``deaths`` is the share of `die_at_saves`.
     """
     given = json.loads(sys.argv[1])
     topics = (PAYMENTS, REFUNDS)[: given.pop("topics", 1)]
     die_at_saves(given.pop("deaths", 0.0))
-    agent = Agent(name=NAME, purpose="counts payments", topics=tuple(topics), processor=lambda settings: Ledgers(topics))
-    run(agent, load_settings(**given))
+    ledgers = Agent(name=NAME, purpose="counts payments", topics=tuple(topics), processor=lambda settings: Ledgers(topics))
+    run(meter.AGENT if given.pop("learns", False) else ledgers, load_settings(**given))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +23,7 @@ from confluent_kafka import TopicPartition as KafkaPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from qstream.config import Settings, load_settings
-from qstream.contract import Record, TopicPartition
+from qstream.contract import Processor, Record, TopicPartition
 from qstream.embedded.redis import EmbeddedRedis
 from qstream.errors import StoreUnavailable
 from qstream.state.store import StateStore
@@ -32,18 +32,56 @@ from qstream.stream.read import read_all
 from qstream.testing.chaos import Action, Fault, Fleet, schedule, storm
 from qstream.testing.chaos_worker import NAME, PAYMENTS, RECEIPTS, REFUNDS, Balance, Ledgers, Payment
 from qstream.testing.java_kafka import JavaKafka
+from qstream.testing.meter import NAME as METER
+from qstream.testing.meter import OUTLOOKS, READINGS, Meter, MeterState, Reading
 from qstream.testing.verify import Produced, Run, fault_free, verify
 from schemas.deadletter import DeadLetter
-from schemas.topics import CONTROL, dead_letter_name
+from schemas.frame import Frame
+from schemas.topics import CONTROL, Topic, dead_letter_name
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(1500)]
 
 ACCOUNTS = 64
+HOSTS = 12
 WORKERS = 3
 JOIN_S = 400.0
 SETTLE_S = 240.0
 DEATHS = 0.01  # of the writes to the store; a worker makes some 50 a second
 BROKER_STAYS: Mapping[Action, int] = {"kill": 5, "terminate": 3, "pause": 2, "add": 2, "remove": 1, "store": 2}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A processor that is put under faults: its topics, its keys, and how a frame is drawn for a key, a number and a fault."""
+
+    name: str
+    inputs: tuple[Topic, ...]
+    output: Topic
+    state: type[Frame]
+    processor: Processor[Any]
+    keys: tuple[str, ...]
+    draw: Callable[[random.Random, str, int, str], Frame]
+
+
+def draw_payment(rng: random.Random, account: str, number: int, fault: str) -> Frame:
+    return Payment.build(account=account, number=number, fault=fault)
+
+
+def draw_reading(rng: random.Random, host: str, number: int, fault: str) -> Frame:
+    """A reading with rewards of some guesses: some before their guess, some twice, some never, in any order."""
+    about = {max(0, number + rng.randrange(-40, 6)) for _ in range(rng.randrange(3))}
+    load = 0.2 + 0.6 * (number // 15 % 2) + 0.2 * rng.random()
+    return Reading.of(host, number, load, {n: float(rng.randrange(2)) for n in about}, fault)
+
+
+def ledgers(topics: int) -> Case:
+    inputs = (PAYMENTS, REFUNDS)[:topics]
+    keys = tuple(f"account-{n}" for n in range(ACCOUNTS))
+    return Case(NAME, inputs, RECEIPTS, Balance, Ledgers(), keys, draw_payment)
+
+
+def meter() -> Case:
+    return Case(METER, (READINGS,), OUTLOOKS, MeterState, Meter(), tuple(f"host-{n}" for n in range(HOSTS)), draw_reading)
 
 
 @dataclass
@@ -62,11 +100,7 @@ class Scene:
     redis: EmbeddedRedis
     fleet: Fleet
     settings: Settings
-    topics: int
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        return (PAYMENTS.name, REFUNDS.name)[: self.topics]
+    case: Case
 
 
 @pytest.fixture
@@ -78,7 +112,8 @@ def scene(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Scene]:
 
 def staged(kafka: JavaKafka, redis: EmbeddedRedis, asked: dict[str, Any], folder: Path) -> Iterator[Scene]:
     """The scene on given servers; its workers end with it."""
-    topics = asked.pop("topics", 1)
+    topics, learns = asked.pop("topics", 1), asked.pop("learns", False)
+    case = meter() if learns else ledgers(topics)
     first_deaths = asked.pop("first_deaths", DEATHS)
     born: set[str] = set()
     given = {
@@ -90,23 +125,24 @@ def staged(kafka: JavaKafka, redis: EmbeddedRedis, asked: dict[str, Any], folder
         "transaction_timeout_ms": 8000,
         **asked,
     }
-    create_topics(kafka.bootstrap_servers)
+    create_topics(kafka.bootstrap_servers, case)
 
     def command(slot: str) -> Sequence[str]:
         deaths = DEATHS if slot in born else first_deaths
         born.add(slot)
-        text = json.dumps({**given, "worker_id": slot, "topics": topics, "deaths": deaths})
+        text = json.dumps({**given, "worker_id": slot, "topics": topics, "learns": learns, "deaths": deaths})
         return [sys.executable, "-m", "qstream.testing.chaos_worker", text]
 
     fleet = Fleet(command, folder)
     try:
-        yield Scene(kafka, redis, fleet, load_settings(**given), topics)
+        yield Scene(kafka, redis, fleet, load_settings(**given), case)
     finally:
         fleet.close()
 
 
-def create_topics(bootstrap_servers: str) -> None:
-    names = {PAYMENTS.name: 8, REFUNDS.name: 8, RECEIPTS.name: 8, dead_letter_name(NAME): 1, CONTROL.name: 1}
+def create_topics(bootstrap_servers: str, case: Case) -> None:
+    names = dict.fromkeys((topic.name for topic in (*case.inputs, case.output)), 8)
+    names |= {dead_letter_name(case.name): 1, CONTROL.name: 1}
     admin = AdminClient({"bootstrap.servers": bootstrap_servers})
     for future in admin.create_topics([NewTopic(name, partitions) for name, partitions in names.items()]).values():
         future.result(120.0)
@@ -126,23 +162,28 @@ def publish(scene: Scene, seed: int, count: int, duration_s: float, poison_share
     """Publish evenly over the time; a broker that is away is waited for."""
     rng = random.Random(f"publish {seed}")
     published = Published()
+    numbers = dict.fromkeys(scene.case.keys, 0)
     producer = Producer(producer_config(scene.settings) | {"delivery.report.only.error": False, "message.timeout.ms": 120_000})
     began = time.monotonic()
     for number in range(count):
-        account = f"account-{rng.randrange(ACCOUNTS)}"
-        topic = rng.choice(scene.inputs)
+        key = rng.choice(scene.case.keys)
+        topic = rng.choice(scene.case.inputs)
         fault = rng.choice(["poison", "error", "bytes"]) if rng.random() < poison_share else ""
-        payment = Payment.build(account=account, number=number, fault=fault.replace("bytes", ""))
+        frame = scene.case.draw(rng, key, numbers[key], fault.replace("bytes", ""))
+        numbers[key] += 1
 
-        def confirm(error: KafkaError | None, message: Message, payment: Payment = payment, poison: bool = bool(fault)) -> None:
+        def confirm(
+            error: KafkaError | None, message: Message, key: str = key, frame: Frame = frame, poison: bool = bool(fault)
+        ) -> None:
             assert error is None, error
-            record = Record(message.topic(), message.partition(), message.offset(), payment.account, payment, 0)
+            when_ms = message.timestamp()[1]
+            record = Record(message.topic(), message.partition(), message.offset(), key, frame, when_ms)
             published.records[record.id] = record
             if poison:
                 published.poison.add(record.id)
 
-        value = rng.randbytes(rng.randrange(1, 60)) if fault == "bytes" else payment.encode()
-        producer.produce(topic, value, account.encode(), on_delivery=confirm)
+        value = rng.randbytes(rng.randrange(1, 60)) if fault == "bytes" else frame.encode()
+        producer.produce(topic.name, value, key.encode(), on_delivery=confirm)
         producer.poll(max(0.0, began + number * duration_s / count - time.monotonic()))
     assert producer.flush(120.0) == 0
     return published
@@ -150,10 +191,10 @@ def publish(scene: Scene, seed: int, count: int, duration_s: float, poison_share
 
 def uncommitted(scene: Scene) -> list[str]:
     """Input partitions that the group has not committed to their ends, or whose states are not written as far."""
-    config = {"bootstrap.servers": scene.settings.bootstrap_servers, "group.id": f"qstream.{NAME}", "log_level": 2}
+    config = {"bootstrap.servers": scene.settings.bootstrap_servers, "group.id": f"qstream.{scene.case.name}", "log_level": 2}
     reader = Consumer(config | {"isolation.level": "read_committed"})
-    store = StateStore(scene.settings.redis_url.get_secret_value(), NAME, Balance, timeout_ms=2000)
-    partitions = [KafkaPartition(topic, n) for topic in scene.inputs for n in range(8)]
+    store = StateStore(scene.settings.redis_url.get_secret_value(), scene.case.name, scene.case.state, timeout_ms=2000)
+    partitions = [KafkaPartition(topic, n) for topic in (topic.name for topic in scene.case.inputs) for n in range(8)]
     try:
         ends = {TopicPartition(p.topic, p.partition): reader.get_watermark_offsets(p, 5.0)[1] for p in partitions}
         done = {TopicPartition(p.topic, p.partition): p.offset for p in reader.committed(partitions, 5.0)}
@@ -172,7 +213,9 @@ def uncommitted(scene: Scene) -> list[str]:
 
 def hidden(scene: Scene) -> list[str]:
     """Output partitions that hold an open transaction, which hides all behind it from readers of committed records."""
-    outputs = [KafkaPartition(RECEIPTS.name, n) for n in range(8)] + [KafkaPartition(dead_letter_name(NAME), 0)]
+    outputs = [KafkaPartition(scene.case.output.name, n) for n in range(8)] + [
+        KafkaPartition(dead_letter_name(scene.case.name), 0)
+    ]
     ends = {}
     for level in ("read_committed", "read_uncommitted"):
         config = {"bootstrap.servers": scene.settings.bootstrap_servers, "group.id": "chaos.reader", "log_level": 2}
@@ -200,13 +243,15 @@ def settle(scene: Scene) -> float:
 def left_behind(scene: Scene) -> Run:
     """What consumers that read committed records find, and the states in the store."""
     events = []
-    for message in read_all(scene.settings, RECEIPTS.name):
+    for message in read_all(scene.settings, scene.case.output.name):
         headers = dict(message.headers() or ())
         events.append(Produced(headers["ce_id"].decode(), message.key().decode(), message.value()))
-    letters = [DeadLetter.from_headers(message.headers()).id for message in read_all(scene.settings, dead_letter_name(NAME))]
+    letters = [
+        DeadLetter.from_headers(message.headers()).id for message in read_all(scene.settings, dead_letter_name(scene.case.name))
+    ]
     states = {}
-    with StateStore(scene.settings.redis_url.get_secret_value(), NAME, Balance, timeout_ms=60_000) as store:
-        for key in (f"account-{n}" for n in range(ACCOUNTS)):
+    with StateStore(scene.settings.redis_url.get_secret_value(), scene.case.name, scene.case.state, timeout_ms=60_000) as store:
+        for key in scene.case.keys:
             state = store.load(key).state
             if state is not None:
                 states[key] = state.encode()
@@ -230,7 +275,7 @@ def run_chaos(scene: Scene, seed: int, faults: list[Fault], count: int, duration
             scene.fleet.terminate(slot)
             scene.fleet.await_end(slot)
         records = sorted(published.records.values(), key=lambda record: (record.topic, record.partition, record.offset))
-        expected = fault_free(Ledgers(), records, published.poison)
+        expected = fault_free(scene.case.processor, records, published.poison)
         verdict = verify(expected, found)
         done = dict(Counter(fault.action for fault in faults))
         print(f"seed {seed}: {verdict}; settled in {settle_s:.1f} s, {len(published.poison)} poison, {done}")
@@ -254,6 +299,13 @@ def run_chaos(scene: Scene, seed: int, faults: list[Fault], count: int, duration
 )
 def test_nothing_is_lost_and_every_repetition_has_a_known_id(scene: Scene, chaos_seed: int) -> None:
     run_chaos(scene, chaos_seed, schedule(chaos_seed, 18.0), count=6000, duration_s=18.0)
+
+
+@pytest.mark.parametrize("scene", [{"learns": True}], ids=["meter"], indirect=True)
+def test_what_is_learnt_is_byte_for_byte_what_a_run_without_faults_learns(scene: Scene, chaos_seed: int) -> None:
+    zombie = Fault(2.0, "pause", 0, 5.0)  # longer than its session: others go on with its hosts, and it must change nothing
+    faults = sorted([zombie, *schedule(chaos_seed, 10.0, gap_s=(0.7, 2.0))], key=lambda fault: fault.at_s)
+    run_chaos(scene, chaos_seed, faults, count=2400, duration_s=10.0)
 
 
 # A single broker that is killed while it rolls a transaction back may forget to mark it: then records that were never

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, Final
@@ -53,6 +54,7 @@ class RoutingScene:
     agent = "routing"
     options = OPTIONS
     switch: Mapping[str, Scalar] = {"colocate": True}
+    kill_s = math.inf
     packages = ("torch", "numba")
     # An embedded partition keeps 5 MiB, about 110 of these batches: a producer further ahead would overwrite unread ones.
     max_waiting = 64
@@ -88,6 +90,9 @@ class RoutingScene:
 
     def switched(self) -> None:
         self.score.switched = True
+
+    def killed(self) -> None:
+        raise AssertionError("this scene kills no agent")
 
     @property
     def waiting(self) -> int:

@@ -1,0 +1,133 @@
+"""The learning scene: this machine's CPU use while a model trains, forecast by an agent whose worker is killed."""
+
+from __future__ import annotations
+
+import platform
+import re
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from qstream.demo.learn.cpu import loads
+from qstream.demo.learn.score import Score
+from qstream.demo.scene import Frames
+from qstream.embedded.child import end_child, start_child
+from qstream.testing.meter import RATE_HZ, READINGS, Reading
+from schemas.control import Scalar
+from schemas.frame import Frame
+
+NEXT: Final = """next
+  your module    keep a state of qstream.learn in your own keyed state: qstream/learn/README.md, qstream/testing/meter.py
+  which learner  forecast and hedge where each option's loss is seen, bandit where only the chosen one's is"""
+
+
+class LearnScene:
+    """Ten readings a second; each answer forecasts the next second, and the reading a second later says how the guess did."""
+
+    agent = "meter"
+    options: Mapping[str, Scalar] = {}
+    switch: Mapping[str, Scalar] = {}
+    kill_s = 8.0
+    packages = ("numba",)
+    max_waiting = 5000
+    next_steps = NEXT
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.host = re.sub(r"[^A-Za-z0-9._-]", "-", platform.node()) or "this-machine"
+        self.score = Score()
+        self._figures: Mapping[str, Any] = {}
+
+    def first(self) -> Frames:
+        return []
+
+    def warm(self) -> None:
+        return
+
+    def steps(self) -> Iterator[Frames]:
+        """A reading each, ten a second by the clock, while a process trains."""
+        with tempfile.TemporaryDirectory(prefix="qstream-load-") as folder:
+            env = shutil.which("env") or "/usr/bin/env"
+            command = [env, "OMP_NUM_THREADS=1", "OPENBLAS_NUM_THREADS=1", "MKL_NUM_THREADS=1", sys.executable]
+            command += ["-m", "qstream.demo.learn.load", folder, str(self.seed)]
+            training = start_child(command, Path(folder) / "load.log", Path(folder))
+            try:
+                yield from self._readings()
+            finally:
+                end_child(training)
+
+    def _readings(self) -> Iterator[Frames]:
+        use = loads()
+        next(use)
+        number, due_s = 0, time.monotonic()
+        while True:
+            due_s = max(due_s + 1 / RATE_HZ, time.monotonic())
+            time.sleep(max(0.0, due_s - time.monotonic()))
+            load = next(use)
+            yield [(READINGS, Reading.of(self.host, number, load, self.score.earned(number, load)))]
+            number += 1
+
+    def published(self, frame: Frame, at_s: float) -> None:
+        assert isinstance(frame, Reading)
+        self.score.published(frame, at_s)
+
+    def received(self, frame: Frame, at_s: float) -> None:
+        self.score.received(frame, at_s)
+
+    def switched(self) -> None:
+        return
+
+    def killed(self) -> None:
+        self.score.killed = True
+
+    @property
+    def waiting(self) -> int:
+        return len(self.score.waiting)
+
+    def figures(self, seconds: float, repeated: int) -> Mapping[str, Any]:
+        self._figures = self.score.figures(seconds, repeated)
+        return self._figures
+
+    def line(self, agent_state: str) -> str:
+        newest, f = self.score.newest, self._figures
+        if newest is None or not f:
+            return f"{agent_state}: no forecast yet"
+        error, coverage = f["error_over_persistence"], f["coverage"]
+        met = f"; error {error:.2f} of persistence's, {coverage:.1%} within the bound" if error is not None else ""
+        best = max(zip(newest.weight.tolist(), newest.forecasters, strict=True))
+        return (
+            f"{agent_state}: load {newest.load:.0%}, next second {newest.mean:.0%}, at most {newest.bound:.0%}{met}; "
+            f"{best[1]} weighs {best[0]:.0%}; {f['updates']} updates, {f['updates_lost']} lost, {f['updates_twice']} twice"
+        )
+
+    def panel(self, agent_state: str) -> RenderableType:
+        table = Table(title=self.line(agent_state), title_justify="left", box=None)
+        table.add_column("forecaster")
+        table.add_column("weight", justify="right")
+        table.add_column("")
+        newest = self.score.newest
+        for name, weight in zip(newest.forecasters, newest.weight.tolist(), strict=True) if newest else ():
+            table.add_row(name, f"{weight:.2f}", "█" * round(40 * weight))
+        return table
+
+    def report(self) -> Iterator[RenderableType]:
+        f = self._figures
+        table = Table(title="learning")
+        table.add_column("what")
+        table.add_column("figure", justify="right")
+        for name, value in f.items():
+            if not isinstance(value, Mapping):
+                table.add_row(name, f"{value:.3f}" if isinstance(value, float) else str(value))
+        for name, value in f["latency_ms"].items():
+            table.add_row(f"latency_ms {name}", f"{value:.1f}")
+        yield table
+        killed = " across the death of the worker" if self.score.killed else ""
+        yield Text(f"{f['updates_lost']} of {f['updates']} learning steps were lost and {f['updates_twice']} done twice{killed}.")
