@@ -20,6 +20,7 @@ _HALF = np.uint64(32)
 def compiled(function: Function) -> Function:
     """Compile a kernel on first call, keep it on disk, release the GIL while it runs; IEEE order of operations is kept.
 
+    Loops over elements compile several times faster than expressions of whole arrays, as ``a[g] += b[e] * c`` or ``a[:] = b``.
     A cached kernel does not notice a change in a kernel of another file that it calls: delete ``__pycache__`` then.
     """
     return cast(Function, njit(cache=True, nogil=True, error_model="numpy")(function))

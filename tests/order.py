@@ -1,4 +1,8 @@
-"""Order: side by side (`pytest -n`), tests that wait longest begin first, and what shares a server stays in one process."""
+"""Order: side by side (`pytest -n`), tests that wait longest begin first, and what shares a server stays in one process.
+
+The kernels are compiled once, into a cache on disk: by one process at the very start, while the others run tests that need
+none. Processes that come to the same kernel together would each compile it.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +10,34 @@ import pytest
 
 # Each runs a broker, a store and three workers or more: two at a time leave a small machine room for the others.
 CHAOS_LANES = 2
-FIRST = ("tests/chaos", "tests/stream")
+FIRST = ("tests/unit/routing/test_warm.py", "tests/chaos", "tests/stream")
+SHARED = FIRST[1:]
+NEED_KERNELS = (
+    "tests/unit/routing",
+    "tests/unit/cli/routing",
+    "tests/unit/agents",
+    "tests/unit/demo",
+    "tests/unit/testing",
+    "tests/unit/test_docs.py",
+    "tests/conformance",
+)
 
 
 def rank(item: pytest.Item) -> int:
-    """The place of a test's folder among those that begin first."""
-    return next((n for n, folder in enumerate(FIRST) if item.nodeid.startswith(folder)), len(FIRST))
+    """The place of a test among those that begin first; after them those that need no kernel, then those that need one."""
+    first = (n for n, part in enumerate(FIRST) if item.nodeid.startswith(part))
+    return next(first, len(FIRST) + item.nodeid.startswith(NEED_KERNELS))
 
 
 def group(item: pytest.Item) -> str | None:
     """The file of a test that shares a fixture with its file; None for one that may run in any process.
 
-    Outside the folders that begin first a file stays together, as its tests compile the same functions.
+    Outside the folders with shared servers a file stays together, as its tests compile the same functions.
     """
     file = item.nodeid.split("::", 1)[0]
     found = getattr(item, "_fixtureinfo", None)
     scopes = {fixture.scope for fixtures in (found.name2fixturedefs.values() if found else ()) for fixture in fixtures}
-    return file if "module" in scopes or rank(item) == len(FIRST) else None
+    return file if "module" in scopes or not file.startswith(SHARED) else None
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -31,6 +46,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     items.sort(key=rank)
     for n, item in enumerate(items):
-        name = f"chaos-{n % CHAOS_LANES}" if rank(item) == 0 else group(item)
+        name = f"chaos-{n % CHAOS_LANES}" if item.nodeid.startswith("tests/chaos") else group(item)
         if name is not None:
             item.add_marker(pytest.mark.xdist_group(name))

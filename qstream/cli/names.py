@@ -30,7 +30,7 @@ def find_topic(name: str, topics: Sequence[Topic] | None = None) -> Topic:
             return choice[0]
     known = ", ".join(topic.name for topic in found or topics)
     rule = f"the name of one topic or a part of it, such as 'load'; {'several match' if found else 'known are'}: {known}"
-    raise ConfigError(f"topic must be {rule}, got {name!r}")
+    raise ConfigError(must_be("topic", rule, name))
 
 
 def parse_options(changes: Sequence[str]) -> dict[str, Scalar]:

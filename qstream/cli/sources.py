@@ -102,7 +102,7 @@ def _parse(where: str, text: bytes) -> Any:
 
 def _from_objects(values: Sequence[tuple[str, Any]], topic: Topic | None, header: BatchHeader) -> list[Item]:
     if not values:
-        raise FrameError("input must have at least one frame or token, got none")
+        raise FrameError(must_be("input", "at least one frame or token", Shown("none")))
     for where, value in values:
         if not isinstance(value, dict):
             raise FrameError(must_be(where, "an object, a frame or a token", Shown(type(value).__name__)))

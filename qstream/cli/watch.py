@@ -55,7 +55,7 @@ def watch(
     with contextlib.suppress(KeyboardInterrupt):
         messages = follow(settings, chosen.name, from_start)
         typer.echo(f"watching {chosen.name} at {settings.bootstrap_servers}, Ctrl-C to end", err=True)
-        for message, frame in _frames(messages, chosen, timeout):
+        for message, frame in _frames(messages, chosen, timeout, key):
             if key is not None and str(getattr(frame, chosen.key)) != key:
                 continue
             if as_json or full:
@@ -70,11 +70,19 @@ def watch(
             raise typer.Exit(1)
 
 
-def _frames(messages: Iterator[Message | None], topic: Topic, timeout: float | None) -> Iterator[tuple[Message, Frame]]:
-    """Readable records until the time is over; unreadable ones are reported on stderr."""
+def _frames(
+    messages: Iterator[Message | None], topic: Topic, timeout: float | None, key: str | None
+) -> Iterator[tuple[Message, Frame]]:
+    """Readable records until the time is over; unreadable ones, and those that remove a key, are reported on stderr."""
     deadline = None if timeout is None else time.monotonic() + timeout
     for message in messages:
-        if message is not None:
+        if message is not None and message.value() is None and topic.compacted:
+            removed = (message.key() or b"").decode(errors="backslashreplace")
+            if key in (None, removed):
+                typer.echo(
+                    printable(f"key {removed!r} removed by {topic.name}/{message.partition()}/{message.offset()}"), err=True
+                )
+        elif message is not None:
             try:
                 yield message, frame_of(message, topic.frame)
             except FrameError as exc:

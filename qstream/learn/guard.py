@@ -77,7 +77,7 @@ def start(
     bound
         The difference of two losses that counts as 1; a larger one counts as 1 too.
     alpha
-        The chance, at most, that a candidate that is no better is ever promoted.
+        Upper bound on the chance of ever promoting a candidate that does not beat the incumbent.
     alarm
         After about so many blocks, at least, a promoted candidate that is as good as the incumbent is rolled back.
     block

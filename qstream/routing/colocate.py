@@ -211,10 +211,13 @@ def _anneal(pairs: Any, load: Any, carried: Any, limit: Any, steps: int, state: 
     for f in range(experts):
         for e in range(experts):
             bond[node[f], e] += pairs[f, e]
-    unit = pairs.sum() / max(experts * (experts - 1), 1)
-    price = _PRICE * pairs.sum() / max(load.sum(), 1e-300)
-    excess = np.maximum(carried - limit, 0.0).sum()
-    allowed = excess + 1e-12 * load.sum()
+    bonds, tokens = pairs.sum(), load.sum()
+    unit = bonds / max(experts * (experts - 1), 1)
+    price = _PRICE * bonds / max(tokens, 1e-300)
+    excess = 0.0
+    for n in range(len(limit)):
+        excess += max(carried[n] - limit[n], 0.0)
+    allowed = excess + 1e-12 * tokens
     gained, best, kept = 0.0, 0.0, node.copy()
     temperature, cooling = _HOT * unit, (_COLD / _HOT) ** (1.0 / max(steps, 1))
     for _ in range(steps):
@@ -245,5 +248,7 @@ def _anneal(pairs: Any, load: Any, carried: Any, limit: Any, steps: int, state: 
             bond[b, g] -= change
         if gained > best + 1e-9 * unit and excess <= allowed:
             best = gained
-            kept[:] = node
-    node[:] = kept
+            for g in range(experts):
+                kept[g] = node[g]
+    for g in range(experts):
+        node[g] = kept[g]

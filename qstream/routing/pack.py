@@ -211,13 +211,17 @@ def _swap(plan: Any, tokens: Any, slowness: Any) -> None:
             for e in slots[g]:
                 on[e, g] = True
                 count[e] += 1.0
-        replica = tokens[layer] / count
-        load = np.zeros(num_gpus)
+        replica, load = np.empty(experts), np.zeros(num_gpus)
+        for e in range(experts):
+            replica[e] = tokens[layer, e] / count[e]
         for g in range(num_gpus):
             for e in slots[g]:
                 load[g] += replica[e]
         while True:
-            full = np.argmax(load * slowness)
+            full = 0
+            for g in range(1, num_gpus):
+                if load[g] * slowness[g] > load[full] * slowness[full]:
+                    full = g
             i, other, j = _best_exchange(slots, replica, load, slowness, on, full)
             if other < 0:
                 break

@@ -69,9 +69,13 @@ def _at_least(least: NDArray[np.int32], shape: tuple[int, ...], slots: int, num_
 @compiled
 def _replicate(load: Any, slots: int, num_gpus: int, counts: Any) -> None:
     layers, experts = load.shape
+    replica = np.empty(experts)
     for layer in range(layers):
-        replica = np.where(counts[layer] < num_gpus, load[layer] / counts[layer], -1.0)
-        for _ in range(slots - counts[layer].sum()):
+        left = slots
+        for e in range(experts):
+            left -= counts[layer, e]
+            replica[e] = load[layer, e] / counts[layer, e] if counts[layer, e] < num_gpus else -1.0
+        for _ in range(left):
             best = 0
             for e in range(1, experts):
                 if replica[e] > replica[best]:

@@ -185,24 +185,35 @@ def _anneal_layer(slots: Any, was: Any, load: Any, slowness: Any, steps: int, st
         on[a, e], on[b, f], on[a, f], on[b, e] = False, False, True, True
         if cost < best - _LEAST_GAIN:
             best = cost
-            kept[:] = slots
-    slots[:] = kept
+            _copy(slots, kept)
+    _copy(kept, slots)
+
+
+@compiled
+def _copy(these: Any, into: Any) -> None:
+    for g in range(len(these)):
+        for s in range(these.shape[1]):
+            into[g, s] = these[g, s]
 
 
 @compiled
 def _tables(slots: Any, load: Any, slowness: Any, shape: Any) -> Any:
     """Whether GPUs hold experts [G, E], load of one replica [E, W], load over speed of each GPU [G, W]."""
+    experts, windows = load.shape
     on = np.zeros(shape, np.bool_)
-    count = np.zeros(len(load))
+    count = np.zeros(experts)
     for g in range(len(slots)):
         for e in slots[g]:
             on[g, e] = True
             count[e] += 1.0
-    replica = load / count.reshape(-1, 1)
-    gpu = np.zeros((len(slots), load.shape[1]))
+    replica, gpu = np.empty((experts, windows)), np.zeros((len(slots), windows))
+    for e in range(experts):
+        for w in range(windows):
+            replica[e, w] = load[e, w] / count[e]
     for g in range(len(slots)):
         for e in slots[g]:
-            gpu[g] += replica[e] * slowness[g]
+            for w in range(windows):
+                gpu[g, w] += replica[e, w] * slowness[g]
     return on, replica, gpu
 
 

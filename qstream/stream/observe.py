@@ -68,7 +68,9 @@ def count_plans(agent: str, events: Sequence[Event]) -> None:
     plans = [(event, event.frame) for event in events if event.topic.name in plan_topics and isinstance(event.frame, Plan)]
     for (topic, outcome), count in Counter((event.topic.name, plan.outcome) for event, plan in plans).items():
         PLANS.labels(agent, topic, outcome).inc(count)
-    newest = {event.topic.name: plan.ts_ns for event, plan in plans}
+    newest: dict[str, int] = {}
+    for event, plan in plans:
+        newest[event.topic.name] = max(plan.ts_ns, newest.get(event.topic.name, 0))
     for topic, ts_ns in newest.items():
         PLAN_AGE.labels(agent, topic).set_function(partial(_age_s, ts_ns))
     for event, plan in plans:

@@ -20,6 +20,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from qstream.embedded.child import Child, end_child, free_ports, log_end, release, start_child
 from qstream.errors import ConfigError, QstreamError
 from qstream.testing.kafka_jars import JVM_FLAGS, KafkaHome, alone_in, kafka_home, resource_text
+from schemas.wording import must_be
 
 _READY_S: Final = 180.0
 _TERMINATE_S: Final = 30.0
@@ -71,7 +72,7 @@ class JavaKafka:
         properties: Mapping[str, object] | None = None,
     ) -> None:
         if nodes < 1:
-            raise ConfigError(f"nodes of a Kafka cluster must be >= 1, not {nodes}")
+            raise ConfigError(must_be("nodes of a Kafka cluster", ">= 1", nodes))
         self._home = kafka_home()
         self._jvm_flags = _archive_flags(self._home) if jvm_flags is None else tuple(jvm_flags)
         root = Path(tempfile.mkdtemp(prefix="qstream-kafka-")) if directory is None else directory.absolute()

@@ -293,3 +293,14 @@ def test_the_doctor_tries_the_embedded_servers_if_none_is_named(answer_of):
     details = {check["what"]: check["detail"] for check in answer_of("doctor")}
     assert details["broker"].startswith("embedded")
     assert details["redis"].startswith("embedded")
+
+
+def test_watch_says_which_key_a_record_without_a_body_removes(cluster, invoke, model):
+    with Publisher(cluster) as publisher:
+        publisher.publish(EXPERTS_TOPOLOGY, EXPERTS_TOPOLOGY.frame.example().model_copy(update={"model": model}))
+        publisher.publish_raw(EXPERTS_TOPOLOGY.name, model.encode(), None)
+        publisher.publish(EXPERTS_TOPOLOGY, EXPERTS_TOPOLOGY.frame.example().model_copy(update={"model": model}))
+    shown = invoke("watch", "topology", "--from-start", "--count", 2, "--timeout", 120, "--key", model, "-b", cluster)
+    assert shown.exit_code == 0
+    assert f"key '{model}' removed by {EXPERTS_TOPOLOGY.name}/" in shown.stderr
+    assert "unreadable" not in shown.stderr

@@ -35,7 +35,7 @@ def test_plans_are_counted_by_outcome():
 
 
 def test_the_age_is_that_of_the_newest_plan_of_a_topic():
-    delivered("a2", PLACEMENT_PLAN, {"ts_ns": 1}, {"ts_ns": time.time_ns() + 10**15})
+    delivered("a2", PLACEMENT_PLAN, {"ts_ns": time.time_ns() + 10**15}, {"ts_ns": 1})
     assert value("plan_age_seconds", agent="a2", topic=PLACEMENT_PLAN.name) == 0
     delivered("a2", PLACEMENT_PLAN, {"ts_ns": time.time_ns() - 90 * 10**9})
     age_s = value("plan_age_seconds", agent="a2", topic=PLACEMENT_PLAN.name)
