@@ -20,6 +20,7 @@ VERBS: Final[Mapping[str, tuple[str, str]]] = {
     "publish": ("publish:app", "Publish frames or tables of tokens from a file."),
     "watch": ("watch:app", "Print the records of a topic as they arrive."),
     "control": ("control:app", "Pause, resume or retune a running agent."),
+    "learn": ("learn.commands:app", "See what a module has learnt, and steer it."),
     "dlq": ("dlq:app", "Show records that failed, and send them back."),
     "solve": ("solve:app", "Solve a problem file, by circuits or classical solvers."),
     "doctor": ("doctor:app", "Check the installation, Kafka, Redis and the GPU."),

@@ -26,8 +26,10 @@ class KeyIndex:
     def take(self, partition: TopicPartition, epoch: int) -> set[str]:
         """Become the owner of a partition's index, and read its keys; none if a newer owner has it."""
         ((status, *_),) = self._redis.ask([self._script(partition, epoch, [], [])])
-        if status != b"ok":
-            return set()
+        return self.read(partition) if status == b"ok" else set()
+
+    def read(self, partition: TopicPartition) -> set[str]:
+        """The keys of a partition, whoever owns it."""
         name, cursor, found = self.name(partition), 0, set[str]()
         while True:  # in parts, because millions of keys at once would take longer than an answer may
             ((cursor, part),) = self._redis.ask([("HSCAN", name, cursor, "COUNT", PART)])

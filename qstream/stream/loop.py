@@ -167,7 +167,8 @@ class BatchLoop(Parts[S]):
     def _take_control(self) -> None:
         """Options, pause and tables change here, between two turns."""
         self.controlled.apply()
-        self.ledger.keys.wanted = may_tick(self.controlled.processor)
+        processor = self.controlled.processor
+        self.ledger.keys.wanted = may_tick(processor) or bool(processor.learners)  # those that commands list
         self.ledger.ttl_s = self.controlled.ttl_s
         self.intake.full = self.waiting.full(self.ledger.positions, self.outbox.transactional)
         # While a long batch is in hand, the poll only serves the membership.
