@@ -16,7 +16,7 @@ from qstream.learn.evolve import evolve
 from qstream.routing.problem import capacities, replica_counts
 from qstream.routing.shares import shares_of_each
 from schemas.experts import ExpertTopology
-from schemas.frame import Axes, Frame
+from schemas.frame import Axes, Count, Frame
 
 RATES: Final = (1.0, 0.5, 0.25, 0.1)  # what the newest counts weigh in each smoothed load
 ARMS: Final = ("even", "live", "ewma-0.5", "ewma-0.25", "ewma-0.1")  # evenly, and by the load at each of `RATES`
@@ -24,12 +24,13 @@ LIVE: Final = 1
 
 
 class Smoothing(Frame):
-    """The counts of a model's tokens, smoothed at each of `RATES`, and the hedge over `ARMS`.
+    """The `seen` counts of a model's tokens, smoothed at each of `RATES`, and the hedge over `ARMS`.
 
     The loss of an arm is what the fullest GPU of each layer under the mixture would carry by the arm's shares, above the mean,
     in mean GPU loads: the gradient of the mixture's own loss.
     """
 
+    seen: Count = 0
     load: Annotated[NDArray[np.float32], Axes("rates", "layers", "experts")]
     hedge: hedge.HedgeState
 
@@ -48,20 +49,20 @@ def learn(
     """
     newest = load.astype(np.float32)
     if state is None:
-        state = Smoothing(load=np.stack([newest] * len(RATES)), hedge=hedge.start(ARMS))
+        state = Smoothing(seen=1, load=np.stack([newest] * len(RATES)), hedge=hedge.start(ARMS))
     else:
         if load.any():
             lost = _losses(state, _arms(state.load, placement, topology), load, placement, topology)
             state = evolve(state, hedge=hedge.learn(state.hedge, lost[None]))
-        rate = np.array(RATES, np.float32)[:, None, None]
-        state = evolve(state, load=(1 - rate) * state.load + rate * newest)
+        seen = state.seen + 1  # until a memory is full, its load is the plain mean of what came: the first counts are one sample
+        rate = np.maximum(np.array(RATES, np.float32), np.float32(1 / seen))[:, None, None]
+        state = evolve(state, seen=seen, load=(1 - rate) * state.load + rate * newest)
     return state, _arms(state.load, placement, topology)
 
 
 def mixed(state: Smoothing, arms: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The arms' shares as the hedge mixes them, float32 [L, P]; those of the live counts before it has seen a loss."""
-    weight = hedge.mix(state.hedge)[0] if state.hedge.steps else np.eye(len(ARMS))[LIVE]
-    found: NDArray[np.float32] = np.minimum(np.tensordot(weight, arms, 1), 1.0).astype(np.float32)
+    """The arms' shares as the hedge mixes them, float32 [L, P]; all arms alike before it has seen a loss."""
+    found: NDArray[np.float32] = np.minimum(np.tensordot(hedge.mix(state.hedge)[0], arms, 1), 1.0).astype(np.float32)
     return found
 
 

@@ -114,7 +114,7 @@ def test_a_model_that_begins_with_a_dead_gpu_tells_readers_where_its_experts_are
 
 def test_dispatch_shares_follow_the_speed_of_gpus():
     slow = TOPOLOGY.model_copy(update={"slots_per_gpu": 8, "gpu_capacity": np.array([1, 0.25, 1, 0], np.float32)})
-    stream = Stream(OPTIONS.changed({"placement": "off", "routing_plans": False, "shares_tokens": 256}))
+    stream = Stream(OPTIONS.changed({"placement": "off", "routing_plans": False, "shares_tokens": 256, "learn": "off"}))
     stream.send(slow)
     shares = stream.send(load("1")).events[0].frame
     tokens = load("1").logical_count[0]

@@ -33,12 +33,13 @@ def test_shares_of_several_loads_are_those_of_each_alone() -> None:
         assert found.tobytes() == dispatch_shares(load, plan, TOPOLOGY).tobytes()
 
 
-def test_the_first_shares_are_those_of_the_counts_and_later_ones_a_mixture_whose_parts_of_an_expert_sum_to_one() -> None:
+def test_shares_are_a_mixture_whose_parts_of_an_expert_sum_to_one() -> None:
     rng = np.random.default_rng(0)
     mean = rng.lognormal(3, 1, (3, 8))
     plan, first = placed(mean), counts(rng, mean)
     state, arms = smoothing.learn(None, first, plan, TOPOLOGY)
-    assert smoothing.mixed(state, arms).tobytes() == dispatch_shares(first, plan, TOPOLOGY).tobytes()
+    even, live = arms[0], dispatch_shares(first, plan, TOPOLOGY)
+    np.testing.assert_allclose(smoothing.mixed(state, arms), 0.2 * even + 0.8 * live, atol=1e-6)
     for _ in range(5):
         state, arms = smoothing.learn(state, counts(rng, mean), plan, TOPOLOGY)
     found = smoothing.mixed(state, arms)
