@@ -19,8 +19,8 @@ from confluent_kafka import TopicPartition as KafkaPartition
 from qstream.config import Settings, load_settings
 from qstream.errors import ConfigError, NotAllowed
 from qstream.stream.cause import Cause, denied, open_client
-from qstream.stream.faults import raise_if_fatal
-from qstream.stream.headers import event_headers, headers_of
+from qstream.stream.faults import raise_first, raise_if_fatal
+from qstream.stream.headers import event_headers, event_id_of
 from qstream.stream.identity import PERIOD_S, Identities
 from qstream.stream.partition import partition_of_key
 from qstream.stream.producers import Producers, producer_config
@@ -194,27 +194,32 @@ class PlanSubscriber(Generic[F]):
         self._assigned = threading.Event()
         self._joined = False
         self._begun: set[int] = set()  # partitions that have shown where they are read from
-        self._to_seek: set[int] = set()
+        self._replaced: set[int] | None = None  # partitions to begin again with, by a new client
+        self._from_start = from_start
         self._growth: Growth | None = None
         self._settings = base = (settings or load_settings()).model_copy(update={"bootstrap_servers": bootstrap_servers})
         self._logs = Identities(base, [topic.name])
         if group is None:
             self._consumer = self._read_alone(base, from_start)
         else:
-            config: dict[str, object] = {
-                "bootstrap.servers": bootstrap_servers,
-                "group.id": group,
-                "enable.auto.commit": True,
-                "auto.offset.reset": "earliest" if from_start else "latest",
-                "isolation.level": "read_committed",
-                "enable.partition.eof": True,
-                "partition.assignment.strategy": "cooperative-sticky",
-                "fetch.wait.max.ms": 100,
-                "session.timeout.ms": 10_000,
-                "topic.metadata.refresh.interval.ms": int(PERIOD_S * 1000),
-            }
-            self._consumer = open_client(Consumer, base, config | base.kafka_properties(), Cause())
-            self._consumer.subscribe([topic.name], on_assign=self._note_assignment)
+            self._consumer = self._join()
+
+    def _join(self) -> Consumer:
+        config: dict[str, object] = {
+            "bootstrap.servers": self._settings.bootstrap_servers,
+            "group.id": self._group,
+            "enable.auto.commit": True,
+            "auto.offset.reset": "earliest" if self._from_start else "latest",
+            "isolation.level": "read_committed",
+            "enable.partition.eof": True,
+            "partition.assignment.strategy": "cooperative-sticky",
+            "fetch.wait.max.ms": 100,
+            "session.timeout.ms": 10_000,
+            "topic.metadata.refresh.interval.ms": int(PERIOD_S * 1000),
+        }
+        consumer = open_client(Consumer, self._settings, config | self._settings.kafka_properties(), Cause())
+        consumer.subscribe([self.topic.name], on_assign=self._note_assignment)
+        return consumer
 
     def _read_alone(self, settings: Settings, from_start: bool) -> Consumer:
         """A consumer of all partitions, or of the key's: outside any group, so that what comes from now on is seen."""
@@ -245,10 +250,12 @@ class PlanSubscriber(Generic[F]):
         """
         deadline = time.monotonic() + timeout_s
         if self._logs.changes():
-            self._read_from_start()
+            log.warning("%s is another log than before, its topic was created again: read from its start", self.topic.name)
+            self._replaced = {at.partition for at in self._consumer.assignment()}
+        if self._replaced is not None:
+            self._read_from_start(self._replaced)
         if self._growth is not None:
             self._growth.take_up()
-        self._seek()
         while (message := self._receive(max(0.0, deadline - time.monotonic()))) is not None:
             error = message.error()
             if error is None:
@@ -300,28 +307,28 @@ class PlanSubscriber(Generic[F]):
         self._joined = True
         self._begun -= {at.partition for at in partitions}
 
-    def _read_from_start(self) -> None:
-        """The topic was created again: all that it has is new."""
-        log.warning("%s is another log than before, its topic was created again: read from its start", self.topic.name)
+    def _read_from_start(self, partitions: set[int]) -> None:
+        """All that the topic has is new. A new client reads it, in a group once its start is committed."""
         if self._growth is not None:
             self._consumer = self._growth.again(self._settings, Cause())
         else:
-            self._to_seek = {at.partition for at in self._consumer.assignment()}
-
-    def _seek(self) -> None:
-        """Seek now or at a later poll: a partition just assigned refuses while its committed offset is still asked for."""
-        self._to_seek &= {at.partition for at in self._consumer.assignment()} if self._to_seek else set()
-        for partition in list(self._to_seek):
+            starts = [KafkaPartition(self.topic.name, partition, 0) for partition in partitions]
             try:
-                self._consumer.seek(KafkaPartition(self.topic.name, partition, OFFSET_BEGINNING))
-                self._to_seek.discard(partition)
+                if starts:
+                    # The client would commit at its end where it was in the old log, if they were still assigned.
+                    self._consumer.incremental_unassign(self._consumer.assignment())
+                    raise_first(self._consumer.commit(offsets=starts, asynchronous=False))
             except KafkaException as exc:
                 raise_if_fatal(exc.args[0])
-                log.debug("%s/%s cannot seek yet: %s", self.topic.name, partition, exc.args[0])
+                log.debug("%s: the start is committed later: %s", self.topic.name, exc.args[0])
+                return
+            self._consumer.close()
+            self._consumer = self._join()
+        self._replaced = None
 
     def _take(self, message: Message, now_ns: int | None = None) -> F | None:
         try:
-            event_id = _event_id(message)
+            event_id = event_id_of(message)
             if event_id in self._ids:
                 self.repeated += 1
                 return None
@@ -356,17 +363,6 @@ def _check_version(plan: Frame, now_ns: int | None) -> None:
     most = max(time.time_ns(), now_ns or 0) // 1_000_000 + VERSION_AHEAD_MS
     if isinstance(plan, VersionedPlan) and plan.version > most:
         raise FrameError(must_be("version", f"at most {most}, the time in ms and two hours", plan.version))
-
-
-def _event_id(message: Message) -> str:
-    """The id in the headers; without one, the record's place. Both with the time of the record or of its cause: ids repeat
-    when a topic is created again. A tick's event has its id alone, for its time is another one at each repetition."""
-    headers = dict(headers_of(message))
-    given, moment = headers.get("ce_id"), headers.get("ce_time")
-    if not given:
-        return f"{message.topic()}/{message.partition()}/{message.offset()} {message.timestamp()[1]}"
-    name = given.decode(errors="replace")
-    return name if moment is None or name.startswith("tick/") else f"{name} {moment.decode(errors='replace')}"
 
 
 class Exchange(Generic[F]):

@@ -87,12 +87,6 @@ class Ledger(Generic[S]):
             self._since |= since
             self._restart({partition for partition, start in since.items() if start == epoch})
 
-    def adopt_again(self, partitions: Iterable[TopicPartition]) -> None:
-        """Take a new epoch for partitions of ours, because `identities` says that their log is another one."""
-        for partition in partitions:
-            self._epochs.pop(partition, None)
-        self.adopt(partitions)
-
     def _restart(self, partitions: set[TopicPartition]) -> None:
         """Nothing was seen of these partitions, whatever the states say."""
         self.restarted |= partitions

@@ -86,16 +86,28 @@ class Intake:
         self.cause = Cause()
         self._seldom = OnceAMinute(log)
         self._lacks: dict[str, str] = {}
-        config = consumer_config(settings, self.group) | {"on_commit": self._on_commit}
-        if settings.group_protocol == "consumer":
-            config |= {"statistics.interval.ms": STATISTICS_MS, "stats_cb": self._note_statistics}
         self._coordinated = 0
-        make = partial(Consumer, logger=self.cause)
-        self._consumer = open_client(make, settings, config, self.cause)
+        self._consumer = self._open()
+
+    def _open(self) -> Consumer:
+        config = consumer_config(self.settings, self.group) | {"on_commit": self._on_commit}
+        if self.settings.group_protocol == "consumer":
+            config |= {"statistics.interval.ms": STATISTICS_MS, "stats_cb": self._note_statistics}
+        return open_client(partial(Consumer, logger=self.cause), self.settings, config, self.cause)
 
     def join(self) -> None:
         """Ask to join the group, which hands over partitions while `poll` is called, and takes them back if it is not."""
         self._consumer.subscribe(list(self._topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
+
+    def join_again(self, replaced: Iterable[TopicPartition]) -> None:
+        """Leave the group, which loses all partitions, and join it by a new client: the logs of these partitions were replaced.
+
+        Their next owner begins at their start, if it knows no better. `read.Growth.again` says why a client cannot stay.
+        """
+        self.commit(dict.fromkeys(replaced, 0))
+        self.close()
+        self._consumer = self._open()
+        self.join()
 
     def poll(self, wait_s: float) -> list[Message]:
         """At most the batch's records and bytes: waits `wait_s` for the first, the batch window for more."""

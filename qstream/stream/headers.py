@@ -70,3 +70,14 @@ def _moment(timestamp_ms: int) -> bytes:
 def passed_on(headers: Headers) -> list[tuple[str, bytes]]:
     """The trace context of the cause, for its events."""
     return [(name, value) for name, value in headers if name in PASSED_ON and value is not None]
+
+
+def event_id_of(message: Message) -> str:
+    """The id in the headers; without one, the record's place. Both with the time of the record or of its cause: ids repeat
+    when a topic is created again. A tick's event has its id alone, for its time is another one at each repetition."""
+    headers = dict(headers_of(message))
+    given, moment = headers.get("ce_id"), headers.get("ce_time")
+    if not given:
+        return f"{message.topic()}/{message.partition()}/{message.offset()} {message.timestamp()[1]}"
+    name = given.decode(errors="replace")
+    return name if moment is None or name.startswith("tick/") else f"{name} {moment.decode(errors='replace')}"

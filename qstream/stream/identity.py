@@ -36,6 +36,7 @@ class Identities:
         )
         self.partitions: Mapping[str, tuple[int, ...]] = {}
         self._known: dict[str, str] = {}
+        self._changed: dict[str, str] = {}
         self._cluster = ""
         self._pending: Answers = {}
         self._next = 0.0
@@ -46,24 +47,27 @@ class Identities:
             self._cluster = self._client.list_topics(timeout=timeout_s).cluster_id or ""
             if is_embedded(self._cluster):  # which does not answer questions about topics
                 return dict.fromkeys(self._topics, f"cluster:{self._cluster}")
-            found = self._read(self._request(timeout_s))
+            self._pending = {}  # an answer that was asked for before says less
+            return self._note(self._read(self._request(timeout_s)))
         except KafkaException as exc:
             log.debug("the cluster does not say who it is: %s", exc.args[0])
             return {}
-        self._known |= found
-        return found
 
     def changes(self) -> dict[str, str]:
-        """The topics that have become another log since the last answer, with its identity; asks without waiting."""
+        """The topics that have become another log since the last call, with its identity; asks without waiting."""
         if self._pending and all(answer.done() for answer in self._pending.values()):
             found, self._pending = self._read(self._pending), {}
-            changed = {topic: name for topic, name in found.items() if self._known.get(topic, name) != name}
-            self._known |= found
-            return changed
-        if not self._pending and time.monotonic() >= self._next and not is_embedded(self._cluster):
+            self._note(found)
+        elif not self._pending and time.monotonic() >= self._next and not is_embedded(self._cluster):
             self._next = time.monotonic() + PERIOD_S
             self._pending = self._request(REQUEST_S)
-        return {}
+        changed, self._changed = self._changed, {}
+        return changed
+
+    def _note(self, found: dict[str, str]) -> dict[str, str]:
+        self._changed |= {topic: name for topic, name in found.items() if self._known.get(topic, name) != name}
+        self._known |= found
+        return found
 
     def _request(self, timeout_s: float) -> Answers:
         answers: Answers = self._client.describe_topics(TopicCollection(self._topics), request_timeout=timeout_s)

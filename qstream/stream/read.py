@@ -69,7 +69,8 @@ def follow(settings: Settings, topic: str, from_start: bool = False) -> Iterator
     consumer.assign([KafkaPartition(topic, partition, start) for partition, start in starts.items()])
     logs = Identities(settings, [topic])
     logs.ask(FIRST_ANSWER_S)
-    return _poll_for_ever(consumer, logs, Growth(consumer, [(topic, partition) for partition in starts], logs))
+    growth = Growth(consumer, [(topic, partition) for partition in starts], logs)
+    return _poll_for_ever(consumer, logs, growth, settings)
 
 
 def frame_of(message: Message, frame: type[F]) -> F:
@@ -82,10 +83,12 @@ def frame_of(message: Message, frame: type[F]) -> F:
     return frame.decode(body, given.decode(errors="replace").split(";")[0].strip() or body_type(body))
 
 
-def _poll_for_ever(consumer: Consumer, logs: Identities, growth: Growth) -> Iterator[Message | None]:
+def _poll_for_ever(consumer: Consumer, logs: Identities, growth: Growth, settings: Settings) -> Iterator[Message | None]:
     try:
         while True:
-            logs.changes()
+            if changed := logs.changes():
+                log.warning("%s was created again: read from its start", ", ".join(changed))
+                consumer = growth.again(settings, Cause())
             growth.take_up()
             message = consumer.poll(_POLL_S)
             yield None if message is None or _is_end(message) or message.error() is not None else message
@@ -158,8 +161,8 @@ class Growth:
     def again(self, settings: Settings, cause: Cause) -> Consumer:
         """Close the consumer and have another one read all from the start: a topic was created again.
 
-        A consumer holds on to the highest leader epoch that it has seen. A new log begins at epoch 0, and its brokers refuse
-        a consumer that knows a higher one of the old log, however it seeks.
+        A client holds on to the highest leader epoch that it has seen of a partition. A new log begins at epoch 0, and its
+        client waits for the leader of the old log, however it seeks or is assigned.
         """
         self._consumer.close()
         self._consumer = reader(settings, cause)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from typing import Generic, TypeVar
 
@@ -92,42 +92,51 @@ class Settling(Generic[S]):
 
     def follow_assignment(self, messages: list[Message], tables: Collection[str], stopped: Callable[[], bool]) -> list[Message]:
         """Drop what was lost and fence what is new; a partition that cannot be taken over yet is read again later."""
+        if changed := self.identities.changes():
+            self._join_again(changed)
+            messages = []
         new, lost = self.intake.changes()
         self.replays.release(lost)
         self.waiting.drop(lost)
         moved = self.ledger.release(lost)
         self._read_again(moved)
-        others = self._find_logs(new)
+        self._find_logs(new)
         if self.transactional and new:
             moved |= self.replays.find(new, tables, stopped)
-        moved |= self._read_from_start(others | self.ledger.restarted)
+        moved |= self._read_from_start(self.ledger.restarted)
         # A compacted input is a table: whatever the group has committed, all of it is read; states skip what they have seen.
         for partition in [partition for partition in new if partition.topic in tables]:
             self.intake.seek(partition, FROM_START)
             moved.add(partition)
         return [message for message in messages if came_from(message) not in moved] if moved else messages
 
-    def _find_logs(self, new: set[TopicPartition]) -> set[TopicPartition]:
-        """Fence what is new, and learn which log it is; the partitions whose log was replaced while they were ours."""
-        changed = self.identities.changes()
-        others = {partition for partition in self.intake.assigned - new if partition.topic in changed}
+    def _join_again(self, changed: Mapping[str, str]) -> None:
+        """Begin as a worker that was just started: who takes over a partition of these topics finds that it is another log."""
+        log.warning("%s: created again; the worker leaves its group and joins it again", ", ".join(sorted(changed)))
+        self.ledger.identities = {**self.ledger.identities, **changed}
+        replaced = {partition for partition in self.intake.assigned if partition.topic in changed}
+        if self.ledger.store is None:  # which is what remembers logs
+            self._say_restarted(replaced)
+        self.intake.join_again(replaced)
+
+    def _find_logs(self, new: set[TopicPartition]) -> None:
+        """Fence what is new, and learn which log it is."""
         if new:
-            self.ledger.identities = self.identities.ask(ANSWER_S)
-        elif changed:
-            self.ledger.identities = {**self.ledger.identities, **changed}
+            self.ledger.identities = {**self.ledger.identities, **self.identities.ask(ANSWER_S)}
         try:
-            self.ledger.adopt_again(others)
             self.ledger.adopt(new)
         except StoreUnavailable as exc:
             log.debug("epochs are taken later: %s", exc)
-        return others
 
-    def _read_from_start(self, partitions: set[TopicPartition]) -> set[TopicPartition]:
-        """Begin again with logs that are not those of the stored offsets."""
+    def _say_restarted(self, partitions: set[TopicPartition]) -> None:
         for partition in sorted(partitions):
             log.warning("%s is another log than before: its topic was created again or restored; read from its start", partition)
             RESTARTED.labels(self.ledger.agent, partition.topic).inc()
-            self.intake.seek(partition, FROM_START)
+
+    def _read_from_start(self, partitions: set[TopicPartition]) -> set[TopicPartition]:
+        """Begin again with logs that are not those of the stored offsets."""
+        self._say_restarted(partitions)
+        self.intake.seek_all(dict.fromkeys(partitions, FROM_START))
         if partitions:
             self.waiting.drop(partitions)
             self.replays.release(partitions)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
+from itertools import islice
 from pathlib import Path
 
 import pytest
+from confluent_kafka import Message
 from confluent_kafka.admin import AdminClient, NewPartitions
 
 from qstream.config import Settings
@@ -18,7 +20,7 @@ from qstream.stream.admin import apply_topics, inspect_topics
 from qstream.stream.client import VERSION_AHEAD_MS, Exchange, PlanSubscriber, Publisher
 from qstream.stream.partition import partition_of_key
 from qstream.stream.produce import Outbox
-from qstream.stream.read import frame_of, read_all
+from qstream.stream.read import follow, frame_of, read_all
 from qstream.stream.tables import Tables
 from qstream.testing.java_kafka import JavaKafka
 from qstream.testing.rig import PATIENCE_S, wait_until
@@ -69,6 +71,11 @@ def note(model: str = "m", version: int = 1, text: str = "") -> Note:
 
 def subscriber(kafka: str, topic: Topic, **given: object) -> PlanSubscriber[Note]:
     return PlanSubscriber(topic, Note, kafka, **given)  # type: ignore[arg-type]
+
+
+def watch(messages: Iterator[Message | None], count: int) -> list[int]:
+    """The versions of the next records, as `qstream watch` reads them."""
+    return [frame_of(message, Note).version for message in islice(filter(None, messages), count)]
 
 
 def versions(plans: PlanSubscriber[Note], count: int) -> list[int]:
@@ -134,7 +141,7 @@ def test_plans_of_a_topic_that_is_created_again_are_seen_though_places_and_ids_r
         assert versions(plans, 4) == [11, 12, 13, 14]
 
 
-def test_a_topic_that_is_created_again_after_its_leader_has_changed_is_read_by_subscribers_and_tables(tmp_path: Path):
+def test_a_topic_that_is_created_again_after_its_leader_has_changed_is_read_by_all_readers(tmp_path: Path):
     """The old log has a higher leader epoch than the new one, which a Kafka client would wait for without end."""
     try:
         server = JavaKafka(directory=tmp_path)
@@ -145,22 +152,34 @@ def test_a_topic_that_is_created_again_after_its_leader_has_changed_is_read_by_s
         admin = AdminClient({"bootstrap.servers": server.bootstrap_servers})
         apply_topics(admin, [topic], 1)
         tables = Tables(Settings(bootstrap_servers=server.bootstrap_servers), [topic])
-        with Publisher(server.bootstrap_servers) as publisher, subscriber(server.bootstrap_servers, topic) as plans:
+        with (
+            Publisher(server.bootstrap_servers) as publisher,
+            subscriber(server.bootstrap_servers, topic) as plans,
+            subscriber(server.bootstrap_servers, topic, group="members", from_start=True) as member,
+            closing(follow(Settings(bootstrap_servers=server.bootstrap_servers), topic.name)) as watched,
+        ):
             publisher.publish(topic, note(version=1))
             publisher.flush()
-            assert versions(plans, 1) == [1]
+            assert versions(plans, 1) == versions(member, 1) == watch(watched, 1) == [1]
             tables.read(threading.Event())
             server.restart()
-            publisher.publish(topic, note("before", version=2))
+            for version in (2, 3, 4):
+                publisher.publish(topic, note("before", version=version))
             publisher.flush()
-            assert versions(plans, 1) == [2]  # so it knows the new epoch
+            assert versions(plans, 3) == versions(member, 3) == watch(watched, 3) == [2, 3, 4]  # so they know the new epoch
             wait_until(lambda: tables.changes() is not None and set(tables.rows[topic.name]) == {"m", "before"})
             admin.delete_topics([topic.name])[topic.name].result()
             wait_until(lambda: apply_topics(admin, [topic], 1)[0].finding == "created")
-            publisher.publish(topic, note("after", version=3))
+            for version in (5, 6):
+                publisher.publish(topic, note("after", version=version))
             publisher.flush()
-            assert versions(plans, 1) == [3]
+            assert versions(plans, 2) == versions(member, 2) == watch(watched, 2) == [5, 6]
             wait_until(lambda: tables.changes() is not None and set(tables.rows[topic.name]) == {"after"})
+            member.close()
+            publisher.publish(topic, note("later", version=7))
+            publisher.flush()
+            with subscriber(server.bootstrap_servers, topic, group="members") as successor:  # the group is where the new log is
+                assert versions(successor, 1) == [7]
         tables.close()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import pytest
@@ -10,6 +10,8 @@ from confluent_kafka import KafkaException
 from prometheus_client import REGISTRY
 from redis import Redis
 
+from qstream.errors import ConfigError
+from qstream.testing.java_kafka import JavaKafka
 from qstream.testing.rig import Rig, wait_until
 from qstream.testing.sample import Ping, Tally
 from schemas.topics import Topic
@@ -75,6 +77,42 @@ def test_a_topic_that_is_created_again_under_a_running_worker_loses_none_of_its_
         wait_until(lambda: newest(rig) == [ping.values[0] for ping in NEW[-8:]], saying=lambda: rig.tally("a"))
         wait_until(lambda: rig.committed_records() == len(NEW))
     assert restarts(rig) == 1
+
+
+@pytest.fixture(scope="module")
+def own_kafka() -> Iterator[JavaKafka]:
+    """A broker that may be restarted."""
+    try:
+        server = JavaKafka()
+    except ConfigError as exc:
+        pytest.skip(str(exc))
+    with server:
+        yield server
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"static_membership": True}, {"delivery": "exactly_once", "group_protocol": "consumer"}],
+    ids=["static", "transactions"],
+)
+def test_workers_go_on_with_a_topic_that_is_created_again_after_its_leader_has_changed(
+    own_kafka: JavaKafka, make_rig: MakeRig, given: dict[str, object]
+):
+    """The old log has a higher leader epoch than the new one, which a Kafka client would wait for without end."""
+    rig = make_rig(bootstrap_servers=own_kafka.bootstrap_servers, partitions=2, **given)
+    own_kafka.restart()
+    before = [Ping.of(key, n) for key in "abcdef" for n in (1, 2, 3)]
+    with rig.loop(worker_id="worker-0"), rig.loop(worker_id="worker-1"):
+        rig.publish(before)
+        wait_until(lambda: rig.committed_records() == len(before), saying=rig.committed_records)
+        recreate(rig, rig.sample.pings)
+        after = [Ping.of(key, n) for key in "abcdef" for n in (4, 5)]
+        rig.publish(after)
+        wait_until(lambda: rig.committed_records() == len(after), saying=rig.committed_records)
+        expected = {key: [1, 2, 3, 4, 5] for key in "abcdef"}
+        assert {key: rig.tally(key).recent.tolist() for key in expected} == expected
+    assert restarts(rig) == 2
+    assert rig.letters() == []
 
 
 def test_a_log_that_ends_before_the_offsets_of_the_states_is_read_from_its_start(rig: Rig):
