@@ -58,6 +58,9 @@ class Agent:
         A function that is given each delivered `Event`, for the module's own metrics.
     scenes
         Scenes of ``qstream demo``, by name; the first one of the first module is the default.
+    trainers
+        Functions ``train(frames, *, seed, deadline_s) -> (Model, Report)`` by kind, for ``qstream learn train``; `frames` are of
+        any topics, in the order in which they were read.
     settings
         Values of `Settings` that suit the module, where its user sets none.
     """
@@ -73,6 +76,7 @@ class Agent:
     lines: str = ""
     observe: str = ""
     scenes: Mapping[str, str] = field(default_factory=dict)
+    trainers: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -7,6 +7,7 @@ import dataclasses
 import typer
 
 from qstream.cli.checks import Check, check_broker, check_gpu, check_installation, check_kernel_cache, check_logs
+from qstream.cli.checks_models import check_models
 from qstream.cli.checks_redis import check_redis
 from qstream.cli.options import AsJson, BootstrapServers, RedisUrl, new_app
 from qstream.cli.output import print_json, print_table
@@ -31,7 +32,7 @@ def doctor(bootstrap_servers: BootstrapServers = None, redis: RedisUrl = None, a
     settings = load_settings(bootstrap_servers=bootstrap_servers, redis_url=redis)
     servers = [*check_broker(settings), *check_redis(settings.redis_url.get_secret_value())]
     if not any(check.verdict == "fail" and check.what in ("broker", "redis") for check in servers):
-        servers += check_logs(settings)
+        servers += [*check_logs(settings), *check_models(settings)]
     checks: list[Check] = [*check_installation(), check_kernel_cache(), check_gpu(), *servers]
     if as_json:
         print_json([dataclasses.asdict(check) for check in checks])

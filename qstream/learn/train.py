@@ -19,6 +19,8 @@ from qstream.learn import forecast, given, recurrent
 from qstream.learn.model import Model
 from qstream.learn.policy import mlp
 from qstream.learn.report import HELD_OUT, Report, report
+from schemas.frame import Frame
+from schemas.learning import Decisions
 from schemas.wording import Shown, must_be
 
 if TYPE_CHECKING:
@@ -195,6 +197,30 @@ def policy(
     what = "negative reward of a decision, doubly robust"
     compared = report(what, f"always {arms[best]}", own, -value[known:, best], block=max(2, n // 100))
     return replace(made, metrics=compared.metrics), compared
+
+
+def policy_of_decisions(frames: Iterable[Frame], *, seed: int, deadline_s: float) -> tuple[Model, Report]:
+    """The trainer ``policy`` of any module that logs `Decisions`: those of one learner that were rewarded, by their time.
+
+    Raises
+    ------
+    LearnError
+        The frames hold decisions of several learners, arms or features, or too few.
+    """
+    logs = [frame for frame in frames if isinstance(frame, Decisions)]
+    kinds = {(log.module, log.learner, log.arm_names, log.feature_names) for log in logs}
+    if len(kinds) != 1:
+        shown = ", ".join(sorted({f"{module}/{learner}" for module, learner, _, _ in kinds})) or "none"
+        raise LearnError(must_be("frames", "Decisions of one learner with the same arms and features", Shown(shown)))
+    ((module, learner, arms, features),) = kinds
+    whole = {
+        name: np.concatenate([getattr(log, name)[log.rewarded == 1] for log in logs])
+        for name in ("ts_ns", "arm", "reward", "propensity", "expected", "context")
+    }
+    order = np.argsort(whole.pop("ts_ns"), kind="stable")
+    columns = {name: column[order] for name, column in whole.items()}
+    named = {"arm_names": arms, "feature_names": features, "module": module, "name": learner.replace("/", ".")}
+    return policy(**columns, **named, seed=seed, deadline_s=deadline_s)
 
 
 def _fit_policy(

@@ -1,0 +1,109 @@
+"""learn train, models, publish, retire: a model's whole way, with a real broker; one that is no better is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from agents.registry import find_agent
+from qstream.learn import policy
+from qstream.learn.model import from_bytes, parts
+from qstream.learn.registry import Registry, Want
+from qstream.cli.learn.models import known_parts
+from qstream.config import load_settings
+from qstream.stream.client import Publisher
+from schemas.frame import JSON
+from schemas.learning import Decisions
+from schemas.topics import LEARN_DECISION, MODELS
+
+
+@pytest.fixture
+def trainable(monkeypatch):
+    """The routing agent with a trainer, which it does not have: it has no arms to choose among."""
+    agent = dataclasses.replace(find_agent("routing"), trainers={"policy": "qstream.learn.train:policy_of_decisions"})
+    monkeypatch.setattr("qstream.cli.learn.train.find_agent", lambda name: agent)
+
+
+def decisions(gain, n=400):
+    """Two arms; which one is better depends on the sign of the second feature, by `gain`."""
+    rng = np.random.default_rng(1)
+    context = np.c_[np.ones(n), rng.normal(size=n)].astype(np.float32)
+    arm = rng.integers(2, size=n).astype(np.int32)
+    mean = 0.5 + gain * np.where(arm == 0, 1, -1) * np.sign(context[:, 1])
+    return Decisions(
+        module="routing",
+        key="k",
+        learner="choice.bandit",
+        policy="linucb",
+        arm_names=("left", "right"),
+        feature_names=("one", "x"),
+        reward_name="gain",
+        decision_id=tuple(f"t/0/{index}/0" for index in range(n)),
+        arm=arm,
+        reward=(mean + 0.1 * rng.normal(size=n)).astype(np.float32),
+        rewarded=np.ones(n, np.uint8),
+        ts_ns=np.arange(n) + 1,
+        waited_ns=np.zeros(n, np.int64),
+        propensity=np.full((n, 2), 0.5, np.float32),
+        expected=np.full((n, 2), 0.5, np.float32),
+        context=context,
+    )
+
+
+def test_a_trained_model_is_published_listed_used_and_retired(cluster, invoke, answer_of, trainable, tmp_path):
+    with Publisher(cluster) as publisher:
+        publisher.publish(LEARN_DECISION, decisions(0.3))
+    file, at = tmp_path / "model.safetensors", ("-b", cluster)
+    words = ("learn", "train", "routing", "policy", "--from", LEARN_DECISION.name, "--out", file, "--publish", *at)
+    result = invoke(*words)
+    assert result.exit_code == 0, result.output
+    assert "it beats its twin" in result.output
+
+    made = from_bytes(file.read_bytes())
+    (fact,) = answer_of("learn", "models", "routing", *at)
+    assert (fact["version"], fact["state"], fact["kind"]) == (made.version, "in use", "mlp")
+    assert fact["trained_on"].startswith(LEARN_DECISION.name)
+    rows = {part.part_key: part for found in known_parts(load_settings(bootstrap_servers=cluster)).values() for part in found}
+    models = Registry("routing", {"choice.bandit": Want(("mlp",), ("one", "x"), 2)}).taken(rows)
+    assert policy.mlp(models.get("choice.bandit", made.version), [[1, 1], [1, -1]]).argmax(1).tolist() == [0, 1]
+
+    again = invoke("learn", "publish", file, *at)
+    assert again.exit_code == 2
+    assert "a new one of routing/choice.bandit" in again.output
+    assert invoke("learn", "retire", "choice.bandit", made.version, *at).exit_code == 0
+    (fact,) = answer_of("learn", "models", "routing", *at)
+    assert fact["state"] == "retired"
+    assert invoke("learn", "publish", file, *at).exit_code == 2  # a version never comes back
+    unknown = invoke("learn", "retire", "choice.bandit", 1, *at)
+    assert unknown.exit_code == 2
+    assert f"routing/choice.bandit {made.version}" in unknown.output.replace("\n", " ")
+
+
+def test_a_model_that_does_not_beat_its_twin_is_published_by_force_only(cluster, invoke, answer_of, trainable, tmp_path):
+    recorded, file, at = tmp_path / "decisions.jsonl", tmp_path / "model.safetensors", ("-b", cluster)
+    recorded.write_bytes(decisions(0.0).encode(JSON) + b"\n")
+    words = ("learn", "train", "routing", "policy", "--from", recorded, "--out", file, *at)
+    refused = invoke(*words, "--publish")
+    assert refused.exit_code == 2
+    assert "--force" in refused.output
+    assert all(fact["version"] != from_bytes(file.read_bytes()).version for fact in answer_of("learn", "models", *at))
+    assert invoke("learn", "publish", file, *at).exit_code == 2
+    assert invoke("learn", "publish", file, "--force", *at).exit_code == 0
+    assert from_bytes(file.read_bytes()).trained_on[0].startswith("decisions.jsonl sha256:")
+
+    model = dataclasses.replace(from_bytes(file.read_bytes()), name="torn", arrays={"0.weight": np.ones((9, 40_000))})
+    with Publisher(cluster) as publisher:
+        publisher.publish(MODELS, parts(model)[0])
+    (torn,) = [fact for fact in answer_of("learn", "models", *at) if fact["name"] == "torn"]
+    assert torn["state"] == "not whole"
+    (check,) = [check for check in answer_of("doctor", *at) if check["what"] == "models"]
+    assert check["verdict"] == "warn"
+    assert "routing/torn" in check["detail"]
+
+
+def test_a_trainer_that_the_module_does_not_have_is_named(invoke):
+    result = invoke("learn", "train", "routing", "gnn", "--from", "x.jsonl")
+    assert result.exit_code == 2
+    assert "a trainer of routing (it has none)" in result.output
