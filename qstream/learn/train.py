@@ -218,9 +218,16 @@ def policy_of_decisions(frames: Iterable[Frame], *, seed: int, deadline_s: float
         for name in ("ts_ns", "arm", "reward", "propensity", "expected", "context")
     }
     order = np.argsort(whole.pop("ts_ns"), kind="stable")
-    columns = {name: column[order] for name, column in whole.items()}
-    named = {"arm_names": arms, "feature_names": features, "module": module, "name": learner.replace("/", ".")}
-    return policy(**columns, **named, seed=seed, deadline_s=deadline_s)
+    arm, reward, propensity, expected, context = (column[order] for column in whole.values())
+    return policy(
+        *(arm, reward, propensity, expected, context),
+        arm_names=arms,
+        feature_names=features,
+        module=module,
+        name=learner.replace("/", "."),
+        seed=seed,
+        deadline_s=deadline_s,
+    )
 
 
 def _fit_policy(

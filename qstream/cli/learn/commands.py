@@ -1,10 +1,12 @@
-"""`qstream learn`: see what a module's learners know, and steer them."""
+"""`qstream learn`: see what a module's learners know, steer them, and train models."""
 
 from __future__ import annotations
 
 from qstream.cli.learn.carry import export, import_
+from qstream.cli.learn.models import models, publish, retire
 from qstream.cli.learn.show import show
 from qstream.cli.learn.steer import freeze, reset, thaw
+from qstream.cli.learn.train import train
 from qstream.cli.options import new_app
 
 app = new_app(
@@ -22,3 +24,5 @@ app.command()(freeze)
 app.command()(thaw)
 app.command()(export)
 app.command("import")(import_)
+for command in (train, models, publish, retire):
+    app.command()(command)

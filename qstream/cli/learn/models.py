@@ -34,7 +34,7 @@ def models(
 
     \b
     Example:
-      qstream learn models energy --json
+      qstream learn models routing --json
     """
     settings = client_settings(bootstrap_servers)
     require_topics(reach(settings), [MODELS])
@@ -68,7 +68,7 @@ def publish(
 
 
 def retire(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the model, with its module: energy/forecast.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the model, with its module: routing/forecast.")],
     version: Annotated[int, typer.Argument(metavar="VERSION", help="Number of the version.")],
     bootstrap_servers: BootstrapServers = None,
 ) -> None:
@@ -76,7 +76,7 @@ def retire(
 
     \b
     Example:
-      qstream learn retire energy/forecast 1700000000000
+      qstream learn retire routing/forecast 1700000000000
     """
     settings = client_settings(bootstrap_servers)
     require_topics(reach(settings), [MODELS])
@@ -97,7 +97,9 @@ def require_gain(model: Model, force: bool) -> None:
     gain = model.metrics.get("gain_low")
     if not force and not (gain is not None and gain > 0):
         shown = "unknown" if gain is None else f"{gain:.3g}"
-        raise ConfigError(must_be("lowest gain over the twin, of 95 %", "above 0 (--force publishes it all the same)", Shown(shown)))
+        raise ConfigError(
+            must_be("lowest gain over the twin, of 95 %", "above 0 (--force publishes it all the same)", Shown(shown))
+        )
 
 
 def send(settings: Settings, model: Model) -> None:

@@ -48,8 +48,8 @@ def train(
 
     \b
     Example:
-      qstream learn train energy lstm --from samples.jsonl --out forecast.safetensors
-      qstream learn train energy lstm --from qstream.energy.sample.v1 --publish
+      qstream learn train routing lstm --from samples.jsonl --out forecast.safetensors
+      qstream learn train routing lstm --from qstream.experts.load.v1 --publish
     """
     agent = find_agent(module)
     if kind not in agent.trainers:

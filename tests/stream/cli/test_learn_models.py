@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from agents.registry import find_agent
+from qstream.cli.learn.models import known_parts
+from qstream.config import load_settings
 from qstream.learn import policy
 from qstream.learn.model import from_bytes, parts
 from qstream.learn.registry import Registry, Want
-from qstream.cli.learn.models import known_parts
-from qstream.config import load_settings
 from qstream.stream.client import Publisher
 from schemas.frame import JSON
 from schemas.learning import Decisions
