@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 
 import numpy as np
@@ -23,7 +24,12 @@ WEIGHT = np.random.default_rng(0).lognormal(5, 1, (LAYERS, EXPERTS)).round()
 TOPOLOGY = ExpertTopology(
     model="moe", num_layers=LAYERS, num_logical_experts=EXPERTS, num_gpus=GPUS, num_nodes=NODES, slots_per_gpu=SLOTS // GPUS
 )
-PLAN = place(WEIGHT[None], TOPOLOGY, seed=3)
+
+
+@functools.cache
+def plan() -> PlacementPlan:
+    """Made when first asked for: what runs while tests are collected runs in every process."""
+    return place(WEIGHT[None], TOPOLOGY, seed=3)
 
 
 def ask(chosen, weight=WEIGHT, groups=1, old=None, gpus=GPUS):
@@ -36,20 +42,20 @@ def test_the_call_is_vllm_s():
     assert parameters["old_global_expert_indices"].default is None
 
 
-@pytest.mark.parametrize("source", [lambda: PLAN, PLAN.encode, lambda: export(PLAN, "plan")])
+@pytest.mark.parametrize("source", [plan, lambda: plan().encode(), lambda: export(plan(), "plan")])
 def test_the_newest_plan_is_the_answer_as_a_frame_or_as_its_bytes(source):
     chosen = policy(source)
     found = ask(chosen)
-    assert (found.dtype, chosen.used) == (np.int64, f"plan {PLAN.version}")
-    assert found.tolist() == PLAN.physical_to_logical_map.tolist()
+    assert (found.dtype, chosen.used) == (np.int64, f"plan {plan().version}")
+    assert found.tolist() == plan().physical_to_logical_map.tolist()
 
 
 def skipped() -> PlacementPlan:
-    return PLAN.model_copy(update={"physical_to_logical_map": None, "skip_reason": "gain_too_small"})
+    return plan().model_copy(update={"physical_to_logical_map": None, "skip_reason": "gain_too_small"})
 
 
 def lacking() -> PlacementPlan:
-    return PLAN.model_copy(update={"physical_to_logical_map": np.zeros((LAYERS, SLOTS), np.int32)})
+    return plan().model_copy(update={"physical_to_logical_map": np.zeros((LAYERS, SLOTS), np.int32)})
 
 
 @pytest.mark.parametrize(
@@ -59,7 +65,7 @@ def lacking() -> PlacementPlan:
         (lambda: b"rubbish", "PlacementPlan"),
         (skipped, "gain_too_small"),
         (lacking, "does not hold the experts"),
-        (lambda: PLAN.model_copy(update={"num_gpus": 8, "slots_per_gpu": 3}), "must be [2, 24] on 4 GPUs, got [2, 24] on 8 GPUs"),
+        (lambda: plan().model_copy(update={"num_gpus": 8, "slots_per_gpu": 3}), "[2, 24] on 4 GPUs, got [2, 24] on 8 GPUs"),
         (lambda: place(np.ones((1, 1, EXPERTS)), TOPOLOGY.model_copy(update={"num_layers": 1})), r"[1, 24]"),
     ],
 )
@@ -91,7 +97,7 @@ def test_groups_stay_on_one_node_though_few_experts_move():
 
 def test_tensors_in_tensors_out():
     torch = pytest.importorskip("torch")
-    for source in (lambda: PLAN, lambda: None):
+    for source in (plan, lambda: None):
         found = ask(policy(source), torch.from_numpy(WEIGHT), old=torch.arange(SLOTS).repeat(LAYERS, 1) % EXPERTS)
         assert isinstance(found, torch.Tensor)
         assert (found.dtype, tuple(found.shape)) == (torch.int64, (LAYERS, SLOTS))
@@ -104,7 +110,7 @@ def test_ranks_that_read_different_plans_answer_alike_where_they_agree():
         board["map"] = plan
         return plan
 
-    first = ask(policy(lambda: PLAN, rank_zero))
+    first = ask(policy(plan, rank_zero))
     second = ask(policy(lambda: None, lambda _: board["map"]))
     assert first.tolist() == second.tolist()
 
@@ -113,7 +119,7 @@ def test_a_subscriber_is_drained_and_asked_for_the_model():
     class Plans:
         def __init__(self) -> None:
             self.latest: dict[str, PlacementPlan] = {}
-            self.waiting = [PLAN.model_copy(update={"version": version}) for version in (7, 8)]
+            self.waiting = [plan().model_copy(update={"version": version}) for version in (7, 8)]
 
         def poll(self, timeout_s: float = 0.0) -> PlacementPlan | None:
             if not self.waiting:
@@ -130,19 +136,19 @@ def test_a_file_may_come_later(tmp_path):
     chosen = policy(of_file(tmp_path / "plan.json"))
     ask(chosen)
     assert chosen.used == "own planner: no plan"
-    (tmp_path / "plan.json").write_bytes(export(PLAN, "plan"))
+    (tmp_path / "plan.json").write_bytes(export(plan(), "plan"))
     ask(chosen)
-    assert chosen.used == f"plan {PLAN.version}"
+    assert chosen.used == f"plan {plan().version}"
 
 
 def test_contradicting_arguments_are_told():
     with pytest.raises(ProblemError, match="num_replicas"):
-        ask(policy(lambda: PLAN), gpus=7)
+        ask(policy(plan), gpus=7)
 
 
 def remembered(version: int, proposed_version: int = 0, **more: object) -> RoutingState:
     counts = np.zeros((1, LAYERS, EXPERTS), np.int32)
-    placement = PLAN.physical_to_logical_map if version else contiguous(TOPOLOGY)
+    placement = plan().physical_to_logical_map if version else contiguous(TOPOLOGY)
     return RoutingState(
         topology=TOPOLOGY,
         in_force=InForce(version=version, proposed_version=proposed_version),
@@ -156,7 +162,7 @@ def remembered(version: int, proposed_version: int = 0, **more: object) -> Routi
 
 def test_the_state_of_the_agent_is_as_good_as_its_plan_and_a_proposed_placement_is_newer():
     chosen = policy(lambda: remembered(7))
-    assert ask(chosen).tolist() == PLAN.physical_to_logical_map.tolist()
+    assert ask(chosen).tolist() == plan().physical_to_logical_map.tolist()
     assert chosen.used == "plan 7"
     newer = place(WEIGHT[None, :, ::-1], TOPOLOGY).physical_to_logical_map
     chosen = policy(lambda: remembered(7, proposed=newer, proposed_version=9))
