@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, Final, Literal, Self
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Final, Literal, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,19 +13,24 @@ from pydantic import Field
 from agents.registry import Agent
 from qstream.contract import Batch, Event, Processor, Record, Result
 from qstream.errors import Poison
-from qstream.learn import bandit, conformal, forecast
+from qstream.learn import bandit, conformal, forecast, recurrent, version
 from qstream.learn.bandit import BanditState
 from qstream.learn.conformal import ConformalState
 from qstream.learn.evolve import evolve
 from qstream.learn.forecast import ForecastState
+from qstream.learn.recurrent import RecurrentState
+from qstream.learn.registry import Models, Registry
+from qstream.learn.version import VersionState
 from schemas.deadletter import DeadLetter
 from schemas.frame import Axes, Count, Frame, Name
-from schemas.topics import Topic, dead_letter_name
+from schemas.topics import MODELS, Topic, dead_letter_name
 
+N = TypeVar("N", np.float64, np.int64)
 NAME: Final = "meter"
 RATE_HZ: Final = 10
 SECOND: Final = 10  # readings in the second that is forecast
 ARMS: Final = ("falls", "rises")
+MODEL: Final = "forecast"
 FEATURES: Final = ("constant", "load", "forecast")
 
 
@@ -55,8 +60,9 @@ class Reading(Frame):
 
 
 class MeterState(Frame):
-    """What is learnt of a host. `promised` and `ceiling` are the forecasts and bounds of the last second, `recent` its readings;
-    reading i stands at ``i % 10``. The sums are over the forecasts that were met."""
+    """What is learnt of a host. `promised` and `ceiling` are the answers and bounds of the last second, `recent` its readings;
+    reading i stands at ``i % 10``. A model's forecasts are `offered`, of the version `offered_by` (-1: none), next to those of
+    the `incumbent`. The sums are over the forecasts that were met."""
 
     next_number: Count = 0
     missed: Count = 0
@@ -68,6 +74,11 @@ class MeterState(Frame):
     recent: Annotated[NDArray[np.float64], Axes("second")]
     promised: Annotated[NDArray[np.float64], Axes("second")]
     ceiling: Annotated[NDArray[np.float64], Axes("second")]
+    incumbent: Annotated[NDArray[np.float64], Axes("second")]
+    offered: Annotated[NDArray[np.float64], Axes("second")]
+    offered_by: Annotated[NDArray[np.int64], Axes("second")]
+    network: RecurrentState
+    pinned: VersionState
     forecast: ForecastState
     margin: ConformalState
     guess: BanditState
@@ -84,6 +95,11 @@ class MeterState(Frame):
             recent=empty,
             promised=empty,
             ceiling=empty,
+            incumbent=empty,
+            offered=empty,
+            offered_by=np.full(SECOND, -1, np.int64),
+            network=recurrent.start(horizon=SECOND),
+            pinned=version.start(MODEL, bound=0.2),
             forecast=forecast.start(horizon=SECOND, past=600),
             margin=conformal.start(),
             guess=bandit.start(ARMS, FEATURES),
@@ -95,7 +111,8 @@ class Outlook(Frame):
 
     `mean` is the forecast of the mean load, `bound` what that mean exceeds in one of twenty cases, `guess` whether it will be
     above the present load. The rest are the state's counters: readings learnt from, missed and repeated, forecasts that were
-    met, those within their bound, and the sums of absolute errors of the forecasts and of the last value.
+    met, those within their bound, and the sums of absolute errors of the forecasts and of the last value. `model_version` is the
+    version of the model that answered, -1 where it did not.
     """
 
     host: Name
@@ -113,6 +130,9 @@ class Outlook(Frame):
     within: Count
     error: float
     error_of_last: float
+    model_version: int
+    promotions: Count
+    rollbacks: Count
     forecasters: Annotated[tuple[Name, ...], Field(strict=False)]
     weight: Annotated[NDArray[np.float64], Axes("forecasters")]
 
@@ -136,9 +156,14 @@ class Meter(Processor[MeterState]):
     inputs: tuple[Topic, ...] = (READINGS,)
     outputs: tuple[Topic, ...] = (OUTLOOKS,)
     state: type[MeterState] = MeterState
+    tables: tuple[Topic, ...] = (MODELS,)
+    models: Models = field(default_factory=Models)
+
+    def with_tables(self, rows: Mapping[str, Mapping[str, Frame]]) -> Self:
+        return replace(self, models=Registry(NAME, {MODEL: recurrent.WANT}).taken(rows[MODELS.name]))
 
     def process(self, batch: Batch, state: MeterState | None, now_ns: int) -> Result[MeterState]:
-        events, learnt = read(state or MeterState.start(), batch.key, batch.records)
+        events, learnt = read(state or MeterState.start(), batch.key, batch.records, self.models)
         return Result(events, state=learnt)
 
     def warm(self) -> None:
@@ -149,7 +174,7 @@ class Meter(Processor[MeterState]):
         read(MeterState.start(), "warm", records)
 
 
-def read(state: MeterState, host: str, records: Sequence[Record]) -> tuple[list[Event], MeterState]:
+def read(state: MeterState, host: str, records: Sequence[Record], models: Models | None = None) -> tuple[list[Event], MeterState]:
     """The outlooks of the records in order, and the state after them."""
     events = []
     for record in records:
@@ -159,23 +184,28 @@ def read(state: MeterState, host: str, records: Sequence[Record]) -> tuple[list[
             raise Poison(record, f"reading {reading.number} can never be processed")
         if reading.fault == "error":
             raise ArithmeticError(f"reading {reading.number} meets a bug")
-        state, outlook = learn(state, host, reading, record.timestamp_ms * 1_000_000)
+        state, outlook = learn(state, host, reading, record.timestamp_ms * 1_000_000, models or Models())
         events.append(Event(OUTLOOKS, host, record.event_id(0), outlook, record))
     return events, state
 
 
-def learn(state: MeterState, host: str, reading: Reading, now_ns: int) -> tuple[MeterState, Outlook]:
+def learn(state: MeterState, host: str, reading: Reading, now_ns: int, models: Models) -> tuple[MeterState, Outlook]:
     """The state after a reading, and the outlook then."""
     state = _met(state, reading.load)
     guess = state.guess
     for number, value in zip(reading.rewarded.tolist(), reading.reward.tolist(), strict=True):
         guess, _ = bandit.reward(guess, f"{host}/{number}", value, now_ns)
-    steps, slot = state.forecast.steps, state.forecast.steps % SECOND
+    slot = state.forecast.steps % SECOND
     forecaster, found = forecast.step(state.forecast, [reading.load])
-    mean = float(found.mean[0])
+    incumbent = float(found.mean[0])
+    pinned, used = version.choose(state.pinned, models)
+    network, offered = recurrent.step(state.network, reading.load, used.model)
+    by = used.model.version if used.model is not None and offered is not None and used.candidate else -1
+    answered_by = by if used.answers else -1
+    mean = incumbent if answered_by < 0 or offered is None else offered
     bound = min(1.0, mean + float(conformal.bound(state.margin, first=1.0)[0]))
     guess, choice = bandit.choose(guess, [1.0, reading.load, mean], f"{host}/{reading.number}", now_ns)
-    rings = {"recent": reading.load, "promised": mean, "ceiling": bound}
+    rings = {"recent": reading.load, "promised": mean, "ceiling": bound, "incumbent": incumbent, "offered": offered or 0.0}
     state = evolve(
         state,
         next_number=max(state.next_number, reading.number + 1),
@@ -183,9 +213,12 @@ def learn(state: MeterState, host: str, reading: Reading, now_ns: int) -> tuple[
         repeated=state.repeated + (reading.number < state.next_number),
         forecast=forecaster,
         guess=guess,
+        network=network,
+        pinned=pinned,
+        offered_by=_put(state.offered_by, slot, by),
         **{name: _put(getattr(state, name), slot, value) for name, value in rings.items()},
     )
-    return state, _outlook(state, host, reading, mean, bound, ARMS[choice.arm], steps + 1, found.weight[0])
+    return state, _outlook(state, host, reading, mean, bound, ARMS[choice.arm], answered_by, found.weight[0])
 
 
 def _met(state: MeterState, load: float) -> MeterState:
@@ -195,8 +228,12 @@ def _met(state: MeterState, load: float) -> MeterState:
         return state
     came = float(np.mean(_put(state.recent, slot, load)))
     made, bound = float(state.promised[slot]), float(state.ceiling[slot])
+    by = int(state.offered_by[slot])
+    losses = abs(float(state.incumbent[slot]) - came), abs(float(state.offered[slot]) - came)
+    pinned, _ = version.compare(state.pinned, f"{MODEL}@{by}" if by >= 0 else "", *losses)
     return evolve(
         state,
+        pinned=pinned,
         met=state.met + 1,
         within=state.within + (came <= bound),
         error=state.error + abs(made - came),
@@ -205,7 +242,7 @@ def _met(state: MeterState, load: float) -> MeterState:
     )
 
 
-def _put(ring: NDArray[np.float64], slot: int, value: float) -> NDArray[np.float64]:
+def _put(ring: NDArray[N], slot: int, value: float) -> NDArray[N]:
     changed = ring.copy()
     changed[slot] = value
     return changed
@@ -218,7 +255,7 @@ def _outlook(
     mean: float,
     bound: float,
     guess: str,
-    updates: int,
+    answered_by: int,
     weight: NDArray[np.float64],
 ) -> Outlook:
     counters = ("missed", "repeated", "met", "within", "error", "error_of_last")
@@ -229,7 +266,10 @@ def _outlook(
         mean=mean,
         bound=bound,
         guess=guess,
-        updates=updates,
+        updates=state.forecast.steps,
+        model_version=answered_by,
+        promotions=state.pinned.guard.promotions,
+        rollbacks=state.pinned.guard.rollbacks,
         matched=state.guess.rewards,
         unmatched=state.guess.unmatched,
         forecasters=forecast.names(state.forecast),
@@ -250,7 +290,7 @@ def examples() -> list[Record]:
 AGENT = Agent(
     name=NAME,
     purpose="forecasts a host's CPU use of the next second",
-    topics=(READINGS, OUTLOOKS),
+    topics=(READINGS, OUTLOOKS, MODELS),
     processor=lambda settings: Meter(),
     examples="qstream.testing.meter:examples",
     settings={"session_timeout_ms": 2000},  # a demo kills it, and shows who goes on

@@ -37,7 +37,7 @@ from qstream.testing.meter import OUTLOOKS, READINGS, Meter, MeterState, Reading
 from qstream.testing.verify import Produced, Run, fault_free, verify
 from schemas.deadletter import DeadLetter
 from schemas.frame import Frame
-from schemas.topics import CONTROL, Topic, dead_letter_name
+from schemas.topics import CONTROL, MODELS, Topic, dead_letter_name
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -142,7 +142,7 @@ def staged(kafka: JavaKafka, redis: EmbeddedRedis, asked: dict[str, Any], folder
 
 def create_topics(bootstrap_servers: str, case: Case) -> None:
     names = dict.fromkeys((topic.name for topic in (*case.inputs, case.output)), 8)
-    names |= {dead_letter_name(case.name): 1, CONTROL.name: 1}
+    names |= {dead_letter_name(case.name): 1, CONTROL.name: 1, MODELS.name: 1}
     admin = AdminClient({"bootstrap.servers": bootstrap_servers})
     for future in admin.create_topics([NewTopic(name, partitions) for name, partitions in names.items()]).values():
         future.result(120.0)

@@ -17,12 +17,15 @@ from rich.table import Table
 from rich.text import Text
 
 from qstream.demo.learn.cpu import loads
+from qstream.demo.learn.models import Offers
 from qstream.demo.learn.score import Score
 from qstream.demo.scene import Frames
 from qstream.embedded.child import end_child, start_child
+from qstream.learn.model import parts
 from qstream.testing.meter import RATE_HZ, READINGS, Reading
 from schemas.control import Scalar
 from schemas.frame import Frame
+from schemas.topics import MODELS
 
 NEXT: Final = """next
   your module    keep a state of qstream.learn in your own keyed state: qstream/learn/README.md, qstream/testing/meter.py
@@ -44,6 +47,7 @@ class LearnScene:
         self.seed = seed
         self.host = re.sub(r"[^A-Za-z0-9._-]", "-", platform.node()) or "this-machine"
         self.score = Score()
+        self.models = Offers(seed)
         self._figures: Mapping[str, Any] = {}
 
     def first(self) -> Frames:
@@ -67,17 +71,21 @@ class LearnScene:
     def _readings(self) -> Iterator[Frames]:
         use = loads()
         next(use)
-        number, due_s = 0, time.monotonic()
+        number, began_s = 0, time.monotonic()
+        due_s = began_s
         while True:
             due_s = max(due_s + 1 / RATE_HZ, time.monotonic())
             time.sleep(max(0.0, due_s - time.monotonic()))
             load = next(use)
             yield [(READINGS, Reading.of(self.host, number, load, self.score.earned(number, load)))]
             number += 1
+            for model in self.models.due(time.monotonic() - began_s, self.score.loads):
+                self.score.published_models.append(model.version)
+                yield [(MODELS, part) for part in parts(model)]
 
     def published(self, frame: Frame, at_s: float) -> None:
-        assert isinstance(frame, Reading)
-        self.score.published(frame, at_s)
+        if isinstance(frame, Reading):
+            self.score.published(frame, at_s)
 
     def received(self, frame: Frame, at_s: float) -> None:
         self.score.received(frame, at_s)
@@ -126,6 +134,8 @@ class LearnScene:
         for name, value in f.items():
             if not isinstance(value, Mapping):
                 table.add_row(name, f"{value:.3f}" if isinstance(value, float) else str(value))
+        for name, value in f["model_versions"].items():
+            table.add_row(f"model_versions {name}", ", ".join(map(str, value)) or "none")
         for name, value in f["latency_ms"].items():
             table.add_row(f"latency_ms {name}", f"{value:.1f}")
         yield table

@@ -18,6 +18,8 @@ class Score:
         self.waiting: dict[int, float] = {}
         self.newest: Outlook | None = None
         self.killed = False
+        self.published_models: list[int] = []
+        self._answered: set[int] = set()
         self._loads: list[float] = []
         self._guesses: dict[int, str] = {}
         self._latency_s: list[float] = []
@@ -31,6 +33,11 @@ class Score:
             return {}
         rose = float(np.mean([*self._loads[about + 1 :], load])) > self._loads[about]
         return {about: float(self._guesses[about] == ("rises" if rose else "falls"))}
+
+    @property
+    def loads(self) -> list[float]:
+        """All readings so far."""
+        return list(self._loads)
 
     def published(self, reading: Reading, at_s: float) -> None:
         self._loads.append(reading.load)
@@ -47,6 +54,7 @@ class Score:
             return
         self._latency_s.append(at_s - sent_s)
         self._guesses[frame.number] = frame.guess
+        self._answered |= {frame.model_version} - {-1}
         if self.newest is None or frame.number > self.newest.number:
             self.newest = frame
 
@@ -71,6 +79,9 @@ class Score:
             "updates_twice": newest.repeated + self._twice,
             "rewards": newest.matched,
             "rewards_unmatched": newest.unmatched,
+            "promotions": newest.promotions,
+            "rollbacks": newest.rollbacks,
+            "model_versions": {"published": list(self.published_models), "answered": sorted(self._answered)},
             "latency_ms": {"p50": p50, "p99": p99},
             "dead_letters": self._dead_letters,
             "repeated": repeated,
