@@ -15,16 +15,16 @@ from pennylane.devices import Device
 class Misbehaving(Device):
     """Answers all zeros, except that the file at `orders` may say: hang, crash, raise, nan, short, alien, slow, stop.
 
-    `spares` is the number of wires up to which it behaves, so that a warm-up or a probe passes.
+    "slow" lasts as long as the file says so. `spares` is the number of wires up to which it behaves, so that a warm-up or a
+    probe passes.
     """
 
     name = "misbehaving"
 
-    def __init__(self, wires: int, orders: str, spares: int = 2, delay_s: float = 0.1) -> None:
+    def __init__(self, wires: int, orders: str, spares: int = 2) -> None:
         super().__init__(wires=wires)
         self._orders = Path(orders)
         self._spares = spares
-        self._delay_s = delay_s
 
     def execute(self, circuits: Any, execution_config: Any = None) -> Any:
         scripts = list(circuits) if isinstance(circuits, (list, tuple)) else [circuits]
@@ -32,7 +32,7 @@ class Misbehaving(Device):
 
     def _one(self, script: Any) -> Any:
         wires, shots = len(self.wires), script.shots.total_shots
-        how = self._orders.read_text().strip() if wires > self._spares and self._orders.exists() else ""
+        how = self._order() if wires > self._spares else ""
         if how == "hang":
             time.sleep(3600)
         elif how == "stop":
@@ -47,9 +47,16 @@ class Misbehaving(Device):
             return {"0" * (wires - 1): shots}
         elif how == "alien":
             return {"0" * wires: float("nan")}
-        elif how == "slow":
-            time.sleep(self._delay_s)
+        while how == "slow":
+            time.sleep(0.01)
+            how = self._order()
         return {"0" * wires: shots}
+
+    def _order(self) -> str:
+        try:
+            return self._orders.read_text().strip()
+        except FileNotFoundError:
+            return ""
 
 
 class Unopened(Device):
@@ -65,12 +72,12 @@ class Unopened(Device):
 
 
 class Slow(Device):
-    """Takes a second to open while the file at `orders` exists."""
+    """Does not open while the file at `orders` exists."""
 
     def __init__(self, wires: int, orders: str) -> None:
         super().__init__(wires=wires)
-        if Path(orders).exists():
-            time.sleep(1.0)
+        while Path(orders).exists():
+            time.sleep(0.01)
 
     def execute(self, circuits: Any, execution_config: Any = None) -> Any:
         return tuple({"0" * len(self.wires): script.shots.total_shots} for script in circuits)
