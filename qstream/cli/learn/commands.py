@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from qstream.cli.learn.carry import export, import_
+from qstream.cli.learn.judge import judge, log
 from qstream.cli.learn.models import models, publish, retire
 from qstream.cli.learn.show import show
 from qstream.cli.learn.steer import freeze, reset, thaw
@@ -26,3 +27,5 @@ app.command()(export)
 app.command("import")(import_)
 for command in (train, models, publish, retire):
     app.command()(command)
+app.command("evaluate")(judge)
+app.command()(log)

@@ -21,7 +21,7 @@ from qstream.errors import ConfigError, DeliveryFailed, Fatal, Fenced, OptionErr
 from qstream.install import install_hint
 from schemas.frame import FrameError
 
-LEARN = ("show", "reset", "freeze", "thaw", "export", "import")
+LEARN = ("show", "reset", "freeze", "thaw", "export", "import", "evaluate", "log")
 SUBCOMMANDS = {"learn": LEARN, "topics": ("list", "apply"), "dlq": ("list", "show", "redrive"), "routing": ("place", "route")}
 COMMANDS = [*VERBS, *agent_names()]
 ALL = [[name] for name in COMMANDS] + [[name, sub] for name, subs in SUBCOMMANDS.items() for sub in subs]
