@@ -30,7 +30,9 @@ def models(
     bootstrap_servers: BootstrapServers = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the models on the model topic, the newest first: state, kind, size, and the loss next to its twin's.
+    """List the trained models, the newest first.
+
+    The loss of each stands next to that of its twin.
 
     \b
     Example:
@@ -53,7 +55,9 @@ def publish(
     force: Annotated[bool, typer.Option("--force", help="Also one that does not beat its twin.")] = False,
     bootstrap_servers: BootstrapServers = None,
 ) -> None:
-    """Publish a model to all workers of its module, each key of which watches it before it lets it answer.
+    """Publish a model to all workers of its module.
+
+    Each key of the module watches it before it lets it answer.
 
     \b
     Example:
@@ -72,7 +76,9 @@ def retire(
     version: Annotated[int, typer.Argument(metavar="VERSION", help="Number of the version.")],
     bootstrap_servers: BootstrapServers = None,
 ) -> None:
-    """Retire a version for all keys: the incumbent answers, and the newest version that is left is watched.
+    """Retire a version of a model for all keys.
+
+    The incumbent answers, and the newest version that is left is watched.
 
     \b
     Example:

@@ -44,7 +44,9 @@ def train(
     bootstrap_servers: BootstrapServers = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train a model on recorded frames, and compare it on the newest quarter with its twin, which does without it.
+    """Train a model on recorded frames, and compare it.
+
+    Its twin, which does without it, is compared on the same newest quarter.
 
     \b
     Example:
