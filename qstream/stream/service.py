@@ -9,7 +9,7 @@ from typing import Any
 
 from mode import Service
 
-from qstream.errors import EXIT_FATAL
+from qstream.errors import EXIT_FATAL, QstreamError
 from qstream.stream.loop import BatchLoop
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,8 @@ class LoopService(Service):  # type: ignore[misc]  # mode is untyped
 def _end_process_on_error(thread: asyncio.Future[None]) -> None:
     error = None if thread.cancelled() else thread.exception()
     if error is not None:
-        log.critical("the loop stopped without commit", exc_info=error)
+        unexpected = None if isinstance(error, QstreamError) else error  # others say in their message what the matter is
+        log.critical("the loop stopped without commit: %s", error, exc_info=unexpected)
         _end_process()
 
 

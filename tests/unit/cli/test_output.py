@@ -9,7 +9,7 @@ import pytest
 from qstream.cli.lines import as_object, line_of, one_line
 from qstream.cli.output import counted, print_json, print_table, printable, utc
 from schemas.frame import Frame
-from schemas.plan import SkipReason, VersionedPlan
+from schemas.plan import Plan, SkipReason, VersionedPlan
 from schemas.solver import Reason
 from schemas.topics import PLACEMENT_PLAN, TOPICS
 
@@ -78,7 +78,7 @@ def nothing_known(frame: Frame) -> None:
     """A module without lines of its own."""
 
 
-PLANS = [topic for topic in TOPICS if topic.role == "plan"]
+PLANS = [topic for topic in TOPICS if issubclass(topic.frame, Plan)]
 
 
 @pytest.mark.parametrize("topic", PLANS, ids=lambda topic: topic.name)
