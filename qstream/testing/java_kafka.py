@@ -218,6 +218,7 @@ def _properties(nodes: int) -> dict[str, object]:
         "log.index.size.max.bytes": 1048576,
         "log.segment.bytes": 67108864,
         "metadata.log.segment.bytes": 8388608,
+        "initial.broker.registration.timeout.ms": int(_READY_S * 1000),  # a node that a busy machine holds up would end
         "broker.heartbeat.interval.ms": 250 if nodes == 1 else 500,
         # A killed node's successor has to wait for this session to end before it may register; a shorter one fences a node
         # that a busy machine keeps from its heartbeat, and then topics have no leader.
