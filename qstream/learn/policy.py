@@ -26,7 +26,7 @@ def mlp(model: Model, x: ArrayLike) -> Floats:
     Raises
     ------
     LearnError
-        The model is no mlp, an array is missing or of another shape, or `x` is not finite or has other features.
+        The model is of another kind, an array is missing or of another shape, or `x` is not finite or has other features.
     """
     _is(model, "mlp")
     h, act = _inputs(model, x), _ACTIVATIONS[setting(model, "activation", "relu", tuple(_ACTIVATIONS))]

@@ -29,7 +29,7 @@ class KeyIndex:
         return self.read(partition) if status == b"ok" else set()
 
     def read(self, partition: TopicPartition) -> set[str]:
-        """The keys of a partition, whoever owns it."""
+        """The keys of a partition, whichever worker owns it."""
         name, cursor, found = self.name(partition), 0, set[str]()
         while True:  # in parts, because millions of keys at once would take longer than an answer may
             ((cursor, part),) = self._redis.ask([("HSCAN", name, cursor, "COUNT", PART)])

@@ -47,7 +47,7 @@ class Cause:
         """Take a line of the client's log, as a logger does. Any thread."""
         if facility == "FATAL" and (found := _FATAL.search(line)):
             self.fatal = _fatal_error(found[1])
-            level = logging.DEBUG  # whoever gets the error says it
+            level = logging.DEBUG  # the caller that gets the error reports it
         _log.log(level, text, facility, client, line)
 
     def note(self, error: KafkaError) -> None:
@@ -71,7 +71,7 @@ class Cause:
         return str(error.str())
 
     def fix(self, error: KafkaError) -> str:
-        """What to do about it, empty if there is no more to say than that a broker must answer."""
+        """What to do about it, empty if all that can be said is that a broker must answer."""
         if self._error is None:
             return _FIX_PROTOCOL if error.code() == KafkaError._TRANSPORT else ""
         if self._error.code() in _LOGIN:

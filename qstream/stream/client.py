@@ -154,9 +154,9 @@ class PlanSubscriber(Generic[F]):
     A subscriber without `group` reads every partition on its own, from now on or, with ``from_start``, from the earliest
     plan kept; with `key` it reads only that key's partition and plans. With `group` the members share the partitions.
     `latest` keeps the plans of the `max_keys` keys that were planned last, and of those no more than `max_bytes`; a plan
-    counts with the bytes that it came in. A plan whose version is more than two hours ahead of the time is no agent's, and
-    passed over as unreadable: whoever followed it would take no other. Partitions that the topic gets later are read too,
-    within seconds. Use it from one thread, in a ``with`` block.
+    counts with the bytes that it came in. A plan whose version is more than two hours ahead of the time does not come from
+    an agent, and is passed over as unreadable: a subscriber that followed it would take no other. Partitions that the topic
+    gets later are read too, within seconds. Use it from one thread, in a ``with`` block.
 
     Raises
     ------

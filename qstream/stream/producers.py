@@ -63,7 +63,7 @@ class Producers:
         """`Fatal`, `Fenced` or `NotAllowed` for an error that ended a producer; `rights` as `cause.denied` takes them.
 
         A user who may write to no topic at all loses the producer, which is then made again: the right may come later. With
-        a transactional id that is no way on, since a new producer would have to fence the old one.
+        a transactional id that does not help, since a new producer would have to fence the old one.
         """
         cause = self.cause
         try:

@@ -34,8 +34,8 @@ _METADATA_BYTES: Final = 4000  # brokers keep 4096 (offset.metadata.max.bytes)
 class DeadRecord:
     """One record of a dead-letter topic: the reason, the record itself, and whether it was sent back already.
 
-    `refusal` says why it can never be, empty if it can: whoever may write to the topic can forge a letter, so what a letter
-    says is no reason to write anywhere with the rights of whoever redrives it.
+    `refusal` says why it can never be, empty if it can: any user who may write to the topic can forge a letter, so what a letter
+    says is no reason to write anywhere with the rights of the user who redrives it.
     """
 
     letter: DeadLetter

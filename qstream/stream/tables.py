@@ -150,7 +150,7 @@ class Tables:
         return True
 
     def _log_unreadable(self) -> None:
-        """One line by topic: whoever may write to it could otherwise fill the log of every worker."""
+        """One line by topic: any user who may write to it could otherwise fill the log of every worker."""
         for name, (count, first) in self._unreadable.items():
             log.error("table %s: %d unreadable records, the first is %s", name, count, first)
         self._unreadable.clear()
