@@ -65,6 +65,7 @@ class Tail:
                 "isolation.level": isolation,
                 "fetch.wait.max.ms": 50,
                 "reconnect.backoff.max.ms": 500,
+                "topic.metadata.refresh.interval.ms": 2000,  # a topic made a moment ago may be missing in the first answer
                 "log_level": 0,
             }
         )

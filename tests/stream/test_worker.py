@@ -258,5 +258,5 @@ def test_an_unreadable_wish_and_one_for_another_agent_change_nothing(
     publisher.publish_raw(CONTROL.name, b"routing", None)
     publish(publisher, 0, 5)
     worker = start()
-    wait_until(lambda: len(plans()) == 5, saying=worker.log_tail)
+    wait_until(lambda: len(plans()) == 5, saying=lambda: (plans(), worker.status(), worker.log_tail()))
     assert not worker.status()["paused"]
