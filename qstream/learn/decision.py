@@ -1,11 +1,13 @@
-"""Decision: a choice that a key makes again and again: the bandit under its options, rewards that overtake it, and its log.
+"""Decision: what a key decides again and again, under the module's options: bandit, rewards that overtake it, log, and models.
 
-A module keeps a `DecisionState` in its own state, and publishes what `log` makes on ``qstream.learn.decision.v1``.
+A module that chooses among arms keeps a `DecisionState` in its own state, and publishes what `log` makes on
+``qstream.learn.decision.v1``. One that uses a trained model keeps a `VersionState`, and asks `use` and `compare`.
 """
 
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Collection, Iterable, Sequence
 from typing import Annotated, Any, Final, NamedTuple, Self
 
@@ -14,11 +16,15 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
 
 from qstream.errors import LearnError
-from qstream.learn import bandit, given
+from qstream.learn import bandit, given, version
 from qstream.learn.bandit import BanditState, Outcome
 from qstream.learn.evolve import evolve
+from qstream.learn.guard import Verdict
+from qstream.learn.kept import kept
 from qstream.learn.options import Learn
+from qstream.learn.registry import Models
 from qstream.learn.ridge import MOST_REWARD
+from qstream.learn.version import Used, VersionState
 from schemas.frame import Axes, Count, Frame
 from schemas.learning import Decisions
 from schemas.wording import must_be
@@ -73,6 +79,41 @@ def start(arms: Iterable[str] | int, features: Iterable[str] | int, **how: Any) 
     return DecisionState(
         bandit=bandit.start(arms, features, **how), early_id=("",) * MOST_EARLY, early_value=np.zeros(MOST_EARLY)
     )
+
+
+def over(state: DecisionState, arms: Iterable[str], features: Iterable[str]) -> DecisionState:
+    """The decision over these arms and features: what is known of those that stay is kept, as `kept` says.
+
+    For a module whose arms have changed since the state was written; the same state if they have not.
+    """
+    known = kept(state.bandit, arms, features)
+    return state if known is state.bandit else evolve(state, bandit=known)
+
+
+def seed_of(key: str, seed: int = 0) -> int:
+    """A seed for `choose` that is another one for each key, from the option ``seed`` of the module if it has one."""
+    return zlib.crc32(key.encode(), seed & 0xFFFFFFFF)
+
+
+def use(state: VersionState, models: Models, option: str | int = "auto", *, learn: Learn) -> tuple[VersionState, Used]:
+    """Say which version of a model a decision uses, by the options ``model_<name>`` and ``learn``.
+
+    ``on``: as `version.choose`. ``shadow``: the model is computed and compared, and does not answer. ``off``: no model, and the
+    state stays as it is.
+    """
+    if learn == "off":
+        return state, Used(None, False)
+    state, used = version.choose(state, models, option)
+    return state, used if learn == "on" else used._replace(answers=False)
+
+
+def compare(
+    state: VersionState, candidate: str, incumbent_loss: float, candidate_loss: float, *, learn: Learn
+) -> tuple[VersionState, Verdict]:
+    """Learn the losses of both on the outcome of a decision that `use` gave `candidate`; ``off``: the state stays as it is."""
+    if learn == "off":
+        return state, "wait"
+    return version.compare(state, candidate, incumbent_loss, candidate_loss)
 
 
 def choose(

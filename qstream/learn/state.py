@@ -7,16 +7,19 @@ from typing import Any, TypeVar, get_args
 from pydantic import Field
 
 from qstream.errors import LearnError
-from schemas.frame import Frame, Names
+from schemas.frame import Count, Frame, Names
 from schemas.wording import Shown, must_be
 
 S = TypeVar("S", bound=Frame)
 
 
 class LearningState(Frame):
-    """Base of the state of a module with learners; `frozen` are their dotted fields that stand still, such as ``choice``."""
+    """Base of the state of a module with learners; `frozen` are their dotted fields that stand still, such as ``choice``.
+
+    `commands` is how many commands the key has obeyed: an operator sees that one took effect, and once."""
 
     frozen: Names = Field(default=())
+    commands: Count = 0
 
 
 def learner_of(state: Frame, name: str) -> Frame | None:

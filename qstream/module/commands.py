@@ -69,6 +69,10 @@ def obey(command: LearnCommand, state: S | None, learners: Sequence[str]) -> S:
     if not isinstance(state, LearningState):
         raise LearnError(must_be("key", f"one that {command.module} has a state of", command.key))
     names = (command.learner,) if command.learner else tuple(learners)
+    return _done(command, state.model_copy(update={"commands": state.commands + 1}), names, learners)
+
+
+def _done(command: LearnCommand, state: S, names: Sequence[str], learners: Sequence[str]) -> S:
     if command.command == "restore":
         return _restored(command, state)
     if command.command == "reset":
@@ -78,7 +82,8 @@ def obey(command: LearnCommand, state: S | None, learners: Sequence[str]) -> S:
             if (learner := learner_of(state, name)) is not None:
                 state = with_learner(state, name, fresh(learner))
         return state
-    frozen = {*state.frozen, *names} if command.command == "freeze" else {*state.frozen} - {*names}
+    before: set[str] = set(getattr(state, "frozen", ()))
+    frozen = before | {*names} if command.command == "freeze" else before - {*names}
     return state.model_copy(update={"frozen": tuple(name for name in learners if name in frozen)})
 
 

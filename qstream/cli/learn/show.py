@@ -8,7 +8,7 @@ import typer
 
 from qstream.cli.learn.stored import Known, Module, keys, known, learning, opened
 from qstream.cli.options import AsJson, RedisUrl
-from qstream.cli.output import print_json, print_table
+from qstream.cli.output import counted, print_json, print_table
 from qstream.learn.describe import describe
 
 
@@ -37,13 +37,13 @@ def show(
         print_json(facts if key is None else facts[0])
         return
     for one in facts:
-        typer.echo(f"{module} {one['key']}, state {one['version']}")
+        typer.echo(f"{module} {one['key']}, state {one['version']}, {counted(one['commands'], 'command')} obeyed")
         print_table(("learner", "what", "value"), _rows(one["learners"]))
 
 
 def _facts(module: str, one: Known) -> dict[str, Any]:
     learners = {name: describe(learner) | {"frozen": name in one.frozen} for name, learner in one.learners.items()}
-    return {"module": module, "key": one.key, "version": one.version, "learners": learners}
+    return {"module": module, "key": one.key, "version": one.version, "commands": one.commands, "learners": learners}
 
 
 def _rows(learners: dict[str, dict[str, Any]]) -> list[tuple[str, str, str]]:

@@ -26,10 +26,12 @@ Learner = Annotated[str, typer.Option(metavar="NAME", help="A learner by its dot
 
 @dataclass(frozen=True, eq=False)
 class Known:
-    """One key: the version of its state, the learners that have begun, and the names of those that stand still."""
+    """One key: the version of its state, how many commands it has obeyed, the learners that have begun, and the names of those
+    that stand still."""
 
     key: str
     version: int
+    commands: int
     learners: dict[str, Frame]
     frozen: tuple[str, ...]
 
@@ -71,4 +73,4 @@ def known(processor: Processor[Any], store: StateStore[Any], key: str) -> Known:
     if not isinstance(found.state, LearningState):
         raise ConfigError(must_be("KEY", f"one that {processor.name} has a state of", key))
     learners = {name: learner for name in processor.learners if (learner := learner_of(found.state, name)) is not None}
-    return Known(key, found.version, learners, found.state.frozen)
+    return Known(key, found.version, found.state.commands, learners, found.state.frozen)

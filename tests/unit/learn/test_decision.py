@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 
 from qstream.errors import LearnError
-from qstream.learn import decision
+from qstream.learn import decision, version
 from qstream.learn.decision import DecisionState
+from qstream.learn.model import Model
 from qstream.learn.options import Learn
+from qstream.learn.registry import Models
+from qstream.learn.version import Used
 from qstream.state.fields import pack, unpack
 
 
@@ -98,3 +101,32 @@ def test_a_decision_that_gives_way_to_others_is_logged_without_a_reward():
 def test_the_incumbent_must_be_allowed_where_it_answers():
     with pytest.raises(LearnError, match=r"^incumbent must be an arm that is allowed, got 0$"):
         decision.choose(start(), [1.0], "a", 0, learn="shadow", explore=0.0, allowed=np.array([False, True]))
+
+
+def test_in_shadow_a_model_is_watched_and_does_not_answer_and_switched_off_it_is_not_computed():
+    model = Model(
+        module="meter",
+        name="next",
+        version=7,
+        kind="ridge",
+        arrays={"weight": np.ones((1, 1)), "bias": np.zeros(1)},
+        feature_names=("x",),
+    )
+    models, state = Models({"next": {7: model}}), version.start("next", bound=1.0, block=1)
+    assert decision.use(state, models, learn="off") == (state, Used(None, False))
+    state, used = decision.use(state, models, learn="shadow")
+    assert (used.model, used.answers) == (model, False)
+    assert decision.compare(state, used.candidate, 1.0, 0.0, learn="off") == (state, "wait")
+    verdicts = set()
+    for _ in range(20):
+        state, verdict = decision.compare(state, used.candidate, 1.0, 0.0, learn="shadow")
+        verdicts.add(verdict)
+    assert "promote" in verdicts
+    assert not decision.use(state, models, learn="shadow")[1].answers
+    assert not decision.use(state, models, 7, learn="shadow")[1].answers
+    assert decision.use(state, models, learn="on")[1].answers
+
+
+def test_keys_draw_by_seeds_of_their_own():
+    assert len({decision.seed_of(key, seed) for key in ("a", "b") for seed in (0, 1)}) == 4
+    assert decision.seed_of("a") == decision.seed_of("a", 0)

@@ -48,7 +48,7 @@ def test_a_frozen_learner_stands_still_until_it_is_thawed(feed: Feed[ScalesState
     feed.send(command("thaw", "shares"), 11)
     feed.send(Ping.of("k", 1, 2), 12)
     assert shares(feed).steps == 6
-    assert feed.state("k").frozen == ("late",)  # type: ignore[union-attr]
+    assert (feed.state("k").frozen, feed.state("k").commands) == (("late",), 2)  # type: ignore[union-attr]
 
 
 def test_an_exported_learner_is_restored_bit_by_bit_also_where_none_has_begun(feed: Feed[ScalesState]):
