@@ -14,6 +14,7 @@ FIRST = ("tests/unit/routing/test_warm.py", "tests/chaos", "tests/stream")
 SHARED = FIRST[1:]
 NEED_KERNELS = (
     "tests/unit/routing",
+    "tests/unit/energy",
     "tests/unit/cli/routing",
     "tests/unit/agents",
     "tests/unit/demo",
