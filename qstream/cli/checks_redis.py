@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from agents.registry import all_agents
-from qstream.cli.checks import REDIS_ANSWER_MS, Check
+from qstream.cli.checks import MIB, REDIS_ANSWER_MS, Check
 from qstream.config import EMBEDDED
 from qstream.contract import TopicPartition
 from qstream.embedded.redis import EmbeddedRedis
@@ -16,8 +16,8 @@ from schemas.frame import Frame
 _CORRECT: Final = "correct --redis or QSTREAM_REDIS_URL"
 
 
-def check_redis(url: str) -> list[Check]:
-    """Whether Redis does what each agent asks of it, and whether it may drop states."""
+def check_redis(url: str, max_state_bytes: int) -> list[Check]:
+    """Whether Redis does what each agent asks of it, whether it may drop states, and whether it has room for them."""
     if url == EMBEDDED:
         try:
             with EmbeddedRedis() as server, StateStore(server.url, "doctor", Frame, REDIS_ANSWER_MS) as store:
@@ -26,12 +26,15 @@ def check_redis(url: str) -> list[Check]:
             return [Check("fail", "redis", str(exc), "install redis-server, or name one by --redis")]
     refused: dict[str, StoreRefused] = {}
     found: list[Check] = []
+    nodes: list[Facts] = []
+    ran = 0
     for agent in all_agents():
         partitions = [TopicPartition(topic.name, n) for topic in agent.topics for n in range(topic.partitions)]
         try:
             with StateStore(url, agent.name, Frame, REDIS_ANSWER_MS) as store:
                 store.check()
-                found = found or _of_server(store.facts())
+                nodes = nodes or store.facts()
+                ran += bool(store.logs.known())
                 found += _of_keys(agent.name, store.has_expiring(partitions))
         except ConfigError as exc:
             return [Check("fail", "redis", str(exc), _CORRECT)]
@@ -39,8 +42,9 @@ def check_redis(url: str) -> list[Check]:
             refused[agent.name] = exc
         except StoreUnavailable as exc:
             return [Check("fail", "redis", f"no answer: {exc}", f"start it, or {_CORRECT}")]
-    if not found:
+    if not nodes:
         return [Check("fail", "redis", str(exc), f"change that in Redis, or {_CORRECT}") for exc in [*refused.values()][:1]]
+    found = [*_of_server(nodes), *_of_room(nodes, max(1, ran), max_state_bytes), *found]
     return found + [Check("warn", f"redis for {name}", str(exc), "grant it if that agent runs") for name, exc in refused.items()]
 
 
@@ -59,6 +63,17 @@ def _of_server(nodes: list[Facts]) -> list[Check]:
         detail = f"no append-only file, {asked}: a restart loses what no live worker knows"
         found.append(Check("warn", "redis persistence", detail, "CONFIG SET appendonly yes, and in redis.conf"))
     return found
+
+
+def _of_room(nodes: list[Facts], agents: int, max_state_bytes: int) -> list[Check]:
+    """Whether one worker of each agent that has run may keep all the states that it takes."""
+    limits = [int(node.info.get("maxmemory", 0)) if node.info is not None else 0 for node in nodes]
+    room, wanted = sum(limits), agents * max_state_bytes
+    if not all(limits) or room >= wanted:
+        return []
+    workers = "a worker" if agents == 1 else f"{agents} agents with a worker each"
+    detail = f"maxmemory is {room // MIB} MiB, and {workers} may keep {wanted // MIB} MiB of states"
+    return [Check("warn", "redis room", detail, "raise maxmemory, or lower QSTREAM_MAX_STATE_BYTES of the workers")]
 
 
 def _of_keys(agent: str, expiring: bool) -> list[Check]:

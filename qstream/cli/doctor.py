@@ -30,7 +30,7 @@ def doctor(bootstrap_servers: BootstrapServers = None, redis: RedisUrl = None, a
       qstream doctor -b localhost:9092 --redis redis://localhost:6379/0 --json
     """
     settings = load_settings(bootstrap_servers=bootstrap_servers, redis_url=redis)
-    servers = [*check_broker(settings), *check_redis(settings.redis_url.get_secret_value())]
+    servers = [*check_broker(settings), *check_redis(settings.redis_url.get_secret_value(), settings.max_state_bytes)]
     if not any(check.verdict == "fail" and check.what in ("broker", "redis") for check in servers):
         servers += [*check_logs(settings), *check_models(settings)]
     checks: list[Check] = [*check_installation(), check_kernel_cache(), check_gpu(), *servers]

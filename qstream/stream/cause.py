@@ -22,8 +22,12 @@ _FIX_TLS: Final = (
     "check ssl.ca.location in QSTREAM_KAFKA, and that the broker's certificate names this host "
     "(ssl.endpoint.identification.algorithm 'none' turns that off)"
 )
+_FIX_CERTIFICATE: Final = (
+    "the broker wants a certificate that it trusts: check ssl.certificate.location and ssl.key.location in QSTREAM_KAFKA"
+)
 _FIX_PROTOCOL: Final = "the port answers, but not in this protocol: check security.protocol in QSTREAM_KAFKA"
 _NO_DETAIL: Final = re.compile(r" \(after \d+ms in state \w+(, \d+ identical error\(s\) suppressed)?\)")
+_NO_CERTIFICATE: Final = re.compile(r"SSL alert number (4[2-68]|116)\b")  # RFC 8446, 6.2: about this client's certificate
 _CLUSTER_RIGHT: Final = "WRITE on the topics that it sends to, or IDEMPOTENT_WRITE on the cluster"
 _SHOWN: Final = {"security.protocol", "sasl.mechanism", "sasl.mechanisms"}  # properties whose values are no secret
 _LOG_AGAIN_S: Final = 60.0
@@ -34,9 +38,10 @@ _log: Final = logging.getLogger("qstream.librdkafka")
 class Cause:
     """What one client said last of why it cannot reach or enter the cluster; `note` is its error callback.
 
-    A refused login or a failed TLS handshake stays over the lost connections that follow from it, until `clear`. As the
-    client's logger it also hears the error that ends the client for good, `fatal`. The client raises that one from whatever
-    call serves its callbacks, and a callback or a garbage collection in the same call can take it away; the log comes first.
+    A refused login, a failed TLS handshake or a refused certificate stays over the lost connections that follow from it, until
+    `clear`. As the client's logger it also hears the error that ends the client for good, `fatal`. The client raises that one
+    from whatever call serves its callbacks, and a callback or a garbage collection in the same call can take it away; the log
+    comes first.
     """
 
     def __init__(self) -> None:
@@ -76,6 +81,8 @@ class Cause:
             return _FIX_PROTOCOL if error.code() == KafkaError._TRANSPORT else ""
         if self._error.code() in _LOGIN:
             return _FIX_LOGIN
+        if _NO_CERTIFICATE.search(self._error.str()):
+            return _FIX_CERTIFICATE
         if self._error.code() == KafkaError._SSL:
             return _FIX_TLS
         return _FIX_PROTOCOL if "in state SSL_HANDSHAKE" in self._error.str() else ""
@@ -155,7 +162,7 @@ def _fatal_error(text: str) -> KafkaError:
 
 
 def _refuses(error: KafkaError) -> bool:
-    return error.code() in _LOGIN or error.code() == KafkaError._SSL
+    return error.code() in _LOGIN or error.code() == KafkaError._SSL or _NO_CERTIFICATE.search(error.str()) is not None
 
 
 def _without_values(text: str, settings: Settings) -> str:

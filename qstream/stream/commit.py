@@ -294,6 +294,7 @@ class Ledger(Generic[S]):
                 STATE_BYTES.labels(self.agent).inc(answer.written_bytes)
                 del self._dirty[key]
                 entry.stored, entry.dirty = answer, False
+                self._limits.expires(key, answer.expires_at)
                 entry.unsaved.clear()
                 self._cache.put(key, entry)
             else:
@@ -352,6 +353,7 @@ class Ledger(Generic[S]):
         epochs, since = stored.epochs, self._since
         seen = {p: n if epochs.get(p, 0) >= since.get(p, 0) else NOTHING_SEEN for p, n in stored.offsets.items()}
         self._limits.note(key, stored.state)
+        self._limits.expires(key, stored.expires_at)
         return self._cache.put(key, Entry(stored, stored.state, seen, held=set(self._epochs)))
 
     def _drop(self, key: str) -> None:

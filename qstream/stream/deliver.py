@@ -22,13 +22,13 @@ def deliver(
 ) -> list[Rejected]:
     """Deliver all and wait; returns the dead letters, with those of events that the broker will never take.
 
-    `DeliveryFailed` if anything was not confirmed in time: then nothing of the turn counts. A transaction leaves out what
-    an earlier one has delivered.
+    `DeliveryFailed` if anything was not confirmed in time: then nothing of the turn counts. A record that was answered before
+    and is read again, as tables are, gets no second letter; a transaction leaves out its events as well.
     """
+    rejected = [dead for dead in rejected if not replays.covers(origin(dead), dead.letter.offset)]
     if not outbox.transactional:
         return outbox.send(events, rejected)
     events = [event for event in events if event.cause is None or not replays.covers(event.cause.origin, event.cause.offset)]
-    rejected = [dead for dead in rejected if not replays.covers(origin(dead), dead.letter.offset)]
     notes = {partition: (found.next, found.note) for partition, found in answered.items()}
     with outbox.transaction(notes, intake.group_metadata()):
         return outbox.send(events, rejected)

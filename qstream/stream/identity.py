@@ -6,11 +6,13 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from functools import partial
 
 from confluent_kafka import KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient, TopicDescription
 
 from qstream.config import Settings, is_embedded
+from qstream.stream.cause import Cause, denied, open_client
 
 log = logging.getLogger(__name__)
 PERIOD_S = 3.0
@@ -24,16 +26,17 @@ class Identities:
     """The identity of the log behind each topic, used by one thread.
 
     It is ``topic:<topic id>``, which is new at each creation of a topic; where a broker has none, ``cluster:<cluster id>``.
-    `partitions` has those of each topic as the newest answer says; each answer is a new mapping.
+    `partitions` has those of each topic as the newest answer says; each answer is a new mapping. Why there is none is told by
+    the client that reads the topics, which needs the same login and more rights; the log has it at debug level.
     """
 
     def __init__(self, settings: Settings, topics: Sequence[str]) -> None:
         self._topics = list(topics)
-        config = {"bootstrap.servers": settings.bootstrap_servers, "client.id": settings.worker_id}
-        self._client = AdminClient(
-            config | {name: value for name, value in settings.kafka_properties().items() if not name.startswith("fetch.")},
-            logger=logging.getLogger("qstream.librdkafka"),
-        )
+        config: dict[str, object] = {"bootstrap.servers": settings.bootstrap_servers, "client.id": settings.worker_id}
+        config |= {name: value for name, value in settings.kafka_properties().items() if not name.startswith("fetch.")}
+        self._cause = Cause()
+        make = partial(AdminClient, logger=logging.getLogger("qstream.librdkafka"))
+        self._client = open_client(make, settings, config, self._cause)
         self.partitions: Mapping[str, tuple[int, ...]] = {}
         self._known: dict[str, str] = {}
         self._changed: dict[str, str] = {}
@@ -50,7 +53,7 @@ class Identities:
             self._pending = {}  # an answer that was asked for before says less
             return self._note(self._read(self._request(timeout_s)))
         except KafkaException as exc:
-            log.debug("the cluster does not say who it is: %s", exc.args[0])
+            log.debug("the cluster does not say who it is: %s", self._cause.explain(exc.args[0]))
             return {}
 
     def changes(self) -> dict[str, str]:
@@ -79,7 +82,8 @@ class Identities:
             try:
                 described = answer.result()
             except KafkaException as exc:
-                log.debug("topic %s has no identity now: %s", topic, exc.args[0])
+                right = denied(exc.args[0], topic=f"DESCRIBE on topic {topic}")
+                log.debug("topic %s has no identity now: %s", topic, right or self._cause.explain(exc.args[0]))
             else:
                 name = str(described.topic_id)
                 found[topic] = f"cluster:{self._cluster}" if name == NO_ID else f"topic:{name}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
@@ -19,7 +21,7 @@ class Limits:
 
     A state that does not grow is always taken. One that grows beyond a limit is refused, and the record at fault becomes a
     dead letter. Where all states together are at their limit, a key with less than its equal share may still grow: so many
-    small keys, or few large ones, never stop the others.
+    small keys, or few large ones, never stop the others. A key whose state the store has deleted by now makes room for others.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -27,6 +29,7 @@ class Limits:
         self.max_key_bytes = settings.max_key_bytes
         self.max_state_bytes = settings.max_state_bytes
         self._bytes: dict[str, int] = {}
+        self._ends: OrderedDict[str, float] = OrderedDict()  # when the store deletes a state, the earliest first
         self._total = 0
 
     def note(self, key: str, state: Frame | None) -> None:
@@ -40,6 +43,13 @@ class Limits:
         """Drop keys that are not this worker's any more, or have ended."""
         for key in keys:
             self._total -= self._bytes.pop(key, 0)
+            self._ends.pop(key, None)
+
+    def expires(self, key: str, at: float | None) -> None:
+        """Take note of when the store deletes the state of a key, on the clock of `time.monotonic`; None is never."""
+        self._ends.pop(key, None)
+        if at is not None and key in self._bytes:
+            self._ends[key] = at
 
     def keep(self, keys: Iterable[str]) -> None:
         """Drop all keys but these."""
@@ -48,6 +58,8 @@ class Limits:
     def admit(self, key: str, before: Frame | None, after: Frame) -> None:
         """Take a new state of a key; `StateLimit` names the setting that it would exceed."""
         size, was = frame_bytes(after), 0 if before is None else frame_bytes(before)
+        self._ends.pop(key, None)
+        self._forget_deleted()
         known = self._bytes.get(key, was)
         if size > was:
             if size > self.max_key_bytes:
@@ -59,6 +71,12 @@ class Limits:
                 raise _limit("max_state_bytes", "the worker's states", "bytes", self.max_state_bytes, total)
         self._total += size - self._bytes.get(key, 0)
         self._bytes[key] = size
+
+    def _forget_deleted(self) -> None:
+        """The earliest end comes first as long as all states live equally long; after a change some are noticed later."""
+        now = time.monotonic()
+        while self._ends and self._ends[key := next(iter(self._ends))] <= now:
+            self.forget([key])
 
 
 def frame_bytes(frame: Frame) -> int:

@@ -13,6 +13,7 @@ from qstream.config import Settings
 from qstream.errors import DeliveryFailed, Fatal, NotAllowed
 from qstream.stream.cause import Cause, denied, open_client
 from qstream.stream.faults import fatal_named
+from qstream.stream.identity import PERIOD_S
 from schemas.topics import TOPICS, Compression
 
 MAX_RECORD_BYTES = max(int(topic.config()["max.message.bytes"]) for topic in TOPICS)  # each topic refuses at its own
@@ -32,6 +33,7 @@ def producer_config(settings: Settings) -> dict[str, object]:
         "message.timeout.ms": settings.delivery_timeout_ms,
         "reconnect.backoff.ms": 20,
         "reconnect.backoff.max.ms": 500,
+        "topic.metadata.refresh.interval.ms": int(PERIOD_S * 1000),  # else new partitions get nothing for five minutes
     } | {name: value for name, value in settings.kafka_properties().items() if not name.startswith("fetch.")}
 
 

@@ -1,10 +1,11 @@
-"""Replay: which offsets a transaction has answered, so that records which are read again give no second event."""
+"""Replay: which offsets were answered, so that records which are read again give no second event of a transaction or letter."""
 
 from __future__ import annotations
 
 import base64
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from typing import Generic, NamedTuple, Self, TypeVar
 
 from confluent_kafka import KafkaException
@@ -76,7 +77,7 @@ class Answered(NamedTuple):
 
 
 class Replays(Generic[S]):
-    """What earlier transactions have answered of each partition that is read again, because the states did not follow."""
+    """What was answered of each partition that is read again: of all where transactions are used, else of tables alone."""
 
     def __init__(self, ledger: Ledger[S], intake: Intake) -> None:
         self.ledger = ledger
@@ -84,7 +85,7 @@ class Replays(Generic[S]):
         self._of: dict[TopicPartition, Answered] = {}
 
     def covers(self, partition: TopicPartition, offset: int) -> bool:
-        """Whether the events of a record were committed before."""
+        """Whether a record was answered before."""
         return partition in self._of and self._of[partition].covers(offset)
 
     def after(self, partition: TopicPartition, end: int, missing: Iterable[int]) -> Answered:
@@ -107,6 +108,11 @@ class Replays(Generic[S]):
         """Drop partitions that are not ours any more."""
         for partition in partitions:
             self._of.pop(partition, None)
+
+    def find_tables(self, new: Iterable[TopicPartition]) -> None:
+        """Learn what was answered of new partitions of tables, which are read whole each time they are assigned."""
+        with suppress(KafkaException):  # then what is refused again gets another letter
+            self._of |= {p: Answered.of(*found) for p, found in self.intake.committed_notes(new, ANSWER_S).items()}
 
     def find(self, new: set[TopicPartition], tables: Collection[str], wait: Callable[[], bool]) -> set[TopicPartition]:
         """Learn what was answered of new partitions. Where the states are behind, because a worker died between a transaction

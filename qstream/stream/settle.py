@@ -103,6 +103,8 @@ class Settling(Generic[S]):
         self._find_logs(new)
         if self.transactional and new:
             moved |= self.replays.find(new, tables, stopped)
+        elif read_whole := {partition for partition in new if partition.topic in tables}:
+            self.replays.find_tables(read_whole)
         moved |= self._read_from_start(self.ledger.restarted)
         # A compacted input is a table: whatever the group has committed, all of it is read; states skip what they have seen.
         for partition in [partition for partition in new if partition.topic in tables]:

@@ -30,6 +30,7 @@ PASSWORD: Final = "S3cret#/@:%pw"
 USERS: Final = tuple(f"user{number}" for number in range(200))  # a user with a history is never used again: rights are cached
 CLIENTS: Final = "CLIENTS"
 ELSEWHERE: Final = "ELSEWHERE"
+CERTIFIED: Final = "CERTIFIED"
 _ANSWER_S: Final = 60.0
 _KINDS: Final = {
     "topic": ResourceType.TOPIC,
@@ -43,14 +44,15 @@ class SecuredKafka(JavaKafka):
     """One broker that asks every client for a password, and lets clients do only what `allow` says.
 
     ``addresses[CLIENTS]`` is its door for clients (SASL_SSL, PLAIN), ``addresses[ELSEWHERE]`` the same with a certificate for
-    another host. ``bootstrap_servers`` is the door of the test, without rules.
+    another host; ``addresses[CERTIFIED]`` asks for a certificate of the client instead of a password. ``bootstrap_servers`` is
+    the door of the test, without rules.
     """
 
     def __init__(self, folder: Path) -> None:
         self.certificates = folder
         make_certificates(folder)
         self._fresh = iter(USERS)
-        super().__init__(listeners={CLIENTS: "SASL_SSL", ELSEWHERE: "SASL_SSL"}, properties=_rules(folder))
+        super().__init__(listeners={CLIENTS: "SASL_SSL", ELSEWHERE: "SASL_SSL", CERTIFIED: "SSL"}, properties=_rules(folder))
 
     def properties(self, user: str, **changes: str | None) -> dict[str, str]:
         """What this user needs to come in, in librdkafka's names with _ for a dot; None leaves one out."""
@@ -132,16 +134,16 @@ def _answers(url: str, child: Child) -> bool:
 
 
 def make_certificates(folder: Path) -> None:
-    """``ca.pem`` signs ``host.pem`` for the loopback address and ``elsewhere.pem`` for another host; ``other-ca.pem`` nothing.
+    """``ca.pem`` signs ``host.pem`` for the loopback address, ``elsewhere.pem`` for another host and ``client.pem``.
 
-    `ConfigError` without openssl.
+    ``other-ca.pem`` signs nothing. `ConfigError` without openssl.
     """
     if shutil.which("openssl") is None:
         raise ConfigError("no openssl on PATH")
     key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "30")
     for name in ("ca", "other-ca"):
         _openssl(folder, "req", "-x509", *key, "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.pem")
-    for name, host in (("host", "DNS:localhost,IP:127.0.0.1"), ("elsewhere", "DNS:elsewhere.example")):
+    for name, host in (("host", "DNS:localhost,IP:127.0.0.1"), ("elsewhere", "DNS:elsewhere.example"), ("client", "DNS:client")):
         signed = ("-CA", "ca.pem", "-CAkey", "ca.key", "-addext", f"subjectAltName={host}")
         _openssl(folder, "req", "-x509", *key, "-subj", f"/CN={name}", *signed, "-keyout", f"{name}.key", "-out", f"{name}.pem")
         (folder / f"{name}.both.pem").write_text((folder / f"{name}.key").read_text() + (folder / f"{name}.pem").read_text())
@@ -162,14 +164,13 @@ def _rules(folder: Path) -> dict[str, object]:
         "ssl.truststore.type": "PEM",
         "ssl.truststore.location": folder / "ca.pem",
     }
-    for name, certificate in ((CLIENTS, "host"), (ELSEWHERE, "elsewhere")):
+    for name, certificate in ((CLIENTS, "host"), (ELSEWHERE, "elsewhere"), (CERTIFIED, "host")):
         door = f"listener.name.{name.lower()}"
-        rules |= {
-            f"{door}.sasl.enabled.mechanisms": "PLAIN",
-            f"{door}.plain.sasl.jaas.config": login,
-            f"{door}.ssl.keystore.type": "PEM",
-            f"{door}.ssl.keystore.location": folder / f"{certificate}.both.pem",
-        }
+        rules |= {f"{door}.ssl.keystore.type": "PEM", f"{door}.ssl.keystore.location": folder / f"{certificate}.both.pem"}
+        if name == CERTIFIED:
+            rules[f"{door}.ssl.client.auth"] = "required"
+        else:
+            rules |= {f"{door}.sasl.enabled.mechanisms": "PLAIN", f"{door}.plain.sasl.jaas.config": login}
     return rules
 
 

@@ -394,7 +394,7 @@ def test_an_exchange_whose_question_is_not_confirmed_says_so(kafka: str, make_to
 
 
 @pytest.mark.parametrize("alone", [True, False])
-def test_a_subscriber_sees_the_plans_of_its_keys_in_partitions_that_the_topic_gets_later(
+def test_a_publisher_and_a_subscriber_take_up_partitions_that_the_topic_gets_later(
     kafka: str, make_topic: MakeTopic, publisher: Publisher, alone: bool
 ):
     topic = make_topic()
@@ -407,9 +407,15 @@ def test_a_subscriber_sees_the_plans_of_its_keys_in_partitions_that_the_topic_ge
         assert versions(plans, 1) == [1]
         client = AdminClient({"bootstrap.servers": kafka})
         client.create_partitions([NewPartitions(topic.name, 8)])[topic.name].result(60)
-        with Publisher(kafka) as later:  # one that runs on takes up the new partitions after minutes
-            later.publish(topic, note(moving, 2))
-            publisher.publish(topic, note(moving, 3))
+        moved = partition_of_key(moving.encode(), 8)
+        sent = 1
+
+        def arrives_there() -> bool:
+            nonlocal sent
+            sent += 1
+            publisher.publish(topic, note(moving, sent))
             publisher.flush()
-            later.flush()
-            assert sorted(versions(plans, 2)) == [2, 3]
+            return any(message.partition() == moved for message in read_all(Settings(bootstrap_servers=kafka), topic.name))
+
+        wait_until(arrives_there)
+        assert sorted(versions(plans, sent - 1)) == [*range(2, sent + 1)]

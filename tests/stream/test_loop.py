@@ -157,15 +157,17 @@ def test_a_compacted_input_is_read_whole_on_assignment_although_its_offsets_are_
     assert (tally.count, tally.opened) == (2, True)
 
 
-def test_a_compacted_input_read_again_changes_no_state_twice(rig: Rig):
-    rig.publish([Ping.of("a", 1, act="open"), Ping.of("b", 2, act="open")], rig.sample.gates)
+def test_a_compacted_input_read_again_changes_no_state_and_gives_no_letter_twice(rig: Rig):
+    refused = [Ping.of("c", 3, act="poison"), Ping.of("a", 4, act="break")]
+    rig.publish([Ping.of("a", 1, act="open"), Ping.of("b", 2, act="open"), *refused], rig.sample.gates)
     for _ in range(3):
         with rig.loop() as running:
-            wait_until(lambda: running.loop.status().joined)
-            wait_until(lambda: rig.committed_records(rig.sample.gates) == 2)
-            wait_until(lambda: running.loop.ledger.positions and running.loop.ledger.uncommitted == 0)
+            ends = running.loop.ledger.positions
+            wait_until(lambda: sum(end for p, end in dict(ends).items() if p.topic == rig.sample.gates.name) == 4)  # noqa: B023
+            wait_until(lambda: rig.committed_records(rig.sample.gates) == 4)
     assert rig.tally("a") == Tally.of(Ping.of("a", 1, act="open"))
     assert len(rig.pongs()) == 2
+    assert len(rig.letters()) == len(refused)
 
 
 def test_a_tombstone_on_a_compacted_input_is_passed_over(rig: Rig):

@@ -139,7 +139,7 @@ def test_one_node_of_a_cluster_under_a_plain_url_is_refused_with_the_right_one(c
 
 def test_the_doctor_looks_at_all_nodes_of_a_cluster(cluster: list[Server]) -> None:
     cluster[1].ask("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
-    checks = {check.what: check for check in check_redis(url_of(cluster))}
+    checks = {check.what: check for check in check_redis(url_of(cluster), 1 << 20)}
     cluster[1].ask("CONFIG", "SET", "maxmemory-policy", "noeviction")
     assert checks["redis"].verdict == "ok"
     assert checks["redis"].detail.endswith("3 nodes")

@@ -21,7 +21,6 @@ from qstream.state.refusals import RIGHTS
 from qstream.state.store import StateStore
 from qstream.testing.rig import Rig, wait_until
 from qstream.testing.sample import Ping, Tally
-from qstream.testing.secured import make_certificates, tls_redis
 
 MakeRig = Callable[..., Rig]
 BY_NAME = ("eval", "evalsha", "hgetall", "pttl", "hmget", "hset", "hscan")
@@ -79,19 +78,6 @@ def test_each_refusal_says_what_must_be_so(redis_server: EmbeddedRedis, raw: red
     raw.replicaof("NO", "ONE")
     raw.config_set("requirepass", "asked")
     assert "user and password in the URL must be right" in refusal(redis_server.url)
-
-
-def test_what_is_wrong_with_tls_is_told_apart(tmp_path: Path) -> None:
-    try:
-        make_certificates(tmp_path)
-        with tls_redis(tmp_path) as url:
-            with StateStore(url, "m", Tally, 20_000) as store:
-                store.check()
-            assert "certificate must be one that this machine" in refusal(url.replace("/ca.pem", "/other-ca.pem"))
-            assert "certificate must be one that this machine" in refusal(url.partition("?")[0])
-            assert "user and password in the URL must be right" in refusal(url.replace("S3cret-redis", "S3cret-other"))
-    except ConfigError as exc:
-        pytest.skip(str(exc))
 
 
 def test_a_file_of_the_url_that_is_not_there_is_named() -> None:

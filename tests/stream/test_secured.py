@@ -16,6 +16,7 @@ from confluent_kafka.admin import AdminClient
 
 from agents.registry import all_topics
 from qstream.cli.checks import Check, check_broker
+from qstream.cli.checks_redis import check_redis
 from qstream.cli.cluster import reach, require_topics
 from qstream.config import Settings
 from qstream.errors import ConfigError, Fatal, NotAllowed, QstreamError
@@ -27,7 +28,7 @@ from qstream.stream.redrive import dead_records, redrive
 from qstream.stream.tables import Tables
 from qstream.testing.rig import LoopThread, Rig, wait_until
 from qstream.testing.sample import Ping, Pong
-from qstream.testing.secured import CLIENTS, ELSEWHERE, PASSWORD, SecuredKafka, tls_redis
+from qstream.testing.secured import CERTIFIED, CLIENTS, ELSEWHERE, PASSWORD, SecuredKafka, tls_redis
 from schemas.topics import Topic
 from tests.stream.careless import report_carelessly
 
@@ -73,13 +74,16 @@ def rig(servers: tuple[SecuredKafka, str], topic_prefix: str) -> Iterator[Rig]:
 
 
 Entry = Callable[..., Settings]
+BY_CERTIFICATE = {"security_protocol": "SSL"} | dict.fromkeys(("sasl_mechanism", "sasl_username", "sasl_password"))
 
 
 @pytest.fixture
 def entry(secured: SecuredKafka) -> Entry:
-    """Settings of a new user with these rights and no other."""
+    """Settings of a new user with these rights and no other; locations are names in the folder of the certificates."""
 
     def make(*rights: Right, at: str = CLIENTS, **changes: Any) -> Settings:
+        changes = (BY_CERTIFICATE if at == CERTIFIED else {}) | changes
+        changes |= {name: str(secured.certificates / given) for name, given in changes.items() if given and "location" in name}
         properties = secured.properties(secured.user(*rights), **changes) | {"log_level": "0"}
         return Settings(bootstrap_servers=secured.addresses[at], kafka=properties, group_prefix="rig", delivery_timeout_ms=5000)
 
@@ -115,6 +119,11 @@ FAULTS = {
     "no TLS": ({"security_protocol": "SASL_PLAINTEXT"}, ("security.protocol",)),
     "nothing at all": ({"security_protocol": None, "sasl_mechanism": None}, ("security.protocol",)),
     "TLS to a door without": ({"at": "PLAINTEXT"}, ("SSL connection closed by peer", "security.protocol")),
+    "no certificate": ({"at": CERTIFIED}, ("refuses this client", "alert", "check ssl.certificate.location")),
+    "a stranger's certificate": (
+        {"at": CERTIFIED, "ssl_certificate_location": "other-ca.pem", "ssl_key_location": "other-ca.key"},
+        ("refuses this client", "alert", "check ssl.certificate.location"),
+    ),
     "misspelt property": ({"sasl_pasword": PASSWORD}, ('No such configuration property: "sasl.pasword"',)),
 }
 
@@ -122,8 +131,6 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_client_that_is_not_let_in_says_why_and_what_to_check(fault, secured, entry):
     changes, words = FAULTS[fault]
-    if location := changes.get("ssl_ca_location"):
-        changes = changes | {"ssl_ca_location": str(secured.certificates / location)}
     settings, said = entry(**changes), ""
 
     def says_it() -> bool:
@@ -138,10 +145,41 @@ def test_a_client_that_is_not_let_in_says_why_and_what_to_check(fault, secured, 
     wait_until(says_it, saying=lambda: said)
 
 
+@pytest.mark.parametrize("group", [None, "rig.plans"])
+def test_a_subscriber_with_a_property_that_is_none_says_so_without_its_value(group, entry, shared_rig):
+    settings = entry(sasl_pasword=PASSWORD)
+    with pytest.raises(ConfigError, match=r'kafka: No such configuration property: "sasl\.pasword"') as failure:
+        PlanSubscriber(shared_rig.sample.pongs, Pong, settings.bootstrap_servers, group=group, settings=settings)
+    assert PASSWORD not in "".join(traceback.format_exception(failure.value))
+
+
+def test_a_client_with_a_certificate_has_the_rights_of_its_name(secured, entry, shared_rig):
+    pings = shared_rig.sample.pings
+    secured.allow("CN=client", ("DESCRIBE", "topic", pings.name))
+    settings = entry(at=CERTIFIED, ssl_certificate_location="client.pem", ssl_key_location="client.key")
+    assert pings.name in reach(settings, timeout_s=60.0).topics
+
+
+REDIS_FAULTS: dict[str, tuple[Callable[[str], str], str]] = {
+    "wrong password": (lambda url: url.replace("S3cret-redis", "S3cret-other"), "user and password in the URL must be right"),
+    "wrong CA": (lambda url: url.replace("/ca.pem", "/other-ca.pem"), "the server's certificate must be one that this machine"),
+    "no CA": (lambda url: url.partition("?")[0], "the server's certificate must be one that this machine"),
+    "no TLS": (lambda url: url.partition("?")[0].replace("rediss", "redis"), "no answer"),
+}
+
+
+@pytest.mark.parametrize("fault", REDIS_FAULTS)
+def test_a_redis_with_tls_that_cannot_be_entered_says_why(fault, servers):
+    spoil, words = REDIS_FAULTS[fault]
+    assert check_redis(servers[1], 1 << 20)[0].verdict == "ok"
+    (check,) = check_redis(spoil(servers[1]), 1 << 20)
+    assert (check.verdict, words in check.detail, "S3cret" in check.detail + check.fix) == ("fail", True, False)
+
+
 @pytest.mark.parametrize("given", ["file", "text"])
 def test_a_host_that_the_certificate_does_not_name_is_fine_where_that_is_not_checked(given, secured, entry):
     ca = secured.certificates / "ca.pem"
-    named = {"ssl_ca_location": str(ca)} if given == "file" else {"ssl_ca_location": None, "ssl_ca_pem": ca.read_text()}
+    named = {"ssl_ca_location": "ca.pem"} if given == "file" else {"ssl_ca_location": None, "ssl_ca_pem": ca.read_text()}
     settings = entry(at=ELSEWHERE, ssl_endpoint_identification_algorithm="none", **named)
     assert not reach(settings, timeout_s=60.0).embedded
 

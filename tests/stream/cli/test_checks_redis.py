@@ -11,6 +11,8 @@ from agents.registry import agent_names
 from qstream.cli.checks_redis import check_redis
 from qstream.embedded.redis import EmbeddedRedis
 
+MIB = 1 << 20
+
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[EmbeddedRedis]:
@@ -30,7 +32,7 @@ def raw(server: EmbeddedRedis) -> Iterator[redis.Redis]:
 
 
 def found(url: str) -> dict[str, tuple[str, str]]:
-    return {check.what: (check.verdict, check.detail) for check in check_redis(url)}
+    return {check.what: (check.verdict, check.detail) for check in check_redis(url, MIB)}
 
 
 def url_of(server: EmbeddedRedis, login: str) -> str:
@@ -80,11 +82,13 @@ def test_a_redis_that_takes_no_writes_fails(server: EmbeddedRedis, raw: redis.Re
 
 def test_what_may_lose_states_is_a_warning(server: EmbeddedRedis, raw: redis.Redis) -> None:
     raw.config_set("maxmemory-policy", "volatile-lru")
+    raw.config_set("maxmemory", 100 * MIB)
     for agent in agent_names():
         raw.hset(f"qstream:{agent}:watermarks", "in.v1/0", 1)
         raw.expire(f"qstream:{agent}:watermarks", 100)
-    checks = found(server.url)
+    checks = {check.what: (check.verdict, check.detail) for check in check_redis(server.url, 120 * MIB)}
     assert checks["redis"][0] == "ok"
+    assert checks["redis room"][1] == "maxmemory is 100 MiB, and a worker may keep 120 MiB of states"
     assert "volatile-lru" in checks["redis memory"][1]
     assert "no snapshots" in checks["redis persistence"][1]
     assert "time to live" in checks["redis keys"][1]

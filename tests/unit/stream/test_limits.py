@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 
@@ -41,6 +43,17 @@ def test_keys_beyond_the_setting_are_refused_and_those_that_are_there_go_on():
     found.admit("a", state(1), state(2))
     found.forget(["a"])
     found.admit("c", None, state(1))
+
+
+def test_a_key_whose_state_has_expired_frees_its_place_and_one_that_was_renewed_does_not():
+    found = limits(max_keys=2)
+    for key in ("a", "b"):
+        found.admit(key, None, state(1))
+        found.expires(key, time.monotonic() - 1)
+    found.admit("b", state(1), state(1))  # renewed before anything looked
+    found.admit("c", None, state(1))
+    with pytest.raises(StateLimit, match="max_keys, got 3"):
+        found.admit("d", None, state(1))
 
 
 def test_a_state_beyond_the_setting_is_refused_and_one_that_does_not_grow_is_taken():
