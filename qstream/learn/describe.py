@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from qstream.learn import bandit, conformal, decision, drift, forecast, guard, hedge, version, weights
+from qstream.learn import bandit, calibration, conformal, decision, drift, forecast, guard, hedge, version, weights
 from schemas.frame import Frame
 
 Facts = dict[str, Any]
@@ -89,6 +89,13 @@ def _(state: conformal.ConformalState) -> Facts:
         "coverage": 1 - int(state.missed.sum()) / seen,
         "target": state.coverage,
     }
+
+
+@describe.register
+def _(state: calibration.CalibrationState) -> Facts:
+    steps = max(state.miss.steps, 1)
+    errors = {"bias": state.bias, "error": state.error / steps, "error_planned": state.error_planned / steps}
+    return describe(state.miss) | {"kind": "calibration"} | errors
 
 
 @describe.register

@@ -7,7 +7,7 @@ from functools import singledispatch
 import numpy as np
 
 from qstream.errors import LearnError
-from qstream.learn import bandit, conformal, decision, drift, forecast, guard, hedge, version, weights
+from qstream.learn import bandit, calibration, conformal, decision, drift, forecast, guard, hedge, version, weights
 from schemas.frame import Frame
 from schemas.wording import Shown, must_be
 
@@ -57,6 +57,12 @@ def _(state: decision.DecisionState) -> Frame:
 def _(state: conformal.ConformalState) -> Frame:
     rows, window = state.score.shape
     return conformal.start(rows, coverage=state.coverage, window=window, rate=state.rate)
+
+
+@fresh.register
+def _(state: calibration.CalibrationState) -> Frame:
+    coverage, window = state.miss.coverage, state.miss.score.shape[1]
+    return calibration.start(coverage=coverage, rate=state.rate, first=state.first, window=window)
 
 
 @fresh.register

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypeVar, get_args
 
+import numpy as np
 from pydantic import Field
 
 from qstream.errors import LearnError
@@ -54,3 +55,19 @@ def class_of(state: Frame, name: str) -> type[Frame]:
     if len(found) != 1:
         raise LearnError(must_be(f"learner {name}", "a frame", Shown(str(annotation))))
     return found[0]
+
+
+def require_alike(name: str, held: Frame, other: Frame) -> None:
+    """`LearnError` unless two learners have the same names and shapes, so that one may take the place of the other."""
+    for field in type(held).model_fields:
+        own, new = getattr(held, field), getattr(other, field)
+        if isinstance(own, Frame) and isinstance(new, Frame):
+            require_alike(f"{name}.{field}", own, new)
+        elif isinstance(own, np.ndarray) and isinstance(new, np.ndarray) and own.shape != new.shape:
+            raise LearnError(must_be(f"shape of {name}.{field}", f"that of the key's learner, {own.shape}", new.shape))
+        elif isinstance(own, tuple) and own != new:
+            raise LearnError(must_be(f"{name}.{field}", f"{_names(own)}, as the key's learner has", _names(new)))
+
+
+def _names(values: tuple[Any, ...]) -> str:
+    return ", ".join(map(str, values))

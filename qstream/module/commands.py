@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from qstream.contract import Batch, Processor, Record, Result
 from qstream.errors import LearnError, Poison
-from qstream.learn.state import LearningState, class_of, learner_of, with_learner
+from qstream.learn.state import LearningState, class_of, learner_of, require_alike, with_learner
 from schemas.frame import Frame, FrameError
 from schemas.learning import COMMANDS, LearnCommand
 from schemas.wording import must_be
@@ -60,7 +60,8 @@ def obey(command: LearnCommand, state: S | None, learners: Sequence[str]) -> S:
     Raises
     ------
     LearnError, FrameError
-        The command or the learner is unknown, the key has no state yet, or what is to be restored is another learner's.
+        The command or the learner is unknown, the key has no state yet, or what is to be restored is another learner's, or one's
+        with other arms, features or shapes.
     """
     if command.command not in COMMANDS:
         raise LearnError(must_be("command", f"one of {', '.join(COMMANDS)}", command.command))
@@ -92,4 +93,9 @@ def _restored(command: LearnCommand, state: S) -> S:
         raise LearnError(must_be("restore", "given a learner and its state", command.learner or "no learner"))
     held = learner_of(state, command.learner)
     kind = class_of(state, command.learner) if held is None else type(held)
-    return with_learner(state, command.learner, kind.decode(command.state.tobytes()))
+    restored = kind.decode(command.state.tobytes())
+    if held is not None:
+        from qstream.learn.fresh import fresh  # noqa: PLC0415 - as above
+
+        require_alike(command.learner, fresh(held), fresh(restored))
+    return with_learner(state, command.learner, restored)

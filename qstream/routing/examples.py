@@ -9,24 +9,29 @@ import numpy as np
 from qstream.contract import Record
 from schemas.experts import ExpertLoad, ExpertTopology
 from schemas.frame import Frame
+from schemas.learning import LearnCommand
 from schemas.placement import PlacementAck
 from schemas.tokens import TokenBatch
-from schemas.topics import EXPERTS_LOAD, EXPERTS_TOPOLOGY, PLACEMENT_ACK, TOKENS_BATCH, Topic
+from schemas.topics import EXPERTS_LOAD, EXPERTS_TOPOLOGY, LEARN_COMMAND, PLACEMENT_ACK, TOKENS_BATCH, Topic
 
 MODEL = "m"
 BATCHES = 60
 LOSES_GPU = 50  # the frame before which a GPU dies
+COMMANDS = {4: "freeze", 20: "thaw", 30: "reset", 40: "melt"}  # after these batches; nobody knows the last
 _SHAPE = {"num_layers": 2, "num_logical_experts": 8, "top_k": 2, "num_nodes": 2, "num_gpus": 4, "slots_per_gpu": 3}
 
 
 def records() -> list[Record]:
-    """A model, a GPU of which dies; batches of two layers with and without gate and labels, loads, some repeated, and poison."""
+    """A model, a GPU of which dies; batches of two layers with and without gate and labels, loads, some repeated, poison, and
+    commands to its learners."""
     rng = np.random.default_rng(5)
     frames: list[tuple[Topic, Frame]] = [(EXPERTS_TOPOLOGY, _topology())]
     for n in range(BATCHES):
         frames.append((TOKENS_BATCH, _batch(n, rng)))
         if n % 9 == 0:
             frames.append((EXPERTS_LOAD, _load(n, rng)))
+        if n in COMMANDS:
+            frames.append((LEARN_COMMAND, LearnCommand.build(module="routing", key=MODEL, command=COMMANDS[n])))
     frames.append((PLACEMENT_ACK, PlacementAck.build(model=MODEL, applied_version=1, ts_ns=BATCHES)))
     frames.insert(LOSES_GPU, (EXPERTS_TOPOLOGY, _topology(gpu_capacity=np.array([1, 1, 0, 1], np.float32))))
     offsets = dict.fromkeys((topic.name for topic, _ in frames), -1)

@@ -9,6 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from qstream.learn import calibration
+from qstream.learn.calibration import CalibrationState
+from qstream.learn.hedge import HedgeState
+from qstream.learn.state import LearningState
 from qstream.learn.window import (
     count_labels,
     demand,
@@ -23,12 +27,13 @@ from qstream.learn.window import (
 from qstream.module.draft import Draft
 from qstream.module.inforce import InForce
 from qstream.module.planning import Planning
-from qstream.routing.calibration import Calibration
+from qstream.routing import smoothing
 from qstream.routing.problem import contiguous
+from qstream.routing.promise import Promise
 from qstream.routing.sample import add_pairs, empty_sample, faded_pairs, row_bytes, sample_tokens
-from qstream.routing.smoothing import Smoothing
+from qstream.routing.smoothing import Smoothed
 from schemas.experts import ExpertTopology
-from schemas.frame import Axes, Count, Frame
+from schemas.frame import Axes, Count
 from schemas.tokens import TokenBatch
 
 REMEMBERED_WINDOWS: Final = 64
@@ -40,7 +45,7 @@ LABEL_CHOICES: Final = 1 << 20  # of a label in a layer, above which its counts 
 WindowNames = Annotated[tuple[str, ...], Field(strict=False)]
 
 
-class RoutingState(Frame):
+class RoutingState(LearningState):
     """One model: its topology, a ring of window counts, the window that is filling, the placement in force.
 
     `in_force` has the versions of `placement`, and of `proposed`, which no consumer has acknowledged yet. `open_tokens` counts
@@ -49,7 +54,8 @@ class RoutingState(Frame):
     `label_count` are gate choices by label, in the order of `label_names`; labels without a row of their own count as
     ``other``. `queued` are the tokens by label that wait for the next window. `sample` holds the experts of some of each
     layer's `sampled_of` tokens, as in `sample.py`; `pair_count` are co-activations that load windows brought.
-    `smoothing` and `calibration` are what was learnt of shares and plans, None until there is something to learn from.
+    Learners are `shares`, which mixes looks at the `smoothed` loads, and `calibration`, which judges what was `promised` of a
+    window.
     While `planning` is active, the ring is as it was when the plan was begun, and so are the fields named ``planning_``.
     """
 
@@ -71,8 +77,10 @@ class RoutingState(Frame):
     sample: Annotated[NDArray[np.uint8], Axes("layers", "sampled", "sample_bytes")] | None = None
     sampled_of: Annotated[NDArray[np.int64], Axes("layers")] | None = None
     pair_count: Annotated[NDArray[np.int32], Axes("layers", "experts", "experts")] | None = None
-    smoothing: Smoothing | None = None
-    calibration: Calibration | None = None
+    shares: HedgeState
+    smoothed: Smoothed | None = None
+    calibration: CalibrationState
+    promised: Promise | None = None
     planning_labels: Annotated[NDArray[np.int32], Axes("known", "layers", "experts")] | None = None
     planning_queued: Annotated[NDArray[np.int64], Axes("known")] | None = None
     planning_sample: Annotated[NDArray[np.uint8], Axes("layers", "planning_sampled", "planning_sample_bytes")] | None = None
@@ -98,6 +106,8 @@ class Memory(Draft[RoutingState]):
             open_count=np.zeros(shape, np.int64),
             live_count=np.zeros(shape, np.int64),
             placement=contiguous(topology),
+            shares=smoothing.start(),
+            calibration=calibration.start(),
         )
         return cls(state)
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Final, Literal, Self, get_args
 from pydantic import Field, model_validator
 
 from qstream.errors import OptionError
+from qstream.learn.options import Learn
 from qstream.module.options import LearnOptions, PortfolioOptions, Range, Row
 from schemas.wording import must_be
 
@@ -49,6 +50,12 @@ class RoutingOptions(PortfolioOptions, LearnOptions):
         Row({}, _DETERMINISTIC),
     )
 
+    learn: Learn = Field(
+        default="on",
+        description="on: shares are mixed by what was learnt, and plans say what to expect of the next window; shadow: both go on"
+        " learning, but shares are those of the newest tokens alone and plans say no more than without; off: as shadow, and what"
+        " was learnt stands still",
+    )
     placement: PlacementTier = Field(
         default="scenario",
         description="'fast' packs the newest window, 'scenario' anneals over the ring of windows, 'off' plans no placement",

@@ -9,19 +9,20 @@ import numpy as np
 
 from qstream.ahead import Ahead
 from qstream.contract import Event
+from qstream.learn.decision import mode
 from qstream.module.planning import Planned, or_skipped, planned, start
 from qstream.quantum.runtime import QuantumRuntime
-from qstream.routing.calibration import judge, promise
-from qstream.routing.calibration import start as start_calibration
 from qstream.routing.decision import Decision, expected_balancedness
 from qstream.routing.events import Stamp, failed_event, placement_event
 from qstream.routing.memory import Memory, RoutingState
 from qstream.routing.options import RoutingOptions
 from qstream.routing.plan import keep_placement
+from qstream.routing.promise import judge, promise
 from qstream.routing.snapshot import begin_plan, end_plan, planner, snapshot
 from schemas.placement import PlacementPlan
 from schemas.plan import SkipReason
 
+CALIBRATION = "calibration"  # the learner's field in the state
 BUSY = (SkipReason.NOT_ACKNOWLEDGED, SkipReason.SUPERSEDED)  # reasons that end by themselves, after which the plan is owed
 
 
@@ -103,23 +104,24 @@ class Placer:
     def judge(self, memory: Memory) -> None:
         """At the end of a window, before it closes: compare what was expected of it with what came."""
         now = memory.now
-        said = None if now.calibration is None else now.calibration.promise
-        if self.options.learn == "off" or now.calibration is None or said is None or said.window != now.closed:
+        said = now.promised
+        if mode(self.options.learn, now.frozen, CALIBRATION) == "off" or said is None or said.window != now.closed:
             return
         placement = memory.placement_of(said.version)
         if placement is not None and now.open_count.any():
             came = expected_balancedness(placement, now.open_count.astype(np.float64), now.topology)
-            memory.set(calibration=judge(now.calibration, came))
+            memory.set(calibration=judge(now.calibration, said, came), promised=None)
 
     def _calibrated(self, decision: Decision, version: int, memory: Memory) -> Decision:
         """The decision with what to expect of the next window under placement `version`, which is in force once it is applied."""
         now, score = memory.now, decision.score
-        if self.options.learn == "off" or not now.closed:
+        learn = mode(self.options.learn, now.frozen, CALIBRATION)
+        if learn == "off" or not now.closed:
             return decision
         planned = score.balancedness if decision.skip_reason is None else score.balancedness_before
-        state, said = promise(now.calibration or start_calibration(), planned, version=version, window=now.closed)
-        memory.set(calibration=state)
-        if self.options.learn != "on":
+        said = promise(now.calibration, planned, version=version, window=now.closed)
+        memory.set(promised=said)
+        if learn != "on":
             return decision
         found = score.model_copy(update={"next_window": said.corrected, "next_window_low": said.low})
         return replace(decision, score=found)

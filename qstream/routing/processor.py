@@ -11,6 +11,7 @@ import numpy as np
 from qstream.ahead import Ahead
 from qstream.contract import Batch, Event, Processor, Record, Result, Tick
 from qstream.errors import OptionError, Poison, ProblemError, Transient
+from qstream.learn.decision import mode
 from qstream.module.inforce import InForce
 from qstream.module.planning import Planned
 from qstream.quantum.record import Refused
@@ -20,7 +21,7 @@ from qstream.routing.decision import Decision
 from qstream.routing.events import Stamp, event_ns, reset_event, shares_event
 from qstream.routing.memory import Memory, RoutingState
 from qstream.routing.options import RoutingOptions
-from qstream.routing.placer import Placer
+from qstream.routing.placer import CALIBRATION, Placer
 from qstream.routing.problem import live_slots
 from qstream.routing.requests import route_requests
 from qstream.routing.shares import dispatch_shares
@@ -39,6 +40,7 @@ from schemas.topics import (
     DISPATCH_SHARES,
     EXPERTS_LOAD,
     EXPERTS_TOPOLOGY,
+    LEARN_COMMAND,
     PLACEMENT_ACK,
     PLACEMENT_PLAN,
     ROUTING_PLAN,
@@ -48,6 +50,7 @@ from schemas.wording import must_be
 
 DEVICE_READY_S = 30.0
 TICK_S = 1.0
+SHARES = "shares"  # the learner's field in the state
 LONGEST_WINDOW = 8  # a window stays open while the placement of the one before is planned, up to so many times its tokens
 
 
@@ -67,9 +70,10 @@ class RoutingProcessor(Processor[RoutingState]):
     """
 
     name = "routing"
-    inputs = (TOKENS_BATCH, EXPERTS_LOAD, EXPERTS_TOPOLOGY, PLACEMENT_ACK)
+    inputs = (TOKENS_BATCH, EXPERTS_LOAD, EXPERTS_TOPOLOGY, PLACEMENT_ACK, LEARN_COMMAND)
     outputs = (ROUTING_PLAN, PLACEMENT_PLAN, DISPATCH_SHARES)
     state = RoutingState
+    learners = (SHARES, CALIBRATION)
     tick_s: float | None = TICK_S
 
     def __init__(
@@ -181,12 +185,13 @@ class RoutingProcessor(Processor[RoutingState]):
         """The shares for the tokens to come, from those that came since the last ones and, smoothed, from what came before."""
         counts, now = memory.take_live(), memory.now
         load, ttl_s = counts.astype(np.float64), self.options.ttl_s
-        if self.options.learn == "off" or not self.options.smooth_shares:
+        learn = mode(self.options.learn if self.options.smooth_shares else "off", now.frozen, SHARES)
+        if learn == "off":
             shares = dispatch_shares(servable(load, now.placement, now.topology), now.placement, now.topology)
             return shares_event(stamp, counts, shares, now, smoothed=False, ttl_s=ttl_s)
-        state, arms = smoothing.learn(now.smoothing, load, now.placement, now.topology)
-        memory.set(smoothing=state)
-        answers = self.options.learn == "on"
+        state, smoothed, arms = smoothing.learn(now.shares, now.smoothed, load, now.placement, now.topology)
+        memory.set(shares=state, smoothed=smoothed)
+        answers = learn == "on"
         shares = smoothing.mixed(state, arms) if answers else arms[smoothing.LIVE]
         return shares_event(stamp, counts, shares, now, smoothed=answers, ttl_s=ttl_s)
 
@@ -213,6 +218,7 @@ class RoutingProcessor(Processor[RoutingState]):
 
     def _adopt(self, stamp: Stamp, topology: ExpertTopology, memory: Memory | None) -> tuple[Memory, list[Event]]:
         """A new model starts without history; so does a changed topology, under a higher version: old slots mean nothing.
+        Learners that are frozen stay as they are.
 
         Where no more than the capacity of GPUs changed, slots and history stay, and a placement is planned at once.
         """
@@ -223,10 +229,12 @@ class RoutingProcessor(Processor[RoutingState]):
         if memory is not None and same_slots(kept, memory.now.topology):
             memory.set(topology=kept)
             return memory, self.placer.at_once(stamp, memory)
-        before = None if memory is None else memory.now.in_force
-        fresh = Memory.fresh(kept, self.options.windows, (before or InForce()).next_version(stamp.ts_ns))
+        before = None if memory is None else memory.now
+        in_force = InForce() if before is None else before.in_force
+        fresh = Memory.fresh(kept, self.options.windows, in_force.next_version(stamp.ts_ns))
         if before is not None:
-            return fresh, [reset_event(stamp, fresh.now, before.version, ResetReason.TOPOLOGY_CHANGED)]
+            fresh.set(frozen=before.frozen, **{name: getattr(before, name) for name in before.frozen})
+            return fresh, [reset_event(stamp, fresh.now, in_force.version, ResetReason.TOPOLOGY_CHANGED)]
         if len(live_slots(kept)) < kept.num_slots:
             return fresh, [reset_event(stamp, fresh.now, 0, ResetReason.CAPACITY_MISSING)]
         return fresh, []

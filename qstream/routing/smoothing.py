@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from qstream.learn import hedge
 from qstream.learn.evolve import evolve
+from qstream.learn.hedge import HedgeState
 from qstream.routing.problem import capacities, replica_counts
 from qstream.routing.shares import shares_of_each
 from schemas.experts import ExpertTopology
@@ -23,46 +24,54 @@ ARMS: Final = ("even", "live", "ewma-0.5", "ewma-0.25", "ewma-0.1")  # evenly, a
 LIVE: Final = 1
 
 
-class Smoothing(Frame):
-    """The `seen` counts of a model's tokens, smoothed at each of `RATES`, and the hedge over `ARMS`.
+class Smoothed(Frame):
+    """The `seen` counts of a model's tokens, smoothed at each of `RATES`: what the arms look at."""
+
+    seen: Count = 0
+    load: Annotated[NDArray[np.float32], Axes("rates", "layers", "experts")]
+
+    @classmethod
+    def example(cls) -> Self:
+        return cls(load=np.zeros((len(RATES), 1, 3), np.float32))
+
+
+def start() -> HedgeState:
+    """A hedge over `ARMS` that has seen nothing: all arms alike.
 
     The loss of an arm is what the fullest GPU of each layer under the mixture would carry by the arm's shares, above the mean,
     in mean GPU loads: the gradient of the mixture's own loss.
     """
-
-    seen: Count = 0
-    load: Annotated[NDArray[np.float32], Axes("rates", "layers", "experts")]
-    hedge: hedge.HedgeState
-
-    @classmethod
-    def example(cls) -> Self:
-        return cls(load=np.zeros((len(RATES), 1, 3), np.float32), hedge=hedge.start(ARMS))
+    return hedge.start(ARMS)
 
 
 def learn(
-    state: Smoothing | None, load: NDArray[np.float64], placement: NDArray[np.int32], topology: ExpertTopology
-) -> tuple[Smoothing, NDArray[np.float32]]:
-    """The state after the counts `load` [L, E] came, and the shares of each arm for the tokens to come: float32 [K, L, P].
+    state: HedgeState,
+    smoothed: Smoothed | None,
+    load: NDArray[np.float64],
+    placement: NDArray[np.int32],
+    topology: ExpertTopology,
+) -> tuple[HedgeState, Smoothed, NDArray[np.float32]]:
+    """The hedge and the smoothed loads after the counts `load` [L, E] came, and each arm's shares for what follows [K, L, P].
 
     The arms are judged by what they would have said of the placement in force now. So one that has just come into force is no
-    new beginning: what was learnt is how the load moves.
+    new beginning: what was learnt is how the load moves. The first counts are not judged: nothing was said of them.
     """
     newest = load.astype(np.float32)
-    if state is None:
-        state = Smoothing(seen=1, load=np.stack([newest] * len(RATES)), hedge=hedge.start(ARMS))
+    if smoothed is None:
+        smoothed = Smoothed(seen=1, load=np.stack([newest] * len(RATES)))
     else:
         if load.any():
-            lost = _losses(state, _arms(state.load, placement, topology), load, placement, topology)
-            state = evolve(state, hedge=hedge.learn(state.hedge, lost[None]))
-        seen = state.seen + 1  # until a memory is full, its load is the plain mean of what came: the first counts are one sample
+            lost = _losses(state, _arms(smoothed.load, placement, topology), load, placement, topology)
+            state = hedge.learn(state, lost[None])
+        seen = smoothed.seen + 1  # until a memory is full its load is the plain mean: the first counts are one sample
         rate = np.maximum(np.array(RATES, np.float32), np.float32(1 / seen))[:, None, None]
-        state = evolve(state, seen=seen, load=(1 - rate) * state.load + rate * newest)
-    return state, _arms(state.load, placement, topology)
+        smoothed = evolve(smoothed, seen=seen, load=(1 - rate) * smoothed.load + rate * newest)
+    return state, smoothed, _arms(smoothed.load, placement, topology)
 
 
-def mixed(state: Smoothing, arms: NDArray[np.float32]) -> NDArray[np.float32]:
+def mixed(state: HedgeState, arms: NDArray[np.float32]) -> NDArray[np.float32]:
     """The arms' shares as the hedge mixes them, float32 [L, P]; all arms alike before it has seen a loss."""
-    found: NDArray[np.float32] = np.minimum(np.tensordot(hedge.mix(state.hedge)[0], arms, 1), 1.0).astype(np.float32)
+    found: NDArray[np.float32] = np.minimum(np.tensordot(hedge.mix(state)[0], arms, 1), 1.0).astype(np.float32)
     return found
 
 
@@ -81,7 +90,7 @@ def _arms(smoothed: NDArray[np.float32], placement: NDArray[np.int32], topology:
 
 
 def _losses(
-    state: Smoothing,
+    state: HedgeState,
     arms: NDArray[np.float32],
     load: NDArray[np.float64],
     placement: NDArray[np.int32],
@@ -91,7 +100,7 @@ def _losses(
     layers, gpus, capacity = len(load), topology.num_gpus, capacities(topology)
     tokens = np.take_along_axis(servable(load, placement, topology), placement, axis=1)
     level = (arms * tokens).reshape(len(arms), layers, gpus, -1).sum(3) / np.where(capacity > 0, capacity, 1.0)
-    fullest = np.tensordot(hedge.mix(state.hedge)[0], level, 1).argmax(1)
+    fullest = np.tensordot(hedge.mix(state)[0], level, 1).argmax(1)
     mean = max(float(load.sum()) / float(capacity.sum()), 1e-300)
     lost: NDArray[np.float64] = level[:, np.arange(layers), fullest].sum(1) / mean - 1.0
     return lost

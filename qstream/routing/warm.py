@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from qstream.arguments import read_only
+from qstream.learn import calibration
 from qstream.learn.window import count_labels
-from qstream.routing import calibration, smoothing
+from qstream.routing import smoothing
 from qstream.routing.hashing import assign, assign_bounded
 from qstream.routing.options import RoutingOptions
 from qstream.routing.placement import PlaceOptions, place
@@ -48,7 +49,7 @@ def warm() -> None:
     route_tokens(batch, topology, RoutingOptions(capacity_factor=1.0, queues=True), placement=plan)
     route_requests(batch, topology, plan)
     assign_bounded(token_id, 3)
-    state, _ = smoothing.learn(None, np.ones((1, 3)), plan, topology)
-    smoothing.learn(state, np.ones((1, 3)), plan, topology)
-    said, _ = calibration.promise(calibration.start(), 1.0, version=0, window=0)
-    calibration.promise(calibration.judge(said, 1.0), 1.0, version=0, window=1)
+    state, smoothed, _ = smoothing.learn(smoothing.start(), None, np.ones((1, 3)), plan, topology)
+    smoothing.learn(state, smoothed, np.ones((1, 3)), plan, topology)
+    begun = calibration.start()
+    calibration.expect(calibration.learn(begun, 1.0, calibration.expect(begun, 1.0), 1.0), 1.0)

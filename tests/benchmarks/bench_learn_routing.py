@@ -10,13 +10,16 @@ from typing import Any
 import numpy as np
 
 from qstream.contract import Batch, Record
-from qstream.routing import calibration, smoothing
+from qstream.learn import calibration
+from qstream.learn.hedge import HedgeState
+from qstream.routing import smoothing
 from qstream.routing.decision import expected_balancedness
 from qstream.routing.options import RoutingOptions
 from qstream.routing.placement import PlaceOptions, place
 from qstream.routing.plan import plan_placement
 from qstream.routing.problem import contiguous
 from qstream.routing.processor import RoutingProcessor
+from qstream.routing.promise import judge, promise
 from qstream.routing.scenarios import place_scenarios
 from schemas.experts import ExpertTopology
 from schemas.topics import EXPERTS_TOPOLOGY, TOKENS_BATCH
@@ -49,15 +52,15 @@ def model(slots: int) -> ExpertTopology:
     return ExpertTopology(num_layers=26, num_logical_experts=64, top_k=6, num_gpus=8, slots_per_gpu=slots // 8)
 
 
-def smoothed(pick: Callable[[smoothing.Smoothing, np.ndarray], np.ndarray], slots: int = 80) -> Callable[[], Any]:
+def smoothed(pick: Callable[[HedgeState, np.ndarray], np.ndarray], slots: int = 80) -> Callable[[], Any]:
     """What routing does with the counts of each share-out, in the stick's form; `pick` chooses the answer."""
 
     def make() -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-        state = None
+        state, seen = smoothing.start(), None
 
         def step(counts: np.ndarray, plan: np.ndarray) -> np.ndarray:
-            nonlocal state
-            state, arms = smoothing.learn(state, counts.astype(np.float64), plan.astype(np.int32), model(slots))
+            nonlocal state, seen
+            state, seen, arms = smoothing.learn(state, seen, counts.astype(np.float64), plan.astype(np.int32), model(slots))
             return pick(state, arms)
 
         return step
@@ -125,9 +128,9 @@ def promises(stick: ModuleType) -> list[Row]:
             skipped = decision.skip_reason is not None
             plan = plan if skipped else decision.physical_to_logical
             expected = decision.score.balancedness_before if skipped else decision.score.balancedness
-            state, said = calibration.promise(state, expected, version=i, window=i)
+            said = promise(state, expected, version=i, window=i)
             came = expected_balancedness(plan, history[i + 1].astype(np.float64), top)
-            state = calibration.judge(state, came)
+            state = judge(state, said, came)
             if i >= _FIRST:
                 planned.append(abs(expected - came))
                 corrected.append(abs(said.corrected - came))

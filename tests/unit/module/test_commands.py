@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from qstream.contract import Record
-from qstream.learn import bandit, conformal, decision, drift, forecast, guard, hedge, version, weights
+from qstream.learn import bandit, calibration, conformal, decision, drift, forecast, guard, hedge, version, weights
 from qstream.learn.fresh import fresh
 from qstream.learn.hedge import HedgeState
 from qstream.testing.checks import check_processor
@@ -106,6 +106,7 @@ def test_commands_keep_the_contract_wherever_batches_are_cut():
         bandit.start(("a", "b"), 3, rule="thompson", floor=0.1, pending=5),
         decision.start(2, 1),
         conformal.start(2, coverage=0.9, window=20),
+        calibration.start(coverage=0.8, rate=0.1, first=0.2, window=20),
         drift.start(2, bound=3.0),
         guard.start("m@1", bound=2.0, block=8, window=5),
         forecast.start(2, horizon=5, analogs=(), extra=1),

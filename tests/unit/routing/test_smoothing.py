@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from qstream.learn import hedge
+from qstream.learn.hedge import HedgeState
 from qstream.routing import smoothing
 from qstream.routing.pack import place_window
 from qstream.routing.score import balancedness
@@ -37,15 +38,15 @@ def test_shares_are_a_mixture_whose_parts_of_an_expert_sum_to_one() -> None:
     rng = np.random.default_rng(0)
     mean = rng.lognormal(3, 1, (3, 8))
     plan, first = placed(mean), counts(rng, mean)
-    state, arms = smoothing.learn(None, first, plan, TOPOLOGY)
+    state, seen, arms = smoothing.learn(smoothing.start(), None, first, plan, TOPOLOGY)
     even, live = arms[0], dispatch_shares(first, plan, TOPOLOGY)
     np.testing.assert_allclose(smoothing.mixed(state, arms), 0.2 * even + 0.8 * live, atol=1e-6)
     for _ in range(5):
-        state, arms = smoothing.learn(state, counts(rng, mean), plan, TOPOLOGY)
+        state, seen, arms = smoothing.learn(state, seen, counts(rng, mean), plan, TOPOLOGY)
     found = smoothing.mixed(state, arms)
     for row, part in zip(plan, found, strict=True):
         np.testing.assert_allclose(np.bincount(row, part), 1, atol=1e-5)
-    weight = hedge.mix(state.hedge)[0]
+    weight = hedge.mix(state)[0]
     np.testing.assert_allclose(found, np.tensordot(weight, arms, 1), atol=1e-6)
 
 
@@ -53,11 +54,16 @@ def test_shares_are_a_mixture_whose_parts_of_an_expert_sum_to_one() -> None:
 def test_a_noisy_load_that_stays_is_remembered_long_and_one_that_moves_is_not(moves: bool, worse: str) -> None:
     rng = np.random.default_rng(1)
     mean = rng.lognormal(2.0, 1, (3, 8))
-    plan, state, scores = np.tile(np.array([0, 1, 2, 3, 1, 2, 4, 5, 2, 3, 5, 6, 7, 0, 4, 6], np.int32), (3, 1)), None, []
+    plan, state, seen, scores = (
+        np.tile(np.array([0, 1, 2, 3, 1, 2, 4, 5, 2, 3, 5, 6, 7, 0, 4, 6], np.int32), (3, 1)),
+        smoothing.start(),
+        None,
+        [],
+    )
     for n in range(60):
         if moves and n % 5 == 0:
             mean = rng.lognormal(8, 1, (3, 8))
-        state, arms = smoothing.learn(state, counts(rng, mean), plan, TOPOLOGY)
+        state, seen, arms = smoothing.learn(state, seen, counts(rng, mean), plan, TOPOLOGY)
         other = arms[smoothing.ARMS.index(worse)]
         scores.append([balancedness(plan, counts(rng, mean), 4, part) for part in (smoothing.mixed(state, arms), other)])
     mixture, alone = np.mean(scores, axis=0)
@@ -68,12 +74,11 @@ def test_another_placement_is_no_new_beginning() -> None:
     """What was learnt is how the load moves; the arms are judged by the placement in force."""
     rng = np.random.default_rng(0)
     mean = rng.lognormal(3, 1, (3, 8))
-    state = None
+    state, seen = smoothing.start(), None
     for n in range(8):
         plan = placed(rng.permuted(mean, axis=1) if n % 4 == 3 else mean)
-        state, arms = smoothing.learn(state, counts(rng, mean), plan, TOPOLOGY)
-    assert state is not None
-    assert state.hedge.steps == 7
+        state, seen, arms = smoothing.learn(state, seen, counts(rng, mean), plan, TOPOLOGY)
+    assert state.steps == 7
     even, mixture = (balancedness(plan, mean, 4, part) for part in (arms[0], smoothing.mixed(state, arms)))
     assert mixture > even
 
@@ -81,23 +86,21 @@ def test_another_placement_is_no_new_beginning() -> None:
 def test_no_token_at_all_teaches_nothing_and_tokens_of_a_dead_gpu_s_expert_stop_nothing() -> None:
     dead = TOPOLOGY.model_copy(update={"gpu_capacity": np.array([1, 0.5, 1, 0], np.float32)})
     plan = np.tile(np.arange(16, dtype=np.int32) // 2, (3, 1))  # experts 6 and 7 are on the dead GPU only
-    state, _ = smoothing.learn(None, np.ones((3, 8)), plan, dead)
-    state, _ = smoothing.learn(state, np.zeros((3, 8)), plan, dead)
-    assert state.hedge.steps == 0
-    state, arms = smoothing.learn(state, np.ones((3, 8)), plan, dead)
-    assert state.hedge.steps == 1
+    state, seen, _ = smoothing.learn(smoothing.start(), None, np.ones((3, 8)), plan, dead)
+    state, seen, _ = smoothing.learn(state, seen, np.zeros((3, 8)), plan, dead)
+    assert state.steps == 0
+    state, _, arms = smoothing.learn(state, seen, np.ones((3, 8)), plan, dead)
+    assert state.steps == 1
     assert np.isfinite(smoothing.mixed(state, arms)).all()
 
 
 def test_a_stored_state_goes_on_with_the_same_bytes() -> None:
     rng = np.random.default_rng(0)
     mean = rng.lognormal(3, 1, (3, 8))
-    plan, kept, stored = placed(mean), None, None
+    plan, kept, seen, stored, stored_seen = placed(mean), smoothing.start(), None, smoothing.start(), None
     for _ in range(6):
         came = counts(rng, mean)
-        kept, _ = smoothing.learn(kept, came, plan, TOPOLOGY)
-        stored, _ = smoothing.learn(stored, came, plan, TOPOLOGY)
-        stored = unpack(smoothing.Smoothing, pack(stored))
-    assert kept is not None
-    assert stored is not None
-    assert pack(kept) == pack(stored)
+        kept, seen, _ = smoothing.learn(kept, seen, came, plan, TOPOLOGY)
+        stored, stored_seen, _ = smoothing.learn(stored, stored_seen, came, plan, TOPOLOGY)
+        stored, stored_seen = unpack(HedgeState, pack(stored)), unpack(smoothing.Smoothed, pack(stored_seen))
+    assert (pack(kept), pack(seen)) == (pack(stored), pack(stored_seen))
