@@ -233,7 +233,8 @@ class RoutingProcessor(Processor[RoutingState]):
         in_force = InForce() if before is None else before.in_force
         fresh = Memory.fresh(kept, self.options.windows, in_force.next_version(stamp.ts_ns))
         if before is not None:
-            fresh.set(frozen=before.frozen, **{name: getattr(before, name) for name in before.frozen})
+            kept_fields = ("frozen", "commands", *before.frozen)
+            fresh.set(**{name: getattr(before, name) for name in kept_fields})
             return fresh, [reset_event(stamp, fresh.now, in_force.version, ResetReason.TOPOLOGY_CHANGED)]
         if len(live_slots(kept)) < kept.num_slots:
             return fresh, [reset_event(stamp, fresh.now, 0, ResetReason.CAPACITY_MISSING)]

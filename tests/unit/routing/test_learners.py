@@ -80,7 +80,7 @@ def test_what_is_frozen_stays_so_when_a_model_gets_another_topology(feed: Feed[R
     before = learnt(feed, "shares")
     feed.send(TOPOLOGY.model_copy(update={"slots_per_gpu": 4}), 3001)
     state = feed.state("m")
-    assert state.frozen == ("shares",)
+    assert (state.frozen, state.commands) == (("shares",), 1)
     assert learnt(feed, "shares") == before
     assert state.calibration == calibration.start()
 
@@ -108,7 +108,7 @@ def test_a_learner_begins_again_and_comes_back_by_restore(feed: Feed[RoutingStat
     assert (feed.state("m").shares, feed.state("m").calibration) == (smoothing.start(), calibration.start())
     feed.send(command("restore", "shares", state=kept.shares), 3001)
     feed.send(command("restore", "calibration", state=kept.calibration), 3002)
-    assert pack(feed.state("m")) == pack(kept)
+    assert pack(feed.state("m")) == pack(kept.model_copy(update={"commands": 3}))
 
 
 def test_what_was_learnt_of_a_model_serves_another_with_other_experts(feed: Feed[RoutingState]) -> None:
