@@ -18,7 +18,7 @@ from qstream.learn import given
 from schemas.wording import Shown, must_be
 
 _NORMAL_95: Final = 1.959963984540054
-_SUM: Final = 1e-3  # by which a row of chances, perhaps stored as float32, may miss 1
+SUM: Final = 1e-3  # by which a row of chances, perhaps stored as float32, may miss 1
 LEAST_PROPENSITY: Final = 0.01
 LEAST_EFFECTIVE: Final = 50.0
 
@@ -107,7 +107,7 @@ def _chances(name: str, value: ArrayLike, shape: tuple[int, int]) -> NDArray[np.
     chances = given.numbers(name, value, shape, low=0.0)
     sums = chances.sum(axis=1)
     worst = int(np.abs(sums - 1).argmax())
-    if abs(sums[worst] - 1) > _SUM:
+    if abs(sums[worst] - 1) > SUM:
         raise LearnError(must_be(name, "rows that sum to 1", Shown(f"{sums[worst]:g} in row {worst}")))
     return chances
 

@@ -63,10 +63,7 @@ def publish(
     Example:
       qstream learn publish forecast.safetensors
     """
-    try:
-        model = from_bytes(file.read_bytes())
-    except (OSError, LearnError) as exc:
-        raise ConfigError(must_be("FILE", f"a model that can be read ({exc})", str(file))) from exc
+    model = _of_file(file)
     require_gain(model, force)
     send(client_settings(bootstrap_servers), model)
 
@@ -87,15 +84,53 @@ def retire(
     settings = client_settings(bootstrap_servers)
     require_topics(reach(settings), [MODELS])
     found = known_parts(settings)
+    key = _one_of(found, name, version)
+    with Publisher(settings.bootstrap_servers, "qstream/learn", settings) as publisher:
+        for part in found[key]:
+            fields = {field: getattr(part, field) for field in ModelPart.model_fields}
+            publisher.publish(MODELS, ModelPart.build(**fields | {"retired": True, "data": np.zeros(0, np.uint8)}))
+    typer.echo(f"retired {'/'.join(key[:2])} {version}")
+
+
+def read_model(name: str, bootstrap_servers: str | None) -> Model:
+    """The model that NAME@VERSION names on the model topic, or a file that `learn train` has written, with or without a version.
+
+    Raises
+    ------
+    ConfigError
+        There is none, or it is retired or not whole.
+    """
+    known, _, number = name.rpartition("@") if "@" in name else (name, "", "")
+    if known.endswith(".safetensors"):
+        model = _of_file(Path(known))
+        if number and number != str(model.version):
+            raise ConfigError(must_be("version", f"that of {known}, {model.version}", number))
+        return model
+    if not number.isdecimal():
+        raise ConfigError(must_be("model", "NAME@VERSION or a .safetensors file", name))
+    settings = client_settings(bootstrap_servers)
+    require_topics(reach(settings), [MODELS])
+    found = known_parts(settings)
+    try:
+        return assemble(found[_one_of(found, known, int(number))])
+    except LearnError as exc:
+        raise ConfigError(f"model {name}: {exc}") from exc
+
+
+def _of_file(file: Path) -> Model:
+    try:
+        return from_bytes(file.read_bytes())
+    except (OSError, LearnError) as exc:
+        raise ConfigError(must_be("FILE", f"a model that can be read ({exc})", str(file))) from exc
+
+
+def _one_of(found: Parts, name: str, version: int) -> tuple[str, str, int]:
+    """The key of a version whose name is given with or without its module."""
     wanted = [key for key in found if key[2] == version and name in (key[1], f"{key[0]}/{key[1]}")]
     if len(wanted) != 1:
         known = ", ".join(f"{module}/{known} {number}" for module, known, number in sorted(found)) or "there are none"
         raise ConfigError(must_be("NAME VERSION", f"one of the models ({known})", Shown(f"{name} {version}")))
-    with Publisher(settings.bootstrap_servers, "qstream/learn", settings) as publisher:
-        for part in found[wanted[0]]:
-            fields = {field: getattr(part, field) for field in ModelPart.model_fields}
-            publisher.publish(MODELS, ModelPart.build(**fields | {"retired": True, "data": np.zeros(0, np.uint8)}))
-    typer.echo(f"retired {'/'.join(wanted[0][:2])} {version}")
+    return wanted[0]
 
 
 def require_gain(model: Model, force: bool) -> None:

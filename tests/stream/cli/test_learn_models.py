@@ -1,4 +1,4 @@
-"""learn train, models, publish, retire: a model's whole way, with a real broker; one that is no better is refused."""
+"""learn train, models, publish, retire, evaluate, log: models and decisions on their topics, with a real broker."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def trainable(monkeypatch):
     monkeypatch.setattr("qstream.cli.learn.train.find_agent", lambda name: agent)
 
 
-def decisions(gain, n=400):
+def decisions(gain, n=400, learner="choice.bandit"):
     """Two arms; which one is better depends on the sign of the second feature, by `gain`."""
     rng = np.random.default_rng(1)
     context = np.c_[np.ones(n), rng.normal(size=n)].astype(np.float32)
@@ -35,7 +35,7 @@ def decisions(gain, n=400):
     return Decisions(
         module="routing",
         key="k",
-        learner="choice.bandit",
+        learner=learner,
         policy="linucb",
         arm_names=("left", "right"),
         feature_names=("one", "x"),
@@ -69,6 +69,10 @@ def test_a_trained_model_is_published_listed_used_and_retired(cluster, invoke, a
     models = Registry("routing", {"choice.bandit": Want(("mlp",), ("one", "x"), 2)}).taken(rows)
     assert policy.mlp(models.get("choice.bandit", made.version), [[1, 1], [1, -1]]).argmax(1).tolist() == [0, 1]
 
+    judged = answer_of("learn", "evaluate", "decision", "--policy", f"model:routing/choice.bandit@{made.version}", *at)
+    assert judged["doubly_robust"]["low"] > 0.7 > judged["logged"]
+    assert judged["warnings"][0].startswith("400 of 400 decisions were made before the model was trained")
+
     again = invoke("learn", "publish", file, *at)
     assert again.exit_code == 2
     assert "a new one of routing/choice.bandit" in again.output
@@ -101,6 +105,26 @@ def test_a_model_that_does_not_beat_its_twin_is_published_by_force_only(cluster,
     (check,) = [check for check in answer_of("doctor", *at) if check["what"] == "models"]
     assert check["verdict"] == "warn"
     assert "routing/torn" in check["detail"]
+
+
+def test_decisions_on_the_topic_are_judged_and_written_for_other_tools(cluster, invoke, answer_of, tmp_path):
+    frame = decisions(0.3, learner="judged")
+    with Publisher(cluster) as publisher:
+        publisher.publish(LEARN_DECISION, frame)
+        publisher.publish_raw(LEARN_DECISION.name, b"k", b"torn")
+    one, at = ("--learner", "routing/judged"), ("-b", cluster)
+    judged = answer_of("learn", "evaluate", "decision", "--policy", "arm:left", *one, *at)
+    assert (judged["decisions"], judged["damaged"]) == (400, 1)
+    assert judged["doubly_robust"]["low"] < 0.5 < judged["doubly_robust"]["high"]
+    for to in ("dsjson", "csv", "parquet"):
+        file = tmp_path / f"log.{to}"
+        result = invoke("learn", "log", "--to", to, "--out", file, *one, *at)
+        assert result.exit_code == 0, result.output
+        again = answer_of("learn", "evaluate", file, "--policy", "arm:left")
+        assert again["ips"] == judged["ips"], to
+    absent = invoke("learn", "evaluate", "decision", "--policy", "uniform", "--learner", "other", *at)
+    assert absent.exit_code == 2
+    assert "--learner must be one of" in absent.output
 
 
 def test_a_trainer_that_the_module_does_not_have_is_named(invoke):
