@@ -182,6 +182,11 @@ class Processor(Protocol[S]):
             return ()
 
         @property
+        def models(self) -> object:
+            """The trained models in use, a `qstream.learn.registry.Models` that `with_tables` has made; None without any."""
+            return None
+
+        @property
         def tick_s(self) -> float | None:
             """Period of `on_tick` in seconds, None for no ticks."""
             return None
@@ -194,7 +199,7 @@ class Processor(Protocol[S]):
     else:
         tables = ()
         learners = ()
-        tick_s = state_ttl_s = None
+        models = tick_s = state_ttl_s = None
 
     def process(self, batch: Batch, state: S | None, now_ns: int) -> Result[S]: ...
 

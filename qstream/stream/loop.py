@@ -73,6 +73,7 @@ class BatchLoop(Parts[S]):
                 self.settling.settle()
             self.tick()
             self.lag.report(self.intake, self.ledger.positions)
+            self.learning.report(self.controlled.processor)
         drained_by = time.monotonic() + self.settings.drain_s / 2
         while self.waiting.is_behind and time.monotonic() < drained_by:
             self.turn([])
@@ -111,6 +112,7 @@ class BatchLoop(Parts[S]):
             return
         for key, answer in answers.items():
             if answer.outcome.changed:
+                self.learning.note(self.controlled.processor, key, self.ledger.cached(key), answer.outcome.state, answer.answered)
                 self.ledger.stage(key, answer.outcome.state, answer.answered)
         self.ledger.advance(starts, ends)
         self.settling.settle()
@@ -140,6 +142,7 @@ class BatchLoop(Parts[S]):
         self.retry.succeeded("tick")
         for key, result in results.items():
             if result.state is not None or result.forget:
+                self.learning.note(self.controlled.processor, key, self.ledger.cached(key), result.state)
                 self.ledger.stage(key, result.state, ())
         self.settling.settle()
         self.ticks.finish(list(results))

@@ -16,6 +16,7 @@ from qstream.stream.commit import Ledger
 from qstream.stream.consume import Intake
 from qstream.stream.control import Controlled
 from qstream.stream.identity import Identities
+from qstream.stream.learning import LearnReport
 from qstream.stream.limits import Limits
 from qstream.stream.needs import Needs
 from qstream.stream.observe import LagReport
@@ -78,6 +79,7 @@ class Parts(Generic[S]):
         logs = Identities(settings, list(self.topics))
         self.settling = Settling(settings, self.intake, self.ledger, self.waiting, self.replays, logs, transactional)
         self.lag = LagReport(self.agent)
+        self.learning = LearnReport(self.agent)
         self.warm = self.running = False
         self._stop = threading.Event()
         self._last_turn = time.monotonic()

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from confluent_kafka.admin import AdminClient
+from prometheus_client import REGISTRY
 from pydantic import SecretStr
 
 import agents.names
@@ -53,6 +54,10 @@ def scales(cluster: str, redis_server: EmbeddedRedis, monkeypatch: pytest.Monkey
         yield onlooker
 
 
+def sample(name: str, **labels: str) -> float | None:
+    return REGISTRY.get_sample_value(f"qstream_learn_{name}", {"agent": "scales", "learner": "shares", **labels})
+
+
 def _steps(store: StateStore[ScalesState], key: str) -> int | None:
     state = store.load(key).state
     return None if state is None else state.shares.steps
@@ -69,6 +74,8 @@ def test_learners_are_seen_carried_to_another_key_frozen_and_reset(
     assert learner["arms"]["1"]["loss"] == pytest.approx(2)
     assert [one["key"] for one in answer_of("learn", "show", "scales", *redis)] == ["a", "b"]
     assert "best_fixed_arm" in invoke("learn", "show", "scales", *redis).stdout
+    wait_until(lambda: sample("regret_ratio") is not None)
+    assert (sample("updates_total"), sample("frozen_ratio"), sample("arm_share", arm="0") > 0.5) == (3, 0, True)
 
     file = tmp_path / "a.safetensors"
     assert invoke("learn", "export", "scales", "a", "--out", file, *redis).exit_code == 0
@@ -83,6 +90,8 @@ def test_learners_are_seen_carried_to_another_key_frozen_and_reset(
     assert invoke("learn", "reset", "scales", "a", "-b", cluster).exit_code == 0
     wait_until(lambda: scales.load("a").state.shares == hedge.start(2))
     assert answer_of("learn", "show", "scales", "a", *redis)["learners"]["shares"]["frozen"]
+    wait_until(lambda: sample("frozen_ratio") == 1)
+    assert sample("updates_total") == 3  # what was restored has not been learnt
     assert invoke("learn", "thaw", "scales", "a", "-b", cluster).exit_code == 0
     wait_until(lambda: scales.load("a").state.frozen == ())
     assert list(read_all(Settings(bootstrap_servers=cluster), LETTERS.name)) == []

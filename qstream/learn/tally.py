@@ -1,0 +1,91 @@
+"""Tally: how often a learner has learnt, decided, been rewarded and judged so far, as counts that only a reset makes smaller."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import singledispatch
+from typing import Final, NamedTuple
+
+from qstream.learn import bandit, conformal, decision, drift, forecast, guard, hedge, version, weights
+from schemas.frame import Frame
+
+NONE: Final[Counter[str]] = Counter()
+
+
+class Tally(NamedTuple):
+    """Counts of one learner: `updates` are steps that it has learnt from, the others are by arm, outcome, verdict and name."""
+
+    updates: int
+    decisions: Counter[str] = NONE
+    rewards: Counter[str] = NONE
+    verdicts: Counter[str] = NONE
+
+
+@singledispatch
+def tally(state: Frame) -> Tally:
+    """The counts of a learner; a `Tally` of zeros for one that counts nothing.
+
+    A module with a learner of its own registers its counts: ``@tally.register``.
+    """
+    return Tally(0)
+
+
+@tally.register
+def _(state: hedge.HedgeState) -> Tally:
+    return Tally(state.steps)
+
+
+@tally.register
+def _(state: forecast.ForecastState) -> Tally:
+    return Tally(state.steps)
+
+
+@tally.register
+def _(state: conformal.ConformalState) -> Tally:
+    return Tally(state.steps)
+
+
+@tally.register
+def _(state: weights.WeightsState) -> Tally:
+    return Tally(state.steps)
+
+
+@tally.register
+def _(state: drift.DriftState) -> Tally:
+    return Tally(state.steps, verdicts=Counter(change=int(state.changes.sum())))
+
+
+@tally.register
+def _(state: bandit.BanditState) -> Tally:
+    decisions = Counter(dict(zip(state.arm_names, state.chosen.tolist(), strict=True)))
+    rewards = Counter(matched=state.rewards, expired=state.expired, unmatched=state.unmatched)
+    return Tally(state.rewards, decisions, rewards)
+
+
+@tally.register
+def _(state: decision.DecisionState) -> Tally:
+    """A reward that waits for its decision is not unmatched yet."""
+    found = tally(state.bandit)
+    waiting = sum(name != "" for name in state.early_id)
+    return found._replace(rewards=found.rewards - Counter(unmatched=waiting))
+
+
+@tally.register
+def _(state: guard.GuardState) -> Tally:
+    """`compared` begins again with each candidate, so it is no count of updates."""
+    return Tally(0, verdicts=Counter(promote=state.promotions, rollback=state.rollbacks, trip=state.trips))
+
+
+@tally.register
+def _(state: version.VersionState) -> Tally:
+    return tally(state.guard)
+
+
+def since(before: Tally, after: Tally) -> Tally:
+    """What came in between; a count that became smaller, by a reset or a restore, counts as nothing."""
+    return Tally(
+        max(0, after.updates - before.updates),
+        after.decisions - before.decisions,
+        after.rewards - before.rewards,
+        after.verdicts - before.verdicts,
+    )
