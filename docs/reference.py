@@ -126,7 +126,11 @@ def _records() -> list[type[BaseModel]]:
 
 def metrics() -> str:
     """Every metric with its labels."""
-    for name in ("qstream", *(f"qstream.{agent.name}" for agent in all_agents())):  # importing them registers their metrics
+    for name in (
+        "qstream",
+        "qstream.learn",
+        *(f"qstream.{agent.name}" for agent in all_agents()),
+    ):  # importing them registers their metrics
         if importlib.util.find_spec(f"{name}.metrics") is not None:
             importlib.import_module(f"{name}.metrics")
     rows = []

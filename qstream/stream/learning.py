@@ -5,14 +5,12 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
 from typing import Any, Final
 
-from qstream.contract import Processor, Record
+from qstream.contract import Processor
 from qstream.learn.state import LearningState, learner_of
 from qstream.stream.cache import Entry
 from schemas.frame import Frame
-from schemas.learning import LearnCommand
 
 PERIOD_S: Final = 2.0
 MOST_SHOWN: Final = 16  # keys, those that learnt last: to look at a learner takes some 0.1 ms
@@ -27,14 +25,12 @@ class LearnReport:
         self._newest: OrderedDict[str, LearningState] = OrderedDict()
         self._next = 0.0
 
-    def note(
-        self, processor: Processor[Any], key: str, held: Entry[Any] | None, after: Frame | None, records: Sequence[Record] = ()
-    ) -> None:
+    def note(self, processor: Processor[Any], key: str, held: Entry[Any] | None, after: Frame | None) -> None:
         """Count what the learners of a key did from what is held of it to its new state; what a command did is not counted."""
         if not processor.learners or not isinstance(after, LearningState):
             self._newest.pop(key, None)
             return
-        if held is not None and not any(isinstance(record.frame, LearnCommand) for record in records):
+        if held is not None and getattr(held.state, "commands", after.commands) == after.commands:
             try:
                 self._count(processor, held.state, after)
             except Exception:

@@ -112,7 +112,7 @@ class BatchLoop(Parts[S]):
             return
         for key, answer in answers.items():
             if answer.outcome.changed:
-                self.learning.note(self.controlled.processor, key, self.ledger.cached(key), answer.outcome.state, answer.answered)
+                self.learning.note(self.controlled.processor, key, self.ledger.cached(key), answer.outcome.state)
                 self.ledger.stage(key, answer.outcome.state, answer.answered)
         self.ledger.advance(starts, ends)
         self.settling.settle()

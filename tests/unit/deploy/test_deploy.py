@@ -30,7 +30,8 @@ SCRAPE_LABELS = {"instance", "job"}
 INFO_LABELS = {"version", "python"}
 # Each has few values, whatever is streamed.
 BOUNDED = {"agent", "topic", "stage", "error", "kind", "model", "outcome", "solver", "reason"}
-METRICS = ["qstream.metrics", *(f"qstream.{name}.metrics" for name in files())]
+BOUNDED |= {"learner", "arm", "verdict", "use"}
+METRICS = ["qstream.metrics", "qstream.learn.metrics", *(f"qstream.{name}.metrics" for name in files())]
 COLLECTORS = [
     value
     for name in METRICS
@@ -145,7 +146,7 @@ def test_every_legend_shows_labels_that_its_query_keeps() -> None:
             assert shown <= kept, panel["title"]
 
 
-@pytest.mark.parametrize("module", files())
+@pytest.mark.parametrize("module", [*files(), "learn"])
 def test_every_metric_of_a_module_is_on_the_dashboard(module: str) -> None:
     shown = set().union(*map(metrics_in, dashboard_queries().values()))
     families = [family for family in REGISTRY.collect() if family.name.startswith(f"qstream_{module}_")]
@@ -280,8 +281,27 @@ ALERT_CASES = [
     pytest.param("QstreamRoutingFallbacks", {"FALLBACK": "0+6x60", "PLANS": "0+10x60"}, "30m", 1, id="most-fall-back"),
     pytest.param("QstreamRoutingFallbacks", {"FALLBACK": "0+4x60", "PLANS": "0+10x60"}, "59m", 0, id="some-fall-back"),
     pytest.param("QstreamRoutingFallbacks", {"FALLBACK": "6x60", "PLANS": "10x60"}, "59m", 0, id="no-plans-no-fallbacks"),
+    pytest.param("QstreamLearnGuardTripped", {"TRIPPED": "_x14 1x15"}, "16m", 1, id="first-trip"),
+    pytest.param("QstreamLearnGuardTripped", {"TRIPPED": "0x14 1x15"}, "16m", 1, id="trip"),
+    pytest.param("QstreamLearnGuardTripped", {"TRIPPED": "3x30"}, "20m", 0, id="trips-are-past"),
+    pytest.param("QstreamLearnRegretHigh", {"REGRET": "0.21x90"}, "59m", 0, id="regret-too-soon"),
+    pytest.param("QstreamLearnRegretHigh", {"REGRET": "0.21x90"}, "60m", 1, id="regret"),
+    pytest.param("QstreamLearnRegretHigh", {"REGRET": "0.2x90"}, "80m", 0, id="regret-allowed"),
+    pytest.param("QstreamLearnRewardsUnmatched", {"MATCHED": "0+8x60", "UNMATCHED": "0+1x60"}, "50m", 1, id="unmatched"),
+    pytest.param("QstreamLearnRewardsUnmatched", {"MATCHED": "0+9x60", "UNMATCHED": "0+1x60"}, "50m", 0, id="unmatched-allowed"),
+    pytest.param("QstreamLearnRewardsUnmatched", {"MATCHED": "0+9x60", "UNMATCHED": "90x60"}, "50m", 0, id="unmatched-is-past"),
+    pytest.param("QstreamLearnModelUnusable", {"REFUSED": "1x30"}, "9m", 0, id="refused-too-soon"),
+    pytest.param("QstreamLearnModelUnusable", {"REFUSED": "1x30"}, "10m", 1, id="refused"),
+    pytest.param("QstreamLearnModelUnusable", {"LACKING": "0.1x30"}, "10m", 1, id="missing"),
+    pytest.param("QstreamLearnModelUnusable", {"REFUSED": "0x30", "LACKING": "0x30"}, "20m", 0, id="all-models-are-used"),
 ]
 SERIES = {
+    "TRIPPED": 'qstream_learn_guard_total{agent="r", learner="l", verdict="trip"}',
+    "REGRET": 'qstream_learn_regret_ratio{agent="r", learner="l"}',
+    "MATCHED": 'qstream_learn_rewards_total{agent="r", learner="l", outcome="matched"}',
+    "UNMATCHED": 'qstream_learn_rewards_total{agent="r", learner="l", outcome="unmatched"}',
+    "REFUSED": 'qstream_learn_models{agent="r", use="refused"}',
+    "LACKING": 'qstream_learn_model_missing_ratio{agent="r", learner="l"}',
     "LIMITED": 'qstream_dead_letters_total{agent="r", stage="process", error="StateLimit"}',
     "DEAD": 'qstream_dead_letters_total{agent="r", stage="decode", error="FrameError"}',
     "SHARES": 'qstream_routing_shares_balancedness{model="m", instance="a"}',

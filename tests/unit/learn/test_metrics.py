@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from prometheus_client import REGISTRY
 
@@ -13,6 +14,8 @@ from qstream.learn.metrics import count, show, show_models
 from qstream.learn.model import Model
 from qstream.learn.registry import Models
 from qstream.learn.tally import Tally, since, tally
+
+ARRAYS = {"x": np.zeros(1)}
 
 
 def value(name: str, agent: str, **labels: str) -> float | None:
@@ -24,7 +27,7 @@ def shown(agent, *states, frozen=(), models=None):
 
 
 def in_use(*versions):
-    made = (Model(module="it", name="forecast", version=n, kind="mlp", arrays={}, feature_names=("x",)) for n in versions)
+    made = (Model(module="it", name="forecast", version=n, kind="mlp", arrays=ARRAYS, feature_names=("x",)) for n in versions)
     return Models({"forecast": {model.version: model for model in made}}, {"forecast/8": "parts are missing"})
 
 
