@@ -9,6 +9,8 @@ from schemas.lazy import lazy_names
 if TYPE_CHECKING:
     from schemas.control import Control as Control
     from schemas.deadletter import DeadLetter as DeadLetter
+    from schemas.energy import EnergyAck as EnergyAck
+    from schemas.energy import EnergyPlan as EnergyPlan
     from schemas.experts import ExpertLoad as ExpertLoad
     from schemas.experts import ExpertTopology as ExpertTopology
     from schemas.frame import JSON as JSON
@@ -19,9 +21,16 @@ if TYPE_CHECKING:
     from schemas.placement import PlacementPlan as PlacementPlan
     from schemas.plan import Plan as Plan
     from schemas.plan import VersionedPlan as VersionedPlan
+    from schemas.power import GpuTelemetry as GpuTelemetry
+    from schemas.power import PowerBudget as PowerBudget
+    from schemas.power import PowerDemand as PowerDemand
+    from schemas.power import PowerTopology as PowerTopology
+    from schemas.power import ServingLoad as ServingLoad
     from schemas.routing import RoutingPlan as RoutingPlan
     from schemas.shares import DispatchShares as DispatchShares
     from schemas.solver import SolverRecord as SolverRecord
+    from schemas.tasks import EnergySchedule as EnergySchedule
+    from schemas.tasks import TaskGraph as TaskGraph
     from schemas.tokens import TokenBatch as TokenBatch
     from schemas.topics import TOPICS as TOPICS
     from schemas.topics import Topic as Topic
@@ -33,15 +42,24 @@ __all__ = [
     "Control",
     "DeadLetter",
     "DispatchShares",
+    "EnergyAck",
+    "EnergyPlan",
+    "EnergySchedule",
     "ExpertLoad",
     "ExpertTopology",
     "Frame",
     "FrameError",
+    "GpuTelemetry",
     "PlacementAck",
     "PlacementPlan",
     "Plan",
+    "PowerBudget",
+    "PowerDemand",
+    "PowerTopology",
     "RoutingPlan",
+    "ServingLoad",
     "SolverRecord",
+    "TaskGraph",
     "TokenBatch",
     "Topic",
     "VersionedPlan",
@@ -50,6 +68,15 @@ __all__ = [
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
+        "EnergyAck": ".energy",
+        "EnergyPlan": ".energy",
+        "GpuTelemetry": ".power",
+        "PowerBudget": ".power",
+        "PowerDemand": ".power",
+        "PowerTopology": ".power",
+        "ServingLoad": ".power",
+        "EnergySchedule": ".tasks",
+        "TaskGraph": ".tasks",
         "VersionedPlan": ".plan",
         "SolverRecord": ".solver",
         "Plan": ".plan",

@@ -8,13 +8,16 @@ from typing import Final, Literal
 
 from schemas.control import Control
 from schemas.deadletter import DeadLetter
+from schemas.energy import EnergyAck, EnergyPlan
 from schemas.experts import ExpertLoad, ExpertTopology
 from schemas.frame import JSON, SAFETENSORS, ContentType, Frame
 from schemas.learning import Decisions, LearnCommand
 from schemas.model import ModelPart
 from schemas.placement import PlacementAck, PlacementPlan
+from schemas.power import GpuTelemetry, PowerBudget, PowerDemand, PowerTopology, ServingLoad
 from schemas.routing import RoutingPlan
 from schemas.shares import DispatchShares
+from schemas.tasks import EnergySchedule, TaskGraph
 from schemas.tokens import TokenBatch
 from schemas.wording import must_be
 
@@ -87,6 +90,22 @@ PLACEMENT_PLAN = Topic("qstream.placement.plan.v1", PlacementPlan, "model", "pla
 DISPATCH_SHARES = Topic(
     "qstream.dispatch.shares.v1", DispatchShares, "model", "plan", "how tokens of an expert spread over its replicas"
 )
+GPU_TELEMETRY = Topic("qstream.gpu.telemetry.v1", GpuTelemetry, "domain", "input", "power, clocks and progress of GPUs")
+POWER_TOPOLOGY = Topic(
+    "qstream.power.topology.v1",
+    PowerTopology,
+    "domain",
+    "input",
+    "GPUs of a power domain, their limits and the budgets above them",
+    compacted=True,
+)
+POWER_BUDGET = Topic("qstream.power.budget.v1", PowerBudget, "domain", "input", "watts that a domain may draw, and for how long")
+TASK_GRAPH = Topic("qstream.tasks.graph.v1", TaskGraph, "domain", "input", "tasks that depend on one another")
+SERVING_LOAD = Topic("qstream.serving.load.v1", ServingLoad, "domain", "input", "demand on served models by window")
+ENERGY_ACK = Topic("qstream.energy.ack.v1", EnergyAck, "domain", "input", "what actuators made of energy plans")
+ENERGY_PLAN = Topic("qstream.energy.plan.v1", EnergyPlan, "domain", "plan", "power limit and clock cap of each GPU")
+TASK_SCHEDULE = Topic("qstream.tasks.schedule.v1", EnergySchedule, "domain", "plan", "when and where tasks run")
+POWER_DEMAND = Topic("qstream.power.demand.v1", PowerDemand, "domain", "plan", "what watts are worth to a domain, for its parent")
 LEARN_DECISION = Topic(
     "qstream.learn.decision.v1",
     Decisions,
@@ -133,6 +152,7 @@ def dead_letter_name(agent: str) -> str:
 
 
 ROUTING_DLQ = dead_letter_topic("routing")
+ENERGY_DLQ = dead_letter_topic("energy")
 
 TOPICS: tuple[Topic, ...] = (
     TOKENS_BATCH,
@@ -142,10 +162,20 @@ TOPICS: tuple[Topic, ...] = (
     ROUTING_PLAN,
     PLACEMENT_PLAN,
     DISPATCH_SHARES,
+    GPU_TELEMETRY,
+    POWER_TOPOLOGY,
+    POWER_BUDGET,
+    TASK_GRAPH,
+    SERVING_LOAD,
+    ENERGY_ACK,
+    ENERGY_PLAN,
+    TASK_SCHEDULE,
+    POWER_DEMAND,
     LEARN_DECISION,
     LEARN_COMMAND,
     CONTROL,
     MODELS,
     ROUTING_DLQ,
+    ENERGY_DLQ,
 )
 BY_NAME = {topic.name: topic for topic in TOPICS}

@@ -1,0 +1,28 @@
+"""Rules for tuples of names in a frame's header: distinct, and one for each row of an array."""
+
+from __future__ import annotations
+
+from schemas.frame import Frame
+from schemas.wording import Shown, must_be
+
+
+def require_distinct(frame: Frame, field: str) -> None:
+    """Raise ValueError if a name stands twice in the field."""
+    names: tuple[str, ...] = getattr(frame, field)
+    if len(set(names)) < len(names):
+        seen: set[str] = set()
+        twice = next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise ValueError(must_be(field, "distinct names", Shown(f"{twice!r} twice")))
+
+
+def require_count(frame: Frame, field: str, rows: int, what: str, *, or_none: bool = False) -> None:
+    """Raise ValueError unless the field, names or an array, has one entry for each of `rows`; `what` says of which.
+
+    An absent array passes; with `or_none` an empty tuple does too.
+    """
+    value = getattr(frame, field)
+    if value is None or (or_none and not len(value)):
+        return
+    if len(value) != rows:
+        rule = f"{'empty or ' if or_none else ''}{rows}, one for each of {what}"
+        raise ValueError(must_be(f"length of {field}", rule, len(value)))
