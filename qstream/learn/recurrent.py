@@ -13,11 +13,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
 
+from qstream.errors import LearnError
 from qstream.learn import given, policy
 from qstream.learn.evolve import evolve
 from qstream.learn.model import Model
 from qstream.learn.registry import Want
 from schemas.frame import Axes, Count, Frame
+from schemas.wording import must_be
 
 RATES: Final = (1.0, 0.6, 0.3, 0.1, 0.03)
 MEAN_OF: Final = 30
@@ -83,7 +85,8 @@ def step(state: RecurrentState, value: float, model: Model | None = None) -> tup
     Raises
     ------
     LearnError
-        `value` is not finite, or the model is not what `WANT` says.
+        `value` or the answer is not finite, or the model is not what `WANT` says. A caller that can do without the model trips
+        its guard.
     """
     state, seen = observe(state, value)
     if (
@@ -93,13 +96,16 @@ def step(state: RecurrentState, value: float, model: Model | None = None) -> tup
     ):
         return state, None
     carry = state.carry if state.carried == model.version else np.zeros_like(state.carry)
-    if model.kind == "gru":
-        output, hidden = policy.gru(model, seen.features[None], carry[:1])
-        after = np.stack([hidden[0], hidden[0]])
-    else:
-        output, both = policy.lstm(model, seen.features[None], carry[:, None])
-        after = both[:, 0].copy()
-    answer = float(answers(output, seen.bank[None], np.array([seen.low]), np.array([seen.high]))[0])
+    with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is refused below
+        if model.kind == "gru":
+            output, hidden = policy.gru(model, seen.features[None], carry[:1])
+            after = np.stack([hidden[0], hidden[0]])
+        else:
+            output, both = policy.lstm(model, seen.features[None], carry[:, None])
+            after = both[:, 0].copy()
+        answer = float(answers(output, seen.bank[None], np.array([seen.low]), np.array([seen.high]))[0])
+    if not math.isfinite(answer):
+        raise LearnError(must_be(f"answer of {model.module}/{model.name}/{model.version}", "finite", answer))
     return evolve(state, carry=after, carried=model.version), answer
 
 

@@ -13,7 +13,8 @@ import numpy as np
 from qstream.learn import recurrent
 from qstream.learn.model import Model
 from qstream.learn.train import LEAST, fit_lstm
-from qstream.testing.meter import MODEL, NAME, SECOND
+from qstream.testing.meter import MODEL
+from qstream.testing.readings import NAME, SECOND
 
 NONSENSE_S: Final = 14.0
 TRAIN_S: Final = 16.0

@@ -22,7 +22,7 @@ from qstream.demo.learn.score import Score
 from qstream.demo.scene import Frames
 from qstream.embedded.child import end_child, start_child
 from qstream.learn.model import parts
-from qstream.testing.meter import RATE_HZ, READINGS, Reading
+from qstream.testing.readings import RATE_HZ, READINGS, Reading
 from schemas.control import Scalar
 from schemas.frame import Frame
 from schemas.topics import MODELS

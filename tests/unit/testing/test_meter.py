@@ -1,53 +1,144 @@
-"""The meter: what it learns does not depend on batches, nor on being stored and read again."""
+"""The meter: what it learns does not depend on batches, nor on being stored, and stands under the module's options."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
+import numpy as np
 import pytest
 
-from qstream.contract import Record
-from qstream.state.fields import pack, unpack
+from qstream.learn import recurrent
+from qstream.learn.model import Model, parts
 from qstream.testing.agents import check_agent
-from qstream.testing.meter import AGENT, MeterState, Outlook, Reading, examples, read
+from qstream.testing.feed import Feed
+from qstream.testing.meter import AGENT, LEARNERS, MODEL, Meter, MeterState
+from qstream.testing.readings import NAME, SECOND, Outlook, Reading
+from schemas.learning import Decisions, LearnCommand
 
 
-def after(parts: Sequence[Sequence[Record]], stored: bool = False) -> MeterState:
-    state = MeterState.start()
-    for records in parts:
-        _, state = read(state, "host-3", records)
-        if stored:
-            state = unpack(MeterState, pack(state))
-    return state
+def constant(said: float, version: int, scale: float = 0.0) -> Model:
+    """A network of the right shape that answers with the middle of the range plus `said` of it."""
+    units, outputs = recurrent.UNITS, recurrent.WANT.outputs
+    arrays = {
+        "weight_ih": np.full((4 * units, len(recurrent.FEATURES)), scale),
+        "weight_hh": np.zeros((4 * units, units)),
+        "bias": np.zeros(4 * units),
+        "head.weight": np.full((outputs, units), scale),
+        "head.bias": np.r_[np.zeros(outputs - 2), 50.0, said],  # all weight on the mean of 30
+    }
+    config, names = {"horizon": SECOND}, recurrent.FEATURES
+    return Model(module=NAME, name=MODEL, version=version, kind="lstm", arrays=arrays, feature_names=names, config=config)
+
+
+class Host:
+    """One host whose load jumps up and down at each reading, so that the last value is a bad forecast."""
+
+    def __init__(self) -> None:
+        self.feed = Feed(Meter())
+        self.number = 0
+
+    def read(self, count: int) -> Outlook:
+        for _ in range(count):
+            load = 0.2 + 0.6 * (self.number % 2)
+            self.feed.send(Reading.of("h", self.number, load, {self.number - 3: 1.0} if self.number > 3 else {}), self.number)
+            self.number += 1
+        assert self.feed.dead == []
+        return self.feed.frames(Outlook)[-1]
+
+    def publish(self, model: Model, **changes: object) -> None:
+        for part in parts(model):
+            self.feed.send(type(part).build(**dict(part) | changes), self.number)
+
+    def ask(self, command: str, learner: str = "") -> None:
+        self.feed.send(LearnCommand(module=NAME, key="h", command=command, learner=learner), self.number)
+
+    @property
+    def state(self) -> MeterState:
+        state = self.feed.state("h")
+        assert state is not None
+        return state
 
 
 def test_the_meter_keeps_what_agents_promise() -> None:
     check_agent(AGENT)
 
 
-@pytest.mark.parametrize("cut", [1, 7, 10, 39])
-def test_a_split_into_batches_changes_no_byte_of_what_is_learnt(cut: int) -> None:
-    records = examples()
-    assert after([records[:cut], records[cut:]]).encode() == after([records]).encode()
-
-
-def test_a_state_that_is_stored_and_read_after_each_reading_ends_in_the_same_bytes() -> None:
-    records = examples()
-    assert after([[record] for record in records], stored=True).encode() == after([records]).encode()
-
-
 def test_readings_that_come_twice_or_never_show_in_the_counters() -> None:
-    records = examples()
-    state = after([[*records[:10], records[9], *records[12:20]]])
+    feed = Feed(Meter())
+    for number in (*range(10), 9, *range(12, 20)):
+        feed.send(Reading.of("h", number, 0.5), number)
+    state = feed.state("h")
+    assert state is not None
     assert (state.repeated, state.missed, state.forecast.steps) == (1, 2, 19)
 
 
-def test_rewards_count_once_however_often_and_whenever_they_come() -> None:
-    readings = [Reading.of("host-3", n, 0.5, earned) for n, earned in enumerate([{1: 1.0}, {0: 1.0}, {0: 0.0}, {2: 1.0, 1: 0.0}])]
-    records = [Record("meter.reading.v1", 0, n, "host-3", reading, 1000 + n) for n, reading in enumerate(readings)]
-    events, state = read(MeterState.start(), "host-3", records)
-    newest = events[-1].frame
-    assert isinstance(newest, Outlook)
-    assert (newest.matched, newest.unmatched) == (state.guess.rewards, state.guess.unmatched)
-    assert newest.matched + newest.unmatched == 5
-    assert newest.unmatched >= 1, "the second reward of the first guess"
+def test_rewards_count_once_however_often_and_whenever_they_come_and_are_logged() -> None:
+    feed = Feed(Meter())
+    for number, earned in enumerate([{1: 1.0}, {0: 1.0}, {0: 0.0}, {2: 1.0, 1: 0.0}]):
+        feed.send(Reading.of("h", number, 0.5, earned), number)
+    newest = feed.frames(Outlook)[-1]
+    assert (newest.matched, newest.unmatched) == (3, 2)
+    logged = [(name, value) for log in feed.frames(Decisions) for name, value in zip(log.decision_id, log.reward, strict=True)]
+    assert logged == [("h/0", 1.0), ("h/1", 1.0), ("h/2", 1.0)]
+    assert {log.learner for log in feed.frames(Decisions)} == {"guess"}
+
+
+def test_switched_off_it_answers_with_the_last_value_and_nothing_that_learns_changes() -> None:
+    host = Host()
+    assert host.read(40).mean == pytest.approx(0.5, abs=0.1)
+    before = host.state
+    host.feed.configure(learn="off")
+    newest = host.read(5)
+    assert (newest.mean, newest.guess) == (newest.load, "falls")
+    assert all(getattr(host.state, name) == getattr(before, name) for name in LEARNERS)
+    host.feed.configure(learn="shadow")
+    newest = host.read(5)
+    assert newest.mean == newest.load
+    assert host.state.forecast.steps == before.forecast.steps + 5
+
+
+def test_a_model_is_promoted_over_a_frozen_forecaster_and_rolled_back_once_it_is_worse() -> None:
+    host = Host()
+    host.read(30)
+    host.publish(constant(-0.1, 7))
+    assert (host.read(60).offered_by, host.state.pinned.guard.promotions) == (7, 0), "it is worse than the forecasters"
+    host.ask("freeze", "forecast")
+    host.ask("reset", "pinned")
+    newest = host.read(150)
+    assert (newest.model_version, newest.promotions) == (7, 1), "it is better than the last value"
+    host.ask("thaw")
+    newest = host.read(150)
+    assert (newest.model_version, newest.rollbacks) == (-1, 1)
+    assert host.state.turn[: host.state.turns, 1:].tolist() == [[0, -1], [0, 7], [2, 7], [3, 7], [3, -1]]
+
+
+def test_a_pinned_model_that_is_retired_no_longer_answers_and_the_option_names_another() -> None:
+    host = Host()
+    host.publish(constant(0.0, 7))
+    host.publish(constant(0.1, 8))
+    assert host.read(20).offered_by == 8
+    host.publish(constant(0.1, 8), retired=True, data=np.zeros(0, np.uint8))
+    assert host.read(1).offered_by == 7
+    host.feed.configure(model_forecast=7)
+    newest = host.read(1)
+    assert (newest.model_version, newest.mean) == (7, newest.offered)
+    host.feed.configure(model_forecast="none")
+    assert host.read(1).model_version == -1
+
+
+def test_a_model_whose_answer_is_not_finite_is_retired_and_costs_no_reading() -> None:
+    host = Host()
+    host.publish(constant(0.0, 7, scale=1e308))
+    assert host.read(20).offered_by == -1
+    assert host.state.pinned.guard.trips == 1
+
+
+def test_a_worker_with_arms_of_an_older_release_goes_on_with_what_they_learnt() -> None:
+    host = Host()
+    host.read(30)
+    older = host.state.guess.bandit.model_copy(update={"arm_names": ("rises", "falls")})
+    guess = host.state.guess.model_copy(update={"bandit": older})
+    asked = LearnCommand(module=NAME, key="h", command="restore", learner="guess", state=np.frombuffer(guess.encode(), np.uint8))
+    host.feed.send(asked, host.number)
+    host.read(1)
+    after = host.state.guess.bandit
+    assert after.arm_names == ("falls", "rises")
+    assert after.chosen.sum() == older.chosen.sum() + 1

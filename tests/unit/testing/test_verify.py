@@ -78,3 +78,11 @@ def test_the_fault_free_run_passes_over_poison_and_counts_the_rest() -> None:
     assert run.dead_letters == [records[1].id]
     assert run.states.keys() == {"a"}
     assert not verify(run, fault_free(Ledgers(), reversed(records), {records[1].id})).ok
+
+
+def test_where_no_order_holds_an_attempt_that_died_may_have_said_otherwise_but_the_one_that_was_kept_is_there() -> None:
+    other, more = A1._replace(value=b"other"), Produced("in/0/1/1", "a", b"more")
+    assert verify(EXPECTED, with_events(A0, other, more, A1, A2, B0, B1), open_order=True).ok
+    assert verify(EXPECTED, with_events(A0, other, A2, B0, B1), open_order=True).faults == {"changed": (A1.id,)}
+    stray = Produced("in/7/7/0", "a", b"a0")
+    assert verify(EXPECTED, with_events(*EXPECTED.events, stray), open_order=True).faults == {"unrecognised": (stray.id,)}
