@@ -14,7 +14,7 @@ from qstream.learn import conformal, decision, recurrent
 from qstream.learn.model import Model, parts
 from qstream.learn.registry import Models
 from qstream.testing.feed import Feed
-from qstream.testing.meter import FEATURES, LEARNERS, MODEL, TURNS, Meter, MeterState
+from qstream.testing.meter import ARMS, FEATURES, LEARNERS, MODEL, TURNS, Meter, MeterState
 from qstream.testing.readings import NAME, OUTLOOKS, READINGS, SECOND, Reading
 from qstream.testing.verify import Produced, Run
 from schemas.frame import Frame
@@ -67,16 +67,20 @@ def _commands(rng: random.Random, count: int) -> Due:
         return Step(LEARN_COMMAND, host, frame, fault)
 
     margin = conformal.learn(conformal.start(), [0.25], [0.5])
-    older = decision.start(("rises", "falls", "stays"), FEATURES)  # as if of a release with other arms
+    taught, _, _ = decision.choose(
+        decision.start(ARMS, FEATURES), [1.0, 0.5, 0.5], "of another host", 1, learn="on", explore=0.02
+    )
+    other = decision.start(("rises", "stays"), FEATURES)
     due = [(0.02 * count, ask(host, "freeze", "forecast")) for host in SHADOWED]
     due += [(0.75 * count, ask(host, "thaw")) for host in SHADOWED]
     for _ in range(30):
         host, command = rng.choice(HOSTS), rng.choice(["reset", "freeze", "thaw", "restore", "restore"])
         learner = rng.choice(["margin", "guess"] if host in SHADOWED or command == "restore" else [*LEARNERS, ""])
-        state = {"margin": margin, "guess": older}[learner] if command == "restore" else None
+        state = {"margin": margin, "guess": taught}[learner] if command == "restore" else None
         due.append((rng.random() * count, ask(host, command, learner, state)))
     wrong = [ask(HOSTS[3], "melt", fault="unknown"), ask(HOSTS[4], "reset", "none.such", fault="unknown")]
     wrong += [ask(HOSTS[5], "restore", "guess", margin, fault="another learner's"), ask(HOSTS[6], "freeze", to="routing")]
+    wrong.append(ask(HOSTS[7], "restore", "guess", other, fault="other arms"))
     return due + [(rng.random() * count, step) for step in wrong]
 
 

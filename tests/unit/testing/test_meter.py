@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from qstream.contract import Batch
 from qstream.learn import recurrent
 from qstream.learn.model import Model, parts
 from qstream.testing.agents import check_agent
@@ -135,10 +136,10 @@ def test_a_worker_with_arms_of_an_older_release_goes_on_with_what_they_learnt() 
     host = Host()
     host.read(30)
     older = host.state.guess.bandit.model_copy(update={"arm_names": ("rises", "falls")})
-    guess = host.state.guess.model_copy(update={"bandit": older})
-    asked = LearnCommand(module=NAME, key="h", command="restore", learner="guess", state=np.frombuffer(guess.encode(), np.uint8))
-    host.feed.send(asked, host.number)
-    host.read(1)
-    after = host.state.guess.bandit
+    state = host.state.model_copy(update={"guess": host.state.guess.model_copy(update={"bandit": older})})
+    record = host.feed.record(Reading.of("h", host.number, 0.5), host.number)
+    result = Meter().process(Batch("h", [record]), state, 0)
+    assert result.state is not None
+    after = result.state.guess.bandit
     assert after.arm_names == ("falls", "rises")
     assert after.chosen.sum() == older.chosen.sum() + 1
