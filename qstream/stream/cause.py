@@ -19,7 +19,7 @@ C = TypeVar("C")
 _LOGIN: Final = {KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED}
 _FIX_LOGIN: Final = "check sasl.mechanism, sasl.username and sasl.password in QSTREAM_KAFKA"
 _FIX_TLS: Final = (
-    "check ssl.ca.location in QSTREAM_KAFKA, and that the broker's certificate names this host "
+    "check ssl.ca.location in QSTREAM_KAFKA, and that the broker's certificate is in date and names this host "
     "(ssl.endpoint.identification.algorithm 'none' turns that off)"
 )
 _FIX_CERTIFICATE: Final = (

@@ -15,7 +15,7 @@ from confluent_kafka import TopicPartition as KafkaPartition
 
 from qstream.config import Settings, is_embedded
 from qstream.contract import Event, TopicPartition
-from qstream.errors import EXIT_FATAL, ConfigError, DeliveryFailed, Fenced, NotAllowed
+from qstream.errors import EXIT_FATAL, ConfigError, DeliveryFailed, Fatal, Fenced, NotAllowed
 from qstream.stream.cause import denied
 from qstream.stream.decode import Rejected, reject
 from qstream.stream.faults import raise_if_fatal
@@ -48,6 +48,7 @@ class Outbox:
         config = producer_config(settings)
         self.transactional = settings.delivery == "exactly_once"
         identity = f"{settings.group_prefix}.{agent}-{settings.worker_id}"
+        self._hangs_s = 3 * settings.transaction_timeout_ms / 1000
         self._rights = {
             "transactional_id": f"WRITE on transactional id {identity}",
             "group": f"READ on group {settings.group_prefix}.{agent}",
@@ -72,7 +73,7 @@ class Outbox:
                     "delivery must be 'at_least_once' on the embedded broker, got 'exactly_once': "
                     "the embedded broker cannot do transactions; name a real cluster by --bootstrap-servers"
                 )
-            with _watchdog(3 * self.settings.transaction_timeout_ms / 1000):
+            with _watchdog(self._hangs_s):
                 self._transact(self._transactor.init_transactions)
 
     def send(self, events: Sequence[Event], rejected: Sequence[Rejected]) -> list[Rejected]:
@@ -102,14 +103,20 @@ class Outbox:
     def transaction(self, notes: Mapping[TopicPartition, tuple[int, str]], group_metadata: object) -> Iterator[None]:
         """What is sent inside becomes visible together with the offsets and their metadata, or not at all."""
         offsets = [KafkaPartition(p.topic, p.partition, offset, note) for p, (offset, note) in notes.items()]
-        self._transact(self._transactor.begin_transaction)
+        with _absence_named():
+            self._transact(self._transactor.begin_transaction)
+            with self._aborted_if_failed():
+                yield
+                with _watchdog(self._hangs_s):
+                    self._transact(self._transactor.send_offsets_to_transaction, offsets, group_metadata)
+                    self._transact(self._transactor.commit_transaction)
+
+    @contextmanager
+    def _aborted_if_failed(self) -> Iterator[None]:
         try:
             yield
-            with _watchdog(3 * self.settings.transaction_timeout_ms / 1000):
-                self._transact(self._transactor.send_offsets_to_transaction, offsets, group_metadata)
-                self._transact(self._transactor.commit_transaction)
         except DeliveryFailed:
-            with self._fatal_named(), _watchdog(3 * self.settings.transaction_timeout_ms / 1000):
+            with self._fatal_named(), _watchdog(self._hangs_s):
                 self._transactor.purge()
                 self._transact(self._transactor.abort_transaction)
                 self._transactor.flush(1.0)  # serves the reports of what was purged
@@ -216,12 +223,29 @@ def _blame(event: Event, error: Exception) -> list[Rejected]:
 
 
 @contextmanager
+def _absence_named() -> Iterator[None]:
+    """A fatal error of a transaction in the operator's words: the client's own blame another worker."""
+    try:
+        yield
+    except Fatal as exc:
+        raise type(exc)(f"{exc}; so it is as well where the coordinating broker was away while a transaction was open") from exc
+
+
+@contextmanager
 def _watchdog(seconds: float) -> Iterator[None]:
-    """End the process without commit if the block hangs: librdkafka may ignore timeouts when a coordinator disappears."""
-    timer = threading.Timer(seconds, os._exit, [EXIT_FATAL])
+    """End the process without commit if the block hangs: transactional calls wait for their coordinator without a limit."""
+    timer = threading.Timer(seconds, _end_hanging, [seconds])
     timer.daemon = True
     timer.start()
     try:
         yield
     finally:
         timer.cancel()
+
+
+def _end_hanging(seconds: float) -> None:
+    log.critical(
+        "a transaction did not end within %.3g s, its coordinating broker is away: the worker ends without commit", seconds
+    )
+    logging.shutdown()
+    os._exit(EXIT_FATAL)

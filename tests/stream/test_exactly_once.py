@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +14,7 @@ import redis
 from qstream.contract import Event, Record, Result, Tick
 from qstream.embedded.kafka import EmbeddedKafka
 from qstream.embedded.redis import EmbeddedRedis
-from qstream.errors import ConfigError, Fenced
+from qstream.errors import EXIT_FATAL, ConfigError, Fenced
 from qstream.state.store import StateStore
 from qstream.state.write import Write
 from qstream.stream.client import PlanSubscriber
@@ -47,6 +49,13 @@ def once_each(rig: Rig, sent: Sequence[Ping]) -> None:
 
 def of(name: str, sent: Sequence[Ping]) -> Tally:
     return Tally.of(*(ping for ping in sent if ping.name == name))
+
+
+def test_a_worker_whose_transaction_hangs_ends_and_says_so() -> None:
+    hanging = "import time; from qstream.stream.produce import _watchdog as dog\nwith dog(0.01): time.sleep(1e6)"
+    ended = subprocess.run([sys.executable, "-c", hanging], capture_output=True, text=True, check=False)
+    assert ended.returncode == EXIT_FATAL
+    assert "a transaction did not end within 0.01 s" in ended.stderr
 
 
 def test_each_record_gives_one_event_and_the_next_run_goes_on(rig: Rig):

@@ -115,7 +115,7 @@ FAULTS = {
         {"ssl_ca_location": "nowhere.pem"},
         ("kafka.ssl.ca.location must be the path of a file that exists", "nowhere.pem"),
     ),
-    "wrong host name": ({"at": ELSEWHERE}, ("certificate names this host", "ssl.endpoint.identification.algorithm")),
+    "wrong host name": ({"at": ELSEWHERE}, ("names this host", "ssl.endpoint.identification.algorithm")),
     "no TLS": ({"security_protocol": "SASL_PLAINTEXT"}, ("security.protocol",)),
     "nothing at all": ({"security_protocol": None, "sasl_mechanism": None}, ("security.protocol",)),
     "TLS to a door without": ({"at": "PLAINTEXT"}, ("SSL connection closed by peer", "security.protocol")),
