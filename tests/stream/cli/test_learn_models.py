@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from importlib.metadata import EntryPoint
 
 import numpy as np
 import pytest
 
+import agents.names
 from agents.registry import find_agent
 from qstream.cli.learn.models import known_parts
 from qstream.config import load_settings
@@ -14,6 +16,9 @@ from qstream.learn import policy
 from qstream.learn.model import from_bytes, parts
 from qstream.learn.registry import Registry, Want
 from qstream.stream.client import Publisher
+from qstream.testing.feed import Feed
+from qstream.testing.meter import Meter
+from qstream.testing.readings import Outlook, Reading
 from schemas.frame import JSON
 from schemas.learning import Decisions
 from schemas.topics import LEARN_DECISION, MODELS
@@ -131,3 +136,25 @@ def test_a_trainer_that_the_module_does_not_have_is_named(invoke):
     result = invoke("learn", "train", "routing", "gnn", "--from", "x.jsonl")
     assert result.exit_code == 2
     assert "a trainer of routing (it has none)" in result.output
+
+
+def test_an_agent_of_another_package_trains_its_forecaster_from_recorded_readings_and_its_workers_watch_it(
+    cluster, invoke, answer_of, monkeypatch, tmp_path
+):
+    point = EntryPoint("meter", "qstream.testing.meter:AGENT", "qstream.agents")
+    monkeypatch.setattr(agents.names, "entry_points", lambda group: [point] if group == "qstream.agents" else [])
+    rng, recorded, file = np.random.default_rng(0), tmp_path / "readings.jsonl", tmp_path / "model.safetensors"
+    readings = [Reading.of("h", n, 0.3 + 0.5 * (n // 13 % 2) + 0.1 * rng.random()) for n in range(230)]
+    recorded.write_bytes(b"\n".join(reading.encode(JSON) for reading in readings))
+    words = ("learn", "train", "meter", "lstm", "--from", recorded, "--deadline-s", 1, "--out", file, "-b", cluster)
+    result = invoke(*words, "--publish", "--force")
+    assert result.exit_code == 0, result.output
+    assert "twin: the same forecasters without it" in result.output
+    made = from_bytes(file.read_bytes())
+    (fact,) = answer_of("learn", "models", "meter", "-b", cluster)
+    assert (fact["version"], fact["state"], fact["loss"] > 0, fact["loss_twin"] > 0) == (made.version, "in use", True, True)
+    feed = Feed(Meter())
+    for part in known_parts(load_settings(bootstrap_servers=cluster))["meter", "forecast", made.version]:
+        feed.send(part, 0)
+    feed.send(readings[0], 0)
+    assert feed.frames(Outlook)[0].offered_by == made.version
