@@ -65,7 +65,7 @@ def _rows(note: str, rate: int, tokens: int, target: str, options: dict[str, Any
         def through(send: Send, receive: Receive, seconds: int, turn: str) -> list[float]:
             count = rate * seconds
             batches = [kinds[n % len(kinds)].model_copy(update={"batch_id": f"{turn}-{n}"}) for n in range(count)]
-            return _latency_ms(batches, rate, send, receive)
+            return latency_ms(batches, rate, send, receive)
 
         planned, echoed, cpu_s, wall_s = [], [], 0.0, 0.0
         for turn in range(TURNS + 1):
@@ -98,7 +98,7 @@ def _quantiles(latency_ms: list[float]) -> NDArray[np.float64]:
     return found
 
 
-def _latency_ms(batches: list[TokenBatch], rate: int, send: Send, receive: Receive) -> list[float]:
+def latency_ms(batches: list[TokenBatch], rate: int, send: Send, receive: Receive) -> list[float]:
     """Milliseconds from the call of `send` to the answer, of each batch that has one."""
     sent: dict[str, float] = {}
     received: dict[str, float] = {}
