@@ -25,4 +25,6 @@ def test_no_learning_step_is_lost_or_done_twice_when_the_worker_is_killed(tmp_pa
     assert figures["model_versions"]["answered"] == [], "a model that says nonsense never answers"
     assert (figures["updates_lost"], figures["updates_twice"], figures["lost"], figures["dead_letters"]) == (0, 0, 0, 0)
     assert 0 < figures["coverage"] <= 1
-    assert 0 < figures["latency_ms"]["p50"] <= figures["latency_ms"]["p99"]
+    assert 0 < figures["latency_ms"]["p50"] <= figures["latency_ms"]["p99"] <= figures["latency_ms"]["worst"]
+    assert figures["gap_ms"] > 0
+    assert [model["what"] for model in figures["models"]] == ["nonsense"]

@@ -43,7 +43,10 @@ def trained(loads: list[float], seed: int) -> Model:
 
 
 class Offers:
-    """Which models are due; training goes on next to the stream, and needs torch: without it there is no second model."""
+    """Which models are due; training goes on next to the stream, and needs torch: without it there is no second model.
+
+    `missing` says why the second one was not published, empty once it was.
+    """
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
@@ -51,17 +54,18 @@ class Offers:
         self._pool = ThreadPoolExecutor(1)
         self._training: Future[Model] | None = None
         self._torch = importlib.util.find_spec("torch") is not None
+        self.missing = "its training did not end in time" if self._torch else "PyTorch is not installed"
 
-    def due(self, at_s: float, loads: list[float]) -> list[Model]:
-        """The models to publish now, by the time since the first reading."""
+    def due(self, at_s: float, loads: list[float]) -> list[tuple[str, Model]]:
+        """The models to publish now, and what they are, by the time since the first reading."""
         if self._nonsense_due and at_s >= NONSENSE_S:
             self._nonsense_due = False
-            return [nonsense()]
+            return [("nonsense", nonsense())]
         if self._torch and self._training is None and at_s >= TRAIN_S and len(loads) >= LEAST + 3 * SECOND:
             self._training = self._pool.submit(trained, loads, self._seed)
         if self._torch and self._training is not None and at_s >= TRAINED_S and self._training.done():
-            self._torch = False
-            return [replace(self._training.result(), version=_now_ms())]
+            self._torch, self.missing = False, ""
+            return [("an LSTM trained on the first seconds", replace(self._training.result(), version=_now_ms()))]
         return []
 
 

@@ -17,16 +17,18 @@ from rich.table import Table
 from rich.text import Text
 
 from qstream.demo.learn.cpu import loads
-from qstream.demo.learn.models import Offers
+from qstream.demo.learn.models import TRAINED_S, Offers
 from qstream.demo.learn.score import Score
 from qstream.demo.scene import Frames
 from qstream.embedded.child import end_child, start_child
 from qstream.learn.model import parts
-from qstream.testing.readings import RATE_HZ, READINGS, Reading
+from qstream.testing.readings import RATE_HZ, READINGS, SECOND, Reading
 from schemas.control import Scalar
 from schemas.frame import Frame
 from schemas.topics import MODELS
 
+PROMOTED: Final = 20.0  # the wealth at which a guard promotes
+LEAST_SCORED: Final = 9 * SECOND  # nine blocks of the guard with the most that one can gain
 NEXT: Final = """next
   your module    keep a state of qstream.learn in your own keyed state: qstream/learn/README.md, qstream/testing/meter.py
   which learner  forecast and hedge where each option's loss is seen, bandit where only the chosen one's is"""
@@ -79,8 +81,8 @@ class LearnScene:
             load = next(use)
             yield [(READINGS, Reading.of(self.host, number, load, self.score.earned(number, load)))]
             number += 1
-            for model in self.models.due(time.monotonic() - began_s, self.score.loads):
-                self.score.published_models.append(model.version)
+            for what, model in self.models.due(time.monotonic() - began_s, self.score.loads):
+                self.score.published_models[model.version] = what
                 yield [(MODELS, part) for part in parts(model)]
 
     def published(self, frame: Frame, at_s: float) -> None:
@@ -94,7 +96,7 @@ class LearnScene:
         return
 
     def killed(self) -> None:
-        self.score.killed = True
+        self.score.killed()
 
     @property
     def waiting(self) -> int:
@@ -132,12 +134,42 @@ class LearnScene:
         table.add_column("what")
         table.add_column("figure", justify="right")
         for name, value in f.items():
-            if not isinstance(value, Mapping):
-                table.add_row(name, f"{value:.3f}" if isinstance(value, float) else str(value))
-        for name, value in f["model_versions"].items():
-            table.add_row(f"model_versions {name}", ", ".join(map(str, value)) or "none")
-        for name, value in f["latency_ms"].items():
-            table.add_row(f"latency_ms {name}", f"{value:.1f}")
+            if isinstance(value, Mapping):
+                for part, figure in value.items():
+                    shown = ", ".join(map(str, figure)) or "none" if isinstance(figure, list) else _shown(figure)
+                    table.add_row(f"{name} {part}", shown)
+            elif not isinstance(value, list):
+                table.add_row(name, _shown(value))
         yield table
-        killed = " across the death of the worker" if self.score.killed else ""
-        yield Text(f"{f['updates_lost']} of {f['updates']} learning steps were lost and {f['updates_twice']} done twice{killed}.")
+        for model in f["models"]:
+            yield Text(_verdict(model))
+        if self.models.missing and f["seconds"] >= TRAINED_S:
+            yield Text(f"no LSTM was published: {self.models.missing}")
+        yield Text(
+            f"{f['updates_lost']} of {f['updates']} learning steps were lost and {f['updates_twice']} done twice{_gap(f)}."
+        )
+
+
+def _gap(f: Mapping[str, Any]) -> str:
+    """What the death of the worker cost, where there was one."""
+    if not f["gap_ms"]:
+        return ""
+    waited = f"{f['waited_in_gap']} readings waited {f['gap_ms'] / 1e3:.1f} s at most for the next worker"
+    return f" across the death of the worker; {waited}"
+
+
+def _verdict(model: Mapping[str, Any]) -> str:
+    """Why a model answered or did not."""
+    what, scored, ratio = f"model {model['version']}, {model['what']}", model["scored"], model["error_over_incumbent"]
+    if ratio is None:
+        return f"{what}: none of its forecasts was met in time"
+    shown = f"{what}: error {ratio:.2f} of the incumbent's on {scored} forecasts, wealth {model['wealth']:.3g} of {PROMOTED:.0f}"
+    if model["answered"]:
+        return f"{shown}: it was promoted"
+    if ratio >= 1:
+        return f"{shown}: it is not better, and stayed in shadow"
+    return f"{shown}: it stayed in shadow, where it takes {LEAST_SCORED} forecasts to be promoted, if each is far better"
+
+
+def _shown(value: object) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
