@@ -19,7 +19,7 @@ from qstream.errors import LearnError
 from qstream.kernels import GOLDEN, compiled, mix64
 from qstream.learn import given, hedge
 from qstream.learn.best import best_chances
-from qstream.learn.evolve import evolve
+from qstream.learn.evolve import all_finite, copies, evolve, renewed
 from qstream.learn.ridge import MOST_CONTEXT, MOST_REWARD, add, predict
 from schemas.frame import Axes, Count, Frame, Names
 from schemas.wording import must_be
@@ -190,7 +190,7 @@ def choose(
     arms = len(state.arm_names)
     x = given.numbers("context", context, (len(state.feature_names),))
     may = _all(arms) if allowed is None else given.flags("allowed", allowed, (arms,))
-    if not may.any():
+    if allowed is not None and not may.any():
         raise LearnError(must_be("allowed", "true for an arm", may.tolist()))
     if not isinstance(decision_id, str) or not 0 < len(decision_id) <= given.MAX_NAME:
         raise LearnError(must_be("decision_id", f"a string of 1 to {given.MAX_NAME} characters", decision_id))
@@ -200,25 +200,25 @@ def choose(
         return state, _choice(state, state.waiting_id.index(decision_id))
     number = state.decisions + 1
     row = int(state.waiting_at[:, 0].argmin())  # a free one, else the oldest
-    chosen, at, waiting = state.chosen.copy(), state.waiting_at.copy(), state.waiting.copy()
-    at[row] = number, now, 0
+    new = copies(state, ("chosen", "waiting_at", "waiting"))
+    at, waiting = new["waiting_at"][row], new["waiting"][row]
+    at[:2] = number, now
     _choose(
         (state.gram, state.target, state.noise, state.memory),
         (state.rule == "thompson", state.width, state.floor, stream),
         x,
         may,
-        at[row],
-        waiting[row],
-        chosen,
+        at,
+        waiting,
+        new["chosen"],
     )
-    after = evolve(
+    after = renewed(
         state,
+        new,
+        all_finite(waiting),
         decisions=number,
         expired=state.expired + (state.waiting_id[row] != ""),
-        chosen=chosen,
         waiting_id=(*state.waiting_id[:row], decision_id, *state.waiting_id[row + 1 :]),
-        waiting_at=at,
-        waiting=waiting,
     )
     return after, _choice(after, row)
 
@@ -247,17 +247,18 @@ def reward(state: BanditState, decision_id: str, value: float, now_ns: int) -> t
         return evolve(state, unmatched=state.unmatched + 1), None
     row = state.waiting_id.index(decision_id)
     earned = min(max(float(value), -MOST_REWARD), MOST_REWARD)
-    new = {name: getattr(state, name).copy() for name in _REWARDED}
+    new = copies(state, _REWARDED)
     _learn(earned, state.rewards, state.ridge, state.memories, state.waiting_at[row], state.waiting[row], *new.values())
+    finite = all(map(all_finite, new.values()))
     at = state.waiting_at.copy()
     at[row, 0] = 0
-    after = evolve(
+    after = renewed(
         state,
+        new | {"waiting_at": at},
+        finite,
         rewards=state.rewards + 1,
         reward_sum=min(max(state.reward_sum + earned, -MOST_SUM), MOST_SUM),
         waiting_id=(*state.waiting_id[:row], "", *state.waiting_id[row + 1 :]),
-        waiting_at=at,
-        **new,
     )
     choice, context = _choice(state, row), state.waiting[row, : len(state.feature_names)]
     waited_ns = max(0, now - int(state.waiting_at[row, 1]))

@@ -195,10 +195,11 @@ def forecasts(
     target: Any,
     each: Any,
     up: Any,
-) -> None:
+) -> Any:
     """Take in the values [S] and fill `each` [S, K] with all forecasts: smoothed at each rate, regression, mean, analogs, season
     and those from `outside` [S, extra], of which there may be none. What has seen too little gives the last value and is false
-    in `up` [S, K] from now on. `target` [S] is what the forecasts of `horizon` steps ago were of, if there were any."""
+    in `up` [S, K] from now on. `target` [S] is what the forecasts of `horizon` steps ago were of, if there were any. Returns
+    whether all is finite."""
     rows, size = past.shape
     came = np.empty(rows)
     for s in range(rows):
@@ -232,6 +233,18 @@ def forecasts(
         for s in range(min(rows, len(outside))):
             mean[s] = min(max(outside[s, k - arm], -VALUE_MAX), VALUE_MAX)
         put(len(outside) > 0, k, mean, each, up)
+    check = 0.0  # NaN once 0 times a number that is not finite is added
+    for s in range(rows):
+        check += 0.0 * largest[s]
+        for r in range(len(rates)):
+            check += 0.0 * level[s, r]
+        for i in range(weight.shape[1]):
+            check += 0.0 * weight[s, i]
+            for j in range(weight.shape[1]):
+                check += 0.0 * cov[s, i, j]
+        for k in range(each.shape[1]):
+            check += 0.0 * each[s, k]
+    return check == 0.0
 
 
 @compiled

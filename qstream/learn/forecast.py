@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from qstream.arguments import read_only
 from qstream.learn import experts, given, hedge
-from qstream.learn.evolve import evolve
+from qstream.learn.evolve import copies, renewed
 from qstream.learn.experts import analog as analog
 from qstream.learn.experts import ewma as ewma
 from qstream.learn.experts import rls as rls
@@ -157,16 +157,16 @@ def step(
     came = given.numbers("value", value, (rows,))
     outside = _NONE if extra is None else given.numbers("extra", extra, (rows, state.extra))
     up = given.flags("awake", awake, (rows, arms)).copy()
-    new, made = ({name: getattr(state, name).copy() for name in names} for names in (_LEARNT, _MADE))
+    new, made = copies(state, _LEARNT), copies(state, _MADE)
     target, each, mean = np.zeros(rows), np.empty((rows, arms)), np.empty(rows)
     rates, windows, steps, horizon = state.rates, state.analogs, state.steps, state.horizon
     learnt = (*new.values(), target, each, up)
-    experts.forecasts(came, outside, rates, windows, steps, horizon, state.season, state.forgetting, *learnt)
+    finite = experts.forecasts(came, outside, rates, windows, steps, horizon, state.season, state.forgetting, *learnt)
     mixer = state.hedge if steps < horizon else _learnt(state, steps % horizon, target)
     share = hedge.mix(mixer, up)
     experts.weighted_median(each, share, mean)
     experts.keep(steps % horizon, each, mixer.weight, mixer.top, up, *made.values())
-    return evolve(state, steps=steps + 1, hedge=mixer, **new, **made), Forecast(mean, each, share)
+    return renewed(state, new | made, finite, steps=steps + 1, hedge=mixer), Forecast(mean, each, share)
 
 
 _NONE: Final = read_only(np.empty((0, 0)))

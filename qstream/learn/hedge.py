@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from qstream.errors import LearnError
 from qstream.kernels import compiled
 from qstream.learn import given
-from qstream.learn.evolve import evolve
+from qstream.learn.evolve import copies, renewed
 from schemas.frame import Axes, Count, Frame, Names
 from schemas.wording import Shown, must_be
 
@@ -150,9 +150,9 @@ def learnt(
     awake: NDArray[np.bool_],
 ) -> HedgeState:
     """`learn` for another learner, whose arrays have the form that the kernel takes: C-ordered and read-only."""
-    new = {name: getattr(state, name).copy() for name in LEARNT}
-    learn_rows(loss, weight, top, awake, state.discounts, *new.values())
-    return evolve(state, steps=state.steps + 1, **new)
+    new = copies(state, LEARNT)
+    finite = learn_rows(loss, weight, top, awake, state.discounts, *new.values())
+    return renewed(state, new, finite, steps=state.steps + 1)
 
 
 def linear_loss(
@@ -241,9 +241,10 @@ def learn_rows(
     top_most: Any,
     arm_regret: Any,
     loss_total: Any,
-) -> None:
-    """One round of both levels, in place; series without an arm awake stay as they are."""
+) -> Any:
+    """One round of both levels, in place; series without an arm awake stay as they are. Returns whether all is finite."""
     rows, levels, arms = weight.shape
+    check = 0.0  # NaN once 0 times a number that is not finite is added
     level_loss, lost, here = np.empty(levels), np.empty(arms), np.empty(arms)
     for s in range(rows):
         up, scale = 0, 0.0
@@ -281,10 +282,16 @@ def learn_rows(
                 total += weight[s, d, k]
             for k in range(arms):
                 weight[s, d, k] = weight[s, d, k] / total if total > 0 else 1.0 / arms
+                check += 0.0 * (weight[s, d, k] + regret[s, d, k] + variance[s, d, k])
         own = learn_top(level_loss, noise, used_top[s], top[s], top_regret[s], top_variance[s], top_most[s : s + 1])
         loss_total[s] += own
         for k in range(arms):
             arm_regret[s, k] += here[k] * (own - lost[k])
+            check += 0.0 * arm_regret[s, k]
+        for d in range(levels):
+            check += 0.0 * (most[s, d] + top[s, d] + top_regret[s, d] + top_variance[s, d])
+        check += 0.0 * (top_most[s] + loss_total[s])
+    return check == 0.0
 
 
 @compiled
