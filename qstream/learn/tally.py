@@ -6,7 +6,7 @@ from collections import Counter
 from functools import singledispatch
 from typing import Final, NamedTuple
 
-from qstream.learn import bandit, conformal, decision, drift, forecast, guard, hedge, version, weights
+from qstream.learn import bandit, calibration, conformal, decision, drift, forecast, guard, hedge, version, weights
 from schemas.frame import Frame
 
 NONE: Final[Counter[str]] = Counter()
@@ -43,6 +43,11 @@ def _(state: forecast.ForecastState) -> Tally:
 @tally.register
 def _(state: conformal.ConformalState) -> Tally:
     return Tally(state.steps)
+
+
+@tally.register
+def _(state: calibration.CalibrationState) -> Tally:
+    return Tally(state.miss.steps)
 
 
 @tally.register

@@ -72,5 +72,11 @@ def known(processor: Processor[Any], store: StateStore[Any], key: str) -> Known:
     found = store.load(key)
     if not isinstance(found.state, LearningState):
         raise ConfigError(must_be("KEY", f"one that {processor.name} has a state of", key))
-    learners = {name: learner for name in processor.learners if (learner := learner_of(found.state, name)) is not None}
-    return Known(key, found.version, found.state.commands, learners, found.state.frozen)
+    return Known(key, found.version, found.state.commands, learners_in(processor, found.state), found.state.frozen)
+
+
+def learners_in(processor: Processor[Any], state: Frame | None) -> dict[str, Frame]:
+    """The learners that have begun in a key's state, by name."""
+    if state is None:
+        return {}
+    return {name: learner for name in processor.learners if (learner := learner_of(state, name)) is not None}

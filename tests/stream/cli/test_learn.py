@@ -96,6 +96,10 @@ def test_learners_are_seen_carried_to_another_key_frozen_and_reset(
     wait_until(lambda: scales.load("a").state.frozen == ())
     assert list(read_all(Settings(bootstrap_servers=cluster), LETTERS.name)) == []
 
+    checks = [check for check in answer_of("doctor", "-b", cluster, *redis) if check["what"] == "learners of scales"]
+    assert [check["verdict"] for check in checks] == ["ok"]
+    assert "looked at 2 keys" in checks[0]["detail"]
+
     wrong = invoke("learn", "freeze", "scales", "a", "--learner", "none", "-b", cluster)
     assert (wrong.exit_code, "--learner must be one of shares, late, got 'none'" in wrong.output) == (2, True)
     unknown = invoke("learn", "show", "scales", "c", *redis)
