@@ -84,8 +84,8 @@ class EnergyPlan(VersionedPlan):
     active_qpus: Count = Field(default=0, description="quantum processors that are needed")
     progress: float = Field(default=0.0, ge=0, le=1, description="part of the targets whose progress is measured")
     budget_of: Names = Field(default=(), description="domain, inner budgets and nodes that have a budget")
-    power_limit_w: Targets = Field(description="power limit; -1 leave as it is")
-    sm_clock_mhz: Targets = Field(description="cap of the SM clock, MHz; -1 none")
+    power_limit_w: Targets = Field(description="power limit; -1: its default, which the plan does not set")
+    sm_clock_mhz: Targets = Field(description="cap of the SM clock, MHz; -1: none, which the plan does not set")
     state: Annotated[NDArray[np.uint8], Axes("targets")] | None = Field(
         default=None, description="0 active, 1 parked, 2 released; absent: all active"
     )
@@ -169,6 +169,7 @@ class EnergyAck(Frame):
     node: Name = Field(description="the node whose actuator speaks")
     plan_id: EventId = Field(description="the plan that was taken, refused or is over")
     dry_run: bool = Field(default=False, description="nothing was set")
+    detail: str = Field(default="", max_length=500, description="why a whole plan was refused, or what is wrong on the node")
     uuid: Names = Field(description="the plan's targets on this node, each once")
     result: Annotated[tuple[AckResult, ...], Field(strict=False, fail_fast=True)] = Field(
         description="ok, clamped, denied, unsupported, lost, expired or refused, of each target"
