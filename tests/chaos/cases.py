@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,10 @@ class Step(NamedTuple):
 @dataclass(frozen=True)
 class Case:
     """A processor: its topics and keys, the records to publish by seed and count, of which the `first` are committed before any
-    fault, and what a run without faults leaves of them, given what was found of the states."""
+    fault, and what a run without faults leaves of them, given what was found of the states.
+
+    No more than `most_behind` records wait while others are published, so that topics between which no order holds do meet.
+    """
 
     name: str
     inputs: tuple[Topic, ...]
@@ -39,6 +43,7 @@ class Case:
     expected: Callable[[Sequence[Record], Collection[str], Mapping[str, bytes]], Run]
     first: int = 0
     open_order: bool = False
+    most_behind: float = math.inf
 
 
 def draw_fault(rng: random.Random, share: float = 0.01) -> str:

@@ -30,7 +30,7 @@ EVEN, BRIEF, LATE = 70, 80, 90  # versions that are models at some time
 
 def meter() -> Case:
     inputs, outputs = (READINGS, LEARN_COMMAND), (OUTLOOKS, LEARN_DECISION)
-    return Case(NAME, inputs, outputs, MeterState, HOSTS, script, expected, first=len(HOSTS), open_order=True)
+    return Case(NAME, inputs, outputs, MeterState, HOSTS, script, expected, first=len(HOSTS), open_order=True, most_behind=300)
 
 
 def script(rng: random.Random, count: int) -> Iterator[Step]:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import random
 import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +44,7 @@ pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(1500)]
 WORKERS = 3
 JOIN_S = 400.0
 SETTLE_S = 240.0
+LOOK = 200  # steps between two looks at how far the workers are behind
 DEATHS = 0.01  # of the writes to the store; a worker makes some 50 a second
 BROKER_STAYS: Mapping[Action, int] = {"kill": 5, "terminate": 3, "pause": 2, "add": 2, "remove": 1, "store": 2}
 
@@ -121,8 +123,8 @@ def await_members(scene: Scene) -> None:
         time.sleep(0.2)
 
 
-def publish(scene: Scene, steps: Iterable[Step], published: Published, pause_s: float) -> None:
-    """Publish the steps with a pause after each; a broker that is away is waited for."""
+def publish(scene: Scene, steps: Iterable[Step], published: Published, pause_s: float, supervise: Callable[[], object]) -> None:
+    """Publish the steps with a pause after each; a broker that is away is waited for, and so are workers that are far behind."""
     rng = random.Random(0)
     producer = Producer(producer_config(scene.settings) | {"delivery.report.only.error": False, "message.timeout.ms": 120_000})
     began = time.monotonic()
@@ -138,26 +140,48 @@ def publish(scene: Scene, steps: Iterable[Step], published: Published, pause_s: 
             if step.fault:
                 published.poison.add(record.id)
 
+        if scene.case.most_behind < math.inf and number % LOOK == LOOK - 1:
+            late = time.monotonic()
+            while behind(scene) > scene.case.most_behind:
+                assert time.monotonic() - late < SETTLE_S, "the workers do not go on"
+                producer.poll(0.1)
+                supervise()
         value = rng.randbytes(rng.randrange(1, 60)) if step.fault == "bytes" else step.frame.encode()
         producer.produce(step.topic.name, value, step.key.encode(), on_delivery=confirm)
         producer.poll(max(0.0, began + number * pause_s - time.monotonic()))
     assert producer.flush(120.0) == 0
 
 
-def uncommitted(scene: Scene) -> list[str]:
-    """Input partitions that the group has not committed to their ends, or whose states are not written as far."""
+def offsets(scene: Scene) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
+    """Ends of the input partitions, and what the group has committed of them; `KafkaException` while the broker is away."""
     config = {"bootstrap.servers": scene.settings.bootstrap_servers, "group.id": f"qstream.{scene.case.name}", "log_level": 2}
     reader = Consumer(config | {"isolation.level": "read_committed"})
-    store = StateStore(scene.settings.redis_url.get_secret_value(), scene.case.name, scene.case.state, timeout_ms=2000)
-    partitions = [KafkaPartition(topic, n) for topic in (topic.name for topic in scene.case.inputs) for n in range(8)]
+    partitions = [KafkaPartition(topic.name, n) for topic in scene.case.inputs for n in range(8)]
     try:
         ends = {TopicPartition(p.topic, p.partition): reader.get_watermark_offsets(p, 5.0)[1] for p in partitions}
-        done = {TopicPartition(p.topic, p.partition): p.offset for p in reader.committed(partitions, 5.0)}
+        return ends, {TopicPartition(p.topic, p.partition): p.offset for p in reader.committed(partitions, 5.0)}
+    finally:
+        reader.close()
+
+
+def behind(scene: Scene) -> float:
+    """How many records the group has not committed; infinite while the broker is away."""
+    try:
+        ends, done = offsets(scene)
+    except KafkaException:
+        return math.inf
+    return sum(end - max(0, done[at]) for at, end in ends.items())
+
+
+def uncommitted(scene: Scene) -> list[str]:
+    """Input partitions that the group has not committed to their ends, or whose states are not written as far."""
+    store = StateStore(scene.settings.redis_url.get_secret_value(), scene.case.name, scene.case.state, timeout_ms=2000)
+    try:
+        ends, done = offsets(scene)
         written = store.watermarks() if scene.settings.delivery == "exactly_once" else done
     except (KafkaException, StoreUnavailable) as exc:
         return [str(exc)]
     finally:
-        reader.close()
         store.close()
     return [
         f"{at} ends at {end}, committed {done[at]}, states {written.get(at)}"
@@ -221,12 +245,12 @@ def run_chaos(scene: Scene, seed: int, faults: list[Fault], count: int, duration
     try:
         await_members(scene)
         steps, published = scene.case.script(random.Random(f"publish {seed}"), count), Published()
-        publish(scene, itertools.islice(steps, scene.case.first), published, 0.0)
+        publish(scene, itertools.islice(steps, scene.case.first), published, 0.0, scene.fleet.supervise)
         if scene.case.first:
             settle(scene)
         with ThreadPoolExecutor(1) as pool:
             raging = pool.submit(storm, faults, scene.fleet, servers)
-            publish(scene, steps, published, duration_s / count)
+            publish(scene, steps, published, duration_s / count, lambda: raging.done() and scene.fleet.supervise())
             raging.result()
         settle_s = settle(scene)
         found = left_behind(scene)

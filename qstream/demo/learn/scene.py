@@ -112,6 +112,8 @@ class LearnScene:
             return f"{agent_state}: no forecast yet"
         error, coverage = f["error_over_persistence"], f["coverage"]
         met = f"; error {error:.2f} of persistence's, {coverage:.1%} within the bound" if error is not None else ""
+        if (last := self.score.last_second()) is not None:
+            met += f"; the last second: {last[0]:.0%} said, {last[1]:.0%} at most, {last[2]:.0%} came"
         best = max(zip(newest.weight.tolist(), newest.forecasters, strict=True))
         return (
             f"{agent_state}: load {newest.load:.0%}, next second {newest.mean:.0%}, at most {newest.bound:.0%}{met}; "
@@ -126,6 +128,8 @@ class LearnScene:
         newest = self.score.newest
         for name, weight in zip(newest.forecasters, newest.weight.tolist(), strict=True) if newest else ():
             table.add_row(name, f"{weight:.2f}", "█" * round(40 * weight))
+        for model in self._figures.get("models", ()):
+            table.add_row(_verdict(model))
         return table
 
     def report(self) -> Iterator[RenderableType]:

@@ -31,6 +31,7 @@ class Score:
         self._answered: set[int] = set()
         self._loads: list[float] = []
         self._guesses: dict[int, str] = {}
+        self._said: dict[int, tuple[float, float]] = {}
         self._times_s: list[tuple[float, float]] = []
         self._newest_s = 0.0
         self._killed_s: float | None = None
@@ -75,12 +76,19 @@ class Score:
             return
         self._times_s.append((sent_s, at_s))
         self._guesses[frame.number] = frame.guess
+        self._said[frame.number] = frame.mean, frame.bound
         self._answered |= {frame.model_version} - {-1}
         if frame.offered_by >= 0:
             self._watched.append(Watched(frame.number, frame.offered_by, frame.incumbent, frame.offered))
             self._wealth[frame.offered_by] = max(frame.wealth, self._wealth.get(frame.offered_by, 0.0))
         if self.newest is None or frame.number > self.newest.number:
             self.newest = frame
+
+    def last_second(self) -> tuple[float, float, float] | None:
+        """Forecast, bound and outcome of the newest second that is over and was forecast."""
+        about = len(self._loads) - 1 - SECOND
+        came = self._came(about) if about in self._said else None
+        return None if came is None else (*self._said[about], came)
 
     def figures(self, seconds: float, repeated: int) -> dict[str, Any]:
         """The figures for JSON; empty without an answer.

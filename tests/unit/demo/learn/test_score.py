@@ -56,3 +56,8 @@ def test_a_step_that_is_missing_and_one_that_was_done_twice_are_counted() -> Non
     score = played(10, updates=9, repeated=1)
     figures = score.figures(1.0, 0)
     assert (figures["updates_lost"], figures["updates_twice"]) == (2, 1)
+
+
+def test_a_forecast_is_shown_next_to_what_came_once_its_second_is_over() -> None:
+    assert played(10).last_second() is None
+    assert played(11, mean=0.25, bound=0.75).last_second() == (0.25, 0.75, 0.5)
