@@ -30,6 +30,7 @@ _SEEDS = (0, 1)
 _PASSES = 8
 _FIRST = 3  # windows seen before the first score
 _WINDOW = 1024
+_TURNS = 400  # of 64 batches, with learning and without
 _SHARES = (
     ("512 tokens, placement fresh", 512, 1, ">= 0.916"),
     ("512 tokens, placement 6 windows old", 512, 6, ">= 0.911"),
@@ -148,16 +149,18 @@ def promises(stick: ModuleType) -> list[Row]:
 
 
 def costs() -> list[Row]:
-    """CPU of a batch of 256 tokens with placements and shares, learning on and off in turns, in one process without a broker."""
+    """CPU of a batch of 256 tokens with placements and shares, in one process without a broker.
+
+    The mean, as a learning step is rare; on and off take turns of a few ms, so that a busy machine slows both.
+    """
     turns = {learn: _turn(RoutingOptions(learn=learn)) for learn in ("off", "on")}
     cpu_s: dict[str, list[float]] = {learn: [] for learn in turns}
-    for _ in range(12):
-        for learn, turn in turns.items():
+    for n in range(_TURNS):
+        for learn in ("off", "on") if n % 2 else ("on", "off"):
             start = time.process_time()
-            for _ in range(20):
-                turn()
-            cpu_s[learn].append((time.process_time() - start) / 20 / GROUP)
-    off, on = (1e6 * float(np.median(cpu_s[learn])) for learn in ("off", "on"))
+            turns[learn]()
+            cpu_s[learn].append((time.process_time() - start) / GROUP)
+    off, on = (1e6 * float(np.mean(cpu_s[learn])) for learn in ("off", "on"))
     return [
         ("CPU of a batch of 256 tokens, learning on", on, "us", "-"),
         ("  off", off, "us", "-"),
