@@ -7,14 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given as drawn
-from hypothesis import settings
-from hypothesis import strategies as st
 
 from qstream.learn import LearnError, conformal
-from qstream.state.fields import pack, unpack
-
-Store = Callable[[Any], Any]
 
 
 def run(scores: np.ndarray, **options: float) -> tuple[conformal.ConformalState, np.ndarray]:
@@ -66,24 +60,6 @@ def test_before_any_score_the_caller_says_the_bound() -> None:
 def test_series_side_by_side_are_the_same_as_each_alone() -> None:
     scores = np.random.default_rng(2).normal(size=(150, 3))
     assert run(scores)[1].tolist() == np.concatenate([run(scores[:, [s]])[1] for s in range(3)], axis=1).tolist()
-
-
-def test_a_state_is_the_same_after_a_store_kept_it_at_any_step(through_store: Store) -> None:
-    kept = plain = conformal.start(2, window=5)
-    for score in np.random.default_rng(3).normal(size=(12, 2)):
-        used = conformal.bound(plain)
-        plain, kept = conformal.learn(plain, score, used), through_store(conformal.learn(kept, score, used))
-        assert pack(kept) == pack(plain)
-
-
-@settings(max_examples=60, deadline=None)
-@drawn(st.data())
-def test_no_scores_leave_a_state_that_cannot_be_stored_or_gives_no_bound(hard: tuple[float, ...], data: st.DataObject) -> None:
-    state = conformal.start(window=4, rate=data.draw(st.sampled_from([0.005, 1.0])))
-    for score in data.draw(st.lists(st.sampled_from(hard), min_size=1, max_size=12)):
-        state = conformal.learn(state, [score], [data.draw(st.sampled_from(hard))])
-        assert unpack(conformal.ConformalState, pack(state)) == state
-        assert np.isfinite(conformal.bound(state)).all()
 
 
 @pytest.mark.parametrize(

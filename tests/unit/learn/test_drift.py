@@ -7,15 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given as drawn
-from hypothesis import settings
-from hypothesis import strategies as st
 
 from qstream.learn import LearnError, drift
 from qstream.learn.evolve import evolve
-from qstream.state.fields import pack, unpack
-
-Store = Callable[[Any], Any]
 
 
 def run(values: np.ndarray, **options: float) -> tuple[drift.DriftState, np.ndarray]:
@@ -75,26 +69,6 @@ def test_one_broken_value_is_no_change() -> None:
 def test_series_side_by_side_are_the_same_as_each_alone() -> None:
     values = np.concatenate([noisy(0.3, 80, 3, 3), noisy(0.8, 80, 4, 3)])
     assert run(values)[1].tolist() == np.concatenate([run(values[:, [s]])[1] for s in range(3)], axis=1).tolist()
-
-
-def test_a_state_is_the_same_after_a_store_kept_it_at_any_step(through_store: Store) -> None:
-    kept = plain = drift.start(2, bound=1.0)
-    for value in np.concatenate([noisy(0.2, 30, 5, 2), noisy(0.9, 30, 6, 2)]):
-        plain, changed = drift.learn(plain, value)
-        kept, again = drift.learn(through_store(kept), value)
-        assert pack(kept) == pack(plain)
-        assert changed.tolist() == again.tolist()
-    assert plain.changes.tolist() == [1, 1]
-
-
-@settings(max_examples=40, deadline=None)
-@drawn(st.data())
-def test_no_values_leave_a_state_that_cannot_be_stored(hard: tuple[float, ...], data: st.DataObject) -> None:
-    state = drift.start(1, bound=data.draw(st.sampled_from([1e-100, 1.0, 1e100])))
-    values = data.draw(st.lists(st.sampled_from(hard), min_size=1, max_size=20))
-    for value in values * 3:
-        state, _ = drift.learn(state, [value])
-    assert unpack(drift.DriftState, pack(state)) == state
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from qstream.learn import LearnError
+from qstream.learn import LearnError, hedge
 from qstream.learn.evolve import evolve
 from schemas.frame import Axes, Frame
 
@@ -43,3 +43,9 @@ def test_what_no_store_could_keep_is_refused_by_name() -> None:
 
 def test_finite_numbers_whose_sum_overflows_are_kept() -> None:
     assert evolve(START, level=np.full(3, 1e308)).level[0] == 1e308
+
+
+def test_a_restored_state_in_which_a_kernel_overflows_is_refused_by_the_name_of_the_array() -> None:
+    most = np.full((1, 4, 2), 1.7976931348623157e308)
+    with pytest.raises(LearnError, match=r"^HedgeState\.weight must be finite numbers, got NaN or infinity$"):
+        hedge.learn(hedge.start(2).model_copy(update={"regret": most}), [[0.0, 0.0]])

@@ -7,14 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given as drawn
-from hypothesis import settings
-from hypothesis import strategies as st
 
 from qstream.learn import LearnError, forecast
-from qstream.state.fields import pack, unpack
-
-Store = Callable[[Any], Any]
 
 
 def run(series: np.ndarray, **options: Any) -> tuple[forecast.ForecastState, list[forecast.Forecast]]:
@@ -122,26 +116,6 @@ def test_series_side_by_side_are_the_same_as_each_alone() -> None:
         for s, value in enumerate(row):
             alone[s], own = forecast.step(alone[s], [value])
             assert own.mean[0] == answer.mean[s]
-
-
-def test_a_state_is_the_same_after_a_store_kept_it_at_any_step(through_store: Store) -> None:
-    kept = plain = forecast.start(horizon=3, analogs=[4], past=20, season=5, extra=["model"])
-    for value in np.random.default_rng(4).normal(size=60):
-        plain, answer = forecast.step(plain, [value], [[value]])
-        kept, again = forecast.step(through_store(kept), [value], [[value]])
-        assert pack(kept) == pack(plain)
-        assert again.mean.tolist() == answer.mean.tolist()
-
-
-@settings(max_examples=40, deadline=None)
-@drawn(st.data())
-def test_no_values_leave_a_state_that_cannot_be_stored(hard: tuple[float, ...], data: st.DataObject) -> None:
-    state = forecast.start(horizon=2, lags=2, analogs=[2], past=8, season=3)
-    values = data.draw(st.lists(st.sampled_from(hard), min_size=1, max_size=20))
-    for value in values * data.draw(st.sampled_from([1, 3])):
-        state, answer = forecast.step(state, [value])
-        assert np.isfinite(answer.mean).all()
-    assert unpack(forecast.ForecastState, pack(state)) == state
 
 
 @pytest.mark.parametrize("value", [0.0, 5.0, 1e-310, 1e300])

@@ -4,12 +4,9 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from qstream.learn import LearnError, guard
-from qstream.learn.guard import BETS, GuardState, bet
-from qstream.state.fields import pack, unpack
+from qstream.learn.guard import BETS, bet
 
 
 def promoted(**options):
@@ -95,16 +92,6 @@ def test_after_bad_windows_the_incumbent_answers_for_a_while():
 def test_without_a_candidate_nothing_is_compared():
     state = guard.start("", bound=1.0)
     assert guard.compare(state, 1.0, 0.0) == (state, "wait")
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.lists(st.tuples(st.floats(allow_nan=False, allow_infinity=False), st.floats(width=64)), max_size=20))
-def test_stored_and_restored_after_any_step_a_guard_goes_on_with_the_same_bytes(losses):
-    state = guard.start("m", bound=0.5, block=2, window=3)
-    for incumbent, candidate in [(1e300, -1e300), (-1e308, 1e308), (5e-324, 0.0), *losses]:
-        restored, said = guard.compare(unpack(GuardState, pack(state)), incumbent, candidate)
-        state, verdict = guard.compare(state, incumbent, candidate)
-        assert (said, pack(restored)) == (verdict, pack(state))
 
 
 @pytest.mark.parametrize(

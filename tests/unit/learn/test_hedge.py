@@ -7,14 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given as drawn
-from hypothesis import settings
-from hypothesis import strategies as st
 
 from qstream.learn import LearnError, hedge
-from qstream.state.fields import pack, unpack
-
-Store = Callable[[Any], Any]
 
 
 class Reference:
@@ -143,28 +137,6 @@ def test_regret_to_the_best_arm_and_to_the_best_sequence_stays_small() -> None:
     assert lost / 3000 - losses.mean(0).min() < 0.003
     assert state.loss_total[0] == pytest.approx(lost)
     assert state.arm_regret[0, 2] / 3000 == pytest.approx(lost / 3000 - losses[:, 2].mean())
-
-
-def test_a_state_is_the_same_after_a_store_kept_it_at_any_step(through_store: Store) -> None:
-    kept = plain = hedge.start(["a", "b", "c"], series=2)
-    for loss in np.random.default_rng(6).random((20, 2, 3)):
-        plain, kept = hedge.learn(plain, loss), through_store(hedge.learn(kept, loss))
-        assert pack(kept) == pack(plain)
-    assert through_store(hedge.used(plain)) == hedge.used(plain)
-    assert plain.steps == 20
-
-
-@settings(max_examples=60, deadline=None)
-@drawn(st.data())
-def test_no_losses_leave_a_state_that_cannot_be_stored(hard: tuple[float, ...], data: st.DataObject) -> None:
-    row = st.lists(st.sampled_from(hard), min_size=3, max_size=3)
-    state = hedge.start(3)
-    for loss in data.draw(st.lists(row, min_size=1, max_size=12)):
-        at = data.draw(st.sampled_from([None, hedge.used(state)]))
-        awake = data.draw(st.sampled_from([None, [[True, False, True]]]))
-        state = hedge.learn(state, [loss], at, awake)
-        assert unpack(hedge.HedgeState, pack(state)) == state
-        assert hedge.mix(state).sum() == pytest.approx(1)
 
 
 @pytest.mark.parametrize(

@@ -7,14 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given as drawn
-from hypothesis import settings
-from hypothesis import strategies as st
 
 from qstream.learn import LearnError, weights
-from qstream.state.fields import pack, unpack
-
-Store = Callable[[Any], Any]
 
 
 def test_the_shares_begin_as_given_whatever_their_sum() -> None:
@@ -59,26 +53,6 @@ def test_series_side_by_side_are_the_same_as_each_alone() -> None:
         together = weights.learn(together, row)
         alone = [weights.learn(one, row[[s]]) for s, one in enumerate(alone)]
     assert together.theta.tolist() == [one.theta[0].tolist() for one in alone]
-
-
-def test_a_state_is_the_same_after_a_store_kept_it_at_any_step(through_store: Store) -> None:
-    kept = plain = weights.start(np.ones((2, 3)))
-    for seen in np.random.default_rng(1).random((10, 2, 3)):
-        plain, kept = weights.learn(plain, seen), through_store(weights.learn(kept, seen))
-        assert pack(kept) == pack(plain)
-
-
-@settings(max_examples=60, deadline=None)
-@drawn(st.data())
-def test_no_congestion_leaves_a_state_that_cannot_be_stored_or_gives_no_shares(
-    hard: tuple[float, ...], data: st.DataObject
-) -> None:
-    row = st.lists(st.sampled_from(sorted({abs(value) for value in hard})), min_size=3, max_size=3)
-    state = weights.start(data.draw(st.sampled_from([[1.0, 1.0, 1.0], [5e-324, 1.0, 1.7e308]])))
-    for seen in data.draw(st.lists(row, min_size=1, max_size=12)):
-        state = weights.learn(state, [seen], rate=1.0)
-        assert unpack(weights.WeightsState, pack(state)) == state
-        assert weights.shares(state).sum() == pytest.approx(1)
 
 
 @pytest.mark.parametrize(
