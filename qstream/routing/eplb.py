@@ -36,7 +36,7 @@ def rebalance_experts(
     num_replicas : int
         P >= E, a multiple of `num_gpus`.
     num_groups : int
-        Groups of equal size, in order; divides E.
+        Groups of equal size, in order; divides E where groups are used (hierarchical).
     num_nodes, num_gpus : int
         N and G.
     algorithm : {"default", "eplb"}
@@ -62,9 +62,11 @@ def rebalance_experts(
     is_tensor = torch is not None and isinstance(weight, torch.Tensor)
     load = array("weight", weight.detach().cpu().double().numpy() if is_tensor else weight, np.float64, "L E")
     check_load("weight", load)
-    _check(load.shape[1], num_replicas, num_groups, num_nodes, num_gpus)
+    _check_counts(load.shape[1], num_replicas, num_groups, num_nodes, num_gpus)
     if num_groups % num_nodes:
         num_groups = num_nodes = 1
+    if load.shape[1] % num_groups:
+        raise ProblemError(must_be("num_groups", f"a divisor of the {load.shape[1]} experts", num_groups))
     if algorithm == "eplb":
         plan, rank = _published(load.astype(np.float32), num_replicas, num_groups, num_nodes, num_gpus)
     elif algorithm == "default":
@@ -75,13 +77,11 @@ def rebalance_experts(
     return tuple(torch.from_numpy(m) for m in maps) if is_tensor else maps  # type: ignore[union-attr]
 
 
-def _check(experts: int, num_replicas: int, num_groups: int, num_nodes: int, num_gpus: int) -> None:
+def _check_counts(experts: int, num_replicas: int, num_groups: int, num_nodes: int, num_gpus: int) -> None:
     for field, value in (("num_groups", num_groups), ("num_nodes", num_nodes), ("num_gpus", num_gpus)):
         if value < 1:
             raise ProblemError(must_be(field, ">= 1", value))
-    if experts < 1 or experts % num_groups:
-        raise ProblemError(must_be("num_groups", f"a divisor of the {experts} experts", num_groups))
-    if num_replicas < experts or num_replicas % num_gpus:
+    if experts < 1 or num_replicas < experts or num_replicas % num_gpus:
         allowed = f">= {experts} experts and a multiple of {num_gpus} GPUs"
         raise ProblemError(must_be("num_replicas", allowed, num_replicas))
 
