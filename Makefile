@@ -8,6 +8,8 @@ PACKAGES := --constraint constraints.txt --editable '.[demo,quantum,peers,dev,do
 # Most tests wait for servers: more processes than processors.
 WORKERS ?= 4
 SIDE_BY_SIDE := --dist loadgroup --no-loadscope-reorder
+# The tests start hundreds of Python processes, and without it each would compile all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help install demo unit test lint docs check bench chaos schemas wheels clean
 .DEFAULT_GOAL := help

@@ -50,3 +50,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         name = f"chaos-{n % CHAOS_LANES}" if item.nodeid.startswith("tests/chaos") else group(item)
         if name is not None:
             item.add_marker(pytest.mark.xdist_group(name))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Fail where the groups have no effect, which pytest-xdist does not notice: then every process starts every server."""
+    if hasattr(session.config, "workerinput"):
+        alone = [item.nodeid for item in session.items if item.get_closest_marker("xdist_group") and "@" not in item.nodeid]
+        if session.config.getoption("loadgroup", False) and alone:
+            raise pytest.UsageError(f"this pytest-xdist does not group tests with pytest {pytest.__version__}: {alone[0]}")

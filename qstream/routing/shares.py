@@ -167,18 +167,37 @@ def _pour_start(load: Any, row: Any, first: Any, parts_of: Any, start: Any) -> A
 @compiled
 def _fill(load: Any, first: Any, gpu: Any, capacity: Any, poured: Any) -> None:
     """Water-fill the experts that have a choice, in turn and back, until the certificate holds."""
-    full = np.zeros(len(capacity))
+    full, level, order = np.zeros(len(capacity)), np.empty(len(capacity)), np.arange(len(capacity))
     for i in range(first[-1]):
         full[gpu[i]] += poured[i]
     free = [e for e in range(len(load)) if first[e + 1] - first[e] > 1 and load[e] > 0.0]
     for sweep in range(_SWEEPS):
         if sweep % _CHECK == 0:
-            level = (full / np.maximum(capacity, _LEAST)).max()
-            if level <= (1.0 + _GAP) * _bound(load, first, gpu, capacity, full):
+            for g in range(len(level)):
+                level[g] = full[g] / max(capacity[g], _LEAST)
+            _sort_fullest(level, order)
+            if level[order[0]] <= (1.0 + _GAP) * _bound(load, first, gpu, capacity, order):
                 break
         for step in range(len(free)):
             e = free[step] if sweep % 2 == 0 else free[len(free) - 1 - step]
             _pour(load[e], first[e], first[e + 1], gpu, capacity, poured, full)
+
+
+@compiled
+def _sort_fullest(level: Any, order: Any) -> None:
+    """Sort `order`, the GPUs, by level, the fullest first, equal ones by number: by Shell, as NumPy's sorts compile slowly."""
+    gap = len(order) // 2
+    while gap > 0:
+        for i in range(gap, len(order)):
+            g, at = order[i], i
+            while at >= gap:
+                other = order[at - gap]
+                if level[other] > level[g] or (level[other] == level[g] and other < g):
+                    break
+                order[at] = other
+                at -= gap
+            order[at] = g
+        gap //= 2
 
 
 @compiled
@@ -208,11 +227,11 @@ def _pour(tokens: float, begin: int, end: int, gpu: Any, capacity: Any, poured: 
 
 
 @compiled
-def _bound(load: Any, first: Any, gpu: Any, capacity: Any, full: Any) -> float:
+def _bound(load: Any, first: Any, gpu: Any, capacity: Any, order: Any) -> float:
     """Best lower bound on the fullest level: tokens that the k fullest GPUs alone can serve, over their capacity, any k."""
-    order = np.argsort(-(full / np.maximum(capacity, _LEAST)), kind="mergesort")
     rank = np.empty(len(order), np.int64)
-    rank[order] = np.arange(len(order))
+    for k in range(len(order)):
+        rank[order[k]] = k
     inside = np.zeros(len(order))
     for e in range(len(load)):
         last = 0
