@@ -21,7 +21,7 @@ from qstream.learn.options import Learn
 from qstream.learn.recurrent import RecurrentState
 from qstream.learn.registry import Models, Registry
 from qstream.learn.state import LearningState
-from qstream.learn.version import VersionState
+from qstream.learn.version import Reason, VersionState
 from qstream.module.options import ExploreOptions, ModelChoice
 from qstream.testing.readings import NAME, OUTLOOKS, READINGS, SECOND, Outlook, Reading
 from schemas.control import Scalar
@@ -111,6 +111,7 @@ class Said(NamedTuple):
     offered: float
     by: int
     answered_by: int
+    fallback_reason: Reason
     weight: NDArray[np.float64]
 
 
@@ -223,7 +224,8 @@ class Meter(Processor[MeterState]):
         if answers is not None and offered is not None:
             mean = offered
         by = used.model.version if used.model is not None and offered is not None and used.candidate else -1
-        return state, Said(mean, incumbent, offered or 0.0, by, answers.version if answers else -1, weight)
+        answered_by = answers.version if answers else -1
+        return state, Said(mean, incumbent, offered or 0.0, by, answered_by, used.fallback_reason, weight)
 
     def _guess(
         self, state: MeterState, host: str, reading: Reading, mean: float, now_ns: int
@@ -276,6 +278,7 @@ def _outlook(state: MeterState, host: str, reading: Reading, said: Said, bound: 
         offered=said.offered,
         offered_by=said.by,
         model_version=said.answered_by,
+        fallback_reason=said.fallback_reason,
         compared=watching.compared,
         wealth=float(np.mean(watching.wealth)),
         promotions=watching.promotions,

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from qstream.learn.version import Reason
 from schemas.deadletter import DeadLetter
 from schemas.frame import Axes, Count, Frame, Name
 from schemas.topics import Topic, dead_letter_name
@@ -47,8 +48,8 @@ class Outlook(Frame):
 
     `mean` is the forecast of the mean load, `bound` what that mean exceeds in one of twenty cases, `guess` whether it will be
     above the present load. `incumbent` is the forecast without a trained model, `offered` that of the model's version
-    `offered_by`, which is compared with it, and `model_version` the version that answered; -1 for none. `compared` and `wealth`
-    are the guard's: it lets the model answer at a wealth of 20.
+    `offered_by`, which is compared with it, and `model_version` the version that answered; -1 for none. `fallback_reason` says
+    that the pinned version is missing. `compared` and `wealth` are the guard's: it lets the model answer at a wealth of 20.
 
     The rest are the state's counters: readings learnt from, missed and repeated, forecasts that were met, those within their
     bound, and the sums of absolute errors of the forecasts and of the last value.
@@ -64,6 +65,7 @@ class Outlook(Frame):
     offered: float
     offered_by: int
     model_version: int
+    fallback_reason: Reason = ""
     compared: Count
     wealth: float
     promotions: Count

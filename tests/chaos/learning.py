@@ -72,7 +72,7 @@ def _commands(rng: random.Random, count: int) -> Due:
     )
     other = decision.start(("rises", "stays"), FEATURES)
     due = [(0.02 * count, ask(host, "freeze", "forecast")) for host in SHADOWED]
-    due += [(0.75 * count, ask(host, "thaw")) for host in SHADOWED]
+    due += [(0.5 * count, ask(host, "thaw")) for host in SHADOWED]
     for _ in range(30):
         host, command = rng.choice(HOSTS), rng.choice(["reset", "freeze", "thaw", "restore", "restore"])
         learner = rng.choice(["margin", "guess"] if host in SHADOWED or command == "restore" else [*LEARNERS, ""])
@@ -108,7 +108,7 @@ def _models(count: int) -> Due:
     never += [_changed(part, sha256="0" * 64) for part in parts(model(92, 0.2))]
     never += parts(model(93, 0.2, recurrent.FEATURES[::-1]))
     retired = [_changed(part, retired=True, data=np.zeros(0, np.uint8)) for part in brief]
-    times = ((0.05, [even[1], even[0], late[1]]), (0.1, never), (0.82, brief), (0.9, retired), (0.95, [late[0]]))
+    times = ((0.05, [even[1], even[0], late[1]]), (0.1, never), (0.6, brief), (0.75, retired), (0.92, [late[0]]))
     return [(share * count, Step(MODELS, part.part_key, part)) for share, some in times for part in some]
 
 

@@ -123,6 +123,10 @@ def test_a_pinned_model_that_is_retired_no_longer_answers_and_the_option_names_a
     assert (newest.model_version, newest.mean) == (7, newest.offered)
     host.feed.configure(model_forecast="none")
     assert host.read(1).model_version == -1
+    host.feed.configure(model_forecast="auto")
+    host.publish(constant(0.0, 7), retired=True, data=np.zeros(0, np.uint8))
+    newest = host.read(1)
+    assert (newest.offered_by, newest.mean, newest.fallback_reason) == (-1, newest.incumbent, "model_missing")
 
 
 def test_a_model_whose_answer_is_not_finite_is_retired_and_costs_no_reading() -> None:
