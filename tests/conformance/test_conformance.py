@@ -49,6 +49,7 @@ def test_the_records_for_routing_try_all_that_it_does():
     assert state.label_names[-1] == "other"
     assert state.label_count.any()
     assert state.sample.any()
+    assert min(state.commands, state.shares.steps, state.calibration.miss.steps) >= 3
     assert {("swap-annealing", "colocation"), ("swap-annealing", None)} <= {
         (plan.solver.solver, plan.solver.variant) for plan in placements
     }
