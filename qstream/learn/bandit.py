@@ -129,7 +129,7 @@ def start(
     pending
         How many decisions wait for their reward; the oldest goes when there is one more.
     """
-    if rule not in get_args(Rule):
+    if not isinstance(rule, str) or rule not in get_args(Rule):
         raise LearnError(must_be("rule", " or ".join(get_args(Rule)), rule))
     arm, feature = given.labels("arms", arms, MOST_ARMS), given.labels("features", features, MOST_FEATURES)
     memory, rows = given.reals("memories", memories, 1e-6, 1.0), given.whole("pending", pending, 1, MOST_PENDING)
@@ -243,13 +243,14 @@ def reward(state: BanditState, decision_id: str, value: float, now_ns: int) -> t
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         raise LearnError(must_be("value", "a number", value))
     now = given.whole("now_ns", now_ns, 0, 2**63 - 1)
-    if not math.isfinite(value) or not decision_id or decision_id not in state.waiting_id:
+    number = given.plain(value)
+    if not math.isfinite(number) or not isinstance(decision_id, str) or not decision_id or decision_id not in state.waiting_id:
         return evolve(state, unmatched=state.unmatched + 1), None
     row = state.waiting_id.index(decision_id)
-    earned = min(max(float(value), -MOST_REWARD), MOST_REWARD)
+    earned = min(max(number, -MOST_REWARD), MOST_REWARD)
     new = copies(state, _REWARDED)
-    _learn(earned, state.rewards, state.ridge, state.memories, state.waiting_at[row], state.waiting[row], *new.values())
-    finite = all(map(all_finite, new.values()))
+    held = state.waiting_at[row], state.waiting[row]
+    finite = _learn(earned, state.rewards, state.ridge, state.memories, *held, *new.values())
     at = state.waiting_at.copy()
     at[row, 0] = 0
     after = renewed(
@@ -262,7 +263,7 @@ def reward(state: BanditState, decision_id: str, value: float, now_ns: int) -> t
     )
     choice, context = _choice(state, row), state.waiting[row, : len(state.feature_names)]
     waited_ns = max(0, now - int(state.waiting_at[row, 1]))
-    return after, Outcome(choice.id, choice.arm, float(value), choice.propensity, choice.expected, context, waited_ns)
+    return after, Outcome(choice.id, choice.arm, number, choice.propensity, choice.expected, context, waited_ns)
 
 
 _REWARDED: Final = ("gram", "target", "noise", "memory", "value")  # as `_learn` takes them
@@ -342,8 +343,8 @@ def _learn(
     noise: Any,
     memory: Any,
     value: Any,
-) -> None:
-    """One reward of the decision in a row of the pending ones, in place."""
+) -> Any:
+    """One reward of the decision in a row of the pending ones, in place. Returns whether all is finite."""
     arms, memories, features = target.shape
     arm, end = at[2], features + 2 * arms
     x, chance, mean = waiting[:features], waiting[features : features + arms], waiting[features + arms : end]
@@ -360,6 +361,19 @@ def _learn(
     for a in range(arms):
         for m in range(memories):
             add(reward if a == arm else 0.0, x, 1.0 if a == arm else 0.0, fades[m], ridge, gram[a, m], target[a, m])
+    check = 0.0  # NaN once 0 times a number that is not finite is added
+    for a in range(arms):
+        check += 0.0 * value[a]
+        for m in range(memories):
+            for i in range(features):
+                check += 0.0 * target[a, m, i]
+            for i in range(gram.shape[2]):
+                check += 0.0 * gram[a, m, i]
+    for m in range(memories):
+        check += 0.0 * noise[m]
+    for i in range(len(memory)):
+        check += 0.0 * memory[i]
+    return check == 0.0
 
 
 @compiled

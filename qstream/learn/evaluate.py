@@ -68,9 +68,10 @@ def evaluate(arm: ArrayLike, reward: ArrayLike, propensity: ArrayLike, expected:
     LearnError
         A shape differs, a number is not finite, rows are no chances, or an arm was taken that had none.
     """
-    if np.ndim(policy) != 2 or not np.size(policy):
-        raise LearnError(must_be("policy", "of shape [decisions, arms], neither of them 0", Shown(f"shape {np.shape(policy)}")))
-    n, arms = np.shape(policy)
+    shape = given.shape_of("policy", policy)
+    if len(shape) != 2 or 0 in shape:
+        raise LearnError(must_be("policy", "of shape [decisions, arms], neither of them 0", Shown(f"shape {shape}")))
+    n, arms = shape
     taken = _arms(arm, n, arms)
     earned, guessed = given.numbers("reward", reward, (n,)), given.numbers("expected", expected, (n, arms))
     wanted, logged = _chances("policy", policy, (n, arms)), _chances("propensity", propensity, (n, arms))
@@ -95,6 +96,7 @@ def evaluate(arm: ArrayLike, reward: ArrayLike, propensity: ArrayLike, expected:
 
 
 def _arms(arm: ArrayLike, n: int, arms: int) -> NDArray[np.int64]:
+    given.shape_of("arm", arm)
     taken = np.asarray(arm)
     if taken.shape != (n,) or taken.dtype.kind not in "iu":
         raise LearnError(must_be("arm", f"whole numbers of shape {(n,)}", Shown(f"{taken.dtype} of shape {taken.shape}")))

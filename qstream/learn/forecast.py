@@ -97,10 +97,10 @@ def start(
         Forecasts that come from outside, such as those of a trained model: how many, or their names.
     """
     rate = given.reals("rates", rates, 1e-9, 1.0)
-    windows = tuple(given.whole("analogs", length, 1, MAX_PAST) for length in analogs)
+    windows = tuple(given.whole("analogs", length, 1, MAX_PAST) for length in given.several("analogs", analogs))
     ahead, order = given.whole("horizon", horizon, 1, MAX_HORIZON), given.whole("lags", lags, 1, MAX_LAGS)
     period = given.whole("season", season, 0, MAX_PAST)
-    outside = () if extra == 0 else _outside(extra)
+    outside = () if isinstance(extra, int) and extra == 0 else _outside(extra)
     arms = (
         *(f"ewma {value:g}" for value in rate.tolist()),
         "rls",

@@ -66,17 +66,40 @@ def whole(name: str, value: object, low: int, high: int) -> int:
 
 def real(name: str, value: object, low: float, high: float) -> float:
     """The value as a plain float; `LearnError` unless it is a number from `low` to `high`, and not a boolean or NaN."""
-    if isinstance(value, bool) or not isinstance(value, _REAL) or not low <= value <= high:
+    if isinstance(value, bool) or not isinstance(value, _REAL) or not low <= (number := plain(value)) <= high:
         raise LearnError(must_be(name, f"a number from {low:g} to {high:g}", value))
-    return float(value)
+    return number
+
+
+def plain(value: Any) -> float:
+    """A number as a plain float, infinite where a whole number is too large for one."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def reals(name: str, values: Iterable[float], low: float, high: float) -> NDArray[np.float64]:
     """One or more numbers, each from `low` to `high`, as float64."""
-    found = [real(name, value, low, high) for value in values]
+    found = [real(name, value, low, high) for value in several(name, values)]
     if not found:
         raise LearnError(must_be(name, "one or more numbers", ()))
     return np.array(found)
+
+
+def several(name: str, values: Iterable[Any]) -> Iterable[Any]:
+    """The values; `LearnError` unless one can go through them."""
+    if not isinstance(values, Iterable):
+        raise LearnError(must_be(name, "several numbers", values))
+    return values
+
+
+def shape_of(name: str, value: ArrayLike) -> tuple[int, ...]:
+    """The shape of what is given; `LearnError` for rows of different lengths, which have none."""
+    try:
+        return np.shape(value)
+    except ValueError as exc:
+        raise LearnError(must_be(name, "an array", Shown("rows of different lengths"))) from exc
 
 
 def labels(name: str, value: Iterable[str] | int, most: int) -> tuple[str, ...]:

@@ -116,9 +116,10 @@ def compare(state: GuardState, incumbent_loss: float, candidate_loss: float) -> 
     incumbent = given.real("incumbent_loss", incumbent_loss, -1.7976931348623157e308, 1.7976931348623157e308)
     if state.retired or not state.candidate:
         return state, "wait"
+    candidate_loss = given.plain(candidate_loss)
     if not math.isfinite(candidate_loss):
         return trip(state), "trip"
-    gain = min(max(incumbent / state.bound - float(candidate_loss) / state.bound, -1.0), 1.0)
+    gain = min(max(incumbent / state.bound - candidate_loss / state.bound, -1.0), 1.0)
     gain = 0.0 if math.isnan(gain) else gain  # both beyond all bounds
     state = _held(state, gain)
     if state.block_count + 1 < state.block:

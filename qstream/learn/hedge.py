@@ -137,6 +137,8 @@ def learn(state: HedgeState, loss: ArrayLike, at: Used | None = None, awake: Arr
     lost = given.numbers("loss", loss, (rows, arms))
     up = given.flags("awake", awake, (rows, arms))
     before: HedgeState | Used = state if at is None else at
+    if not isinstance(before, HedgeState | Used):
+        raise LearnError(must_be("at", "what used gives", Shown(type(at).__name__)))
     if before.weight.shape != state.weight.shape or before.top.shape != state.top.shape:
         raise LearnError(must_be("at", f"weights of shape {state.weight.shape}", Shown(f"shape {before.weight.shape}")))
     return learnt(state, lost, before.weight, before.top, up)
@@ -171,7 +173,7 @@ def linear_loss(
     quantile
         In (0, 1) for the pinball loss of that quantile; None for the absolute error.
     """
-    shape = np.shape(prediction)
+    shape = given.shape_of("prediction", prediction)
     if len(shape) != 2:
         raise LearnError(must_be("prediction", "of shape [series, arms]", Shown(f"shape {shape}")))
     each = given.numbers("prediction", prediction, (shape[0], shape[1]))

@@ -63,11 +63,11 @@ class Model:
                 raise LearnError(must_be(name, "1 to 100 characters without a slash", value))
         given.whole("version", self.version, 0, 2**63 - 1)
         given.whole("trained_ns", self.trained_ns, 0, 2**63 - 1)
-        if self.kind not in get_args(Kind):
+        if not isinstance(self.kind, str) or self.kind not in get_args(Kind):
             raise LearnError(must_be("kind", " or ".join(get_args(Kind)), self.kind))
         object.__setattr__(self, "feature_names", given.labels("feature_names", self.feature_names, MAX_FEATURES))
-        if not self.arrays:
-            raise LearnError(must_be("arrays", "at least one", Shown("none")))
+        if not isinstance(self.arrays, Mapping) or not self.arrays:
+            raise LearnError(must_be("arrays", "one or more by name", Shown(type(self.arrays).__name__)))
         object.__setattr__(
             self, "arrays", MappingProxyType({name: _weights(name, self.arrays[name]) for name in sorted(self.arrays)})
         )

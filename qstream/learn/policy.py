@@ -152,12 +152,14 @@ def _is(model: Model, kind: str) -> None:
 
 
 def _inputs(model: Model, x: ArrayLike) -> Floats:
-    if np.ndim(x) != 2 or np.size(x) == 0:
-        raise LearnError(must_be("x", "of shape [n, features], neither of them 0", Shown(f"shape {np.shape(x)}")))
-    return given.numbers("x", x, (np.shape(x)[0], len(model.feature_names)))
+    shape = given.shape_of("x", x)
+    if len(shape) != 2 or 0 in shape:
+        raise LearnError(must_be("x", "of shape [n, features], neither of them 0", Shown(f"shape {shape}")))
+    return given.numbers("x", x, (shape[0], len(model.feature_names)))
 
 
 def _edges(edges: ArrayLike, nodes: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    given.shape_of("edges", edges)
     found: NDArray[Any] = np.asarray(edges)
     if found.ndim != 2 or len(found) != 2 or found.dtype.kind not in "iu":
         raise LearnError(must_be("edges", "whole numbers of shape [2, edges]", Shown(f"{found.dtype} of shape {found.shape}")))

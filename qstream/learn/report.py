@@ -64,6 +64,7 @@ def report(what: str, twin: str, loss: ArrayLike, loss_twin: ArrayLike, *, block
 
 
 def _losses(name: str, values: ArrayLike) -> NDArray[np.float64]:
-    if np.ndim(values) != 1 or np.size(values) < 2:
-        raise LearnError(must_be(name, "at least two numbers", Shown(f"shape {np.shape(values)}")))
-    return given.numbers(name, values, np.shape(values))
+    shape = given.shape_of(name, values)
+    if len(shape) != 1 or shape[0] < 2:
+        raise LearnError(must_be(name, "at least two numbers", Shown(f"shape {shape}")))
+    return given.numbers(name, values, shape)

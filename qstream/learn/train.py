@@ -338,10 +338,11 @@ def _losses(values: Floats, horizon: int, model: Model | None) -> Floats:
 
 
 def _series(index: int, values: ArrayLike, least: int) -> Floats:
-    if np.ndim(values) != 1 or np.size(values) < least:
+    shape = given.shape_of(f"series {index}", values)
+    if len(shape) != 1 or shape[0] < least:
         allowed = f"at least {least} values, one after another"
-        raise LearnError(must_be(f"series {index}", allowed, Shown(f"shape {np.shape(values)}")))
-    return given.numbers(f"series {index}", values, np.shape(values))
+        raise LearnError(must_be(f"series {index}", allowed, Shown(f"shape {shape}")))
+    return given.numbers(f"series {index}", values, shape)
 
 
 def _split(values: Floats) -> int:

@@ -27,7 +27,7 @@ class WeightsState(Frame):
 
 def start(warm: ArrayLike) -> WeightsState:
     """Return a state with the shares `warm` [S, P]: positive, of any sum; [P] is one series."""
-    shape = np.shape(warm)
+    shape = given.shape_of("warm", warm)
     if len(shape) not in (1, 2) or 0 in shape:
         raise LearnError(must_be("warm", "of shape [series, paths]", Shown(f"shape {shape}")))
     begin = given.numbers("warm", warm, shape)
