@@ -20,7 +20,7 @@ from qstream.learn import bandit, given, version
 from qstream.learn.bandit import BanditState, Outcome
 from qstream.learn.evolve import evolve
 from qstream.learn.guard import Verdict
-from qstream.learn.kept import kept
+from qstream.learn.kept import bandit_over
 from qstream.learn.options import Learn
 from qstream.learn.registry import Models
 from qstream.learn.ridge import MOST_REWARD
@@ -82,11 +82,11 @@ def start(arms: Iterable[str] | int, features: Iterable[str] | int, **how: Any) 
 
 
 def over(state: DecisionState, arms: Iterable[str], features: Iterable[str]) -> DecisionState:
-    """The decision over these arms and features: what is known of those that stay is kept, as `kept` says.
+    """The decision over these arms and features: what is known of those that stay is kept, as `bandit_over` says.
 
     For a module whose arms have changed since the state was written; the same state if they have not.
     """
-    known = kept(state.bandit, arms, features)
+    known = bandit_over(state.bandit, arms, features)
     return state if known is state.bandit else evolve(state, bandit=known)
 
 

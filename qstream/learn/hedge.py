@@ -22,7 +22,7 @@ from schemas.wording import Shown, must_be
 DISCOUNTS: Final = (1.0, 0.99, 0.95, 0.8)
 LOSS_MAX: Final = 1e100  # a larger loss counts as this one, so that sums of squares stay finite
 MAX_ARMS: Final = 10_000
-_TINY: Final = 1e-300
+TINY: Final = 1e-300
 _ROUNDING: Final = 1e-12  # of the largest loss: a smaller gain is rounding, which must not decide between equals
 
 Cube = Annotated[NDArray[np.float64], Axes("series", "discounts", "arms")]
@@ -69,7 +69,7 @@ def start(arms: Iterable[str] | int, *, series: int = 1, discounts: Iterable[flo
         changes, .8 where it changes every few steps.
     """
     names = given.labels("arms", arms, MAX_ARMS)
-    rate = given.reals("discounts", discounts, _TINY, 1.0)
+    rate = given.reals("discounts", discounts, TINY, 1.0)
     rows = given.whole("series", series, 1, given.MAX_SERIES)
     cube, square = (rows, len(rate), len(names)), (rows, len(rate))
     return HedgeState(
@@ -184,6 +184,7 @@ def linear_loss(
     return np.asarray(slope[:, None] * each)
 
 
+TOP: Final = ("top", "top_regret", "top_variance", "top_most")
 # The arrays that a round changes, in the order in which `learn_rows` takes them.
 LEARNT: Final = (
     "weight",
@@ -280,7 +281,7 @@ def learn_rows(
             most[s, d] = max(discount * most[s, d], largest)
             total = 0.0
             for k in range(arms):
-                weight[s, d, k] = max(regret[s, d, k], 0.0) / max(variance[s, d, k] + most[s, d], _TINY)
+                weight[s, d, k] = max(regret[s, d, k], 0.0) / max(variance[s, d, k] + most[s, d], TINY)
                 total += weight[s, d, k]
             for k in range(arms):
                 weight[s, d, k] = weight[s, d, k] / total if total > 0 else 1.0 / arms
@@ -311,7 +312,7 @@ def learn_top(loss: Any, noise: Any, used_top: Any, top: Any, regret: Any, varia
     for d in range(levels):
         gain = own - loss[d] if abs(own - loss[d]) > noise else 0.0
         variance[d] += gain * gain
-        rate[d] = min(0.5 / max(most[0], _TINY), np.sqrt(spread / max(variance[d], _TINY)))
+        rate[d] = min(0.5 / max(most[0], TINY), np.sqrt(spread / max(variance[d], TINY)))
         regret[d] += gain - rate[d] * gain * gain
         exponent[d] = rate[d] * regret[d]
     highest, total = exponent.max(), 0.0

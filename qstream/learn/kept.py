@@ -1,4 +1,4 @@
-"""Kept: a bandit whose arms or features have changed keeps what it knows of those whose names it still has."""
+"""Kept: a bandit or hedge whose arms have changed keeps what it knows of those whose names it still has."""
 
 from __future__ import annotations
 
@@ -8,14 +8,35 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qstream.learn import bandit, given
+from qstream.learn import bandit, given, hedge
 from qstream.learn.bandit import BanditState
 from qstream.learn.evolve import evolve
+from qstream.learn.hedge import HedgeState
 
 Places = NDArray[np.int64]
 
 
-def kept(state: BanditState, arms: Iterable[str], features: Iterable[str]) -> BanditState:
+def hedge_over(state: HedgeState, arms: Iterable[str]) -> HedgeState:
+    """The hedge over these arms, in this order; the same state if they have not changed.
+
+    It is as if a new arm had slept so far. Weights in force that were put aside (`Used`) are of the arms before: losses that
+    are late then are judged by today's weights.
+    """
+    names = given.labels("arms", tuple(arms), hedge.MAX_ARMS)
+    if names == state.arms:
+        return state
+    arm = _places(state.arms, names)
+    regret, variance = (_taken(getattr(state, name), arm, np.float64(0.0), 2) for name in ("regret", "variance"))
+    share = np.maximum(regret, 0.0) / np.maximum(variance + state.most[:, :, None], hedge.TINY)
+    total = np.cumsum(share, axis=2)[:, :, -1:]  # one after another, as the kernel sums
+    weight = np.where(total > 0, share / np.where(total > 0, total, 1.0), 1 / len(names))
+    begun = hedge.start(names, series=len(state.weight), discounts=state.discounts.tolist())
+    same = {name: getattr(state, name) for name in ("steps", "most", "loss_total", *hedge.TOP)}
+    changed = {"regret": regret, "variance": variance, "weight": weight}
+    return evolve(begun, **same, **changed, arm_regret=_taken(state.arm_regret, arm, np.float64(0.0), 1))
+
+
+def bandit_over(state: BanditState, arms: Iterable[str], features: Iterable[str]) -> BanditState:
     """The bandit over these arms and features, in this order; the same state if nothing has changed.
 
     It is as if a new arm had never been allowed, and a new feature had been 0 so far. What was known of an arm or feature that is
