@@ -33,6 +33,7 @@ from qstream.stream.producers import producer_config
 from qstream.stream.read import read_all
 from qstream.testing.chaos import Action, Fault, Fleet, schedule, storm
 from qstream.testing.java_kafka import JavaKafka
+from qstream.testing.meter import Meter
 from qstream.testing.verify import Produced, Run, verify
 from schemas.deadletter import DeadLetter
 from schemas.topics import CONTROL, MODELS, dead_letter_name
@@ -79,6 +80,8 @@ def staged(kafka: JavaKafka, redis: EmbeddedRedis, asked: dict[str, Any], folder
     """The scene on given servers; its workers end with it."""
     topics, learns = asked.pop("topics", 1), asked.pop("learns", False)
     case = meter() if learns else ledgers(topics)
+    if learns:
+        Meter().warm()  # its kernels are compiled by now when the workers, which start together, need them
     first_deaths = asked.pop("first_deaths", DEATHS)
     born: set[str] = set()
     given = {
@@ -276,12 +279,12 @@ def run_chaos(scene: Scene, seed: int, faults: list[Fault], count: int, duration
 
 @pytest.mark.parametrize(
     "scene",
-    [{"group_protocol": "classic"}, {"group_protocol": "consumer"}, {"topics": 2}],
-    ids=["classic", "next-generation", "two-topics"],
+    [{"group_protocol": "classic", "topics": 2}, {"group_protocol": "consumer", "topics": 2}],
+    ids=["classic", "next-generation"],
     indirect=True,
 )
 def test_nothing_is_lost_and_every_repetition_has_a_known_id(scene: Scene, chaos_seed: int) -> None:
-    run_chaos(scene, chaos_seed, schedule(chaos_seed, 18.0), count=6000, duration_s=18.0)
+    run_chaos(scene, chaos_seed, schedule(chaos_seed, 12.0, gap_s=(0.7, 2.0)), count=4000, duration_s=12.0)
 
 
 @pytest.mark.parametrize("scene", [{"learns": True}], ids=["meter"], indirect=True)
