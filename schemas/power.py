@@ -105,7 +105,9 @@ class PowerTopology(Frame):
     limit_default_w: Gpus = Field(description="power limit without any plan; -1 unknown")
     model_of_gpu: Annotated[NDArray[np.int32], Axes("gpus")] | None = Field(default=None, description="model of each GPU")
     idle_w: Gpus | None = Field(default=None, description="watts without work")
-    parked_w: Gpus | None = Field(default=None, description="watts while parked, with its model loaded")
+    parked_w: Gpus | None = Field(
+        default=None, description="watts while parked, with its model loaded; absent or -1: as idle_w, else none"
+    )
     opt_in: Annotated[NDArray[np.uint8], Axes("gpus")] | None = Field(default=None, description="1: may be given targets")
     mig: Annotated[NDArray[np.uint8], Axes("gpus")] | None = Field(
         default=None, description="1: partitioned or shared; advice only, never a target"

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from qstream.energy.caps import predict_levels as predict_levels
     from qstream.energy.curves import allot as allot
     from qstream.energy.curves import value_curve as value_curve
+    from qstream.energy.options import EnergyOptions as EnergyOptions
+    from qstream.energy.plan import plan_energy as plan_energy
     from qstream.energy.prior import CapPrior as CapPrior
     from qstream.energy.prior import fit_prior as fit_prior
     from qstream.energy.sweeps import Sweep as Sweep
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Allocation",
     "CapPrior",
+    "EnergyOptions",
     "Sweep",
     "allocate",
     "allot",
@@ -29,6 +32,7 @@ __all__ = [
     "default_prior",
     "fit_prior",
     "next_cap",
+    "plan_energy",
     "predict_levels",
     "value_curve",
 ]
@@ -38,6 +42,8 @@ __getattr__, __dir__ = lazy_names(
     {
         "Allocation": ".allocate",
         "CapPrior": ".prior",
+        "EnergyOptions": ".options",
+        "plan_energy": ".plan",
         "Sweep": ".sweeps",
         "allocate": ".allocate",
         "allot": ".curves",

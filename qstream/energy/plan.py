@@ -1,0 +1,209 @@
+"""plan_energy: one plan from a recording, without a server; and the frame of a choice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qstream.energy.levels import knobs_of
+from qstream.energy.memory import MAX_SOURCES, HeldBudget, Memory, fresh
+from qstream.energy.options import EnergyOptions
+from qstream.energy.planner import Choice, choose
+from qstream.energy.readings import fold
+from qstream.errors import ProblemError
+from schemas.energy import PARKED, RELEASED, EnergyPlan, EnergyScore, TargetReason
+from schemas.plan import ResetReason, SkipReason
+from schemas.power import GpuTelemetry, PowerBudget, PowerTopology
+from schemas.solver import Reason, SolverRecord
+from schemas.wording import must_be
+
+
+def plan_energy(
+    topology: PowerTopology,
+    telemetry: GpuTelemetry | Iterable[GpuTelemetry],
+    *,
+    budgets: PowerBudget | Iterable[PowerBudget] = (),
+    options: EnergyOptions | None = None,
+    seed: int = 0,
+) -> EnergyPlan:
+    """Plan the power limit and clock cap of each GPU of a domain that has opted in.
+
+    The plan is made at the newest reading: GPUs without readings, and those not heard for `lost_s`, are charged at their default.
+    Saving caps are taken only from what the readings measured; budgets may limit anybody, by the curves of past sweeps.
+
+    Parameters
+    ----------
+    topology
+        The GPUs, their limits, and the budgets above them.
+    telemetry
+        Readings in any order; their own times count.
+    budgets
+        Further budgets on the domain, which hold from now on; of one source the last counts, of several sources the lowest.
+    options
+        The defaults without; `seed` replaces theirs.
+
+    Returns
+    -------
+    EnergyPlan
+        With `simple_power_limit_w` and the ``simple_`` values of `expected` for the simple scheduler. `status` is infeasible
+        where budgets are below what can be set: then GPUs are `parked`, and `missing_w` says what the least limits lack.
+
+    Raises
+    ------
+    ProblemError
+        A frame is of another domain, contradicts the topology, or is in another unit.
+    """
+    given = (options or EnergyOptions()).changed({"seed": seed})
+    memory = fresh(topology)
+    frames = [telemetry] if isinstance(telemetry, GpuTelemetry) else list(telemetry)
+    for frame in sorted(frames, key=lambda frame: frame.ts_ns):
+        require_domain(frame.domain, topology.domain)
+        fold(memory, frame, frame.ts_ns)
+    for budget in [budgets] if isinstance(budgets, PowerBudget) else budgets:
+        require_domain(budget.domain, topology.domain)
+        hold(memory, budget.model_copy(update={"valid_from_ns": 0}))
+    newest = memory.now.watermark_ns
+    choice = choose(memory, given, newest, in_turn=False)
+    return plan_frame(choice, memory, given, plan_id=f"offline/{topology.domain}", ts_ns=newest, version=1, base_version=0)
+
+
+def require_domain(found: str, wanted: str) -> None:
+    """`ProblemError` unless a frame is of the topology's domain."""
+    if found != wanted:
+        raise ProblemError(must_be("domain", f"{wanted!r}, as in the topology", found))
+
+
+def hold(memory: Memory, budget: PowerBudget) -> None:
+    """Keep the newest budget of a source, and drop those that are over."""
+    now = memory.now
+    kept = [held for held in now.budgets if held.source != budget.source and not _over(held, now.watermark_ns)]
+    memory.set(budgets=(*kept, HeldBudget.of(budget))[-MAX_SOURCES:])
+
+
+def _over(held: HeldBudget, now_ns: int) -> bool:
+    return held.valid_until_ns is not None and held.valid_until_ns <= now_ns
+
+
+def plan_frame(
+    choice: Choice, memory: Memory, options: EnergyOptions, *, plan_id: str, ts_ns: int, version: int, base_version: int
+) -> EnergyPlan:
+    """The frame of a choice."""
+    topology, rows = memory.now.topology, np.flatnonzero(choice.named)
+    reasons = sorted({choice.reason[row] for row in rows.tolist()})
+    active = rows[choice.state[rows] < PARKED]
+    bounded = np.isfinite(choice.view.tree.budget_w)
+    unknown = options.qaoa or options.hqc or options.gnn or options.meta
+    return EnergyPlan(
+        domain=topology.domain,
+        plan_id=plan_id,
+        ts_ns=ts_ns,
+        ttl_s=options.ttl_s,
+        version=version,
+        base_version=base_version,
+        reset_reason=ResetReason.TOPOLOGY_CHANGED if memory.now.reset else None,
+        fence=memory.now.fence,
+        mode=options.mode,
+        status=choice.status,
+        solver=_solver(choice, options),
+        fallback_reason=Reason.UNSUPPORTED if unknown else None,  # of caps and budgets, which are solved classically
+        uuid=tuple(topology.uuid[row] for row in rows.tolist()),
+        reason=tuple(reasons),
+        reason_of=np.array([reasons.index(choice.reason[row]) for row in rows.tolist()], np.int32),
+        expected=_score(choice),
+        missing_w=choice.missing_w,
+        active_gpus=len(active),
+        active_nodes=len(np.unique(topology.node_of_gpu[active])),
+        progress=float(memory.now.works[rows].mean()) if len(rows) else 0.0,
+        budget_of=tuple(np.array(choice.view.tree.names)[bounded].tolist()),
+        budget_w=choice.view.tree.budget_w[bounded],
+        planned_w=choice.view.tree.charged_w(choice.upper_w)[bounded],
+        power_limit_w=_float32(choice.limit_w[rows]),
+        sm_clock_mhz=_float32(choice.clock_mhz[rows]),
+        state=choice.state[rows],
+        predicted_w=_float32(choice.predicted_w[rows]),
+        upper_w=_float32(choice.upper_w[rows]),
+        slowdown=_float32(choice.slowdown[rows]),
+        simple_power_limit_w=_float32(choice.simple_w[rows]),
+        simple_sm_clock_mhz=np.full(len(rows), -1, np.float32),
+    )
+
+
+def released_frame(
+    memory: Memory, options: EnergyOptions, *, plan_id: str, ts_ns: int, version: int, base_version: int
+) -> EnergyPlan:
+    """A plan that lets go of every target, since nothing is heard of the domain."""
+    topology = memory.now.topology
+    rows = np.flatnonzero(knobs_of(topology).targetable)
+    none = np.full(len(rows), -1, np.float32)
+    return EnergyPlan(
+        domain=topology.domain,
+        plan_id=plan_id,
+        ts_ns=ts_ns,
+        ttl_s=options.ttl_s,
+        version=version,
+        base_version=base_version,
+        solver=SolverRecord(solver="released", n=len(rows)),
+        fence=memory.now.fence,
+        mode=options.mode,
+        uuid=tuple(topology.uuid[row] for row in rows.tolist()),
+        reason=(TargetReason.LOST,),
+        reason_of=np.zeros(len(rows), np.int32),
+        power_limit_w=none,
+        sm_clock_mhz=none,
+        state=np.full(len(rows), RELEASED, np.uint8),
+    )
+
+
+def failed_frame(memory: Memory, options: EnergyOptions, *, plan_id: str, ts_ns: int) -> EnergyPlan:
+    """The plan in force stays, since planning another one failed."""
+    now, none = memory.now, np.empty(0, np.float32)
+    return EnergyPlan(
+        domain=now.topology.domain,
+        plan_id=plan_id,
+        ts_ns=ts_ns,
+        ttl_s=options.ttl_s,
+        version=now.in_force.version,
+        base_version=now.in_force.version,
+        skip_reason=SkipReason.PLANNING_FAILED,
+        solver=SolverRecord(solver="kept"),
+        fence=now.fence,
+        mode=options.mode,
+        uuid=(),
+        power_limit_w=none,
+        sm_clock_mhz=none,
+    )
+
+
+def _float32(values: NDArray[np.float64]) -> NDArray[np.float32]:
+    return values.astype(np.float32)
+
+
+def _solver(choice: Choice, options: EnergyOptions) -> SolverRecord:
+    asked = tuple(name for name in ("qaoa", "hqc", "gnn", "meta") if getattr(options, name))
+    name = "hull-greedy" if options.deterministic else "simple"
+    n = int(choice.named.sum())
+    return SolverRecord(
+        solver=name, asked=asked, n=n, seed=options.seed, objective=choice.answer.value, bound=choice.answer.bound
+    )
+
+
+def _score(choice: Choice) -> EnergyScore:
+    """What the plan and the simple scheduler are expected to do, over the GPUs that they may limit."""
+    moved = choice.named & (choice.state < RELEASED)
+    free = float(choice.free_w[moved].sum())
+    saved = float(choice.gain_w[moved].sum())
+    slow = np.maximum(1 / np.maximum(choice.view.speed_at(choice.simple_w), 1e-6) - 1, 0.0)
+    simple = choice.free_w - np.minimum(choice.free_w, choice.simple_w) * (1 + slow)
+    simple_saved = float(simple[moved].sum())
+    return EnergyScore(
+        saved_w=saved,
+        saved_ratio=min(1.0, saved / free) if free > 0 else 0.0,
+        slowdown_worst=float(choice.slowdown[moved].max(initial=0.0)),
+        peak_upper_w=float(choice.view.tree.charged_w(choice.upper_w)[0]),
+        simple_saved_w=simple_saved,
+        simple_saved_ratio=min(1.0, simple_saved / free) if free > 0 else 0.0,
+        simple_slowdown_worst=float(slow[moved].max(initial=0.0)),
+        simple_peak_upper_w=float(choice.view.tree.charged_w(np.where(choice.named, choice.simple_w, choice.upper_w))[0]),
+    )

@@ -1,0 +1,307 @@
+"""Planner: from what is known of a domain to the target of each GPU, and to the memory of the plan that is in force then."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qstream.energy import guard
+from qstream.energy.allocate import Status, allocate
+from qstream.energy.budgets import Tree, tree_of
+from qstream.energy.levels import MARGIN, Bools, Floats, Knobs, knobs_of, limits_of, speeds
+from qstream.energy.measure import measure
+from qstream.energy.memory import LEVELS, EnergyState, Memory
+from qstream.energy.options import EnergyOptions
+from qstream.energy.simple import simple_limits
+from schemas.energy import ACTIVE, PARKED, RELEASED, TargetReason
+
+ROUNDING_W: Final = 1e-6
+STUCK_NS: Final = 60_000_000_000  # for which a GPU whose actuator refused is left as it is
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class View:
+    """A domain at one time. `movable` GPUs may get another limit; the others are charged `fixed_w`. `limits` and `speed`
+    float64 [gpus, LIMITS]; `age` of the newest readings."""
+
+    now: EnergyState
+    now_ns: int
+    knobs: Knobs
+    tree: Tree
+    age: NDArray[np.int8]
+    movable: Bools
+    fixed_w: Floats
+    limits: Floats
+    speed: Floats
+
+    def speed_at(self, limit_w: Floats) -> Floats:
+        """Speed of each GPU at its limit, linear between the known ones."""
+        rows = range(len(limit_w))
+        return np.array([np.interp(limit_w[row], self.limits[row], self.speed[row]) for row in rows], np.float64)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answer:
+    """Limits that are wanted and who must be parked; `missing_w` is what a budget lacks even then; `bound` of `value`, the sum
+    of speeds."""
+
+    limit_w: Floats
+    parked: Bools
+    status: Status
+    missing_w: float
+    value: float
+    bound: float | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Choice:
+    """What a plan says, by GPU of the topology; those that are not `named` are not in it.
+
+    `upper_w` is charged to the budgets, `predicted_w` expected; `slowdown` is -1 where it is not known; `gain_w` are watts
+    saved at equal work, of the `free_w` that a GPU draws without a cap.
+    """
+
+    view: View
+    answer: Answer
+    named: Bools
+    limit_w: Floats
+    clock_mhz: Floats
+    state: NDArray[np.uint8]
+    reason: list[TargetReason]
+    upper_w: Floats
+    predicted_w: Floats
+    slowdown: Floats
+    gain_w: Floats
+    free_w: Floats
+    simple_w: Floats
+    status: Status
+    missing_w: float
+
+
+def choose(memory: Memory, options: EnergyOptions, now_ns: int, *, in_turn: bool = True) -> Choice:
+    """Close measurements, then choose targets. The memory learns; the plan in force stays until `adopt`.
+
+    `in_turn` is for a plan that follows others, whose targets change gently; without, the targets are the final ones.
+    """
+    view = _view(memory, options, now_ns)
+    simple = simple_limits(view.tree, view.limits[:, 0], view.limits[:, -1], view.movable, view.fixed_w)
+    answer = _budgeted(view) if options.deterministic else _alone(view, simple)
+    limit = _paced(view, options, answer) if in_turn else answer.limit_w
+    return _choice(view, options, answer, simple, limit)
+
+
+def _view(memory: Memory, options: EnergyOptions, now_ns: int) -> View:
+    topology = memory.now.topology
+    knobs = knobs_of(topology)
+    age_s = np.where(memory.now.seen_ns > 0, (now_ns - memory.now.seen_ns) / 1e9, np.inf)
+    age = guard.ages(age_s, stale_s=options.stale_s, lost_s=options.lost_s)
+    fresh = age == guard.Age.FRESH
+    if options.deterministic:
+        measure(memory, knobs, options, fresh)
+    now, limits = memory.now, limits_of(topology, knobs)
+    stuck = (now.stuck_ns > 0) & (now_ns - now.stuck_ns < STUCK_NS)
+    saving = (now.level >= 0) & (now.level == now.accepted) & (now.level < LEVELS - 1)
+    heard = (now.peak_w >= 0).sum(1) > 1  # for more than a moment
+    want = np.where(saving, now.want_w, np.maximum(now.want_w, now.draw_w[:, -1])).astype(np.float64)
+    return View(
+        now=now,
+        now_ns=now_ns,
+        knobs=knobs,
+        tree=tree_of(topology, now.budgets, now_ns),
+        age=age,
+        movable=knobs.targetable & fresh & ~stuck,
+        fixed_w=_enforced(now, age),
+        limits=limits,
+        speed=speeds(limits, np.where(heard, want, -1.0)),
+    )
+
+
+def _enforced(now: EnergyState, age: NDArray[np.int8]) -> Floats:
+    """What a GPU that gets no new limit may draw: what is enforced, or its default once it is not heard any more."""
+    default = now.topology.limit_default_w.astype(np.float64)
+    default = np.where(default > 0, default, now.topology.limit_max_w)
+    default = np.where(default > 0, default, np.maximum(now.want_w * MARGIN, 0.0))
+    reported: Floats = np.where((now.limit_w > 0) & (age < guard.Age.LOST), now.limit_w, default).astype(np.float64)
+    return reported
+
+
+def _alone(view: View, simple: Floats) -> Answer:
+    """The simple scheduler's limits as the answer."""
+    missing = max(0.0, float((view.tree.charged_w(simple) - view.tree.budget_w).max()))
+    status: Status = "infeasible" if missing > ROUNDING_W else "feasible"
+    value = float(view.speed_at(simple)[view.movable].sum())
+    return Answer(simple, np.zeros(len(simple), bool), status, missing, value, None)
+
+
+def _budgeted(view: View) -> Answer:
+    """Limits that keep every budget at the greatest sum of speeds, and who must be parked."""
+    tree, rows = view.tree, np.flatnonzero(view.movable)
+    limit, parked = view.fixed_w.copy(), np.zeros(len(view.fixed_w), bool)
+    room = tree.budget_w - tree.charged_w(np.where(view.movable, 0.0, view.fixed_w))
+    short = float(np.maximum(-room, 0.0).max())
+    if not len(rows):
+        return Answer(limit, parked, "infeasible" if short > ROUNDING_W else "optimal", short, 0.0, 0.0)
+    idle = np.where(view.movable, parked_w(view), 0.0)
+    free = np.maximum(room - (tree.charged_w(idle) - tree.overhead_w), 0.0)
+    limits = view.limits[rows]
+    allowed = limits <= np.maximum(_highest(view)[rows, None], limits[:, :1])
+    charge, worth = np.where(allowed, limits - idle[rows, None], np.nan), np.where(allowed, view.speed[rows], np.nan)
+    found = allocate(charge, worth, tree.above[rows], free, group=_groups(view.now.job, rows))
+    parked[rows] = found.level < 0
+    limit[rows] = limits[np.arange(len(rows)), np.maximum(found.level, 0)]
+    limit[parked] = view.limits[parked, 0]
+    missing = max(float(found.missing_w.max()), short)
+    return Answer(limit, parked, "infeasible" if missing > ROUNDING_W else found.status, missing, found.value, found.bound)
+
+
+def parked_w(view: View) -> Floats:
+    """What a parked GPU is charged: as the topology says, else what it draws idle, else nothing: it counts as switched off."""
+    topology, none = view.now.topology, np.full(len(view.fixed_w), -1.0)
+    parked = none if topology.parked_w is None else topology.parked_w
+    idle = none if topology.idle_w is None else topology.idle_w
+    drawn = np.where(parked >= 0, parked, np.maximum(idle, 0.0))
+    return np.minimum(drawn, view.limits[:, 0]).astype(np.float64)
+
+
+def _highest(view: View) -> Floats:
+    """The highest limit of each GPU that may be chosen: a cap that is measured or accepted, where the knob is the limit."""
+    level, knobs = view.now.level, view.knobs
+    own = ~knobs.by_clock & (level >= 0) & (level < LEVELS - 1)
+    cap = knobs.levels[np.arange(len(level)), np.maximum(level, 0)]
+    return np.where(own, cap, view.limits[:, -1])
+
+
+def _groups(job: tuple[str, ...], rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
+    """A number for each job; None if no two GPUs share one."""
+    names = [job[row] or f"\0{row}" for row in rows.tolist()]
+    if len(set(names)) == len(names):
+        return None
+    return np.unique(names, return_inverse=True)[1].astype(np.int64)
+
+
+def _paced(view: View, options: EnergyOptions, answer: Answer) -> Floats:
+    """Limits that change gently, and so that no budget is passed while some nodes are quicker than others."""
+    now, tree, wanted = view.now, view.tree, answer.limit_w
+    default = now.topology.limit_default_w
+    in_force = np.where(now.target_w > 0, now.target_w, default)
+    if options.mode == "apply":
+        in_force = np.where(now.limit_w > 0, now.limit_w, in_force)
+    applied = np.where(view.movable, in_force, wanted).astype(np.float64)
+    before = np.where(now.before_w > 0, now.before_w, default).astype(np.float64)
+    forced, limit = answer.parked.copy(), wanted
+    for _ in range(2):
+        limit = guard.paced(
+            wanted, applied, before, now.changed_ns, view.now_ns, forced=forced,
+            dwell_s=options.dwell_s, deadband_w=options.deadband_w, max_lowered=options.max_lowered,
+        )  # fmt: skip
+        limit = np.where(now.hot == 1, np.minimum(limit, applied), limit)
+        if not (tree.charged_w(limit) > tree.budget_w + ROUNDING_W).any():
+            break
+        forced = forced | (wanted < applied)
+    elapsed_s = (view.now_ns - now.published_ns) / 1e9 if now.published_ns else np.inf
+    limit = guard.ramped(limit, applied, ramp_w_s=tree.ramp_w_s, elapsed_s=elapsed_s)
+    return _raised_last(tree, limit, applied, now.topology.node_of_gpu)
+
+
+def _raised_last(tree: Tree, limit: Floats, applied: Floats, node: NDArray[np.int32]) -> Floats:
+    """Hold raises under a budget of several nodes that a raise before the others' falls could pass."""
+    held = limit.copy()
+    for budget in np.flatnonzero(tree.charged_w(np.maximum(limit, applied)) > tree.budget_w + ROUNDING_W):
+        under = (tree.above == budget).any(1)
+        if len(np.unique(node[under])) > 1:
+            held[under] = np.minimum(held[under], applied[under])
+    return held
+
+
+def _choice(view: View, options: EnergyOptions, answer: Answer, simple: Floats, limit: Floats) -> Choice:
+    """The targets, with what is to be expected of each."""
+    now, knobs, rows = view.now, view.knobs, np.arange(len(limit))
+    lost = (view.age == guard.Age.LOST) & knobs.targetable
+    level = np.maximum(now.level, 0)
+    capped = knobs.by_clock & (now.level >= 0) & (now.level < LEVELS - 1) & view.movable & options.deterministic
+    clock = np.where(capped, knobs.levels[rows, level], np.where(view.movable | lost, -1.0, now.target_mhz))
+    state = np.full(len(limit), ACTIVE, np.uint8)
+    state[answer.parked], state[lost] = PARKED, RELEASED
+    target = np.where(lost, -1.0, limit)
+    topology = now.topology
+    ends = np.where(knobs.by_clock, knobs.levels[:, 0], -1.0), np.where(knobs.by_clock, knobs.levels[:, -1], -1.0)
+    fault = guard.target_faults(target, clock, topology.limit_min_w, topology.limit_max_w, *ends, knobs.targetable)
+    power = np.where(now.power_w >= 0, now.power_w, limit).astype(np.float64)
+    draw = np.where((now.level >= 0) & (now.draw_w[rows, level] > 0), now.draw_w[rows, level], power)
+    slow, predicted = _slowdown(view, limit, answer.parked), np.minimum(draw, limit)
+    free = np.where(now.draw_w[:, -1] > 0, now.draw_w[:, -1], np.maximum(power, now.want_w / MARGIN)).astype(np.float64)
+    upper = np.where(answer.parked, parked_w(view), limit)
+    over = float(np.maximum(view.tree.charged_w(upper) - view.tree.budget_w, 0.0).max())
+    kept = over <= ROUNDING_W or answer.status == "infeasible"
+    return Choice(
+        view=view,
+        answer=answer,
+        named=fault == guard.Fault.NONE,
+        limit_w=target,
+        clock_mhz=clock,
+        state=state,
+        reason=_reasons(view, options, limit, answer.parked),
+        upper_w=upper,
+        predicted_w=predicted,
+        slowdown=slow,
+        gain_w=np.where(view.movable & ~answer.parked, free - predicted * (1 + np.maximum(slow, 0.0)), 0.0),
+        free_w=free,
+        simple_w=simple,
+        status=answer.status if kept else "infeasible",
+        missing_w=round(answer.missing_w if kept else over, 6),
+    )
+
+
+def _slowdown(view: View, limit: Floats, parked: Bools) -> Floats:
+    """Expected of the cap, as it was measured, and of the limit, as past sweeps say; -1 where nothing is known."""
+    now, rows = view.now, np.arange(len(limit))
+    at, default = now.time_s[rows, np.maximum(now.level, 0)], now.time_s[:, -1]
+    measured = (now.level >= 0) & (at > 0) & (default > 0)
+    ratio = np.where(measured, at, 1.0) / np.where(measured, default, 1.0)
+    theta = np.where(view.movable, np.maximum(view.speed_at(limit), 1e-6), 1.0)
+    known = (measured | (now.level < 0) | (now.level == LEVELS - 1)) & ~parked
+    return np.where(known, np.maximum(ratio / theta - 1, 0.0), -1.0).astype(np.float64)
+
+
+def _reasons(view: View, options: EnergyOptions, limit: Floats, parked: Bools) -> list[TargetReason]:
+    """Why each GPU has its target: the first rule that applies."""
+    now, most = view.now, view.limits[:, -1]
+    need = np.minimum(np.where(now.want_w > 0, MARGIN * now.want_w, most), most)
+    rules = (
+        (view.age == guard.Age.LOST, TargetReason.LOST),
+        (~view.movable, TargetReason.HELD),
+        (parked, TargetReason.PARKED),
+        (now.hot == 1, TargetReason.THERMAL),
+        (np.full(len(limit), not options.deterministic), TargetReason.SIMPLE),
+        (now.probing == 1, TargetReason.PROBE),
+        (limit < need - 1, TargetReason.BUDGET),
+        ((now.accepted >= 0) & (now.accepted < LEVELS - 1), TargetReason.ACCEPTED),
+    )
+    chosen = [TargetReason.DEFAULT] * len(limit)
+    for applies, reason in reversed(rules):
+        for row in np.flatnonzero(applies).tolist():
+            chosen[row] = reason
+    return chosen
+
+
+def is_in_force(memory: Memory, choice: Choice) -> bool:
+    """Whether the plan in force has the same targets."""
+    now, named = memory.now, choice.named
+    same = np.abs(choice.limit_w - now.target_w) <= guard.ROUNDING_W
+    return bool((same & (choice.clock_mhz.astype(np.float32) == now.target_mhz))[named].all())
+
+
+def adopt(memory: Memory, choice: Choice) -> None:
+    """Keep the targets of a plan that is published."""
+    now, now_ns = memory.now, choice.view.now_ns
+    limit, clock = choice.limit_w.astype(np.float32), choice.clock_mhz.astype(np.float32)
+    moved = choice.named & (np.abs(limit - now.target_w) > guard.ROUNDING_W)
+    changed = moved | (choice.named & (clock != now.target_mhz))
+    memory.edit("before_w")[moved] = now.target_w[moved]
+    memory.edit("changed_ns")[changed] = now_ns
+    memory.edit("target_w")[choice.named] = limit[choice.named]
+    memory.edit("target_mhz")[choice.named] = clock[choice.named]
+    memory.set(published_ns=now_ns)

@@ -1,0 +1,129 @@
+"""plan_energy: what a plan promises holds, and what cannot be is said."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from qstream.energy import EnergyOptions, plan_energy
+from qstream.errors import OptionError, ProblemError
+from schemas.energy import TargetReason
+from schemas.power import PowerBudget
+from tests.unit.energy.racks import rack, topology_of
+
+
+@pytest.fixture(scope="module")
+def recording():
+    nodes, frames = rack(), []
+    for _ in range(25):
+        for node in nodes:
+            node.advance(1)
+            frames.append(node.telemetry("d"))
+    return nodes, frames
+
+
+def test_without_pressure_limits_slow_nothing_and_free_watts(recording):
+    nodes, frames = recording
+    plan = plan_energy(topology_of(nodes, 99_000), frames)
+    assert (plan.status, plan.mode, plan.solver.solver) == ("optimal", "dry_run", "hull-greedy")
+    assert plan.slowdown.max() == 0
+    assert (plan.power_limit_w[[0, 4]] < 320).all()  # decoding draws 259 W
+    assert plan.expected.peak_upper_w < plan.expected.simple_peak_upper_w
+    assert (plan.sm_clock_mhz == -1).all()  # no cap was measured
+
+
+def test_every_budget_holds_and_more_work_is_done_than_by_each_node_alone(recording):
+    nodes, frames = recording
+    topology = topology_of(
+        nodes, 3400, inner=("rack",), inner_of_node=np.array([0, 0], np.int32), inner_budget_w=np.array([3300], np.float32),
+        node_budget_w=np.array([-1, 1400], np.float32), overhead_w=np.array([200, 100], np.float32),
+    )  # fmt: skip
+    plan = plan_energy(topology, frames, budgets=[PowerBudget(domain="d", budget_w=3200.0)])
+    assert plan.budget_of == ("d", "rack", "node-1")
+    assert plan.budget_w.tolist() == [3200, 3300, 1400]
+    assert (plan.planned_w <= plan.budget_w).all()
+    assert float(plan.power_limit_w.sum()) + 300 == pytest.approx(plan.planned_w[0])
+    assert ((plan.power_limit_w >= 200) & (plan.power_limit_w <= 700)).all()
+    assert plan.solver.objective > np.interp(plan.simple_power_limit_w, [200, 700], [0.5, 1.0]).sum() / 2
+    assert plan.expected.slowdown_worst < plan.expected.simple_slowdown_worst
+
+
+def test_a_budget_below_the_least_limits_parks_gpus_and_says_what_is_missing(recording):
+    nodes, frames = recording
+    plan = plan_energy(topology_of(nodes, 1000), frames)
+    assert (plan.status, len(plan.parked), plan.missing_w) == ("infeasible", 3, pytest.approx(600))
+    assert (plan.power_limit_w == 200).all()
+    assert plan.planned_w[0] <= 1000
+
+
+def test_what_has_not_opted_in_is_charged_and_never_a_target(recording):
+    nodes, frames = recording
+    opt_in, mig = np.array([1, 0] * 4, np.uint8), np.array([0, 0, 1, 0, 0, 0, 0, 0], np.uint8)
+    unknown = np.array([-1] + [200] * 7, np.float32)
+    plan = plan_energy(topology_of(nodes, 5000, opt_in=opt_in, mig=mig, limit_min_w=unknown), frames)
+    uuids = nodes[0].uuids + nodes[1].uuids
+    assert plan.uuid == tuple(uuids[at] for at in (4, 6))
+    assert plan.planned_w[0] == pytest.approx(6 * 700 + float(plan.power_limit_w.sum()))
+
+
+def test_gpus_that_are_not_heard_are_released_and_charged_at_their_default(recording):
+    nodes, frames = recording
+    plan = plan_energy(topology_of(nodes, 4000), [frame for frame in frames if frame.node == "node-0"])
+    lost = [uuid in nodes[1].uuids for uuid in plan.uuid]
+    assert plan.state[lost].tolist() == [2] * 4
+    assert {plan.reason[at] for at in plan.reason_of[lost]} == {TargetReason.LOST}
+    assert plan.planned_w[0] <= 4000
+    assert plan.upper_w[lost].tolist() == [700] * 4
+
+
+def test_the_same_call_gives_the_same_plan_and_the_simple_scheduler_can_answer_alone(recording):
+    nodes, frames = recording
+    topology = topology_of(nodes, 3200)
+    assert plan_energy(topology, frames) == plan_energy(topology, frames[::-1])
+    simple = plan_energy(topology, frames, options=EnergyOptions(deterministic=False))
+    assert simple.power_limit_w.tolist() == simple.simple_power_limit_w.tolist() == [400] * 8
+
+
+def test_circuits_that_were_asked_for_are_not_silently_left_out(recording):
+    nodes, frames = recording
+    plan = plan_energy(topology_of(nodes, 3200), frames, options=EnergyOptions(qaoa=True))
+    assert (plan.fallback_reason, plan.solver.asked) == ("unsupported", ("qaoa",))
+
+
+def test_frames_that_contradict_the_topology_are_refused(recording):
+    nodes, frames = recording
+    with pytest.raises(ProblemError, match="uuid must be a GPU of the topology of d, got 'GPU-node-1-0'"):
+        plan_energy(topology_of(nodes[:1], 3200), frames)
+    with pytest.raises(ProblemError, match="domain must be 'd', as in the topology, got 'e'"):
+        plan_energy(topology_of(nodes, 3200), [frames[0].model_copy(update={"domain": "e"})])
+    wrong = frames[0].value.copy()
+    wrong[1] *= 1000
+    with pytest.raises(ProblemError, match="power_limit_w must be in watts"):
+        plan_energy(topology_of(nodes, 3200), [frames[0].model_copy(update={"value": wrong})])
+
+
+@pytest.mark.parametrize(
+    ("workload", "quantum", "options"),
+    [
+        ("training", "available", {"qaoa": True, "meta": True}),
+        ("inference", "limited", {"gnn": True}),
+        ("mixed", "busy", {"meta": True}),
+        ("power_constrained", "none", {}),
+        ("training", "none", {}),
+    ],
+)
+def test_recommended_options_are_those_of_the_table(workload, quantum, options):
+    assert EnergyOptions.recommended(workload, quantum) == EnergyOptions(**options)
+    assert EnergyOptions.recommended(workload, quantum).deterministic
+
+
+def test_options_that_contradict_each_other_are_refused_by_name():
+    for options, message in (
+        ({"mode": "apply", "deterministic": False}, "option mode must be dry_run or recommend while deterministic is off"),
+        ({"ttl_s": 40}, "option ttl_s must be at most three times plan_s, 30, got 40.0"),
+        ({"meta": True, "deterministic": False}, "option meta must be false where there are no two solvers"),
+    ):
+        with pytest.raises(OptionError, match=message):
+            EnergyOptions().changed(options)
+    with pytest.raises(OptionError, match="workload must be one of training, inference"):
+        EnergyOptions.recommended("dancing", "none")
