@@ -17,7 +17,7 @@ from qstream.errors import Transient, Unreachable
 from qstream.stream.cause import Cause, denied, open_client
 from qstream.stream.faults import raise_if_fatal
 from qstream.stream.headers import CONTENT_TYPE, headers_of
-from qstream.stream.identity import Identities
+from qstream.stream.identity import PERIOD_S, Identities
 from schemas.deadletter import DeadLetter
 from schemas.frame import Frame, body_type
 
@@ -106,6 +106,8 @@ def reader(settings: Settings, cause: Cause) -> Consumer:
         "isolation.level": "read_committed",
         "auto.offset.reset": "earliest",
         "fetch.wait.max.ms": 100,
+        # A partition that has lost its leader to the client would otherwise be read again after up to five minutes.
+        "topic.metadata.refresh.interval.ms": int(PERIOD_S * 1000),
     }
     return open_client(Consumer, settings, config | settings.kafka_properties(), cause)
 

@@ -149,16 +149,16 @@ def test_readers_of_committed_records_see_neither_aborted_nor_fenced_ones(kafka:
     assert consume(kafka, topic, 4, "read_uncommitted") == everything
 
 
-@pytest.mark.parametrize("end", [JavaKafka.kill, JavaKafka.terminate])
-def test_acknowledged_records_survive_the_end_of_the_only_node(cluster: JavaKafka, end: Callable[[JavaKafka], None]) -> None:
+def test_acknowledged_records_survive_each_end_of_the_only_node(cluster: JavaKafka) -> None:
     create(cluster.bootstrap_servers, NewTopic("kept", 1))
-    produce(cluster.bootstrap_servers, "kept", [b"before"])
-    pid = cluster.pids[0]
-    end(cluster)
-    assert not psutil.pid_exists(pid)
-    cluster.restart()
+    for value, end in ((b"before a kill", cluster.kill), (b"before a shutdown", cluster.terminate)):
+        produce(cluster.bootstrap_servers, "kept", [value])
+        pid = cluster.pids[0]
+        end()
+        assert not psutil.pid_exists(pid)
+        cluster.restart()
     produce(cluster.bootstrap_servers, "kept", [b"after"])
-    assert consume(cluster.bootstrap_servers, "kept", 2) == [b"before", b"after"]
+    assert consume(cluster.bootstrap_servers, "kept", 3) == [b"before a kill", b"before a shutdown", b"after"]
 
 
 def test_a_cluster_finds_the_data_that_an_earlier_one_left_in_the_folder(java: None, tmp_path: Path) -> None:

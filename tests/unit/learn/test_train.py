@@ -98,11 +98,11 @@ def logged(gain, n=800):
     return arm, reward, np.full((n, 2), 0.5), np.full((n, 2), 0.5), context
 
 
-NAMES = {"arm_names": ("left", "right"), "feature_names": ("one", "x"), "module": "m"}
+FIT = {"arm_names": ("left", "right"), "feature_names": ("one", "x"), "module": "m", "rounds": 60, "deadline_s": 600.0}
 
 
 def test_a_policy_learns_from_logged_decisions_what_the_context_says():
-    made, compared = train.policy(*logged(0.3), **NAMES)
+    made, compared = train.policy(*logged(0.3), **FIT)
     assert compared.beats_twin
     assert -compared.loss.value > 0.7
     score = policy.mlp(made, [[1.0, 1.0], [1.0, -1.0]])
@@ -111,9 +111,9 @@ def test_a_policy_learns_from_logged_decisions_what_the_context_says():
 
 
 def test_a_policy_that_has_nothing_to_learn_does_not_beat_its_twin():
-    assert not train.policy(*logged(0.0), **NAMES)[1].beats_twin
+    assert not train.policy(*logged(0.0), **FIT)[1].beats_twin
     with pytest.raises(LearnError, match="arm must be at least 40"):
-        train.policy(*(part[:30] for part in logged(0.3)), **NAMES)
+        train.policy(*(part[:30] for part in logged(0.3)), **FIT)
 
 
 def test_the_interval_of_a_mean_holds_as_often_as_it_says():
