@@ -120,14 +120,17 @@ def analog(past: Any, steps: Any, horizon: Any, length: Any, mean: Any) -> Any:
     line, distance = np.empty(n, np.float32), np.empty(candidates, np.float32)
     best, end, after = np.empty(nearest, np.float32), np.empty(nearest, np.int64), np.empty(nearest)
     for s in range(rows):
-        for i in range(n):
-            line[i] = past[s, (steps - n + i) % size]
+        at = (steps - n) % size
+        for i in range(n):  # a remainder for each would take as long as all distances
+            line[i] = past[s, at]
+            at = at + 1 if at + 1 < size else 0
         for c in range(candidates):
             distance[c] = np.float32(0)
         for age in range(length):
-            now, weight, shift = line[n - 1 - age], np.float32(np.exp(-age / _FADE)), length - 1 - age
+            now, weight = line[n - 1 - age], np.float32(np.exp(-age / _FADE))
+            shifted = line[length - 1 - age :]
             for c in range(candidates):
-                distance[c] += weight * abs(line[c + shift] - now)
+                distance[c] += weight * abs(shifted[c] - now)
         found = 0
         for back in range(candidates):  # newest first: of equals, the newest count
             c = candidates - 1 - back

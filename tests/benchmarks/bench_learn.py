@@ -188,18 +188,61 @@ def forecast_times() -> list[Row]:
 
 def drifts() -> list[Row]:
     """Values of noise .2 in 0 to 1: how many samples after a shift it is called, and how often without one."""
-    rng, found, series = np.random.default_rng(0), [], 400
+    found: list[Row] = []
     for shift, target in ((0.1, "-"), (0.2, "<= 55"), (0.4, "-"), (0.0, "<= 3")):
-        state, first = drift.start(series, bound=1.0), np.full(series, 1200)
-        for t in range(1200):
-            mean = 0.4 + (shift if t >= 600 else 0.0)
-            state, changed = drift.learn(state, np.clip(mean + 0.2 * rng.normal(size=series), 0, 1))
-            first = np.where(changed & (first == 1200) & ((t >= 600) | (shift == 0)), t, first)
-        if shift:
-            found.append((f"drift of {shift} of the range: called after", float(np.median(first)) - 599, "samples", target))
-        else:
-            found.append(("no drift: called within 1,200 samples", 100 * float((first < 1200).mean()), "%", target))
+        called = {"drift": (first_calls(own_drift(400), 400, shift), target)}
+        for name, make in peers_of_drift().items():
+            called[name] = (first_calls(each_alone(make, 60), 60, shift), "-")
+        for name, (first, wanted) in called.items():
+            if shift:
+                found.append(
+                    (f"{name}, shift of {shift} of the range: called after", float(np.median(first)) - 599, "samples", wanted)
+                )
+            else:
+                found.append((f"{name}, no shift: called within 1,200 samples", 100 * float((first < 1200).mean()), "%", wanted))
     return found
+
+
+def first_calls(step: Callable[[np.ndarray], np.ndarray], series: int, shift: float) -> np.ndarray:
+    """When each of the series is first called, from the shift at 600 on if there is one; 1,200 for never."""
+    rng, first = np.random.default_rng(0), np.full(series, 1200)
+    for t in range(1200):
+        mean = 0.4 + (shift if t >= 600 else 0.0)
+        changed = step(np.clip(mean + 0.2 * rng.normal(size=series), 0, 1))
+        first = np.where(changed & (first == 1200) & ((t >= 600) | (shift == 0)), t, first)
+    return first
+
+
+def own_drift(series: int) -> Callable[[np.ndarray], np.ndarray]:
+    state = drift.start(series, bound=1.0)
+
+    def step(value: np.ndarray) -> np.ndarray:
+        nonlocal state
+        state, changed = drift.learn(state, value)
+        return changed
+
+    return step
+
+
+def peers_of_drift() -> dict[str, Callable[[], Any]]:
+    """river's, where it is installed."""
+    if not importlib.util.find_spec("river"):
+        return {}
+    from river.drift import ADWIN, PageHinkley  # noqa: PLC0415 - a peer that need not be there
+
+    return {"river ADWIN": ADWIN, "river Page-Hinkley (10)": lambda: PageHinkley(threshold=10)}
+
+
+def each_alone(make: Callable[[], Any], series: int) -> Callable[[np.ndarray], np.ndarray]:
+    """river's detectors, one a series."""
+    detectors = [make() for _ in range(series)]
+
+    def step(value: np.ndarray) -> np.ndarray:
+        for detector, one in zip(detectors, value.tolist(), strict=True):
+            detector.update(one)
+        return np.array([detector.drift_detected for detector in detectors])
+
+    return step
 
 
 def paths() -> list[Row]:

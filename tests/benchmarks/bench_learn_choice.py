@@ -15,6 +15,8 @@ from qstream.state.fields import pack
 from tests.benchmarks.bench_learn import Row, cpu_us, load_stick
 
 _SEEDS = 5
+_PEER_SEEDS = 2
+_PEERS = ("vowpalwabbit --squarecb", "vowpalwabbit --epsilon 0.05 --power_t 0", "mabwiser LinTS", "river LinUCBDisjoint")
 _CHANGES = (0, 500, 150)
 _TARGETS = {"linucb": ("<= 0.019", "<= 0.075", "<= 0.150")}
 
@@ -56,6 +58,9 @@ def regrets(stick: ModuleType) -> list[Row]:
                 regret = float(np.mean([score["regret"] for score in scores]))
                 what = f"{name}, regret a round, {when}" + (", rewards out of order, twice or never" if faults else "")
                 found.append((what, regret, "", _TARGETS[name][column] if name in _TARGETS else "-"))
+        for name, peer in peers(stick).items():
+            scores = [stick.bandit_score(peer(s, 6), problem)["regret"] for s, problem in enumerate(problems[:_PEER_SEEDS])]
+            found.append((f"{name}, {when}", float(np.mean(scores)), "", "-"))
         best = [float((mean.max(1) - mean[:, mean.mean(0).argmax()]).mean()) for _, mean, _ in problems]
         even = [float((mean.max(1) - mean.mean(1)).mean()) for _, mean, _ in problems]
         found += [(f"  {what}", float(np.mean(each)), "", "-") for what, each in (("best fixed arm", best), ("any arm", even))]
@@ -69,10 +74,22 @@ def times(stick: ModuleType | None) -> list[Row]:
         own, agent = step_us(lambda rule=rule: Agent(rule, 0, 5, 8))
         found.append((f"{rule}, choose and reward, 5 arms, 8 features", own, "us", "<= 100" if rule == "linucb" else "-"))
         found.append(("  state", sum(map(len, pack(agent.state).values())) / 1000, "KB", "<= 22"))
-        if rule == "linucb" and stick and importlib.util.find_spec("vowpalwabbit"):
-            theirs, _ = step_us(lambda: stick.Peer("vowpalwabbit", 5, 8, "--squarecb"))
-            found += [("  vowpalwabbit", theirs, "us", "-"), ("  of vowpalwabbit's", own / theirs, "", "<= 0.6")]
+        for name, peer in peers(stick).items() if rule == "linucb" else ():
+            theirs, _ = step_us(lambda peer=peer: peer(0, 8))
+            found.append((f"  {name}", theirs, "us", "-"))
+            if name == _PEERS[0]:
+                found.append((f"  over that of {name}", own / theirs, "", "<= 0.6"))
     return found
+
+
+def peers(stick: ModuleType | None) -> dict[str, Callable[[int, int], Any]]:
+    """Those of the stick that are installed, by a seed and a number of features."""
+    made: dict[str, Callable[[int, int], Any]] = {}
+    for name in _PEERS if stick else ():
+        library, _, what = name.partition(" ")
+        if importlib.util.find_spec(library):
+            made[name] = lambda seed, features, library=library, what=what: stick.Peer(library, 5, features, what, seed)
+    return made
 
 
 def step_us(make: Callable[[], Any]) -> tuple[float, Any]:
