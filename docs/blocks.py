@@ -1,4 +1,4 @@
-"""Blocks of files that are otherwise written by hand, from the registry: tables of modules, services and ports of agents."""
+"""Blocks of files that are otherwise written by hand, from the code: tables of modules and of options, services of agents."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Final
 from agents.names import files
 from agents.registry import Agent, find_agent
 from qstream.config import Settings
+from qstream.learn.options import RECOMMENDED
 
 PLANNED: Final[Mapping[str, str]] = {
     "energy": "decides power limits, budgets and schedules of GPU clusters",
@@ -33,6 +34,7 @@ def filled(root: Path) -> dict[str, str]:
     blocks = {
         "README.md": ("modules", readme_table(agents)),
         "docs/pages/modules/index.md": ("modules", modules_table(agents)),
+        "docs/pages/howto/learning.md": ("recommended", recommended_table()),
         "deploy/compose/compose.yaml": ("agents", "\n".join(service(agent) for agent in agents)),
         "deploy/compose/.env.example": ("agents", "".join(f"{variable(agent)}={port(agent)}\n" for agent in agents)),
     }
@@ -53,6 +55,16 @@ def modules_table(agents: list[Agent]) -> str:
     rows = [f"| [{agent.name}]({agent.name}.md) | {agent.purpose} | here |\n" for agent in agents]
     rows += [f"| {name} | {purpose} | planned |\n" for name, purpose in _planned(agents).items()]
     return HEAD + "".join(rows) + "\n"
+
+
+def recommended_table() -> str:
+    """The recommended configurations of what learns."""
+    rows = []
+    for row in RECOMMENDED:
+        learner = f"{row.learner}{f' (`{row.rule}`)' if row.rule else ''}" if row.learner else "any"
+        options = ", ".join(f"`{name}={value}`" for name, value in row.options.items())
+        rows.append(f"| {row.situation} | {learner} | {options} |\n")
+    return "\n| situation | learner | options |\n|---|---|---|\n" + "".join(rows) + "\n"
 
 
 def service(agent: Agent) -> str:

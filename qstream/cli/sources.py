@@ -22,6 +22,7 @@ from schemas.wording import Shown, must_be
 
 TOKENS_A_BATCH: Final = 8192
 STDIN: Final = Path("-")
+Topics = Sequence[Topic]
 FORMATS: Final = ".json, .jsonl, .csv, .safetensors, or - for JSON lines on stdin"
 
 
@@ -49,13 +50,14 @@ def publishable() -> tuple[Topic, ...]:
     return tuple(topic for topic in all_topics() if topic.role != "dead-letter")
 
 
-def read_items(path: Path, topic: Topic | None, header: BatchHeader) -> list[Item]:
-    """All frames of a file, every one validated; `topic` None lets each frame say where it belongs.
+def read_items(path: Path, topic: Topic | None, header: BatchHeader, more: Sequence[Topic] = ()) -> list[Item]:
+    """All frames of a file, every one validated; `topic` None lets each frame say where it belongs: one of `publishable`
+    or of `more`.
 
     A frame is known by its field ``frame``, else by the fields that it has. Tokens (objects with ``id``, or a table) become
     batches of at most 8,192 under `header`. `FrameError` names the place of the first fault, `ConfigError` a wrong format.
     """
-    items = _read(path, topic, header)
+    items = _read(path, topic, header, tuple({each.name: each for each in (*publishable(), *more)}.values()))
     for item in items:
         item.frame.encode()  # too large a frame is refused before any other is sent
     return items
@@ -67,21 +69,21 @@ def time_of(frame: Frame) -> int | None:
     return None if time_ns is None else time_ns // 1_000_000 or None
 
 
-def _read(path: Path, topic: Topic | None, header: BatchHeader) -> list[Item]:
+def _read(path: Path, topic: Topic | None, header: BatchHeader, known: Topics) -> list[Item]:
     if path == STDIN:
-        return _from_objects(_lines("stdin", sys.stdin.buffer.read()), topic, header)
+        return _from_objects(_lines("stdin", sys.stdin.buffer.read()), topic, header, known)
     if not path.is_file():
         raise ConfigError(must_be("FILE", f"a file that exists ({FORMATS})", str(path)))
     if path.suffix == ".safetensors":
-        return [_from_safetensors(path, topic)]
+        return [_from_safetensors(path, topic, known)]
     if path.suffix == ".csv":
         return _from_csv(path, topic, header)
     if path.suffix == ".jsonl":
-        return _from_objects(_lines(path.name, path.read_bytes()), topic, header)
+        return _from_objects(_lines(path.name, path.read_bytes()), topic, header, known)
     if path.suffix == ".json":
         value = _parse(path.name, path.read_bytes())
         values = value if isinstance(value, list) else [value]
-        return _from_objects([(f"{path.name}[{n}]", one) for n, one in enumerate(values)], topic, header)
+        return _from_objects([(f"{path.name}[{n}]", one) for n, one in enumerate(values)], topic, header, known)
     raise ConfigError(must_be("FILE", FORMATS, path.name))
 
 
@@ -100,7 +102,7 @@ def _parse(where: str, text: bytes) -> Any:
         raise FrameError(f"{where}: not JSON: {exc}") from exc
 
 
-def _from_objects(values: Sequence[tuple[str, Any]], topic: Topic | None, header: BatchHeader) -> list[Item]:
+def _from_objects(values: Sequence[tuple[str, Any]], topic: Topic | None, header: BatchHeader, known: Topics) -> list[Item]:
     if not values:
         raise FrameError(must_be("input", "at least one frame or token", Shown("none")))
     for where, value in values:
@@ -108,7 +110,7 @@ def _from_objects(values: Sequence[tuple[str, Any]], topic: Topic | None, header
             raise FrameError(must_be(where, "an object, a frame or a token", Shown(type(value).__name__)))
     if _is_token(values[0][1], topic):
         return _from_tokens([value for _, value in values], header)
-    return [_from_object(where, value, topic) for where, value in values]
+    return [_from_object(where, value, topic, known) for where, value in values]
 
 
 def _from_tokens(tokens: Sequence[dict[str, Any]], header: BatchHeader) -> list[Item]:
@@ -133,17 +135,17 @@ def _is_token(value: dict[str, Any], topic: Topic | None) -> bool:
     return "id" in value and "frame" not in value and topic in (None, TOKENS_BATCH)
 
 
-def _from_object(where: str, value: dict[str, Any], topic: Topic | None) -> Item:
+def _from_object(where: str, value: dict[str, Any], topic: Topic | None, known: Topics) -> Item:
     try:
-        chosen = topic or _topic_of(value)
+        chosen = topic or _topic_of(value, known)
         return Item(chosen, chosen.frame.decode(json.dumps(value).encode(), JSON))
     except FrameError as exc:
         raise FrameError(f"{where}: {exc}") from exc
 
 
-def _topic_of(value: dict[str, Any]) -> Topic:
+def _topic_of(value: dict[str, Any], known: Topics) -> Topic:
     """The one topic whose frame the object says to be, or whose required fields it has."""
-    tag, known = value.get("frame"), publishable()
+    tag = value.get("frame")
     if tag:
         found = [topic for topic in known if topic.frame.tag() == tag]
     else:
@@ -188,7 +190,7 @@ def _batch_id(header: BatchHeader, start: int, starts: range) -> str:
     return header.batch_id if len(starts) == 1 else f"{header.batch_id}/{start // TOKENS_A_BATCH}"
 
 
-def _from_safetensors(path: Path, topic: Topic | None) -> Item:
+def _from_safetensors(path: Path, topic: Topic | None, known: Topics) -> Item:
     try:
         with safetensors.safe_open(path, framework="numpy") as opened:
             header = (opened.metadata() or {}).get(HEADER_KEY, "{}")
@@ -197,5 +199,5 @@ def _from_safetensors(path: Path, topic: Topic | None) -> Item:
     fields = _parse(f"{path.name}, metadata {HEADER_KEY!r}", header.encode())
     if topic is None and not (isinstance(fields, dict) and fields.get("frame")):
         raise FrameError(f"{path.name}: no field 'frame' in the metadata {HEADER_KEY!r}: name the topic by --topic")
-    chosen = topic or _topic_of(fields)
+    chosen = topic or _topic_of(fields, known)
     return Item(chosen, chosen.frame.decode(path.read_bytes(), SAFETENSORS))

@@ -11,7 +11,7 @@ import safetensors
 import typer
 from safetensors.numpy import save_file
 
-from qstream.cli.learn.steer import Reason, send
+from qstream.cli.learn.steer import Reason, obeyed, send
 from qstream.cli.learn.stored import Key, Module, known, learning, opened, require_learner
 from qstream.cli.options import BootstrapServers, RedisUrl
 from qstream.cli.output import counted
@@ -74,4 +74,5 @@ def import_(
         require_learner(processor, name)
         commands.append(LearnCommand.build(module=module, key=to, command="restore", learner=name, reason=reason, state=state))
     send(commands, bootstrap_servers)
-    typer.echo(f"asked to restore {counted(len(commands), 'learner')} of {module} {to}")
+    typer.echo(f"asked {module} to restore {counted(len(commands), 'learner')} of {to}")
+    typer.echo(obeyed(module, to), err=True)

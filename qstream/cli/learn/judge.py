@@ -37,8 +37,8 @@ def judge(
 
     \b
     Example:
-      qstream learn evaluate decision --policy arm:anneal
-      qstream learn evaluate log.csv --policy model:routing/choice@1700000000000 --json
+      qstream learn evaluate decision --policy arm:rises --learner meter
+      qstream learn evaluate log.csv --policy model:meter/guess@1700000000000 --json
     """
     log = read_log(source, learner, bootstrap_servers)
     if begin is not None:
@@ -73,7 +73,7 @@ def log(
 
     \b
     Example:
-      qstream learn log --to dsjson --out log.dsjson --learner routing
+      qstream learn log --to dsjson --out log.dsjson --learner meter
     """
     found = read_log(LEARN_DECISION.name, learner, bootstrap_servers)
     write_log(found, to, out)

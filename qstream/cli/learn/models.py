@@ -36,7 +36,8 @@ def models(
 
     \b
     Example:
-      qstream learn models routing --json
+      qstream learn models
+      qstream learn models meter --json
     """
     settings = client_settings(bootstrap_servers)
     require_topics(reach(settings), [MODELS])
@@ -45,6 +46,9 @@ def models(
     shown = [fact for fact in facts if module in (None, fact["module"])]
     if as_json:
         print_json(shown)
+        return
+    if not shown:
+        typer.echo(f"no models on {MODELS.name}" + (f" of {module}" if module else ""))
         return
     columns = ("module", "name", "version", "state", "kind", "bytes", "loss", "loss_twin", "trained_on")
     print_table(columns, [[fact[column] for column in columns] for fact in shown])
@@ -69,7 +73,7 @@ def publish(
 
 
 def retire(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the model, with its module: routing/forecast.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the model, with its module: meter/forecast.")],
     version: Annotated[int, typer.Argument(metavar="VERSION", help="Number of the version.")],
     bootstrap_servers: BootstrapServers = None,
 ) -> None:
@@ -79,12 +83,15 @@ def retire(
 
     \b
     Example:
-      qstream learn retire routing/forecast 1700000000000
+      qstream learn retire meter/forecast 1700000000000
     """
     settings = client_settings(bootstrap_servers)
     require_topics(reach(settings), [MODELS])
     found = known_parts(settings)
     key = _one_of(found, name, version)
+    if all(part.retired for part in found[key]):
+        typer.echo(f"{'/'.join(key[:2])} {version} is retired already")
+        return
     with Publisher(settings.bootstrap_servers, "qstream/learn", settings) as publisher:
         for part in found[key]:
             fields = {field: getattr(part, field) for field in ModelPart.model_fields}
@@ -120,8 +127,10 @@ def read_model(name: str, bootstrap_servers: str | None) -> Model:
 def _of_file(file: Path) -> Model:
     try:
         return from_bytes(file.read_bytes())
-    except (OSError, LearnError) as exc:
-        raise ConfigError(must_be("FILE", f"a model that can be read ({exc})", str(file))) from exc
+    except OSError as exc:
+        raise ConfigError(must_be("FILE", f"a file that can be read ({exc.strerror})", str(file))) from exc
+    except LearnError as exc:
+        raise ConfigError(must_be("FILE", f"what qstream learn train has written ({exc})", str(file))) from exc
 
 
 def _one_of(found: Parts, name: str, version: int) -> tuple[str, str, int]:

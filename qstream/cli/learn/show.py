@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from qstream.cli.learn.stored import Known, Module, keys, known, learning, opened
+from qstream.cli.learn.stored import Known, Module, find, keys, known, learning, opened
 from qstream.cli.options import AsJson, RedisUrl
 from qstream.cli.output import counted, print_json, print_table
 from qstream.learn.describe import describe
@@ -31,11 +31,17 @@ def show(
     """
     processor = learning(module)
     with opened(processor, redis) as store:
-        found = [known(processor, store, one) for one in ([key] if key is not None else keys(processor, store))]
+        if key is not None:
+            found = [known(processor, store, key)]
+        else:
+            every = (find(processor, store, name) for name in keys(processor, store))
+            found = [known_one for known_one in every if known_one is not None]
     facts = [_facts(module, one) for one in found]
     if as_json:
         print_json(facts if key is None else facts[0])
         return
+    if not facts:
+        typer.echo(f"{module} has no state of any key yet")
     for one in facts:
         typer.echo(f"{module} {one['key']}, state {one['version']}, {counted(one['commands'], 'command')} obeyed")
         print_table(("learner", "what", "value"), _rows(one["learners"]))
@@ -50,6 +56,8 @@ def _rows(learners: dict[str, dict[str, Any]]) -> list[tuple[str, str, str]]:
     rows = []
     for name, facts in learners.items():
         arms = facts.get("arms", {})
+        if facts.get("steps", facts.get("rewards")) == 0:
+            facts = {what: value for what, value in facts.items() if what != "best_fixed_arm"}  # of none seen
         for what, value in facts.items():
             if what != "arms":
                 rows.append((name, what, _text(value)))
@@ -58,4 +66,8 @@ def _rows(learners: dict[str, dict[str, Any]]) -> list[tuple[str, str, str]]:
 
 
 def _text(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if isinstance(value, list):
+        return ", ".join(map(_text, value)) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.4g}" if isinstance(value, float) else "none" if value in (None, "") else str(value)

@@ -58,7 +58,13 @@ def thaw(
 def _ask(command: str, module: str, key: str, learner: str, reason: str, bootstrap_servers: str | None) -> None:
     require_learner(learning(module), learner)
     send([LearnCommand.build(module=module, key=key, command=command, learner=learner, reason=reason)], bootstrap_servers)
-    typer.echo(f"asked for {command} of {learner or 'all learners'} of {module} {key}")
+    typer.echo(f"asked {module} to {command} {learner or 'all learners'} of {key}")
+    typer.echo(obeyed(module, key), err=True)
+
+
+def obeyed(module: str, key: str) -> str:
+    """Where an operator sees what becomes of a command."""
+    return f"qstream learn show {module} {key} counts it once it is obeyed; qstream dlq list has it if it cannot be"
 
 
 def send(commands: Sequence[LearnCommand], bootstrap_servers: str | None) -> None:

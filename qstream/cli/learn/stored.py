@@ -69,9 +69,17 @@ def keys(processor: Processor[Any], store: StateStore[Any]) -> list[str]:
 
 def known(processor: Processor[Any], store: StateStore[Any], key: str) -> Known:
     """The learners of a key; `ConfigError` if the key has no state."""
+    found = find(processor, store, key)
+    if found is None:
+        raise ConfigError(must_be("KEY", f"one that {processor.name} has a state of", key))
+    return found
+
+
+def find(processor: Processor[Any], store: StateStore[Any], key: str) -> Known | None:
+    """The learners of a key; None if it has no state, as one that has ended."""
     found = store.load(key)
     if not isinstance(found.state, LearningState):
-        raise ConfigError(must_be("KEY", f"one that {processor.name} has a state of", key))
+        return None
     return Known(key, found.version, found.state.commands, learners_in(processor, found.state), found.state.frozen)
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from agents.registry import find_agent, load, topics_by_name
+from agents.registry import Agent, find_agent, load, topics_by_name
 from qstream.cli.cluster import reach, require_topics
 from qstream.cli.learn.models import require_gain, send
 from qstream.cli.options import AgentArgument, AsJson, BootstrapServers, client_settings
@@ -50,14 +50,16 @@ def train(
 
     \b
     Example:
-      qstream learn train routing lstm --from samples.jsonl --out forecast.safetensors
-      qstream learn train routing lstm --from qstream.experts.load.v1 --publish
+      qstream learn train meter lstm --from readings.jsonl --out forecast.safetensors
+      qstream learn train meter policy --from qstream.learn.decision.v1 --publish
     """
     agent = find_agent(module)
     if kind not in agent.trainers:
         raise ConfigError(must_be("KIND", f"a trainer of {module} ({', '.join(agent.trainers) or 'it has none'})", kind))
+    if out is not None and not out.parent.is_dir():  # said now, not when it is trained
+        raise ConfigError(must_be("--out", "a file in a folder that exists", str(out)))
     settings, now_ns = client_settings(bootstrap_servers), time.time_ns()
-    frames, trained_on = _read(settings, sources, _offsets(until or ()))
+    frames, trained_on = _read(settings, sources, _offsets(until or ()), agent)
     try:
         made, compared = load(agent.trainers[kind])(frames, seed=seed, deadline_s=deadline_s)
     except LearnError as exc:
@@ -65,22 +67,25 @@ def train(
     model = replace(made, module=module, version=now_ns // 1_000_000, trained_ns=now_ns, trained_on=trained_on)
     model = replace(model, metrics=compared.metrics)
     if out is not None:
-        out.write_bytes(to_bytes(model))
+        _write(model, out)
     _show(model, compared, as_json)
     if do_publish:
         require_gain(model, force)
         send(settings, model)
 
 
-def _read(settings: Settings, sources: Sequence[str], until: Offsets) -> tuple[list[Frame], tuple[str, ...]]:
+def _read(settings: Settings, sources: Sequence[str], until: Offsets, agent: Agent) -> tuple[list[Frame], tuple[str, ...]]:
     """The frames of all sources, in their order, and what they were: offsets of topics, digests of files."""
     frames: list[Frame] = []
     read: list[str] = []
-    topics = topics_by_name()
+    topics = topics_by_name() | {topic.name: topic for topic in agent.topics}
     for source in sources:
         if source not in topics:
             path = Path(source)
-            frames += [item.frame for item in read_items(path, None, BatchHeader("default", None, path.stem, 0))]
+            if not path.is_file():
+                raise ConfigError(must_be("--from", "a topic by its whole name, or a file that exists", source))
+            items = read_items(path, None, BatchHeader("default", None, path.stem, 0), agent.topics)
+            frames += [item.frame for item in items]
             read.append(f"{path.name} sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}")
             continue
         require_topics(reach(settings), [topics[source]])
@@ -96,6 +101,13 @@ def _read(settings: Settings, sources: Sequence[str], until: Offsets) -> tuple[l
             last[partition] = offset
         read += [f"{source}:{partition}:{offset + 1}" for partition, offset in sorted(last.items())]
     return frames, tuple(read)
+
+
+def _write(model: Model, out: Path) -> None:
+    try:
+        out.write_bytes(to_bytes(model))
+    except OSError as exc:
+        raise ConfigError(must_be("--out", f"a file that can be written ({exc.strerror})", str(out))) from exc
 
 
 def _offsets(texts: Sequence[str]) -> Offsets:
@@ -120,4 +132,6 @@ def _show(model: Model, compared: Report, as_json: bool) -> None:
     ]
     typer.echo(f"{model.module}/{model.name} {model.version}: {compared.what}, on the newest {compared.held_out}")
     print_table(("", "loss", "95 % interval"), rows)
-    typer.echo("it beats its twin" if compared.beats_twin else "it does not beat its twin")
+    typer.echo(
+        "it beats its twin" if compared.beats_twin else "it does not beat its twin: publish would refuse it without --force"
+    )
