@@ -144,12 +144,14 @@ def _from_object(where: str, value: dict[str, Any], topic: Topic | None, known: 
 
 
 def _topic_of(value: dict[str, Any], known: Topics) -> Topic:
-    """The one topic whose frame the object says to be, or whose required fields it has."""
+    """The topic whose frame the object says to be, or whose required fields it has: of several, that which requires the most."""
     tag = value.get("frame")
     if tag:
         found = [topic for topic in known if topic.frame.tag() == tag]
     else:
-        found = [topic for topic in known if _required(topic.frame) <= value.keys()]
+        fitting = [topic for topic in known if _required(topic.frame) <= value.keys()]
+        most = max((len(_required(topic.frame)) for topic in fitting), default=0)
+        found = [topic for topic in fitting if len(_required(topic.frame)) == most]
     if len(found) == 1:
         return found[0]
     if tag:
