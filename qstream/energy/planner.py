@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qstream.energy import guard
-from qstream.energy.allocate import Status, allocate
+from qstream.energy.allocation import Status, allocate
 from qstream.energy.budgets import Tree, tree_of
 from qstream.energy.levels import MARGIN, Bools, Floats, Knobs, knobs_of, limits_of, speeds
 from qstream.energy.measure import measure
