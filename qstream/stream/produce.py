@@ -45,7 +45,8 @@ class Outbox:
         self._failed: list[tuple[KafkaError, str]] = []
         self._suspects: set[str] = set()
         self._refused: dict[str, KafkaError] = {}
-        config = producer_config(settings)
+        # A record that is late is given up with all that follow it (`_wait`), not by the client, which would send those.
+        config = producer_config(settings) | {"message.timeout.ms": 0}
         self.transactional = settings.delivery == "exactly_once"
         identity = f"{settings.group_prefix}.{agent}-{settings.worker_id}"
         self._hangs_s = 3 * settings.transaction_timeout_ms / 1000
@@ -186,7 +187,7 @@ class Outbox:
             try:
                 producer.produce(topic, value, key, on_delivery=partial(self._report, name, topic, alone), headers=headers)
             except BufferError:
-                producer.poll(0.05)
+                self._wait()
             except KafkaException as exc:
                 if self._producers.cause.fatal is not None:
                     raise
@@ -209,6 +210,9 @@ class Outbox:
     def _wait(self) -> None:
         left = self._producers.flush(self.settings.delivery_timeout_ms / 1000 + 1)
         failed, self._failed = self._failed, []
+        if left and not self.transactional:  # an abort drops what a transaction has left
+            self._producers.give_up()
+            self._failed.clear()
         for error, _ in failed:
             raise_if_fatal(error, **self._rights)
         self._producers.raise_if_failed(failed, left)

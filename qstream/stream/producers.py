@@ -97,6 +97,12 @@ class Producers:
             raise self.not_confirmed(len(failed) + left, failed[0][0] if failed else None)
         self.cause.clear()
 
+    def give_up(self) -> None:
+        """Drop all that is queued or on its way, at once, so that nothing of it follows what is missing before it."""
+        for producer in list(self._made.values()):
+            producer.purge()
+            producer.flush(1.0)  # serves the reports of what was dropped
+
     def flush(self, timeout_s: float) -> int:
         """Wait until all that is queued is confirmed; the number of records that are not in time."""
         deadline = time.monotonic() + timeout_s

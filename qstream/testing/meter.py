@@ -21,7 +21,7 @@ from qstream.learn.options import Learn
 from qstream.learn.recurrent import RecurrentState
 from qstream.learn.registry import Models, Registry
 from qstream.learn.state import LearningState
-from qstream.learn.version import Reason, VersionState
+from qstream.learn.version import Reason, Used, VersionState
 from qstream.module.options import ExploreOptions, ModelChoice
 from qstream.testing.readings import NAME, OUTLOOKS, READINGS, SECOND, Outlook, Reading
 from schemas.control import Scalar
@@ -54,7 +54,8 @@ class MeterState(LearningState):
     the `incumbent`. The sums are over the forecasts that were met.
 
     Commands, models and readings come by three topics, between which no order holds. `turn` is the order in which they met: from
-    reading number [0] on, so many commands [1] had been obeyed, and that version [2] was in use; entry i stands at ``i % 128``.
+    reading number [0] on, so many commands [1] had been obeyed, that version [2] was in use, and the pinned one was missing [3];
+    entry i stands at ``i % 128``.
     """
 
     next_number: Count = 0
@@ -72,7 +73,7 @@ class MeterState(LearningState):
     offered: Annotated[NDArray[np.float64], Axes("second")]
     offered_by: Annotated[NDArray[np.int64], Axes("second")]
     turns: Count = 0
-    turn: Annotated[NDArray[np.int64], Axes("turns", "reading_commands_version")]
+    turn: Annotated[NDArray[np.int64], Axes("turns", "of_turn")]
     network: RecurrentState
     pinned: VersionState
     forecast: ForecastState
@@ -94,7 +95,7 @@ class MeterState(LearningState):
             incumbent=empty,
             offered=empty,
             offered_by=np.full(SECOND, -1, np.int64),
-            turn=np.zeros((TURNS, 3), np.int64),
+            turn=np.zeros((TURNS, 4), np.int64),
             network=recurrent.start(horizon=SECOND),
             pinned=version.start(MODEL, bound=0.2, block=SECOND),  # two forecasts of one second share nine readings
             forecast=forecast.start(horizon=SECOND, past=600),
@@ -218,7 +219,7 @@ class Meter(Processor[MeterState]):
         except LearnError:  # an answer that is not finite must cost the model, not the reading
             network, offered = recurrent.step(state.network, load)
             pinned = version.trip(pinned)
-        state = _noted(evolve(state, forecast=forecaster, network=network, pinned=pinned), used.model)
+        state = _noted(evolve(state, forecast=forecaster, network=network, pinned=pinned), used)
         answers = used.model if used.answers and offered is not None else None
         mean = incumbent if mode == "on" else load
         if answers is not None and offered is not None:
@@ -248,9 +249,9 @@ class Meter(Processor[MeterState]):
         return evolve(state, guess=guess), decided.arm, [*lines, *more]
 
 
-def _noted(state: MeterState, model: Model | None) -> MeterState:
+def _noted(state: MeterState, used: Used) -> MeterState:
     """With an entry of `turn` where commands or the version in use are others than at the reading before."""
-    now = state.commands, -1 if model is None else model.version
+    now = state.commands, -1 if used.model is None else used.model.version, int(used.fallback_reason != "")
     if state.turns and tuple(state.turn[(state.turns - 1) % TURNS, 1:].tolist()) == now:
         return state
     turn = state.turn.copy()

@@ -144,11 +144,13 @@ def _replayed(records: Sequence[Record], found: MeterState) -> Feed[MeterState]:
     feed, obeyed = Feed(plain), 0
     for index, reading in enumerate(readings):
         if turns and turns[0][0] == index:
-            _, commands, version = turns.popleft()
+            _, commands, version, missing = turns.popleft()
             while obeyed < commands and asked:
                 feed.send_batch([asked.popleft()])
                 obeyed += 1
-            feed.processor = replace(plain, models=Models({MODEL: {version: known[version]}} if version >= 0 else {}))
+            held = set() if missing or version < 0 or (state := feed.state(reading.key)) is None else {state.pinned.version}
+            there = {name: known[name] for name in (held | {version}) & known.keys()}
+            feed.processor = replace(plain, models=Models({MODEL: there}))
         feed.send_batch([reading])
     if asked:
         feed.send_batch([*asked])
