@@ -24,6 +24,8 @@ from schemas.wording import must_be
 
 _READY_S: Final = 180.0
 _TERMINATE_S: Final = 30.0
+_MEMORY: Final = Path("/dev/shm")
+_MEMORY_FREE: Final = 2 << 30  # bytes; a container may have 64 MiB there, and a broker that fills them dies
 
 
 class BrokerFailed(QstreamError):
@@ -43,7 +45,7 @@ class JavaKafka:
         Brokers, >= 1; internal and new topics have min(nodes, 3) replicas.
     directory
         Folder of data and logs, made if absent and kept: a later cluster of as many nodes finds the data;
-        None for a temporary one, removed by ``close()``.
+        None for a temporary one, removed by ``close()``: in memory where there is room, unless TMPDIR names another place.
     jvm_flags
         More flags for Java, in place of the class archive that makes the start quick.
     listeners
@@ -75,7 +77,7 @@ class JavaKafka:
             raise ConfigError(must_be("nodes of a Kafka cluster", ">= 1", nodes))
         self._home = kafka_home()
         self._jvm_flags = _archive_flags(self._home) if jvm_flags is None else tuple(jvm_flags)
-        root = Path(tempfile.mkdtemp(prefix="qstream-kafka-")) if directory is None else directory.absolute()
+        root = _temporary_folder() if directory is None else directory.absolute()
         self._folders = [root / f"node{index + 1}" for index in range(nodes)]
         self._protocols = {"PLAINTEXT": "PLAINTEXT", "CONTROLLER": "PLAINTEXT"} | dict(listeners or {})
         self._more = dict(properties or {})
@@ -226,6 +228,12 @@ def _properties(nodes: int) -> dict[str, object]:
         "controller.quorum.election.timeout.ms": 500,
         "controller.quorum.fetch.timeout.ms": 1500,
     }
+
+
+def _temporary_folder() -> Path:
+    """Return a new folder, in memory if it can be: a broker syncs files of each new partition, on a disk some 20 ms for each."""
+    usable = "TMPDIR" not in os.environ and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > _MEMORY_FREE
+    return Path(tempfile.mkdtemp(prefix="qstream-kafka-", dir=_MEMORY if usable else None))
 
 
 def _listed(address: str) -> set[int]:
