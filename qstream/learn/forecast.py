@@ -84,7 +84,7 @@ def start(
     lags
         How many last values the regression sees.
     analogs
-        Lengths of the windows that are compared with those of the past; none costs a fifth of the time and half of the state.
+        Lengths of the windows that are compared with those of the past; none saves a fifth of the time, two thirds of the state.
     past
         How many values are kept for them.
     season
