@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from schemas.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from qstream.energy.active import plan_active as plan_active
     from qstream.energy.allocation import Allocation as Allocation
     from qstream.energy.allocation import allocate as allocate
     from qstream.energy.bundled import default_prior as default_prior
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from qstream.energy.caps import predict_levels as predict_levels
     from qstream.energy.curves import allot as allot
     from qstream.energy.curves import value_curve as value_curve
+    from qstream.energy.forecasting import forecast_series as forecast_series
     from qstream.energy.nodes import NodeSelection as NodeSelection
     from qstream.energy.nodes import select_nodes as select_nodes
     from qstream.energy.options import EnergyOptions as EnergyOptions
@@ -39,7 +41,9 @@ __all__ = [
     "best_cap",
     "default_prior",
     "fit_prior",
+    "forecast_series",
     "next_cap",
+    "plan_active",
     "plan_energy",
     "predict_levels",
     "schedule",
@@ -62,7 +66,9 @@ __getattr__, __dir__ = lazy_names(
         "best_cap": ".caps",
         "default_prior": ".bundled",
         "fit_prior": ".prior",
+        "forecast_series": ".forecasting",
         "next_cap": ".caps",
+        "plan_active": ".active",
         "plan_energy": ".plan",
         "predict_levels": ".caps",
         "schedule": ".scheduling",

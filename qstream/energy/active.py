@@ -1,0 +1,66 @@
+"""Active counts: how many replicas to keep active for the next window of demand."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from qstream.arguments import array, real_number, whole_number
+from qstream.energy.fleet import Floats
+from qstream.errors import ProblemError
+from schemas.wording import Shown, must_be
+
+_RATE: Final = 0.2  # of the smoothed demand
+_ERRORS: Final = 90  # windows whose errors give the margin
+_MARGIN: Final = 0.95  # quantile of them
+_PATIENCE: Final = 3  # windows before one replica is parked
+
+
+def plan_active(asked: ArrayLike, capacity: float, most: int) -> NDArray[np.int64]:
+    """Return how many replicas are active in each window, from the demand of the windows before it.
+
+    As many as smoothed demand and a margin need, the 95 % quantile of the last relative errors; more at once, one fewer after
+    three windows that would have done with fewer. All are active in the first window.
+
+    Parameters
+    ----------
+    asked : float64 [T]
+        Demand in each window, such as tokens/s, at least 0.
+    capacity
+        What one replica serves, in the same unit, above 0.
+    most
+        Replicas there are, 1 or more.
+
+    Returns
+    -------
+    int64 [T], 1 to `most`
+
+    Raises
+    ------
+    ProblemError
+        An argument breaks a rule.
+    """
+    demand: Floats = array("asked", asked, np.float64, "T")
+    if not (np.isfinite(demand) & (demand >= 0)).all():
+        at = int((~(np.isfinite(demand) & (demand >= 0))).argmax())
+        raise ProblemError(must_be(f"asked[{at}]", "finite and 0 or more", Shown(f"{demand[at]:g}")))
+    each, top = real_number("capacity", capacity, 0.0), whole_number("most", most, 1, 1_000_000)
+    if not 0 < each < np.inf:
+        raise ProblemError(must_be("capacity", "finite and above 0", capacity))
+    found, active, below, level = np.empty(len(demand), np.int64), top, 0, 0.0
+    errors: list[float] = []
+    for t, came in enumerate(demand.tolist()):
+        found[t] = active
+        if t and level > 0:
+            errors.append(came / level - 1)
+        level = came if not t else level + _RATE * (came - level)
+        margin = max(0.0, float(np.quantile(errors[-_ERRORS:], _MARGIN))) if errors else 0.0
+        need = min(top, max(1, int(np.ceil(level * (1 + margin) / each - 1e-9))))
+        below = below + 1 if need < active else 0
+        if need > active:
+            active, below = need, 0
+        elif below >= _PATIENCE:
+            active, below = active - 1, 0
+    return found
