@@ -35,12 +35,12 @@ def check_models(settings: Settings) -> list[Check]:
     url = settings.redis_url.get_secret_value()
     if url == EMBEDDED:
         return found
-    whole = None if parts is None else {version for version, of in parts.items() if not _is_lost(of)}
+    known = None if parts is None else {version for version, of in parts.items() if not fault_of(of)}
     for agent in all_agents():
         try:
             processor = start_processor(agent, settings)
             if processor.learners and processor.state is not None:
-                found += _of_learners(processor, url, whole)
+                found += _of_learners(processor, url, known)
         except StoreUnavailable as exc:
             found.append(Check("warn", f"learners of {agent.name}", f"cannot be read: {exc}"))
         except QstreamError as exc:
@@ -57,12 +57,8 @@ def _of_topic(parts: Parts) -> Check:
     return Check("ok", "models", f"{used} in use, {len(parts) - used} retired")
 
 
-def _is_lost(parts: list[Any]) -> bool:
-    return bool(fault_of(parts)) or any(part.retired for part in parts)
-
-
-def _of_learners(processor: Processor[Any], url: str, whole: Collection[tuple[str, Any, Any]] | None) -> list[Check]:
-    """Findings of an agent. `whole` are the versions of models that can be used, None where that is not known."""
+def _of_learners(processor: Processor[Any], url: str, known: Collection[tuple[str, Any, Any]] | None) -> list[Check]:
+    """Findings of an agent. `known` are the versions of models that are whole or retired, None where that is not known."""
     facts, seen = _looked_at(processor, url)
     name, what = processor.name, f"learners of {processor.name}"
     tripped, missing = defaultdict(list), defaultdict(list)
@@ -70,7 +66,7 @@ def _of_learners(processor: Processor[Any], url: str, whole: Collection[tuple[st
         version = (name, of.get("model"), of.get("version"))
         if of.get("trips") and of["retired"]:
             tripped[learner].append(key)
-        elif version[2] is not None and whole is not None and version not in whole and not of["retired"]:
+        elif version[2] is not None and known is not None and version not in known and not of["retired"]:
             missing[learner, *version[1:]].append(key)
     found = []
     for learner, on in tripped.items():
@@ -78,8 +74,8 @@ def _of_learners(processor: Processor[Any], url: str, whole: Collection[tuple[st
         fix = f"retire the model, or qstream learn reset {name} {on[0]} --learner {learner}"
         found.append(Check("warn", what, detail, fix))
     for (learner, model, number), on in missing.items():
-        detail = f"{learner} pins {model} {number}, which is missing or retired, in {_named(on)}: the incumbent answers"
-        found.append(Check("warn", what, detail, "if it was not retired on purpose, qstream learn publish FILE"))
+        detail = f"{learner} pins {model} {number}, which is missing, in {_named(on)}: the incumbent answers"
+        found.append(Check("warn", what, detail, "qstream learn publish FILE, the same or a newer one"))
     return found or [Check("ok", what, f"no guard has tripped, no pinned model is missing; looked at {seen}")]
 
 

@@ -138,7 +138,7 @@ def _warnings(logged: NDArray[np.float64], wanted: NDArray[np.float64], effectiv
     if never > 0:
         found.append(f"{100 * never:.3g} % of what the policy would do had propensity 0 and is unknown")
     tried = logged[(logged > 0) & (wanted > 0)]
-    if len(tried) and tried.min() < LEAST_PROPENSITY:
+    if len(tried) and tried.min() < LEAST_PROPENSITY * (1 - 1e-6):  # a log has float32
         found.append(f"the least propensity of what the policy would do is {tried.min():.3g}, below {LEAST_PROPENSITY:g}")
     if effective < LEAST_EFFECTIVE:
         found.append(f"the log is worth {effective:.3g} decisions for this policy, fewer than {LEAST_EFFECTIVE:g}")

@@ -41,7 +41,7 @@ VERSION = Gauge(
 )
 MISSING = Gauge(
     "qstream_learn_model_missing_ratio",
-    "Part of the keys whose pinned version of a model is missing or retired: the incumbent answers",
+    "Part of the keys whose pinned version of a model is missing, though it was not retired: the incumbent answers",
     ["agent", "learner"],
 )
 FROZEN = Gauge("qstream_learn_frozen_ratio", "Part of the keys where a command has frozen the learner", ["agent", "learner"])
@@ -100,13 +100,15 @@ def _show_arms(agent: str, learner: str, keys: Sequence[Facts]) -> None:
 
 def _show_versions(agent: str, learner: str, keys: Sequence[Facts], models: Models | None) -> None:
     pinned = [facts for facts in keys if facts["version"] is not None]
+    if models is not None:
+        known = [(facts, models.get(facts["model"], facts["version"])) for facts in pinned]
+        gone = [(facts["model"], facts["version"]) for facts, model in known if model is None and not facts["retired"]]
+        MISSING.labels(agent, learner).set(sum(version not in models.retired for version in gone) / len(keys))
+        pinned = [facts for facts, model in known if model is not None]
     answering = [facts["version"] for facts in pinned if facts["answers"] == "candidate"]
     watched = [facts["version"] for facts in pinned if facts["answers"] != "candidate" and not facts["retired"]]
     VERSION.labels(agent, learner, "answers").set(max(answering, default=0))
     VERSION.labels(agent, learner, "watched").set(max(watched, default=0))
-    if models is not None:
-        lost = [not facts["retired"] and models.get(facts["model"], facts["version"]) is None for facts in pinned]
-        MISSING.labels(agent, learner).set(sum(lost) / len(keys))
 
 
 def _mean(values: Sequence[float]) -> float:

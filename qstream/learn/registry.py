@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Container, Mapping
+from collections.abc import Collection, Container, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -34,11 +34,12 @@ class Models:
     """The models in use at one moment, by name and version; it never changes.
 
     `refused` says of ``<name>/<version>`` why it is none of them: parts that have not come yet, another hash, features that the
-    module does not know, or too many newer ones. A retired version is in neither.
+    module does not know, or too many newer ones. `retired` are name and version of those that were retired, which are in neither.
     """
 
     by_name: Mapping[str, Mapping[int, Model]] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)
+    retired: Collection[tuple[str, int]] = frozenset()
 
     def get(self, name: str, version: int) -> Model | None:
         """That version, None if it is missing or retired."""
@@ -83,7 +84,7 @@ class Registry:
                 by_name[name][version] = made
             else:
                 refused[f"{name}/{version}"] = made
-        return Models(by_name, refused)
+        return Models(by_name, refused, frozenset(parts.keys() - in_use.keys()))
 
     def _once(self, key: tuple[str, int], parts: _Parts) -> tuple[_Parts, Model | str]:
         known = self._known.get(key)

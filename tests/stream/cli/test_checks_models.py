@@ -68,7 +68,7 @@ def test_tripped_guards_and_pinned_versions_that_are_missing_are_named_with_thei
     keep(redis_server, a=tripped, b=pinned(8), **{f"c{n}": pinned(9) for n in range(5)})
     _, *checks = check_models(settings)
     details = [(check.what, check.verdict, check.detail) for check in checks]
-    incumbent, pins = "the incumbent answers", "which is missing or retired, in"
+    incumbent, pins = "the incumbent answers", "which is missing, in"
     assert details == [
         ("learners of watch", "warn", f"the guard of next has tripped in 1 key (a): {incumbent}"),
         ("learners of watch", "warn", f"next pins next 8, {pins} 1 key (b): {incumbent}"),

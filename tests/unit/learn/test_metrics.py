@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -104,7 +105,9 @@ def test_versions_are_those_in_use_and_a_missing_one_is_seen():
     assert (value("model_version", "m7", use="watched"), value("model_version", "m7", use="answers")) == (9, 7)
     assert (value("promoted_ratio", "m7"), value("model_missing_ratio", "m7")) == (0.5, 0)
     shown("m7", watched, promoted, models=in_use(9))
-    assert value("model_missing_ratio", "m7") == 0.5
+    assert (value("model_missing_ratio", "m7"), value("model_version", "m7", use="answers")) == (0.5, 0)
+    shown("m7", watched, promoted, models=dataclasses.replace(in_use(9), retired={("forecast", 7)}))
+    assert value("model_missing_ratio", "m7") == 0
     show_models("m7", models)
     known = [REGISTRY.get_sample_value("qstream_learn_models", {"agent": "m7", "use": use}) for use in ("used", "refused")]
     assert known == [2, 1]

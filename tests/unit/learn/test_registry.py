@@ -106,6 +106,7 @@ def test_a_retired_version_is_gone(read):
     assert (found.newest("next"), found.get("next", 2), found.refused) == (1, None, {})
     assert MODELS.compacted
     assert MODELS.partitions == 1
+    assert found.retired == {("next", 2)}
 
 
 def in_use(*numbers):
