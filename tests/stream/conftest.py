@@ -7,9 +7,13 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
+from confluent_kafka.admin import AdminClient
 
 from qstream.embedded.redis import EmbeddedRedis
+from qstream.stream.admin import apply_topics
 from qstream.testing.rig import Rig
+from schemas.topics import Topic
+from tests.stream.notes import MakeTopic, note_topic
 from tests.stream.registry import create_registry, delete_registry
 
 MakeRig = Callable[..., Rig]
@@ -50,3 +54,16 @@ def make_rig(kafka: str, redis_server: EmbeddedRedis, topic_prefix: str) -> Iter
 @pytest.fixture
 def rig(make_rig: MakeRig) -> Rig:
     return make_rig()
+
+
+@pytest.fixture
+def make_topic(kafka: str, topic_prefix: str) -> MakeTopic:
+    """Make a topic of notes on the shared broker."""
+
+    def make(name: str = "notes", **given: object) -> Topic:
+        topic = note_topic(f"{topic_prefix}.{name}.v1", **given)
+        (state,) = apply_topics(AdminClient({"bootstrap.servers": kafka}), [topic], 1)
+        assert state.finding == "created", state
+        return topic
+
+    return make

@@ -1,11 +1,11 @@
-"""Publisher, PlanSubscriber and Exchange against a real broker: times, compression, one key's plans, bounds, answers."""
+"""Publisher and PlanSubscriber against a real broker: times, compression, one key's plans, bounds, topics that change."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 
@@ -15,9 +15,9 @@ from confluent_kafka.admin import AdminClient, NewPartitions
 
 from qstream.config import Settings
 from qstream.contract import Event, Record
-from qstream.errors import ConfigError, DeliveryFailed, Transient
+from qstream.errors import ConfigError, Transient
 from qstream.stream.admin import apply_topics, inspect_topics
-from qstream.stream.client import VERSION_AHEAD_MS, Exchange, PlanSubscriber, Publisher
+from qstream.stream.client import VERSION_AHEAD_MS, PlanSubscriber, Publisher
 from qstream.stream.partition import partition_of_key
 from qstream.stream.produce import Outbox
 from qstream.stream.read import follow, frame_of, read_all
@@ -25,34 +25,15 @@ from qstream.stream.tables import Tables
 from qstream.testing.java_kafka import JavaKafka
 from qstream.testing.rig import PATIENCE_S, wait_until
 from schemas.experts import ExpertTopology
-from schemas.frame import Frame, FrameError, Name
+from schemas.frame import FrameError
 from schemas.placement import PlacementPlan
 from schemas.topics import Topic
+from tests.stream.notes import MakeTopic, Note, note, note_topic, subscriber, versions
 from tests.stream.raw_header import send_with_header
 
 OLD_MS = 1_600_000_000_000
-MakeTopic = Callable[..., Topic]
 ATTRIBUTES_AT, CODEC_BITS = 21, 0b111  # of a record batch, Kafka's message format v2
 CODECS = {"none": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
-
-
-class Note(Frame):
-    model: Name
-    version: int
-    text: str = ""
-
-
-@pytest.fixture
-def make_topic(kafka: str, topic_prefix: str) -> MakeTopic:
-    """Make a topic of notes on the shared broker."""
-
-    def make(name: str = "notes", **given: object) -> Topic:
-        topic = note_topic(f"{topic_prefix}.{name}.v1", **given)
-        (state,) = apply_topics(AdminClient({"bootstrap.servers": kafka}), [topic], 1)
-        assert state.finding == "created", state
-        return topic
-
-    return make
 
 
 @pytest.fixture
@@ -61,31 +42,9 @@ def publisher(kafka: str) -> Iterator[Publisher]:
         yield publisher
 
 
-def note_topic(name: str, **given: object) -> Topic:
-    return Topic(name, Note, "model", "input", "notes", **{"partitions": 4} | given)  # type: ignore[arg-type]
-
-
-def note(model: str = "m", version: int = 1, text: str = "") -> Note:
-    return Note(model=model, version=version, text=text)
-
-
-def subscriber(kafka: str, topic: Topic, **given: object) -> PlanSubscriber[Note]:
-    return PlanSubscriber(topic, Note, kafka, **given)  # type: ignore[arg-type]
-
-
 def watch(messages: Iterator[Message | None], count: int) -> list[int]:
     """The versions of the next records, as `qstream watch` reads them."""
     return [frame_of(message, Note).version for message in islice(filter(None, messages), count)]
-
-
-def versions(plans: PlanSubscriber[Note], count: int) -> list[int]:
-    """The versions of the next plans, in the order in which they come."""
-    found: list[int] = []
-    deadline = time.monotonic() + PATIENCE_S
-    while len(found) < count and time.monotonic() < deadline:
-        if (plan := plans.poll(0.1)) is not None:
-            found.append(plan.version)
-    return found
 
 
 def test_a_plan_whose_headers_cannot_be_read_is_passed_over(kafka: str, make_topic: MakeTopic, publisher: Publisher):
@@ -355,42 +314,6 @@ def test_the_newest_plans_are_kept_within_a_bound_of_keys_and_of_bytes(
     with subscriber(kafka, topic, from_start=True, **bounds) as plans:
         assert len(versions(plans, len(sent))) == len(sent)
         assert list(plans.latest) == kept
-
-
-def test_an_exchange_answers_with_the_plan_that_names_its_question(kafka: str, make_topic: MakeTopic):
-    asks, answers = make_topic("asks"), make_topic("answers")
-    with subscriber(kafka, asks) as asked, Publisher(kafka) as publisher, subscriber(kafka, answers) as plans:
-
-        def answer() -> None:
-            """Answer another question first, as an agent with more customers does."""
-            (version,) = versions(asked, 1)
-            with Publisher(kafka) as responder:
-                responder.publish(answers, note("other", version + 100))
-                responder.publish(answers, note("m", version))
-
-        responder = threading.Thread(target=answer)
-        responder.start()
-        exchange = Exchange(publisher, plans)
-        found = exchange.ask(asks, note(version=7), lambda plan: plan.version == 7, PATIENCE_S)
-        responder.join()
-        assert found == note(version=7)
-        assert plans.latest.keys() >= {"m"}
-
-        def goes_unanswered() -> bool:
-            with suppress(DeliveryFailed):  # a broker may need longer than that to confirm a question
-                return exchange.ask(asks, note(version=8), lambda plan: plan.version == 8, 0.3) is None
-            return False
-
-        wait_until(goes_unanswered)
-
-
-def test_an_exchange_whose_question_is_not_confirmed_says_so(kafka: str, make_topic: MakeTopic, topic_prefix: str):
-    answers = make_topic()
-    with subscriber(kafka, answers) as plans:
-        publisher = Publisher(kafka, settings=Settings(delivery_timeout_ms=500))
-        absent = note_topic(f"{topic_prefix}.none.v1")
-        with pytest.raises(DeliveryFailed, match="1 records were not confirmed"):
-            Exchange(publisher, plans).ask(absent, note(), lambda plan: True, 10.0)
 
 
 @pytest.mark.parametrize("alone", [True, False])
