@@ -114,9 +114,9 @@ def warnings(log: Logged) -> tuple[str, ...]:
     """What the log cannot answer, whatever the policy."""
     found = []
     if log.damaged:
-        found.append(f"{log.damaged} damaged rows are left out, the first: {log.fault}")
+        found.append(f"left out as damaged: {log.damaged}, the first: {log.fault}")
     if log.unrewarded:
-        found.append(f"{log.unrewarded} of {log.unrewarded + len(log.id)} decisions have no reward and are left out")
+        found.append(f"left out without a reward: {log.unrewarded}, next to {len(log.id)} with one")
     if not log.expected.any():
         found.append("the log has no expected rewards: the direct estimate is 0, and the doubly robust one is IPS")
     return tuple(found)

@@ -14,6 +14,7 @@ from qstream.cli.learn.logs import Learner, Source, read_log, write_log
 from qstream.cli.learn.models import read_model
 from qstream.cli.options import AsJson, BootstrapServers
 from qstream.cli.output import counted, print_json, print_table
+from qstream.errors import ConfigError, LearnError
 from qstream.learn.evaluate import Estimate, evaluate
 from qstream.learn.logged import SECOND_NS, Logged, policy_of, policy_of_model, since, warnings
 from schemas.topics import LEARN_DECISION
@@ -85,12 +86,16 @@ def log(
 def _chances(log: Logged, policy: str, bootstrap_servers: str | None) -> tuple[NDArray[np.float64], tuple[str, ...]]:
     """What the policy would do [n, arms], and why that may be too good to be true."""
     kind, _, name = policy.partition(":")
-    if kind != "model":
-        return policy_of(log, policy), ()
-    model = read_model(name, bootstrap_servers)
+    model = read_model(name, bootstrap_servers) if kind == "model" else None
+    try:
+        chances = policy_of(log, policy) if model is None else policy_of_model(log, model)
+    except LearnError as exc:
+        raise ConfigError(f"--policy {policy}: {exc}") from exc
+    if model is None:
+        return chances, ()
     seen = int((log.ts_ns <= model.trained_ns).sum())
     warning = f"{seen} of {len(log.id)} decisions were made before the model was trained, which may have learnt from them"
-    return policy_of_model(log, model), (warning,) if seen else ()
+    return chances, (warning,) if seen else ()
 
 
 def _finite(estimate: Estimate) -> dict[str, float | None]:

@@ -57,6 +57,8 @@ def read_log(source: str, learner: str, bootstrap_servers: str | None) -> Logged
     if path.suffix == ".jsonl":
         lines = (line for line in _bytes(path).splitlines() if line.strip())
         return _of_one(_decoded(lines, lambda line: Decisions.decode(line, JSON)), learner)
+    if path.is_file():
+        raise ConfigError(must_be("FILE", f"a file that ends in {', '.join(_FILES)} or .jsonl", source))
     topic = find_topic(source)
     if topic != LEARN_DECISION:
         raise ConfigError(must_be("TOPIC", LEARN_DECISION.name, topic.name))

@@ -60,6 +60,7 @@ def test_rows_of_a_csv_file_with_other_cells_than_its_header_are_counted(log: Lo
 @pytest.mark.parametrize(
     ("name", "body", "error", "named"),
     [
+        ("a.txt", b"", ConfigError, "FILE must be a file that ends in .safetensors, .dsjson, .csv, .parquet or .jsonl"),
         ("a.csv", b"", ConfigError, "FILE must be a CSV file with a header"),
         ("a.csv", b"arm,reward\r\n", LearnError, "table must be with a column propensity_<arm>"),
         ("a.csv", b"\x00\xff\r\n", LearnError, "table must be with a column propensity_<arm>"),

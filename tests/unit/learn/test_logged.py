@@ -101,7 +101,7 @@ def test_a_line_that_is_no_decision_is_counted_and_named(log: Logged, line: str)
     found = from_dsjson([next(to_dsjson(log)), line, ""])
     assert (len(found.id), found.damaged) == (1, 1)
     assert found.fault.startswith("line 2 must be a decision in DSJSON, got ")
-    assert warnings(found)[0].startswith("1 damaged rows are left out, the first: line 2")
+    assert warnings(found)[0].startswith("left out as damaged: 1, the first: line 2")
     with pytest.raises(LearnError, match=r"^line 1 must be a decision in DSJSON, got "):
         from_dsjson([line])
 
@@ -155,7 +155,7 @@ def test_decisions_without_a_reward_are_left_out_and_counted(log: Logged):
     for name, cells in (("reward", [None, "", float("nan")]), ("rewarded", [0, "0", 0.0])):
         found = from_table(columns | {name: [*cells, *columns.get(name, [1] * 10)[3:]]})
         assert (len(found.id), found.unrewarded, found.damaged) == (7, 3, 0)
-    assert warnings(found)[0] == "3 of 10 decisions have no reward and are left out"
+    assert warnings(found)[0] == "left out without a reward: 3, next to 7 with one"
 
 
 @pytest.mark.parametrize("missing", ["arm", "reward", "propensity_", "expected_fast"])
