@@ -175,7 +175,8 @@ def all_topics() -> tuple[Topic, ...]:
     for agent in all_agents():
         for topic in (*agent.topics, agent.dead_letters):
             if known.setdefault(topic.name, topic) != topic:
-                raise ConfigError(f"topic {topic.name} must be the same in all agents, got another one from agent {agent.name}")
+                other = Shown(f"another one from agent {agent.name}")
+                raise ConfigError(must_be(f"topic {topic.name}", "the same in all agents", other))
     return tuple(known.values())
 
 

@@ -11,7 +11,8 @@ import pytest
 # Each runs a broker, a store and three workers or more: two at a time leave a small machine room for the others.
 CHAOS_LANES = 2
 FIRST = ("tests/unit/routing/test_warm.py", "tests/chaos", "tests/stream")
-SHARED = FIRST[1:]
+# Tests that share servers with all others, or nothing: each may run in any process.
+APART = (*FIRST[1:], "tests/unit/schemas")
 NEED_KERNELS = (
     "tests/unit/routing",
     "tests/unit/energy",
@@ -33,12 +34,12 @@ def rank(item: pytest.Item) -> int:
 def group(item: pytest.Item) -> str | None:
     """The file of a test that shares a fixture with its file; None for one that may run in any process.
 
-    Outside the folders with shared servers a file stays together, as its tests compile the same functions.
+    Outside the folders of `APART` a file stays together, as its tests compile the same functions.
     """
     file = item.nodeid.split("::", 1)[0]
     found = getattr(item, "_fixtureinfo", None)
     scopes = {fixture.scope for fixtures in (found.name2fixturedefs.values() if found else ()) for fixture in fixtures}
-    return file if "module" in scopes or not file.startswith(SHARED) else None
+    return file if "module" in scopes or not file.startswith(APART) else None
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -179,7 +179,7 @@ def _from_csv(path: Path, topic: Topic | None, header: BatchHeader) -> list[Item
         raise FrameError(f"{path.name}: not a table: {exc}") from exc
     starts = range(0, len(table), TOKENS_A_BATCH)
     if not starts:
-        raise FrameError(f"{path.name}: must have at least one token, got none")
+        raise FrameError(must_be(path.name, "a table of at least one token", Shown("none")))
     items = []
     for start in starts:
         some, batch_id = table.iloc[start : start + TOKENS_A_BATCH], _batch_id(header, start, starts)
