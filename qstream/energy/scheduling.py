@@ -24,7 +24,7 @@ from schemas.solver import SolverRecord
 _CAPS: Final = (0.5, 0.75, 0.9, 0.97, 1 - 1e-9, 0.0)
 _TRIES: Final = 300  # at one cap
 _NOISE: Final = 2.0  # slots
-_MOST_TRIES: Final = 18_000
+_MOST_TRIES: Final = 12_000
 _WORK: Final = 2.5e8  # about a quarter of a second: tries x units x (units + _FIXED)
 _FIXED: Final = 100
 _PATIENCE: Final = 50  # caps in a row that were not reached

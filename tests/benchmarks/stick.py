@@ -13,14 +13,18 @@ TRACE = DATA / "routing" / "esft_routing.npz"
 SCORES = DATA.parent / "bench" / "esft_stream.py"
 
 
-def load_stick() -> ModuleType | None:
-    """The scores as a module (`stream`, `window_counts`, `balancedness`...), or None where trace or scores are absent."""
-    if not TRACE.exists() or not SCORES.exists():
-        return None
-    spec = importlib.util.spec_from_file_location("esft_stream", SCORES)
+def load_scores(name: str) -> ModuleType | None:
+    """Scores of this name, such as ``energy_stick``, as a module, or None where they are absent."""
+    path = SCORES.with_name(f"{name}.py")
+    spec = importlib.util.spec_from_file_location(name, path) if path.exists() else None
     if spec is None or spec.loader is None:
         return None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["esft_stream"] = module
+    sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
+
+
+def load_stick() -> ModuleType | None:
+    """The scores of routing (`stream`, `window_counts`, `balancedness`...), or None where trace or scores are absent."""
+    return load_scores(SCORES.stem) if TRACE.exists() else None
