@@ -26,7 +26,7 @@ SCRAPE_LABELS = {"instance", "job"}
 INFO_LABELS = {"version", "python"}
 # Each has few values, whatever is streamed.
 BOUNDED = {"agent", "topic", "stage", "error", "kind", "model", "outcome", "solver", "reason"}
-BOUNDED |= {"learner", "arm", "verdict", "use"}
+BOUNDED |= {"learner", "arm", "verdict", "use", "domain"}
 METRICS = ["qstream.metrics", "qstream.learn.metrics", *(f"qstream.{name}.metrics" for name in files())]
 COLLECTORS = [
     value
@@ -279,9 +279,22 @@ ALERT_CASES = [
     pytest.param("QstreamLearnModelUnusable", {"REFUSED": "1x30"}, "9m", 0, id="refused-too-soon"),
     pytest.param("QstreamLearnModelUnusable", {"REFUSED": "1x30"}, "10m", 1, id="refused"),
     pytest.param("QstreamLearnModelUnusable", {"LACKING": "0.1x30"}, "10m", 1, id="missing"),
+    pytest.param("QstreamEnergyBudgetExceeded", {"MISSING": "5x30", "ENERGY-AGE": "5x30"}, "2m", 1, id="watts-missing"),
+    pytest.param("QstreamEnergyBudgetExceeded", {"MISSING": "0x30", "ENERGY-AGE": "5x30"}, "20m", 0, id="budget-kept"),
+    pytest.param(
+        "QstreamEnergyBudgetExceeded", {"MISSING": "5x30", "ENERGY-AGE": "900x30"}, "20m", 0, id="watts-of-an-old-owner"
+    ),
+    pytest.param("QstreamEnergyTargetsHeld", {"HELD": "2x30", "ENERGY-AGE": "5x30"}, "4m", 0, id="held-too-soon"),
+    pytest.param("QstreamEnergyTargetsHeld", {"HELD": "2x30", "ENERGY-AGE": "5x30"}, "5m", 1, id="held"),
+    pytest.param("QstreamEnergyNodesSilent", {"LOST": "8x30", "ENERGY-AGE": "5x30"}, "2m", 1, id="silent"),
+    pytest.param("QstreamEnergyNodesSilent", {"LOST": "0x30", "ENERGY-AGE": "5x30"}, "20m", 0, id="all-heard"),
     pytest.param("QstreamLearnModelUnusable", {"REFUSED": "0x30", "LACKING": "0x30"}, "20m", 0, id="all-models-are-used"),
 ]
 SERIES = {
+    "MISSING": 'qstream_energy_missing_watts{domain="d", instance="a"}',
+    "ENERGY-AGE": 'qstream_energy_plan_age_seconds{domain="d", instance="a"}',
+    "HELD": 'qstream_energy_targets{domain="d", reason="held", instance="a"}',
+    "LOST": 'qstream_energy_targets{domain="d", reason="lost", instance="a"}',
     "TRIPPED": 'qstream_learn_guard_total{agent="r", learner="l", verdict="trip"}',
     "REGRET": 'qstream_learn_regret_ratio{agent="r", learner="l"}',
     "MATCHED": 'qstream_learn_rewards_total{agent="r", learner="l", outcome="matched"}',

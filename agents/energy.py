@@ -1,0 +1,34 @@
+"""The energy agent: telemetry, topology and budgets of power domains in, power limits and clock caps of GPUs out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from agents.registry import Agent
+from schemas.topics import ENERGY_ACK, ENERGY_PLAN, GPU_TELEMETRY, POWER_BUDGET, POWER_TOPOLOGY
+
+if TYPE_CHECKING:
+    from qstream.config import Settings
+    from qstream.energy.processor import EnergyProcessor
+
+
+def processor(settings: Settings) -> EnergyProcessor:
+    """The processor with the options that the worker starts with."""
+    from qstream.energy.options import EnergyOptions
+    from qstream.energy.processor import EnergyProcessor
+
+    return EnergyProcessor(EnergyOptions().changed(settings.options))
+
+
+AGENT = Agent(
+    name="energy",
+    purpose="decides the power limit and clock cap of each GPU, under the power budgets of nodes, racks and rows",
+    topics=(GPU_TELEMETRY, POWER_TOPOLOGY, POWER_BUDGET, ENERGY_ACK, ENERGY_PLAN),
+    processor=processor,
+    options="qstream.energy.options:EnergyOptions",
+    examples="qstream.energy.examples:records",
+    example_options={"mode": "apply", "measure_s": 5, "settle_s": 1, "plan_s": 2, "ttl_s": 6, "max_lowered": 0.5},
+    lines="qstream.cli.energy.lines:line",
+    observe="qstream.energy.metrics:observe",
+    settings={"port": 6071, "max_keys": 1000},  # domains
+)

@@ -1,0 +1,1 @@
+"""The commands of the energy module, and its frames as lines."""

@@ -1,0 +1,55 @@
+"""What energy plans say about a domain, as metrics; what all plans have in common is counted by the loop."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import Final
+
+import numpy as np
+from prometheus_client import Gauge
+
+from qstream.contract import Event
+from qstream.metrics import bounded_label
+from schemas.energy import EnergyPlan, TargetReason
+
+BUDGET: Final = Gauge("qstream_energy_budget_watts", "Watts that the domain may draw", ["domain"])
+CHARGED: Final = Gauge("qstream_energy_charged_watts", "Watts that the domain cannot pass under the newest plan", ["domain"])
+PREDICTED: Final = Gauge("qstream_energy_predicted_watts", "Watts that the plan's targets are expected to draw", ["domain"])
+MISSING: Final = Gauge("qstream_energy_missing_watts", "Watts by which the least that can be set passes a budget", ["domain"])
+SAVED: Final = Gauge("qstream_energy_saved_watts", "Watts that the newest plan saves at equal work", ["domain"])
+SIMPLE_SAVED: Final = Gauge(
+    "qstream_energy_simple_saved_watts", "Watts that each node alone would save at equal work", ["domain"]
+)
+SLOWDOWN: Final = Gauge("qstream_energy_slowdown_worst_ratio", "Expected slowdown of the GPU that is slowed most", ["domain"])
+TARGETS: Final = Gauge("qstream_energy_targets", "Targets of the newest plan by their reason", ["domain", "reason"])
+PLAN_AGE: Final = Gauge("qstream_energy_plan_age_seconds", "Since the newest plan", ["domain"])
+
+
+def observe(event: Event) -> None:
+    """Note a delivered plan in the metrics."""
+    plan = event.frame
+    if not isinstance(plan, EnergyPlan) or plan.skip_reason is not None:
+        return
+    domain = bounded_label("domain", plan.domain)
+    PLAN_AGE.labels(domain).set_function(partial(_age_s, plan.ts_ns))
+    counted = np.zeros(0, int) if plan.reason_of is None else np.bincount(plan.reason_of, minlength=len(plan.reason))
+    by_reason = dict(zip(plan.reason, counted.tolist(), strict=False))
+    for reason in TargetReason:
+        TARGETS.labels(domain, str(reason)).set(by_reason.get(reason, 0))
+    MISSING.labels(domain).set(plan.missing_w)
+    if plan.budget_w is not None and plan.planned_w is not None and plan.domain in plan.budget_of:
+        at = plan.budget_of.index(plan.domain)
+        BUDGET.labels(domain).set(float(plan.budget_w[at]))
+        CHARGED.labels(domain).set(float(plan.planned_w[at]))
+    if plan.predicted_w is not None:
+        PREDICTED.labels(domain).set(float(plan.predicted_w.sum()))
+    if plan.expected is not None:
+        SAVED.labels(domain).set(plan.expected.saved_w)
+        SIMPLE_SAVED.labels(domain).set(plan.expected.simple_saved_w)
+        SLOWDOWN.labels(domain).set(plan.expected.slowdown_worst)
+
+
+def _age_s(ts_ns: int) -> float:
+    """Seconds since the readings that a plan was made at."""
+    return max(0.0, time.time() - ts_ns / 1e9)

@@ -1,0 +1,165 @@
+"""Processor: records of one power domain and its state, to plans and the next state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, Self
+
+import numpy as np
+
+from qstream.contract import Batch, Event, Processor, Record, Result, Tick
+from qstream.energy.memory import EnergyState, Memory, carried, fresh
+from qstream.energy.options import EnergyOptions
+from qstream.energy.plan import failed_frame, hold, plan_frame, released_frame
+from qstream.energy.planner import adopt, choose, is_in_force
+from qstream.energy.readings import fold
+from qstream.errors import Poison, ProblemError, Transient
+from qstream.module.inforce import TIME_MAX_MS
+from qstream.module.planning import or_skipped
+from schemas.control import Scalar
+from schemas.energy import EnergyAck
+from schemas.power import GpuTelemetry, PowerBudget, PowerTopology
+from schemas.topics import ENERGY_ACK, ENERGY_PLAN, GPU_TELEMETRY, POWER_BUDGET, POWER_TOPOLOGY
+from schemas.wording import must_be
+
+TICK_S: Final = 1.0
+RENEWED: Final = 2  # times within its time that a plan which stays is published
+
+
+class EnergyProcessor(Processor[EnergyState]):
+    """Plans the power limits and clock caps of a domain from the telemetry of its GPUs.
+
+    The time of a domain is the median over its nodes of the newest record of each, so that one node with a wrong clock, or none,
+    neither drives nor holds it. The record that moves it past a multiple of `plan_s` closes a tick: measurements, then a plan,
+    which is published if it differs from the one in force, or to renew that. A budget that falls makes a plan at once. Telemetry
+    of a domain without topology waits for it (`Transient`); what contradicts the topology is poison. Where no record comes for
+    `lost_s`, one plan lets go of all targets.
+    """
+
+    name = "energy"
+    inputs = (GPU_TELEMETRY, POWER_TOPOLOGY, POWER_BUDGET, ENERGY_ACK)
+    outputs = (ENERGY_PLAN,)
+    state = EnergyState
+    tick_s: float | None = TICK_S
+
+    def __init__(self, options: EnergyOptions | None = None) -> None:
+        self.options = options or EnergyOptions()
+
+    def configure(self, options: Mapping[str, Scalar]) -> Self:
+        return type(self)(self.options.changed(options))
+
+    def process(self, batch: Batch, state: EnergyState | None, now_ns: int) -> Result[EnergyState]:
+        memory = None if state is None else Memory(state)
+        events: list[Event] = []
+        dead: list[Poison] = []
+        for record in batch.records:
+            try:
+                memory, more = self._take(record, memory)
+                events += more
+            except ProblemError as exc:
+                dead.append(Poison(record, str(exc)))
+        return Result(events, dead, None if memory is None else memory.state())
+
+    def on_tick(self, tick: Tick, state: EnergyState) -> Result[EnergyState]:
+        """Let go of all targets, once, where no record came for long."""
+        silent = tick.idle and tick.now_ns - state.watermark_ns > self.options.lost_s * 1e9
+        if not silent or state.released or not state.published_ns:
+            return Result()
+        memory, plan_id = Memory(state), tick.event_id(0)
+        version, base = state.in_force.next_version(tick.now_ns), state.in_force.version
+        plan = released_frame(memory, self.options, plan_id=plan_id, ts_ns=tick.now_ns, version=version, base_version=base)
+        memory.set(in_force=state.in_force.proposed(version, tick.now_ns).acknowledged(), released=True)
+        memory.edit("target_w")[:] = -1
+        memory.edit("target_mhz")[:] = -1
+        return Result([Event(ENERGY_PLAN, tick.key, plan_id, plan, None)], (), memory.state())
+
+    def _take(self, record: Record, memory: Memory | None) -> tuple[Memory, list[Event]]:
+        """The memory after a record, and its events."""
+        frame = record.frame
+        if isinstance(frame, PowerTopology):
+            return _adopted(frame, memory), []
+        if memory is None:
+            raise Transient(f"domain {record.key!r} has no topology yet: publish it to {POWER_TOPOLOGY.name}")
+        if isinstance(frame, GpuTelemetry):
+            fold(memory, frame, _event_ns(record))
+            memory.set(released=False)
+            return memory, self._close_tick(record, memory)
+        if isinstance(frame, PowerBudget):
+            before = _lowest_w(memory)
+            hold(memory, frame)
+            falls = _lowest_w(memory) < before and memory.now.published_ns > 0
+            return memory, self._publish(record, memory, at_once=True) if falls else []
+        if isinstance(frame, EnergyAck):
+            _acknowledge(memory, frame)
+        return memory, []
+
+    def _close_tick(self, record: Record, memory: Memory) -> list[Event]:
+        """A plan if the domain's time has passed the next multiple of `plan_s`."""
+        period_ns = int(self.options.plan_s * 1e9)
+        boundary_ns = memory.now.watermark_ns // period_ns * period_ns
+        if boundary_ns <= memory.now.planned_ns:
+            return []
+        memory.set(planned_ns=boundary_ns)
+        return self._publish(record, memory, at_once=False)
+
+    def _publish(self, record: Record, memory: Memory, *, at_once: bool) -> list[Event]:
+        """The plan that holds now, unless it is in force and young."""
+        now, plan_id, at_ns = memory.now, record.event_id(0), memory.now.watermark_ns
+
+        def planned() -> list[Event]:
+            choice = choose(memory, self.options, at_ns)
+            young = at_ns - memory.now.published_ns < self.options.ttl_s * 1e9 / RENEWED
+            if young and not at_once and is_in_force(memory, choice):
+                return []
+            version = now.in_force.next_version(at_ns)
+            base = now.in_force.version
+            plan = plan_frame(choice, memory, self.options, plan_id=plan_id, ts_ns=at_ns, version=version, base_version=base)
+            adopt(memory, choice)
+            memory.set(in_force=now.in_force.proposed(version, at_ns).acknowledged(), reset=False)
+            return [Event(ENERGY_PLAN, record.key, plan_id, plan, record)]
+
+        def skipped() -> list[Event]:
+            frame = failed_frame(memory, self.options, plan_id=plan_id, ts_ns=at_ns)
+            return [Event(ENERGY_PLAN, record.key, plan_id, frame, record)]
+
+        return or_skipped(memory, record.key, planned, skipped)
+
+
+def _event_ns(record: Record) -> int:
+    """The time of a record in ns, within what int64 holds."""
+    return min(max(record.timestamp_ms, 0), TIME_MAX_MS) * 1_000_000
+
+
+def _adopted(topology: PowerTopology, memory: Memory | None) -> Memory:
+    """The memory under a topology: what is known of GPUs whose limits and clocks are the same stays."""
+    if memory is None:
+        return fresh(topology)
+    return memory if topology == memory.now.topology else carried(memory, topology)
+
+
+def _lowest_w(memory: Memory) -> float:
+    """The lowest budget of the domain that holds now."""
+    now = memory.now
+    return min([now.topology.budget_w, *(held.budget_w for held in now.budgets if held.holds(now.watermark_ns))])
+
+
+def _acknowledge(memory: Memory, ack: EnergyAck) -> None:
+    """GPUs whose targets could not be set are left alone for a while, and charged at what is enforced.
+
+    Raises
+    ------
+    ProblemError
+        A GPU is not in the topology.
+    """
+    now = memory.now
+    known = {uuid: row for row, uuid in enumerate(now.topology.uuid)}
+    for uuid in ack.uuid:
+        if uuid not in known:
+            raise ProblemError(must_be("uuid", f"a GPU of the topology of {now.topology.domain}", uuid))
+    if ack.dry_run:
+        return
+    rows = np.array([known[uuid] for uuid in ack.uuid], np.int64)
+    failed = np.array([result not in ("ok", "expired") for result in ack.result], bool)
+    read = ack.enforced_limit_w > 0
+    memory.edit("limit_w")[rows[read]] = ack.enforced_limit_w[read]
+    memory.edit("stuck_ns")[rows[failed]] = max(now.watermark_ns, 1)
