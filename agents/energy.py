@@ -28,6 +28,7 @@ AGENT = Agent(
     options="qstream.energy.options:EnergyOptions",
     examples="qstream.energy.examples:records",
     example_options={"mode": "apply", "measure_s": 5, "settle_s": 1, "plan_s": 2, "ttl_s": 6, "max_lowered": 0.5},
+    commands="qstream.cli.energy.commands:app",
     lines="qstream.cli.energy.lines:line",
     observe="qstream.energy.metrics:observe",
     settings={"port": 6071, "max_keys": 1000},  # domains

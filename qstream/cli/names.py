@@ -17,7 +17,7 @@ INT64_END = 1 << 63  # a control record holds no larger integer
 
 
 def find_topic(name: str, topics: Sequence[Topic] | None = None) -> Topic:
-    """The topic of a full name or of an alias: its domain (``placement``), its entity (``load``), or both (``routing.dlq``).
+    """The topic of a full name or of an alias: its domain (``placement``), its entity (``batch``), or both (``routing.dlq``).
 
     A domain means its data, not its dead letters; among several its plan. `topics` are all of the registry by default.
     `ConfigError` lists what is allowed.
@@ -29,7 +29,7 @@ def find_topic(name: str, topics: Sequence[Topic] | None = None) -> Topic:
         if len(choice) == 1:
             return choice[0]
     known = ", ".join(topic.name for topic in found or topics)
-    rule = f"the name of one topic or a part of it, such as 'load'; {'several match' if found else 'known are'}: {known}"
+    rule = f"the name of one topic or a part of it, such as 'tokens'; {'several match' if found else 'known are'}: {known}"
     raise ConfigError(must_be("topic", rule, name))
 
 

@@ -50,7 +50,7 @@ def publish(
     Example:
       qstream publish topology.json
       qstream publish tokens.csv --model demo-moe --layer 0
-      qstream watch load --json --full | qstream publish - -b other:9092
+      qstream watch experts.load --json --full | qstream publish - -b other:9092
     """
     now_ns = time.time_ns()
     name = batch_id or f"{'stdin' if file == Path('-') else file.stem}-{now_ns}"

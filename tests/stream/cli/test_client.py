@@ -206,7 +206,7 @@ def test_a_file_with_one_bad_frame_sends_nothing(cluster, invoke, tmp_path, mode
 def test_what_watch_prints_can_be_published_again(cluster, invoke, answer_of, tmp_path, model):
     path, frame = example(EXPERTS_LOAD, tmp_path, model=model)
     answer_of("publish", path, "-b", cluster)
-    words = ("watch", "load", "--from-start", "--count", 1, "--timeout", 120, "--key", model, "-b", cluster)
+    words = ("watch", "experts.load", "--from-start", "--count", 1, "--timeout", 120, "--key", model, "-b", cluster)
     header, full = invoke(*words, "--json"), invoke(*words, "--json", "--full")
     assert "logical_count" not in json.loads(header.stdout)
     answer_of("publish", "-", "-b", cluster, stdin=full.stdout)
@@ -300,7 +300,7 @@ def test_watch_says_which_key_a_record_without_a_body_removes(cluster, invoke, m
         publisher.publish(EXPERTS_TOPOLOGY, EXPERTS_TOPOLOGY.frame.example().model_copy(update={"model": model}))
         publisher.publish_raw(EXPERTS_TOPOLOGY.name, model.encode(), None)
         publisher.publish(EXPERTS_TOPOLOGY, EXPERTS_TOPOLOGY.frame.example().model_copy(update={"model": model}))
-    shown = invoke("watch", "topology", "--from-start", "--count", 2, "--timeout", 120, "--key", model, "-b", cluster)
+    shown = invoke("watch", "experts.topology", "--from-start", "--count", 2, "--timeout", 120, "--key", model, "-b", cluster)
     assert shown.exit_code == 0
     assert f"key '{model}' removed by {EXPERTS_TOPOLOGY.name}/" in shown.stderr
     assert "unreadable" not in shown.stderr

@@ -121,7 +121,7 @@ def test_a_bug_keeps_its_traceback():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["run", "nonesuch"], "agent must be one of routing, got 'nonesuch'"),
+        (["run", "nonesuch"], "agent must be one of energy, routing, got 'nonesuch'"),
         (["run", "routing", "-b", "embedded", "--redis", "embedded", "--delivery", "exactly_once"], "no transactions"),
         (["run", "routing"], "bootstrap_servers or QSTREAM_BOOTSTRAP_SERVERS must be the address of a server"),
         (["run", "routing", "-b", "embedded"], "redis_url or QSTREAM_REDIS_URL must be the address of a server"),

@@ -1,0 +1,107 @@
+"""nvidia-smi: ``--query-gpu=... --format=csv``, with units in the header, ``[N/A]``, and local time without a zone."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from datetime import datetime, tzinfo
+from typing import Final
+
+from qstream.energy.formats.recording import POWER, Recording, Sample
+from qstream.errors import ProblemError
+from schemas.wording import Shown, must_be
+
+# nvidia-smi's name, and its unit in the header ("" where there is none).
+COLUMNS: Final = {
+    "power.draw": ("power_w", "W"),
+    "power.draw.average": ("power_w", "W"),
+    "power.draw.instant": ("power_instant_w", "W"),
+    "power.limit": ("power_limit_w", "W"),
+    "enforced.power.limit": ("power_limit_enforced_w", "W"),
+    "power.default_limit": ("power_limit_default_w", "W"),
+    "power.min_limit": ("power_limit_min_w", "W"),
+    "power.max_limit": ("power_limit_max_w", "W"),
+    "clocks.current.sm": ("sm_clock_mhz", "MHz"),
+    "clocks.sm": ("sm_clock_mhz", "MHz"),
+    "clocks.current.memory": ("mem_clock_mhz", "MHz"),
+    "clocks.mem": ("mem_clock_mhz", "MHz"),
+    "clocks.max.sm": ("sm_clock_max_mhz", "MHz"),
+    "utilization.gpu": ("gpu_util", "%"),
+    "temperature.gpu": ("temp_c", ""),
+    "temperature.memory": ("mem_temp_c", ""),
+    "memory.used": ("fb_used_mib", "MiB"),
+    "clocks_event_reasons.active": ("clock_event_reasons", ""),
+    "clocks_throttle_reasons.active": ("clock_event_reasons", ""),
+}
+ABSENT: Final = frozenset({"", "[N/A]", "N/A", "[Not Supported]", "[Unknown Error]", "[GPU is lost]"})
+TIMES: Final = ("%Y/%m/%d %H:%M:%S.%f", "%Y/%m/%d %H:%M:%S")
+
+
+def read_smi(lines: Iterable[str], *, domain: str, node: str, zone: tzinfo | None) -> Recording:
+    """The recording of an nvidia-smi CSV; rows up to the next one of the same GPU are one frame.
+
+    Raises
+    ------
+    ProblemError
+        There is no zone, no power, no uuid or timestamp, or a column has another unit.
+    """
+    if zone is None:
+        raise ProblemError(must_be("zone", "given for times of nvidia-smi, which name none, such as UTC or Europe/Paris", None))
+    rows = csv.reader(lines, skipinitialspace=True)
+    header = [name.strip() for name in next(rows, [])]
+    columns = _columns(header)
+    places = {name: header.index(name) for name in ("timestamp", "uuid") if name in header}
+    for name in ("timestamp", "uuid"):
+        if name not in places:
+            raise ProblemError(must_be("nvidia-smi's header", f"given a column {name}", Shown(", ".join(header))))
+    samples: list[Sample] = []
+    skipped = 0
+    for row in rows:
+        if not row:
+            continue
+        try:
+            ts_ns, uuid = _time_ns(row[places["timestamp"]], zone), row[places["uuid"]].strip()
+            readings = {name: number for at, name in columns.items() if (number := _number(row[at])) is not None}
+        except (ValueError, IndexError):
+            skipped += 1
+            continue
+        if not samples or uuid in samples[-1].readings:
+            samples.append(Sample(node, ts_ns))
+        samples[-1].readings[uuid] = readings
+    return Recording([sample.frame(domain, seq) for seq, sample in enumerate(samples)], skipped)
+
+
+def _columns(header: list[str]) -> dict[int, str]:
+    """The metric of each column that is known; the first of two columns of one metric counts."""
+    found: dict[int, str] = {}
+    for at, title in enumerate(header):
+        name, _, unit = title.partition(" [")
+        if name in COLUMNS:
+            metric, wanted = COLUMNS[name]
+            if unit.removesuffix("]") != wanted:
+                raise ProblemError(must_be(f"unit of {name}", wanted or "absent", unit.removesuffix("]")))
+            if metric not in found.values():
+                found[at] = metric
+    if not {*POWER} & {*found.values()}:
+        raise ProblemError(must_be("nvidia-smi's header", "given a column power.draw [W]", Shown(", ".join(header)[:120])))
+    return found
+
+
+def _number(text: str) -> float | None:
+    """The number of a cell with or without its unit; None where nothing is reported."""
+    text = text.strip()
+    if text in ABSENT:
+        return None
+    if text.startswith("0x"):
+        return float(int(text, 16))
+    return float(text.split(" ", 1)[0])
+
+
+def _time_ns(text: str, zone: tzinfo) -> int:
+    for form in TIMES:
+        try:
+            at = datetime.strptime(text.strip(), form).replace(tzinfo=zone)
+        except ValueError:
+            continue
+        return int(at.timestamp()) * 10**9 + at.microsecond * 1000
+    raise ValueError(text)
