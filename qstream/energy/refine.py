@@ -109,8 +109,9 @@ def refined(
     seed: int,
     remaining_s: Remaining,
     runtime: Runtime | None,
-) -> tuple[Answer, SolverRecord]:
-    """The schedule after circuits in `turns` windows, or (None) until several in a row do not help; and its record.
+) -> tuple[Answer, SolverRecord, Reason | None]:
+    """The schedule after circuits in `turns` windows, or (None) until several in a row do not help; its record, and why circuits
+    did not answer, if they did not.
 
     The record's twin is the peak that was given, its control the best of random choices in the same windows.
     """
@@ -127,7 +128,7 @@ def refined(
         twin=peak,
         control=control if control < math.inf else None,
     )
-    return found.answer, said.model_copy(update={"bound": record.bound})
+    return found.answer, said.model_copy(update={"bound": record.bound}), found.fallback_reason
 
 
 def _improve(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 import numpy as np
@@ -18,7 +18,7 @@ from qstream.energy.refine import QaoaTerms, refined
 from qstream.energy.window import TaskWindow, peak_bound_w, tasks_of
 from qstream.quantum.record import Remaining
 from qstream.quantum.window import Runtime
-from schemas.solver import SolverRecord
+from schemas.solver import Reason, SolverRecord
 
 # Between the bound and the best so far, tried in turn: what may be reached at once, and what surely gets a little better.
 _CAPS: Final = (0.5, 0.75, 0.9, 0.97, 1 - 1e-9, 0.0)
@@ -46,7 +46,8 @@ class WindowPlan:
 
     `peak_w`, the highest draw in a slot; `bound_w`, below which no schedule comes; `simple_peak_w`, with all tasks as soon as
     possible; `status`, ``optimal`` where the bound is reached, ``infeasible`` where the tasks `at_fault` cannot meet their
-    deadlines: the starts are then the soonest. `solver`, who answered, with its twin and its control.
+    deadlines: the starts are then the soonest. `solver`, who answered, with its twin and its control; `fallback_reason`, why
+    circuits that were asked for did not answer, if they did not.
     """
 
     start: Ints
@@ -57,6 +58,7 @@ class WindowPlan:
     status: Status
     solver: SolverRecord
     at_fault: tuple[int, ...] = ()
+    fallback_reason: Reason | None = None
 
 
 def schedule(
@@ -93,7 +95,10 @@ def schedule(
     began, drawn = clock(), whole_number("seed", seed, 0, 2**63 - 1)
     end_s = math.inf if deadline_s is None else real_number("deadline_s", deadline_s, 0.0)
     tasks, late = tasks_of(window)
-    return plan_of(window, tasks, late, options, drawn, lambda: end_s - (clock() - began), runtime)
+    plan = plan_of(window, tasks, late, options, drawn, lambda: end_s - (clock() - began), runtime)
+    if deadline_s is None:
+        return plan
+    return replace(plan, solver=plan.solver.model_copy(update={"wall_ms": 1e3 * (clock() - began)}))
 
 
 def plan_of(
@@ -116,15 +121,16 @@ def plan_of(
     start, mode = levelled(window, tasks, bound, soonest if given is None else given, seed, remaining_s)
     peak = float(window.load_w(start[window.unit], mode).max())
     record = SolverRecord(solver="list", seed=seed, n=len(window.unit), objective=peak, bound=bound)
+    reason = None
     if options is not None and (options.qaoa or options.hqc) and peak > bound * (1 + _ROUNDING):
         turns = None if options.hqc else 1
-        (start, mode), record = refined(
+        (start, mode), record, reason = refined(
             window, tasks, (start, mode), record, options, turns=turns, seed=seed, remaining_s=remaining_s, runtime=runtime
         )
         peak = float(window.load_w(start[window.unit], mode).max())
     proven = peak <= bound * (1 + _ROUNDING)
     bound = min(bound, peak)
-    return WindowPlan(start[window.unit], mode, peak, bound, simple, "optimal" if proven else "feasible", record)
+    return WindowPlan(start[window.unit], mode, peak, bound, simple, "optimal" if proven else "feasible", record, (), reason)
 
 
 def levelled(

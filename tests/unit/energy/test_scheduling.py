@@ -100,7 +100,10 @@ def test_equal_arguments_give_equal_plans_and_a_spent_deadline_the_simple_one() 
     one, two = schedule(window, seed=4), schedule(window, seed=4)
     assert one.start.tobytes() == two.start.tobytes()
     assert one.solver == two.solver
-    assert schedule(window, deadline_s=0.0).peak_w == one.simple_peak_w
+    late = schedule(window, deadline_s=0.0)
+    assert late.peak_w == one.simple_peak_w
+    assert late.solver.wall_ms is not None
+    assert one.solver.wall_ms is None
 
 
 def test_a_deadline_that_cannot_be_met_names_the_tasks() -> None:
@@ -117,9 +120,10 @@ def test_circuits_never_raise_the_peak_and_say_that_they_are_simulated(hqc: bool
     tasks, _ = tasks_of(window)
     soonest = (tasks.release.copy(), window.fastest())
     record = schedule(window, deadline_s=0.0).solver
-    (start, mode), said = refined(
+    (start, mode), said, reason = refined(
         window, tasks, soonest, record, CIRCUITS, turns=None if hqc else 1, seed=1, remaining_s=lambda: np.inf, runtime=None
     )
+    assert reason is None
     assert window.fits(start[window.unit], mode)
     peak = window.load_w(start[window.unit], mode).max()
     assert peak < 600.0
@@ -131,6 +135,14 @@ def test_circuits_never_raise_the_peak_and_say_that_they_are_simulated(hqc: bool
     assert plan.peak_w == plan.solver.twin == 200.0
     assert plan.solver.asked == (said.solver,)
     assert (plan.solver.solver, plan.solver.execution) == ("list", "classical")
+
+
+def test_a_device_that_does_not_answer_is_a_reason_in_the_plan_and_the_classical_schedule_stands() -> None:
+    window = TaskWindow(8, [2] * 6, [100.0] * 6, [0] * 6, [6] * 6)
+    plan = schedule(window, options=SimpleNamespace(**(vars(CIRCUITS) | {"device": "absent"})))
+    assert plan.fallback_reason == "unavailable"
+    assert (plan.peak_w, plan.solver.solver, plan.solver.asked) == (200.0, "list", ("qaoa",))
+    assert schedule(window, options=CIRCUITS).fallback_reason is None
 
 
 def test_samples_are_ranked_by_the_true_peak_and_those_that_break_an_edge_are_out() -> None:
