@@ -100,7 +100,7 @@ def start(
     windows = tuple(given.whole("analogs", length, 1, MAX_PAST) for length in given.several("analogs", analogs))
     ahead, order = given.whole("horizon", horizon, 1, MAX_HORIZON), given.whole("lags", lags, 1, MAX_LAGS)
     period = given.whole("season", season, 0, MAX_PAST)
-    outside = () if isinstance(extra, int) and extra == 0 else _outside(extra)
+    outside = _outside(extra)
     arms = (
         *(f"ewma {value:g}" for value in rate.tolist()),
         "rls",
@@ -188,5 +188,5 @@ def _learnt(state: ForecastState, slot: int, target: NDArray[np.float64]) -> Hed
 def _outside(extra: int | Iterable[str]) -> tuple[str, ...]:
     """Names of the forecasts from outside."""
     if isinstance(extra, int):
-        return tuple(f"extra {index}" for index in range(given.whole("extra", extra, 1, hedge.MAX_ARMS)))
+        return tuple(f"extra {index}" for index in range(given.whole("extra", extra, 0, hedge.MAX_ARMS)))
     return given.labels("extra", extra, hedge.MAX_ARMS)

@@ -50,11 +50,19 @@ def class_of(state: Frame, name: str) -> type[Frame]:
     holder = learner_of(state, above) if above else state
     if holder is None or field not in type(holder).model_fields:
         raise LearnError(must_be("learner", f"a dotted field of {type(state).__name__} that has begun", name))
-    annotation = type(holder).model_fields[field].annotation
-    found = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type) and issubclass(kind, Frame)]
-    if len(found) != 1:
-        raise LearnError(must_be(f"learner {name}", "a frame", Shown(str(annotation))))
-    return found[0]
+    return kind_of(type(holder), field)
+
+
+def kind_of(state: type[Frame], name: str) -> type[Frame]:
+    """The class of the frame at a dotted field of a class of states. `LearnError` if there is no such field."""
+    kind = state
+    for field in name.split("."):
+        annotation = kind.model_fields[field].annotation if field in kind.model_fields else None
+        found = [item for item in (annotation, *get_args(annotation)) if isinstance(item, type) and issubclass(item, Frame)]
+        if len(found) != 1:
+            raise LearnError(must_be(f"learner {name}", f"a dotted field of {state.__name__}", Shown(str(annotation))))
+        kind = found[0]
+    return kind
 
 
 def require_alike(name: str, held: Frame, other: Frame) -> None:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import safetensors
 import typer
+from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from qstream.cli.learn.steer import Reason, obeyed, send
-from qstream.cli.learn.stored import Key, Module, known, learning, opened, require_learner
+from qstream.cli.learn.stored import Key, Module, known, learning, opened
 from qstream.cli.options import BootstrapServers, RedisUrl
 from qstream.cli.output import counted
+from qstream.contract import Processor
 from qstream.errors import ConfigError
-from schemas.frame import HEADER_KEY
+from qstream.learn.state import kind_of
+from schemas.frame import HEADER_KEY, FrameError
 from schemas.learning import LearnCommand
 from schemas.wording import must_be
 
@@ -55,24 +59,50 @@ def import_(
 ) -> None:
     """Restore learners from a file.
 
-    To the key that they were exported from or to another one, which must have a state.
+    To the key that they were exported from or to another one, which must have a state. A file
+    of which any learner is damaged is refused whole.
 
     \b
     Example:
       qstream learn import demo-moe.safetensors --key demo-moe-2
     """
-    try:
-        with safetensors.safe_open(file, framework="numpy") as opened_file:
-            header = json.loads((opened_file.metadata() or {})[HEADER_KEY])
-            module, to = header["module"], key or header["key"]
-            states = {name: opened_file.get_tensor(name) for name in opened_file.keys()}  # noqa: SIM118 not a mapping
-    except (OSError, safetensors.SafetensorError, KeyError, ValueError) as exc:
-        raise ConfigError(must_be("FILE", f"what qstream learn export has written ({exc})", str(file))) from exc
-    processor = learning(module)
-    commands = []
-    for name, state in states.items():
-        require_learner(processor, name)
-        commands.append(LearnCommand.build(module=module, key=to, command="restore", learner=name, reason=reason, state=state))
+    module, exported, states = _read(file)
+    processor, to = learning(module), key or exported
+    _require_learners(processor, states, file)
+    commands = [
+        LearnCommand.build(module=module, key=to, command="restore", learner=name, reason=reason, state=state)
+        for name, state in states.items()
+    ]
     send(commands, bootstrap_servers)
     typer.echo(f"asked {module} to restore {counted(len(commands), 'learner')} of {to}")
     typer.echo(obeyed(module, to), err=True)
+
+
+def _read(file: Path) -> tuple[str, str, dict[str, NDArray[np.uint8]]]:
+    """The module, the key and the bytes of each learner in a file; `ConfigError` if export has not written it."""
+    try:
+        with safetensors.safe_open(file, framework="numpy") as opened_file:
+            header = json.loads((opened_file.metadata() or {}).get(HEADER_KEY, "{}"))
+            states = {name: opened_file.get_tensor(name) for name in opened_file.keys()}  # noqa: SIM118 not a mapping
+    except (OSError, safetensors.SafetensorError, ValueError) as exc:
+        raise _foreign(file, exc) from exc
+    names = (header.get("module"), header.get("key")) if isinstance(header, dict) else ()
+    if not states or not names or not all(isinstance(name, str) and name for name in names):
+        raise _foreign(file, "its header must name a module and a key, and it must hold a learner")
+    return *names, states
+
+
+def _require_learners(processor: Processor[Any], states: Mapping[str, NDArray[np.uint8]], file: Path) -> None:
+    """`ConfigError` unless each learner is one of the module's and can be read: else a part of a file would be restored."""
+    assert processor.state is not None
+    for name, state in states.items():
+        if name not in processor.learners:
+            raise ConfigError(must_be(f"learner of {file}", f"one of {', '.join(processor.learners)}", name))
+        try:
+            kind_of(processor.state, name).decode(state.tobytes())
+        except FrameError as exc:
+            raise _foreign(file, f"learner {name}: {exc}") from exc
+
+
+def _foreign(file: Path, why: object) -> ConfigError:
+    return ConfigError(must_be("FILE", f"what qstream learn export has written ({why})", str(file)))

@@ -132,7 +132,7 @@ def test_a_constant_series_is_forecast_as_itself_for_ever(value: float) -> None:
         (lambda s: forecast.start(rates=[0.0]), "rates must be a number from"),
         (lambda s: forecast.start(lags=0), "lags must be a whole number from 1 to"),
         (lambda s: forecast.start(analogs=[0]), "analogs must be a whole number from 1 to"),
-        (lambda s: forecast.start(extra=-1), "extra must be a whole number from 1 to"),
+        (lambda s: forecast.start(extra=-1), "extra must be a whole number from 0 to"),
         (lambda s: forecast.start(extra=["rls"]), "arms must be 1 to 10000 different names"),
         (lambda s: forecast.start(forgetting=0.0), "forgetting must be a number from"),
         (lambda s: forecast.step(s, [np.nan]), "value must be finite numbers"),
