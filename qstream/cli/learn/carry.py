@@ -86,10 +86,10 @@ def _read(file: Path) -> tuple[str, str, dict[str, NDArray[np.uint8]]]:
             states = {name: opened_file.get_tensor(name) for name in opened_file.keys()}  # noqa: SIM118 not a mapping
     except (OSError, safetensors.SafetensorError, ValueError) as exc:
         raise _foreign(file, exc) from exc
-    names = (header.get("module"), header.get("key")) if isinstance(header, dict) else ()
-    if not states or not names or not all(isinstance(name, str) and name for name in names):
-        raise _foreign(file, "its header must name a module and a key, and it must hold a learner")
-    return *names, states
+    module, key = (header.get("module"), header.get("key")) if isinstance(header, dict) else (None, None)
+    if isinstance(module, str) and isinstance(key, str) and module and key and states:
+        return module, key, states
+    raise _foreign(file, "its header must name a module and a key, and it must hold a learner")
 
 
 def _require_learners(processor: Processor[Any], states: Mapping[str, NDArray[np.uint8]], file: Path) -> None:
