@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from qstream.arguments import array
+from qstream.arguments import array, read_only
 from qstream.errors import ProblemError
 from schemas.wording import Shown, must_be
 
@@ -38,6 +38,11 @@ class Fleet:
     budget: Ints
     charge_w: Floats
     room_w: Floats
+
+    def __post_init__(self) -> None:
+        # In one form, so that each kernel is compiled once.
+        for name in ("power_w", "value", "first", "budget", "charge_w"):
+            object.__setattr__(self, name, read_only(np.ascontiguousarray(getattr(self, name))))
 
     @property
     def least(self) -> Ints:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from qstream.arguments import read_only
 from qstream.energy.fleet import Floats, Ints
 from qstream.kernels import compiled
 
@@ -28,7 +29,8 @@ def steps_of(power_w: Floats, value: Floats, least: Ints) -> Steps:
     """The hull steps of units [U, K] from their least levels [U]; NaN are levels that do not exist."""
     units, levels = power_w.shape
     upper = np.full((units, levels), -1)
-    hull_rows(power_w, value, least, upper)
+    # In one form, so that the kernel is compiled once.
+    hull_rows(read_only(np.ascontiguousarray(power_w)), read_only(np.ascontiguousarray(value)), least, upper)
     lower = np.concatenate((least[:, None], upper[:, :-1]), axis=1)
     unit, at = np.nonzero(upper >= 0)
     low, high = lower[unit, at], upper[unit, at]

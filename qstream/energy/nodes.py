@@ -72,7 +72,7 @@ def select_nodes(window: TaskWindow, gpus: ArrayLike, free_gpus: ArrayLike, idle
         tried = _placed(window, tasks, need, room, fewer) if fewer else None
         if tried is not None and not isinstance(tried, int):
             start, node = tried
-    bound = tasks._replace(node=node, gpus=need, room=room)
+    bound = tasks._replace(node=node, gpus=need.copy(), room=room.copy())
     plan = plan_of(window, bound, (), None, drawn, lambda: math.inf, None, (start, window.fastest()))
     return NodeSelection(node, np.unique(node), plan)
 

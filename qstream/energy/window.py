@@ -79,7 +79,7 @@ class TaskWindow:
             power,
         )
         _check((has & (duration < 1)).any(1), "duration", "1 slot or more", duration)
-        base = np.zeros(slots) if self.base_w is None else array("base_w", self.base_w, np.float64, "T")
+        base = np.zeros(slots) if self.base_w is None else array("base_w", self.base_w, np.float64, "T").copy()
         if base.shape != (slots,) or not (np.isfinite(base) & (base >= 0)).all():
             allowed = f"{slots} finite numbers of 0 W or more, one for each slot"
             raise ProblemError(must_be("base_w", allowed, Shown(f"shape {base.shape}, values {base.tolist()}")))
