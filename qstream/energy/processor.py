@@ -13,6 +13,7 @@ from qstream.energy.options import EnergyOptions
 from qstream.energy.plan import failed_frame, hold, plan_frame, released_frame
 from qstream.energy.planner import adopt, choose, is_in_force
 from qstream.energy.readings import fold
+from qstream.energy.warm import warm
 from qstream.errors import Poison, ProblemError, Transient
 from qstream.module.inforce import TIME_MAX_MS
 from qstream.module.planning import or_skipped
@@ -47,6 +48,9 @@ class EnergyProcessor(Processor[EnergyState]):
 
     def configure(self, options: Mapping[str, Scalar]) -> Self:
         return type(self)(self.options.changed(options))
+
+    def warm(self) -> None:
+        warm()
 
     def process(self, batch: Batch, state: EnergyState | None, now_ns: int) -> Result[EnergyState]:
         memory = None if state is None else Memory(state)
