@@ -81,14 +81,9 @@ def _(state: forecast.ForecastState) -> Facts:
 
 @describe.register
 def _(state: conformal.ConformalState) -> Facts:
-    seen = max(state.steps, 1) * len(state.missed)
-    return {
-        "kind": "conformal",
-        "steps": state.steps,
-        "series": len(state.missed),
-        "coverage": 1 - int(state.missed.sum()) / seen,
-        "target": state.coverage,
-    }
+    seen = state.steps * len(state.missed)
+    covered = {"coverage": 1 - int(state.missed.sum()) / seen} if seen else {}  # of nothing seen, 1 would be a claim
+    return {"kind": "conformal", "steps": state.steps, "series": len(state.missed), **covered, "target": state.coverage}
 
 
 @describe.register

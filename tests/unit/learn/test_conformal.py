@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from qstream.learn import LearnError, conformal
+from qstream.learn.describe import describe
 
 
 def run(scores: np.ndarray, **options: float) -> tuple[conformal.ConformalState, np.ndarray]:
@@ -78,3 +79,10 @@ def test_series_side_by_side_are_the_same_as_each_alone() -> None:
 def test_bad_arguments_are_named(call: Callable[[conformal.ConformalState], Any], message: str) -> None:
     with pytest.raises(LearnError, match=message):
         call(conformal.start())
+
+
+def test_no_coverage_is_reported_before_a_score_was_seen():
+    state = conformal.start(2)
+    assert "coverage" not in describe(state)
+    state = conformal.learn(state, [0.1, 0.3], conformal.bound(state, first=0.2))
+    assert describe(state)["coverage"] == 0.5
