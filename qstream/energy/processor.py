@@ -32,7 +32,8 @@ class EnergyProcessor(Processor[EnergyState]):
 
     The time of a domain is the median over its nodes of the newest record of each, so that one node with a wrong clock, or none,
     neither drives nor holds it. The record that moves it past a multiple of `plan_s` closes a tick: measurements, then a plan,
-    which is published if it differs from the one in force, or to renew that. A budget that falls makes a plan at once. Telemetry
+    which is published if it differs from the one in force, or to renew that; the first tick only begins.
+    A budget that falls makes a plan at once. Telemetry
     of a domain without topology waits for it (`Transient`); what contradicts the topology is poison. Where no record comes for
     `lost_s`, one plan lets go of all targets.
     """
@@ -103,8 +104,9 @@ class EnergyProcessor(Processor[EnergyState]):
         boundary_ns = memory.now.watermark_ns // period_ns * period_ns
         if boundary_ns <= memory.now.planned_ns:
             return []
+        first = memory.now.planned_ns == 0  # nodes that have not been heard yet are not lost
         memory.set(planned_ns=boundary_ns)
-        return self._publish(record, memory, at_once=False)
+        return [] if first else self._publish(record, memory, at_once=False)
 
     def _publish(self, record: Record, memory: Memory, *, at_once: bool) -> list[Event]:
         """The plan that holds now, unless it is in force and young."""

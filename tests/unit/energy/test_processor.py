@@ -38,6 +38,12 @@ def test_caps_are_measured_then_save_within_the_slowdown_and_budgets_always_hold
         assert sum(loop.limits_w()) <= 2600
 
 
+def test_the_first_plan_waits_until_each_node_could_be_heard(loop):
+    assert loop.run(9) == []
+    (first,) = loop.run(1)
+    assert TargetReason.LOST not in reasons(first)
+
+
 def test_without_progress_nothing_is_slowed_to_save():
     nodes = rack(1)
     loop = Loop(nodes, topology_of(nodes, 5600))
