@@ -149,8 +149,8 @@ def swap(
                 continue
             if here and charge[first[u], k] - charge[first[u], old_u] - freed > room:
                 continue
-            move(w, old_w, m, first, budget, charge, slack)
-            if move(u, old_u, k, first, budget, charge, slack):
+            lowered = move(w, old_w, m, first, budget, charge, slack)  # a group may draw less in all and more in one budget
+            if move(u, old_u, k, first, budget, charge, slack) and lowered:
                 best, up, down = value[u, k] - value[u, old_u] - loss, k, m
             move(u, k, old_u, first, budget, charge, slack)
             move(w, m, old_w, first, budget, charge, slack)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from qstream.energy import allocate
@@ -50,6 +50,7 @@ def test_the_answer_is_near_the_best_of_all_combinations(seed: int) -> None:
 
 @settings(max_examples=40)
 @given(SEEDS, st.integers(2, 20))
+@example(616, 8)
 def test_the_gpus_of_a_group_take_one_level_within_all_budgets(seed: int, gpus: int) -> None:
     rng = np.random.default_rng(seed)
     power, value, above, budget = random_fleet(rng, gpus, tight=(0.5, 1.0))
