@@ -89,8 +89,10 @@ class Intake:
         self._coordinated = 0
         self._consumer = self._open()
 
-    def _open(self) -> Consumer:
+    def _open(self, *, static: bool = True) -> Consumer:
         config = consumer_config(self.settings, self.group) | {"on_commit": self._on_commit}
+        if not static:
+            config.pop("group.instance.id", None)
         if self.settings.group_protocol == "consumer":
             config |= {"statistics.interval.ms": STATISTICS_MS, "stats_cb": self._note_statistics}
         return open_client(partial(Consumer, logger=self.cause), self.settings, config, self.cause)
@@ -102,11 +104,13 @@ class Intake:
     def join_again(self, replaced: Iterable[TopicPartition]) -> None:
         """Leave the group, which loses all partitions, and join it by a new client: the logs of these partitions were replaced.
 
-        Their next owner begins at their start, if it knows no better. `read.Growth.again` says why a client cannot stay.
+        Their next owner begins at their start, if it knows no better. `read.Growth.again` says why a client cannot stay. The new
+        one is no static member: that would take back what the old one had, perhaps none of a topic that was just missing, and
+        no other member would then look for the new partitions. The group forgets the old one after the session's time.
         """
         self.commit(dict.fromkeys(replaced, 0))
         self.close()
-        self._consumer = self._open()
+        self._consumer = self._open(static=False)
         self.join()
 
     def poll(self, wait_s: float) -> list[Message]:
