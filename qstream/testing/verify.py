@@ -109,21 +109,21 @@ def verify(expected: Run, found: Run, open_order: bool = False) -> Verdict:
     """Judge `found` by `expected`. The events of one key must lie on one partition, as a partitioner by key sees to.
 
     With `open_order` the key's records came by several topics, between which no order holds: an attempt that died may have
-    published events in another order than the one that was kept. Then each event must be there as expected, and what else the
-    same record caused is a repetition.
+    published events in another order than the one that was kept. Then each event must be there as expected, what else the same
+    record caused is a repetition, and the first event of a record stands for all: the other attempt may have made fewer.
     """
     wanted = {event.id: event for event in expected.events}
     seen = Counter(event.id for event in found.events)
     kept = {event.id for event in found.events if event == wanted.get(event.id)} if open_order else set()
-    known = {event_id.rpartition("/")[0] for event_id in kept}
+    known = {_cause(event_id) for event_id in kept}
     dead = Counter(found.dead_letters)
     keys = expected.states.keys() | found.states.keys()
     return Verdict(
         expected=len(wanted),
         lost=tuple(event_id for event_id in wanted if event_id not in seen),
-        unrecognised=tuple(name for name in seen if name not in wanted and name.rpartition("/")[0] not in known),
+        unrecognised=tuple(name for name in seen if name not in wanted and _cause(name) not in known),
         changed=tuple(dict.fromkeys(one.id for one in found.events if one != wanted.get(one.id, one) and one.id not in kept)),
-        out_of_order=_out_of_order(expected.events, found.events),
+        out_of_order=_out_of_order(expected.events, found.events, open_order),
         missing_dead_letters=tuple(sorted(set(expected.dead_letters) - dead.keys())),
         unexpected_dead_letters=tuple(sorted(dead.keys() - set(expected.dead_letters))),
         state_differences=tuple(sorted(key for key in keys if expected.states.get(key) != found.states.get(key))),
@@ -132,17 +132,27 @@ def verify(expected: Run, found: Run, open_order: bool = False) -> Verdict:
     )
 
 
-def _out_of_order(expected: Sequence[Produced], found: Sequence[Produced]) -> tuple[str, ...]:
-    """Ids that appear first behind a later one, as a consumer that keeps the first of each id sees it."""
-    place = {event.id: i for i, event in enumerate(expected)}
+def _out_of_order(expected: Sequence[Produced], found: Sequence[Produced], by_record: bool) -> tuple[str, ...]:
+    """Ids that appear first behind a later one, as a consumer that keeps the first of each id sees it; or so of the records."""
+    place: dict[str, int] = {}
+    for i, event in enumerate(expected):
+        place.setdefault(_cause(event.id) if by_record else event.id, i)
     newest: dict[tuple[str, str, str], int] = {}
+    seen: set[str] = set()
     late = []
-    for event_id, (key, topic) in {event.id: (event.key, event.topic) for event in found}.items():
-        at = place.get(event_id)
-        if at is None:
+    for event in found:
+        name, topic = (_cause(event.id), "") if by_record else (event.id, event.topic)
+        at = place.get(name)
+        if at is None or name in seen:
             continue
-        lane = key, topic, event_id.rsplit("/", 2)[0]
+        seen.add(name)
+        lane = event.key, topic, event.id.rsplit("/", 2)[0]
         if at < newest.get(lane, -1):
-            late.append(event_id)
+            late.append(event.id)
         newest[lane] = max(at, newest.get(lane, -1))
     return tuple(late)
+
+
+def _cause(event_id: str) -> str:
+    """The record that caused an event."""
+    return event_id.rpartition("/")[0]

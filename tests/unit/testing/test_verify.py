@@ -86,3 +86,11 @@ def test_where_no_order_holds_an_attempt_that_died_may_have_said_otherwise_but_t
     assert verify(EXPECTED, with_events(A0, other, A2, B0, B1), open_order=True).faults == {"changed": (A1.id,)}
     stray = Produced("in/7/7/0", "a", b"a0")
     assert verify(EXPECTED, with_events(*EXPECTED.events, stray), open_order=True).faults == {"unrecognised": (stray.id,)}
+
+
+def test_where_no_order_holds_the_first_event_of_a_record_stands_for_all() -> None:
+    log = Produced("in/0/0/1", "a", b"log")
+    expected = replace(EXPECTED, events=[A0, log, A1, A2, B0, B1])
+    assert verify(expected, with_events(A0, A1, log, A2, B0, B1), open_order=True).ok
+    assert verify(expected, with_events(A0, A1, log, A2, B0, B1)).faults == {"out_of_order": (log.id,)}
+    assert verify(expected, with_events(A1, A0, log, A2, B0, B1), open_order=True).faults == {"out_of_order": (A0.id,)}
