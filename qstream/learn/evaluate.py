@@ -79,20 +79,32 @@ def evaluate(arm: ArrayLike, reward: ArrayLike, propensity: ArrayLike, expected:
     chance = logged[rows, taken]
     if chance.min() <= 0:
         raise LearnError(must_be("propensity", "above 0 for the arm that was taken", Shown(f"0 in row {int(chance.argmin())}")))
-    weight = wanted[rows, taken] / chance
-    model = (wanted * guessed).sum(axis=1)
-    total, squares = float(weight.sum()), float((weight * weight).sum())
-    effective = total * total / squares if squares > 0 else 0.0
-    return Evaluation(
-        ips=_mean(weight * earned),
-        snips=_ratio(weight, earned),
-        direct=_mean(model),
-        doubly_robust=_mean(model + weight * (earned - guessed[rows, taken])),
-        logged=float(earned.mean()),
-        decisions=n,
-        effective=effective,
-        warnings=_warnings(logged, wanted, effective),
-    )
+    with np.errstate(over="ignore", invalid="ignore"):
+        weight = wanted[rows, taken] / chance
+        model = (wanted * guessed).sum(axis=1)
+        total, squares = float(weight.sum()), float((weight * weight).sum())
+        effective = total * total / squares if squares > 0 else 0.0
+        found = Evaluation(
+            ips=_mean(weight * earned),
+            snips=_ratio(weight, earned),
+            direct=_mean(model),
+            doubly_robust=_mean(model + weight * (earned - guessed[rows, taken])),
+            logged=float(earned.mean()),
+            decisions=n,
+            effective=effective,
+            warnings=_warnings(logged, wanted, effective),
+        )
+    _require_finite(found)
+    return found
+
+
+def _require_finite(found: Evaluation) -> None:
+    """`LearnError` where sums of rewards, or of weights by tiny propensities, are above all floats."""
+    several = found.decisions > 1  # one decision has no interval
+    means = [found.ips, found.direct, found.doubly_robust] + ([found.snips] if found.effective != 0 else [])
+    numbers = [found.logged, found.effective, *(each for mean in means for each in (mean if several else mean[:1]))]
+    if not np.isfinite(numbers).all():
+        raise LearnError(must_be("reward, expected and propensity", "of sizes whose estimates are finite", Shown("others")))
 
 
 def _arms(arm: ArrayLike, n: int, arms: int) -> NDArray[np.int64]:

@@ -10,9 +10,11 @@ import typer
 from qstream.cli.cluster import reach, require_topics
 from qstream.cli.learn.stored import Key, Learner, Module, learning, require_learner
 from qstream.cli.options import BootstrapServers, client_settings
+from qstream.errors import ConfigError
 from qstream.stream.client import Publisher
 from schemas.learning import LearnCommand
 from schemas.topics import LEARN_COMMAND
+from schemas.wording import must_be
 
 Reason = Annotated[str, typer.Option(help="Why, for the next operator.")]
 
@@ -57,6 +59,8 @@ def thaw(
 
 def _ask(command: str, module: str, key: str, learner: str, reason: str, bootstrap_servers: str | None) -> None:
     require_learner(learning(module), learner)
+    if not key:
+        raise ConfigError(must_be("KEY", "a key of the module, such as the name of a model", key))
     send([LearnCommand.build(module=module, key=key, command=command, learner=learner, reason=reason)], bootstrap_servers)
     typer.echo(f"asked {module} to {command} {learner or 'all learners'} of {key}")
     typer.echo(obeyed(module, key), err=True)

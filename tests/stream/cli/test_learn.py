@@ -100,6 +100,8 @@ def test_learners_are_seen_carried_to_another_key_frozen_and_reset(
     assert [check["verdict"] for check in checks] == ["ok"]
     assert "looked at 2 keys" in checks[0]["detail"]
 
+    empty = invoke("learn", "freeze", "scales", "", "-b", cluster)
+    assert (empty.exit_code, empty.stderr) == (2, "Error: KEY must be a key of the module, such as the name of a model, got ''\n")
     wrong = invoke("learn", "freeze", "scales", "a", "--learner", "none", "-b", cluster)
     assert (wrong.exit_code, "--learner must be one of shares, late, got 'none'" in wrong.output) == (2, True)
     unknown = invoke("learn", "show", "scales", "c", *redis)

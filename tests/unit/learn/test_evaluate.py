@@ -95,6 +95,8 @@ def test_a_log_says_where_it_cannot_answer():
         ({"propensity": [[0, 1, 0], [0, 1, 0]]}, "propensity"),
         ({"policy": [[2, -1, 0], [1, 0, 0]]}, "policy"),
         ({"policy": []}, "policy"),
+        ({"reward": [1e308, -1e308]}, "reward, expected and propensity"),
+        ({"propensity": [[1e-300, 1, 0], [0, 1, 0]], "reward": [1e200, 1.0]}, "reward, expected and propensity"),
     ],
 )
 def test_a_bad_argument_is_named(change, named):

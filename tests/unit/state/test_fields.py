@@ -247,8 +247,14 @@ def test_a_state_with_a_large_topology_has_small_headers_and_a_small_change_writ
     capacity[9] = 0.5
     slow = pack(state.model_copy(update={"topology": topology.model_copy(update={"gpu_capacity": capacity})}))
 
-    assert {name for name in before if name.startswith("h")} == {"h", "h:topology"}
-    assert max(len(before["h"]), len(before["h:topology"])) < 1024
+    assert {name for name in before if name.startswith("h")} == {
+        "h",
+        "h:topology",
+        "h:shares",
+        "h:calibration",
+        "h:calibration.miss",
+    }
+    assert max(len(value) for name, value in before.items() if name.startswith("h")) < 1024
     assert [name for name in before if before[name] != after[name]] == ["h"]
     assert [name for name in before if before[name] != slow[name]] == ["a:topology.gpu_capacity:0"]
     assert max(map(len, before.values())) <= MAX_CHUNK_BYTES

@@ -12,9 +12,8 @@ from qstream.errors import ProblemError, StoreUnavailable
 from qstream.module.inforce import InForce
 from qstream.routing.formats.export import export
 from qstream.routing.formats.vllm_policy import newest_of, of_file, policy
-from qstream.routing.memory import RoutingState
+from qstream.routing.memory import Memory, RoutingState
 from qstream.routing.placement import place
-from qstream.routing.problem import contiguous
 from qstream.routing.score import balancedness, moved_experts, violations
 from schemas.experts import ExpertTopology
 from schemas.placement import PlacementPlan
@@ -147,17 +146,9 @@ def test_contradicting_arguments_are_told():
 
 
 def remembered(version: int, proposed_version: int = 0, **more: object) -> RoutingState:
-    counts = np.zeros((1, LAYERS, EXPERTS), np.int32)
-    placement = plan().physical_to_logical_map if version else contiguous(TOPOLOGY)
-    return RoutingState(
-        topology=TOPOLOGY,
-        in_force=InForce(version=version, proposed_version=proposed_version),
-        ring=counts,
-        open_count=counts[0].astype(np.int64),
-        live_count=counts[0].astype(np.int64),
-        placement=placement,
-        **more,
-    )
+    in_force = InForce(version=version, proposed_version=proposed_version)
+    placement = {"placement": plan().physical_to_logical_map} if version else {}
+    return Memory.fresh(TOPOLOGY, windows=1).now.model_copy(update={"in_force": in_force, **placement, **more})
 
 
 def test_the_state_of_the_agent_is_as_good_as_its_plan_and_a_proposed_placement_is_newer():
