@@ -54,7 +54,7 @@ def _of_topic(parts: Parts) -> Check:
     if torn:
         return Check("warn", "models", f"not used: {'; '.join(torn)}", "publish the missing parts again, or retire the version")
     used = sum(not any(part.retired for part in of) for of in parts.values())
-    return Check("ok", "models", f"{used} in use, {len(parts) - used} retired")
+    return Check("ok", "models", f"{used} published, {len(parts) - used} retired")
 
 
 def _of_learners(processor: Processor[Any], url: str, known: Collection[tuple[str, Any, Any]] | None) -> list[Check]:

@@ -195,7 +195,7 @@ def fault_of(found: list[ModelPart]) -> str:
 
 def _facts(key: tuple[str, str, int], found: list[ModelPart]) -> dict[str, object]:
     first, fault = found[0], fault_of(found)
-    state = "retired" if any(part.retired for part in found) else "not whole" if fault else "in use"
+    state = "retired" if any(part.retired for part in found) else "not whole" if fault else "published"
     shown = {"module": key[0], "name": key[1], "version": key[2], "state": state, "kind": first.kind, "bytes": first.nbytes}
     metrics = {name: _rounded(first.metrics.get(name)) for name in ("loss", "loss_twin")}
     return shown | metrics | {"trained_on": ", ".join(first.trained_on), "fault": fault}

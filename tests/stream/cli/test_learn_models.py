@@ -68,7 +68,7 @@ def test_a_trained_model_is_published_listed_used_and_retired(cluster, invoke, a
 
     made = from_bytes(file.read_bytes())
     (fact,) = answer_of("learn", "models", "routing", *at)
-    assert (fact["version"], fact["state"], fact["kind"]) == (made.version, "in use", "mlp")
+    assert (fact["version"], fact["state"], fact["kind"]) == (made.version, "published", "mlp")
     assert fact["trained_on"].startswith(LEARN_DECISION.name)
     rows = {part.part_key: part for found in known_parts(load_settings(bootstrap_servers=cluster)).values() for part in found}
     models = Registry("routing", {"choice.bandit": Want(("mlp",), ("one", "x"), 2)}).taken(rows)
@@ -152,7 +152,7 @@ def test_an_agent_of_another_package_trains_its_forecaster_from_recorded_reading
     assert "twin: the same forecasters without it" in result.output
     made = from_bytes(file.read_bytes())
     (fact,) = answer_of("learn", "models", "meter", "-b", cluster)
-    assert (fact["version"], fact["state"], fact["loss"] > 0, fact["loss_twin"] > 0) == (made.version, "in use", True, True)
+    assert (fact["version"], fact["state"], fact["loss"] > 0, fact["loss_twin"] > 0) == (made.version, "published", True, True)
     feed = Feed(Meter())
     for part in known_parts(load_settings(bootstrap_servers=cluster))["meter", "forecast", made.version]:
         feed.send(part, 0)
