@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 
-MOST_OVER_LIMIT: Final = 1.2  # of the highest limit: a sample above it is no measurement
+MOST_OVER_LIMIT: Final = 1.2  # of the highest limit: a sample above it is not a measurement
 MILLIWATTS: Final = 10.0  # of the highest limit: a limit above it is in another unit
 BLANK_INT: Final = 0x7FFFFFFFFFFFFFF0  # DCGM: at least this stands for no value
 BLANK_FLOAT: Final = 140737488355328.0

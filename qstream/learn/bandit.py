@@ -155,6 +155,20 @@ def start(
     )
 
 
+def start_like(state: BanditState, arms: Iterable[str], features: Iterable[str]) -> BanditState:
+    """A bandit over these arms and features with the settings of `state`, which has learnt nothing."""
+    return start(
+        arms,
+        features,
+        rule=state.rule,
+        width=state.width,
+        floor=state.floor,
+        ridge=state.ridge,
+        memories=state.memories.tolist(),
+        pending=len(state.waiting_id),
+    )
+
+
 def choose(
     state: BanditState,
     context: ArrayLike,

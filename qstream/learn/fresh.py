@@ -28,16 +28,7 @@ def _(state: hedge.HedgeState) -> Frame:
 
 @fresh.register
 def _(state: bandit.BanditState) -> Frame:
-    return bandit.start(
-        state.arm_names,
-        state.feature_names,
-        rule=state.rule,
-        width=state.width,
-        floor=state.floor,
-        ridge=state.ridge,
-        memories=state.memories.tolist(),
-        pending=len(state.waiting_id),
-    )
+    return bandit.start_like(state, state.arm_names, state.feature_names)
 
 
 @fresh.register

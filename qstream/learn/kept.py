@@ -47,16 +47,7 @@ def bandit_over(state: BanditState, arms: Iterable[str], features: Iterable[str]
     columns = given.labels("features", tuple(features), bandit.MOST_FEATURES)
     if (names, columns) == (state.arm_names, state.feature_names):
         return state
-    begun = bandit.start(
-        names,
-        columns,
-        rule=state.rule,
-        width=state.width,
-        floor=state.floor,
-        ridge=state.ridge,
-        memories=state.memories.tolist(),
-        pending=len(state.waiting_id),
-    )
+    begun = bandit.start_like(state, names, columns)
     arm, feature = _places(state.arm_names, names), _places(state.feature_names, columns)
     gram = _taken(state.gram, _triangle(feature), begun.gram[0, :, :], axis=2)
     target = _taken(state.target, feature, begun.target[0, :, :], axis=2)

@@ -78,7 +78,7 @@ def _names(columns: Mapping[str, Column], kind: str) -> tuple[str, ...]:
 def _numbers(column: Column) -> NDArray[np.float64]:
     try:
         return np.array(column, np.float64)
-    except (ValueError, TypeError, OverflowError):  # a cell is no number
+    except (ValueError, TypeError, OverflowError):  # a cell is not a number
         return np.array([_number(cell) for cell in column])
 
 

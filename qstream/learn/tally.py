@@ -77,7 +77,7 @@ def _(state: decision.DecisionState) -> Tally:
 
 @tally.register
 def _(state: guard.GuardState) -> Tally:
-    """`compared` begins again with each candidate, so it is no count of updates."""
+    """`compared` begins again with each candidate, so it does not count updates."""
     return Tally(0, verdicts=Counter(promote=state.promotions, rollback=state.rollbacks, trip=state.trips))
 
 

@@ -28,7 +28,7 @@ Answer = TypeVar("Answer")
 
 @dataclass(slots=True)
 class _Target:
-    """What one GPU is to have, and what became of it; -1 in `clock_mhz` is no cap."""
+    """What one GPU is to have, and what became of it; -1 in `clock_mhz` means no cap."""
 
     limit_w: float
     clock_mhz: float
@@ -271,7 +271,7 @@ class Actuator:
         return target.limit_w if knob == LIMIT else target.clock_mhz
 
     def _current(self, uuid: str, knob: Knob) -> float:
-        """What is enforced; -1 is no cap, and for a limit not known."""
+        """What is enforced; -1 means no cap, or a limit that is not known."""
         if knob == LIMIT:
             return self._ask(lambda: self.device.power_limit_w(uuid), -1.0)
         cap = self._ask(lambda: self.device.sm_clock_cap_mhz(uuid), None)

@@ -42,7 +42,7 @@ def read_lease(path: Path | None, domain: str, node: str) -> Lease:
     Raises
     ------
     LeaseUnreadable
-        The file cannot be read, is no lease, or is that of another node.
+        The file cannot be read, is not a lease, or belongs to another node.
     """
     if path is None or not path.exists():
         return Lease(domain=domain, node=node)
