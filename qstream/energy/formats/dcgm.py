@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
-from qstream.energy.formats.recording import POWER, Recording, Sample
+from qstream.energy.formats.recording import LATEST_NS, MAX_NAME, POWER, Sample, is_name
 from qstream.energy.guard import BLANK_FLOAT, BLANK_INT
 from qstream.errors import ProblemError
+from schemas.power import GpuTelemetry
 from schemas.wording import Shown, must_be
 
 # Names since DCGM 4.6 and before it (dcgm_fields.h), by our name.
@@ -47,50 +48,71 @@ FIELDS: Final = {
 }
 METRIC_OF: Final = {name: metric for metric, names in FIELDS.items() for name in names}
 INTERVAL_NS: Final = 30_000_000_000  # the exporter's, where lines carry no time
-_LINE: Final = re.compile(r"^(DCGM_\w+)\{(.*)\}\s+(\S+)(?:\s+(\d+))?\s*$")
+_LINE: Final = re.compile(r"^([A-Za-z_:][\w:]*)(?:\{(.*)\})?\s+(\S+)(?:\s+(\d+))?\s*$")
 _LABEL: Final = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 
-def read_dcgm(lines: Iterable[str], *, domain: str, node: str | None) -> Recording:
-    """The recording of one scrape or of several after one another: one frame for each node and scrape.
+def dcgm_frames(lines: Iterable[str], *, domain: str, node: str | None) -> Iterator[GpuTelemetry | None]:
+    """A frame for each scrape of each node, and None for each damaged line, in the order of the text.
 
     A partitioned GPU repeats the board's values for each instance: the first counts. Lines without a time are of scrapes 30 s
-    apart, from 30 s after 1970. `node` is for text without the label ``hostname``.
+    apart, from 30 s after 1970. What is not of a GPU, or not DCGM's, is no matter. `node` is for text without the label
+    ``hostname``.
 
     Raises
     ------
     ProblemError
         No line has the power of a GPU.
     """
-    samples: dict[tuple[int, str], Sample] = {}
-    seen: set[tuple[str, str, str]] = set()
-    scrape, skipped, powered = 1, 0, False
+    open_: dict[str, _Scrape] = {}
+    powered = False
     for line in lines:
         if not line.strip() or line.startswith("#"):
             continue
         found = _LINE.match(line)
-        labels = {name.lower(): value for name, value in _LABEL.findall(found[2])} if found else {}
         value = _number(found[3]) if found else None
-        if found is None or value is None or "uuid" not in labels:
-            skipped += 1
+        if found is None or value is None:
+            yield None
             continue
-        field, uuid = found[1], labels["uuid"]
-        key = field, uuid, labels.get("gpu_i_id", "")
-        if key in seen:
-            seen.clear()
-            scrape += 1
-        seen.add(key)
-        host = labels.get("hostname") or node or "node-0"
-        ts_ns = int(found[4]) * 1_000_000 if found[4] else scrape * INTERVAL_NS
-        sample = samples.setdefault((scrape, host), Sample(host, ts_ns))
-        readings, metric = sample.readings.setdefault(uuid, {}), METRIC_OF.get(field)
-        sample.jobs.setdefault(uuid, labels.get("pod", ""))
-        if metric is not None and metric not in readings and _reported(value):
-            readings[metric] = value
-            powered |= metric in POWER
+        labels = {name.lower(): text for name, text in _LABEL.findall(found[2] or "")}
+        if not found[1].startswith("DCGM_") or ("uuid" not in labels and "gpu" not in labels):
+            continue
+        uuid, host, ts_ns = labels.get("uuid", ""), labels.get("hostname") or node or "node-0", int(found[4] or 0) * 1_000_000
+        if not is_name(uuid) or not is_name(host) or ts_ns > LATEST_NS:
+            yield None
+            continue
+        scrape = open_.setdefault(host, _Scrape(host))
+        key = found[1], uuid, labels.get("gpu_i_id", "")
+        if key in scrape.seen:
+            yield scrape.sample.frame(domain, scrape.number)
+            scrape = open_[host] = _Scrape(host, scrape.number + 1)
+        powered |= scrape.take(key, labels, value, ts_ns)
+    for scrape in open_.values():
+        yield scrape.sample.frame(domain, scrape.number)
     if not powered:
         raise ProblemError(must_be("DCGM's text", f"given {FIELDS['power_w'][0]}", Shown("no line with the power of a GPU")))
-    return Recording([sample.frame(domain, seq) for (seq, _), sample in samples.items()], skipped)
+
+
+class _Scrape:
+    """What one node said in one scrape, as far as it was read."""
+
+    def __init__(self, host: str, number: int = 0) -> None:
+        self.number = number
+        self.sample = Sample(host, (number + 1) * INTERVAL_NS)
+        self.seen: set[tuple[str, str, str]] = set()
+
+    def take(self, key: tuple[str, str, str], labels: Mapping[str, str], value: float, ts_ns: int) -> bool:
+        """Keep a value; whether it is power. The first time that a line carries is the scrape's."""
+        field, uuid, _ = key
+        if ts_ns and not self.seen:
+            self.sample.ts_ns = ts_ns
+        self.seen.add(key)
+        readings, metric = self.sample.readings.setdefault(uuid, {}), METRIC_OF.get(field)
+        self.sample.jobs.setdefault(uuid, labels.get("pod", "")[:MAX_NAME])
+        if metric is None or metric in readings or not _reported(value):
+            return False
+        readings[metric] = value
+        return metric in POWER
 
 
 def _number(text: str) -> float | None:

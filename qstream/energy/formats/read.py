@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from qstream.energy.formats.dcgm import read_dcgm
-from qstream.energy.formats.recording import POWER, Recording
-from qstream.energy.formats.smi import read_smi
+from qstream.energy.formats.dcgm import dcgm_frames
+from qstream.energy.formats.recording import MAX_NAME, POWER, Recording, is_name
+from qstream.energy.formats.smi import smi_frames
 from qstream.errors import ProblemError
 from schemas.frame import JSON, FrameError
 from schemas.power import GpuTelemetry
 from schemas.wording import Shown, must_be
+
+SNIFFED: Final = 4096  # characters from which the form is known
+ZEUSD: Final = 'data: {"timestamp_ms"'
 
 
 def read_telemetry(path: Path | str, *, domain: str, node: str | None = None, zone: str | None = None) -> list[GpuTelemetry]:
@@ -39,20 +43,45 @@ def read_telemetry(path: Path | str, *, domain: str, node: str | None = None, zo
 
 def read_recording(path: Path | str, *, domain: str, node: str | None = None, zone: str | None = None) -> Recording:
     """As `read_telemetry`, with the number of damaged rows that were left out."""
+    return Recording.of(stream_recording(path, domain=domain, node=node, zone=zone))
+
+
+def stream_recording(
+    path: Path | str, *, domain: str, node: str | None = None, zone: str | None = None
+) -> Iterator[GpuTelemetry | None]:
+    """As `read_telemetry`, one frame after another, so that a file may be larger than memory; None for each damaged row.
+
+    That there is no power is found at the end.
+    """
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as exc:
-        reason = exc.strerror if isinstance(exc, OSError) else "bytes that are not text"
-        raise ProblemError(must_be(f"recording {path}", "a text file", Shown(str(reason)))) from exc
-    first, lines = text.lstrip()[:100], text.splitlines()
-    if first.startswith("{"):
-        return _json_lines(lines, domain)
-    if first.startswith(("# HELP", "# TYPE", "DCGM_")):
-        return read_dcgm(lines, domain=domain, node=node)
-    if "," in first:
-        return read_smi(lines, domain=domain, node=node or "node-0", zone=None if zone is None else _zone(zone))
+        with Path(path).open(encoding="utf-8-sig", errors="replace") as lines:
+            first = lines.read(SNIFFED)
+            lines.seek(0)
+            yield from _reader(path, first, lines, domain, node, zone)
+    except OSError as exc:
+        raise ProblemError(must_be(f"recording {path}", "a text file", Shown(str(exc.strerror)))) from exc
+
+
+def _reader(
+    path: Path | str, first: str, lines: Iterable[str], domain: str, node: str | None, zone: str | None
+) -> Iterator[GpuTelemetry | None]:
+    """The reader of the form that the file's beginning has."""
+    for name, text in (("domain", domain), ("node", node)):
+        if text is not None and not is_name(text):
+            raise ProblemError(must_be(name, f"1 to {MAX_NAME} printable characters", text))
+    shown = first.lstrip()
+    if shown.startswith("{"):
+        return _json_frames(lines, domain)
+    if shown.startswith(("# HELP", "# TYPE", "DCGM_")):
+        return dcgm_frames(lines, domain=domain, node=node)
+    if shown.startswith(ZEUSD):
+        raise ProblemError(must_be(f"recording {path}", "of GPUs by uuid", Shown("zeusd's stream, which counts them")))
+    if "," in shown.partition("\n")[0]:
+        return smi_frames(lines, domain=domain, node=node or "node-0", zone=None if zone is None else _zone(zone))
     forms = "nvidia-smi's CSV, text of DCGM's exporter, or JSON lines of GpuTelemetry"
-    raise ProblemError(must_be(f"recording {path}", forms, Shown(repr(first[:40]) if first else "an empty file")))
+    is_text = "\0" not in first and "\ufffd" not in first
+    found = repr(shown[:40]) if shown else "an empty file"
+    raise ProblemError(must_be(f"recording {path}", forms, Shown(found if is_text else "bytes that are not text")))
 
 
 def _zone(name: str) -> ZoneInfo:
@@ -62,8 +91,10 @@ def _zone(name: str) -> ZoneInfo:
         raise ProblemError(must_be("zone", "a time zone, such as UTC or Europe/Paris", name)) from exc
 
 
-def _json_lines(lines: Iterable[str], domain: str) -> Recording:
-    frames, skipped = [], 0
+def _json_frames(lines: Iterable[str], domain: str) -> Iterator[GpuTelemetry | None]:
+    """The frames of the domain, in the order of the lines; None for each line that is no frame."""
+    frames = skipped = 0
+    powered = False
     for line in lines:
         if not line.strip():
             continue
@@ -71,10 +102,12 @@ def _json_lines(lines: Iterable[str], domain: str) -> Recording:
             frame = GpuTelemetry.decode(line.encode(), JSON)
         except FrameError:
             skipped += 1
+            yield None
             continue
         if frame.domain == domain:
-            frames.append(frame)
-    if not any({*POWER} & {*frame.metric} for frame in frames):
+            frames += 1
+            powered = powered or any((frame.value[row] >= 0).any() for row, name in enumerate(frame.metric) if name in POWER)
+            yield frame
+    if not powered:
         rule = f"given GpuTelemetry of domain {domain!r} with power_w"
-        raise ProblemError(must_be("JSON lines", rule, Shown(f"{len(frames)} such frames, {skipped} lines that are none")))
-    return Recording(frames, skipped)
+        raise ProblemError(must_be("JSON lines", rule, Shown(f"{frames} such frames, {skipped} lines that are none")))

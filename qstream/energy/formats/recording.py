@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Self
 
 import numpy as np
 
@@ -45,6 +45,8 @@ METRICS: Final = (
 POWER: Final = ("power_w", "power_instant_w")
 UNKNOWN_COUNT: Final = 2**64 - 1
 LARGEST_VALUE: Final = 1e30
+LATEST_NS: Final = 2**63 - 1
+MAX_NAME: Final = 200  # characters of a name in a frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,17 @@ class Recording:
 
     frames: list[GpuTelemetry]
     skipped: int
+
+    @classmethod
+    def of(cls, rows: Iterable[GpuTelemetry | None]) -> Self:
+        """All that a reader yields: frames, and None for each damaged row."""
+        frames, skipped = [], 0
+        for frame in rows:
+            if frame is None:
+                skipped += 1
+            else:
+                frames.append(frame)
+        return cls(frames, skipped)
 
 
 @dataclass(slots=True)
@@ -85,6 +98,11 @@ class Sample:
             value=np.array(value, np.float32),
             count=np.array(count, np.uint64) if counters else None,
         )
+
+
+def is_name(text: str) -> bool:
+    """Whether a frame can name a GPU or a node so."""
+    return 0 < len(text) <= MAX_NAME and text.isprintable()
 
 
 def _value(readings: Mapping[str, float], name: str) -> float:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import datetime, tzinfo
 from typing import Final
 
-from qstream.energy.formats.recording import POWER, Recording, Sample
+from qstream.energy.formats.recording import LATEST_NS, POWER, Sample, is_name
 from qstream.errors import ProblemError
+from schemas.power import GpuTelemetry
 from schemas.wording import Shown, must_be
 
 # nvidia-smi's name, and its unit in the header ("" where there is none).
@@ -34,11 +34,10 @@ COLUMNS: Final = {
     "clocks_throttle_reasons.active": ("clock_event_reasons", ""),
 }
 ABSENT: Final = frozenset({"", "[N/A]", "N/A", "[Not Supported]", "[Unknown Error]", "[GPU is lost]"})
-TIMES: Final = ("%Y/%m/%d %H:%M:%S.%f", "%Y/%m/%d %H:%M:%S")
 
 
-def read_smi(lines: Iterable[str], *, domain: str, node: str, zone: tzinfo | None) -> Recording:
-    """The recording of an nvidia-smi CSV; rows up to the next one of the same GPU are one frame.
+def smi_frames(lines: Iterable[str], *, domain: str, node: str, zone: tzinfo | None) -> Iterator[GpuTelemetry | None]:
+    """A frame for the rows up to the next one of the same GPU, and None for each damaged row, in the order of the file.
 
     Raises
     ------
@@ -47,28 +46,37 @@ def read_smi(lines: Iterable[str], *, domain: str, node: str, zone: tzinfo | Non
     """
     if zone is None:
         raise ProblemError(must_be("zone", "given for times of nvidia-smi, which name none, such as UTC or Europe/Paris", None))
-    rows = csv.reader(lines, skipinitialspace=True)
+    rows = (line.split(",") for line in lines)  # nvidia-smi quotes nothing
     header = [name.strip() for name in next(rows, [])]
     columns = _columns(header)
-    places = {name: header.index(name) for name in ("timestamp", "uuid") if name in header}
     for name in ("timestamp", "uuid"):
-        if name not in places:
+        if name not in header:
             raise ProblemError(must_be("nvidia-smi's header", f"given a column {name}", Shown(", ".join(header))))
-    samples: list[Sample] = []
-    skipped = 0
+    time_at, uuid_at = header.index("timestamp"), header.index("uuid")
+    sample, seq, powered = Sample(node, 0), 0, False
     for row in rows:
-        if not row:
+        if row == ["\n"]:
             continue
         try:
-            ts_ns, uuid = _time_ns(row[places["timestamp"]], zone), row[places["uuid"]].strip()
+            ts_ns, uuid = _time_ns(row[time_at], zone), row[uuid_at].strip()
             readings = {name: number for at, name in columns.items() if (number := _number(row[at])) is not None}
-        except (ValueError, IndexError):
-            skipped += 1
+        except (ValueError, IndexError, OverflowError):
+            yield None
             continue
-        if not samples or uuid in samples[-1].readings:
-            samples.append(Sample(node, ts_ns))
-        samples[-1].readings[uuid] = readings
-    return Recording([sample.frame(domain, seq) for seq, sample in enumerate(samples)], skipped)
+        if not is_name(uuid) or not 0 <= ts_ns <= LATEST_NS:
+            yield None
+            continue
+        if uuid in sample.readings:
+            yield sample.frame(domain, seq)
+            sample, seq = Sample(node, ts_ns), seq + 1
+        elif not sample.readings:
+            sample.ts_ns = ts_ns
+        sample.readings[uuid] = readings
+        powered = powered or any(name in readings for name in POWER)
+    if sample.readings:
+        yield sample.frame(domain, seq)
+    if not powered:
+        raise ProblemError(must_be("nvidia-smi's CSV", "given the power of a GPU", Shown("no row with it")))
 
 
 def _columns(header: list[str]) -> dict[int, str]:
@@ -98,10 +106,6 @@ def _number(text: str) -> float | None:
 
 
 def _time_ns(text: str, zone: tzinfo) -> int:
-    for form in TIMES:
-        try:
-            at = datetime.strptime(text.strip(), form).replace(tzinfo=zone)
-        except ValueError:
-            continue
-        return int(at.timestamp()) * 10**9 + at.microsecond * 1000
-    raise ValueError(text)
+    """Nanoseconds since 1970 of ``2026/05/04 12:00:00.100``, with or without the fraction."""
+    at = datetime.fromisoformat(text.strip().replace("/", "-")).replace(tzinfo=zone)
+    return int(at.timestamp()) * 10**9 + at.microsecond * 1000
