@@ -83,6 +83,11 @@ class EnergyPlan(VersionedPlan):
     active_nodes: Count = Field(default=0, description="nodes with an active GPU")
     active_qpus: Count = Field(default=0, description="quantum processors that are needed")
     progress: float = Field(default=0.0, ge=0, le=1, description="part of the targets whose progress is measured")
+    drawn_w: float = Field(default=0.0, ge=0, description="watts that the GPUs drew by their newest readings")
+    stale_gpus: Count = Field(default=0, description="GPUs of the domain whose readings are old, or of which none came")
+    acks: dict[AckResult, Count] = Field(
+        default_factory=dict, description="targets acknowledged since the plan before, by result; without dry runs"
+    )
     budget_of: Names = Field(default=(), description="domain, inner budgets and nodes that have a budget")
     power_limit_w: Targets = Field(description="power limit; -1: its default, which the plan does not set")
     sm_clock_mhz: Targets = Field(description="cap of the SM clock, MHz; -1: none, which the plan does not set")
@@ -145,6 +150,8 @@ class EnergyPlan(VersionedPlan):
             active_gpus=2,
             active_nodes=1,
             progress=1.0,
+            drawn_w=655.0,
+            acks={"ok": 2},
             budget_of=("row-1", "node-0"),
             power_limit_w=np.array([400, 350], np.float32),
             sm_clock_mhz=np.array([1590, -1], np.float32),

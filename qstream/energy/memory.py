@@ -54,7 +54,8 @@ class EnergyState(Frame):
     work and watts at each level of its knob, -1 where it was not measured; `level` is the one in force, `accepted` the best one
     once probing is over. `want_w` is the greatest power that it drew lately while no limit held it down.
     `reset` says that the next plan is the first one under another topology.
-    `stuck_ns` is when an actuator last said that it could not set the GPU's target.
+    `stuck_ns` is when an actuator last said that it could not set the GPU's target. `acks` counts the targets that were
+    acknowledged since the newest plan, in the order of the results; empty: none.
     """
 
     topology: PowerTopology
@@ -66,6 +67,7 @@ class EnergyState(Frame):
     released: bool = False
     reset: bool = False
     budgets: Annotated[tuple[Annotated[HeldBudget, Field(strict=False)], ...], Field(strict=False)] = ()
+    acks: Annotated[tuple[Count, ...], Field(strict=False)] = ()
     job: MaybeNames = ()
     boot: MaybeNames = ()
     node_ns: Annotated[NDArray[np.int64], Axes("nodes")]

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Final
 
 import numpy as np
-from prometheus_client import Gauge
+from prometheus_client import Counter, Gauge
 
 from qstream.contract import Event
 from qstream.metrics import bounded_label
@@ -15,6 +15,7 @@ from schemas.energy import EnergyPlan, TargetReason
 
 BUDGET: Final = Gauge("qstream_energy_budget_watts", "Watts that the domain may draw", ["domain"])
 CHARGED: Final = Gauge("qstream_energy_charged_watts", "Watts that the domain cannot pass under the newest plan", ["domain"])
+DRAWN: Final = Gauge("qstream_energy_drawn_watts", "Watts that the domain's GPUs drew at the newest plan", ["domain"])
 PREDICTED: Final = Gauge("qstream_energy_predicted_watts", "Watts that the plan's targets are expected to draw", ["domain"])
 MISSING: Final = Gauge("qstream_energy_missing_watts", "Watts by which the least that can be set passes a budget", ["domain"])
 SAVED: Final = Gauge("qstream_energy_saved_watts", "Watts that the newest plan saves at equal work", ["domain"])
@@ -23,6 +24,11 @@ SIMPLE_SAVED: Final = Gauge(
 )
 SLOWDOWN: Final = Gauge("qstream_energy_slowdown_worst_ratio", "Expected slowdown of the GPU that is slowed most", ["domain"])
 TARGETS: Final = Gauge("qstream_energy_targets", "Targets of the newest plan by their reason", ["domain", "reason"])
+STATES: Final = Gauge("qstream_energy_states", "Targets of the newest plan by their state", ["domain", "state"])
+STALE: Final = Gauge("qstream_energy_stale_gpus", "GPUs whose readings are old, or of which none came", ["domain"])
+ACKS: Final = Counter(
+    "qstream_energy_acknowledgements_total", "Targets that actuators acknowledged, by what became of them", ["domain", "result"]
+)
 PLAN_AGE: Final = Gauge("qstream_energy_plan_age_seconds", "Since the newest plan", ["domain"])
 
 
@@ -37,7 +43,14 @@ def observe(event: Event) -> None:
     by_reason = dict(zip(plan.reason, counted.tolist(), strict=False))
     for reason in TargetReason:
         TARGETS.labels(domain, str(reason)).set(by_reason.get(reason, 0))
+    state = np.zeros(len(plan.uuid), int) if plan.state is None else plan.state
+    for name, count in zip(("active", "parked", "released"), np.bincount(state, minlength=3).tolist(), strict=True):
+        STATES.labels(domain, name).set(count)
+    for result, count in plan.acks.items():
+        ACKS.labels(domain, result).inc(count)
     MISSING.labels(domain).set(plan.missing_w)
+    DRAWN.labels(domain).set(plan.drawn_w)
+    STALE.labels(domain).set(plan.stale_gpus)
     if plan.budget_w is not None and plan.planned_w is not None and plan.domain in plan.budget_of:
         at = plan.budget_of.index(plan.domain)
         BUDGET.labels(domain).set(float(plan.budget_w[at]))

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
+from qstream.energy.acks import counted
+from qstream.energy.guard import Age
 from qstream.energy.levels import knobs_of
 from qstream.energy.memory import MAX_SOURCES, HeldBudget, Memory, fresh
 from qstream.energy.options import EnergyOptions
@@ -94,6 +96,7 @@ def plan_frame(
     reasons = sorted({choice.reason[row] for row in rows.tolist()})
     active = rows[choice.state[rows] < PARKED]
     bounded = np.isfinite(choice.view.tree.budget_w)
+    heard = (choice.view.age != Age.LOST) & (memory.now.power_w > 0)
     unknown = options.qaoa or options.hqc or options.gnn or options.meta
     return EnergyPlan(
         domain=topology.domain,
@@ -116,6 +119,9 @@ def plan_frame(
         active_gpus=len(active),
         active_nodes=len(np.unique(topology.node_of_gpu[active])),
         progress=float(memory.now.works[rows].mean()) if len(rows) else 0.0,
+        drawn_w=float(memory.now.power_w[heard].sum()),
+        stale_gpus=int((choice.view.age != Age.FRESH).sum()),
+        acks=counted(memory),
         budget_of=tuple(np.array(choice.view.tree.names)[bounded].tolist()),
         budget_w=choice.view.tree.budget_w[bounded],
         planned_w=choice.view.tree.charged_w(choice.upper_w)[bounded],

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Final, Self
 
-import numpy as np
-
 from qstream.contract import Batch, Event, Processor, Record, Result, Tick
+from qstream.energy.acks import acknowledge
 from qstream.energy.memory import EnergyState, Memory, carried, fresh
 from qstream.energy.options import EnergyOptions
 from qstream.energy.plan import failed_frame, hold, plan_frame, released_frame
@@ -17,11 +17,11 @@ from qstream.energy.warm import warm
 from qstream.errors import Poison, ProblemError, Transient
 from qstream.module.inforce import TIME_MAX_MS
 from qstream.module.planning import or_skipped
+from qstream.module.planning import planned as timed
 from schemas.control import Scalar
 from schemas.energy import EnergyAck
 from schemas.power import GpuTelemetry, PowerBudget, PowerTopology
 from schemas.topics import ENERGY_ACK, ENERGY_PLAN, GPU_TELEMETRY, POWER_BUDGET, POWER_TOPOLOGY
-from schemas.wording import must_be
 
 TICK_S: Final = 1.0
 RENEWED: Final = 2  # times within its time that a plan which stays is published
@@ -95,7 +95,7 @@ class EnergyProcessor(Processor[EnergyState]):
             falls = _lowest_w(memory) < before and memory.now.published_ns > 0
             return memory, self._publish(record, memory, at_once=True) if falls else []
         if isinstance(frame, EnergyAck):
-            _acknowledge(memory, frame)
+            acknowledge(memory, frame)
         return memory, []
 
     def _close_tick(self, record: Record, memory: Memory) -> list[Event]:
@@ -113,7 +113,8 @@ class EnergyProcessor(Processor[EnergyState]):
         now, plan_id, at_ns = memory.now, record.event_id(0), memory.now.watermark_ns
 
         def planned() -> list[Event]:
-            choice = choose(memory, self.options, at_ns)
+            found = timed(None, record.key, None, lambda: partial(choose, memory, self.options, at_ns))
+            choice = found.value
             young = at_ns - memory.now.published_ns < self.options.ttl_s * 1e9 / RENEWED
             if young and not at_once and is_in_force(memory, choice):
                 return []
@@ -121,8 +122,8 @@ class EnergyProcessor(Processor[EnergyState]):
             base = now.in_force.version
             plan = plan_frame(choice, memory, self.options, plan_id=plan_id, ts_ns=at_ns, version=version, base_version=base)
             adopt(memory, choice)
-            memory.set(in_force=now.in_force.proposed(version, at_ns).acknowledged(), reset=False)
-            return [Event(ENERGY_PLAN, record.key, plan_id, plan, record)]
+            memory.set(in_force=now.in_force.proposed(version, at_ns).acknowledged(), reset=False, acks=())
+            return [Event(ENERGY_PLAN, record.key, plan_id, plan, record, found.seconds)]
 
         def skipped() -> list[Event]:
             frame = failed_frame(memory, self.options, plan_id=plan_id, ts_ns=at_ns)
@@ -147,25 +148,3 @@ def _lowest_w(memory: Memory) -> float:
     """The lowest budget of the domain that holds now."""
     now = memory.now
     return min([now.topology.budget_w, *(held.budget_w for held in now.budgets if held.holds(now.watermark_ns))])
-
-
-def _acknowledge(memory: Memory, ack: EnergyAck) -> None:
-    """GPUs whose targets could not be set are left alone for a while, and charged at what is enforced.
-
-    Raises
-    ------
-    ProblemError
-        A GPU is not in the topology.
-    """
-    now = memory.now
-    known = {uuid: row for row, uuid in enumerate(now.topology.uuid)}
-    for uuid in ack.uuid:
-        if uuid not in known:
-            raise ProblemError(must_be("uuid", f"a GPU of the topology of {now.topology.domain}", uuid))
-    if ack.dry_run:
-        return
-    rows = np.array([known[uuid] for uuid in ack.uuid], np.int64)
-    failed = np.array([result not in ("ok", "expired") for result in ack.result], bool)
-    read = ack.enforced_limit_w > 0
-    memory.edit("limit_w")[rows[read]] = ack.enforced_limit_w[read]
-    memory.edit("stuck_ns")[rows[failed]] = max(now.watermark_ns, 1)

@@ -26,7 +26,7 @@ SCRAPE_LABELS = {"instance", "job"}
 INFO_LABELS = {"version", "python"}
 # Each has few values, whatever is streamed.
 BOUNDED = {"agent", "topic", "stage", "error", "kind", "model", "outcome", "solver", "reason"}
-BOUNDED |= {"learner", "arm", "verdict", "use", "domain"}
+BOUNDED |= {"learner", "arm", "verdict", "use", "domain", "state", "result", "horizon"}
 METRICS = ["qstream.metrics", "qstream.learn.metrics", *(f"qstream.{name}.metrics" for name in files())]
 COLLECTORS = [
     value
@@ -284,6 +284,15 @@ ALERT_CASES = [
     pytest.param(
         "QstreamEnergyBudgetExceeded", {"MISSING": "5x30", "ENERGY-AGE": "900x30"}, "20m", 0, id="watts-of-an-old-owner"
     ),
+    pytest.param(
+        "QstreamEnergyBudgetExceeded",
+        {"DRAWN": "901x30", "BUDGET": "900x30", "MISSING": "0x30", "ENERGY-AGE": "5x30"},
+        "2m",
+        1,
+        id="drawn-above-budget",
+    ),
+    pytest.param("QstreamEnergyTargetsRefused", {"REFUSED-TARGET": "0+1x30", "ENERGY-AGE": "5x30"}, "12m", 1, id="refuses"),
+    pytest.param("QstreamEnergyTargetsRefused", {"REFUSED-TARGET": "7x30", "ENERGY-AGE": "5x30"}, "20m", 0, id="has-refused"),
     pytest.param("QstreamEnergyTargetsHeld", {"HELD": "2x30", "ENERGY-AGE": "5x30"}, "4m", 0, id="held-too-soon"),
     pytest.param("QstreamEnergyTargetsHeld", {"HELD": "2x30", "ENERGY-AGE": "5x30"}, "5m", 1, id="held"),
     pytest.param("QstreamEnergyNodesSilent", {"LOST": "8x30", "ENERGY-AGE": "5x30"}, "2m", 1, id="silent"),
@@ -293,6 +302,9 @@ ALERT_CASES = [
 SERIES = {
     "MISSING": 'qstream_energy_missing_watts{domain="d", instance="a"}',
     "ENERGY-AGE": 'qstream_energy_plan_age_seconds{domain="d", instance="a"}',
+    "DRAWN": 'qstream_energy_drawn_watts{domain="d", instance="a"}',
+    "BUDGET": 'qstream_energy_budget_watts{domain="d", instance="a"}',
+    "REFUSED-TARGET": 'qstream_energy_acknowledgements_total{domain="d", result="denied", instance="a"}',
     "HELD": 'qstream_energy_targets{domain="d", reason="held", instance="a"}',
     "LOST": 'qstream_energy_targets{domain="d", reason="lost", instance="a"}',
     "TRIPPED": 'qstream_learn_guard_total{agent="r", learner="l", verdict="trip"}',

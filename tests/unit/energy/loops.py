@@ -6,7 +6,7 @@ from qstream.energy.options import EnergyOptions
 from qstream.energy.processor import EnergyProcessor
 from qstream.node import Actuator
 from qstream.testing import Feed
-from schemas.energy import EnergyPlan
+from schemas.energy import EnergyAck, EnergyPlan
 
 START_S = 1_000_000
 
@@ -20,6 +20,7 @@ class Loop:
         self.feed = Feed(EnergyProcessor(EnergyOptions(**given | options)))
         self.actuators = [Actuator(node, domain="d", node=node.node, mode="apply", allow=node.uuids) for node in nodes]
         self.silent: set[str] = set()
+        self.acks: list[EnergyAck] = []
         self.feed.send(topology, at_ms=START_S * 1000)
 
     def run(self, seconds):
@@ -42,6 +43,7 @@ class Loop:
             for actuator in self.actuators:
                 ack = actuator.take(plan, self.now_s * 10**9)
                 if ack.uuid:
+                    self.acks.append(ack)
                     self.feed.send(ack, at_ms=self.now_s * 1000)
 
     def limits_w(self):

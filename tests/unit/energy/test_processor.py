@@ -78,6 +78,9 @@ def test_a_target_that_could_not_be_set_is_charged_at_what_is_enforced(loop):
     at = plan.uuid.index(stuck)
     assert plan.upper_w[at] == enforced > 600
     assert sum(loop.limits_w()) <= 2600
+    counts = [plan.acks.get("denied", 0) for plan in loop.feed.frames(EnergyPlan)]
+    assert sum(counts) == sum(ack.result.count("denied") for ack in loop.acks)
+    assert sum(counts) >= 1
 
 
 def test_a_node_with_a_wrong_clock_does_not_drive_the_time_of_its_domain():

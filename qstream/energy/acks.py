@@ -1,0 +1,50 @@
+"""Acks: what actuators made of targets, as what is enforced from then on, and as counts for the next plan."""
+
+from __future__ import annotations
+
+from typing import Final, get_args
+
+import numpy as np
+
+from qstream.energy.memory import Memory
+from qstream.errors import ProblemError
+from schemas.energy import AckResult, EnergyAck
+from schemas.wording import must_be
+
+RESULTS: Final[tuple[AckResult, ...]] = get_args(AckResult)
+AS_ASKED: Final = ("ok", "expired")  # after these a GPU may have another target at once
+
+
+def acknowledge(memory: Memory, ack: EnergyAck) -> None:
+    """Count the results. GPUs whose targets could not be set are left alone for a while, and charged at what is enforced.
+
+    An acknowledgement of a dry run, in which nothing was set, changes nothing.
+
+    Raises
+    ------
+    ProblemError
+        A GPU is not in the topology.
+    """
+    now = memory.now
+    known = {uuid: row for row, uuid in enumerate(now.topology.uuid)}
+    for uuid in ack.uuid:
+        if uuid not in known:
+            raise ProblemError(must_be("uuid", f"a GPU of the topology of {now.topology.domain}", uuid))
+    if ack.dry_run:
+        return
+    rows = np.array([known[uuid] for uuid in ack.uuid], np.int64)
+    failed = np.array([result not in AS_ASKED for result in ack.result], bool)
+    read = ack.enforced_limit_w > 0
+    memory.edit("limit_w")[rows[read]] = ack.enforced_limit_w[read]
+    memory.edit("stuck_ns")[rows[failed]] = max(now.watermark_ns, 1)
+    memory.set(acks=tuple(_before(memory, result) + ack.result.count(result) for result in RESULTS))
+
+
+def counted(memory: Memory) -> dict[AckResult, int]:
+    """Targets that were acknowledged since the newest plan, by result; those that did not occur are left out."""
+    return {result: count for result in RESULTS if (count := _before(memory, result))}
+
+
+def _before(memory: Memory, result: AckResult) -> int:
+    acks = memory.now.acks
+    return acks[RESULTS.index(result)] if acks else 0
