@@ -106,8 +106,9 @@ def energy_agrees(joules: ArrayLike, elapsed_s: ArrayLike, power_w: ArrayLike) -
 
 
 def too_hot(event_reasons: ArrayLike) -> Bools:
-    """Which GPUs are slowed by heat or by their hardware: never raised, and nothing is learnt of them."""
-    found: Bools = (np.asarray(event_reasons, np.uint64) & np.uint64(HOT)) != 0
+    """Which GPUs are slowed by heat or by their hardware: never raised, and nothing is learnt of them. Blank says nothing."""
+    reasons = np.asarray(event_reasons, np.uint64)
+    found: Bools = ((reasons & np.uint64(HOT)) != 0) & (reasons < BLANK_INT)
     return found
 
 

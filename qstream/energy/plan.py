@@ -14,6 +14,7 @@ from qstream.energy.memory import MAX_SOURCES, HeldBudget, Memory, fresh
 from qstream.energy.options import EnergyOptions
 from qstream.energy.planner import Choice, choose
 from qstream.energy.readings import fold
+from qstream.energy.samples import gather
 from qstream.errors import ProblemError
 from schemas.energy import PARKED, RELEASED, EnergyPlan, EnergyScore, TargetReason
 from schemas.plan import ResetReason, SkipReason
@@ -60,9 +61,13 @@ def plan_energy(
     given = (options or EnergyOptions()).changed({"seed": seed})
     memory = fresh(topology)
     frames = [telemetry] if isinstance(telemetry, GpuTelemetry) else list(telemetry)
-    for frame in sorted(frames, key=lambda frame: frame.ts_ns):
+    frames.sort(key=lambda frame: frame.ts_ns)
+    for frame in frames:
         require_domain(frame.domain, topology.domain)
-        fold(memory, frame, frame.ts_ns)
+    samples = gather(frames, [frame.ts_ns for frame in frames], memory.now)
+    for fault in samples.faults.values():
+        raise fault
+    fold(memory, samples)
     for budget in [budgets] if isinstance(budgets, PowerBudget) else budgets:
         require_domain(budget.domain, topology.domain)
         hold(memory, budget.model_copy(update={"valid_from_ns": 0}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from itertools import groupby
 from typing import Final, Self
 
 from qstream.contract import Batch, Event, Processor, Record, Result, Tick
@@ -13,6 +14,7 @@ from qstream.energy.options import EnergyOptions
 from qstream.energy.plan import failed_frame, hold, plan_frame, released_frame
 from qstream.energy.planner import adopt, choose, is_in_force
 from qstream.energy.readings import fold
+from qstream.energy.samples import gather
 from qstream.energy.warm import warm
 from qstream.errors import Poison, ProblemError, Transient
 from qstream.module.inforce import TIME_MAX_MS
@@ -57,12 +59,16 @@ class EnergyProcessor(Processor[EnergyState]):
         memory = None if state is None else Memory(state)
         events: list[Event] = []
         dead: list[Poison] = []
-        for record in batch.records:
-            try:
-                memory, more = self._take(record, memory)
-                events += more
-            except ProblemError as exc:
-                dead.append(Poison(record, str(exc)))
+        for is_telemetry, group in groupby(batch.records, _is_telemetry):
+            if is_telemetry and memory is not None:
+                events += self._fold(list(group), memory, dead)
+                continue
+            for record in group:
+                try:
+                    memory, more = self._take(record, memory)
+                    events += more
+                except ProblemError as exc:
+                    dead.append(Poison(record, str(exc)))
         return Result(events, dead, None if memory is None else memory.state())
 
     def on_tick(self, tick: Tick, state: EnergyState) -> Result[EnergyState]:
@@ -85,10 +91,6 @@ class EnergyProcessor(Processor[EnergyState]):
             return _adopted(frame, memory), []
         if memory is None:
             raise Transient(f"domain {record.key!r} has no topology yet: publish it to {POWER_TOPOLOGY.name}")
-        if isinstance(frame, GpuTelemetry):
-            fold(memory, frame, _event_ns(record))
-            memory.set(released=False)
-            return memory, self._close_tick(record, memory)
         if isinstance(frame, PowerBudget):
             before = _lowest_w(memory)
             hold(memory, frame)
@@ -98,15 +100,23 @@ class EnergyProcessor(Processor[EnergyState]):
             acknowledge(memory, frame)
         return memory, []
 
-    def _close_tick(self, record: Record, memory: Memory) -> list[Event]:
-        """A plan if the domain's time has passed the next multiple of `plan_s`."""
-        period_ns = int(self.options.plan_s * 1e9)
-        boundary_ns = memory.now.watermark_ns // period_ns * period_ns
-        if boundary_ns <= memory.now.planned_ns:
-            return []
-        first = memory.now.planned_ns == 0  # nodes that have not been heard yet are not lost
-        memory.set(planned_ns=boundary_ns)
-        return [] if first else self._publish(record, memory, at_once=False)
+    def _fold(self, records: list[Record], memory: Memory, dead: list[Poison]) -> list[Event]:
+        """Take telemetry in; the record that moves the domain's time past the next multiple of `plan_s` closes a tick."""
+        events: list[Event] = []
+        frames = [record.frame for record in records if isinstance(record.frame, GpuTelemetry)]
+        samples = gather(frames, [_event_ns(record) for record in records], memory.now)
+        dead += [Poison(records[at], str(fault)) for at, fault in samples.faults.items()]
+        memory.set(released=memory.now.released and len(samples.faults) == len(records))
+        period_ns, taken = int(self.options.plan_s * 1e9), 0
+        while taken < len(records):
+            planned_ns = memory.now.planned_ns
+            taken = fold(memory, samples, taken, (planned_ns // period_ns + 1) * period_ns)
+            boundary_ns = memory.now.watermark_ns // period_ns * period_ns
+            if boundary_ns > planned_ns:
+                memory.set(planned_ns=boundary_ns)
+                if planned_ns > 0:  # else nodes that have not been heard yet are not lost
+                    events += self._publish(records[taken - 1], memory, at_once=False)
+        return events
 
     def _publish(self, record: Record, memory: Memory, *, at_once: bool) -> list[Event]:
         """The plan that holds now, unless it is in force and young."""
@@ -130,6 +140,10 @@ class EnergyProcessor(Processor[EnergyState]):
             return [Event(ENERGY_PLAN, record.key, plan_id, frame, record)]
 
         return or_skipped(memory, record.key, planned, skipped)
+
+
+def _is_telemetry(record: Record) -> bool:
+    return isinstance(record.frame, GpuTelemetry)
 
 
 def _event_ns(record: Record) -> int:

@@ -1,0 +1,165 @@
+"""Samples: the readings of frames that follow each other, as columns by the topology's rows; what contradicts it has none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate, chain
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qstream.energy import guard
+from qstream.energy.memory import EnergyState
+from qstream.errors import ProblemError
+from schemas.power import GpuTelemetry, PowerTopology
+from schemas.wording import Shown, must_be
+
+METRICS: Final = ("power_w", "power_instant_w", "sm_clock_mhz", "power_limit_enforced_w", "power_limit_w")
+COUNTERS: Final = ("energy_mj", "progress", "clock_event_reasons")
+NO_JOB: Final = -1  # the frame says nothing of jobs
+Int64s = NDArray[np.int64]
+Float32s = NDArray[np.float32]
+Uint64s = NDArray[np.uint64]
+_UNREPORTED: Final = 2**64 - 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Samples:
+    """Readings of F frames, N samples in all; those of frame f are `first[f]` to `first[f + 1]`, none where it is a fault.
+
+    `row` int64 [N] of the topology; `at_ns` int64 [F]; `power_w`, `limit_w`, `clock_mhz` float32 [N], -1 not reported;
+    `energy_mj`, `progress` uint64 [N]; `fit` and `hot` bool [N], whether the power can be a measurement, and whether heat slows
+    the GPU. `job` [N] and `boot` [F] are places in `names`, as are `job_of_gpu` and `boot_of_node`, which are those known so far
+    and change as frames are folded.
+    """
+
+    at_ns: Int64s
+    first: Int64s
+    row: Int64s
+    power_w: Float32s
+    limit_w: Float32s
+    clock_mhz: Float32s
+    energy_mj: Uint64s
+    progress: Uint64s
+    fit: NDArray[np.bool_]
+    hot: NDArray[np.bool_]
+    job: Int64s
+    boot: Int64s
+    job_of_gpu: Int64s
+    boot_of_node: Int64s
+    names: tuple[str, ...]
+    faults: dict[int, ProblemError]
+
+
+def gather(frames: Sequence[GpuTelemetry], at_ns: Sequence[int], now: EnergyState) -> Samples:
+    """The readings of frames that came at `at_ns`, for a domain as it is now.
+
+    A frame with a GPU that is not in the topology, or with limits in another unit than W, is a fault.
+    """
+    topology, faults = now.topology, dict[int, ProblemError]()
+    rows = _rows(frames, topology, faults)
+    row, value = _columns(frames, rows)
+    if guard.in_milliwatts(value[3:], topology.limit_max_w[row]):
+        _find_other_units(frames, rows, topology, faults)
+        row, value = _columns(frames, rows)
+    count = _side_by_side([_counts(frame) for frame, mine in zip(frames, rows, strict=True) if mine], COUNTERS, np.uint64)
+    power, instant, clock, enforced, limit = value
+    power = np.where(power == -1, instant, power)
+    place = {"": 0}
+    return Samples(
+        at_ns=np.array(at_ns, np.int64),
+        first=np.array([0, *accumulate(map(len, rows))], np.int64),
+        row=row,
+        power_w=power,
+        limit_w=np.where(enforced < 0, limit, enforced),
+        clock_mhz=clock,
+        energy_mj=count[0],
+        progress=count[1],
+        fit=guard.plausible(power, topology.limit_max_w[row]),
+        hot=guard.too_hot(count[2]),
+        job=_jobs(frames, rows, place),
+        boot=_numbered([frame.boot_id for frame in frames], place),
+        job_of_gpu=_numbered(now.job, place),
+        boot_of_node=_numbered(now.boot, place),
+        names=tuple(place),
+        faults=faults,
+    )
+
+
+def _rows(frames: Sequence[GpuTelemetry], topology: PowerTopology, faults: dict[int, ProblemError]) -> list[list[int]]:
+    """Rows of the GPUs of each frame; none, and a fault, where one is not in the topology."""
+    known, rows = _index(topology.uuid), list[list[int]]()
+    for at, frame in enumerate(frames):
+        try:
+            rows.append([known[uuid] for uuid in frame.uuid])
+        except KeyError as exc:
+            faults[at] = ProblemError(must_be("uuid", f"a GPU of the topology of {topology.domain}", exc.args[0]))
+            rows.append([])
+    return rows
+
+
+@lru_cache(maxsize=256)
+def _index(uuids: tuple[str, ...]) -> dict[str, int]:
+    return {uuid: row for row, uuid in enumerate(uuids)}
+
+
+def _columns(frames: Sequence[GpuTelemetry], rows: list[list[int]]) -> tuple[Int64s, Float32s]:
+    """Row of each sample, and the metrics: float32 [METRICS, N]."""
+    blocks = [_picked(frame.value, _places(METRICS, frame.metric), -1) for frame, mine in zip(frames, rows, strict=True) if mine]
+    return np.array(list(chain.from_iterable(rows)), np.int64), _side_by_side(blocks, METRICS, np.float32)
+
+
+def _counts(frame: GpuTelemetry) -> Uint64s:
+    """The counters of a frame: uint64 [COUNTERS, gpus]."""
+    if frame.count is None:
+        return np.full((len(COUNTERS), len(frame.uuid)), _UNREPORTED, np.uint64)
+    return _picked(frame.count, _places(COUNTERS, frame.counter), _UNREPORTED)
+
+
+@lru_cache(maxsize=256)
+def _places(wanted: tuple[str, ...], names: tuple[str, ...]) -> tuple[NDArray[np.intp], list[int]]:
+    """Where each of the wanted names is, and which of them are nowhere."""
+    at = [names.index(name) if name in names else -1 for name in wanted]
+    return np.array(at, np.intp), [row for row, place in enumerate(at) if place < 0]
+
+
+def _picked(array: NDArray[Any], places: tuple[NDArray[np.intp], list[int]], unreported: int) -> NDArray[Any]:
+    """The rows of an array that are wanted, in their order."""
+    at, absent = places
+    block = array[at]
+    if absent:
+        block[absent] = unreported
+    return block
+
+
+def _side_by_side(blocks: list[NDArray[Any]], names: tuple[str, ...], dtype: type[Any]) -> NDArray[Any]:
+    return np.concatenate(blocks, axis=1) if blocks else np.empty((len(names), 0), dtype)
+
+
+def _find_other_units(
+    frames: Sequence[GpuTelemetry], rows: list[list[int]], topology: PowerTopology, faults: dict[int, ProblemError]
+) -> None:
+    """Take out the frames whose limits are in another unit than W."""
+    for at, frame in enumerate(frames):
+        for name in METRICS[3:]:
+            limit = frame.value[frame.metric.index(name)] if name in frame.metric else np.empty(0)
+            if rows[at] and len(limit) and guard.in_milliwatts(limit, topology.limit_max_w[rows[at]]):
+                shown = Shown(f"{float(limit.max()):g}")
+                faults[at] = ProblemError(must_be(name, "in watts, at most ten times limit_max_w", shown))
+                rows[at] = []
+
+
+def _jobs(frames: Sequence[GpuTelemetry], rows: list[list[int]], place: dict[str, int]) -> Int64s:
+    """The place of each sample's job."""
+    found: list[int] = []
+    for frame, mine in zip(frames, rows, strict=True):
+        if mine:
+            found += [place.setdefault(name, len(place)) for name in frame.job] or [NO_JOB] * len(mine)
+    return np.array(found, np.int64)
+
+
+def _numbered(names: Iterable[str], place: dict[str, int]) -> Int64s:
+    return np.array([place.setdefault(name, len(place)) for name in names], np.int64)
