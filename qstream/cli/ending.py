@@ -1,8 +1,10 @@
-"""Ending: the exit code and the one line on stderr of every error that is not a bug."""
+"""Ending: how a command ends by a signal, and by an error that is not a bug, with one line on stderr and an exit code."""
 
 from __future__ import annotations
 
 import errno
+import signal
+import threading
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
@@ -16,6 +18,14 @@ P = ParamSpec("P")
 R = TypeVar("R")
 EXIT_FAILED = 1
 EXIT_USAGE = 2
+
+
+def stop_signal() -> threading.Event:
+    """Set by Ctrl-C or SIGTERM; the first one already, while a server is still starting."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
 
 
 def ended_well(call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:

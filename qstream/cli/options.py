@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -52,6 +53,15 @@ OptionChanges = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="OPTION=VALUE", help="Change an option of the agent's module; may be repeated."),
 ]
+
+
+def seconds(text: str, name: str = "deadline") -> float:
+    """A time as ``50ms`` or ``2s``; `ConfigError` for anything else."""
+    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)(ms|s)", text)
+    value = float(found[1]) * (1e-3 if found[2] == "ms" else 1.0) if found else 0.0
+    if value <= 0:
+        raise ConfigError(must_be(name, "a time above 0, such as 50ms or 2s", text))
+    return value
 
 
 def _redis_url(text: str | None) -> str | None:

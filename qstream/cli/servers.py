@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from agents.registry import partitions_of_topics
+from qstream.cli.ending import stop_signal
 from qstream.cli.options import AsJson, new_app
 from qstream.cli.output import print_json
 from qstream.embedded.kafka import EmbeddedKafka
@@ -31,7 +30,7 @@ def run_broker(as_json: AsJson = False) -> None:
       qstream broker
       export QSTREAM_BOOTSTRAP_SERVERS=127.0.0.1:...   (as printed; in the other terminals)
     """
-    stop = _stop_signal()
+    stop = stop_signal()
     with EmbeddedKafka(partitions_of_topics()) as server:
         _tell("bootstrap_servers", server.bootstrap_servers, as_json)
         stop.wait()
@@ -51,7 +50,7 @@ def run_redis(
     Example:
       qstream redis --port 6379 --directory ./redis
     """
-    stop = _stop_signal()
+    stop = stop_signal()
     with EmbeddedRedis(directory, append_only=directory is not None, port=port) as server:
         _tell("redis_url", server.url, as_json)
         while not stop.wait(CHECK_S):
@@ -59,14 +58,6 @@ def run_redis(
             server.start()
             if server.pid != pid:
                 typer.echo(f"redis-server {pid} ended; {server.pid} serves {server.url} now", err=True)
-
-
-def _stop_signal() -> threading.Event:
-    """Set by Ctrl-C or SIGTERM; the first one already, while a server is still starting."""
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    return stop
 
 
 def _tell(setting: str, address: str, as_json: bool) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import math
-import re
 import time
 from collections.abc import Hashable
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from qstream.cli.options import AsJson, new_app
+from qstream.cli.options import AsJson, new_app, seconds
 from qstream.cli.output import print_json, print_table
 from qstream.errors import ConfigError
 from qstream.quantum.files import names_of, problem_of, read_fields
@@ -83,15 +82,6 @@ def solve(
         return
     print_table(("", "answer"), summary(problem, answer.get("bits"), result), [STYLES[result.meta.label]])
     print_table(("solver", "energy", "wall ms", "CPU ms", ""), attempts(result.meta))
-
-
-def seconds(text: str) -> float:
-    """A time as ``50ms`` or ``2s``; `ConfigError` for anything else."""
-    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)(ms|s)", text)
-    value = float(found[1]) * (1e-3 if found[2] == "ms" else 1.0) if found else 0.0
-    if value <= 0:
-        raise ConfigError(must_be("deadline", "a time above 0, such as 50ms or 2s", text))
-    return value
 
 
 def as_data(names: tuple[Hashable, ...], result: SolveResult, *, of_bits: bool = False) -> dict[str, Any]:

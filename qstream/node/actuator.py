@@ -90,6 +90,7 @@ class Actuator:
         self.device, self.domain, self.node, self.mode = device, domain, node, mode
         self.allow = frozenset(allow)
         self.fault: str | None = None
+        self.restored: EnergyAck | None = None
         self._path = None if state_path is None else Path(state_path)
         self._seen_ns, self._closed = 0, False
         self._lease = Lease(domain=domain, node=node)
@@ -98,7 +99,7 @@ class Actuator:
         except LeaseUnreadable as unreadable:
             self.fault = str(unreadable)
         if self._lease.touched and mode == "apply":
-            self._release(self._lease.touched)
+            self.restored = self._put_back(0)
 
     def take(self, plan: EnergyPlan, now_ns: int) -> EnergyAck:
         """Set what the plan asks of this node, as far as it is safe; the answer says what is enforced now."""
@@ -121,17 +122,17 @@ class Actuator:
         """Put the defaults back if the plan in force is over; what could not be put back is tried at the next call."""
         overdue = self._overdue(now_ns)
         self._seen_ns = now_ns
-        if not overdue:
-            return None
-        plan_id, touched = self._lease.plan_id, self._lease.touched
-        results = self._release(touched)
-        return self._ack(plan_id, now_ns, results, "")
+        return self._put_back(now_ns) if overdue else None
 
-    def close(self) -> None:
+    def close(self, now_ns: int = 0) -> EnergyAck | None:
         """Put the defaults back, as after SIGTERM; from then on every plan is refused."""
         self._closed = True
-        if self.mode == "apply" and self._lease.touched:
-            self._release(self._lease.touched)
+        return self._put_back(now_ns) if self.mode == "apply" and self._lease.touched else None
+
+    def _put_back(self, now_ns: int) -> EnergyAck:
+        """Put the defaults of all GPUs back that were set, and acknowledge the plan that had set them."""
+        plan_id = self._lease.plan_id or "unknown"
+        return self._ack(plan_id, now_ns, self._release(self._lease.touched), "")
 
     def _carry_out(self, plan: EnergyPlan, work: _Work, now_ns: int) -> str:
         """Write the lease, then set the targets; what is wrong, if nothing could be set."""

@@ -1,23 +1,19 @@
-"""`qstream energy`: what the energy module does without a server."""
+"""`qstream energy`: plans from files, and what runs on GPU nodes."""
 
 from __future__ import annotations
 
 from qstream.cli.energy.cap import cap
+from qstream.cli.energy.node import actuate, telemetry
 from qstream.cli.options import new_app
 
 app = new_app(
-    """Plan power limits and clock caps offline, from files.
+    """Plan power limits and clock caps from files, and run what belongs on a GPU node.
 
     \b
     Example:
       qstream energy cap gpus.csv --topology rack.json --budget 40kW --zone UTC
+      qstream energy telemetry --domain row-1 --source fake
     """
 )
-
-
-@app.callback()
-def energy() -> None:
-    """Keep `cap` a command by its name, although it is the only one."""
-
-
-app.command()(cap)
+for command in (cap, telemetry, actuate):
+    app.command()(command)

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from qstream.cli import solve as command
 from qstream.cli.main import app
-from qstream.cli.solve import seconds
+from qstream.cli.options import seconds
 from qstream.errors import ConfigError
 
 
