@@ -37,10 +37,10 @@ class Tree:
         return charged
 
 
-def tree_of(topology: PowerTopology, held: Sequence[HeldBudget], now_ns: int) -> Tree:
-    """The budgets that hold now; the lowest of those on the domain."""
+def tree_of(topology: PowerTopology, held: Sequence[HeldBudget], now_ns: int, until_ns: int) -> Tree:
+    """The budgets that hold from now on until then; the lowest of those on the domain, also if it begins in between."""
     inner, nodes = len(topology.inner), len(topology.node)
-    valid = [budget for budget in held if budget.holds(now_ns)]
+    valid = [budget for budget in held if budget.holds(now_ns, until_ns)]
     domain_w = min([topology.budget_w, *(budget.budget_w for budget in valid)])
     parents = np.full(inner, -1) if topology.inner_parent is None else topology.inner_parent.astype(int)
     inner_w = np.full(inner, -1.0) if topology.inner_budget_w is None else topology.inner_budget_w.astype(np.float64)

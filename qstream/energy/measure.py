@@ -47,7 +47,7 @@ def measure(memory: Memory, knobs: Knobs, options: EnergyOptions, heard: NDArray
         if not settled:
             memory.edit("begin_ns")[rows] = 0
             continue
-        if (now.begin_ns[rows] == 0).any():
+        if (now.begin_ns[rows] <= now.changed_ns[rows].max()).any():  # nothing from before the change, or from it
             _begin(memory, rows)
             continue
         elapsed_s = float((now.seen_ns[rows] - now.begin_ns[rows]).min()) / 1e9

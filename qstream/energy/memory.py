@@ -41,9 +41,9 @@ class HeldBudget(BaseModel):
         fields = {name: getattr(budget, name) for name in cls.model_fields}
         return cls(**fields)
 
-    def holds(self, now_ns: int) -> bool:
-        """Whether it is valid now."""
-        return self.valid_from_ns <= now_ns and (self.valid_until_ns is None or now_ns < self.valid_until_ns)
+    def holds(self, now_ns: int, until_ns: int) -> bool:
+        """Whether it is valid at some time from now on until then."""
+        return self.valid_from_ns <= until_ns and (self.valid_until_ns is None or now_ns < self.valid_until_ns)
 
 
 class EnergyState(Frame):

@@ -19,13 +19,14 @@ from qstream.energy.simple import simple_limits
 from schemas.energy import ACTIVE, PARKED, RELEASED, TargetReason
 
 ROUNDING_W: Final = 1e-6
+HELD_PLANS: Final = 2  # periods for which a plan must hold: until the one after it is in force
 STUCK_NS: Final = 60_000_000_000  # for which a GPU whose actuator refused is left as it is
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class View:
-    """A domain at one time. `movable` GPUs may get another limit; the others are charged `fixed_w`. `limits` and `speed`
-    float64 [gpus, LIMITS]; `age` of the newest readings."""
+    """A domain at one time. `movable` GPUs may get another limit; the others keep `held_w` and are charged `fixed_w`. `limits`
+    and `speed` float64 [gpus, LIMITS]; `age` of the newest readings."""
 
     now: EnergyState
     now_ns: int
@@ -33,6 +34,7 @@ class View:
     tree: Tree
     age: NDArray[np.int8]
     movable: Bools
+    held_w: Floats
     fixed_w: Floats
     limits: Floats
     speed: Floats
@@ -106,26 +108,44 @@ def _view(memory: Memory, options: EnergyOptions, now_ns: int) -> View:
     saving = (now.level >= 0) & (now.level == now.accepted) & (now.level < LEVELS - 1)
     heard = (now.peak_w >= 0).sum(1) > 1  # for more than a moment
     want = np.where(saving, now.want_w, np.maximum(now.want_w, now.draw_w[:, -1])).astype(np.float64)
+    held, default = _enforced(now, age), _default(now)
     return View(
         now=now,
         now_ns=now_ns,
         knobs=knobs,
-        tree=tree_of(topology, now.budgets, now_ns),
+        tree=tree_of(topology, now.budgets, now_ns, held_until_ns(options, now_ns)),
         age=age,
         movable=knobs.targetable & fresh & ~stuck,
-        fixed_w=_enforced(now, age),
+        held_w=held,
+        fixed_w=np.where(age_s > _alone_s(options), np.maximum(held, default), held),
         limits=limits,
         speed=speeds(limits, np.where(heard, want, -1.0)),
     )
 
 
 def _enforced(now: EnergyState, age: NDArray[np.int8]) -> Floats:
-    """What a GPU that gets no new limit may draw: what is enforced, or its default once it is not heard any more."""
+    """The limit of a GPU that gets no new one: what is enforced, or its default once it is not heard any more."""
+    reported: Floats = np.where((now.limit_w > 0) & (age < guard.Age.LOST), now.limit_w, _default(now)).astype(np.float64)
+    return reported
+
+
+def _default(now: EnergyState) -> Floats:
+    """The limit of a GPU of which nothing is set, as far as it is known."""
     default = now.topology.limit_default_w.astype(np.float64)
     default = np.where(default > 0, default, now.topology.limit_max_w)
-    default = np.where(default > 0, default, np.maximum(now.want_w * MARGIN, 0.0))
-    reported: Floats = np.where((now.limit_w > 0) & (age < guard.Age.LOST), now.limit_w, default).astype(np.float64)
-    return reported
+    found: Floats = np.where(default > 0, default, np.maximum(now.want_w * MARGIN, 0.0)).astype(np.float64)
+    return found
+
+
+def held_until_ns(options: EnergyOptions, now_ns: int) -> int:
+    """Until when a plan made now must keep the budgets."""
+    return now_ns + int(HELD_PLANS * options.plan_s * 1e9)
+
+
+def _alone_s(options: EnergyOptions) -> float:
+    """Age of the newest reading from which a node may be cut off and go back to its defaults before the next plan: the plan that
+    it had then was no older than one period, and the next plan must be in force before that one is over."""
+    return max(options.stale_s, min(options.lost_s, options.ttl_s - HELD_PLANS * options.plan_s))
 
 
 def _alone(view: View, simple: Floats) -> Answer:
@@ -225,7 +245,7 @@ def _choice(view: View, options: EnergyOptions, answer: Answer, simple: Floats, 
     clock = np.where(capped, knobs.levels[rows, level], np.where(view.movable | lost, -1.0, now.target_mhz))
     state = np.full(len(limit), ACTIVE, np.uint8)
     state[answer.parked], state[lost] = PARKED, RELEASED
-    target = np.where(lost, -1.0, limit)
+    target = np.where(lost, -1.0, np.where(view.movable, limit, view.held_w))
     topology = now.topology
     ends = np.where(knobs.by_clock, knobs.levels[:, 0], -1.0), np.where(knobs.by_clock, knobs.levels[:, -1], -1.0)
     fault = guard.target_faults(target, clock, topology.limit_min_w, topology.limit_max_w, *ends, knobs.targetable)

@@ -9,10 +9,11 @@ from typing import Final, Self
 
 from qstream.contract import Batch, Event, Processor, Record, Result, Tick
 from qstream.energy.acks import acknowledge
+from qstream.energy.budgets import tree_of
 from qstream.energy.memory import EnergyState, Memory, carried, fresh
 from qstream.energy.options import EnergyOptions
 from qstream.energy.plan import failed_frame, hold, plan_frame, released_frame
-from qstream.energy.planner import adopt, choose, is_in_force
+from qstream.energy.planner import adopt, choose, held_until_ns, is_in_force
 from qstream.energy.readings import fold
 from qstream.energy.samples import gather
 from qstream.energy.warm import warm
@@ -26,7 +27,7 @@ from schemas.power import GpuTelemetry, PowerBudget, PowerTopology
 from schemas.topics import ENERGY_ACK, ENERGY_PLAN, GPU_TELEMETRY, POWER_BUDGET, POWER_TOPOLOGY
 
 TICK_S: Final = 1.0
-RENEWED: Final = 2  # times within its time that a plan which stays is published
+RENEWED: Final = 3  # times within its time that a plan which stays is published: a node that is cut off has a young one
 
 
 class EnergyProcessor(Processor[EnergyState]):
@@ -92,13 +93,19 @@ class EnergyProcessor(Processor[EnergyState]):
         if memory is None:
             raise Transient(f"domain {record.key!r} has no topology yet: publish it to {POWER_TOPOLOGY.name}")
         if isinstance(frame, PowerBudget):
-            before = _lowest_w(memory)
+            before = self._lowest_w(memory)
             hold(memory, frame)
-            falls = _lowest_w(memory) < before and memory.now.published_ns > 0
+            falls = self._lowest_w(memory) < before and memory.now.published_ns > 0
             return memory, self._publish(record, memory, at_once=True) if falls else []
         if isinstance(frame, EnergyAck):
             acknowledge(memory, frame)
         return memory, []
+
+    def _lowest_w(self, memory: Memory) -> float:
+        """The lowest budget of the domain that a plan made now must keep."""
+        now = memory.now
+        tree = tree_of(now.topology, now.budgets, now.watermark_ns, held_until_ns(self.options, now.watermark_ns))
+        return float(tree.budget_w[0])
 
     def _fold(self, records: list[Record], memory: Memory, dead: list[Poison]) -> list[Event]:
         """Take telemetry in; the record that moves the domain's time past the next multiple of `plan_s` closes a tick."""
@@ -156,9 +163,3 @@ def _adopted(topology: PowerTopology, memory: Memory | None) -> Memory:
     if memory is None:
         return fresh(topology)
     return memory if topology == memory.now.topology else carried(memory, topology)
-
-
-def _lowest_w(memory: Memory) -> float:
-    """The lowest budget of the domain that holds now."""
-    now = memory.now
-    return min([now.topology.budget_w, *(held.budget_w for held in now.budgets if held.holds(now.watermark_ns))])

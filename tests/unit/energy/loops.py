@@ -19,7 +19,8 @@ class Loop:
         self.nodes, self.now_s = nodes, START_S
         self.feed = Feed(EnergyProcessor(EnergyOptions(**given | options)))
         self.actuators = [Actuator(node, domain="d", node=node.node, mode="apply", allow=node.uuids) for node in nodes]
-        self.silent: set[str] = set()
+        self.silent: set[str] = set()  # whose readings do not come
+        self.cut: set[str] = set()  # that plans do not reach either
         self.acks: list[EnergyAck] = []
         self.feed.send(topology, at_ms=START_S * 1000)
 
@@ -31,7 +32,7 @@ class Loop:
             for node, actuator in zip(self.nodes, self.actuators, strict=True):
                 node.advance(1)
                 actuator.tick(self.now_s * 10**9)
-                if node.node not in self.silent:
+                if node.node not in self.silent | self.cut:
                     self.send(node.telemetry("d"))
         return self.feed.frames(EnergyPlan)[seen:]
 
@@ -41,6 +42,8 @@ class Loop:
         self.feed.send(frame, at_ms=self.now_s * 1000)
         for plan in self.feed.frames(EnergyPlan)[seen:]:
             for actuator in self.actuators:
+                if actuator.node in self.cut:
+                    continue
                 ack = actuator.take(plan, self.now_s * 10**9)
                 if ack.uuid:
                     self.acks.append(ack)

@@ -25,7 +25,7 @@ def loop():
 
 
 def test_caps_are_measured_then_save_within_the_slowdown_and_budgets_always_hold(loop):
-    plans = loop.run(120)
+    plans = loop.run(200)
     last = plans[-1]
     assert (last.status, reasons(last)) == ("optimal", {TargetReason.ACCEPTED})
     assert last.expected.saved_ratio > 0.1
