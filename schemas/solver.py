@@ -70,6 +70,8 @@ class Reason(StrEnum):
     ERROR = "error"
     INVALID_OUTPUT = "invalid_output"
     NOT_READY = "not_ready"
+    MODEL_MISSING = "model_missing"
+    TWIN_IS_BETTER = "twin_is_better"
 
 
 class SolverRecord(BaseModel):

@@ -43,6 +43,10 @@ class TaskGraph(Frame):
     feature: Annotated[NDArray[np.float32], Axes("tasks", "features")] | None = Field(
         default=None, description="what is known of tasks that have not run yet"
     )
+    measured: Annotated[NDArray[np.uint8], Axes("tasks")] | None = Field(
+        default=None,
+        description="1: duration and power were measured; 0: they are upper bounds that a model may predict below; absent: 1",
+    )
     edges: Annotated[NDArray[np.int32], Axes("edges", "ends")] | None = Field(
         default=None, description="pairs: the second task starts when the first is over"
     )
@@ -65,6 +69,7 @@ class TaskGraph(Frame):
         require(self, "release", 0, self.slots - 1)
         require(self, "deadline", -1, self.slots)
         require(self, "gpus", 1)
+        require(self, "measured", 0, 1)
         for field in ("edges", "together"):
             pairs = getattr(self, field)
             if pairs is not None and pairs.shape[1] != 2:
@@ -117,6 +122,7 @@ class TaskGraph(Frame):
             release=np.array([0, 0, 0], np.int32),
             deadline=np.array([-1, -1, 12], np.int32),
             gpus=np.array([1, 4, 2], np.int32),
+            measured=np.array([1, 0, 1], np.uint8),
             edges=np.array([[0, 1], [1, 2]], np.int32),
         )
 
