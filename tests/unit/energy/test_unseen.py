@@ -13,7 +13,7 @@ from qstream.learn.model import from_bytes, parts, to_bytes
 from qstream.learn.registry import Registry
 from schemas.solver import Reason
 from schemas.tasks import TaskGraph
-from tests.unit.energy.graphs import graph, pair
+from tests.unit.energy.pipelines import graph, pair
 
 GRAPHS = [graph(seed) for seed in range(100)]
 
