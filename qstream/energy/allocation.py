@@ -40,7 +40,7 @@ def allocate(
     """Choose a level of each GPU so that every budget holds and the sum of values is as large as it can be, or nearly.
 
     Greedy along the concave hulls of value over watts, then what fits, then exchanges of pairs under one budget; the bound is
-    the linear relaxation's optimum. Groups over several nodes are also solved by prices of the budgets, and the better stands.
+    the linear relaxation's optimum. Groups under different budgets are also solved by prices of these, and the better stands.
 
     Where a budget is below the sum of the least levels under it, its GPUs take these, and those of the lowest value (at their
     best level) are parked until it holds; `bound` then counts parking as a level of 0 W. A parked GPU is charged 0 W: subtract
@@ -75,7 +75,7 @@ def allocate(
     else:
         steps, slack = steps_of(fleet.power_w, fleet.value, least), fleet.room_w - charged
         level = fill_whole(fleet, steps, slack, least)
-        if group is None:
+        if _is_laminar(fleet, single):
             bound = fleet.total(least) + float(fill_parts(fleet, steps, slack) @ steps.gain)
         else:
             level, bound = priced(fleet, least, level, _bound(single))
@@ -89,6 +89,11 @@ def allocate(
         "infeasible" if missing.any() else status,
         missing,
     )
+
+
+def _is_laminar(fleet: Fleet, single: Fleet) -> bool:
+    """Whether the GPUs of each unit have the same budgets above them, so that the greedy's bound is that of the units."""
+    return bool((np.diff(fleet.first)[fleet.unit_of] == np.diff(single.first)).all())
 
 
 def _bound(fleet: Fleet) -> float:

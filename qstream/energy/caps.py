@@ -6,12 +6,13 @@ next cap is that of the largest expected improvement (Jones, Schonlau, Welch 199
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from qstream.arguments import array, real_number, whole_number
+from qstream.arguments import array, read_only, real_number, whole_number
 from qstream.energy.bundled import default_prior
 from qstream.energy.fleet import Floats, Ints
 from qstream.energy.prior import CapPrior, posterior
@@ -71,7 +72,7 @@ def next_cap(
     if len(seen) > probes or len(seen) == len(at):
         return None
     curves = posterior(prior or default_prior("power_limit_w"), gpu, at, seen, took, drew)
-    normal = np.random.default_rng(whole_number("seed", seed, 0, 2**63 - 1)).standard_normal((_DRAWS, 2 * len(at)))
+    normal = _normals(whole_number("seed", seed, 0, 2**63 - 1), 2 * len(at))
     width, axes = np.linalg.eigh(curves.covariance)
     drawn = curves.mean + normal @ (axes * np.sqrt(np.maximum(width, 0.0))).T
     slow, energy = np.expm1(drawn[:, : len(at)]), np.exp(drawn[:, : len(at)] + drawn[:, len(at) :])
@@ -120,9 +121,22 @@ def predict_levels(
     return time, power, deviation
 
 
+@lru_cache(maxsize=16)
+def _normals(seed: int, size: int) -> Floats:
+    """The draws of a seed: float64 [_DRAWS, size]."""
+    return read_only(np.random.default_rng(seed).standard_normal((_DRAWS, size)))
+
+
+def best_caps(time_s: Floats, power_w: Floats, *, max_slowdown: float) -> Ints:
+    """`best_cap` of many jobs at once: int64 [N], from float64 [N, K], the default last and measured, -1 what was not."""
+    allowed = (time_s > 0) & (time_s <= time_s[:, -1:] * (1 + max_slowdown + _ROUNDING))
+    found: Ints = np.where(allowed, time_s * power_w, np.inf).argmin(1)
+    return found
+
+
 def _best(seen: Ints, took: Floats, drew: Floats, limit: float) -> int:
-    energy = np.where(took <= took[0] * (1 + limit + _ROUNDING), took * drew, np.inf)
-    return int(seen[energy.argmin()])
+    found = best_caps(took[None, ::-1], drew[None, ::-1], max_slowdown=limit)
+    return int(seen[::-1][found[0]])
 
 
 def _limit(max_slowdown: float) -> float:

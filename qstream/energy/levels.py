@@ -83,11 +83,22 @@ def speeds(limits_w: Floats, want_w: Floats) -> Floats:
     out: Floats = np.empty_like(limits_w)
     for part in np.unique(parts):
         at, curve = _curve(int(part))
-        for row in np.flatnonzero(parts == part):
-            out[row] = np.interp(limits_w[row] / most[row], at, curve)
+        rows = parts == part
+        out[rows] = np.interp(limits_w[rows] / most[rows, None], at, curve)
     out[limits_w >= MARGIN * want[:, None]] = 1.0
     out[:, -1] = 1.0
     return np.maximum.accumulate(out, axis=1)
+
+
+def between(at: Floats, known: Floats, values: Floats) -> Floats:
+    """What each row's values [N, K] are at `at` [N], linear between its known places [N, K], which ascend; constant beyond."""
+    rows = np.arange(len(at))
+    right = np.clip((known <= at[:, None]).sum(1), 1, known.shape[1] - 1)
+    left, here = right - 1, np.clip(at, known[:, 0], known[:, -1])
+    length = known[rows, right] - known[rows, left]
+    part = np.where(length > 0, (here - known[rows, left]) / np.where(length > 0, length, 1.0), 1.0)
+    found: Floats = values[rows, left] + part * (values[rows, right] - values[rows, left])
+    return found
 
 
 @lru_cache(maxsize=GRID + 1)

@@ -6,16 +6,17 @@ time and power were measured, and only where the readings say that it was in for
 
 from __future__ import annotations
 
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qstream.energy import guard
 from qstream.energy.bundled import default_prior
-from qstream.energy.caps import best_cap, next_cap
+from qstream.energy.caps import best_caps, next_cap
 from qstream.energy.levels import Knobs
-from qstream.energy.memory import LEVELS, Memory
+from qstream.energy.memory import LEVELS, EnergyState, Memory
 from qstream.energy.options import EnergyOptions
 
 ABORT_S: Final = 20.0  # after which a probe that is slower than twice what is accepted ends
@@ -23,43 +24,68 @@ DRIFT: Final = 0.1  # change of time or power at the default by which all that w
 ABOVE_CAP_MHZ: Final = 16.0  # a clock above its cap by more is not capped
 ABOVE_CAP_W: Final = 1.0
 Rows = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
 
 
-def units(job: tuple[str, ...], may: NDArray[np.bool_]) -> list[Rows]:
-    """Rows of each job among the GPUs that `may` be measured; a GPU without a job is a unit of its own."""
-    found: dict[str, list[int]] = {}
-    for row in np.flatnonzero(may).tolist():
-        found.setdefault(job[row] or f"\0{row}", []).append(row)
-    whole = {name: sum(other == name for other in job) for name in found if not name.startswith("\0")}
-    return [np.array(rows) for name, rows in found.items() if len(rows) == whole.get(name, len(rows))]
+@dataclass(frozen=True, slots=True, eq=False)
+class Units:
+    """Jobs that are measured, N GPUs in U units: the rows of unit u are ``row[first[u]]`` to ``row[first[u] + size[u] - 1]``."""
+
+    row: Rows
+    first: Rows
+    size: Rows
+
+    @property
+    def lead(self) -> Rows:
+        """The first row of each unit, whose level and measurements are those of all."""
+        return self.row[self.first]
+
+    def rows(self, chosen: Bools) -> Rows:
+        """The rows of the chosen units [U]."""
+        return self.row[np.repeat(chosen, self.size)]
+
+    def each(self, chosen: Bools, values: NDArray[Any]) -> NDArray[Any]:
+        """Values of units [U], for each of the rows of the chosen ones."""
+        return np.repeat(values[chosen], self.size[chosen])
 
 
-def measure(memory: Memory, knobs: Knobs, options: EnergyOptions, heard: NDArray[np.bool_]) -> None:
+def units_of(job: tuple[str, ...], may: Bools) -> Units:
+    """The jobs of which all GPUs `may` be measured; a GPU without a job is a unit of its own."""
+    place: dict[str | int, int] = {}
+    number = np.array([place.setdefault(name or row, len(place)) for row, name in enumerate(job)], np.int64)
+    whole = np.bincount(number[may], minlength=len(place)) == np.bincount(number)
+    row = np.flatnonzero(whole[number])
+    row = row[np.argsort(number[row], kind="stable")]
+    first = np.flatnonzero(np.diff(number[row], prepend=-1))
+    return Units(row, first, np.diff(first, append=len(row)))
+
+
+def measure(memory: Memory, knobs: Knobs, options: EnergyOptions, heard: Bools) -> None:
     """Close the measurements that are long enough, and choose the caps that follow from them."""
     now = memory.now
     may = knobs.targetable & heard & (now.works == 1) & (now.hot == 0)
+    units = units_of(now.job, may)
+    if not len(units.row):
+        return
+    new = now.level[units.lead] < 0
+    memory.edit("level")[units.rows(new)] = LEVELS - 1
+    changed_ns = np.maximum.reduceat(now.changed_ns[units.row], units.first)
+    settled = now.watermark_ns - changed_ns >= options.settle_s * 1e9
+    # Nothing is measured from before a change, or from it.
+    begun = ~new & (np.minimum.reduceat(now.begin_ns[units.row], units.first) > changed_ns)
+    elapsed_s = np.minimum.reduceat(now.seen_ns[units.row] - now.begin_ns[units.row], units.first) / 1e9
+    due = settled & begun & (elapsed_s >= min(options.measure_s, ABORT_S))
+    time, draw = _taken(now, units)
+    default = now.time_s[units.lead, -1].astype(np.float64)
+    slow = np.where(default > 0, time / np.where(default > 0, default, 1.0) - 1, 0.0)
+    ends = due & ((elapsed_s >= options.measure_s) | (slow > 2 * options.max_slowdown))
+    valid = ends & np.isfinite(time) & _in_force(now, knobs, units)
+    _note(memory, units, valid, time, draw)
     free = max(1, int(options.probe_fraction * int(may.sum()))) - int((now.probing == 1).sum())
-    for rows in units(now.job, may):
-        if now.level[rows[0]] < 0:
-            memory.edit("level")[rows] = LEVELS - 1
-            memory.edit("begin_ns")[rows] = 0
-        settled = now.watermark_ns - int(now.changed_ns[rows].max()) >= options.settle_s * 1e9
-        if not settled:
-            memory.edit("begin_ns")[rows] = 0
-            continue
-        if (now.begin_ns[rows] <= now.changed_ns[rows].max()).any():  # nothing from before the change, or from it
-            _begin(memory, rows)
-            continue
-        elapsed_s = float((now.seen_ns[rows] - now.begin_ns[rows]).min()) / 1e9
-        if elapsed_s < min(options.measure_s, ABORT_S):
-            continue
-        time, draw = _taken(memory, rows, elapsed_s)
-        slow = time / float(now.time_s[rows[0], -1]) - 1 if now.time_s[rows[0], -1] > 0 else 0.0
-        if elapsed_s >= options.measure_s or slow > 2 * options.max_slowdown:
-            if time < np.inf and _in_force(memory, knobs, rows):
-                _note(memory, rows, time, draw)
-                free -= _choose(memory, knobs, options, rows, free)
-            _begin(memory, rows)
+    _choose(memory, knobs, options, units, valid, free)
+    memory.edit("begin_ns")[units.rows(~settled)] = 0
+    _begin(memory, units.rows(settled & ~begun | ends))
 
 
 def _begin(memory: Memory, rows: Rows) -> None:
@@ -75,71 +101,93 @@ def _begin(memory: Memory, rows: Rows) -> None:
     memory.edit("samples")[rows] = 0
 
 
-def _taken(memory: Memory, rows: Rows, elapsed_s: float) -> tuple[float, float]:
-    """Seconds for a unit of the work of all, infinite without work, and watts of all together.
+def _taken(now: EnergyState, units: Units) -> tuple[Floats, Floats]:
+    """Of each unit since it was begun: seconds for a unit of the work of all, infinite without work, and watts of all together.
 
     Power is from the energy counter where it agrees with the samples, else their mean.
     """
-    now = memory.now
+    rows = units.row
     work, _ = guard.counter_gains(now.begin_progress[rows], now.progress[rows])
     joules = guard.counter_gains(now.begin_energy_mj[rows], now.energy_mj[rows])[0] / 1e3
-    each_s = (now.seen_ns[rows] - now.begin_ns[rows]) / 1e9
+    each_s = np.maximum((now.seen_ns[rows] - now.begin_ns[rows]) / 1e9, 1e-9)
     mean = now.power_sum[rows] / np.maximum(now.samples[rows], 1)
     draw = np.where(guard.energy_agrees(joules, each_s, mean), joules / each_s, mean)
-    rate = float((work / each_s).sum())
-    return (1 / rate if rate > 0 else np.inf), float(draw.sum())
+    rate = np.add.reduceat(work / each_s, units.first)
+    return np.where(rate > 0, 1 / np.where(rate > 0, rate, 1.0), np.inf), np.add.reduceat(draw, units.first)
 
 
-def _in_force(memory: Memory, knobs: Knobs, rows: Rows) -> bool:
+def _in_force(now: EnergyState, knobs: Knobs, units: Units) -> Bools:
     """Whether the readings agree with the caps that are being measured, and no limit of a budget slowed the unit."""
-    now, level = memory.now, int(memory.now.level[rows[0]])
-    cap = knobs.levels[rows, level]
-    by_clock = knobs.by_clock[rows]
-    limit_free = (now.limit_w[rows] < 0) | (now.power_w[rows] < 0.97 * now.limit_w[rows])
-    clock_fits = (level == LEVELS - 1) | (now.clock_mhz[rows] <= cap + ABOVE_CAP_MHZ)
-    limit_fits = np.abs(now.limit_w[rows] - cap) <= ABOVE_CAP_W
-    return bool(np.where(by_clock, clock_fits & limit_free, limit_fits | ((level == LEVELS - 1) & limit_free)).all())
+    rows = units.row
+    level = np.repeat(now.level[units.lead], units.size)
+    default, cap, limit = level == LEVELS - 1, knobs.levels[rows, level], now.limit_w[rows]
+    limit_free = (limit < 0) | (now.power_w[rows] < 0.97 * limit)
+    clock_fits = default | (now.clock_mhz[rows] <= cap + ABOVE_CAP_MHZ)
+    limit_fits = np.abs(limit - cap) <= ABOVE_CAP_W
+    fits = np.where(knobs.by_clock[rows], clock_fits & limit_free, limit_fits | (default & limit_free))
+    return np.logical_and.reduceat(fits, units.first)
 
 
-def _note(memory: Memory, rows: Rows, time: float, draw: float) -> None:
-    """Keep a measurement; one at the default that is far from the last ends what was known."""
-    now, level = memory.now, int(memory.now.level[rows[0]])
-    old_time, old_draw = float(now.time_s[rows[0], level]), float(now.draw_w[rows].sum(0)[level])
-    if old_time > 0:
-        drifted = abs(time / old_time - 1) > DRIFT or abs(draw / old_draw - 1) > DRIFT
-        if level == LEVELS - 1 and drifted:
-            for name in ("time_s", "draw_w", "accepted"):
-                memory.edit(name)[rows] = -1
-        else:
-            time, draw = float(np.sqrt(time * old_time)), float(np.sqrt(draw * old_draw))
-    memory.edit("time_s")[rows, level] = time
-    memory.edit("draw_w")[rows, level] = draw / len(rows)
+def _note(memory: Memory, units: Units, valid: Bools, time: Floats, draw: Floats) -> None:
+    """Keep the measurements of valid units; one at the default that is far from the last ends what was known."""
+    if not valid.any():
+        return
+    now, lead = memory.now, units.lead
+    level = now.level[lead]
+    every = np.repeat(level, units.size)
+    old_time = now.time_s[lead, level].astype(np.float64)
+    old_draw = np.add.reduceat(now.draw_w[units.row, every].astype(np.float64), units.first)
+    known = valid & (old_time > 0)
+    old_time, old_draw = np.where(known, old_time, time), np.where(known, old_draw, draw)
+    with np.errstate(invalid="ignore"):  # of units without work, which are not valid
+        far = (np.abs(time / old_time - 1) > DRIFT) | (np.abs(draw / old_draw - 1) > DRIFT)
+    drifted = known & (level == LEVELS - 1) & far
+    for name in ("time_s", "draw_w", "accepted") if drifted.any() else ():
+        memory.edit(name)[units.rows(drifted)] = -1
+    mean = known & ~drifted
+    time, draw = np.where(mean, np.sqrt(time * old_time), time), np.where(mean, np.sqrt(draw * old_draw), draw) / units.size
+    rows, at = units.rows(valid), units.each(valid, level)
+    memory.edit("time_s")[rows, at] = units.each(valid, time)
+    memory.edit("draw_w")[rows, at] = units.each(valid, draw)
 
 
-def _choose(memory: Memory, knobs: Knobs, options: EnergyOptions, rows: Rows, free: int) -> int:
-    """Set the level that follows; how many more GPUs probe now than before."""
-    now, first = memory.now, int(rows[0])
-    if now.time_s[first, -1] <= 0:
-        return 0
-    others = np.flatnonzero(now.time_s[first, :-1] > 0).tolist()
-    visited = [LEVELS - 1, *others]
-    levels, times = knobs.levels[first], now.time_s[first, visited].astype(np.float64)
-    draws = now.draw_w[first, visited].astype(np.float64)
-    probed = bool(now.probing[first])
-    may_probe = options.probe and options.mode == "apply" and now.accepted[first] < 0 and (probed or free >= len(rows))
-    chosen = None
-    if may_probe:
-        knob = "sm_clock_mhz" if knobs.by_clock[first] else "power_limit_w"
-        model = now.topology.model[int(now.topology.model_of_gpu[first])] if now.topology.model_of_gpu is not None else ""
-        prior, limit = default_prior(knob), options.max_slowdown
-        chosen = next_cap(levels, visited, times, draws, prior=prior, gpu=model, max_slowdown=limit, seed=options.seed)
-    if chosen is None:
-        best = best_cap(levels, visited, times, draws, max_slowdown=options.max_slowdown)
-        if may_probe or now.accepted[first] >= 0:
-            memory.edit("accepted")[rows] = best
-        memory.edit("level")[rows] = best
-        memory.edit("probing")[rows] = 0
-        return -len(rows) if probed else 0
-    memory.edit("level")[rows] = chosen
-    memory.edit("probing")[rows] = 1
-    return 0 if probed else len(rows)
+def _choose(memory: Memory, knobs: Knobs, options: EnergyOptions, units: Units, valid: Bools, free: int) -> None:
+    """Set the level that follows for the units that were measured; at most `free` more GPUs probe than before."""
+    now, lead = memory.now, units.lead
+    valid = valid & (now.time_s[lead, -1] > 0)
+    if not valid.any():
+        return
+    times, draws = now.time_s[lead].astype(np.float64), now.draw_w[lead].astype(np.float64)
+    level = best_caps(times, draws, max_slowdown=options.max_slowdown)
+    accepted, probing = now.accepted[lead] >= 0, np.zeros(len(lead), np.uint8)
+    for unit in np.flatnonzero(valid & ~accepted & (options.probe and options.mode == "apply")).tolist():
+        probed, size = bool(now.probing[lead[unit]]), int(units.size[unit])
+        if not probed and free < size:
+            continue
+        chosen = _next_level(now, knobs, options, int(lead[unit]), times[unit], draws[unit])
+        accepted[unit] = chosen is None
+        if chosen is not None:
+            level[unit], probing[unit] = chosen, 1
+        free += size * (int(probed) - int(chosen is not None))
+    rows = units.rows(valid)
+    memory.edit("level")[rows] = units.each(valid, level)
+    memory.edit("probing")[rows] = units.each(valid, probing)
+    known = valid & accepted
+    memory.edit("accepted")[units.rows(known)] = units.each(known, level)
+
+
+def _next_level(now: EnergyState, knobs: Knobs, options: EnergyOptions, row: int, times: Floats, draws: Floats) -> int | None:
+    """The level to probe next, None if there is none."""
+    visited = [LEVELS - 1, *np.flatnonzero(times[:-1] > 0).tolist()]
+    knob = "sm_clock_mhz" if knobs.by_clock[row] else "power_limit_w"
+    model = now.topology.model[int(now.topology.model_of_gpu[row])] if now.topology.model_of_gpu is not None else ""
+    return next_cap(
+        knobs.levels[row],
+        visited,
+        times[visited],
+        draws[visited],
+        prior=default_prior(knob),
+        gpu=model,
+        max_slowdown=options.max_slowdown,
+        seed=options.seed,
+    )

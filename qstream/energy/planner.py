@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from qstream.energy import guard
 from qstream.energy.allocation import Status, allocate
 from qstream.energy.budgets import Tree, tree_of
-from qstream.energy.levels import MARGIN, Bools, Floats, Knobs, knobs_of, limits_of, speeds
+from qstream.energy.levels import MARGIN, Bools, Floats, Knobs, between, knobs_of, limits_of, speeds
 from qstream.energy.measure import measure
 from qstream.energy.memory import LEVELS, EnergyState, Memory
 from qstream.energy.options import EnergyOptions
@@ -41,8 +41,7 @@ class View:
 
     def speed_at(self, limit_w: Floats) -> Floats:
         """Speed of each GPU at its limit, linear between the known ones."""
-        rows = range(len(limit_w))
-        return np.array([np.interp(limit_w[row], self.limits[row], self.speed[row]) for row in rows], np.float64)
+        return between(limit_w, self.limits, self.speed)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -21,12 +21,12 @@ _CHEAP: Final = 1e-6  # of the mean price: what a watt costs where no budget bin
 def priced(fleet: Fleet, least: Ints, level: Ints, bound: float) -> tuple[Ints, float]:
     """The better of the given levels [U] and of those by prices, and the lower of the given bound and of the prices'."""
     worth = np.where(np.isnan(fleet.value), -np.inf, fleet.value)
-    owner = np.repeat(np.arange(len(level)), np.diff(fleet.first))
+    charge = np.nan_to_num(fleet.charge_w)
     limited = np.isfinite(fleet.room_w)
     best, price, chosen = fleet.total(level), np.zeros(len(limited)), np.zeros(len(limited))
     stride, waited = 1.0, 0
     for _ in range(_ROUNDS):
-        cost = _cost(fleet, owner, price)
+        cost = _cost(fleet, charge, price)
         choice = (worth - cost).argmax(1)
         held = float((worth - cost)[np.arange(len(choice)), choice].sum() + price[limited] @ fleet.room_w[limited])
         waited += 1
@@ -42,14 +42,16 @@ def priced(fleet: Fleet, least: Ints, level: Ints, bound: float) -> tuple[Ints, 
         price = np.maximum(price + stride * (held - best) / length * over, 0.0)
     if not chosen.any():
         return level, bound
-    cost = _cost(fleet, owner, chosen) + _CHEAP * chosen.mean() * fleet.power_w
+    cost = _cost(fleet, charge, chosen) + _CHEAP * chosen.mean() * fleet.power_w
     slack = fleet.room_w - fleet.charged_w(least)
     other = fill_whole(fleet, steps_of(cost, fleet.value, least), slack, least)
     return (other if fleet.total(other) > best else level), bound
 
 
-def _cost(fleet: Fleet, owner: Ints, price: Floats) -> Floats:
-    """What each level of each unit costs at the prices [B], float64 [U, K]; 0 for a level that does not exist."""
+def _cost(fleet: Fleet, charge_w: Floats, price: Floats) -> Floats:
+    """What each level of each unit costs at the prices [B], float64 [U, K]; `charge_w` [E, K] is 0 where there is no level."""
     cost = np.zeros(fleet.power_w.shape)
-    np.add.at(cost, owner, price[fleet.budget][:, None] * np.nan_to_num(fleet.charge_w))
+    limited = np.diff(fleet.first) > 0
+    if limited.any():
+        cost[limited] = np.add.reduceat(price[fleet.budget][:, None] * charge_w, fleet.first[:-1][limited])
     return cost

@@ -48,6 +48,17 @@ def test_the_answer_is_near_the_best_of_all_combinations(seed: int) -> None:
     assert found.bound >= best - 1e-9
 
 
+@given(SEEDS, st.integers(1, 6))
+def test_a_group_under_one_chain_of_budgets_is_bounded_as_one_gpu_of_the_sums_is(seed: int, groups: int) -> None:
+    rng = np.random.default_rng(seed)
+    power, value, above, budget = random_fleet(rng, groups)
+    group = np.repeat(np.arange(groups), 3)
+    found = allocate(power[group] / 3, value[group] / 3, above[group], budget, group=group)
+    one = allocate(power, value, above, budget)
+    assert found.bound == pytest.approx(one.bound)
+    assert found.level.tolist() == one.level[group].tolist()
+
+
 @settings(max_examples=40)
 @given(SEEDS, st.integers(2, 20))
 @example(616, 8)
