@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qstream.energy.memory import Memory
 from qstream.errors import ProblemError
@@ -12,6 +13,7 @@ from schemas.energy import AckResult, EnergyAck
 from schemas.wording import must_be
 
 RESULTS: Final[tuple[AckResult, ...]] = get_args(AckResult)
+LEASED: Final = ("ok", "clamped", "denied")  # the actuator has taken the plan
 AS_ASKED: Final = ("ok", "expired")  # after these a GPU may have another target at once
 
 
@@ -37,12 +39,22 @@ def acknowledge(memory: Memory, ack: EnergyAck) -> None:
     read = ack.enforced_limit_w > 0
     memory.edit("limit_w")[rows[read]] = ack.enforced_limit_w[read]
     memory.edit("stuck_ns")[rows[failed]] = max(now.watermark_ns, 1)
+    _renew(memory, ack, rows)
     memory.set(acks=tuple(_before(memory, result) + ack.result.count(result) for result in RESULTS))
 
 
 def counted(memory: Memory) -> dict[AckResult, int]:
     """Targets that were acknowledged since the newest plan, by result; those that did not occur are left out."""
     return {result: count for result in RESULTS if (count := _before(memory, result))}
+
+
+def _renew(memory: Memory, ack: EnergyAck, rows: NDArray[np.int64]) -> None:
+    """Note the time of the plan that the actuator has taken, from which its lease runs; one that is over holds no more."""
+    taken_ns = next((plan.ts_ns for plan in memory.now.published if plan.plan_id == ack.plan_id), 0)
+    leased = np.array([result in LEASED for result in ack.result], bool)
+    acked = memory.edit("acked_ns")
+    acked[rows[leased]] = np.maximum(acked[rows[leased]], taken_ns)
+    acked[rows[[result == "expired" and read > 0 for result, read in zip(ack.result, ack.enforced_limit_w, strict=True)]]] = 0
 
 
 def _before(memory: Memory, result: AckResult) -> int:

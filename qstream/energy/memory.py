@@ -17,6 +17,8 @@ LEVELS: Final = 12  # caps of a GPU that may be measured, the default last
 RECENT: Final = 3  # maxima of power that are kept, each of `RECENT_S` seconds
 RECENT_S: Final = 10.0
 MAX_SOURCES: Final = 64  # of budgets
+MAX_PUBLISHED: Final = 4
+KEPT: Final = ("in_force", "fence", "watermark_ns", "planned_ns", "published_ns", "budgets", "published")  # whatever the topology
 Float32 = Annotated[NDArray[np.float32], Axes("gpus")]
 Int64 = Annotated[NDArray[np.int64], Axes("gpus")]
 Uint64 = Annotated[NDArray[np.uint64], Axes("gpus")]
@@ -46,6 +48,15 @@ class HeldBudget(BaseModel):
         return self.valid_from_ns <= until_ns and (self.valid_until_ns is None or now_ns < self.valid_until_ns)
 
 
+class Published(BaseModel):
+    """A plan that was published, so that an acknowledgement says which time it is of."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
+
+    plan_id: str
+    ts_ns: TimeNs
+
+
 class EnergyState(Frame):
     """One power domain: its topology, the newest readings, what was measured of each GPU's caps, and the plan in force.
 
@@ -54,8 +65,9 @@ class EnergyState(Frame):
     work and watts at each level of its knob, -1 where it was not measured; `level` is the one in force, `accepted` the best one
     once probing is over. `want_w` is the greatest power that it drew lately while no limit held it down.
     `reset` says that the next plan is the first one under another topology.
-    `stuck_ns` is when an actuator last said that it could not set the GPU's target. `acks` counts the targets that were
-    acknowledged since the newest plan, in the order of the results; empty: none.
+    `stuck_ns` is when an actuator last said that it could not set the GPU's target. `acked_ns` is the time of the newest plan
+    that an actuator said it has taken (0: none, or it is over), `published` the newest plans. `acks` counts the targets that
+    were acknowledged since the newest plan, in the order of the results; empty: none.
     """
 
     topology: PowerTopology
@@ -67,6 +79,7 @@ class EnergyState(Frame):
     released: bool = False
     reset: bool = False
     budgets: Annotated[tuple[Annotated[HeldBudget, Field(strict=False)], ...], Field(strict=False)] = ()
+    published: Annotated[tuple[Annotated[Published, Field(strict=False)], ...], Field(strict=False)] = ()
     acks: Annotated[tuple[Count, ...], Field(strict=False)] = ()
     job: MaybeNames = ()
     boot: MaybeNames = ()
@@ -96,6 +109,7 @@ class EnergyState(Frame):
     target_mhz: Float32
     changed_ns: Int64
     stuck_ns: Int64
+    acked_ns: Int64
 
     @classmethod
     def example(cls) -> Self:
@@ -125,7 +139,7 @@ def empty(gpus: int, nodes: int) -> dict[str, Any]:
         "power_sum": np.zeros(gpus),
         "samples": np.zeros(gpus, np.int32),
         **dict.fromkeys(("time_s", "draw_w"), none),
-        **dict.fromkeys(("seen_ns", "begin_ns", "changed_ns", "stuck_ns"), int64),
+        **dict.fromkeys(("seen_ns", "begin_ns", "changed_ns", "stuck_ns", "acked_ns"), int64),
         **dict.fromkeys(("energy_mj", "progress", "begin_energy_mj", "begin_progress"), uint64),
         **dict.fromkeys(("hot", "works", "probing"), uint8),
         **dict.fromkeys(("power_w", "want_w", "limit_w", "clock_mhz", "target_w", "before_w", "target_mhz"), unknown),
@@ -155,7 +169,7 @@ def carried(memory: Memory, topology: PowerTopology) -> Memory:
     jobs = list(new.now.job)
     for old_row, row in zip(old_rows.tolist(), rows.tolist(), strict=True):
         jobs[row] = now.job[old_row]
-    kept = {name: getattr(now, name) for name in ("in_force", "fence", "watermark_ns", "planned_ns", "published_ns", "budgets")}
+    kept = {name: getattr(now, name) for name in KEPT}
     new.set(job=tuple(jobs), boot=boots, reset=topology.uuid != now.topology.uuid or not bool(same.all()), **kept)
     return new
 

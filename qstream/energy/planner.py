@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from qstream.energy import guard
 from qstream.energy.allocation import Status, allocate
 from qstream.energy.budgets import Tree, tree_of
+from qstream.energy.enforced import HELD_PLANS, default_w, enforced_w, unheeded
 from qstream.energy.levels import MARGIN, Bools, Floats, Knobs, between, knobs_of, limits_of, speeds
 from qstream.energy.measure import measure
 from qstream.energy.memory import LEVELS, EnergyState, Memory
@@ -19,14 +20,14 @@ from qstream.energy.simple import simple_limits
 from schemas.energy import ACTIVE, PARKED, RELEASED, TargetReason
 
 ROUNDING_W: Final = 1e-6
-HELD_PLANS: Final = 2  # periods for which a plan must hold: until the one after it is in force
 STUCK_NS: Final = 60_000_000_000  # for which a GPU whose actuator refused is left as it is
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class View:
-    """A domain at one time. `movable` GPUs may get another limit; the others keep `held_w` and are charged `fixed_w`. `limits`
-    and `speed` float64 [gpus, LIMITS]; `age` of the newest readings."""
+    """A domain at one time. `movable` GPUs may get another limit; the others keep `held_w` and are charged `fixed_w`.
+    `enforced_w` is what each may draw at most until the next plan; `limits` and `speed` float64 [gpus, LIMITS]; `age` of the
+    newest readings."""
 
     now: EnergyState
     now_ns: int
@@ -36,6 +37,7 @@ class View:
     movable: Bools
     held_w: Floats
     fixed_w: Floats
+    enforced_w: Floats
     limits: Floats
     speed: Floats
 
@@ -102,12 +104,13 @@ def _view(memory: Memory, options: EnergyOptions, now_ns: int) -> View:
     fresh = age == guard.Age.FRESH
     if options.deterministic:
         measure(memory, knobs, options, fresh)
+    memory.edit("stuck_ns")[unheeded(memory.now, options)] = max(now_ns, 1)
     now, limits = memory.now, limits_of(topology, knobs)
+    enforced = enforced_w(now, options, now_ns, age_s)
     stuck = (now.stuck_ns > 0) & (now_ns - now.stuck_ns < STUCK_NS)
     saving = (now.level >= 0) & (now.level == now.accepted) & (now.level < LEVELS - 1)
     heard = (now.peak_w >= 0).sum(1) > 1  # for more than a moment
     want = np.where(saving, now.want_w, np.maximum(now.want_w, now.draw_w[:, -1])).astype(np.float64)
-    held, default = _enforced(now, age), _default(now)
     return View(
         now=now,
         now_ns=now_ns,
@@ -115,36 +118,17 @@ def _view(memory: Memory, options: EnergyOptions, now_ns: int) -> View:
         tree=tree_of(topology, now.budgets, now_ns, held_until_ns(options, now_ns)),
         age=age,
         movable=knobs.targetable & fresh & ~stuck,
-        held_w=held,
-        fixed_w=np.where(age_s > _alone_s(options), np.maximum(held, default), held),
+        held_w=np.where(now.limit_w > 0, now.limit_w, default_w(now)).astype(np.float64),
+        fixed_w=np.where(age == guard.Age.LOST, np.maximum(enforced, default_w(now)), enforced),
+        enforced_w=enforced,
         limits=limits,
         speed=speeds(limits, np.where(heard, want, -1.0)),
     )
 
 
-def _enforced(now: EnergyState, age: NDArray[np.int8]) -> Floats:
-    """The limit of a GPU that gets no new one: what is enforced, or its default once it is not heard any more."""
-    reported: Floats = np.where((now.limit_w > 0) & (age < guard.Age.LOST), now.limit_w, _default(now)).astype(np.float64)
-    return reported
-
-
-def _default(now: EnergyState) -> Floats:
-    """The limit of a GPU of which nothing is set, as far as it is known."""
-    default = now.topology.limit_default_w.astype(np.float64)
-    default = np.where(default > 0, default, now.topology.limit_max_w)
-    found: Floats = np.where(default > 0, default, np.maximum(now.want_w * MARGIN, 0.0)).astype(np.float64)
-    return found
-
-
 def held_until_ns(options: EnergyOptions, now_ns: int) -> int:
     """Until when a plan made now must keep the budgets."""
     return now_ns + int(HELD_PLANS * options.plan_s * 1e9)
-
-
-def _alone_s(options: EnergyOptions) -> float:
-    """Age of the newest reading from which a node may be cut off and go back to its defaults before the next plan: the plan that
-    it had then was no older than one period, and the next plan must be in force before that one is over."""
-    return max(options.stale_s, min(options.lost_s, options.ttl_s - HELD_PLANS * options.plan_s))
 
 
 def _alone(view: View, simple: Floats) -> Answer:
@@ -222,11 +206,12 @@ def _paced(view: View, options: EnergyOptions, answer: Answer) -> Floats:
         forced = forced | (wanted < applied)
     elapsed_s = (view.now_ns - now.published_ns) / 1e9 if now.published_ns else np.inf
     limit = guard.ramped(limit, applied, ramp_w_s=tree.ramp_w_s, elapsed_s=elapsed_s)
-    return _raised_last(tree, limit, applied, now.topology.node_of_gpu)
+    enforced = view.enforced_w if options.mode == "apply" else applied
+    return _raised_last(tree, limit, enforced, now.topology.node_of_gpu)
 
 
 def _raised_last(tree: Tree, limit: Floats, applied: Floats, node: NDArray[np.int32]) -> Floats:
-    """Hold raises under a budget of several nodes that a raise before the others' falls could pass."""
+    """Hold raises under a budget of several nodes that a raise before the others' falls could pass; so is letting go of a GPU."""
     held = limit.copy()
     for budget in np.flatnonzero(tree.charged_w(np.maximum(limit, applied)) > tree.budget_w + ROUNDING_W):
         under = (tree.above == budget).any(1)
@@ -238,7 +223,7 @@ def _raised_last(tree: Tree, limit: Floats, applied: Floats, node: NDArray[np.in
 def _choice(view: View, options: EnergyOptions, answer: Answer, simple: Floats, limit: Floats) -> Choice:
     """The targets, with what is to be expected of each."""
     now, knobs, rows = view.now, view.knobs, np.arange(len(limit))
-    lost = (view.age == guard.Age.LOST) & knobs.targetable
+    lost = (view.age == guard.Age.LOST) & knobs.targetable & (limit >= view.fixed_w - ROUNDING_W)
     level = np.maximum(now.level, 0)
     capped = knobs.by_clock & (now.level >= 0) & (now.level < LEVELS - 1) & view.movable & options.deterministic
     clock = np.where(capped, knobs.levels[rows, level], np.where(view.movable | lost, -1.0, now.target_mhz))
@@ -290,7 +275,7 @@ def _reasons(view: View, options: EnergyOptions, limit: Floats, parked: Bools) -
     now, most = view.now, view.limits[:, -1]
     need = np.minimum(np.where(now.want_w > 0, MARGIN * now.want_w, most), most)
     rules = (
-        (view.age == guard.Age.LOST, TargetReason.LOST),
+        ((view.age == guard.Age.LOST) & (limit >= view.fixed_w - ROUNDING_W), TargetReason.LOST),
         (~view.movable, TargetReason.HELD),
         (parked, TargetReason.PARKED),
         (now.hot == 1, TargetReason.THERMAL),

@@ -10,7 +10,7 @@ from typing import Final, Self
 from qstream.contract import Batch, Event, Processor, Record, Result, Tick
 from qstream.energy.acks import acknowledge
 from qstream.energy.budgets import tree_of
-from qstream.energy.memory import EnergyState, Memory, carried, fresh
+from qstream.energy.memory import MAX_PUBLISHED, EnergyState, Memory, Published, carried, fresh
 from qstream.energy.options import EnergyOptions
 from qstream.energy.plan import failed_frame, hold, plan_frame, released_frame
 from qstream.energy.planner import adopt, choose, held_until_ns, is_in_force
@@ -140,6 +140,7 @@ class EnergyProcessor(Processor[EnergyState]):
             plan = plan_frame(choice, memory, self.options, plan_id=plan_id, ts_ns=at_ns, version=version, base_version=base)
             adopt(memory, choice)
             memory.set(in_force=now.in_force.proposed(version, at_ns).acknowledged(), reset=False, acks=())
+            memory.set(published=(*now.published, Published(plan_id=plan_id, ts_ns=at_ns))[-MAX_PUBLISHED:])
             return [Event(ENERGY_PLAN, record.key, plan_id, plan, record, found.seconds)]
 
         def skipped() -> list[Event]:

@@ -1,0 +1,57 @@
+"""Enforced: the most that each GPU may draw until the next plan, by its readings, its acknowledgements and its lease."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from qstream.energy.levels import MARGIN, Bools, Floats
+from qstream.energy.memory import EnergyState
+from qstream.energy.options import EnergyOptions
+
+HELD_PLANS: Final = 2  # periods for which a plan must hold: until the one after it is in force
+ABOVE_TARGET_W: Final = 1.0  # a limit that is above its target by more was not set
+
+
+def default_w(now: EnergyState) -> Floats:
+    """What a GPU may draw without any plan: its default limit, else its highest, else a little more than it has drawn."""
+    topology = now.topology
+    known = np.where(topology.limit_default_w > 0, topology.limit_default_w, topology.limit_max_w)
+    found: Floats = np.where(known > 0, known, np.maximum(now.want_w * MARGIN, 0.0)).astype(np.float64)
+    return found
+
+
+def enforced_w(now: EnergyState, options: EnergyOptions, now_ns: int, age_s: Floats) -> Floats:
+    """The most that the hardware may allow each GPU until the next plan: float64 [gpus]. `age_s` is that of its newest reading.
+
+    The limit that was read or acknowledged last, or a higher target that is not acknowledged yet. It is the default where that
+    may come back by then: the newest plan was not acknowledged, and the one before runs out, or no readings come either.
+    """
+    default, period_ns = default_w(now), int(options.plan_s * 1e9)
+    reported: Floats = np.where(now.limit_w > 0, now.limit_w, default).astype(np.float64)
+    silent = age_s > alone_s(options)
+    if options.mode != "apply":
+        return np.where(silent, np.maximum(reported, default), reported)
+    target = np.where(now.target_w > 0, now.target_w, np.where(now.changed_ns > 0, default, -1.0))
+    pending = (now.changed_ns > 0) & (now.acked_ns < now.changed_ns)
+    upper = np.where(pending, np.maximum(reported, target), reported)
+    answered = (now.acked_ns > 0) & (now.acked_ns >= now.published_ns)
+    until_ns = now.acked_ns + int(options.ttl_s * 1e9)
+    ends = (now.acked_ns > 0) & ~answered & (now_ns + period_ns >= until_ns)
+    return np.where(ends | (silent & ~answered), np.maximum(upper, default), upper)
+
+
+def alone_s(options: EnergyOptions) -> float:
+    """Age of the newest reading from which a node may be cut off and go back to its defaults before the next plan: the plan that
+    it had then was no older than one period, and the next plan must be in force before that one is over."""
+    return max(options.stale_s, min(options.lost_s, options.ttl_s - HELD_PLANS * options.plan_s))
+
+
+def unheeded(now: EnergyState, options: EnergyOptions) -> Bools:
+    """GPUs that were given a target long enough ago, and whose newest reading still has a higher limit."""
+    if options.mode != "apply":
+        return np.zeros(len(now.limit_w), bool)
+    late = now.seen_ns - now.changed_ns > 2 * options.stale_s * 1e9
+    found: Bools = late & (now.changed_ns > 0) & (now.target_w > 0) & (now.limit_w > now.target_w + ABOVE_TARGET_W)
+    return found
