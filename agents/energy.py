@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from agents.registry import Agent
-from schemas.topics import ENERGY_ACK, ENERGY_PLAN, GPU_TELEMETRY, POWER_BUDGET, POWER_TOPOLOGY
+from agents.runtime import quantum_runtime
+from schemas.topics import ENERGY_ACK, ENERGY_PLAN, GPU_TELEMETRY, POWER_BUDGET, POWER_TOPOLOGY, TASK_GRAPH, TASK_SCHEDULE
 
 if TYPE_CHECKING:
     from qstream.config import Settings
@@ -14,16 +15,17 @@ if TYPE_CHECKING:
 
 def processor(settings: Settings) -> EnergyProcessor:
     """The processor with the options that the worker starts with."""
+    from qstream.ahead import Ahead
     from qstream.energy.options import EnergyOptions
     from qstream.energy.processor import EnergyProcessor
 
-    return EnergyProcessor(EnergyOptions().changed(settings.options))
+    return EnergyProcessor(EnergyOptions().changed(settings.options), quantum_runtime(settings), Ahead())
 
 
 AGENT = Agent(
     name="energy",
     purpose="decides the power limit and clock cap of each GPU, under the power budgets of nodes, racks and rows",
-    topics=(GPU_TELEMETRY, POWER_TOPOLOGY, POWER_BUDGET, ENERGY_ACK, ENERGY_PLAN),
+    topics=(GPU_TELEMETRY, POWER_TOPOLOGY, POWER_BUDGET, ENERGY_ACK, TASK_GRAPH, ENERGY_PLAN, TASK_SCHEDULE),
     processor=processor,
     options="qstream.energy.options:EnergyOptions",
     examples="qstream.energy.examples:records",

@@ -37,6 +37,7 @@ SOLVERS: Final[Mapping[str, str]] = {
     "contiguous": "in the order of the numbers, as engines begin",
     "hash": "rendezvous hashing with bounded loads",
     "auction": "auction of the gate's choices under capacities",
+    "soonest": "each task as soon as possible, without a search",
     "list": "tasks placed one by one under a cap, what found no place earlier in the next try",
     "lpt-swap": "largest first, then exchanges that improve",
     "swap-annealing": "annealing by exchanges",

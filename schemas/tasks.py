@@ -16,7 +16,8 @@ from schemas.solver import SolverRecord
 from schemas.wording import Shown, must_be
 
 MAX_TASKS: Final = 4096
-MAX_SLOTS: Final = 1 << 16
+MAX_SLOTS: Final = 10_000
+MAX_CELLS: Final = 1 << 20  # tasks times slots
 
 
 class TaskGraph(Frame):
@@ -62,6 +63,8 @@ class TaskGraph(Frame):
         tasks = len(self.task)
         if not 1 <= tasks <= MAX_TASKS:
             raise ValueError(must_be("length of task", f"1 to {MAX_TASKS} tasks", tasks))
+        if tasks * self.slots > MAX_CELLS:
+            raise ValueError(must_be("slots", f"at most {MAX_CELLS // tasks} for {tasks} tasks", self.slots))
         require_distinct(self, "task")
         require_count(self, "duration", tasks, "the tasks")
         require_count(self, "category", tasks, "the tasks", or_none=True)
@@ -132,6 +135,8 @@ class EnergySchedule(VersionedPlan):
 
     domain: Name = Field(description="the power domain that runs the tasks")
     graph_id: Name = Field(description="the graph that is scheduled")
+    begin_ns: TimeNs = Field(default=0, description="begin of slot 0, ns since 1970")
+    slot_s: float = Field(default=1.0, gt=0, description="length of a slot, s")
     status: Status = Field(description="infeasible: the tasks of `at_fault` cannot meet their deadlines")
     task: Names = Field(description="the tasks, as in the graph")
     node: Names = Field(default=(), description="nodes, which `node_of_task` points to")
@@ -140,6 +145,8 @@ class EnergySchedule(VersionedPlan):
     peak_w: float = Field(ge=0, description="greatest watts of any slot")
     bound_w: float = Field(ge=0, description="watts below which no schedule's peak can be")
     simple_peak_w: float = Field(ge=0, description="peak of the schedule that starts everything as soon as possible")
+    budget_w: float | None = Field(default=None, ge=0, description="watts that the domain may draw")
+    missing_w: float = Field(default=0.0, ge=0, description="watts by which the peak passes the budget")
     start: Annotated[NDArray[np.int32], Axes("tasks")] = Field(description="first slot of each task")
     mode: Annotated[NDArray[np.int32], Axes("tasks")] = Field(description="power mode of each task")
     node_of_task: Annotated[NDArray[np.int32], Axes("tasks")] | None = Field(
@@ -163,14 +170,17 @@ class EnergySchedule(VersionedPlan):
             ttl_s=720.0,
             version=2,
             base_version=1,
-            solver=SolverRecord(solver="threshold-repair", n=3, objective=1900.0, bound=1900.0),
+            solver=SolverRecord(solver="list", n=3, objective=1900.0, bound=1900.0),
             graph_id="night-7",
+            begin_ns=1_700_000_000_000_000_000,
+            slot_s=60.0,
             status="optimal",
             task=("tokenise", "train", "evaluate"),
             node=("node-0",),
             peak_w=1900.0,
             bound_w=1900.0,
             simple_peak_w=2400.0,
+            budget_w=2000.0,
             start=np.array([0, 2, 8], np.int32),
             mode=np.array([0, 1, 1], np.int32),
             node_of_task=np.array([0, 0, 0], np.int32),

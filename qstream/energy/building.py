@@ -21,8 +21,8 @@ _SEVEN: Final = np.uint64(7)  # one of eight tasks tries another mode
 class Tasks(NamedTuple):
     """What does not change: tasks by unit (``task[first[u]:first[u + 1]]``) and the `unit` of each; `near` [N, 2, P], the
     predecessors and successors of each task, -1 beyond the last; `duration` [N, M] in slots, 0 where there is no such mode, and
-    `power` [N, M]; the earliest and latest start of each unit, which its edges allow with the fastest modes; the `node` and
-    `gpus` of each task, and the GPUs that a node has, `room` [nodes]."""
+    `power` [N, M]; the earliest and latest start of each unit, which its edges allow with the fastest modes; the slot `end` [N]
+    before which each task is over; the `node` and `gpus` of each task, and the GPUs that a node has, `room` [nodes]."""
 
     first: Ints
     task: Ints
@@ -32,6 +32,7 @@ class Tasks(NamedTuple):
     power: Floats
     release: Ints
     latest: Ints
+    end: Ints
     node: Ints
     gpus: Ints
     room: Ints
@@ -41,6 +42,17 @@ def members(tasks: Tasks, u: int) -> list[int]:
     """The tasks of a unit."""
     found: list[int] = tasks.task[tasks.first[u] : tasks.first[u + 1]].tolist()
     return found
+
+
+def within_rooms(tasks: Tasks, start: Ints, mode: Ints, slots: int) -> bool:
+    """Whether starts [U] and modes [N] keep to the GPUs of each node in every slot."""
+    if not tasks.gpus.any():
+        return True
+    at = start[tasks.unit]
+    used = np.zeros((len(tasks.room), slots + 1), np.int64)
+    np.add.at(used, (tasks.node, at), tasks.gpus)
+    np.add.at(used, (tasks.node, at + tasks.duration[np.arange(len(mode)), mode]), -tasks.gpus)
+    return bool((np.cumsum(used, 1)[:, :-1] <= tasks.room[:, None]).all())
 
 
 @compiled
@@ -144,7 +156,7 @@ def earliest(tasks: Any, u: Any, cap: Any, start: Any, mode: Any, load: Any, use
     low, high = tasks.release[u], tasks.latest[u]
     for a in range(tasks.first[u], tasks.first[u + 1]):
         i = tasks.task[a]
-        high = min(high, len(load) - tasks.duration[i, mode[i]])
+        high = min(high, tasks.end[i] - tasks.duration[i, mode[i]])
         for p in range(tasks.near.shape[2]):
             j = tasks.near[i, 0, p]
             if j < 0:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from qstream.contract import Record
 from schemas.energy import EnergyAck
 from schemas.frame import Frame
 from schemas.power import GpuTelemetry, PowerBudget, PowerTopology
-from schemas.topics import ENERGY_ACK, GPU_TELEMETRY, POWER_BUDGET, POWER_TOPOLOGY, Topic
+from schemas.tasks import TaskGraph
+from schemas.topics import ENERGY_ACK, GPU_TELEMETRY, POWER_BUDGET, POWER_TOPOLOGY, TASK_GRAPH, Topic
 
 UUIDS = ("GPU-0", "GPU-1", "GPU-2", "GPU-3")
 SECONDS = 20
 
 
 def records() -> list[Record]:
-    """Two nodes with two GPUs each for 20 s: caps are measured, a budget falls, a node goes silent, a target is refused; with a
-    repeated record, one of an unknown GPU, one in milliwatts and one under another topology."""
+    """Two nodes with two GPUs each for 20 s: caps are measured, a budget falls, a node goes silent, a target is refused, a graph
+    of tasks comes; with a repeated record, one of an unknown GPU, one in milliwatts, one under another topology, and graphs
+    that come twice, that take too many GPUs, and whose time is over."""
     given: list[tuple[Topic, Frame, int]] = [(POWER_TOPOLOGY, topology(2600.0), 0)]
     for second in range(1, SECONDS):
         for node in (0, 1):
@@ -31,6 +35,11 @@ def records() -> list[Record]:
         if second == 8:
             given.append((POWER_BUDGET, PowerBudget(domain="row-1", budget_w=1600.0, source="grid"), 1000 * second + 20))
             given.append((ENERGY_ACK, acknowledgement(), 1000 * second + 30))
+        if second in (5, 7):
+            given.append((TASK_GRAPH, graph(), 1000 * second + 40))
+        if second == 12:
+            given.append((TASK_GRAPH, graph(graph_id="large", gpus=np.array([1, 8, 1], np.int32)), 1000 * second + 40))
+            given.append((TASK_GRAPH, graph(graph_id="late", ts_ns=10**9), 1000 * second + 50))
         if second == 17:
             given.append((POWER_TOPOLOGY, topology(2400.0), 1000 * second))
     return [Record(topic.name, 0, offset, "row-1", frame, at_ms) for offset, (topic, frame, at_ms) in enumerate(given)]
@@ -60,6 +69,12 @@ def telemetry(node: int, second: int, *, uuid: tuple[str, ...] = (), limit_w: fl
         value=value,
         count=count,
     )
+
+
+def graph(**fields: Any) -> TaskGraph:
+    """Three tasks that begin 10 s after the first record, in slots of a second."""
+    changed = {"ts_ns": 10 * 10**9, "slot_s": 1.0, "gpus": np.array([1, 2, 2], np.int32)} | fields
+    return TaskGraph(**dict(TaskGraph.example()) | changed)
 
 
 def acknowledgement() -> EnergyAck:

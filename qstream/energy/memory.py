@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from qstream.energy.held import HeldGraph
 from qstream.module.draft import Draft
 from qstream.module.inforce import InForce
 from schemas.frame import Axes, Count, Frame, Name, TimeNs
@@ -18,7 +19,9 @@ RECENT: Final = 3  # maxima of power that are kept, each of `RECENT_S` seconds
 RECENT_S: Final = 10.0
 MAX_SOURCES: Final = 64  # of budgets
 MAX_PUBLISHED: Final = 4
-KEPT: Final = ("in_force", "fence", "watermark_ns", "planned_ns", "published_ns", "budgets", "published")  # whatever the topology
+KEPT: Final = (  # whatever the topology
+    "in_force", "fence", "watermark_ns", "planned_ns", "published_ns", "budgets", "published", "schedules", "graphs",
+)  # fmt: skip
 Float32 = Annotated[NDArray[np.float32], Axes("gpus")]
 Int64 = Annotated[NDArray[np.int64], Axes("gpus")]
 Uint64 = Annotated[NDArray[np.uint64], Axes("gpus")]
@@ -65,6 +68,7 @@ class EnergyState(Frame):
     work and watts at each level of its knob, -1 where it was not measured; `level` is the one in force, `accepted` the best one
     once probing is over. `want_w` is the greatest power that it drew lately while no limit held it down.
     `reset` says that the next plan is the first one under another topology.
+    `schedules` are the versions of the domain's task schedules, `graphs` those that hold or are being planned.
     `stuck_ns` is when an actuator last said that it could not set the GPU's target. `acked_ns` is the time of the newest plan
     that an actuator said it has taken (0: none, or it is over), `published` the newest plans. `acks` counts the targets that
     were acknowledged since the newest plan, in the order of the results; empty: none.
@@ -81,6 +85,8 @@ class EnergyState(Frame):
     budgets: Annotated[tuple[Annotated[HeldBudget, Field(strict=False)], ...], Field(strict=False)] = ()
     published: Annotated[tuple[Annotated[Published, Field(strict=False)], ...], Field(strict=False)] = ()
     acks: Annotated[tuple[Count, ...], Field(strict=False)] = ()
+    schedules: Annotated[InForce, Field(strict=False)] = InForce()
+    graphs: Annotated[tuple[HeldGraph, ...], Field(strict=False)] = ()
     job: MaybeNames = ()
     boot: MaybeNames = ()
     node_ns: Annotated[NDArray[np.int64], Axes("nodes")]

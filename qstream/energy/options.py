@@ -54,6 +54,26 @@ class EnergyOptions(ModuleOptions):
     stale_s: float = Field(default=5.0, gt=0, le=3600, description="age of a GPU's readings at which its target is held, s")
     lost_s: float = Field(default=30.0, gt=0, le=86_400, description="age at which it is released and charged at its default, s")
     ttl_s: float = Field(default=30.0, gt=0, le=3600, description="seconds for which a plan may be applied")
+    plan_ms: float = Field(
+        default=500.0,
+        ge=0,
+        le=3_600_000,
+        description="ms by records' time until a task graph is solved, next to the records; its simple schedule comes at once",
+    )
+    deadline_ms: float | None = Field(
+        default=None,
+        gt=0,
+        le=3_600_000,
+        description="ms for the solvers of one graph; none: a fixed amount of work, reproducible",
+    )
+    circuit_layers: int = Field(default=2, ge=1, le=16, description="layers of a circuit")
+    shots: int = Field(default=1024, ge=1, le=100_000, description="samples of a circuit")
+    circuit_slots: int = Field(default=8, ge=2, le=8, description="tasks that one circuit rearranges at once")
+    device: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9._-]{1,64}$",
+        description="device of the pool that runs circuits; none: they are simulated",
+    )
     seed: int = Field(default=0, ge=0, lt=2**32, description="seed of everything that is drawn at random")
 
     @model_validator(mode="after")
@@ -62,6 +82,8 @@ class EnergyOptions(ModuleOptions):
             raise OptionError(must_be("option mode", "dry_run or recommend while deterministic is off", self.mode))
         if self.meta and not (self.deterministic or self.qaoa or self.gnn):
             raise OptionError(must_be("option meta", "false where there are no two solvers to choose from", True))
+        if self.device is not None and not (self.qaoa or self.hqc):
+            raise OptionError(must_be("option device", "none while qaoa and hqc are off", self.device))
         if self.lost_s < self.stale_s:
             raise OptionError(must_be("option lost_s", f"at least stale_s, {self.stale_s:g}", self.lost_s))
         if self.ttl_s > 3 * self.plan_s:

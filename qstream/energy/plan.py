@@ -102,7 +102,7 @@ def plan_frame(
     active = rows[choice.state[rows] < PARKED]
     bounded = np.isfinite(choice.view.tree.budget_w)
     heard = (choice.view.age != Age.LOST) & (memory.now.power_w > 0)
-    unknown = options.qaoa or options.hqc or options.gnn or options.meta
+    unknown = options.gnn or options.meta
     return EnergyPlan(
         domain=topology.domain,
         plan_id=plan_id,
@@ -115,7 +115,7 @@ def plan_frame(
         mode=options.mode,
         status=choice.status,
         solver=_solver(choice, options),
-        fallback_reason=Reason.UNSUPPORTED if unknown else None,  # of caps and budgets, which are solved classically
+        fallback_reason=Reason.UNSUPPORTED if unknown else None,  # of caps and budgets; circuits are for schedules of tasks
         uuid=tuple(topology.uuid[row] for row in rows.tolist()),
         reason=tuple(reasons),
         reason_of=np.array([reasons.index(choice.reason[row]) for row in rows.tolist()], np.int32),
@@ -192,7 +192,7 @@ def _float32(values: NDArray[np.float64]) -> NDArray[np.float32]:
 
 
 def _solver(choice: Choice, options: EnergyOptions) -> SolverRecord:
-    asked = tuple(name for name in ("qaoa", "hqc", "gnn", "meta") if getattr(options, name))
+    asked = tuple(name for name in ("gnn", "meta") if getattr(options, name))
     name = "hull-greedy" if options.deterministic else "simple"
     n = int(choice.named.sum())
     return SolverRecord(

@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import groupby
 from typing import Final, Self
 
+from qstream.ahead import Ahead
 from qstream.contract import Batch, Event, Processor, Record, Result, Tick
 from qstream.energy.acks import acknowledge
 from qstream.energy.budgets import tree_of
+from qstream.energy.graphs import GraphPlan
 from qstream.energy.memory import MAX_PUBLISHED, EnergyState, Memory, Published, carried, fresh
 from qstream.energy.options import EnergyOptions
 from qstream.energy.plan import failed_frame, hold, plan_frame, released_frame
 from qstream.energy.planner import adopt, choose, held_until_ns, is_in_force
 from qstream.energy.readings import fold
 from qstream.energy.samples import gather
+from qstream.energy.scheduler import Scheduler
 from qstream.energy.warm import warm
-from qstream.errors import Poison, ProblemError, Transient
-from qstream.module.inforce import TIME_MAX_MS
-from qstream.module.planning import or_skipped
+from qstream.errors import OptionError, Poison, ProblemError, Transient
+from qstream.module.planning import Planned, or_skipped
 from qstream.module.planning import planned as timed
+from qstream.module.stamp import Stamp, event_ns
+from qstream.quantum.record import Refused
+from qstream.quantum.runtime import QuantumRuntime
 from schemas.control import Scalar
 from schemas.energy import EnergyAck
 from schemas.power import GpuTelemetry, PowerBudget, PowerTopology
-from schemas.topics import ENERGY_ACK, ENERGY_PLAN, GPU_TELEMETRY, POWER_BUDGET, POWER_TOPOLOGY
+from schemas.tasks import TaskGraph
+from schemas.topics import ENERGY_ACK, ENERGY_PLAN, GPU_TELEMETRY, POWER_BUDGET, POWER_TOPOLOGY, TASK_GRAPH, TASK_SCHEDULE
+from schemas.wording import must_be
 
+DEVICE_READY_S: Final = 30.0
 TICK_S: Final = 1.0
 RENEWED: Final = 3  # times within its time that a plan which stays is published: a node that is cut off has a young one
 
@@ -39,51 +47,90 @@ class EnergyProcessor(Processor[EnergyState]):
     A budget that falls makes a plan at once. Telemetry
     of a domain without topology waits for it (`Transient`); what contradicts the topology is poison. Where no record comes for
     `lost_s`, one plan lets go of all targets.
+
+    A graph of tasks has a simple schedule at once, and the solved one with the first record that is `plan_ms` younger, or, where
+    no record comes any more, by a tick. With `ahead`, which computes it meanwhile, that record waits if it is late (`NotYet`);
+    without, it is computed with that record. Both give the same schedules.
     """
 
     name = "energy"
-    inputs = (GPU_TELEMETRY, POWER_TOPOLOGY, POWER_BUDGET, ENERGY_ACK)
-    outputs = (ENERGY_PLAN,)
+    inputs = (GPU_TELEMETRY, POWER_TOPOLOGY, POWER_BUDGET, ENERGY_ACK, TASK_GRAPH)
+    outputs = (ENERGY_PLAN, TASK_SCHEDULE)
     state = EnergyState
     tick_s: float | None = TICK_S
 
-    def __init__(self, options: EnergyOptions | None = None) -> None:
+    def __init__(
+        self,
+        options: EnergyOptions | None = None,
+        runtime: Callable[[], QuantumRuntime] | None = None,
+        ahead: Ahead[Planned[GraphPlan]] | None = None,
+    ) -> None:
+        """`runtime` makes or gives the one where devices are found; it is asked when a device is named."""
         self.options = options or EnergyOptions()
+        self.runtime = runtime
+        self.scheduler = Scheduler(self.options, runtime, ahead)
 
     def configure(self, options: Mapping[str, Scalar]) -> Self:
-        return type(self)(self.options.changed(options))
+        changed = type(self)(self.options.changed(options), self.runtime, self.scheduler.ahead)
+        if changed.options.device != self.options.device:
+            changed._prepare_device()
+        return changed
 
     def warm(self) -> None:
-        warm()
+        warm(self.options)
+        self._prepare_device()
+
+    def _prepare_device(self) -> None:
+        """Have the device ready before a graph asks for it; each schedule's `fallback_reason` says if it is not."""
+        device = self.options.device
+        if device is not None and self.runtime is not None:
+            try:
+                self.runtime().prepare(device, timeout_s=DEVICE_READY_S)
+            except Refused as refused:
+                raise OptionError(f"{must_be('option device', 'a device that is ready', device)}: {refused.detail}") from refused
 
     def process(self, batch: Batch, state: EnergyState | None, now_ns: int) -> Result[EnergyState]:
         memory = None if state is None else Memory(state)
         events: list[Event] = []
         dead: list[Poison] = []
         for is_telemetry, group in groupby(batch.records, _is_telemetry):
-            if is_telemetry and memory is not None:
-                events += self._fold(list(group), memory, dead)
-                continue
-            for record in group:
-                try:
-                    memory, more = self._take(record, memory)
-                    events += more
-                except ProblemError as exc:
-                    dead.append(Poison(record, str(exc)))
+            records = list(group)
+            while records:
+                taken = 1
+                if is_telemetry and memory is not None:
+                    taken = self.scheduler.until_due(records, memory)
+                    events += self._fold(records[:taken], memory, dead)
+                else:
+                    try:
+                        memory, more = self._take(records[0], memory)
+                        events += more
+                    except ProblemError as exc:
+                        dead.append(Poison(records[0], str(exc)))
+                if memory is not None:
+                    last = records[taken - 1]
+                    events += self.scheduler.due(partial(_after_own, last), event_ns(last), memory)
+                records = records[taken:]
         return Result(events, dead, None if memory is None else memory.state())
 
     def on_tick(self, tick: Tick, state: EnergyState) -> Result[EnergyState]:
-        """Let go of all targets, once, where no record came for long."""
-        silent = tick.idle and tick.now_ns - state.watermark_ns > self.options.lost_s * 1e9
-        if not silent or state.released or not state.published_ns:
+        """Where no record comes any more: publish schedules that are due, and let go of all targets, once, after long."""
+        if not tick.idle:
             return Result()
-        memory, plan_id = Memory(state), tick.event_id(0)
+        memory = Memory(state)
+        events = self.scheduler.due(partial(Stamp.of_tick, tick), tick.now_ns, memory)
+        if tick.now_ns - state.watermark_ns > self.options.lost_s * 1e9 and not state.released and state.published_ns:
+            events.append(self._released(tick, state, memory, len(events)))
+        return Result(events, (), memory.state()) if events else Result()
+
+    def _released(self, tick: Tick, state: EnergyState, memory: Memory, n: int) -> Event:
+        """The plan that lets go of all targets."""
+        plan_id = tick.event_id(n)
         version, base = state.in_force.next_version(tick.now_ns), state.in_force.version
         plan = released_frame(memory, self.options, plan_id=plan_id, ts_ns=tick.now_ns, version=version, base_version=base)
         memory.set(in_force=state.in_force.proposed(version, tick.now_ns).acknowledged(), released=True)
         memory.edit("target_w")[:] = -1
         memory.edit("target_mhz")[:] = -1
-        return Result([Event(ENERGY_PLAN, tick.key, plan_id, plan, None)], (), memory.state())
+        return Event(ENERGY_PLAN, tick.key, plan_id, plan, None)
 
     def _take(self, record: Record, memory: Memory | None) -> tuple[Memory, list[Event]]:
         """The memory after a record, and its events."""
@@ -97,6 +144,8 @@ class EnergyProcessor(Processor[EnergyState]):
             hold(memory, frame)
             falls = self._lowest_w(memory) < before and memory.now.published_ns > 0
             return memory, self._publish(record, memory, at_once=True) if falls else []
+        if isinstance(frame, TaskGraph):
+            return memory, self.scheduler.take(Stamp.of(record, 0), frame, memory)
         if isinstance(frame, EnergyAck):
             acknowledge(memory, frame)
         return memory, []
@@ -111,7 +160,7 @@ class EnergyProcessor(Processor[EnergyState]):
         """Take telemetry in; the record that moves the domain's time past the next multiple of `plan_s` closes a tick."""
         events: list[Event] = []
         frames = [record.frame for record in records if isinstance(record.frame, GpuTelemetry)]
-        samples = gather(frames, [_event_ns(record) for record in records], memory.now)
+        samples = gather(frames, [event_ns(record) for record in records], memory.now)
         dead += [Poison(records[at], str(fault)) for at, fault in samples.faults.items()]
         memory.set(released=memory.now.released and len(samples.faults) == len(records))
         period_ns, taken = int(self.options.plan_s * 1e9), 0
@@ -154,9 +203,9 @@ def _is_telemetry(record: Record) -> bool:
     return isinstance(record.frame, GpuTelemetry)
 
 
-def _event_ns(record: Record) -> int:
-    """The time of a record in ns, within what int64 holds."""
-    return min(max(record.timestamp_ms, 0), TIME_MAX_MS) * 1_000_000
+def _after_own(record: Record, n: int) -> Stamp:
+    """The stamp of an event that comes with a record, after the record's own."""
+    return Stamp.of(record, 1 + n)
 
 
 def _adopted(topology: PowerTopology, memory: Memory | None) -> Memory:

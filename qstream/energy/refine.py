@@ -15,7 +15,7 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from qstream.energy.building import Tasks, members
+from qstream.energy.building import Tasks, members, within_rooms
 from qstream.energy.fleet import Floats, Ints
 from qstream.energy.window import TaskWindow
 from qstream.quantum.onehot import OneHotProblem
@@ -31,6 +31,7 @@ _PRICE: Final = 1.5  # of a slot by which an edge is broken, in deviations of th
 _PRICED: Final = 256  # random choices that this deviation is taken from
 _PATIENCE: Final = 4  # windows in a row that did not lower the peak
 _CONTROL: Final = 7
+_LOOKED_AT: Final = 64  # samples of which one must keep to the nodes' GPUs
 _ROUNDING: Final = 1e-9
 
 Answer = tuple[Ints, Ints]  # starts [U] and modes [N]
@@ -154,12 +155,25 @@ def _improve(
         if last.reason is not None:
             return Step(best, lowest, tried, kept, reason=last.reason)
         controls.append(last.control_w)
-        at = int(last.peak_w.argmin())
-        if last.peak_w[at] < lowest * (1 - _ROUNDING):
-            best, lowest, kept, waited = _taken(tasks, best, choice, last.levels[at]), float(last.peak_w[at]), kept + 1, 0
+        lower = _lower(window, tasks, best, choice, last, lowest)
+        if lower is not None:
+            (best, lowest), kept, waited = lower, kept + 1, 0
     if last is None:
         return Step(best, lowest, 0, 0, reason=Reason.TIMEOUT)
     return Step(best, lowest, tried, kept, execution=last.execution, depth=terms.circuit_layers, shots=last.shots)
+
+
+def _lower(
+    window: TaskWindow, tasks: Tasks, given: Answer, choice: Choice, found: Sampled, peak: float
+) -> tuple[Answer, float] | None:
+    """The sample of the lowest peak, if it is below this one, that keeps to the GPUs of each node; None without one."""
+    for at in np.argsort(found.peak_w, kind="stable")[:_LOOKED_AT].tolist():
+        if found.peak_w[at] >= peak * (1 - _ROUNDING):
+            return None
+        taken = _taken(tasks, given, choice, found.levels[at])
+        if within_rooms(tasks, *taken, window.slots):
+            return taken, float(found.peak_w[at])
+    return None
 
 
 def sample(choice: Choice, terms: QaoaTerms, seed: int, deadline_s: float = math.inf, runtime: Runtime | None = None) -> Sampled:
@@ -215,7 +229,7 @@ def _options(window: TaskWindow, tasks: Tasks, given: Answer, u: int, free: set[
     for each in others:
         low, high = int(tasks.release[u]), int(tasks.latest[u])
         for i, m in zip(own, each, strict=True):
-            end = window.slots
+            end = int(window.end[i])
             for j in tasks.near[i, 0]:
                 if j >= 0 and int(window.unit[j]) not in free:
                     low = max(low, int(start[window.unit[j]] + window.duration[j, mode[j]]))

@@ -28,12 +28,14 @@ _MOST_TRIES: Final = 12_000
 _WORK: Final = 2.5e8  # about a quarter of a second: tries x units x (units + _FIXED)
 _FIXED: Final = 100
 _PATIENCE: Final = 50  # caps in a row that were not reached
-_ROUNDING: Final = 1e-9
+ROUNDING: Final = 1e-9
 
 
 class ScheduleTerms(QaoaTerms, Protocol):
     """What a schedule reads of the module's options."""
 
+    @property
+    def deterministic(self) -> bool: ...
     @property
     def qaoa(self) -> bool: ...
     @property
@@ -73,7 +75,8 @@ def schedule(
     """Level the draw of a window of tasks.
 
     Tasks are placed one by one below caps between a proven bound and the best peak so far. With `qaoa`, or `hqc` turn after turn,
-    circuits then rearrange the tasks around the peak; what they propose counts only if the true peak falls. Without a deadline
+    circuits then rearrange the tasks around the peak; what they propose counts only if the true peak falls. With `deterministic`
+    off they begin with all tasks as soon as possible, which is the answer where nothing else is on. Without a deadline
     equal arguments give equal plans, in about a quarter of a second.
 
     Parameters
@@ -113,24 +116,42 @@ def plan_of(
 ) -> WindowPlan:
     """`schedule` of checked arguments, from the `given` starts [U] and modes [N] or from the soonest."""
     soonest = (tasks.release.copy(), window.fastest())
-    simple = float(window.load_w(soonest[0][window.unit], soonest[1]).max())
     if late:
-        record = SolverRecord(solver="list", seed=seed, n=len(window.unit), objective=simple)
-        return WindowPlan(soonest[0][window.unit], soonest[1], simple, simple, simple, "infeasible", record, late)
+        return plan_soonest(window, soonest[0][window.unit], soonest[1], late, seed)
+    simple = float(window.load_w(soonest[0][window.unit], soonest[1]).max())
     bound = peak_bound_w(window, tasks)
-    start, mode = levelled(window, tasks, bound, soonest if given is None else given, seed, remaining_s)
+    start, mode = soonest if given is None else given
+    search = options is None or options.deterministic
+    if search:
+        start, mode = levelled(window, tasks, bound, (start, mode), seed, remaining_s)
     peak = float(window.load_w(start[window.unit], mode).max())
-    record = SolverRecord(solver="list", seed=seed, n=len(window.unit), objective=peak, bound=bound)
+    name = "list" if search else "soonest"
+    record = SolverRecord(solver=name, seed=seed, n=len(window.unit), objective=peak, bound=min(bound, peak))
     reason = None
-    if options is not None and (options.qaoa or options.hqc) and peak > bound * (1 + _ROUNDING):
+    if options is not None and (options.qaoa or options.hqc) and peak > bound * (1 + ROUNDING):
         turns = None if options.hqc else 1
         (start, mode), record, reason = refined(
             window, tasks, (start, mode), record, options, turns=turns, seed=seed, remaining_s=remaining_s, runtime=runtime
         )
         peak = float(window.load_w(start[window.unit], mode).max())
-    proven = peak <= bound * (1 + _ROUNDING)
+    proven = peak <= bound * (1 + ROUNDING)
     bound = min(bound, peak)
     return WindowPlan(start[window.unit], mode, peak, bound, simple, "optimal" if proven else "feasible", record, (), reason)
+
+
+def plan_soonest(window: TaskWindow, start: Ints, mode: Ints, at_fault: tuple[int, ...] = (), seed: int = 0) -> WindowPlan:
+    """These starts and modes [N], without a search, as a plan with a quick bound; infeasible where tasks are `at_fault`."""
+    peak = float(window.load_w(start, mode).max())
+    watts = np.where(window.exists(), window.power_w, np.inf)
+    energy = np.where(window.exists(), window.power_w * window.duration, np.inf)
+    least = (float(energy.min(1).sum()) + float(window.base.sum())) / window.slots
+    bound = min(peak, max(least, float(window.base.max()), float(watts.min(1).max() + window.base.min())))
+    if at_fault:
+        bound = peak
+    proven = peak <= bound * (1 + ROUNDING)
+    status: Status = "infeasible" if at_fault else "optimal" if proven else "feasible"
+    record = SolverRecord(solver="soonest", seed=seed, n=len(start), objective=peak, bound=bound)
+    return WindowPlan(start, mode, peak, bound, peak, status, record, at_fault)
 
 
 def levelled(
@@ -141,7 +162,7 @@ def levelled(
     best, units = float(window.load_w(start[window.unit], mode).max()), len(tasks.release)
     left = min(_MOST_TRIES, int(_WORK / (units * (units + _FIXED))))
     turn, failed = 0, 0
-    while left > 0 and failed < _PATIENCE and remaining_s() > 0 and best > bound * (1 + _ROUNDING):
+    while left > 0 and failed < _PATIENCE and remaining_s() > 0 and best > bound * (1 + ROUNDING):
         cap = bound + _CAPS[failed % len(_CAPS)] * (best - bound)
         tried, chosen = start.copy(), mode.copy()
         rank, tries = tasks.latest.astype(np.float64), min(_TRIES, left)

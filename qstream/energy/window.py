@@ -20,6 +20,8 @@ from schemas.wording import Shown, must_be
 
 MAX_SLOTS: Final = 10_000
 MAX_TASKS: Final = 10_000
+_BOUND_WORK: Final = 3e7  # tasks x modes x begins x ends of intervals that the bound looks at: about a quarter of a second
+_LEAST_ENDS: Final = 32
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,6 +44,8 @@ class TaskWindow:
         What else is drawn in each slot.
     together : int [P, 2]
         Pairs of tasks that start in the same slot.
+    deadline : int [N], optional
+        The slot before which a task is over, whatever its mode; without, the end of the window.
 
     Raises
     ------
@@ -58,7 +62,9 @@ class TaskWindow:
     edges: Ints = ()  # type: ignore[assignment]
     base_w: Floats | None = None
     together: Ints = ()  # type: ignore[assignment]
+    deadline: Ints | None = None
     base: Floats = field(init=False)
+    end: Ints = field(init=False)
     unit: Ints = field(init=False)
     order: Ints = field(init=False)
 
@@ -84,18 +90,26 @@ class TaskWindow:
             allowed = f"{slots} finite numbers of 0 W or more, one for each slot"
             raise ProblemError(must_be("base_w", allowed, Shown(f"shape {base.shape}, values {base.tolist()}")))
         tasks = len(duration)
-        starts = [array(name, getattr(self, name), np.int64, "N") for name in ("release", "latest")]
-        for name, start in zip(("release", "latest"), starts, strict=True):
-            if len(start) != tasks:
-                raise ProblemError(must_be(name, f"of {tasks} slots, one for each task", Shown(f"{len(start)} slots")))
+        over = np.full(tasks, slots) if self.deadline is None else self.deadline
+        limits = {"release": self.release, "latest": self.latest, "deadline": over}
+        release, latest, end = (_by_task(name, value, tasks) for name, value in limits.items())
         edges, together = (pairs(name, getattr(self, name), tasks) for name in ("edges", "together"))
         unit = united(tasks, together)
-        given = (slots, np.where(has, duration, 0), np.where(has, power, 0.0), *starts, edges, base, together)
-        names = ("slots", "duration", "power_w", "release", "latest", "edges", "base", "together")
-        for name, value in zip(names, given, strict=True):
+        checked = {
+            "slots": slots,
+            "duration": np.where(has, duration, 0),
+            "power_w": np.where(has, power, 0.0),
+            "release": release,
+            "latest": latest,
+            "edges": edges,
+            "base": base,
+            "together": together,
+            "end": np.minimum(end, slots),
+            "unit": unit,
+            "order": ordered(unit, edges),
+        }
+        for name, value in checked.items():
             object.__setattr__(self, name, value)
-        object.__setattr__(self, "unit", unit)
-        object.__setattr__(self, "order", ordered(unit, edges))
 
     def exists(self) -> NDArray[np.bool_]:
         """Which modes there are, bool [N, M]."""
@@ -127,7 +141,7 @@ class TaskWindow:
             (long > 0).all()
             and (start >= self.release).all()
             and (start <= self.latest).all()
-            and (start + long <= self.slots).all()
+            and (start + long <= self.end).all()
             and (start[second] >= start[first] + long[first]).all()
             and (start[self.together[:, 0]] == start[self.together[:, 1]]).all()
         )
@@ -204,55 +218,75 @@ def tasks_of(window: TaskWindow) -> tuple[Tasks, tuple[int, ...]]:
     unit, units = window.unit, len(window.order)
     task = np.argsort(unit, kind="stable")
     first = np.searchsorted(unit[task], np.arange(units + 1))
-    sides: list[list[list[int]]] = [[[], []] for _ in range(len(unit))]
+    near = neighbours(len(unit), window.edges)
+    after: list[list[int]] = [[] for _ in range(len(unit))]
     for i, j in window.edges.tolist():
-        sides[j][0].append(i)
-        sides[i][1].append(j)
-    width = 1 + max(len(side) for both in sides for side in both)
-    near = np.array([[side + [-1] * (width - len(side)) for side in both] for both in sides])
+        after[i].append(j)
     short = window.duration[np.arange(len(unit)), window.fastest()]
     release, latest = np.zeros(units, np.int64), np.full(units, window.slots)
     np.maximum.at(release, unit, window.release)
-    own = np.minimum(window.latest, window.slots - short)
+    own = np.minimum(window.latest, window.end - short)
     np.minimum.at(latest, unit, own)
     members = [task[first[u] : first[u + 1]].tolist() for u in range(units)]
     for u in window.order.tolist():
         for i in members[u]:
-            for j in sides[i][1]:
+            for j in after[i]:
                 release[unit[j]] = max(release[unit[j]], release[u] + short[i])
     late = tuple(np.flatnonzero(release[unit] > own).tolist())
     for u in reversed(window.order.tolist()):
         for i in members[u]:
-            for j in sides[i][1]:
+            for j in after[i]:
                 latest[u] = min(latest[u], latest[unit[j]] - short[i])
     none = np.zeros(len(unit), np.int64)
-    found = Tasks(first, task, unit, near, window.duration, window.power_w, release, latest, none, none, np.zeros((1,), np.int64))
+    fixed = (first, task, unit, near, window.duration, window.power_w, release, latest, window.end)
+    found = Tasks(*fixed, none, none, np.zeros((1,), np.int64))
     return found, late
+
+
+def neighbours(tasks: int, edges: Ints) -> Ints:
+    """Predecessors and successors of each task, int64 [N, 2, P], -1 beyond the last."""
+    counts = [np.bincount(edges[:, side], minlength=tasks) for side in (1, 0)]
+    found = np.full((tasks, 2, 1 + max(int(count.max()) for count in counts)), -1, np.int64)
+    for side, count in enumerate(counts):
+        own, other = edges[:, 1 - side], edges[:, side]
+        order = np.argsort(own, kind="stable")
+        place = np.arange(len(edges)) - np.repeat(np.cumsum(count) - count, count)
+        found[own[order], side, place] = other[order]
+    return found
 
 
 def peak_bound_w(window: TaskWindow, tasks: Tasks) -> float:
     """A peak that no schedule falls below, W.
 
     Energetic reasoning (Baptiste, Le Pape, Nuijten 1999): in slots a to b - 1 a task draws at least what both its earliest and
-    its latest start put there, in the mode where that is least.
+    its latest start put there, in the mode where that is least. Of long windows only some slots are begins and ends.
     """
     exists = window.exists()
     low, high = tasks.release[window.unit][:, None, None], tasks.latest[window.unit][:, None, None]
     long, watts = window.duration[:, :, None], np.where(exists, window.power_w, np.inf)
     base = np.concatenate(([0.0], np.cumsum(window.base)))
-    end = np.full(len(window.unit), window.slots)
+    end = window.end.copy()
     np.minimum.at(end, window.edges[:, 0], tasks.latest[window.unit[window.edges[:, 1]]])
     # `latest` is that of the fastest mode; a slower one may have to start before.
     last = np.minimum(high, end[:, None, None] - long)
     bound = float(window.base.max())
-    for a in range(window.slots):
-        b = np.arange(a + 1, window.slots + 1)
+    slots = min(window.slots, max(_LEAST_ENDS, int(np.sqrt(_BOUND_WORK / window.duration.size))))
+    ends = np.unique(np.linspace(0, window.slots, slots + 1).astype(np.int64))
+    for at, a in enumerate(ends[:-1].tolist()):
+        b = ends[at + 1 :]
         early = np.minimum(b, low + long) - np.maximum(a, low)
         late = np.minimum(b, last + long) - np.maximum(a, last)
         shared = np.where(exists[:, :, None], np.clip(np.minimum(early, late), 0, None) * window.power_w[:, :, None], np.inf)
         bound = max(bound, float(((shared.min(1).sum(0) + base[b] - base[a]) / (b - a)).max()))
     # Each task draws on top of the base somewhere.
     return max(bound, float(watts.min(1).max() + window.base.min()))
+
+
+def _by_task(name: str, value: ArrayLike, tasks: int) -> Ints:
+    found: Ints = array(name, value, np.int64, "N")
+    if len(found) != tasks:
+        raise ProblemError(must_be(name, f"of {tasks} slots, one for each task", Shown(f"{len(found)} slots")))
+    return found
 
 
 def _check(wrong: NDArray[np.bool_], name: str, allowed: str, given: NDArray[Any]) -> None:

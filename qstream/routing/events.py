@@ -1,15 +1,12 @@
-"""Events: what was decided, as the frames that are published, each with its name, its time and the record that caused it."""
+"""Events: what was decided, as the frames that are published."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qstream.contract import Event, Record
-from qstream.module.inforce import TIME_MAX_MS
+from qstream.contract import Event
+from qstream.module.stamp import Stamp
 from qstream.routing.decision import Decision, map_arrays, placement_frame
 from qstream.routing.memory import RoutingState
 from qstream.routing.problem import capacities
@@ -20,26 +17,6 @@ from schemas.plan import ResetReason, SkipReason
 from schemas.shares import DispatchShares, SharesScore
 from schemas.solver import SolverRecord
 from schemas.topics import DISPATCH_SHARES, PLACEMENT_PLAN
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Stamp:
-    """Whose an event is, its id and time, and the record that caused it."""
-
-    key: str
-    id: str
-    ts_ns: int
-    cause: Record | None
-
-    @classmethod
-    def of(cls, record: Record, n: int) -> Self:
-        """The n-th event of a record."""
-        return cls(record.key, record.event_id(n), event_ns(record), record)
-
-
-def event_ns(record: Record) -> int:
-    """The time of a record in ns, within what int64 holds."""
-    return min(max(record.timestamp_ms, 0), TIME_MAX_MS) * 1_000_000
 
 
 def placement_event(

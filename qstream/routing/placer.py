@@ -11,9 +11,10 @@ from qstream.ahead import Ahead
 from qstream.contract import Event
 from qstream.learn.decision import mode
 from qstream.module.planning import Planned, or_skipped, planned, start
+from qstream.module.stamp import Stamp
 from qstream.quantum.runtime import QuantumRuntime
 from qstream.routing.decision import Decision, expected_balancedness
-from qstream.routing.events import Stamp, failed_event, placement_event
+from qstream.routing.events import failed_event, placement_event
 from qstream.routing.memory import Memory, RoutingState
 from qstream.routing.options import RoutingOptions
 from qstream.routing.plan import keep_placement

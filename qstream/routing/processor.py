@@ -14,11 +14,12 @@ from qstream.errors import OptionError, Poison, ProblemError, Transient
 from qstream.learn.decision import mode
 from qstream.module.inforce import InForce
 from qstream.module.planning import Planned
+from qstream.module.stamp import Stamp, event_ns
 from qstream.quantum.record import Refused
 from qstream.quantum.runtime import QuantumRuntime
 from qstream.routing import smoothing
 from qstream.routing.decision import Decision
-from qstream.routing.events import Stamp, event_ns, reset_event, shares_event
+from qstream.routing.events import reset_event, shares_event
 from qstream.routing.memory import Memory, RoutingState
 from qstream.routing.options import RoutingOptions
 from qstream.routing.placer import CALIBRATION, Placer
@@ -112,7 +113,7 @@ class RoutingProcessor(Processor[RoutingState]):
         owed = self.placer.is_owed(state, tick.now_ns)
         if not tick.idle or not (owed or self.placer.is_due(state, tick.now_ns)):
             return Result()
-        memory, stamp = Memory(state), Stamp(tick.key, tick.event_id(0), tick.now_ns, None)
+        memory, stamp = Memory(state), Stamp.of_tick(tick, 0)
         if owed:
             events = self.placer.owed(stamp, memory, state.in_force.held_until_ns(self.options.ttl_s))
         else:

@@ -12,6 +12,7 @@ from qstream.cli.output import counted, joined, solver_text
 from schemas.energy import EnergyAck, EnergyPlan
 from schemas.frame import Frame
 from schemas.power import GpuTelemetry, PowerBudget, PowerTopology
+from schemas.tasks import EnergySchedule, TaskGraph
 
 
 def line(frame: Frame) -> str | None:
@@ -73,10 +74,35 @@ def _given(budget: PowerBudget) -> str:
     return joined(budget.domain, f"at most {budget.budget_w:.0f} W", f"by {budget.source}")
 
 
+def _schedule(plan: EnergySchedule) -> str:
+    score = f"peak {plan.peak_w:.0f} W, at least {plan.bound_w:.0f}, as soon as possible {plan.simple_peak_w:.0f}"
+    return joined(
+        plan.domain,
+        plan.graph_id,
+        f"v{plan.version}",
+        plan.skip_reason,
+        plan.status,
+        counted(len(plan.task), "task"),
+        f"on {counted(len(plan.node), 'node')}" if plan.node else None,
+        score,
+        f"{plan.missing_w:.0f} W above the budget" if plan.missing_w else None,
+        f"too late: {', '.join(plan.at_fault)}" if plan.at_fault else None,
+        solver_text(plan.solver),
+    )
+
+
+def _graph(frame: TaskGraph) -> str:
+    edges = 0 if frame.edges is None else len(frame.edges)
+    window = f"{frame.slots} slots of {frame.slot_s:g} s"
+    return joined(frame.domain, frame.graph_id, counted(len(frame.task), "task"), counted(edges, "edge"), window)
+
+
 LINES: Final[Mapping[type[Frame], Callable[[Any], str]]] = {
     EnergyPlan: _plan,
     EnergyAck: _ack,
     GpuTelemetry: _telemetry,
     PowerTopology: _topology,
     PowerBudget: _given,
+    EnergySchedule: _schedule,
+    TaskGraph: _graph,
 }

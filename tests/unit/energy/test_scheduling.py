@@ -16,7 +16,7 @@ from qstream.energy.refine import choose, refined, sample
 from qstream.energy.window import tasks_of
 from qstream.errors import ProblemError
 
-CIRCUITS = SimpleNamespace(qaoa=True, hqc=False, circuit_layers=2, shots=64, circuit_slots=4, device=None)
+CIRCUITS = SimpleNamespace(deterministic=True, qaoa=True, hqc=False, circuit_layers=2, shots=64, circuit_slots=4, device=None)
 
 
 def random_window(seed: int, tasks: int, slots: int = 10, modes: int = 1) -> TaskWindow:

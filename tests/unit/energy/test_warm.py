@@ -1,4 +1,4 @@
-"""Warming loads the kernels of budgets, and one compiled form of each kernel serves every caller."""
+"""Warming loads the kernels of budgets and schedules, and one compiled form of each kernel serves every caller."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from schemas.power import GpuTelemetry, PowerTopology
 def test_one_compiled_form_of_each_kernel_serves_every_caller() -> None:
     EnergyProcessor().warm()
     loaded = (fill, exchange, hull_rows, fold_frames)
-    assert all(len(kernel.signatures) >= 1 for kernel in loaded)
+    assert all(len(kernel.signatures) >= 1 for kernel in (*loaded, build_to))
     power, value, above = [[200.0, 300.0]] * 3, [[0.8, 1.0]] * 3, [[0, 1], [0, 1], [1, -1]]
     for budget in ([500.0, 800.0], [300.0, 800.0]):
         allocate(power, value, above, budget)
