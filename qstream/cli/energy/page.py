@@ -10,6 +10,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from qstream.cli.energy.compared import HEAD, Compared
 from qstream.cli.html import BLUE, GREY, LEFT, LINE, ORANGE, WIDTH, document, key, table, ticks
 from qstream.energy.compare import Row
 from schemas.power import PowerTopology
@@ -21,27 +22,19 @@ BAR: Final = 26
 STEPS: Final = (1, 2, 2.5, 5, 10)
 
 
-def page(
-    head: Sequence[str],
-    cells: Sequence[Sequence[str]],
-    rows: Sequence[Row],
-    topology: PowerTopology,
-    drawn_w: NDArray[np.float64],
-    budget_w: float,
-    source: str,
-    facts: Sequence[str],
-) -> str:
-    """The page as text, the same for the same rows. `head` and `cells` are the table; `drawn_w` [gpus], -1 unknown."""
+def page(found: Compared) -> str:
+    """The page as text, the same for the same plan."""
+    rows, now = found.rows, found.offline.memory.now
     colours = [(COLOURS[row.name], row.name) for row in rows]
-    lines = "".join(f"<p>{escape(fact)}</p>" for fact in facts)
+    lines = "".join(f"<p>{escape(fact)}</p>" for fact in found.facts())
     body = (
-        f"{lines}{table(head, cells, 'planned')}"
+        f"{lines}{table(HEAD, found.cells(), 'planned')}"
         "<h2>Watts of the domain</h2><p>Pale: the most that these limits let it draw. Full: what to expect.</p>"
-        f"{key([*colours, (BUDGET, 'budget')])}{_bars(rows, budget_w)}"
+        f"{key([*colours, (BUDGET, 'budget')])}{_bars(rows, float(found.offline.choice.view.tree.budget_w[0]))}"
         "<h2>Limit of each GPU</h2><p>In the order of the topology, node by node.</p>"
-        f"{key([*colours, (DRAWN, 'recorded mean draw')])}{_limits(rows, topology, drawn_w)}"
+        f"{key([*colours, (DRAWN, 'mean draw')])}{_limits(rows, now.topology, now.power_w.astype(np.float64))}"
     )
-    return document(f"Power limits: {source}", body)
+    return document(f"Power limits: {found.source}", body)
 
 
 def _bars(rows: Sequence[Row], budget_w: float) -> str:

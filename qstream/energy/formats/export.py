@@ -268,8 +268,3 @@ def _lowest_mhz(topology: PowerTopology, row: int) -> int:
 
 
 EXPORTERS: Final[Mapping[str, Exporter]] = {"nvidia-smi": _nvidia_smi, "dps": _dps, "dynamo": _dynamo}
-FILE_NAMES: Final[Mapping[str, str]] = {
-    "nvidia-smi": "power-limits.sh",
-    "dps": "dps-gpu-policy.sh",
-    "dynamo": "dynamo-power.yaml",
-}
