@@ -8,10 +8,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from qstream.energy.bundled import default_prior
-from qstream.energy.caps import next_cap
-from qstream.energy.measure import units
-from qstream.energy.memory import LEVELS
+from qstream.energy.measure import next_level, units_of
 from qstream.energy.offline import Offline
 from qstream.energy.options import EnergyOptions
 from schemas.energy import PARKED, RELEASED
@@ -115,21 +112,13 @@ def probes_wanted(offline: Offline, options: EnergyOptions) -> dict[str, float]:
     """
     now, knobs = offline.memory.now, offline.choice.view.knobs
     ready = knobs.targetable & (now.accepted < 0) & (now.time_s[:, -1] > 0) & (now.hot == 0)
+    units = units_of(now.job, ready)
     wanted: dict[str, float] = {}
-    for rows in units(now.job, ready):
-        first = int(rows[0])
-        visited = [LEVELS - 1, *np.flatnonzero(now.time_s[first, :-1] > 0).tolist()]
-        model = "" if now.topology.model_of_gpu is None else now.topology.model[int(now.topology.model_of_gpu[first])]
-        level = next_cap(
-            knobs.levels[first],
-            visited,
-            now.time_s[first, visited].astype(np.float64),
-            now.draw_w[first, visited].astype(np.float64),
-            prior=default_prior("sm_clock_mhz" if knobs.by_clock[first] else "power_limit_w"),
-            gpu=model,
-            max_slowdown=options.max_slowdown,
-            seed=options.seed,
-        )
+    for lead, size, first in zip(units.lead.tolist(), units.size.tolist(), units.first.tolist(), strict=True):
+        times, draws = (array[lead].astype(np.float64) for array in (now.time_s, now.draw_w))
+        level = next_level(now, knobs, options, lead, times, draws)
         if level is not None:
-            wanted |= dict.fromkeys((now.topology.uuid[row] for row in rows.tolist()), float(knobs.levels[first, level]))
+            wanted |= {
+                now.topology.uuid[row]: float(knobs.levels[lead, level]) for row in units.row[first : first + size].tolist()
+            }
     return wanted
