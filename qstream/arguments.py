@@ -31,6 +31,8 @@ def array(name: str, value: ArrayLike, dtype: type[np.generic], axes: str) -> ND
         raise ProblemError(must_be(name, allowed, Shown(f"shape {given.shape}")))
     if given.dtype == dtype and given.flags.c_contiguous:
         return read_only(given)
+    if not given.size:  # numpy takes an empty list for numbers of any kind
+        given = given.astype(dtype)
     kinds = "iuf" if np.issubdtype(dtype, np.floating) else "iu"
     if given.dtype.kind not in kinds:
         wanted = "numbers" if "f" in kinds else "whole numbers"

@@ -17,6 +17,10 @@ from schemas.wording import Shown, must_be
 
 MAX_GPUS: Final = 1024  # of a domain; a larger site is a tree of domains
 MAX_POINTS: Final = 64  # of a value curve
+QUANTITIES: Final = (
+    "limit_min_w", "limit_max_w", "limit_default_w", "idle_w", "parked_w", "node_budget_w", "overhead_w", "inner_budget_w",
+    "sm_clock_mhz", "qpu_idle_w", "qpu_active_w", "nvlink_mode_w",
+)  # fmt: skip
 Workload = Literal["prefill", "decode", "train", "other", ""]
 Workloads = Annotated[tuple[Workload, ...], Field(strict=False, fail_fast=True)]
 MaybeName = Annotated[str, StringConstraints(max_length=200)]
@@ -165,17 +169,19 @@ class PowerTopology(Frame):
         require(self, "inner_parent", -1, len(self.inner) - 1)
         for field in ("opt_in", "mig"):
             require(self, field, 0, 1)
+        require(self, "qpu_slots", 0)
+        if self.parent == self.domain:
+            raise ValueError(must_be("parent", "another domain than the one it is above", self.parent))
         self._check_limits()
         self._check_tree()
         return self
 
     def _check_limits(self) -> None:
         """Known limits are in order; no quantity is below 0 unless it is -1."""
-        for field in ("limit_min_w", "limit_max_w", "limit_default_w", "idle_w", "parked_w", "node_budget_w", "overhead_w"):
+        for field in QUANTITIES:
             array = getattr(self, field)
-            if array is not None and ((array < 0) & (array != -1)).any():
-                bad = float(array[(array < 0) & (array != -1)][0])
-                raise ValueError(must_be(field, "at least 0, or -1", bad))
+            if array is not None and (bad := (array < 0) & (array != -1)).any():
+                raise ValueError(must_be(field, "at least 0, or -1", float(array[bad][0])))
         least, most, default = self.limit_min_w, self.limit_max_w, self.limit_default_w
         for name, lower, upper, above in (
             ("limit_min_w", least, most, "limit_max_w"),
@@ -263,6 +269,10 @@ class PowerDemand(Frame):
     def _concave(self) -> Self:
         if not 1 <= len(self.watts) <= MAX_POINTS:
             raise ValueError(must_be("length of watts", f"1 to {MAX_POINTS} points", len(self.watts)))
+        if self.child == self.domain:
+            raise ValueError(must_be("child", "another domain than its parent", self.child))
+        if self.watts[0] < 0:
+            raise ValueError(must_be("watts", "at least 0", float(self.watts[0])))
         step, gain = np.diff(self.watts), np.diff(self.value)
         if (step <= 0).any():
             raise ValueError(

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -14,7 +15,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from qstream.errors import ConfigError
 from schemas.solver import CLASSICAL, SolverRecord
+from schemas.wording import Shown, must_be
 
 WIDE = 200
 
@@ -33,6 +36,16 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], styles
             first.stylize(styles[number])
         table.add_row(first, *others)
     Console(highlight=False, width=None if sys.stdout.isatty() else WIDE).print(table)
+
+
+def write_files(bodies: Sequence[tuple[Path, bytes]]) -> list[str]:
+    """Write files one after another, and return their names; `ConfigError` names the one that cannot be written."""
+    for path, body in bodies:
+        try:
+            path.write_bytes(body)
+        except OSError as exc:
+            raise ConfigError(must_be("an output", "a file that can be written", Shown(f"{path}: {exc.strerror}"))) from exc
+    return [str(path) for path, _ in bodies]
 
 
 def printable(text: str) -> str:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from qstream.energy.forecasting import forecast_series as forecast_series
     from qstream.energy.nodes import NodeSelection as NodeSelection
     from qstream.energy.nodes import select_nodes as select_nodes
+    from qstream.energy.offline import plan_energy as plan_energy
     from qstream.energy.options import EnergyOptions as EnergyOptions
-    from qstream.energy.plan import plan_energy as plan_energy
     from qstream.energy.prior import CapPrior as CapPrior
     from qstream.energy.prior import fit_prior as fit_prior
     from qstream.energy.scheduling import WindowPlan as WindowPlan
@@ -69,7 +69,7 @@ __getattr__, __dir__ = lazy_names(
         "forecast_series": ".forecasting",
         "next_cap": ".caps",
         "plan_active": ".active",
-        "plan_energy": ".plan",
+        "plan_energy": ".offline",
         "predict_levels": ".caps",
         "schedule": ".scheduling",
         "select_nodes": ".nodes",

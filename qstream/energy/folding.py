@@ -15,7 +15,7 @@ OTHER_JOB: Final = 2
 _SLOT_NS: Final = int(RECENT_S * 1e9)
 _LAST_NS: Final = 2**63 - 1
 _BLANK: Final = np.uint64(BLANK_INT)
-_THROTTLED: Final = np.float32(0.95)  # of its limit: a GPU that draws more may want more than it gets
+THROTTLED: Final = np.float32(0.95)  # of its limit: a GPU that draws more may want more than it gets
 _GROWTH: Final = np.float32(1.2)  # of its limit: what such a GPU is taken to want at least
 
 
@@ -86,7 +86,7 @@ def _draw(gpu: Any, power: Any, limit: Any, heard_ns: Any, seen_ns: Any, power_w
     for back in range(begun):  # slots that have begun since
         peak_w[gpu, (slot - back) % recent] = -1
     peak_w[gpu, slot % recent] = max(peak_w[gpu, slot % recent], power)
-    if limit < 0 or power < _THROTTLED * limit:
+    if limit < 0 or power < THROTTLED * limit:
         want_w[gpu] = peak_w[gpu].max()
     else:
         want_w[gpu] = max(_GROWTH * limit, want_w[gpu])

@@ -164,7 +164,7 @@ def _choose(memory: Memory, knobs: Knobs, options: EnergyOptions, units: Units, 
         probed, size = bool(now.probing[lead[unit]]), int(units.size[unit])
         if not probed and free < size:
             continue
-        chosen = _next_level(now, knobs, options, int(lead[unit]), times[unit], draws[unit])
+        chosen = next_level(now, knobs, options, int(lead[unit]), times[unit], draws[unit])
         accepted[unit] = chosen is None
         if chosen is not None:
             level[unit], probing[unit] = chosen, 1
@@ -176,7 +176,7 @@ def _choose(memory: Memory, knobs: Knobs, options: EnergyOptions, units: Units, 
     memory.edit("accepted")[units.rows(known)] = units.each(known, level)
 
 
-def _next_level(now: EnergyState, knobs: Knobs, options: EnergyOptions, row: int, times: Floats, draws: Floats) -> int | None:
+def next_level(now: EnergyState, knobs: Knobs, options: EnergyOptions, row: int, times: Floats, draws: Floats) -> int | None:
     """The level to probe next, None if there is none."""
     visited = [LEVELS - 1, *np.flatnonzero(times[:-1] > 0).tolist()]
     knob = "sm_clock_mhz" if knobs.by_clock[row] else "power_limit_w"

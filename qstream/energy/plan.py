@@ -1,8 +1,6 @@
-"""plan_energy: one plan from a recording, without a server; and the frame of a choice."""
+"""The frames of a choice, of a release, and of a plan that stays; and which budgets are kept."""
 
 from __future__ import annotations
-
-from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,76 +8,13 @@ from numpy.typing import NDArray
 from qstream.energy.acks import counted
 from qstream.energy.guard import Age
 from qstream.energy.levels import knobs_of
-from qstream.energy.memory import MAX_SOURCES, HeldBudget, Memory, fresh
+from qstream.energy.memory import MAX_SOURCES, HeldBudget, Memory
 from qstream.energy.options import EnergyOptions
-from qstream.energy.planner import Choice, choose
-from qstream.energy.readings import fold
-from qstream.energy.samples import gather
-from qstream.errors import ProblemError
+from qstream.energy.planner import Choice
 from schemas.energy import PARKED, RELEASED, EnergyPlan, EnergyScore, TargetReason
 from schemas.plan import ResetReason, SkipReason
-from schemas.power import GpuTelemetry, PowerBudget, PowerTopology
+from schemas.power import PowerBudget
 from schemas.solver import Reason, SolverRecord
-from schemas.wording import must_be
-
-
-def plan_energy(
-    topology: PowerTopology,
-    telemetry: GpuTelemetry | Iterable[GpuTelemetry],
-    *,
-    budgets: PowerBudget | Iterable[PowerBudget] = (),
-    options: EnergyOptions | None = None,
-    seed: int = 0,
-) -> EnergyPlan:
-    """Plan the power limit and clock cap of each GPU of a domain that has opted in.
-
-    The plan is made at the newest reading: GPUs without readings, and those not heard for `lost_s`, are charged at their default.
-    Saving caps are taken only from what the readings measured; budgets may limit anybody, by the curves of past sweeps.
-
-    Parameters
-    ----------
-    topology
-        The GPUs, their limits, and the budgets above them.
-    telemetry
-        Readings in any order; their own times count.
-    budgets
-        Further budgets on the domain, which hold from now on; of one source the last counts, of several sources the lowest.
-    options
-        The defaults without; `seed` replaces theirs.
-
-    Returns
-    -------
-    EnergyPlan
-        With `simple_power_limit_w` and the ``simple_`` values of `expected` for the simple scheduler. `status` is infeasible
-        where budgets are below what can be set: then GPUs are `parked`, and `missing_w` says what the least limits lack.
-
-    Raises
-    ------
-    ProblemError
-        A frame is of another domain, contradicts the topology, or is in another unit.
-    """
-    given = (options or EnergyOptions()).changed({"seed": seed})
-    memory = fresh(topology)
-    frames = [telemetry] if isinstance(telemetry, GpuTelemetry) else list(telemetry)
-    frames.sort(key=lambda frame: frame.ts_ns)
-    for frame in frames:
-        require_domain(frame.domain, topology.domain)
-    samples = gather(frames, [frame.ts_ns for frame in frames], memory.now)
-    for fault in samples.faults.values():
-        raise fault
-    fold(memory, samples)
-    for budget in [budgets] if isinstance(budgets, PowerBudget) else budgets:
-        require_domain(budget.domain, topology.domain)
-        hold(memory, budget.model_copy(update={"valid_from_ns": 0}))
-    newest = memory.now.watermark_ns
-    choice = choose(memory, given, newest, in_turn=False)
-    return plan_frame(choice, memory, given, plan_id=f"offline/{topology.domain}", ts_ns=newest, version=1, base_version=0)
-
-
-def require_domain(found: str, wanted: str) -> None:
-    """`ProblemError` unless a frame is of the topology's domain."""
-    if found != wanted:
-        raise ProblemError(must_be("domain", f"{wanted!r}, as in the topology", found))
 
 
 def hold(memory: Memory, budget: PowerBudget) -> None:

@@ -12,6 +12,7 @@ from qstream.energy import guard
 from qstream.energy.allocation import Status, allocate
 from qstream.energy.budgets import Tree, tree_of
 from qstream.energy.enforced import HELD_PLANS, default_w, enforced_w, unheeded
+from qstream.energy.folding import THROTTLED
 from qstream.energy.levels import MARGIN, Bools, Floats, Knobs, between, knobs_of, limits_of, speeds
 from qstream.energy.measure import measure
 from qstream.energy.memory import LEVELS, EnergyState, Memory
@@ -236,7 +237,9 @@ def _choice(view: View, options: EnergyOptions, answer: Answer, simple: Floats, 
     power = np.where(now.power_w >= 0, now.power_w, limit).astype(np.float64)
     draw = np.where((now.level >= 0) & (now.draw_w[rows, level] > 0), now.draw_w[rows, level], power)
     slow, predicted = _slowdown(view, limit, answer.parked), np.minimum(draw, limit)
-    free = np.where(now.draw_w[:, -1] > 0, now.draw_w[:, -1], np.maximum(power, now.want_w / MARGIN)).astype(np.float64)
+    limited = (now.limit_w > 0) & (now.limit_w < view.limits[:, -1]) & (power >= THROTTLED * now.limit_w)
+    likely = np.where(limited, np.maximum(power, now.want_w / MARGIN), power)  # what is not held back draws what it draws
+    free = np.where(now.draw_w[:, -1] > 0, now.draw_w[:, -1], likely).astype(np.float64)
     upper = np.where(answer.parked, parked_w(view), limit)
     over = float(np.maximum(view.tree.charged_w(upper) - view.tree.budget_w, 0.0).max())
     kept = over <= ROUNDING_W or answer.status == "infeasible"

@@ -18,6 +18,7 @@ from schemas.energy import RELEASED, AckResult, EnergyAck, EnergyPlan
 from schemas.wording import must_be
 
 MODES: Final = ("dry_run", "apply")
+RETRY_NS: Final = (1_000_000_000, 60_000_000_000)  # first and longest time until what could not be put back is tried again
 BACKWARDS_NS: Final = 2_000_000_000  # a clock that goes back by more cannot tell when a plan is over
 SAME: Final = 0.5  # W or MHz between what was asked for and what is read back
 CLOCK_STEP_MHZ: Final = 15.0  # a clock cap may snap down by so much
@@ -68,11 +69,14 @@ class Actuator:
         Uuids that may be set; none by default.
     state_path
         The state file. Without one a killed actuator leaves what it has set.
+    verify_s
+        Seconds after which what was set is read back once more. What has changed since, by whatever else sets GPUs, is
+        acknowledged as it is, and left to the next plan.
 
     Raises
     ------
     ConfigError
-        The mode is unknown.
+        The mode is unknown, or `verify_s` is not above 0.
     """
 
     def __init__(
@@ -84,22 +88,34 @@ class Actuator:
         mode: Literal["dry_run", "apply"] = "dry_run",
         allow: Iterable[str] = (),
         state_path: Path | str | None = None,
+        verify_s: float = 30.0,
     ) -> None:
         if mode not in MODES:
             raise ConfigError(must_be("mode", " or ".join(MODES), mode))
+        if not verify_s > 0:
+            raise ConfigError(must_be("verify_s", "above 0", verify_s))
         self.device, self.domain, self.node, self.mode = device, domain, node, mode
         self.allow = frozenset(allow)
         self.fault: str | None = None
         self.restored: EnergyAck | None = None
         self._path = None if state_path is None else Path(state_path)
         self._seen_ns, self._closed = 0, False
+        self._wait_ns, self._retry_ns = 0, 0  # until defaults that could not be put back are tried again, and when
+        self._verified_ns, self._verify_ns = 0, int(verify_s * 1e9)
+        self._in_force: dict[str, _Target] = {}
         self._lease = Lease(domain=domain, node=node)
         try:
             self._lease = read_lease(self._path, domain, node)
         except LeaseUnreadable as unreadable:
             self.fault = str(unreadable)
         if self._lease.touched and mode == "apply":
+            self._lease = self._lease.model_copy(update={"until_ns": 0})  # what could not be put back is tried again at once
             self.restored = self._put_back(0)
+
+    @property
+    def touched(self) -> tuple[str, ...]:
+        """The GPUs that have something else than their defaults because of a plan."""
+        return self._lease.touched
 
     def take(self, plan: EnergyPlan, now_ns: int) -> EnergyAck:
         """Set what the plan asks of this node, as far as it is safe; the answer says what is enforced now."""
@@ -119,10 +135,17 @@ class Actuator:
         return self._ack(plan.plan_id, now_ns, work.named(plan.uuid), detail)
 
     def tick(self, now_ns: int) -> EnergyAck | None:
-        """Put the defaults back if the plan in force is over; what could not be put back is tried at the next call."""
+        """Put the defaults back if the plan in force is over, and read back from time to time what it has set.
+
+        Returns
+        -------
+        EnergyAck or None
+            What was put back, or what is not as it was set any more; None if there is nothing new. Defaults that could not be
+            put back are tried again after a second, then twice as long each time, up to a minute.
+        """
         overdue = self._overdue(now_ns)
         self._seen_ns = now_ns
-        return self._put_back(now_ns) if overdue else None
+        return self._put_back(now_ns) if overdue else self._verify(now_ns)
 
     def close(self, now_ns: int = 0) -> EnergyAck | None:
         """Put the defaults back, as after SIGTERM; from then on every plan is refused."""
@@ -131,8 +154,32 @@ class Actuator:
 
     def _put_back(self, now_ns: int) -> EnergyAck:
         """Put the defaults of all GPUs back that were set, and acknowledge the plan that had set them."""
-        plan_id = self._lease.plan_id or "unknown"
-        return self._ack(plan_id, now_ns, self._release(self._lease.touched), "")
+        ack = self._ack(self._lease.plan_id or "unknown", now_ns, self._release(self._lease.touched), "")
+        first_ns, longest_ns = RETRY_NS
+        self._wait_ns = min(max(first_ns, 2 * self._wait_ns), longest_ns) if self._lease.touched else 0
+        self._retry_ns = now_ns + self._wait_ns
+        self._in_force = {}
+        return ack
+
+    def _verify(self, now_ns: int) -> EnergyAck | None:
+        """Read back what is in force, if it is time to; what has become of it where that differs from the last time."""
+        if not self._in_force or now_ns < self._verified_ns + self._verify_ns:
+            return None
+        self._verified_ns = now_ns
+        found = {uuid: self._read_back(uuid, target) for uuid, target in self._in_force.items()}
+        changed = [uuid for uuid, target in self._in_force.items() if target.result != found[uuid]]
+        for uuid in changed:
+            self._in_force[uuid].result = found[uuid]
+        detail = "read back: not all is as it was set" if {*found.values()} != {"ok"} else "read back: all is as it was set"
+        return self._ack(self._lease.plan_id, now_ns, self._in_force, detail) if changed else None
+
+    def _read_back(self, uuid: str, target: _Target) -> AckResult:
+        """Whether what was set of a GPU is enforced now."""
+        limit, cap = self._current(uuid, LIMIT), self._current(uuid, CLOCK)
+        if limit < 0:
+            return "lost"
+        same = target.applied_limit_w < 0 or _same(LIMIT, target.applied_limit_w, limit)
+        return "ok" if same and (target.applied_clock_mhz < 0 or _same(CLOCK, target.applied_clock_mhz, cap)) else "clamped"
 
     def _carry_out(self, plan: EnergyPlan, work: _Work, now_ns: int) -> str:
         """Write the lease, then set the targets; what is wrong, if nothing could be set."""
@@ -146,16 +193,21 @@ class Actuator:
             for target in work.targets.values():
                 target.result = "refused"
             return str(unreadable)
-        self._lease = lease
+        self._lease, self._wait_ns, self._retry_ns = lease, 0, 0
         self._apply(work)
-        self._shorten(tuple(uuid for uuid in touched if not self._is_default(uuid)))
+        failed = {uuid for uuid in work.knobs if work.targets[uuid].result != "ok"}  # what was denied may come late
+        self._shorten(tuple(uuid for uuid in touched if uuid in failed or not self._is_default(uuid)))
+        self._in_force = {uuid: work.targets[uuid] for uuid in work.knobs if uuid not in failed}
+        self._verified_ns = now_ns
         return ""
 
     def _overdue(self, now_ns: int) -> bool:
         """Whether GPUs must go back to their defaults: the plan is over, or the clock cannot say."""
         if self.mode != "apply" or not self._lease.touched:
             return False
-        return now_ns > self._lease.until_ns or now_ns < self._seen_ns - BACKWARDS_NS
+        if now_ns < self._seen_ns - BACKWARDS_NS:
+            return True
+        return now_ns > self._lease.until_ns and now_ns >= self._retry_ns
 
     def _refusal(self, plan: EnergyPlan, now_ns: int) -> tuple[AckResult, str] | None:
         """Why no target of the plan may be set."""
@@ -212,6 +264,8 @@ class Actuator:
         jobs = [(uuid, knob) for uuid, knobs in work.knobs.items() for knob in knobs]
         wanted = np.array([self._wanted(work.targets[uuid], knob) for uuid, knob in jobs])
         current = np.array([self._current(uuid, knob) for uuid, knob in jobs])
+        unknown = np.isnan(current)  # may be anything: a cap counts as one that goes down, and none as one that goes up
+        current[unknown] = np.where(wanted[unknown] == NO_CAP, 0.0, np.inf)
         down, up = decreases_first(wanted, current)
         for row in range(len(jobs)):
             if row not in down and row not in up:
@@ -272,7 +326,7 @@ class Actuator:
         return target.limit_w if knob == LIMIT else target.clock_mhz
 
     def _current(self, uuid: str, knob: Knob) -> float:
-        """What is enforced; -1 means no cap, or a limit that is not known."""
+        """What is enforced; -1 means no cap, or a limit that is not known, NaN a cap that cannot be read."""
         if knob == LIMIT:
             return self._ask(lambda: self.device.power_limit_w(uuid), -1.0)
         cap = self._ask(lambda: self.device.sm_clock_cap_mhz(uuid), None)

@@ -41,7 +41,7 @@ class Device(Protocol):
         ...
 
     def sm_clock_cap_mhz(self, uuid: str) -> float | None:
-        """The cap of the SM clock, None without one."""
+        """The cap of the SM clock, None without one, NaN where it cannot be read."""
         ...
 
     def set_power_limit_w(self, uuid: str, watts: float) -> None:

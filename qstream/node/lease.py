@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from qstream.errors import QstreamError
+from qstream.errors import ConfigError, QstreamError
 from schemas.frame import Count, Name, TimeNs
 from schemas.wording import Shown, must_be
 
@@ -44,10 +47,12 @@ def read_lease(path: Path | None, domain: str, node: str) -> Lease:
     LeaseUnreadable
         The file cannot be read, is not a lease, or belongs to another node.
     """
-    if path is None or not path.exists():
+    if path is None:
         return Lease(domain=domain, node=node)
     try:
         lease = Lease.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return Lease(domain=domain, node=node)
     except (OSError, ValidationError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else f"{exc.error_count()} faults"
         raise LeaseUnreadable(must_be(f"state file {path}", "a lease of an actuator", Shown(str(reason)))) from exc
@@ -70,3 +75,25 @@ def write_lease(path: Path | None, lease: Lease) -> None:
         beside.replace(path)
     except OSError as exc:
         raise LeaseUnreadable(must_be(f"state file {path}", "writable", Shown(str(exc.strerror)))) from exc
+
+
+@contextmanager
+def sole_owner(path: Path) -> Iterator[None]:
+    """Nobody else acts on this state file meanwhile; the kernel lets go of it however the process ends.
+
+    Raises
+    ------
+    ConfigError
+        Another actuator does, or the folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.with_name(path.name + ".lock").open("wb")
+    except OSError as exc:
+        raise ConfigError(must_be("--state", "a file in a folder that can be written", Shown(f"{path}: {exc.strerror}"))) from exc
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            raise ConfigError(must_be("--state", "of one actuator", Shown(f"{path}, which another one has"))) from exc
+        yield

@@ -1,78 +1,135 @@
-"""`qstream energy cap`: a recording of GPU power in, a plan of power limits and clock caps out, without a server."""
+"""`qstream energy cap`: recordings of GPU power in, a plan of power limits and clock caps out, without a server."""
 
 from __future__ import annotations
 
+import heapq
 import re
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
-import numpy as np
 import typer
 
-from qstream.cli.options import AsJson
-from qstream.cli.output import counted, print_json, print_table, solver_text
-from qstream.errors import ConfigError
-from schemas.energy import EnergyPlan
+from qstream.cli.names import parse_options
+from qstream.cli.options import AsJson, OptionChanges
+from qstream.cli.output import counted, print_json, print_table, write_files
+from qstream.errors import ConfigError, ProblemError
 from schemas.frame import JSON, FrameError
 from schemas.power import GpuTelemetry, PowerBudget, PowerTopology
 from schemas.wording import Shown, must_be
 
-WATTS: Final = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(W|kW|MW)?\s*$")
+if TYPE_CHECKING:
+    from qstream.cli.energy.compared import Compared, Read
+
+WATTS: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(W|kW|MW)?\s*")
 SCALE: Final = {None: 1.0, "W": 1.0, "kW": 1e3, "MW": 1e6}
+FILE_NAMES: Final = {"nvidia-smi": "power-limits.sh", "dps": "dps-gpu-policy.sh", "dynamo": "dynamo-power.yaml"}
+EXPORTS: Final = ", ".join(FILE_NAMES)
+STYLES: Final = ("", "", "green")
 
 
 def cap(
-    recording: Annotated[Path, typer.Argument(metavar="RECORDING", help="nvidia-smi CSV, DCGM exporter text, or JSON lines.")],
+    recordings: Annotated[
+        list[Path],
+        typer.Argument(metavar="RECORDING...", help="nvidia-smi CSV, DCGM exporter text, or JSON lines; several: nodes."),
+    ],
     *,
     topology: Annotated[Path, typer.Option(metavar="FILE", help="PowerTopology as JSON: GPUs, limits and budgets.")],
     budget: Annotated[str | None, typer.Option(metavar="WATTS", help="A further budget of the domain, such as 40kW.")] = None,
     zone: Annotated[str | None, typer.Option(help="Time zone of nvidia-smi's times, such as UTC.")] = None,
     node: Annotated[str | None, typer.Option(help="The node, where the recording names none.")] = None,
+    changes: OptionChanges = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of what is drawn at random.")] = 0,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Where the plan goes, as JSON.")] = None,
+    export_as: Annotated[
+        str | None, typer.Option("--export", metavar="FORMAT", help=f"Write the limits for one of {EXPORTS}.")
+    ] = None,
+    export_to: Annotated[
+        Path | None, typer.Option("--export-to", metavar="FILE", help="Where the export goes; else its usual name, here.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Where a page with pictures goes.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Plan the power limits and clock caps of recorded GPUs.
 
-    The plan is compared with default limits and with the simple scheduler, under which each node has its share of the budgets.
-    Only GPUs with opt_in in the topology are given targets.
+    The plan is compared with default limits and with uniform ones, the same part of its default for each GPU. Only GPUs
+    with opt_in in the topology are given targets. Nothing is set: --export writes what sets it.
 
     \b
     Example:
       qstream energy cap gpus.csv --topology rack.json --zone UTC
-      qstream energy cap dcgm.prom --topology rack.json --budget 40kW --out plan.json
+      qstream energy cap node-0.prom node-1.prom --topology rack.json --budget 40kW --out plan.json --html report.html
+      qstream energy cap gpus.csv --topology rack.json --zone UTC --export nvidia-smi
     """
-    from qstream.energy.formats.read import read_recording  # noqa: PLC0415 - numpy and solvers, which help does not need
-    from qstream.energy.plan import plan_energy  # noqa: PLC0415
+    from qstream.cli.energy.compared import HEAD, Read, compared  # noqa: PLC0415 - numpy and solvers, which help does not need
+    from qstream.energy.options import EnergyOptions  # noqa: PLC0415
 
-    tree = _topology(topology)
-    found = read_recording(recording, domain=tree.domain, node=node, zone=zone)
-    budgets = [] if budget is None else [PowerBudget(domain=tree.domain, budget_w=watts(budget), source="--budget")]
-    plan = plan_energy(tree, found.frames, budgets=budgets, seed=seed)
-    if out is not None:
-        _write(out, plan)
-    rows = _rows(plan, tree)
+    started = time.perf_counter()
+    limit_w = None if budget is None else watts(budget)
+    export_to = _exported_to(export_as, export_to)
+    options = EnergyOptions().changed(parse_options(changes or []) | {"seed": seed})
+    tree, read = _topology(topology), Read()
+    _require_outputs([out, export_to, html], [*recordings, topology])
+    frames = heapq.merge(*(_frames(path, tree.domain, node, zone, read) for path in recordings), key=lambda frame: frame.ts_ns)
+    budgets = [] if limit_w is None else [PowerBudget(domain=tree.domain, budget_w=limit_w, source="--budget")]
+    found = compared(", ".join(path.name for path in recordings), tree, frames, budgets, options, read)
+    for name, skipped in read.skipped.items():
+        typer.echo(f"{name}: {counted(skipped, 'damaged row')} left out", err=True)
+    written = write_files(_bodies(found, out, export_as, export_to, html))
     if as_json:
-        print_json(
-            {"plan": plan.model_dump(mode="json"), "compared": rows, "frames": len(found.frames), "skipped": found.skipped}
-        )
+        print_json(found.as_data() | {"written": written, "wall_s": round(time.perf_counter() - started, 3)})
         return
-    print_table(("limits", "at most", "expected", "slowest"), [_texts(row) for row in rows], styles=["", "", "green"])
-    typer.echo(_summary(plan, tree, found.frames, found.skipped))
-    if plan.status == "infeasible":
-        typer.echo(f"infeasible: {plan.missing_w:.0f} W are missing; parked: {', '.join(plan.parked) or 'none'}")
-    if not plan.uuid:
-        typer.echo("no target: no GPU of the topology has opted in, with known limits")
-    if out is not None:
-        typer.echo(f"written: {out}")
+    print_table(HEAD, found.cells(), styles=STYLES)
+    for line in (*found.facts(), *(f"written: {path}" for path in written)):
+        typer.echo(line)
 
 
 def watts(text: str) -> float:
     """Watts of a text such as 2600, 40kW or 1.2 MW; `ConfigError` if it is none."""
-    found = WATTS.match(text)
+    found = WATTS.fullmatch(text)
     if found is None:
         raise ConfigError(must_be("--budget", "watts, such as 2600, 40kW or 1.2MW", text))
     return float(found[1]) * SCALE[found[2]]
+
+
+def _frames(path: Path, domain: str, node: str | None, zone: str | None, read: Read) -> Iterator[GpuTelemetry]:
+    """The frames of a file, counted; an error names the file."""
+    from qstream.energy.formats.read import stream_recording  # noqa: PLC0415
+
+    try:
+        for frame in stream_recording(path, domain=domain, node=node, zone=zone):
+            if frame is None:
+                read.skipped[path.name] = read.skipped.get(path.name, 0) + 1
+                continue
+            read.frames += 1
+            for names in (frame.job, frame.workload):  # the workload last: it counts where both are known
+                read.role.update((uuid, name) for uuid, name in zip(frame.uuid, names, strict=bool(names)) if name)
+            yield frame
+    except ProblemError as exc:
+        raise ProblemError(f"{path}: {exc}") from exc
+
+
+def _exported_to(export_as: str | None, path: Path | None) -> Path | None:
+    """The file of the export: the one named, else the format's own name in this folder."""
+    if export_as is None:
+        if path is not None:
+            raise ConfigError(must_be("--export", f"given with --export-to, one of {EXPORTS}", None))
+        return None
+    if export_as not in FILE_NAMES:
+        raise ConfigError(must_be("--export", f"one of {EXPORTS}", export_as))
+    return path or Path(FILE_NAMES[export_as])
+
+
+def _require_outputs(outputs: Sequence[Path | None], inputs: Sequence[Path]) -> None:
+    """No output overwrites an input or another output."""
+    taken = {path.resolve() for path in inputs}
+    for path in outputs:
+        if path is None:
+            continue
+        if path.resolve() in taken:
+            raise ConfigError(must_be("an output", "a file of its own, neither an input nor another output", str(path)))
+        taken.add(path.resolve())
 
 
 def _topology(path: Path) -> PowerTopology:
@@ -84,41 +141,20 @@ def _topology(path: Path) -> PowerTopology:
         raise ConfigError(f"{path}: {exc}") from exc
 
 
-def _write(path: Path, plan: EnergyPlan) -> None:
-    try:
-        path.write_bytes(plan.encode(JSON) + b"\n")
-    except OSError as exc:
-        raise ConfigError(must_be("--out", "a file that can be written", Shown(f"{path}: {exc.strerror}"))) from exc
+def _bodies(
+    found: Compared, out: Path | None, export_as: str | None, export_to: Path | None, html: Path | None
+) -> list[tuple[Path, bytes]]:
+    """The files that were asked for; all are made before any is written."""
+    from qstream.cli.energy.page import page  # noqa: PLC0415
+    from qstream.energy.formats.export import Exported, export  # noqa: PLC0415
 
-
-def _rows(plan: EnergyPlan, tree: PowerTopology) -> list[dict[str, Any]]:
-    """Watts that the domain cannot pass, watts to expect and the worst slowdown: default, each node alone, and planned."""
-    score = plan.expected
-    if score is None:
-        return []
-    at = {uuid: row for row, uuid in enumerate(tree.uuid)}
-    default = tree.limit_default_w[[at[uuid] for uuid in plan.uuid]]
-    upper = plan.upper_w if plan.upper_w is not None else np.zeros(len(default))
-    others = score.peak_upper_w - float(upper.sum())
-    drawn = 0.0 if plan.predicted_w is None else float(plan.predicted_w.sum())
-    free = drawn + score.saved_w
-    return [
-        {"limits": "default", "at_most_w": others + float(default.sum()), "expected_w": free, "slowdown": 0.0},
-        {
-            "limits": "each node alone",
-            "at_most_w": score.simple_peak_upper_w,
-            "expected_w": free - score.simple_saved_w,
-            "slowdown": score.simple_slowdown_worst,
-        },
-        {"limits": "planned", "at_most_w": score.peak_upper_w, "expected_w": drawn, "slowdown": score.slowdown_worst},
-    ]
-
-
-def _texts(row: dict[str, Any]) -> tuple[str, ...]:
-    return row["limits"], f"{row['at_most_w']:.0f} W", f"{row['expected_w']:.0f} W", f"{100 * row['slowdown']:.1f} %"
-
-
-def _summary(plan: EnergyPlan, tree: PowerTopology, frames: list[GpuTelemetry], skipped: int) -> str:
-    left_out = f", {counted(skipped, 'damaged row')} left out" if skipped else ""
-    gpus = f"{len(plan.uuid)} of {counted(len(tree.uuid), 'GPU')} may be given targets"
-    return f"{counted(len(frames), 'record')}{left_out}; {gpus}; {solver_text(plan.solver)}"
+    plan, now = found.offline.plan, found.offline.memory.now
+    bodies: list[tuple[Path, bytes]] = []
+    if out is not None:
+        bodies.append((out, plan.encode(JSON) + b"\n"))
+    if export_as is not None and export_to is not None:
+        roles = tuple(found.read.role.get(uuid, "") for uuid in now.topology.uuid)
+        bodies.append((export_to, export(Exported(plan, now.topology, now.limit_w.astype(float), roles), export_as)))
+    if html is not None:
+        bodies.append((html, page(found).encode()))
+    return bodies

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import socket
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
+from urllib.parse import quote
 
 import typer
 
@@ -18,11 +21,18 @@ from schemas.topics import ENERGY_PLAN
 from schemas.wording import must_be
 
 if TYPE_CHECKING:
+    from threading import Event
+
+    from qstream.config import Settings
+    from qstream.node.actuator import Actuator
     from qstream.node.device import Device
     from qstream.node.telemetry import Source
+    from qstream.node.trouble import Troubles
 
-SOURCES: Final = "nvml, fake, fake:FILE, dcgm:URL or zeusd:URL"
-DEVICES: Final = "fake, fake:FILE, nvml, zeusd:URL or null"
+SOURCES: Final = "nvml, fake, fake:FILE, dcgm:URL, zeusd or zeusd:URL"
+DEVICES: Final = "nvml, zeusd, zeusd:URL, fake, fake:FILE or null"
+ZEUSD_TOKEN: Final = "ZEUSD_TOKEN"  # as in Zeus
+STATE: Final = Path("/var/lib/qstream")
 SOURCE_S: Final = 5.0  # for which a source may take to answer
 
 Domain = Annotated[str, typer.Option(help="The power domain of the node.")]
@@ -54,10 +64,10 @@ def telemetry(
     from qstream.stream.client import Publisher  # noqa: PLC0415
 
     interval_s = seconds(interval, "--interval")
-    named = node or socket.gethostname()
-    read = within(_source(source, domain, named), SOURCE_S)
-    settings = client_settings(bootstrap_servers)
     stop, troubles = stop_signal(), Troubles(_say)
+    read = within(_source(source, domain, node, troubles), SOURCE_S)
+    settings = client_settings(bootstrap_servers)
+    named = node or socket.gethostname()
     _say(f"publishing readings of {named} ({source}) every {interval} to {settings.bootstrap_servers}, Ctrl-C to end")
     publisher = Publisher(settings.bootstrap_servers, f"qstream/telemetry/{named}", settings)
     sent = run_telemetry(read, publisher, troubles, interval_s=interval_s, stop=stop, count=count)
@@ -72,7 +82,8 @@ def actuate(
     device: Annotated[str, typer.Option(metavar="DEVICE", help=f"{DEVICES}.")] = "nvml",
     apply: Annotated[bool, typer.Option("--apply", help="Set what plans say; else it is only printed.")] = False,
     allow: Annotated[list[str] | None, typer.Option(metavar="UUID", help="A GPU that may be set; may be repeated.")] = None,
-    state: Annotated[Path | None, typer.Option(metavar="FILE", help="What was set, to put it back after a kill.")] = None,
+    state: Annotated[Path | None, typer.Option(metavar="FILE", help=f"What was set; else in {STATE}.")] = None,
+    verify: Annotated[str, typer.Option(metavar="TIME", help="How often what was set is read back, as 30s.")] = "30s",
     bootstrap_servers: BootstrapServers = None,
     as_json: AsJson = False,
 ) -> None:
@@ -87,31 +98,44 @@ def actuate(
       qstream energy actuate --domain row-1 --device fake
       qstream energy actuate --domain row-1 --apply --allow GPU-5c1b... --state /var/lib/qstream/row-1.json
     """
-    from qstream.node.actuate import run_actuator  # noqa: PLC0415 - numpy and Kafka, which help does not need
-    from qstream.node.actuator import Actuator  # noqa: PLC0415
+    from qstream.node.actuator import Actuator  # noqa: PLC0415 - numpy, which help does not need
+    from qstream.node.lease import sole_owner  # noqa: PLC0415
+
+    if apply and not allow:
+        raise ConfigError(must_be("--allow", "given with --apply, once for each GPU that may be set", None))
+    stop, verify_s = stop_signal(), seconds(verify, "--verify")
+    named, settings = node or socket.gethostname(), client_settings(bootstrap_servers)
+    found = _device(device, named, allow or [])
+    path = state or STATE / f"{quote(domain, safe='')}.{quote(named, safe='')}.json"
+    with sole_owner(path) if apply else nullcontext():
+        actuator = Actuator(
+            found,
+            domain=domain,
+            node=named,
+            mode="apply" if apply else "dry_run",
+            allow=allow or found.uuids,  # without --apply it is only said what could be set
+            state_path=path,
+            verify_s=verify_s,
+        )
+        what = "setting" if apply else "printing, not setting,"
+        _say(f"{what} plans of {domain} on {named} ({device}) from {settings.bootstrap_servers}, Ctrl-C to end")
+        if actuator.fault is not None:
+            _say(f"nothing will be set: {actuator.fault}")
+        elif actuator.touched and not apply:
+            _say(f"{', '.join(actuator.touched)} still have what was set before a kill; --apply puts it back")
+        _take_plans(actuator, settings, stop, as_json)
+
+
+def _take_plans(actuator: Actuator, settings: Settings, stop: Event, as_json: bool) -> None:
+    """Take plans until the end, and print what came of them."""
+    from qstream.node.actuate import run_actuator  # noqa: PLC0415 - Kafka, which help does not need
     from qstream.node.trouble import Troubles  # noqa: PLC0415
     from qstream.stream.client import PlanSubscriber, Publisher  # noqa: PLC0415
 
-    named = node or socket.gethostname()
-    if apply and not allow:
-        raise ConfigError(must_be("--allow", "given with --apply, once for each GPU that may be set", None))
-    settings = client_settings(bootstrap_servers)
-    stop, troubles = stop_signal(), Troubles(_say)
-    actuator = Actuator(
-        _device(device, named, allow or []),
-        domain=domain,
-        node=named,
-        mode="apply" if apply else "dry_run",
-        allow=allow or (),
-        state_path=state,
-    )
-    if actuator.fault is not None:
-        _say(f"nothing will be set: {actuator.fault}")
-    _say(f"{'setting' if apply else 'printing, not setting,'} plans of {domain} on {named} ({device}), Ctrl-C to end")
-    publisher = Publisher(settings.bootstrap_servers, f"qstream/actuate/{named}", settings)
+    publisher = Publisher(settings.bootstrap_servers, f"qstream/actuate/{actuator.node}", settings)
 
     def plans() -> PlanSubscriber[EnergyPlan]:
-        found = PlanSubscriber(ENERGY_PLAN, EnergyPlan, settings.bootstrap_servers, key=domain, settings=settings)
+        found = PlanSubscriber(ENERGY_PLAN, EnergyPlan, settings.bootstrap_servers, key=actuator.domain, settings=settings)
         _say("plans are read from now on")
         return found
 
@@ -119,10 +143,10 @@ def actuate(
         if as_json:
             print_json(ack.model_dump(mode="json"))
             return
-        for text in [printable(line(ack) or ""), *(_targets(plan, ack) if plan is not None and ack.dry_run else [])]:
-            typer.echo(text)
+        for text in [line(ack) or "", *(_targets(plan, ack) if plan is not None and ack.dry_run else [])]:
+            typer.echo(printable(text))
 
-    run_actuator(actuator, plans, publisher, troubles, stop=stop, show=show)
+    run_actuator(actuator, plans, publisher, Troubles(_say), stop=stop, show=show)
 
 
 def _targets(plan: EnergyPlan, ack: EnergyAck) -> list[str]:
@@ -132,20 +156,34 @@ def _targets(plan: EnergyPlan, ack: EnergyAck) -> list[str]:
     for uuid, result in zip(ack.uuid, ack.result, strict=True):
         limit, clock = float(plan.power_limit_w[rows[uuid]]), float(plan.sm_clock_mhz[rows[uuid]])
         wanted = [f"{limit:.0f} W" if limit > 0 else "default power limit", f"{clock:.0f} MHz" if clock > 0 else "no clock cap"]
-        texts.append(printable(f"  {uuid}: {'would set' if result == 'ok' else result}: {', '.join(wanted)}"))
+        texts.append(f"  {uuid}: {'would set' if result == 'ok' else result}: {', '.join(wanted)}")
     return texts
 
 
-def _source(text: str, domain: str, node: str) -> Source:
+def _source(text: str, domain: str, node: str | None, troubles: Troubles) -> Source:
     """The source of that name; `ConfigError` for none."""
     kind, _, place = text.partition(":")
+    named = node or socket.gethostname()
     if kind == "fake":
-        from qstream.node.fake_file import open_fake  # noqa: PLC0415
+        from qstream.node.fake_file import open_fake  # noqa: PLC0415 - each loads what only it needs
         from qstream.node.fake_source import fake_source, give_work  # noqa: PLC0415
 
-        gpus = open_fake(node, Path(place) if place else None)
+        gpus = open_fake(named, Path(place) if place else None)
         give_work(gpus)
         return fake_source(gpus, domain)
+    if kind == "dcgm":
+        from qstream.node.dcgm import dcgm_source  # noqa: PLC0415
+        from qstream.node.fetch import checked_place  # noqa: PLC0415
+
+        return dcgm_source(checked_place(place), domain, node, troubles)
+    if kind == "zeusd":
+        from qstream.node.zeusd import uuid_by_address, zeusd_source  # noqa: PLC0415
+
+        return zeusd_source(_zeusd(place), domain, named, uuid_by_address(), token=os.environ.get(ZEUSD_TOKEN, ""))
+    if text == "nvml":
+        from qstream.node.nvml import NvmlGpus, nvml_source  # noqa: PLC0415
+
+        return nvml_source(NvmlGpus(), domain, named)
     raise ConfigError(must_be("--source", SOURCES, text))
 
 
@@ -153,10 +191,33 @@ def _device(text: str, node: str, allow: list[str]) -> Device:
     """The device of that name; `ConfigError` for none."""
     kind, _, place = text.partition(":")
     if kind == "fake":
-        from qstream.node.fake_file import open_fake  # noqa: PLC0415
+        from qstream.node.fake_file import open_fake  # noqa: PLC0415 - each loads what only it needs
 
         return open_fake(node, Path(place) if place else None)
+    if text == "null":
+        from qstream.node.null import NullDevice  # noqa: PLC0415
+
+        return NullDevice(allow)
+    if kind == "zeusd" or text == "nvml":
+        from qstream.node.nvml import NvmlGpus  # noqa: PLC0415
+
+        if text == "nvml":
+            return NvmlGpus()
+        from qstream.node.zeusd import ZeusdDevice, uuid_by_address  # noqa: PLC0415
+
+        return ZeusdDevice(NvmlGpus(), _zeusd(place), uuid_by_address(), token=os.environ.get(ZEUSD_TOKEN, ""))
     raise ConfigError(must_be("--device", DEVICES, text))
+
+
+def _zeusd(place: str) -> str:
+    """Where zeusd is: as named, else where Zeus' own variables say, else its usual socket."""
+    from qstream.node.fetch import SOCKET, checked_place  # noqa: PLC0415
+
+    if place:
+        return checked_place(place)
+    if address := os.environ.get("ZEUSD_HOST_PORT"):
+        return checked_place(f"http://{address}")
+    return checked_place(SOCKET + os.environ.get("ZEUSD_SOCK_PATH", "/run/zeusd/zeusd.sock"))
 
 
 def _say(text: str) -> None:

@@ -11,12 +11,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from qstream.cli.html import BLUE, GREY, LEFT, LINE, ORANGE, WIDTH, document, key, table, ticks
 from qstream.cli.output import counted
 from qstream.cli.routing.placements import Row
 from qstream.routing.formats.recording import Recording
 from schemas.experts import ExpertTopology
 
-COLOURS: Final = {"contiguous": "#8a8f98", "in force": "#8a8f98", "EPLB": "#c9822b", "qstream": "#1b6e8c"}
+COLOURS: Final = {"contiguous": GREY, "in force": GREY, "EPLB": ORANGE, "qstream": BLUE}
 # Load over the mean of the layer: blue is idle, white is even, red is overfull; the last one is everything above.
 LEVELS: Final = (0.5, 0.7, 0.85, 0.95, 1.05, 1.15, 1.3, 1.5, 2.0)
 SHADES: Final = (
@@ -31,17 +32,6 @@ SHADES: Final = (
     "#cf5f3e",
     "#9e2a24",
 )
-WIDTH: Final = 860
-LEFT: Final = 44
-STYLE: Final = """
-body{font:15px/1.5 system-ui,sans-serif;color:#1c2127;background:#fff;max-width:920px;margin:32px auto;padding:0 20px}
-h1{font-size:22px;margin:0 0 4px}h2{font-size:16px;margin:32px 0 6px}p{margin:4px 0 12px;color:#4a525c}
-table{border-collapse:collapse;width:100%}th,td{text-align:right;padding:6px 10px;border-bottom:1px solid #e4e7eb}
-th{font-weight:600;color:#4a525c}th:first-child,td:first-child{text-align:left}tr.ours td{font-weight:600}
-svg{display:block;width:100%;height:auto}text{font:11px system-ui,sans-serif;fill:#4a525c}
-i{display:inline-block;width:12px;height:12px;border-radius:2px;margin-right:6px;vertical-align:-1px}
-.key span{margin-right:14px;white-space:nowrap}.key{font-size:13px;color:#4a525c}
-""".replace("\n", "")
 EXTRA: Final = {"unseen": "unseen window", "nodes": "nodes a token", "together": "pairs on a node"}
 
 
@@ -55,15 +45,14 @@ def page(rows: Sequence[Row], topology: ExpertTopology, given: Recording, source
     )
     window = "the last window, planned from those before it" if rows[0].unseen is not None else "the recording"
     maps = "".join(f"<h2>{escape(row.name)}</h2>{_heat(row.loads, given.layer_ids)}" for row in rows)
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>Expert placement: {escape(source)}</title><style>{STYLE}</style></head><body>"
-        f"<h1>Expert placement: {escape(source)}</h1><p>{facts}</p>{_table(rows)}"
+    body = (
+        f"<p>{facts}</p>{_table(rows)}"
         "<h2>Balancedness of each layer</h2><p>Mean over maximum GPU load, mean over the windows; 1 is perfect.</p>"
-        f"{_key([(COLOURS[row.name], row.name) for row in rows])}{_lines(rows, given.layer_ids)}"
+        f"{key([(COLOURS[row.name], row.name) for row in rows])}{_lines(rows, given.layer_ids)}"
         f"<h2>Load of each GPU</h2><p>Over the mean of its layer, in {window}. A row is a layer, a column a GPU.</p>"
-        f"{_key(_levels())}{maps}</body></html>\n"
+        f"{key(_levels())}{maps}"
     )
+    return document(f"Expert placement: {source}", body)
 
 
 def _table(rows: Sequence[Row]) -> str:
@@ -72,15 +61,8 @@ def _table(rows: Sequence[Row]) -> str:
     lines = []
     for row in rows:
         cells = [row.name, f"{row.balancedness:.4f}", f"{row.worst_layer:.4f}", f"{row.max_over_mean:.3f}", f"{row.moved:,}"]
-        cells += [f"{getattr(row, field):.4f}" for field in extra]
-        mark = ' class="ours"' if row.name == "qstream" else ""
-        lines.append(f"<tr{mark}>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>")
-    return f"<table><tr>{''.join(f'<th>{name}</th>' for name in head)}</tr>{''.join(lines)}</table>"
-
-
-def _key(entries: Sequence[tuple[str, str]]) -> str:
-    shown = "".join(f'<span><i style="background:{colour}"></i>{escape(name)}</span>' for colour, name in entries)
-    return f'<div class="key">{shown}</div>'
+        lines.append([*cells, *(f"{getattr(row, field):.4f}" for field in extra)])
+    return table(head, lines, "qstream")
 
 
 def _levels() -> list[tuple[str, str]]:
@@ -105,7 +87,7 @@ def _lines(rows: Sequence[Row], layer_ids: Sequence[int]) -> str:
     for number in range(steps + 1):
         value = low + number * step
         at = y(value)
-        shown.append(f'<path d="M{LEFT} {at:.1f}H{WIDTH}" stroke="#e4e7eb"/>')
+        shown.append(f'<path d="M{LEFT} {at:.1f}H{WIDTH}" stroke="{LINE}"/>')
         shown.append(f'<text x="{LEFT - 6}" y="{at + 4:.1f}" text-anchor="end">{value:.2f}</text>')
     for row in rows:
         points = [(float(x), y(float(value))) for x, value in zip(xs, row.by_layer, strict=True)]
@@ -113,7 +95,7 @@ def _lines(rows: Sequence[Row], layer_ids: Sequence[int]) -> str:
         shown.append(f'<path d="M{line}" fill="none" stroke="{COLOURS[row.name]}" stroke-width="2"/>')
         if layers <= 128:
             shown += [f'<circle cx="{x:.1f}" cy="{at:.1f}" r="2.6" fill="{COLOURS[row.name]}"/>' for x, at in points]
-    shown += [f'<text x="{xs[n]:.1f}" y="{height - 6}" text-anchor="middle">{layer_ids[n]}</text>' for n in _ticks(layers, 16)]
+    shown += [f'<text x="{xs[n]:.1f}" y="{height - 6}" text-anchor="middle">{layer_ids[n]}</text>' for n in ticks(layers, 16)]
     return f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="balancedness by layer">{"".join(shown)}</svg>'
 
 
@@ -134,14 +116,9 @@ def _heat(loads: NDArray[np.float64], layer_ids: Sequence[int]) -> str:
         if cells:
             shown.append(f'<path d="{cells}" fill="{colour}" stroke="#fff" stroke-width="{min(1.0, wide / 8):.2f}"/>')
     bottom = layers * tall
-    every = _ticks(layers, max(1, int(bottom // 14)))
+    every = ticks(layers, max(1, int(bottom // 14)))
     shown += [f'<text x="{LEFT - 6}" y="{(n + 0.5) * tall + 4:.1f}" text-anchor="end">{layer_ids[n]}</text>' for n in every]
     shown += [
-        f'<text x="{LEFT + (n + 0.5) * wide:.1f}" y="{bottom + 14:.1f}" text-anchor="middle">{n}</text>' for n in _ticks(gpus, 32)
+        f'<text x="{LEFT + (n + 0.5) * wide:.1f}" y="{bottom + 14:.1f}" text-anchor="middle">{n}</text>' for n in ticks(gpus, 32)
     ]
     return f'<svg viewBox="0 -6 {WIDTH} {bottom + 26:.0f}" role="img" aria-label="load of each GPU">{"".join(shown)}</svg>'
-
-
-def _ticks(many: int, most: int) -> range:
-    """At most that many of 0..many-1, evenly spread."""
-    return range(0, many, -(-many // most))

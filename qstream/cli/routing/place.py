@@ -11,7 +11,7 @@ from typing import Annotated, Final
 import typer
 
 from qstream.cli.options import AsJson
-from qstream.cli.output import counted, print_json, print_table, solver_text
+from qstream.cli.output import counted, print_json, print_table, solver_text, write_files
 from qstream.cli.routing.page import page
 from qstream.cli.routing.placements import Row, compare, topology_of
 from qstream.errors import ConfigError
@@ -144,9 +144,7 @@ def _write(
         bodies.append((out, _exported(plan, export_as, given)))
     if html is not None:
         bodies.append((html, page(rows, topology, given, source).encode()))
-    for path, body in bodies:
-        path.write_bytes(body)
-    return [str(path) for path, _ in bodies]
+    return write_files(bodies)
 
 
 def _exported(plan: PlacementPlan, export_as: str, given: Recording) -> bytes:

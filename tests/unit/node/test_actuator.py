@@ -9,33 +9,13 @@ import pytest
 
 from qstream.errors import ConfigError
 from qstream.node import Actuator, FakeNvml
-from schemas.energy import EnergyPlan
-
-S = 1_000_000_000
+from qstream.node.lease import sole_owner
+from tests.unit.node.plans import S, applying, limits, plan_for
 
 
 @pytest.fixture
 def gpus():
     return FakeNvml(4, seed=1)
-
-
-def plan_for(uuids, watts, *, clock=-1.0, version=1, at_s=0, **fields):
-    watts, clock = np.broadcast_to(watts, len(uuids)), np.broadcast_to(clock, len(uuids))
-    given = {"domain": "d", "plan_id": f"p{version}", "ts_ns": at_s * S, "ttl_s": 30.0, "version": version, "fence": 1}
-    return EnergyPlan(
-        **given | {"mode": "apply", "uuid": tuple(uuids)} | fields,
-        power_limit_w=watts.astype(np.float32),
-        sm_clock_mhz=clock.astype(np.float32),
-    )
-
-
-def applying(gpus, tmp_path, allow=None):
-    allow = gpus.uuids if allow is None else allow
-    return Actuator(gpus, domain="d", node="node-0", mode="apply", allow=allow, state_path=tmp_path / "state.json")
-
-
-def limits(gpus):
-    return [gpus.power_limit_w(uuid) for uuid in gpus.uuids]
 
 
 def test_an_unknown_mode_is_refused(gpus):
@@ -226,3 +206,74 @@ def test_a_storm_of_plans_and_faults_sets_nothing_unsafe(tmp_path):
         gpus.fail(uuid, "sm_clock_mhz", "none")
     actuator.close()
     assert limits(gpus) == [700] * 8
+
+
+def test_defaults_that_cannot_be_put_back_are_tried_less_and_less_often(gpus, tmp_path):
+    actuator = applying(gpus, tmp_path)
+    actuator.take(plan_for(gpus.uuids, 300), 1 * S)
+    for uuid in gpus.uuids:
+        gpus.fail(uuid, "power_limit_w", "denied")
+    tried = [second for second in range(31, 400) if actuator.tick(second * S) is not None]
+    assert tried == [31, 32, 34, 38, 46, 62, 94, 154, 214, 274, 334, 394]
+
+
+def test_after_a_kill_what_could_not_be_put_back_is_tried_again_although_the_plan_is_not_over(gpus, tmp_path):
+    applying(gpus, tmp_path).take(plan_for(gpus.uuids, 300, ttl_s=3600.0), 1 * S)
+    gpus.fail(gpus.uuids[0], "power_limit_w", "denied")
+    again = applying(gpus, tmp_path)
+    assert (again.restored.result, again.touched) == (("denied", "expired", "expired", "expired"), gpus.uuids[:1])
+    gpus.fail(gpus.uuids[0], "power_limit_w", "none")
+    assert again.tick(2 * S).result == ("expired",)
+    assert limits(gpus) == [700] * 4
+
+
+def test_what_was_denied_stays_in_the_lease_since_it_may_be_set_late(gpus, tmp_path):
+    actuator = applying(gpus, tmp_path)
+    gpus.fail(gpus.uuids[0], "power_limit_w", "ignored")
+    actuator.take(plan_for(gpus.uuids, 300), 1 * S)
+    gpus.fail(gpus.uuids[0], "power_limit_w", "none")
+    gpus.set_power_limit_w(gpus.uuids[0], 300)  # by a daemon that was slow
+    actuator.tick(40 * S)
+    assert limits(gpus) == [700] * 4
+
+
+def test_what_was_set_is_read_back_and_what_another_has_changed_is_acknowledged_once(gpus, tmp_path):
+    actuator = applying(gpus, tmp_path)
+    actuator.take(plan_for(gpus.uuids[:3], 300, clock=1590, ttl_s=3600.0), 1 * S)
+    gpus.set_power_limit_w(gpus.uuids[0], 500)
+    gpus.set_sm_clock_cap_mhz(gpus.uuids[1], None)
+    assert actuator.tick(30 * S) is None
+    ack = actuator.tick(31 * S)
+    assert (ack.plan_id, ack.result, ack.enforced_limit_w.tolist()) == ("p1", ("clamped", "clamped", "ok"), [500, 300, 300])
+    assert (ack.applied_limit_w.tolist(), ack.detail) == ([300] * 3, "read back: not all is as it was set")
+    assert actuator.tick(62 * S) is None  # nothing new
+    gpus.fail(gpus.uuids[2], "power_limit_w", "lost")
+    gpus.set_power_limit_w(gpus.uuids[0], 300)
+    assert actuator.tick(93 * S).result == ("ok", "clamped", "lost")
+    actuator.take(plan_for(gpus.uuids[:2], 300, clock=1590, ttl_s=3600.0, version=2), 94 * S)
+    assert gpus.sm_clock_cap_mhz(gpus.uuids[1]) == 1590
+
+
+def test_time_between_two_readings_back_is_above_0(gpus):
+    with pytest.raises(ConfigError, match="verify_s must be above 0, got 0"):
+        Actuator(gpus, domain="d", node="n", verify_s=0)
+
+
+def test_one_actuator_a_state_file(tmp_path):
+    path = tmp_path / "folder" / "state.json"
+    taken = pytest.raises(ConfigError, match=r"--state must be of one actuator, got .*state\.json, which another one has")
+    with sole_owner(path), taken, sole_owner(path):
+        pass
+    with sole_owner(path):
+        pass
+    (tmp_path / "file").touch()
+    unfit = pytest.raises(ConfigError, match="--state must be a file in a folder that can be written")
+    with unfit, sole_owner(tmp_path / "file" / "x"):
+        pass
+
+
+def test_in_a_dry_run_it_is_known_what_a_killed_actuator_has_left(gpus, tmp_path):
+    applying(gpus, tmp_path).take(plan_for(gpus.uuids[:2], 300), 1 * S)
+    dry = Actuator(gpus, domain="d", node="node-0", allow=gpus.uuids, state_path=tmp_path / "state.json")
+    assert (dry.touched, dry.restored, dry.tick(99 * S), dry.close()) == (gpus.uuids[:2], None, None, None)
+    assert limits(gpus) == [300, 300, 700, 700]

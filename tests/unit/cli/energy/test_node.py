@@ -1,0 +1,40 @@
+"""`qstream energy telemetry|actuate`: what is refused before anything is read or set."""
+
+from __future__ import annotations
+
+import pytest
+from typer.testing import CliRunner
+
+from qstream.cli.main import app
+
+
+def error_of(*words):
+    result = CliRunner().invoke(app, ["energy", *words], env={"QSTREAM_CONFIG": None})
+    assert result.exit_code == 2, result.output
+    return result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (("telemetry", "--source", "smi"), "--source must be nvml, fake, fake:FILE, dcgm:URL, zeusd or zeusd:URL, got 'smi'"),
+        (
+            ("telemetry", "--source", "dcgm:here"),
+            "URL must be such as http://localhost:9400/metrics or unix:///run/zeusd/zeusd.sock",
+        ),
+        (("telemetry", "--source", "fake", "--interval", "1"), "--interval must be a time above 0, such as 50ms or 2s, got '1'"),
+        (("actuate", "--device", "gpu"), "--device must be nvml, zeusd, zeusd:URL, fake, fake:FILE or null, got 'gpu'"),
+        (("actuate", "--device", "fake", "--verify", "often"), "--verify must be a time above 0"),
+        (("actuate", "--device", "fake", "--apply"), "--allow must be given with --apply, once for each GPU that may be set"),
+        (("actuate", "--device", "fake:/proc/none/x"), "file of fake GPUs must be writable, got /proc/none/x: No such file"),
+    ],
+)
+def test_what_cannot_be_read_or_set_is_said_at_once(words, error):
+    assert error in error_of(words[0], "--domain", "d", *words[1:])
+
+
+def test_an_actuator_that_may_set_needs_a_state_file_that_can_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    state = ("--state", str(tmp_path / "file" / "state.json"))
+    error = error_of("actuate", "--domain", "d", "--device", "fake", "--apply", "--allow", "GPU-n-0", *state)
+    assert "--state must be a file in a folder that can be written" in error
