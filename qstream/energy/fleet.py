@@ -91,20 +91,26 @@ def _grouped(power: Floats, worth: Floats, above: Ints, room: Floats, group: Int
     if group.shape != (len(power),):
         raise ProblemError(must_be("group", f"one number for each of {len(power)} GPUs", Shown(f"shape {group.shape}")))
     names, unit_of = np.unique(group, return_inverse=True)
-    joint = np.zeros((2, len(names), power.shape[1]))
-    np.add.at(joint[0], unit_of, power)
-    np.add.at(joint[1], unit_of, worth)
-    bare = np.isnan(joint[0]).all(1)
+    joint_w, joint_worth = _sums(power, unit_of), _sums(worth, unit_of)
+    bare = np.isnan(joint_w).all(1)
     if bare.any():
         named = names[int(bare.argmax())]
         raise ProblemError(must_be(f"power_w of group {named}", "given at a level that all its GPUs have", Shown("none")))
     rows, columns = np.nonzero(above >= 0)
     pairs, entry = np.unique(unit_of[rows] * len(room) + above[rows, columns], return_inverse=True)
-    charge = np.zeros((len(pairs), power.shape[1]))
-    np.add.at(charge, entry, power[rows])
+    charge = _sums(power[rows], entry)
     owner, budget = np.divmod(pairs, max(len(room), 1))
     first = np.searchsorted(owner, np.arange(len(names) + 1)).astype(np.int64)
-    return Fleet(unit_of, joint[0], joint[1], first, budget, charge, room)
+    return Fleet(unit_of, joint_w, joint_worth, first, budget, charge, room)
+
+
+def _sums(rows: Floats, number: Ints) -> Floats:
+    """Sums of the rows [N, K] of each number, which are 0, 1, 2 and so on: float64 [numbers, K]."""
+    order = np.argsort(number, kind="stable")
+    if not len(order):
+        return np.empty((0, rows.shape[1]))
+    found: Floats = np.add.reduceat(rows[order], np.flatnonzero(np.diff(number[order], prepend=-1)))
+    return found
 
 
 def _check_levels(power: Floats, worth: Floats) -> None:

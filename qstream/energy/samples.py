@@ -68,7 +68,7 @@ def gather(frames: Sequence[GpuTelemetry], at_ns: Sequence[int], now: EnergyStat
     count = _side_by_side([_counts(frame) for frame, mine in zip(frames, rows, strict=True) if mine], COUNTERS, np.uint64)
     power, instant, clock, enforced, limit = value
     power = np.where(power == -1, instant, power)
-    place = {"": 0}
+    place = _Places({"": 0})
     return Samples(
         at_ns=np.array(at_ns, np.int64),
         first=np.array([0, *accumulate(map(len, rows))], np.int64),
@@ -108,7 +108,7 @@ def _index(uuids: tuple[str, ...]) -> dict[str, int]:
 
 def _columns(frames: Sequence[GpuTelemetry], rows: list[list[int]]) -> tuple[Int64s, Float32s]:
     """Row of each sample, and the metrics: float32 [METRICS, N]."""
-    blocks = [_picked(frame.value, _places(METRICS, frame.metric), -1) for frame, mine in zip(frames, rows, strict=True) if mine]
+    blocks = [_picked(frame.value, _where(METRICS, frame.metric), -1) for frame, mine in zip(frames, rows, strict=True) if mine]
     return np.array(list(chain.from_iterable(rows)), np.int64), _side_by_side(blocks, METRICS, np.float32)
 
 
@@ -116,11 +116,11 @@ def _counts(frame: GpuTelemetry) -> Uint64s:
     """The counters of a frame: uint64 [COUNTERS, gpus]."""
     if frame.count is None:
         return np.full((len(COUNTERS), len(frame.uuid)), _UNREPORTED, np.uint64)
-    return _picked(frame.count, _places(COUNTERS, frame.counter), _UNREPORTED)
+    return _picked(frame.count, _where(COUNTERS, frame.counter), _UNREPORTED)
 
 
 @lru_cache(maxsize=256)
-def _places(wanted: tuple[str, ...], names: tuple[str, ...]) -> tuple[NDArray[np.intp], list[int]]:
+def _where(wanted: tuple[str, ...], names: tuple[str, ...]) -> tuple[NDArray[np.intp], list[int]]:
     """Where each of the wanted names is, and which of them are nowhere."""
     at = [names.index(name) if name in names else -1 for name in wanted]
     return np.array(at, np.intp), [row for row, place in enumerate(at) if place < 0]
@@ -152,14 +152,22 @@ def _find_other_units(
                 rows[at] = []
 
 
-def _jobs(frames: Sequence[GpuTelemetry], rows: list[list[int]], place: dict[str, int]) -> Int64s:
+class _Places(dict[str, int]):
+    """Names, numbered as they are asked for."""
+
+    def __missing__(self, name: str) -> int:
+        self[name] = place = len(self)
+        return place
+
+
+def _jobs(frames: Sequence[GpuTelemetry], rows: list[list[int]], place: _Places) -> Int64s:
     """The place of each sample's job."""
     found: list[int] = []
     for frame, mine in zip(frames, rows, strict=True):
         if mine:
-            found += [place.setdefault(name, len(place)) for name in frame.job] or [NO_JOB] * len(mine)
+            found += [place[name] for name in frame.job] or [NO_JOB] * len(mine)
     return np.array(found, np.int64)
 
 
-def _numbered(names: Iterable[str], place: dict[str, int]) -> Int64s:
-    return np.array([place.setdefault(name, len(place)) for name in names], np.int64)
+def _numbered(names: Iterable[str], place: _Places) -> Int64s:
+    return np.array([place[name] for name in names], np.int64)

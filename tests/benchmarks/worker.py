@@ -9,13 +9,13 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
-from confluent_kafka import Consumer
+from confluent_kafka import Consumer, KafkaException
 from confluent_kafka import TopicPartition as KafkaPartition
 from confluent_kafka.admin import AdminClient
 
@@ -143,30 +143,43 @@ class Progress:
 
 def follow(running: Worker, at: Servers, topic: Topic, total: int, period_s: float = 0.05, before: int = 0) -> Progress:
     """Sample until `topic` holds `total` events more than `before`."""
+    with closing(_reader(at)) as consumer:
+        return _follow(running, lambda: _events(consumer, topic) - before, total, period_s)
+
+
+def follow_input(running: Worker, at: Servers, agent: str, topic: Topic, total: int, period_s: float = 0.05) -> Progress:
+    """Sample until the agent has committed `total` records of an input, for one that makes few events."""
+    partitions = [KafkaPartition(topic.name, partition) for partition in range(topic.partitions)]
+    with closing(Consumer({"bootstrap.servers": at.kafka, "group.id": f"qstream.{agent}", "log_level": 0})) as consumer:
+        return _follow(running, lambda: _committed(consumer, partitions), total, period_s)
+
+
+def _committed(consumer: Consumer, partitions: list[KafkaPartition]) -> int:
+    """Records behind the committed offsets; 0 while the group has no coordinator yet."""
+    try:
+        return sum(max(0, int(at.offset)) for at in consumer.committed(partitions, timeout=10))
+    except KafkaException:
+        return 0
+
+
+def _follow(running: Worker, count: Callable[[], int], total: int, period_s: float) -> Progress:
     progress = Progress()
-    consumer = _reader(at)
 
     def sample() -> bool:
-        events = _events(consumer, topic) - before
+        events = count()
         progress.seconds.append(time.perf_counter())
         progress.cpu_s.append(running.cpu_s())
         progress.events.append(events)
-        return bool(events >= total)
+        return events >= total
 
-    try:
-        running.wait(sample, period_s)
-    finally:
-        consumer.close()
+    running.wait(sample, period_s)
     return progress
 
 
 def count_events(at: Servers, topic: Topic) -> int:
     """How many events `topic` holds."""
-    consumer = _reader(at)
-    try:
+    with closing(_reader(at)) as consumer:
         return _events(consumer, topic)
-    finally:
-        consumer.close()
 
 
 def _reader(at: Servers) -> Consumer:
