@@ -33,5 +33,6 @@ AGENT = Agent(
     commands="qstream.cli.energy.commands:app",
     lines="qstream.cli.energy.lines:line",
     observe="qstream.energy.metrics:observe",
+    scenes={"energy": "qstream.demo.energy.scene:EnergyScene"},
     settings={"port": 6071, "max_keys": 1000},  # domains
 )

@@ -57,7 +57,7 @@ class Agent:
     observe
         A function that is given each delivered `Event`, for the module's own metrics.
     scenes
-        Scenes of ``qstream demo``, by name; the first one of the first module is the default.
+        Scenes of ``qstream demo``, by name.
     trainers
         Functions ``train(frames, *, seed, deadline_s) -> (Model, Report)`` by kind, for ``qstream learn train``; `frames` are of
         any topics, in the order in which they were read.
@@ -191,7 +191,7 @@ def partitions_of_topics() -> dict[str, int]:
 
 
 def scenes() -> dict[str, str]:
-    """Scenes of the demo by name, as ``package.module:attribute``; the first is the default."""
+    """Scenes of the demo by name, as ``package.module:attribute``."""
     agents = (*all_agents(), *(find_agent(name) for name in UNLISTED))
     return {scene: path for agent in agents for scene, path in agent.scenes.items()}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -16,6 +16,7 @@ from qstream.install import install_hint
 from schemas.wording import must_be
 
 app = new_app()
+DEFAULT: Final = "routing"
 
 
 def scene_completion(start: str) -> list[str]:
@@ -28,7 +29,7 @@ def demo(
     scene: Annotated[
         str | None, typer.Argument(metavar="[SCENE]", autocompletion=scene_completion, help="What to show; else routing.")
     ] = None,
-    seconds: Annotated[float, typer.Option(min=1, help="How long to stream.")] = 30.0,
+    seconds: Annotated[float, typer.Option(min=1, help="How long to stream, at least.")] = 30.0,
     json_path: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", dir_okay=False, help="Write the figures to a file.")
     ] = None,
@@ -41,17 +42,20 @@ def demo(
     """Run a module on real input, with its own servers, and show what its plans gain.
 
     The scene `routing` trains a small mixture-of-experts language model, streams which experts its tokens go to, and places
-    the experts; half-way it also starts to save traffic between nodes. The scene `learn` forecasts this machine's CPU use while a
-    model trains, and kills the worker that learns.
+    the experts; half-way it also starts to save traffic between nodes. The scene `learn` forecasts this machine's CPU use
+    while a model trains, and kills the worker that learns. The scene `energy` plays an hour of real requests to a modelled
+    rack of 16 GPUs, whose clocks and power limits the agent sets: caps are probed, the budget falls, a node is cut off. A
+    modelled second is over only when the agent has answered it: a slow machine takes longer than asked, and measures the same.
 
     \b
     Example:
       qstream demo
       qstream demo routing --seconds 30 --json demo.json
       qstream demo learn
+      qstream demo energy --json energy.json
     """
     known = scenes()
-    name = scene or next(iter(known))
+    name = scene or DEFAULT
     if name not in known:
         raise ConfigError(must_be("SCENE", f"one of {', '.join(known)}", name))
     if json_path is not None:

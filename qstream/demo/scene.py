@@ -26,6 +26,9 @@ class Scene(Protocol):
     """Name of the agent in the registry."""
     options: Mapping[str, Scalar]
     """Options that the agent starts with."""
+    modelled_key: str
+    """Key of all records where time is modelled, else empty. Such records have the times of their frames; after each step the
+    stage waits until the agent has processed it and its plans have come; and it goes on until `steps` ends."""
     switch: Mapping[str, Scalar]
     """Options that an operator changes half-way; empty for none."""
     kill_s: float
@@ -45,8 +48,8 @@ class Scene(Protocol):
         """Load what `steps` needs, once the agent has compiled its kernels."""
         ...
 
-    def steps(self) -> Iterator[Frames]:
-        """Endless input; the stage stops when the time is over."""
+    def steps(self, seconds: float) -> Iterator[Frames]:
+        """Endless input; the stage stops when the `seconds` are over. Where time is modelled: all of it, in `seconds` or more."""
         ...
 
     def published(self, frame: Frame, at_s: float) -> None:
@@ -63,6 +66,10 @@ class Scene(Protocol):
 
     def killed(self) -> None:
         """The agent was killed, and another is starting."""
+        ...
+
+    def behind(self, records: int) -> None:
+        """So many of the records that were published are not processed yet; asked for where time is modelled."""
         ...
 
     @property

@@ -24,19 +24,22 @@ from agents.registry import Agent, find_agent, partitions_of_topics
 from qstream import __version__
 from qstream.config import load_settings
 from qstream.demo.agent import AgentProcess
+from qstream.demo.in_step import InStep
 from qstream.demo.scene import Scene
 from qstream.demo.view import View
 from qstream.embedded.kafka import PROMPT, EmbeddedKafka
 from qstream.embedded.redis import EmbeddedRedis
 from qstream.stream.client import PlanSubscriber, Publisher
 from schemas.control import Control
+from schemas.deadletter import DeadLetter
 from schemas.frame import Frame
-from schemas.topics import CONTROL
+from schemas.topics import CONTROL, Topic
 
 # The broker ends before its last clients are gone, and an interrupted producer drops what it holds: both would be logged.
 QUIET: Final = {"log.connection.close": "false", "log_level": "0"}
 READY_S: Final = 900.0  # compiling the kernels takes a minute of a core, which a busy machine may not have
 DRAIN_S: Final = 120.0
+STEP_POLL_S: Final = 0.003  # between two questions whether a step is answered
 SAYINGS: Final = {
     "starting": "starting the {} agent",
     "compiling": "compiling kernels (first start only)",
@@ -49,7 +52,8 @@ Arrivals = queue.SimpleQueue[tuple[float, Frame]]
 
 @dataclass(slots=True)
 class Run:
-    """What the phases of a run share. `seconds` of streaming, from the first frame to the last."""
+    """What the phases of a run share. `seconds` of streaming, from the first frame to the last; `published` records of the
+    agent's inputs; `plans` and `letters` that arrived."""
 
     scene: Scene
     agent: AgentProcess
@@ -58,17 +62,24 @@ class Run:
     arrivals: Arrivals
     view: View
     signals: list[int]
+    in_step: InStep | None
+    published: int
     seconds: float = 0.0
+    gave_up: bool = False
+    plans: int = 0
+    letters: int = 0
 
     @property
     def goes_on(self) -> bool:
-        return self.agent.alive and not self.signals
+        return self.agent.alive and not self.signals and not self.gave_up
 
     def collect(self, wait_s: float = 0.0) -> None:
         """Give the scene what has arrived; wait up to `wait_s` for the first."""
         with suppress(queue.Empty):
             at_s, frame = self.arrivals.get(timeout=wait_s)
             while True:
+                self.letters += isinstance(frame, DeadLetter)
+                self.plans += not isinstance(frame, DeadLetter)
                 self.scene.received(frame, at_s)
                 at_s, frame = self.arrivals.get_nowait()
 
@@ -149,14 +160,34 @@ def started(scene: Scene, view: View, signals: list[int]) -> Iterator[Run]:
         EmbeddedRedis() as redis,
         Publisher(kafka.bootstrap_servers, "demo", load_settings(kafka=QUIET)) as publisher,
     ):
+        published = 0
         for topic, frame in scene.first():
-            publisher.publish(topic, frame)
+            publish(publisher, scene, topic, frame)
+            published += topic in agent.topics
         publisher.flush()
         with (
             AgentProcess(scene.agent, Path(folder), kafka.bootstrap_servers, redis.url, PROMPT, scene.options) as process,
             followed(agent, kafka.bootstrap_servers, arrivals) as subscribers,
+            following(agent, kafka.bootstrap_servers, scene.modelled_key) as in_step,
         ):
-            yield Run(scene, process, publisher, subscribers, arrivals, view, signals)
+            yield Run(scene, process, publisher, subscribers, arrivals, view, signals, in_step, published)
+
+
+@contextmanager
+def following(agent: Agent, bootstrap_servers: str, key: str) -> Iterator[InStep | None]:
+    """How far the agent has come, where time is modelled."""
+    if not key:
+        yield None
+        return
+    with InStep(agent, load_settings(bootstrap_servers=bootstrap_servers, kafka=PROMPT | QUIET), key) as in_step:
+        yield in_step
+
+
+def publish(publisher: Publisher, scene: Scene, topic: Topic, frame: Frame) -> None:
+    """Publish a frame; where time is modelled, at the time of the frame."""
+    publisher.publish(
+        topic, frame, timestamp_ms=frame.model_dump(include={"ts_ns"})["ts_ns"] // 1_000_000 if scene.modelled_key else None
+    )
 
 
 @contextmanager
@@ -203,12 +234,15 @@ def wait_ready(run: Run) -> bool:
 def stream(run: Run, seconds: float, switch_s: float) -> None:
     """Publish the scene's steps, give it the plans that come back, and change its options after `switch_s`."""
     started_s, kill_s = None, run.scene.kill_s
-    for frames in run.scene.steps():
+    for frames in run.scene.steps(seconds):
         run.collect()
         started_s = started_s or time.monotonic()
         for topic, frame in frames:
             run.scene.published(frame, time.monotonic())
-            run.publisher.publish(topic, frame)
+            publish(run.publisher, run.scene, topic, frame)
+        run.published += len(frames)
+        if run.in_step is not None:
+            wait_answered(run, run.in_step)
         run.seconds = time.monotonic() - started_s
         if run.seconds >= switch_s:
             throw_switch(run)
@@ -223,8 +257,23 @@ def stream(run: Run, seconds: float, switch_s: float) -> None:
             run.view.show(run.scene, run.agent.state())
         while run.scene.waiting > run.scene.max_waiting and run.goes_on:
             run.collect(0.1)
-        if run.seconds >= seconds or not run.goes_on:
+        if not run.goes_on or (run.in_step is None and run.seconds >= seconds):
             return
+
+
+def wait_answered(run: Run, in_step: InStep) -> None:
+    """Wait until the agent has processed all that was published, and its plans have come: then modelled time may go on."""
+    run.publisher.flush()
+    processed, deadline_s = -1, 0.0
+    while run.goes_on:
+        before, processed = processed, in_step.processed()
+        run.scene.behind(run.published - processed)
+        if not run.scene.waiting and in_step.plans() <= run.plans + sum(subscriber.repeated for subscriber in run.subscribers):
+            return
+        deadline_s = time.monotonic() + READY_S if processed > before else deadline_s
+        if time.monotonic() > deadline_s:
+            run.gave_up = True
+        run.collect(STEP_POLL_S)
 
 
 def throw_switch(run: Run) -> None:
@@ -244,6 +293,10 @@ def drain(run: Run) -> None:
     deadline_s = time.monotonic() + DRAIN_S
     while run.scene.waiting and run.agent.alive and time.monotonic() < deadline_s:
         run.collect(0.1)
+    if run.in_step is not None:
+        letters = run.in_step.letters()
+        while run.letters < letters and time.monotonic() < deadline_s:
+            run.collect(0.1)
 
 
 def find_faults(run: Run, ready: bool) -> list[str]:

@@ -110,6 +110,11 @@ class FakeNvml:
         self._progress += np.where(self._activity > 0, speed, 0.0) * TOKENS_S * seconds
         self._now_ns += int(seconds * 1e9)
 
+    def now(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Watts and speed (0 without work, 1 at the highest clock) of each GPU as they are, not as they are read."""
+        power, speed, _, _ = self._physics()
+        return power, np.where(self._activity > 0, speed, 0.0)
+
     def telemetry(self, domain: str) -> GpuTelemetry:
         """The readings now; the time is that which `advance` has let pass, in ns. A lost GPU reports nothing."""
         _, _, clock, capped = self._physics()

@@ -108,7 +108,8 @@ def test_the_two_wheels_share_no_file_and_hold_all_of_the_tree(wheels):
     assert {name for name in client if name.startswith("agents/")} == set()
     root = Path(__file__).parents[2]
     sources = [path for folder in ("agents", "qstream", "schemas") for path in (root / folder).rglob("*.py")]
-    assert {str(path.relative_to(root)) for path in sources} <= client | optimizer
+    data = [path for end in ("npz", "md") for path in (root / "qstream").rglob(f"*.{end}")]
+    assert {str(path.relative_to(root)) for path in (*sources, *data)} <= client | optimizer
 
 
 def test_the_record_of_each_wheel_lists_its_files(wheels):

@@ -39,6 +39,7 @@ class LearnScene:
 
     agent = "meter"
     options: Mapping[str, Scalar] = {}
+    modelled_key = ""
     switch: Mapping[str, Scalar] = {}
     kill_s = 8.0
     packages = ("numba",)
@@ -58,7 +59,7 @@ class LearnScene:
     def warm(self) -> None:
         return
 
-    def steps(self) -> Iterator[Frames]:
+    def steps(self, seconds: float) -> Iterator[Frames]:
         """A reading each, ten a second by the clock, while a process trains."""
         with tempfile.TemporaryDirectory(prefix="qstream-load-") as folder:
             env = shutil.which("env") or "/usr/bin/env"
@@ -97,6 +98,9 @@ class LearnScene:
 
     def killed(self) -> None:
         self.score.killed()
+
+    def behind(self, records: int) -> None:
+        raise AssertionError("time is not modelled in this scene")
 
     @property
     def waiting(self) -> int:

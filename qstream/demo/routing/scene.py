@@ -53,6 +53,7 @@ class RoutingScene:
 
     agent = "routing"
     options = OPTIONS
+    modelled_key = ""
     switch: Mapping[str, Scalar] = {"colocate": True}
     kill_s = math.inf
     packages = ("torch", "numba")
@@ -73,7 +74,7 @@ class RoutingScene:
     def warm(self) -> None:
         warm()
 
-    def steps(self) -> Iterator[Frames]:
+    def steps(self, seconds: float) -> Iterator[Frames]:
         """A training step each: its token batches, one per layer."""
         text = batches(load_corpus(), SEQUENCES, SHAPE.context, np.random.default_rng(self.seed))
         for step in train(MoELanguageModel(SHAPE, seed=self.seed), text):
@@ -93,6 +94,9 @@ class RoutingScene:
 
     def killed(self) -> None:
         raise AssertionError("this scene kills no agent")
+
+    def behind(self, records: int) -> None:
+        raise AssertionError("time is not modelled in this scene")
 
     @property
     def waiting(self) -> int:

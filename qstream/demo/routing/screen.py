@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from rich.console import Group
 from rich.panel import Panel
@@ -10,8 +10,8 @@ from rich.table import Table
 
 from qstream.demo.routing.score import Score
 from qstream.demo.routing.summary import Gains, Split, Summary, Versus
+from qstream.demo.sparkline import sparkline
 
-BARS = "▁▂▃▄▅▆▇█"
 WINDOWS_SHOWN = 48
 
 
@@ -73,7 +73,7 @@ def panel(summary: Summary, score: Score, step: int, agent_state: str) -> Panel:
         ("next tokens, even split", served.even, [pair[0] for _, pair in stretches], "yellow"),
         ("next tokens, by shares", served.shares, [pair[1] for _, pair in stretches], "green"),
     ):
-        grid.add_row(name, f"[bold {style}]{_number(mean)}[/]", f"[{style}]{_sparkline(series)}[/]")
+        grid.add_row(name, f"[bold {style}]{_number(mean)}[/]", f"[{style}]{sparkline(series)}[/]")
     lines: list[str | Table] = [
         f"step {step:,}   loss {_number(summary.loss.last, 3)}   {_rate(summary):,.0f} tokens/s   agent [bold]{agent_state}[/]",
         "",
@@ -108,10 +108,6 @@ def _rate(summary: Summary) -> float:
 def _newest_goal(summary: Summary) -> tuple[str, Gains]:
     """What the plan in force was made for, and what such plans gained so far."""
     return ("colocate", summary.colocate) if summary.colocate.placement_plans else ("for balance", summary.balance)
-
-
-def _sparkline(values: Sequence[float]) -> str:
-    return "".join(BARS[min(len(BARS) - 1, int(value * len(BARS)))] for value in values)
 
 
 def _number(value: float | None, digits: int = 2) -> str:

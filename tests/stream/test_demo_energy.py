@@ -1,0 +1,35 @@
+"""The energy scene as a user runs it: real broker, store and agent, modelled GPUs, and no budget passed nor write unsafe."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+FIGURES = {
+    *("saved_ratio", "slowdown_worst", "probes", "budget_violations", "unsafe_writes", "stale_gpus", "plans", "schedules"),
+    *("latency_ms", "dead_letters", "lost"),
+}
+CIRCUMSTANCES = {"seed", "machine", "versions", "options", "switch"}
+
+
+def test_the_hour_saves_energy_within_the_slowdown_and_keeps_every_budget(tmp_path: Path) -> None:
+    file = tmp_path / "demo.json"
+    command = [sys.executable, "-m", "qstream.cli", "demo", "energy", "--plain", "--seconds", "1", "--json", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "16 h100 GPUs (modelled)" in done.stdout
+    figures = json.loads(file.read_text())
+    assert figures.keys() == FIGURES | CIRCUMSTANCES
+    assert 0.05 < figures["saved_ratio"] < 1
+    assert 0 < figures["slowdown_worst"] <= 0.05
+    assert figures["probes"] > 15
+    assert figures["stale_gpus"] == 8
+    assert figures["plans"] >= 340
+    assert 0 < figures["latency_ms"]["p50"] <= figures["latency_ms"]["p99"]
+    for name in ("budget_violations", "unsafe_writes", "dead_letters", "lost"):
+        assert figures[name] == 0, name
