@@ -22,7 +22,7 @@ class Tasks(NamedTuple):
     """What does not change: tasks by unit (``task[first[u]:first[u + 1]]``) and the `unit` of each; `near` [N, 2, P], the
     predecessors and successors of each task, -1 beyond the last; `duration` [N, M] in slots, 0 where there is no such mode, and
     `power` [N, M]; the earliest and latest start of each unit, which its edges allow with the fastest modes; the slot `end` [N]
-    before which each task is over; the `node` and `gpus` of each task, and the GPUs that a node has, `room` [nodes]."""
+    before which each task is over; the `node` and `gpus` of each task, and the GPUs that a node has, `room` [nodes, T]."""
 
     first: Ints
     task: Ints
@@ -44,15 +44,15 @@ def members(tasks: Tasks, u: int) -> list[int]:
     return found
 
 
-def within_rooms(tasks: Tasks, start: Ints, mode: Ints, slots: int) -> bool:
+def within_rooms(tasks: Tasks, start: Ints, mode: Ints) -> bool:
     """Whether starts [U] and modes [N] keep to the GPUs of each node in every slot."""
     if not tasks.gpus.any():
         return True
     at = start[tasks.unit]
-    used = np.zeros((len(tasks.room), slots + 1), np.int64)
+    used = np.zeros((len(tasks.room), tasks.room.shape[1] + 1), np.int64)
     np.add.at(used, (tasks.node, at), tasks.gpus)
     np.add.at(used, (tasks.node, at + tasks.duration[np.arange(len(mode)), mode]), -tasks.gpus)
-    return bool((np.cumsum(used, 1)[:, :-1] <= tasks.room[:, None]).all())
+    return bool((np.cumsum(used, 1)[:, :-1] <= tasks.room).all())
 
 
 @compiled
@@ -174,7 +174,7 @@ def earliest(tasks: Any, u: Any, cap: Any, start: Any, mode: Any, load: Any, use
                     if t < at + tasks.duration[j, mode[j]]:
                         watts += tasks.power[j, mode[j]]
                         gpus += tasks.gpus[j] if tasks.node[j] == tasks.node[i] else 0
-                if watts > cap or gpus > tasks.room[tasks.node[i]]:
+                if watts > cap or gpus > tasks.room[tasks.node[i], t]:
                     clash = t
         if clash < 0:
             return at

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import numpy as np
@@ -21,7 +21,6 @@ from schemas.tasks import EnergySchedule, TaskGraph
 
 Arm = Literal["soonest", "list", "qaoa", "hqc"]  # how a window is solved, as the solver of its record says
 Predict = Callable[[TaskGraph], TaskGraph]
-MOST_CELLS: Final = 1 << 23  # tasks x slots x nodes; above, tasks are not assigned to nodes
 SIZES: Final = ((20, "small"), (100, "medium"), (4096, "large"))  # most tasks of each
 DENSITIES: Final = ((0.0, "free"), (1.0, "sparse"), (np.inf, "dense"))  # most edges a task of each
 
@@ -38,22 +37,17 @@ class GraphProblem:
         The first slot that is still to come when the schedule is published.
     base_w : float64 [slots]
         What else the domain draws.
-    node, free_gpus, idle_w
-        The nodes that tasks may run on, int64 [nodes] GPUs that each has for them, and float64 [nodes] watts that it draws once
-        it is open. Without nodes, where tasks run is left open.
+    node, room, idle_w
+        The nodes that tasks may run on, int64 [nodes, slots] GPUs that each has for them, and float64 [nodes] watts that it draws
+        once it is open. Without nodes, where tasks run is left open.
     """
 
     graph: TaskGraph
     first: int
     base_w: Floats
-    node: tuple[str, ...]
-    free_gpus: Ints
-    idle_w: Floats
-
-    @property
-    def placed(self) -> bool:
-        """Whether tasks are assigned to nodes."""
-        return 0 < len(self.graph.task) * self.graph.slots * len(self.node) <= MOST_CELLS
+    node: tuple[str, ...] = ()
+    room: Ints | None = None
+    idle_w: Floats | None = None
 
     def gpus(self) -> Ints:
         """GPUs that each task takes, int64 [tasks]."""
@@ -71,9 +65,8 @@ class GraphPlan:
 
 def alone(graph: TaskGraph) -> GraphProblem:
     """A graph of which nothing is known but what it says itself."""
-    none = np.zeros(0, np.int64)
     base = np.zeros(graph.slots) if graph.base_w is None else graph.base_w.astype(np.float64)
-    return GraphProblem(graph, 0, base, (), none, none.astype(np.float64))
+    return GraphProblem(graph, 0, base)
 
 
 def window_of(problem: GraphProblem) -> TaskWindow:
@@ -104,8 +97,8 @@ def window_of(problem: GraphProblem) -> TaskWindow:
 def simple_graph(problem: GraphProblem) -> GraphPlan:
     """Each task as soon as possible: on its node alone where there are nodes, without a search. Errors as of `window_of`."""
     window = window_of(problem)
-    if problem.placed:
-        return _on_nodes(soonest_on_nodes(window, problem.gpus(), problem.free_gpus, problem.idle_w))
+    if problem.room is not None and problem.idle_w is not None:
+        return _on_nodes(soonest_on_nodes(window, problem.gpus(), problem.room, problem.idle_w))
     tasks, late = tasks_of(window)
     return _anywhere(plan_soonest(window, tasks.release[window.unit], window.fastest(), late))
 
@@ -137,14 +130,14 @@ def plan_graph(
         Tasks that start together depend on each other.
     """
     if predict is not None:
-        problem = GraphProblem(predict(problem.graph), *(getattr(problem, name) for name in problem.__slots__[1:]))
+        problem = replace(problem, graph=predict(problem.graph))
     terms = options if arm is None else options.model_copy(update=_toggles(arm))
     window = window_of(problem)
     deadline_s = None if options.deadline_ms is None else options.deadline_ms / 1e3
-    if not problem.placed:
+    if problem.room is None or problem.idle_w is None:
         return _anywhere(schedule(window, options=terms, deadline_s=deadline_s, seed=options.seed, runtime=runtime))
     found = select_nodes(
-        window, problem.gpus(), problem.free_gpus, problem.idle_w,
+        window, problem.gpus(), problem.room, problem.idle_w,
         options=terms, deadline_s=deadline_s, seed=options.seed, runtime=runtime,
     )  # fmt: skip
     return _on_nodes(found)

@@ -16,13 +16,15 @@ from schemas.frame import Axes, Count, Frame, Name, Names, TimeNs
 from schemas.tasks import TaskGraph
 
 MOST_HELD: Final = 256  # graphs of a domain
+Int32 = Annotated[NDArray[np.int32], Axes("tasks")]
+_OVER: Final = dict.fromkeys(("graph", "base_w", "room", "idle_w"))  # what is needed until a graph is solved
 
 
 class HeldGraph(Frame):
-    """What the tasks of a graph draw in each slot and the GPUs that they take of each node at most, in its newest schedule.
+    """When each task of a graph runs in its newest schedule, where (-1 left open), with how many GPUs and above which idle watts.
 
-    While a better schedule is being planned (`planning.active`) the problem is kept as it was when the graph came. `digest` is of
-    the graph as it came, so that a repetition is recognised.
+    `graph` is there until it is solved. Graphs are solved in turn: while a graph is (`planning.active`), what surrounds it is
+    kept as it was when that began. `digest` is of the graph as it came, so that a repetition is recognised.
     """
 
     graph_id: Name
@@ -36,12 +38,14 @@ class HeldGraph(Frame):
     planning: Annotated[Planning, Field(strict=False)] = Planning()
     graph: TaskGraph | None = None
     first: Count = 0
-    budget_w: float | None = None
-    load_w: Annotated[NDArray[np.float64], Axes("slots")]
-    used_gpus: Annotated[NDArray[np.int64], Axes("nodes")]
-    free_gpus: Annotated[NDArray[np.int64], Axes("nodes")] | None = None
-    idle_w: Annotated[NDArray[np.float64], Axes("nodes")] | None = None
+    start: Int32
+    long: Int32
+    node_of_task: Int32
+    gpus: Int32
+    power_w: Annotated[NDArray[np.float64], Axes("tasks")]
     base_w: Annotated[NDArray[np.float64], Axes("slots")] | None = None
+    room: Annotated[NDArray[np.int64], Axes("nodes", "slots")] | None = None
+    idle_w: Annotated[NDArray[np.float64], Axes("nodes")] | None = None
 
     @property
     def end_ns(self) -> int:
@@ -49,33 +53,57 @@ class HeldGraph(Frame):
         return self.begin_ns + int(self.slots * self.slot_s * 1e9)
 
     def problem(self) -> GraphProblem | None:
-        """What is to be solved, None where that is done."""
-        if self.graph is None or self.base_w is None or self.free_gpus is None or self.idle_w is None:
+        """What is being solved, None where nothing is."""
+        if self.graph is None or self.base_w is None or not self.planning.active:
             return None
-        return GraphProblem(self.graph, self.first, self.base_w, self.node, self.free_gpus, self.idle_w)
+        return GraphProblem(self.graph, self.first, self.base_w, self.node, self.room, self.idle_w)
 
-    def load_during(self, begin_ns: Ints, length_ns: int) -> Floats:
-        """The most that its tasks draw in any of its slots that overlap each of these intervals: float64 [intervals], W."""
-        slot_ns = self.slot_s * 1e9
-        low = np.clip(np.floor((begin_ns - self.begin_ns) / slot_ns), 0, self.slots).astype(np.int64)
-        high = np.clip(np.ceil((begin_ns + length_ns - self.begin_ns) / slot_ns), 0, self.slots).astype(np.int64)
-        most = np.maximum.reduceat(np.append(self.load_w, 0.0), np.stack((low, high), 1).ravel())[::2]
-        found: Floats = np.where(high > low, most, 0.0)
-        return found
+    def begun(self, problem: GraphProblem, planning: Planning) -> Self:
+        """With a problem that is being solved. Under other nodes than before, where tasks run meanwhile is left open."""
+        fields = {name: getattr(problem, name) for name in ("first", "base_w", "node", "room", "idle_w")}
+        open_ = {} if problem.node == self.node else {"node_of_task": np.full(len(self.task), -1, np.int32)}
+        return self.changed(planning=planning, **fields, **open_)
 
-    def planned(self, found: GraphPlan, version: int) -> Self:
-        """With a schedule in force, and none being planned."""
-        problem, done = self.problem(), dict.fromkeys(("graph", "free_gpus", "idle_w", "base_w"))
-        taken = {} if problem is None else _taken(problem, found)
-        return self.changed(version=version, planning=self.planning.ended(), **done, **taken)
+    def solved(self, problem: GraphProblem, found: GraphPlan, version: int) -> Self:
+        """With a schedule that stays."""
+        return self.changed(version=version, planning=self.planning.ended(), **_OVER, **_runs(problem, found))
 
     def changed(self, **fields: Any) -> Self:
         """With other values in some fields."""
         return type(self)(**dict(self) | fields)
 
+    def load_w(self, begin_ns: Ints, length_ns: int) -> Floats:
+        """The most that its tasks draw in any of its slots that overlap each of these intervals: float64 [intervals], W."""
+        steps = np.zeros(self.slots + 1)
+        np.add.at(steps, self.start, self.power_w)
+        np.add.at(steps, self.start + self.long, -self.power_w)
+        low, high = self._slots(begin_ns, length_ns)
+        most = np.maximum.reduceat(np.cumsum(steps), np.stack((low, high), 1).ravel())[::2]
+        found: Floats = np.where(high > low, most, 0.0)
+        return found
 
-def held(problem: GraphProblem, found: GraphPlan, digest: str, version: int, budget_w: float | None) -> HeldGraph:
-    """A graph with its first schedule, and the problem to be solved."""
+    def taken(self, node: Names, begin_ns: Ints, length_ns: int) -> Ints:
+        """The most GPUs of each of these nodes that its tasks take in each of these intervals: int64 [nodes, intervals]."""
+        row = {name: at for at, name in enumerate(node)}
+        rows = np.array([-1 if at < 0 else row.get(self.node[at], -1) for at in self.node_of_task.tolist()])
+        steps, own = np.zeros((len(node), self.slots + 1), np.int64), rows >= 0
+        np.add.at(steps, (rows[own], self.start[own]), self.gpus[own])
+        np.add.at(steps, (rows[own], (self.start + self.long)[own]), -self.gpus[own])
+        low, high = self._slots(begin_ns, length_ns)
+        most = np.maximum.reduceat(np.cumsum(steps, 1), np.stack((low, high), 1).ravel(), axis=1)[:, ::2]
+        found: Ints = np.where(high > low, most, 0)
+        return found
+
+    def _slots(self, begin_ns: Ints, length_ns: int) -> tuple[Ints, Ints]:
+        """The slots that overlap each interval, from the first one to before the second one."""
+        slot_ns = self.slot_s * 1e9
+        low = np.clip(np.floor((begin_ns - self.begin_ns) / slot_ns), 0, self.slots).astype(np.int64)
+        high = np.clip(np.ceil((begin_ns + length_ns - self.begin_ns) / slot_ns), 0, self.slots).astype(np.int64)
+        return low, high
+
+
+def held(problem: GraphProblem, found: GraphPlan, digest: str, version: int) -> HeldGraph:
+    """A graph with its first schedule, to be solved in its turn."""
     graph = problem.graph
     return HeldGraph(
         graph_id=graph.graph_id,
@@ -87,12 +115,7 @@ def held(problem: GraphProblem, found: GraphPlan, digest: str, version: int, bud
         task=graph.task,
         node=problem.node,
         graph=graph,
-        first=problem.first,
-        budget_w=budget_w,
-        free_gpus=problem.free_gpus,
-        idle_w=problem.idle_w,
-        base_w=problem.base_w,
-        **_taken(problem, found),
+        **_runs(problem, found),
     )
 
 
@@ -105,12 +128,14 @@ def digest_of(graph: TaskGraph) -> str:
     return found.hexdigest()
 
 
-def _taken(problem: GraphProblem, found: GraphPlan) -> dict[str, Any]:
-    window, plan = window_of(problem), found.plan
-    at, nodes = found.node_of_task >= 0, len(problem.node)
-    steps = np.zeros((nodes, window.slots + 1), np.int64)
-    long = window.duration[np.arange(len(plan.start)), plan.mode]
-    for slots, sign in ((plan.start, 1), (plan.start + long, -1)):
-        np.add.at(steps, (found.node_of_task[at], np.minimum(slots, window.slots)[at]), sign * problem.gpus()[at])
-    load = window.load_w(plan.start, plan.mode) - window.base
-    return {"load_w": load, "used_gpus": np.cumsum(steps, 1).max(1, initial=0)}
+def _runs(problem: GraphProblem, found: GraphPlan) -> dict[str, Any]:
+    """When and where the tasks run. What is late ends with the window."""
+    window, plan, at = window_of(problem), found.plan, np.arange(len(found.plan.start))
+    start = np.minimum(plan.start, window.slots)
+    return {
+        "start": start.astype(np.int32),
+        "long": np.minimum(window.duration[at, plan.mode], window.slots - start).astype(np.int32),
+        "node_of_task": found.node_of_task.astype(np.int32),
+        "gpus": problem.gpus().astype(np.int32),
+        "power_w": window.power_w[at, plan.mode],
+    }

@@ -58,8 +58,8 @@ def select_nodes(
     ----------
     gpus : int [N]
         GPUs that a task needs, all on one node.
-    free_gpus : int [nodes]
-        GPUs that a node has for these tasks.
+    free_gpus : int [nodes] or [nodes, T]
+        GPUs that a node has for these tasks, in each slot where it changes.
     idle_w : float [nodes]
         What a node draws when it is open.
     options, deadline_s, seed, runtime, clock
@@ -107,14 +107,18 @@ def soonest_on_nodes(window: TaskWindow, gpus: ArrayLike, free_gpus: ArrayLike, 
 
 def _checked(window: TaskWindow, gpus: ArrayLike, free_gpus: ArrayLike, idle_w: ArrayLike) -> tuple[Ints, Ints, Floats]:
     need: Ints = array("gpus", gpus, np.int64, "N").copy()
-    room: Ints = array("free_gpus", free_gpus, np.int64, "nodes").copy()
+    always = np.ndim(free_gpus) == 1
+    room: Ints = array("free_gpus", free_gpus, np.int64, "nodes" if always else "nodes T")
+    room = np.repeat(room[:, None], window.slots, 1) if always else room.copy()
+    if room.shape[1] != window.slots:
+        raise ProblemError(must_be("free_gpus", f"given for each of {window.slots} slots", Shown(f"{room.shape[1]} slots")))
     idle: Floats = array("idle_w", idle_w, np.float64, "nodes")
     if len(need) != len(window.unit):
         raise ProblemError(must_be("gpus", f"of {len(window.unit)} counts, one for each task", Shown(f"{len(need)} counts")))
     for name, given in (("gpus", need), ("free_gpus", room)):
-        if not len(given) or given.min() < 0 or given.max() > _MOST_GPUS:
+        if not given.size or given.min() < 0 or given.max() > _MOST_GPUS:
             raise ProblemError(must_be(name, f"one or more counts from 0 to {_MOST_GPUS}", given.tolist()))
-    if idle.shape != room.shape or not (np.isfinite(idle) & (idle >= 0)).all():
+    if idle.shape != room.shape[:1] or not (np.isfinite(idle) & (idle >= 0)).all():
         raise ProblemError(must_be("idle_w", f"{len(room)} finite numbers of 0 W or more, one for each node", idle.tolist()))
     return need, room, idle
 
@@ -123,7 +127,7 @@ def _soonest(
     window: TaskWindow, tasks: Tasks, late: tuple[int, ...], need: Ints, room: Ints, idle: Floats
 ) -> tuple[Placed | NodeSelection, list[int]]:
     """A placement on all nodes, or who cannot meet a deadline; and the nodes in the order in which they are opened."""
-    by_idle: list[int] = np.lexsort((np.arange(len(room)), -room, idle)).tolist()
+    by_idle: list[int] = np.lexsort((np.arange(len(room)), -room.max(1), idle)).tolist()
     at_fault = late or tuple(np.flatnonzero(need > room.max()).tolist())
     if not at_fault:
         found = _placed(window, tasks, need, room, by_idle)
@@ -140,7 +144,7 @@ def _fewest(window: TaskWindow, tasks: Tasks, need: Ints, room: Ints, idle: Floa
     tried: Placed | int = int(need.argmax())
     while isinstance(tried, int):
         # The task that found no place needs a node that is large enough for it.
-        chosen = next((n for n in closed if room[n] >= need[tried]), None)
+        chosen = next((n for n in closed if room[n].max() >= need[tried]), None)
         if chosen is None:
             return None
         closed.remove(chosen)
@@ -160,7 +164,7 @@ def _placed(window: TaskWindow, tasks: Tasks, need: Ints, room: Ints, nodes: lis
     start, node = np.full(len(tasks.release), -1), np.full(len(need), -1)
     low, waiting = tasks.release.copy(), np.zeros(len(start), np.int64)
     np.add.at(waiting, window.unit[window.edges[:, 1]], 1)
-    free = np.repeat(room[nodes][:, None], window.slots, 1)
+    free = room[nodes]
     ready = [(int(tasks.latest[u]), u) for u in np.flatnonzero(waiting == 0).tolist()]
     heapq.heapify(ready)
     while ready:

@@ -171,7 +171,7 @@ def _lower(
         if found.peak_w[at] >= peak * (1 - _ROUNDING):
             return None
         taken = _taken(tasks, given, choice, found.levels[at])
-        if within_rooms(tasks, *taken, window.slots):
+        if within_rooms(tasks, *taken):
             return taken, float(found.peak_w[at])
     return None
 

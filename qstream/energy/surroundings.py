@@ -16,33 +16,37 @@ from qstream.errors import ProblemError
 from schemas.tasks import TaskGraph
 from schemas.wording import must_be
 
+MOST_CELLS = 1 << 22  # tasks (or 16) x slots x nodes; above, tasks are not assigned to nodes
+LEAST_TASKS = 16
+
+
+def check_graph(graph: TaskGraph, now: EnergyState) -> None:
+    """`ProblemError` if a task takes more GPUs than the domain has."""
+    gpus = len(now.topology.uuid)
+    if graph.gpus is not None and (over := graph.gpus > gpus).any():
+        at = int(over.argmax())
+        allowed = f"at most {gpus}, the GPUs of {now.topology.domain}"
+        raise ProblemError(must_be(f"gpus of task {graph.task[at]}", allowed, int(graph.gpus[at])))
+
 
 def problem_of(graph: TaskGraph, now: EnergyState, others: Sequence[HeldGraph], *, lost_s: float, free_ns: int) -> GraphProblem:
     """The graph with what is known of its domain; slots that begin before `free_ns` are over.
 
-    Raises
-    ------
-    ProblemError
-        A task takes more GPUs than the domain has.
+    Tasks are assigned to nodes if each fits on one.
     """
     topology = now.topology
-    gpus, each = len(topology.uuid), np.bincount(topology.node_of_gpu, minlength=len(topology.node))
-    need = np.ones(len(graph.task), np.int64) if graph.gpus is None else graph.gpus.astype(np.int64)
-    if (over := need > gpus).any():
-        task = graph.task[int(over.argmax())]
-        raise ProblemError(must_be(f"gpus of task {task}", f"at most {gpus}, the GPUs of {topology.domain}", int(need.max())))
-    spans = bool((need > each.max(initial=0)).any())  # a task over several nodes finds them itself
     slot_ns = graph.slot_s * 1e9
     first = min(graph.slots, max(0, int(np.ceil((free_ns - graph.ts_ns) / slot_ns))))
+    begin_ns = graph.ts_ns + (np.arange(graph.slots) * slot_ns).astype(np.int64)
     lost = (now.seen_ns > 0) & (now.watermark_ns - now.seen_ns > lost_s * 1e9)
-    return GraphProblem(
-        graph,
-        first,
-        _base_w(graph, now, others, lost),
-        () if spans else topology.node,
-        np.zeros(0, np.int64) if spans else _free_gpus(graph, now, others, lost),
-        np.zeros(0) if spans else _idle_w(now),
-    )
+    base, room = _base_w(graph, now, others, lost, begin_ns), None
+    most = int(np.bincount(topology.node_of_gpu).max())
+    cells = max(LEAST_TASKS, len(graph.task)) * graph.slots * len(topology.node)
+    if cells <= MOST_CELLS and (graph.gpus is None or int(graph.gpus.max()) <= most):
+        room = _room(graph, now, others, lost, begin_ns)
+    if room is None:
+        return GraphProblem(graph, first, base)
+    return GraphProblem(graph, first, base, topology.node, room, _idle_w(now))
 
 
 def budget_w(graph: TaskGraph, now: EnergyState) -> float:
@@ -51,44 +55,41 @@ def budget_w(graph: TaskGraph, now: EnergyState) -> float:
     return float(tree_of(now.topology, now.budgets, graph.ts_ns, end_ns).budget_w[0])
 
 
-def _base_w(graph: TaskGraph, now: EnergyState, others: Sequence[HeldGraph], lost: Bools) -> Floats:
+def _base_w(graph: TaskGraph, now: EnergyState, others: Sequence[HeldGraph], lost: Bools, begin_ns: Ints) -> Floats:
     """What is drawn in each slot: as the graph says, or what is measured now without the tasks of other graphs; and these."""
-    base = graph.base_w.astype(np.float64) if graph.base_w is not None else np.full(graph.slots, _measured_w(now, others, lost))
-    begin_ns = graph.ts_ns + (np.arange(graph.slots) * graph.slot_s * 1e9).astype(np.int64)
+    base = np.full(graph.slots, _measured_w(now, others, lost)) if graph.base_w is None else graph.base_w.astype(np.float64)
     for other in others:
-        base = base + other.load_during(begin_ns, int(graph.slot_s * 1e9))
+        base = base + other.load_w(begin_ns, int(graph.slot_s * 1e9))
     return base
 
 
 def _measured_w(now: EnergyState, others: Sequence[HeldGraph], lost: Bools) -> float:
+    """What GPUs and nodes draw besides the tasks that run now; GPUs that are not heard any more are charged at their default."""
     topology = now.topology
-    idle = np.full(len(topology.uuid), 0.0) if topology.idle_w is None else np.maximum(topology.idle_w, 0)
+    idle = np.zeros(len(topology.uuid)) if topology.idle_w is None else np.maximum(topology.idle_w, 0)
     default = np.where(topology.limit_default_w > 0, topology.limit_default_w, idle)
     watts = np.where(lost, default, np.where(now.power_w >= 0, now.power_w, idle))
     overhead = 0.0 if topology.overhead_w is None else float(np.maximum(topology.overhead_w, 0).sum())
-    running = sum(float(other.load_during(np.array([now.watermark_ns]), 1)[0]) for other in others)
+    running = sum(float(other.load_w(np.array([now.watermark_ns]), 1)[0]) for other in others)
     return max(0.0, float(watts.sum()) + overhead - running)
 
 
-def _free_gpus(graph: TaskGraph, now: EnergyState, others: Sequence[HeldGraph], lost: Bools) -> Ints:
-    """GPUs of each node without another job, less those that other graphs take during this one."""
+def _room(graph: TaskGraph, now: EnergyState, others: Sequence[HeldGraph], lost: Bools, begin_ns: Ints) -> Ints:
+    """GPUs of each node in each slot, int64 [nodes, slots]: those without another job, less those that other graphs take."""
     topology = now.topology
     ours = {task for other in others for task in other.task} | {"", *graph.task}
     free = np.array([job in ours for job in now.job], bool) & ~lost
     if topology.mig is not None:
         free &= topology.mig == 0
     count = np.bincount(topology.node_of_gpu[free], minlength=len(topology.node)).astype(np.int64)
-    end_ns = graph.ts_ns + int(graph.slots * graph.slot_s * 1e9)
-    row = {name: at for at, name in enumerate(topology.node)}
+    room = np.repeat(count[:, None], graph.slots, 1)
     for other in others:
-        if other.begin_ns < end_ns and graph.ts_ns < other.end_ns:
-            for name, used in zip(other.node, other.used_gpus.tolist(), strict=True):
-                if name in row:
-                    count[row[name]] -= used
-    return np.maximum(count, 0)
+        room -= other.taken(topology.node, begin_ns, int(graph.slot_s * 1e9))
+    return np.maximum(room, 0)
 
 
 def _idle_w(now: EnergyState) -> Floats:
+    """What each node draws once it is open."""
     topology, nodes = now.topology, len(now.topology.node)
     drawn = np.zeros(nodes) if topology.overhead_w is None else np.maximum(topology.overhead_w, 0).astype(np.float64)
     if topology.idle_w is not None:

@@ -239,7 +239,7 @@ def tasks_of(window: TaskWindow) -> tuple[Tasks, tuple[int, ...]]:
                 latest[u] = min(latest[u], latest[unit[j]] - short[i])
     none = np.zeros(len(unit), np.int64)
     fixed = (first, task, unit, near, window.duration, window.power_w, release, latest, window.end)
-    found = Tasks(*fixed, none, none, np.zeros((1,), np.int64))
+    found = Tasks(*fixed, none, none, np.zeros((1, window.slots), np.int64))
     return found, late
 
 

@@ -25,6 +25,6 @@ def graph(seed=0, tasks=12, slots=20, begin_s=1_000_000, **fields):
         "duration": duration,
         "power_w": power,
         "gpus": rng.integers(1, 4, tasks).astype(np.int32),
-        "edges": np.array(edges, np.int32).reshape(-1, 2),
+        "edges": np.array(edges, np.int32) if edges else None,
     }
     return TaskGraph(**given | fields)
