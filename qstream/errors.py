@@ -4,6 +4,7 @@ QstreamError
 ├── ConfigError            a setting is wrong: names the setting, what it must be and its value
 │   └── OptionError        a toggle of a module is wrong or contradicts another
 ├── ProblemError           the input of a solver breaks a rule (shape, sign, capacity)
+│   └── BlockError         a tensor cannot be coded, or coded data cannot be restored: its code says why
 ├── LearnError             an argument of a learner breaks a rule (shape, range, not finite)
 ├── Poison                 one record can never be processed: dead letter
 ├── StateLimit             a state would outgrow what a setting allows: dead letter
@@ -41,6 +42,17 @@ class OptionError(ConfigError):
 
 class ProblemError(QstreamError, ValueError):
     """The input of a solver breaks a rule of shape, sign or capacity."""
+
+
+class BlockError(ProblemError):
+    """A tensor cannot be coded, or coded data cannot be restored.
+
+    `code` is one of bad_frame, checksum, limit, unknown_op, base_mismatch, basis_mismatch, dtype, shape and library_missing.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
 
 
 class LearnError(QstreamError, ValueError):

@@ -16,6 +16,7 @@ APART = (*FIRST[1:], "tests/unit/schemas")
 NEED_KERNELS = (
     "tests/unit/routing",
     "tests/unit/energy",
+    "tests/unit/compression",
     "tests/unit/cli/routing",
     "tests/unit/agents",
     "tests/unit/demo",

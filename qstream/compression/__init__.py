@@ -1,0 +1,45 @@
+"""Compression: tensors that travel small and come back as promised: exact, within a bound, or at a rate."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from schemas.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from qstream.compression.basis import Basis as Basis
+    from qstream.compression.basis import learn_basis as learn_basis
+    from qstream.compression.decode import Restored as Restored
+    from qstream.compression.decode import restore as restore
+    from qstream.compression.encode import Compressed as Compressed
+    from qstream.compression.encode import compress as compress
+    from qstream.compression.options import CompressionOptions as CompressionOptions
+    from qstream.compression.options import RestoreOptions as RestoreOptions
+    from qstream.errors import BlockError as BlockError
+
+__all__ = [
+    "Basis",
+    "BlockError",
+    "Compressed",
+    "CompressionOptions",
+    "RestoreOptions",
+    "Restored",
+    "compress",
+    "learn_basis",
+    "restore",
+]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "Basis": ".basis",
+        "BlockError": "qstream.errors",
+        "Compressed": ".encode",
+        "CompressionOptions": ".options",
+        "RestoreOptions": ".options",
+        "Restored": ".decode",
+        "compress": ".encode",
+        "learn_basis": ".basis",
+        "restore": ".decode",
+    },
+)

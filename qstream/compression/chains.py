@@ -1,0 +1,265 @@
+"""Chains: which operations code a tensor, by mode; whatever does not pay is left out, with a reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from qstream.compression import delta, integers, lossy, point, quantise, refine, rounding, search, split
+from qstream.compression.basis import MAX_COLUMNS, Basis, learn_basis
+from qstream.compression.dtypes import LOSSY, Form, as_floats, from_floats, rows_of
+from qstream.compression.header import Int8, Promise, Quality, Quantise, Reason, digest
+from qstream.compression.options import CompressionOptions
+from qstream.compression.parts import Level, Piece, code, stored
+from qstream.errors import BlockError, ProblemError
+from schemas.wording import Shown, must_be
+
+UNMEASURED: Final = Quality()
+SMALL: Final = 65_536  # values: one-dimensional tensors of fewer, such as biases, stay exact in every mode
+_TRY_LOSSLESS: Final = 2.0  # ratio of a lossy block below which the lossless one is tried as well
+_SHRINK: Final = (1.0, 0.98, 0.96, 0.92)  # of the step of a 16-bit type, whose own rounding uses up a part of the bound
+_ESCAPE_BITS: Final = 40
+_SAMPLE: Final = 65_536
+_LEAST_WEIGHT: Final = 0.25
+_MOST_MOMENT: Final = 8192  # columns
+
+
+@dataclass(slots=True, eq=False)
+class Draft:
+    """A coded tensor before its header is written."""
+
+    ops: list[Any]
+    pieces: list[Piece]
+    promise: Promise = "exact"
+    quality: Quality = UNMEASURED
+    digest: str | None = None
+    base_digest: str | None = None
+    basis: Basis | None = None
+    gains: dict[str, float] | None = None
+    reason: Reason | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the parts."""
+        return sum(len(piece.data) for piece in self.pieces)
+
+
+def draft(
+    form: Form,
+    options: CompressionOptions,
+    base: Form | None,
+    basis: Basis | None,
+    moment: ArrayLike | None,
+    influence: ArrayLike | None,
+) -> Draft:
+    """The chain of a tensor and its parts."""
+    if options.mode == "delta":
+        return _delta(form, base, options.level)
+    if options.mode == "lossless":
+        return _lossless(form, options.level)
+    if form.dtype not in LOSSY or form.array.size == 0 or (form.array.ndim < 2 and form.array.size < SMALL):
+        return _lossless(form, options.level, "not_needed")
+    x = as_floats(form.array.reshape(-1), form.dtype)
+    if options.mode == "int8":
+        found = _int8(form, x, options)
+    elif options.mode == "bounded" and options.bound_kind == "point":
+        found = _point(form, x, options)
+    elif options.mode == "bounded" and options.bound_kind != "l2":
+        found = _bounded(form, x, options)
+    else:
+        found = _by_error_or_rate(form, x, options, basis, moment, influence)
+    if found is None:
+        return _lossless(form, options.level, "gain_below_gate")
+    if found.nbytes * _TRY_LOSSLESS > form.array.nbytes:
+        exact = _lossless(form, options.level, "gain_below_gate")
+        return exact if exact.nbytes <= found.nbytes else found
+    return found
+
+
+def _lossless(form: Form, level: Level, reason: Reason | None = None) -> Draft:
+    ops, pieces = split.encode(form.raw, form.dtype, level)
+    return Draft([*ops], pieces, digest=digest(form.raw), reason=reason)
+
+
+def _delta(form: Form, base: Form | None, level: Level) -> Draft:
+    if base is None:
+        raise ProblemError(must_be("base", "given in mode delta", None))
+    if base.dtype != form.dtype or base.array.shape != form.array.shape:
+        code_, got = ("dtype", base.dtype) if base.dtype != form.dtype else ("shape", str(base.array.shape))
+        raise BlockError(code_, must_be("base", f"{form.dtype} {form.array.shape}, as the tensor", Shown(got)))
+    ops, pieces = delta.encode(form.raw, base.raw, form.dtype, level)
+    return Draft([*ops], pieces, digest=digest(form.raw), base_digest=digest(base.raw))
+
+
+def _int8(form: Form, x: NDArray[Any], options: CompressionOptions) -> Draft | None:
+    shape = rows_of(form.array.shape)
+    if not np.isfinite(x).all():
+        return None
+    values, scales = integers.quantise(x.reshape(shape), options.int8_scale)
+    raw = from_floats(integers.restored(values, scales).reshape(-1), form.dtype)
+    pieces = [code("values", values.reshape(-1).view(np.uint8), options.level), stored("scales", scales.astype("<f4"))]
+    quality = lossy.measured(x, raw, form.dtype, 0)
+    return Draft(
+        [Int8(op="int8", scale=options.int8_scale)], pieces, "none", quality, digest(np.ascontiguousarray(raw).view(np.uint8))
+    )
+
+
+def _point(form: Form, x: NDArray[Any], options: CompressionOptions) -> Draft | None:
+    original, shape = form.array.reshape(-1), rows_of(form.array.shape)
+    ops, pieces, raw, escapes = point.encode(x, original, form.dtype, shape, options.bound, options.level)
+    quality = lossy.measured(x, raw, form.dtype, escapes, options.bound)
+    return Draft(ops, pieces, "bound", quality, digest(raw.view(np.uint8)))
+
+
+def _bounded(form: Form, x: NDArray[Any], options: CompressionOptions) -> Draft | None:
+    original = form.array.reshape(-1)
+    eps = _absolute(x, options)
+    step = quantise.largest_step(eps)
+    if not quantise.usable(step, form.dtype):
+        return None
+    low_bits = quantise.low_bits_for(x, step)
+    if form.array.dtype.itemsize == 2:
+        step *= _shrink(x, form.dtype, step, eps, low_bits)
+    found = quantise.quantise(x, form.dtype, step, eps, low_bits)
+    if len(found.escapes) * 3 > len(x):
+        return None
+    raw = from_floats(found.restored, form.dtype)
+    raw[found.escapes] = original[found.escapes]
+    matrix = x.reshape(rows_of(form.array.shape))
+    more, pieces = lossy.symbol_pieces(found, matrix, step, low_bits, options.level)
+    pieces += lossy.escape_pieces(found.escapes, original)
+    quality = lossy.measured(x, raw, form.dtype, len(found.escapes), eps)
+    return Draft(
+        [Quantise(op="quantise", step=step, low_bits=low_bits), *more], pieces, "bound", quality, digest(raw.view(np.uint8))
+    )
+
+
+def _absolute(x: NDArray[Any], options: CompressionOptions) -> float:
+    """The bound as an absolute error."""
+    if options.bound_kind == "abs":
+        return options.bound
+    if options.bound_kind == "rms":
+        return options.bound * lossy.rms_of(x)
+    seen = x[np.isfinite(x)]
+    return options.bound * (float(seen.max()) - float(seen.min())) if len(seen) else 0.0
+
+
+def _shrink(x: NDArray[Any], dtype: str, step: float, eps: float, low_bits: int) -> float:
+    """The part of the step that costs least: a smaller one codes more bits, a larger one lets more values escape."""
+    some = np.ascontiguousarray(x[:: max(1, len(x) // _SAMPLE)])
+    costs = []
+    for part in _SHRINK:
+        escaped = len(quantise.quantise(some, dtype, step * part, eps, low_bits).escapes) / len(some)
+        costs.append((escaped * _ESCAPE_BITS - float(np.log2(part)), part))
+    return min(costs)[1]
+
+
+def _by_error_or_rate(
+    form: Form,
+    x: NDArray[Any],
+    options: CompressionOptions,
+    basis: Basis | None,
+    moment: ArrayLike | None,
+    influence: ArrayLike | None,
+) -> Draft | None:
+    """Mode rate, gradient, or bounded with l2: each domain that may pay is tried, and the smallest kept."""
+    shape = rows_of(form.array.shape)
+    size = lossy.rms_of(x)
+    if not quantise.usable(size * 1e-6, form.dtype) or not quantise.usable(size * 1e3, form.dtype):
+        return None
+    drafts = []
+    for domain, own in _domains(form, x, shape, options, basis, influence):
+        upper = _moment(moment, shape[1]) if domain.plain and domain.finite and options.mode == "rate" else None
+        trial = _trial(domain, options, size, upper, form)
+        if trial is not None:
+            ops, pieces = lossy.coded(domain, trial, form.array.reshape(-1), "small", hold_basis=own)
+            bound = options.bound if options.mode == "bounded" else None
+            quality = trial.quality.model_copy(update={"bound": bound})
+            named = None if own else domain.basis
+            drafts.append(Draft(ops, pieces, "none" if bound is None else "l2", quality, basis=named, gains=trial.gains))
+    if not drafts:
+        return None
+    if options.mode == "bounded":
+        return min(drafts, key=lambda draft: draft.nbytes)
+    return min(drafts, key=lambda draft: draft.quality.rel_l2)
+
+
+def _domains(
+    form: Form,
+    x: NDArray[Any],
+    shape: tuple[int, int],
+    options: CompressionOptions,
+    basis: Basis | None,
+    influence: ArrayLike | None,
+) -> list[tuple[lossy.Domain, bool]]:
+    """Domains to try, each with whether its basis must travel with the data."""
+    weights = None if influence is None else _weights(influence, shape[1])
+    found = [(lossy.domain_of(x, form.dtype, shape, weights=weights), False)]
+    if options.transform == "none" or not found[0][0].finite or weights is not None:
+        return found
+    if basis is not None:
+        if basis.columns != shape[1]:
+            raise ProblemError(must_be("basis", f"one of {shape[1]} columns", Shown(f"{basis.columns} columns")))
+        return [*found, (lossy.domain_of(x, form.dtype, shape, basis=basis), False)]
+    if options.transform != "auto" and shape[0] > 1 and shape[1] <= MAX_COLUMNS:
+        learnt = learn_basis(x.reshape(shape), kind=options.transform, seed=options.seed)
+        found.append((lossy.domain_of(x, form.dtype, shape, basis=learnt), True))
+    return found
+
+
+def _trial(
+    domain: lossy.Domain, options: CompressionOptions, size: float, upper: NDArray[np.float64] | None, form: Form
+) -> lossy.Trial | None:
+    """The step that keeps the bound or gives the bits."""
+    rows = domain.x.shape
+    spectral = options.spectral and (options.refine_ms == 0 or refine.spectral_ms(rows) <= options.refine_ms)
+    # Where rounding is calibrated, the error is not white and a small one is not the aim.
+    table, spectral = options.table and upper is None, spectral and upper is None
+
+    def at(step: float) -> lossy.Trial:
+        moved = None if upper is None else rounding.fed_forward(domain.x, step, upper)
+        return lossy.attempt(domain, step, table=table, spectral=spectral, moved=moved)
+
+    if options.mode == "bounded":
+        within = search.largest_within(partial(_error, at), options.bound, options.bound * np.sqrt(12) * size)
+        return None if within is None else within[1]
+
+    def bits(step: float) -> tuple[float, lossy.Trial]:
+        trial = at(step) if upper is not None else lossy.attempt(domain, step, table=False, spectral=False)
+        _, pieces = lossy.coded(domain, trial, form.array.reshape(-1), "small", hold_basis=False)
+        return 8 * sum(len(piece.data) for piece in pieces) / domain.x.size, trial
+
+    spread = float(lossy.rms_of(domain.values.reshape(-1)))
+    found = search.step_for(bits, options.bits, spread * 2.0 ** (2.0 - options.bits))
+    return found if upper is not None else at(found.step)
+
+
+def _error(at: Any, step: float) -> tuple[float, lossy.Trial]:
+    trial: lossy.Trial = at(step)
+    return trial.quality.rel_l2, trial
+
+
+def _weights(influence: ArrayLike, columns: int) -> NDArray[np.float32]:
+    """Steps of columns beside the common one: the fourth root of their influence, inverted."""
+    given = np.asarray(influence, np.float64)
+    if given.shape != (columns,) or not np.isfinite(given).all() or (given < 0).any():
+        raise ProblemError(must_be("influence", f"{columns} finite numbers of 0 or more", Shown(f"shape {given.shape}")))
+    part = given / given.mean() if given.mean() > 0 else np.ones(columns)
+    return np.clip(np.maximum(part, 1e-30) ** -0.25, _LEAST_WEIGHT, 1 / _LEAST_WEIGHT).astype(np.float32)
+
+
+def _moment(moment: ArrayLike | None, columns: int) -> NDArray[np.float64] | None:
+    if moment is None:
+        return None
+    given = np.asarray(moment, np.float64)
+    if given.shape != (columns, columns) or columns > _MOST_MOMENT or not np.isfinite(given).all():
+        allowed = f"finite [{columns}, {columns}], of at most {_MOST_MOMENT} columns"
+        raise ProblemError(must_be("moment", allowed, Shown(f"shape {given.shape}")))
+    try:
+        return rounding.factor(given)
+    except np.linalg.LinAlgError as exc:
+        raise ProblemError(must_be("moment", "positive semi-definite", Shown("another matrix"))) from exc

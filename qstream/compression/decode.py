@@ -1,0 +1,267 @@
+"""Restore: coded data in, the tensor out, after every size and check that the header declares has been compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from qstream.compression import delta, integers, lossy, point, quantise, refine, split
+from qstream.compression.basis import MAX_COLUMNS, Basis
+from qstream.compression.dtypes import DTYPES, as_floats, canonical, from_floats, given_back, rows_of, size_of
+from qstream.compression.header import (
+    Classes,
+    DeltaExponent,
+    Header,
+    Int8,
+    Promise,
+    Quantise,
+    QuantisePoint,
+    Raw,
+    Spectral,
+    SplitFloat,
+    Table,
+    Transform,
+    Weights,
+    Xor,
+    digest,
+    read,
+)
+from qstream.compression.options import RestoreOptions
+from qstream.compression.parts import Parts, Piece
+from qstream.errors import BlockError
+from schemas.wording import Shown, must_be
+
+Bytes = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Refined:
+    """A refiner that was applied: its name, and the part of the squared error that it left when the encoder measured it."""
+
+    name: str
+    left: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Restored:
+    """A restored tensor.
+
+    Attributes
+    ----------
+    array
+        Of the type and shape that was coded.
+    verified
+        Its bytes have the digest that the encoder gave; false where it gave none, or was not to be compared.
+    refined
+        What was put right after dequantising.
+    """
+
+    array: NDArray[Any]
+    header: Header
+    verified: bool
+    refined: tuple[Refined, ...] = ()
+
+    @property
+    def promise(self) -> Promise:
+        """What the encoder promised."""
+        return self.header.promise
+
+
+def restore(
+    data: Any,
+    options: RestoreOptions | None = None,
+    *,
+    base: ArrayLike | None = None,
+    basis: Basis | None = None,
+    out: NDArray[Any] | None = None,
+) -> Restored:
+    """The tensor of a block.
+
+    Parameters
+    ----------
+    data
+        Bytes, a memoryview, or what `compress` gave.
+    base
+        The tensor that a delta is a step on.
+    basis
+        The basis that the data name.
+    out
+        An array of the same type and shape to write into; `Restored.array` is then this one.
+
+    Raises
+    ------
+    BlockError
+        The data are damaged, too large or not a block, or the base or basis is missing or another one.
+    """
+    chosen = options or RestoreOptions()
+    contents = read(getattr(data, "data", data), chosen.max_tensor_bytes)
+    if len(contents.headers) != 1:
+        raise BlockError("bad_frame", must_be("data", "a block of one tensor", Shown(f"{len(contents.headers)} tensors")))
+    header = contents.headers[0]
+    given = None if base is None else canonical(base, header.dtype if header.as_bits else None)
+    held = None if given is None else _base_bytes(header, given.dtype, given.array.shape, given.raw)
+    return restored(header, Parts(header, contents.payload(0)), chosen, base=held, basis=basis, out=out)
+
+
+def restored(
+    header: Header,
+    parts: Parts,
+    options: RestoreOptions,
+    *,
+    base: Bytes | None = None,
+    basis: Basis | None = None,
+    out: NDArray[Any] | None = None,
+) -> Restored:
+    """The tensor of a header and its parts; `base` are the bytes of the base."""
+    raw = decode(header, parts, base=base, basis=basis, spectral=options.spectral, verify=options.verify)
+    approved = header.op(Spectral) is None or options.spectral
+    verified = options.verify and header.digest is not None and approved
+    if verified and digest(raw) != header.digest:
+        raise BlockError("checksum", must_be(f"restored {header.name!r}", f"bytes of digest {header.digest}", Shown("others")))
+    array = given_back(raw, header.dtype, header.shape, as_bits=header.as_bits, big_endian=header.big_endian)
+    if out is not None:
+        if out.dtype != array.dtype or out.shape != array.shape:
+            raise BlockError("shape", must_be("out", f"{array.dtype} {array.shape}", Shown(f"{out.dtype} {out.shape}")))
+        out[...] = array
+        array = out
+    found = [Refined(name, left) for name, left in header.gains.items() if name != "spectral" or options.spectral]
+    return Restored(array, header, verified, tuple(found))
+
+
+def _base_bytes(header: Header, dtype: str, shape: tuple[int, ...], raw: Bytes) -> Bytes:
+    if (dtype, shape) != (header.dtype, header.shape):
+        allowed = f"{header.dtype} {header.shape}"
+        raise BlockError("base_mismatch", must_be(f"base of {header.name!r}", allowed, Shown(f"{dtype} {shape}")))
+    return raw
+
+
+def decode(
+    header: Header,
+    source: Parts | Sequence[Piece],
+    *,
+    base: Bytes | None = None,
+    basis: Basis | None = None,
+    spectral: bool = True,
+    verify: bool = True,
+) -> Bytes:
+    """The bytes of a tensor, from its parts as they were read or have just been made."""
+    parts = source if isinstance(source, Parts) else Parts(header, memoryview(b"".join(piece.data for piece in source)))
+    nbytes = size_of(header.dtype, header.shape)
+    first = header.ops[0] if header.ops else None
+    if isinstance(first, Raw | SplitFloat):
+        return split.decode(parts, _fitting(first, header, nbytes), nbytes)
+    if isinstance(first, DeltaExponent | Xor):
+        return _stepped(header, parts, first, base, verify)
+    if isinstance(first, Int8):
+        return _from_int8(header, parts, first)
+    if isinstance(first, QuantisePoint):
+        shape, bound = rows_of(header.shape), header.quality.bound
+        if bound is None or not 0 < bound < 1:
+            raise BlockError("bad_frame", must_be("bound of a point chain", "above 0 and below 1", bound))
+        found = point.decode(parts, first, header.op(Classes), header.dtype, shape, bound)
+        return found.reshape(-1).view(np.uint8)
+    return _from_multiples(header, parts, basis, spectral=spectral)
+
+
+def _fitting(op: Raw | SplitFloat, header: Header, nbytes: int) -> Raw | SplitFloat:
+    if isinstance(op, SplitFloat) and nbytes % op.width:
+        raise BlockError("bad_frame", must_be("width of planes", f"a divisor of {nbytes} bytes of {header.dtype}", op.width))
+    return op
+
+
+def _stepped(header: Header, parts: Parts, op: DeltaExponent | Xor, base: Bytes | None, verify: bool) -> Bytes:
+    if base is None:
+        raise BlockError("base_mismatch", must_be(f"base of {header.name!r}", f"given, of digest {header.base_digest}", None))
+    if verify and digest(base) != header.base_digest:
+        raise BlockError("base_mismatch", must_be(f"base of {header.name!r}", f"of digest {header.base_digest}", digest(base)))
+    if isinstance(op, DeltaExponent) and header.dtype != "bfloat16":
+        raise BlockError("bad_frame", must_be("dtype of a delta by exponent", "bfloat16", header.dtype))
+    planes = header.op(SplitFloat)
+    if planes is not None:
+        _fitting(planes, header, len(base))
+    return delta.decode(parts, op, planes, base)
+
+
+def _from_int8(header: Header, parts: Parts, op: Int8) -> Bytes:
+    _require_lossy(header)
+    shape = rows_of(header.shape)
+    rows, columns = integers.groups_of(shape, op.scale)
+    scales = parts.get("scales", 4 * rows * columns).view("<f4").reshape(rows, columns)
+    values = parts.get("values", shape[0] * shape[1]).view(np.int8).reshape(shape)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.ascontiguousarray(from_floats(integers.restored(values, scales).reshape(-1), header.dtype)).view(np.uint8)
+
+
+def _from_multiples(header: Header, parts: Parts, basis: Basis | None, *, spectral: bool) -> Bytes:
+    op: Quantise | None = header.op(Quantise)
+    if op is None:
+        raise BlockError("bad_frame", must_be(f"chain of {header.name!r}", "one that ends in values", [o.op for o in header.ops]))
+    _require_lossy(header)
+    shape = rows_of(header.shape)
+    held, weights = _basis(header, parts, basis, shape[1]), _weights(header, parts, shape[1])
+    plain = held is None and weights is None
+    work = np.dtype(np.float64 if header.dtype == "float64" and held is None else np.float32)
+    if not quantise.usable(op.step, header.dtype):
+        raise BlockError("bad_frame", must_be("step", "a number that the type of the tensor can hold", op.step))
+    high, low = lossy.symbols(parts, op, header.op(Classes), shape)
+    y = np.empty(shape[0] * shape[1], work)
+    # A promise for each value is kept in the tensor's own type, the others before it is rounded to that.
+    own = header.dtype if header.promise == "bound" else work.name
+    quantise.restored(high, low, op.step, op.low_bits, own, y)
+    if header.op(Table) is not None:
+        y += refine.shift(parts.get("table", 256).view(np.int8), op.step, high).astype(work)
+    smooth = header.op(Spectral) if spectral else None
+    if plain and smooth is None:
+        raw = from_floats(y, header.dtype)
+        lossy.put_escapes(parts, raw)
+        return raw.view(np.uint8)
+    _put_floats(header, parts, y, plain)
+    matrix = lossy.undo(y.reshape(shape), held, weights)
+    if smooth is not None:
+        matrix = refine.smoothed(matrix, smooth.threshold)
+    return np.ascontiguousarray(from_floats(matrix.reshape(-1), header.dtype)).view(np.uint8)
+
+
+def _put_floats(header: Header, parts: Parts, y: NDArray[Any], plain: bool) -> None:
+    """Escapes into values that are not yet of the tensor's type: they are coefficients, or the tensor's own values."""
+    if not plain or header.dtype in ("float32", "float64"):
+        lossy.put_escapes(parts, y)
+        return
+    raw = from_floats(y, header.dtype)
+    lossy.put_escapes(parts, raw)
+    own = as_floats(raw, header.dtype)
+    at = lossy.escaped(parts, len(y))
+    y[at] = own[at]
+
+
+def _basis(header: Header, parts: Parts, basis: Basis | None, columns: int) -> Basis | None:
+    op: Transform | None = header.op(Transform)
+    if op is None:
+        return None
+    if op.width != columns or columns > MAX_COLUMNS:
+        raise BlockError("bad_frame", must_be("width of the transform", f"{columns}, at most {MAX_COLUMNS}", op.width))
+    if header.basis_digest is None:
+        values = parts.get("basis", columns * columns).view(np.int8).reshape(columns, columns)
+        scale, mean = (parts.get(name, 4 * columns).view("<f4") for name in ("scale", "mean"))
+        if not (np.isfinite(scale).all() and np.isfinite(mean).all()):
+            raise BlockError("bad_frame", must_be("basis", "finite", Shown("NaN or infinity")))
+        return Basis(op.kind, values, scale, mean)
+    if basis is None or basis.digest != header.basis_digest:
+        got = None if basis is None else basis.digest
+        raise BlockError("basis_mismatch", must_be(f"basis of {header.name!r}", f"of digest {header.basis_digest}", got))
+    return basis
+
+
+def _weights(header: Header, parts: Parts, columns: int) -> NDArray[np.float32] | None:
+    return None if header.op(Weights) is None else parts.get("weights", 4 * columns).view("<f4")
+
+
+def _require_lossy(header: Header) -> None:
+    if DTYPES[header.dtype].kind not in "f" and header.dtype != "bfloat16":
+        raise BlockError("bad_frame", must_be("dtype of a lossy chain", "a float of 16 bits or more", header.dtype))
+    if header.digest is None and header.promise in ("exact", "bound"):
+        raise BlockError("bad_frame", must_be("digest", f"given with the promise {header.promise}", None))

@@ -1,0 +1,260 @@
+"""Lossy chains: transform, quantise, classes, refiners; each kept only where the encoder's measure says that it pays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qstream.compression import classes, quantise, refine
+from qstream.compression.basis import Basis
+from qstream.compression.dtypes import as_floats, from_floats
+from qstream.compression.header import Classes, Quality, Quantise, Spectral, Table, Transform, Weights
+from qstream.compression.parts import Level, Parts, Piece, code, stored
+from qstream.errors import BlockError
+from schemas.wording import Shown, must_be
+
+Floats = NDArray[Any]
+_LEVEL_OF_CLASSES: Final[Level] = "small"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Domain:
+    """Where values are quantised: as they are, in the coefficients of a basis, or in units of their column's weight.
+
+    Attributes
+    ----------
+    x : float [rows, columns]
+        The tensor's matrix view, as float32 or float64.
+    values : float [rows, columns]
+        What is quantised.
+    finite
+        Every value is finite: what mixes values may be applied.
+    """
+
+    x: Floats
+    values: Floats
+    dtype: str
+    finite: bool
+    basis: Basis | None = None
+    weights: NDArray[np.float32] | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Values are quantised as they are."""
+        return self.basis is None and self.weights is None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trial:
+    """One step tried: the multiples, the refiners that pay, and what a reader gets, in the tensor's own type."""
+
+    step: float
+    low_bits: int
+    multiples: quantise.Multiples
+    table: NDArray[np.int8] | None
+    threshold: float | None
+    raw: NDArray[Any]
+    quality: Quality
+    gains: dict[str, float] = field(default_factory=dict)
+
+
+def attempt(domain: Domain, step: float, *, table: bool, spectral: bool, moved: Floats | None = None) -> Trial:
+    """Quantise with a step without a bound on each value, then keep the better of the refiners.
+
+    `moved` are the values to round where those are not the domain's own.
+    """
+    flat = domain.values.reshape(-1) if moved is None else np.ascontiguousarray(moved.reshape(-1), domain.values.dtype)
+    kind = "float64" if flat.dtype == np.float64 else "float32"
+    low_bits = quantise.low_bits_for(flat, step)
+    found = quantise.quantise(flat, kind, step, np.inf, low_bits)
+    y, own = found.restored, domain.values.reshape(-1)
+    y[found.escapes] = own[found.escapes]
+    best: tuple[NDArray[np.int8] | None, float | None, Floats] = (None, None, back(domain, y))
+    error = plain_error = _squared(domain.x, best[2])
+    gains: dict[str, float] = {}
+    if domain.finite and table and low_bits == 0:
+        centres = refine.centroids(flat, found.high, step)
+        shifted = y + refine.shift(centres, step, found.high)
+        shifted[found.escapes] = own[found.escapes]
+        whole = back(domain, shifted.astype(y.dtype))
+        if (with_table := _squared(domain.x, whole)) < refine.GATE * error:
+            best, error = (centres, None, whole), with_table
+            gains = {"table": with_table / plain_error}
+    if domain.finite and spectral:
+        whole = back(domain, y)
+        chosen = refine.best_threshold(domain.x, whole)
+        if chosen is not None and chosen[1] * plain_error < refine.GATE * error:
+            smooth = refine.smoothed(whole, chosen[0]).astype(whole.dtype)
+            if (left := _squared(domain.x, smooth)) < refine.GATE * error:
+                best, error, gains = (None, chosen[0], smooth), left, {"spectral": left / plain_error}
+    raw = from_floats(best[2].reshape(-1), domain.dtype)
+    return Trial(step, low_bits, found, best[0], best[1], raw, measured(domain.x, raw, domain.dtype, len(found.escapes)), gains)
+
+
+def back(domain: Domain, y: Floats) -> Floats:
+    """Quantised values [n] as the tensor's matrix [rows, columns]."""
+    return undo(y.reshape(domain.values.shape), domain.basis, domain.weights)
+
+
+def undo(y: Floats, basis: Basis | None, weights: NDArray[np.float32] | None) -> Floats:
+    """Values of the matrix in the tensor's own units."""
+    if basis is not None:
+        return basis.back(y)
+    return y if weights is None else y * weights
+
+
+def domain_of(
+    x: Floats, dtype: str, shape: tuple[int, int], *, basis: Basis | None = None, weights: NDArray[np.float32] | None = None
+) -> Domain:
+    """The domain of a tensor's values [n], as floats."""
+    matrix = x.reshape(shape)
+    finite = bool(np.isfinite(x).all())
+    if finite and basis is not None:
+        return Domain(matrix, basis.forward(matrix), dtype, finite, basis)
+    if finite and weights is not None:
+        return Domain(matrix, np.ascontiguousarray(matrix / weights), dtype, finite, None, weights)
+    return Domain(matrix, matrix, dtype, finite)
+
+
+def coded(
+    domain: Domain, trial: Trial, original: NDArray[Any], level: Level, *, hold_basis: bool
+) -> tuple[list[Any], list[Piece]]:
+    """Operations and parts of a trial; `original` are the tensor's own values [n]."""
+    ops: list[Any] = []
+    pieces: list[Piece] = []
+    if domain.basis is not None:
+        ops.append(Transform(op="transform", kind=domain.basis.kind, width=domain.basis.columns))
+        if hold_basis:
+            pieces += basis_pieces(domain.basis)
+    if domain.weights is not None:
+        ops.append(Weights(op="weights"))
+        pieces.append(stored("weights", domain.weights.astype("<f4")))
+    ops.append(Quantise(op="quantise", step=trial.step, low_bits=trial.low_bits))
+    matrix = domain.values
+    more, symbols = symbol_pieces(trial.multiples, matrix, trial.step, trial.low_bits, level)
+    exact = original if domain.plain else matrix.reshape(-1)
+    ops, pieces = [*ops, *more], [*pieces, *symbols, *escape_pieces(trial.multiples.escapes, exact)]
+    if trial.table is not None:
+        ops.append(Table(op="table"))
+        pieces.append(code("table", trial.table.view(np.uint8), level, matches=True))
+    if trial.threshold is not None:
+        ops.append(Spectral(op="spectral", threshold=trial.threshold))
+    return ops, pieces
+
+
+def symbol_pieces(
+    found: quantise.Multiples, matrix: Floats, step: float, low_bits: int, level: Level
+) -> tuple[list[Any], list[Piece]]:
+    """The multiples, by scale classes where those save more than they cost."""
+    ops: list[Any] = []
+    pieces: list[Piece] = []
+    if level == "small" and matrix.size >= 1024 and min(matrix.shape) > 1:
+        scales = classes.scales(matrix, step * 2.0**low_bits)
+        context = scales.context()
+        cost = 8 * (len(scales.row) + len(scales.column))
+        if classes.gain(found.high, context) > cost:
+            both = np.concatenate([scales.row, scales.column])
+            ops.append(Classes(op="classes", count=classes.COUNT))
+            pieces.append(code("scales", both, level))
+            pieces.append(code("high", found.high, level, context=context, contexts=classes.COUNT))
+    if not ops:
+        pieces.append(code("high", found.high, level))
+    if found.low is not None:
+        pieces.append(code("low", found.low, level))
+    return ops, pieces
+
+
+def escape_pieces(at: NDArray[np.int64], original: NDArray[Any]) -> list[Piece]:
+    """Indices and exact values of what the multiples do not give back; nothing where there are none."""
+    if not len(at):
+        return []
+    index = np.diff(at, prepend=0).astype("<u4" if len(original) < 2**32 else "<u8")
+    values = np.ascontiguousarray(original[at])
+    return [
+        code("index", index.view(np.uint8), "balanced", matches=True),
+        code("value", values.view(np.uint8), "balanced", matches=True),
+    ]
+
+
+def basis_pieces(basis: Basis) -> list[Piece]:
+    """A basis that travels with the data."""
+    return [
+        code("basis", basis.values.reshape(-1).view(np.uint8), "balanced"),
+        stored("scale", basis.scale.astype("<f4")),
+        stored("mean", basis.mean.astype("<f4")),
+    ]
+
+
+def symbols(parts: Parts, op: Quantise, split: Classes | None, shape: tuple[int, int]) -> tuple[Any, Any]:
+    """The multiples of coded data: upper and lower bits."""
+    size = shape[0] * shape[1]
+    context = None
+    if split is not None:
+        if split.count != classes.COUNT:
+            raise BlockError("bad_frame", must_be("count of classes", str(classes.COUNT), split.count))
+        both = parts.get("scales", shape[0] + shape[1])
+        context = classes.Scales(both[: shape[0]], both[shape[0] :]).context()
+    high = parts.get("high", size, context)
+    return high, parts.get("low", size) if op.low_bits else None
+
+
+def escaped(parts: Parts, size: int) -> NDArray[np.int64]:
+    """Indices of the values that the multiples do not give back."""
+    if "index" not in parts:
+        return np.zeros(0, np.int64)
+    step = parts.get("index", parts.size("index")).view(np.uint8)
+    width = np.dtype("<u4" if size < 2**32 else "<u8")
+    if len(step) % width.itemsize:
+        raise BlockError("bad_frame", must_be("part 'index'", f"numbers of {width.itemsize} bytes", Shown(f"{len(step)} bytes")))
+    at = np.cumsum(step.view(width), dtype=np.uint64)
+    if np.any(at[1:] <= at[:-1]) or int(at.max(initial=0)) >= size:
+        raise BlockError("bad_frame", must_be("part 'index'", f"rising and below {size}", Shown("others")))
+    return at.astype(np.int64)
+
+
+def put_escapes(parts: Parts, values: NDArray[Any]) -> None:
+    """Write the exact values over those that the multiples gave; `values` are of the type that escaped."""
+    at = escaped(parts, len(values))
+    if len(at):
+        values[at] = parts.get("value", len(at) * values.dtype.itemsize).view(values.dtype)
+
+
+def measured(x: Floats, raw: NDArray[Any], dtype: str, escapes: int, bound: float | None = None) -> Quality:
+    """What a reader's values are away from the tensor's, over finite ones."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        away = (x.reshape(-1) - as_floats(raw, dtype)).astype(np.float32 if dtype != "float64" else np.float64)
+        power, error = _power(x.reshape(-1)), _power(away)
+        worst = max(float(away.max(initial=0)), -float(away.min(initial=0)))
+        if not (np.isfinite(worst) and np.isfinite(error) and np.isfinite(power)):
+            seen = np.isfinite(x.reshape(-1))
+            away, exact = away[seen].astype(np.float64), x.reshape(-1)[seen].astype(np.float64)
+            power, error, worst = float(exact @ exact), float(away @ away), float(np.abs(away).max(initial=0))
+    relative = float(np.sqrt(error / power)) if power > 0 and np.isfinite(power) and np.isfinite(error) else 0.0
+    return Quality(max_abs_error=worst if np.isfinite(worst) else 0.0, rel_l2=relative, escapes=escapes, bound=bound)
+
+
+def _power(x: Floats) -> float:
+    """Sum of squares, in float64 where float32 could lose it."""
+    found = float(x @ x)
+    if not 1e-25 < found < 1e30:
+        with np.errstate(over="ignore", invalid="ignore"):
+            x64 = x.astype(np.float64)
+            found = float(x64 @ x64)
+    return found
+
+
+def rms_of(x: Floats) -> float:
+    """Root mean square of the finite values."""
+    power, count = _power(x), len(x)
+    if not np.isfinite(power):
+        x64 = x[np.isfinite(x)].astype(np.float64)
+        scale = float(np.abs(x64).max(initial=0))
+        return scale * float(np.sqrt(np.mean(np.square(x64 / scale)))) if scale > 0 else 0.0
+    return float(np.sqrt(power / max(count, 1)))
+
+
+def _squared(x: Floats, y: Floats) -> float:
+    return _power((x - y).reshape(-1))

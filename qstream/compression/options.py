@@ -1,0 +1,98 @@
+"""The toggles of compression and restoring, and the recommended configurations; read by `chains` and `decode` only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Final, Literal, Self, get_args
+
+from pydantic import Field, model_validator
+
+from qstream.compression.header import Mode
+from qstream.compression.parts import Level
+from qstream.errors import OptionError
+from qstream.module.options import ModuleOptions, Row
+from schemas.wording import must_be
+
+BoundKind = Literal["rms", "abs", "range", "point", "l2"]
+Int8Scale = Literal["row", "tensor", "group"]
+Transform = Literal["auto", "none", "klt", "fourier"]
+Scenario = Literal["archive", "gradient_sync", "inference", "cpu_only", "weight_sync", "kv_cache", "optimizer"]
+
+_EVERY_VALUE: Final = ("rms", "abs", "range", "point")
+_ROWS: Final[Mapping[Scenario, Mapping[str, Any]]] = {
+    "archive": {"mode": "rate", "level": "small"},
+    "gradient_sync": {"mode": "gradient", "target_bits": 1.0},
+    "inference": {"mode": "rate", "target_bits": 4.4},
+    "cpu_only": {"mode": "int8", "int8_scale": "row"},
+    "weight_sync": {"mode": "delta"},
+    "kv_cache": {"mode": "bounded", "bound_kind": "l2", "bound": 0.03, "transform": "klt"},
+    "optimizer": {"mode": "bounded", "bound_kind": "point", "bound": 0.125, "level": "small"},
+}
+
+
+class CompressionOptions(ModuleOptions):
+    """How a tensor is coded."""
+
+    module: ClassVar[str] = "compression"
+    situations: ClassVar[Mapping[str, tuple[str, ...]]] = {"scenario": get_args(Scenario)}
+    recommendations: ClassVar[tuple[Row, ...]] = tuple(Row({"scenario": name}, row) for name, row in _ROWS.items())
+
+    mode: Mode = Field(
+        default="lossless",
+        description="lossless and delta: exact bits; bounded: an error below a bound; rate: about target_bits a value; gradient:"
+        " the same, for an optimizer that feeds the error back; int8: whole numbers and scales",
+    )
+    bound_kind: BoundKind = Field(
+        default="rms",
+        description="what bound is a part of: rms of the tensor, its range, each value (point), or 1 (abs), for every value; l2:"
+        " the relative L2 error of the whole tensor",
+    )
+    bound: float = Field(default=0.05, gt=0, le=1e30, description="largest error, in units of bound_kind")
+    target_bits: float | None = Field(
+        default=None, ge=0.05, le=32, description="bits a value of rate and gradient; none: 4.4, gradients 1.0"
+    )
+    int8_scale: Int8Scale = Field(default="row", description="int8: values that share a scale; a group is 128 of a row")
+    level: Level = Field(
+        default="balanced", description="fast: Huffman codes of exponents alone; balanced: of each plane; small: rANS, by class"
+    )
+    transform: Transform = Field(
+        default="auto", description="auto: a given basis where it pays; klt, fourier: learnt from the tensor where none is given"
+    )
+    table: bool = Field(default=True, description="values of one multiple are restored as their centre, where that pays")
+    spectral: bool = Field(default=True, description="singular values that the error explains are shrunk, where that pays")
+    refine_ms: float = Field(
+        default=0.0, ge=0, le=600_000, description="estimated work of a refiner above which it is left out; 0: no limit"
+    )
+    verify: bool = Field(default=True, description="what was coded is decoded and compared before it is given out")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="seed of everything that is drawn at random")
+
+    @model_validator(mode="after")
+    def _a_promise_that_can_be_kept(self) -> Self:
+        exact = self.mode in ("lossless", "delta", "int8")
+        every_value = self.mode == "bounded" and self.bound_kind in _EVERY_VALUE
+        if self.transform in ("klt", "fourier") and (exact or every_value):
+            allowed = f"auto or none with mode {self.mode}{f' and bound_kind {self.bound_kind}' if every_value else ''}"
+            raise OptionError(must_be("option transform", allowed, self.transform))
+        if self.mode == "bounded" and self.bound_kind in ("point", "l2") and self.bound >= 1:
+            raise OptionError(must_be("option bound", f"below 1 with bound_kind {self.bound_kind}", self.bound))
+        return self
+
+    @property
+    def bits(self) -> float:
+        """The target of rate and gradient."""
+        return self.target_bits if self.target_bits is not None else 1.0 if self.mode == "gradient" else 4.4
+
+    @classmethod
+    def recommended(cls, scenario: str | float = "archive", **situation: str | float) -> Self:
+        """The recommended options for archive, gradient_sync, inference, cpu_only, weight_sync, kv_cache or optimizer."""
+        return super().recommended(scenario=scenario, **situation)
+
+
+class RestoreOptions(ModuleOptions):
+    """How coded data are restored."""
+
+    module: ClassVar[str] = "decompression"
+
+    spectral: bool = Field(default=True, description="apply the spectral refiner that the encoder approved")
+    verify: bool = Field(default=True, description="compare digests of the base and of what is restored")
+    max_tensor_bytes: int = Field(default=2**30, ge=1, le=2**50, description="largest tensor that is restored")

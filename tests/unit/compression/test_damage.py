@@ -1,0 +1,119 @@
+"""Damaged, lying and hostile data: an error with a code, never a crash, a wrong tensor or memory beyond the limit."""
+
+from __future__ import annotations
+
+import json
+import struct
+
+import numpy as np
+import pytest
+
+from qstream.compression import BlockError, CompressionOptions, RestoreOptions, compress, learn_basis, restore
+from tests.unit.compression.values import drawn, stepped
+
+CODES = {"bad_frame", "checksum", "limit", "unknown_op", "base_mismatch", "basis_mismatch", "dtype", "shape"}
+
+
+def blocks() -> list[tuple[bytes, dict[str, object], np.ndarray]]:
+    """A block of every chain, what restoring it needs, and what comes back."""
+    rng = np.random.default_rng(1)
+    bits = drawn(rng, "normal", "bfloat16", (32, 48)).view(np.uint16)
+    x = drawn(rng, "heavy", "float32", (40, 64))
+    low = (rng.standard_normal((64, 3)) @ rng.standard_normal((3, 64))).astype(np.float32)
+    basis = learn_basis(x)
+    new = stepped(rng, bits, 0.1)
+    made = [
+        (compress(bits, CompressionOptions(level="small"), dtype="bfloat16"), {}),
+        (compress(x), {}),
+        (compress(new, CompressionOptions(mode="delta"), base=bits, dtype="bfloat16"), {"base": bits}),
+        (compress(x + 1, CompressionOptions(mode="delta"), base=x), {"base": x}),
+        (compress(x, CompressionOptions(mode="bounded", bound=0.02, level="small")), {}),
+        (compress(x, CompressionOptions(mode="bounded", bound_kind="point", bound=0.1)), {}),
+        (compress(x, CompressionOptions(mode="bounded", bound_kind="l2", bound=0.1), basis=basis), {"basis": basis}),
+        (compress(x, CompressionOptions(mode="rate", transform="klt")), {}),
+        (compress(low, CompressionOptions(mode="gradient")), {}),
+        (compress(x, CompressionOptions(mode="int8")), {}),
+    ]
+    return [(done.data, more, restore(done.data, **more).array) for done, more in made]
+
+
+def test_mutated_and_cut_blocks_are_refused_or_give_the_same_tensor() -> None:
+    rng = np.random.default_rng(2)
+    options = RestoreOptions(max_tensor_bytes=1 << 20)
+    refused = 0
+    for data, more, wanted in blocks():
+        for _ in range(60):
+            bad = bytearray(data)
+            for _ in range(rng.integers(1, 4)):
+                bad[rng.integers(len(bad))] = rng.integers(256)
+            if rng.random() < 0.3:
+                del bad[rng.integers(len(bad)) :]
+            code, found = outcome(bytes(bad), options, more)
+            refused += code is not None
+            # Without an error, what differs is a letter of the header that nothing is computed from, such as the name.
+            assert code in CODES or found.tobytes() == wanted.tobytes() or changed_header(bytes(bad), data)
+    assert refused > 400
+
+
+def outcome(data: bytes, options: RestoreOptions, more: dict[str, object]) -> tuple[str | None, np.ndarray]:
+    try:
+        return None, restore(data, options, **more).array
+    except BlockError as exc:
+        return exc.code, np.empty(0)
+
+
+def changed_header(bad: bytes, data: bytes) -> bool:
+    """Whether the header differs: it is what the block says of itself, and a frame around it is what is checked."""
+    (size,) = struct.unpack("<Q", data[:8])
+    return bad[: 8 + size] != data[: 8 + size]
+
+
+def rewritten(data: bytes, change: dict[str, object]) -> bytes:
+    """The block with fields of its header replaced."""
+    (size,) = struct.unpack("<Q", data[:8])
+    outer = json.loads(data[8 : 8 + size])
+    inner = json.loads(outer["__metadata__"]["qstream"])
+    inner["tensors"][0].update(change)
+    outer["__metadata__"]["qstream"] = json.dumps(inner)
+    text = json.dumps(outer).encode()
+    return struct.pack("<Q", len(text)) + text + data[8 + size :]
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"shape": [1 << 40, 1 << 20]}, "limit"),
+        ({"shape": [-1, 4]}, "shape"),
+        ({"shape": [1] * 9}, "shape"),
+        ({"dtype": "object"}, "dtype"),
+        ({"dtype": "float32"}, "bad_frame"),
+        ({"ops": [{"op": "pickle"}]}, "unknown_op"),
+        ({"ops": [{"op": "raw"}, {"op": "raw"}]}, "bad_frame"),
+        ({"ops": []}, "bad_frame"),
+        ({"parts": [["plane0", 4, 1 << 50, "zstd", "0" * 16]]}, "limit"),
+        ({"digest": "0" * 16}, "checksum"),
+        ({"surprise": 1}, "bad_frame"),
+    ],
+)
+def test_a_lying_header_is_refused_with_its_code(change: dict[str, object], code: str) -> None:
+    data = compress(np.ones((32, 64), np.float64)).data
+    with pytest.raises(BlockError) as caught:
+        restore(rewritten(data, change))
+    assert caught.value.code == code
+
+
+def test_a_bomb_is_refused_before_anything_is_allocated() -> None:
+    data = compress(np.zeros((1 << 12, 1 << 12), np.uint8)).data
+    assert len(data) < 4096
+    with pytest.raises(BlockError, match="limit: tensor 'tensor' must be at most 1000000 bytes, got 16777216"):
+        restore(data, RestoreOptions(max_tensor_bytes=1_000_000))
+
+
+def test_what_is_no_tensor_is_refused() -> None:
+    for given in (np.array([object()]), np.array(["text"]), np.zeros(2, "M8[s]"), np.zeros((1,) * 9)):
+        with pytest.raises(BlockError) as caught:
+            compress(given)
+        assert caught.value.code in ("dtype", "shape")
+    for data in (b"", b"\x80\x02}q\x00.", b'\x08\0\0\0\0\0\0\0{"a":{}}', bytes(100)):
+        with pytest.raises(BlockError, match=r"^bad_frame"):
+            restore(data)

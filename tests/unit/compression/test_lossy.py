@@ -1,0 +1,142 @@
+"""Lossy modes: bounds hold for every value, rates are met, and what does not pay is left out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from qstream.compression import CompressionOptions, compress, learn_basis, restore
+from qstream.compression.dtypes import as_floats
+from qstream.errors import OptionError
+from tests.unit.compression.values import DISTRIBUTIONS, drawn, with_specials
+
+FLOATS = ("float32", "float16", "bfloat16", "float64")
+SHAPE = (96, 1024)
+
+
+def errors(given: np.ndarray, back: np.ndarray, dtype: str) -> np.ndarray:
+    x, y = as_floats(given, dtype).astype(np.float64), as_floats(back, dtype).astype(np.float64)
+    seen = np.isfinite(x)
+    assert np.array_equal(x[~seen], y[~seen], equal_nan=True)
+    return np.abs(x[seen] - y[seen])
+
+
+@pytest.mark.parametrize("kind", ["rms", "abs", "range", "point"])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_no_value_leaves_its_bound(dtype: str, kind: str) -> None:
+    rng = np.random.default_rng(1)
+    for distribution in DISTRIBUTIONS:
+        given = with_specials(drawn(rng, distribution, dtype, SHAPE))
+        bound = {"rms": 0.05, "abs": 0.03, "range": 1e-3, "point": 0.1}[kind]
+        done = compress(given, CompressionOptions(mode="bounded", bound_kind=kind, bound=bound))
+        found = errors(given, restore(done.data).array, dtype)
+        x = as_floats(given, dtype).astype(np.float64)
+        x = x[np.isfinite(x)]
+        size = {"rms": np.sqrt(np.mean(x**2)), "abs": 1.0, "range": x.max() - x.min(), "point": np.abs(x)}[kind]
+        assert (found <= bound * size * (1 + 1e-9)).all(), distribution
+        assert done.promise in ("bound", "exact")
+
+
+def test_a_bound_costs_what_theory_says() -> None:
+    given = np.random.default_rng(2).standard_normal((512, 512)).astype(np.float32)
+    for level, most in (("balanced", 0.09), ("small", 0.02)):
+        done = compress(given, CompressionOptions(mode="bounded", bound=0.1, level=level))
+        ideal = 0.5 * np.log2(2 * np.pi * np.e) - np.log2(0.2)  # of a normal variable in steps of .2, at a high rate
+        assert 8 * done.payload_bytes / done.size < ideal + most
+        assert done.quality.rel_l2 == pytest.approx(0.1 / np.sqrt(3), rel=0.01)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("mode", ["rate", "gradient"])
+def test_a_rate_is_met(mode: str, dtype: str) -> None:
+    given = drawn(np.random.default_rng(3), "normal", dtype, (256, 256))
+    done = compress(given, CompressionOptions(mode=mode))
+    target = {"rate": 4.4, "gradient": 1.0}[mode]
+    assert 8 * done.payload_bytes / done.size == pytest.approx(target, abs=0.05)
+    assert restore(done).array.dtype == given.dtype
+
+
+def test_the_spectral_refiner_helps_low_rank_values_and_is_left_out_of_noise() -> None:
+    rng = np.random.default_rng(4)
+    noise = rng.standard_normal((256, 192)).astype(np.float32)
+    low = (rng.standard_normal((256, 6)) @ rng.standard_normal((6, 192))).astype(np.float32)
+    gradient = CompressionOptions(mode="gradient")
+    plain = gradient.changed({"spectral": False, "table": False})
+    refined, without = compress(low, gradient), compress(low, plain)
+    assert refined.quality.rel_l2 < 0.6 * without.quality.rel_l2
+    assert restore(refined).refined[0].name == "spectral"
+    assert compress(noise, gradient.changed({"table": False})).data == compress(noise, plain).data
+
+
+def test_a_basis_of_earlier_rows_saves_bits_and_is_named_by_its_digest() -> None:
+    rng = np.random.default_rng(5)
+    mixing = rng.standard_normal((64, 64)) * 0.7 ** np.arange(64)[:, None]
+    rows = (rng.standard_normal((1500, 64)) @ mixing).astype(np.float32)
+    basis = learn_basis(rows[:1000])
+    assert np.allclose(basis.matrix.T @ basis.matrix, np.eye(64), atol=1e-5)
+    options = CompressionOptions(mode="bounded", bound_kind="l2", bound=0.03)
+    with_basis, without = compress(rows[1000:], options, basis=basis), compress(rows[1000:], options)
+    assert with_basis.payload_bytes < 0.8 * without.payload_bytes
+    back = restore(with_basis, basis=basis).array
+    assert np.linalg.norm(back - rows[1000:]) <= 0.03 * np.linalg.norm(rows[1000:])
+    noise = rng.standard_normal((500, 64)).astype(np.float32)
+    assert compress(noise, options, basis=basis).data == compress(noise, options).data
+
+
+def test_input_moments_steer_rounding_errors_away_from_the_output() -> None:
+    rng = np.random.default_rng(6)
+    weight = rng.standard_normal((128, 96)).astype(np.float32)
+    inputs = rng.standard_normal((2000, 8)) @ rng.standard_normal((8, 96)) + 0.3 * rng.standard_normal((2000, 96))
+    inputs *= np.where(np.arange(96) % 4, 0.25, 4)
+    moment = inputs.T @ inputs / len(inputs)
+
+    def output_error(back: np.ndarray) -> float:
+        return float(np.einsum("ij,jk,ik->", back - weight, moment, back - weight))
+
+    rate = CompressionOptions(mode="rate")
+    plain = output_error(restore(compress(weight, rate)).array)
+    assert output_error(restore(compress(weight, rate, moment=moment)).array) < 0.5 * plain
+    assert output_error(restore(compress(weight, rate, influence=np.diag(moment))).array) < 0.8 * plain
+
+
+@pytest.mark.parametrize("scale", ["tensor", "row", "group"])
+def test_int8_is_the_usual_format(scale: str) -> None:
+    given = np.random.default_rng(7).standard_normal((32, 300)).astype(np.float32)
+    done = compress(given, CompressionOptions(mode="int8", int8_scale=scale))
+    back = restore(done).array
+    peak = np.abs(given).max() if scale == "tensor" else np.abs(given).max(axis=1, keepdims=True)
+    assert (np.abs(back - given) <= peak / 254 * 1.0001).all()
+
+
+@pytest.mark.parametrize("mode", ["bounded", "rate", "gradient", "int8"])
+def test_small_vectors_whole_numbers_and_hopeless_values_stay_exact_with_a_reason(mode: str) -> None:
+    options = CompressionOptions(mode=mode)
+    for given, reason in ((np.ones(300, np.float32), "not_needed"), (np.arange(600).reshape(20, 30), "not_needed")):
+        done = compress(given, options)
+        assert (done.promise, done.fallback_reason) == ("exact", reason)
+        assert np.array_equal(restore(done).array, given)
+    hopeless = np.full((20, 30), np.nan, np.float32)
+    assert compress(hopeless, options).promise == "exact"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"bound": 0.0},
+        {"bound": float("nan")},
+        {"mode": "lossless", "transform": "klt"},
+        {"mode": "bounded", "transform": "fourier"},
+        {"mode": "bounded", "bound_kind": "point", "bound": 1.0},
+        {"mode": "huge"},
+    ],
+)
+def test_contradictory_options_are_refused(options: dict[str, object]) -> None:
+    with pytest.raises(OptionError, match="must"):
+        CompressionOptions().changed(options)
+
+
+def test_recommended_options_are_those_of_the_table() -> None:
+    assert CompressionOptions.recommended("weight_sync").mode == "delta"
+    assert CompressionOptions.recommended("kv_cache").bound_kind == "l2"
+    with pytest.raises(OptionError, match="scenario must be one of archive"):
+        CompressionOptions.recommended("unknown")
