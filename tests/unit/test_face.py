@@ -12,9 +12,35 @@ from pathlib import Path
 
 import pytest
 
-PACKAGES = ("qstream", "qstream.quantum", "qstream.routing", "qstream.testing", "schemas")
+PACKAGES = (
+    "qstream",
+    "qstream.energy",
+    "qstream.energy.formats",
+    "qstream.node",
+    "qstream.quantum",
+    "qstream.routing",
+    "qstream.testing",
+    "schemas",
+)
 TAUGHT = {
     "qstream": {"Exchange", "Publisher", "PlanSubscriber", "solve"},
+    "qstream.energy": {
+        "EnergyOptions",
+        "Sweep",
+        "TaskWindow",
+        "allocate",
+        "best_cap",
+        "default_prior",
+        "fit_prior",
+        "forecast_series",
+        "next_cap",
+        "plan_active",
+        "plan_energy",
+        "schedule",
+        "select_nodes",
+    },
+    "qstream.energy.formats": {"read_telemetry"},
+    "qstream.node": {"Actuator", "FakeNvml"},
     "qstream.routing": {
         "PlaceOptions",
         "PrefixRouter",

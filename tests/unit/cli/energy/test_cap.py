@@ -194,11 +194,11 @@ def test_an_input_is_never_overwritten(files):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"limit_min_w": [900] * 8}, "limit_min_w must be at most limit_max_w, 700 W, of GPU-node-0-0, got 900.0"),
-        ({"uuid": ["GPU-a"] * 8}, "uuid must be distinct names, got 'GPU-a' twice"),
-        ({"node_of_gpu": [7] * 8}, "node_of_gpu must be 0 to 1, a node of `node`, got values from 7 to 7"),
-        ({"inner": ["a", "b"], "inner_parent": [1, 0]}, "inner_parent must be a tree, got a cycle above 'a'"),
-        ({"budget_w": "4kW"}, "budget_w must be a valid number, got '4kW'"),
+        ({"limit_min_w": [900] * 8}, ": limit_min_w must be at most limit_max_w, 700 W, of GPU-node-0-0, got 900.0"),
+        ({"uuid": ["GPU-a"] * 8}, ": uuid must be distinct names, got 'GPU-a' twice"),
+        ({"node_of_gpu": [7] * 8}, ": node_of_gpu must be 0 to 1, a node of `node`, got values from 7 to 7"),
+        ({"inner": ["a", "b"], "inner_parent": [1, 0]}, ": inner_parent must be a tree, got a cycle above 'a'"),
+        ({"budget_w": "4kW"}, ".budget_w must be a valid number, got '4kW'"),
     ],
 )
 def test_a_topology_that_breaks_a_rule_is_refused_by_field_value_and_rule(files, wrong, message):
@@ -206,7 +206,7 @@ def test_a_topology_that_breaks_a_rule_is_refused_by_field_value_and_rule(files,
     Path("wrong.json").write_text(json.dumps(given))
     result = run(files, topology=Path("wrong.json").resolve())
     assert result.exit_code != 0
-    assert f"wrong.json: PowerTopology.v1: {message}".replace(": b", ".b") in result.output + str(result.exception)
+    assert f"wrong.json: PowerTopology.v1{message}" in result.output + str(result.exception)
 
 
 def test_a_topology_or_recording_that_cannot_be_used_is_named(files, tmp_path):
