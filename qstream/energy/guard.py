@@ -128,10 +128,11 @@ def paced(
     deadband_w: float,
     max_lowered: float,
     forced: Bools,
+    job: NDArray[np.int64] | None = None,
 ) -> Floats:
     """Targets that change neither too often, too little, nor too many at once: float64 [G].
 
-    Raises pass at once. What a budget forces down (`forced`) does too.
+    Raises pass at once. What a budget forces down (`forced`) does too. Ranks of one `job`, as in `one_per_job`, change together.
 
     Parameters
     ----------
@@ -140,18 +141,26 @@ def paced(
     changed_ns
         When each changed last.
     max_lowered
-        Part of the GPUs that one plan may lower; at least one. Those that go down most go first.
+        Part of the GPUs that one plan may lower; at least one, or one job. Those that go down most go first.
     """
     since = now_ns - changed_ns
     small = np.abs(wanted_w - applied_w) < deadband_w
     lower = wanted_w < applied_w
     held = small | (lower & ((since < dwell_s * 1e9) | ((np.abs(wanted_w - before_w) < deadband_w) & (since < NO_RETURN_NS))))
-    out: Floats = np.where(held & ~forced, applied_w, wanted_w)
+    unit = np.full(len(wanted_w), -1) if job is None else job
+    out = one_per_job(np.where(held & ~forced, applied_w, wanted_w), unit)
     falls = np.flatnonzero((out < applied_w) & ~forced)
     most = max(1, int(max_lowered * len(out)))
     if len(falls) > most:
-        order = np.argsort(out[falls] - applied_w[falls], kind="stable")
-        out[falls[order[most:]]] = applied_w[falls[order[most:]]]
+        first = np.where(unit < 0, len(unit) + np.arange(len(unit)), unit)[falls]  # a GPU without a job is one of its own
+        units, of = np.unique(first, return_inverse=True)
+        deepest = np.zeros(len(units))
+        np.minimum.at(deepest, of, out[falls] - applied_w[falls])
+        order = np.argsort(deepest, kind="stable")
+        lowered = np.cumsum(np.bincount(of)[order]) <= most
+        lowered[0] = True
+        kept = falls[~np.isin(of, order[lowered])]
+        out[kept] = applied_w[kept]
     return out
 
 

@@ -196,19 +196,22 @@ def _paced(view: View, options: EnergyOptions, answer: Answer) -> Floats:
     applied = np.where(view.movable, in_force, wanted).astype(np.float64)
     before = np.where(now.before_w > 0, now.before_w, default).astype(np.float64)
     forced, limit = answer.parked.copy(), wanted
+    rows, ranks = np.flatnonzero(view.movable), np.full(len(wanted), -1, np.int64)
+    if (group := _groups(now.job, rows)) is not None:
+        ranks[rows] = group
     for _ in range(2):
         limit = guard.paced(
             wanted, applied, before, now.changed_ns, view.now_ns, forced=forced,
-            dwell_s=options.dwell_s, deadband_w=options.deadband_w, max_lowered=options.max_lowered,
+            dwell_s=options.dwell_s, deadband_w=options.deadband_w, max_lowered=options.max_lowered, job=ranks,
         )  # fmt: skip
         limit = np.where(now.hot == 1, np.minimum(limit, applied), limit)
         if not (tree.charged_w(limit) > tree.budget_w + ROUNDING_W).any():
             break
         forced = forced | (wanted < applied)
     elapsed_s = (view.now_ns - now.published_ns) / 1e9 if now.published_ns else np.inf
-    limit = guard.ramped(limit, applied, ramp_w_s=tree.ramp_w_s, elapsed_s=elapsed_s)
     enforced = view.enforced_w if options.mode == "apply" else applied
-    return _raised_last(tree, limit, enforced, now.topology.node_of_gpu)
+    limit = _raised_last(tree, limit, enforced, now.topology.node_of_gpu)
+    return guard.ramped(limit, applied, ramp_w_s=tree.ramp_w_s, elapsed_s=elapsed_s)  # what it holds back only falls later
 
 
 def _raised_last(tree: Tree, limit: Floats, applied: Floats, node: NDArray[np.int32]) -> Floats:

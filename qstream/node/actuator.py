@@ -21,6 +21,7 @@ MODES: Final = ("dry_run", "apply")
 RETRY_NS: Final = (1_000_000_000, 60_000_000_000)  # first and longest time until what could not be put back is tried again
 BACKWARDS_NS: Final = 2_000_000_000  # a clock that goes back by more cannot tell when a plan is over
 SAME: Final = 0.5  # W or MHz between what was asked for and what is read back
+WHOLE_W: Final = 1.0  # a driver may round a limit down to whole watts
 CLOCK_STEP_MHZ: Final = 15.0  # a clock cap may snap down by so much
 RESULT_OF: Final[dict[int, AckResult]] = {Fault.UNKNOWN_LIMITS: "unsupported"}
 NO_CAP: Final = -1.0
@@ -377,7 +378,7 @@ class Actuator:
 
 
 def _same(knob: Knob, wanted: float, found: float) -> bool:
-    """Whether what is read back is what was asked for; clocks snap down to supported ones."""
-    if knob == LIMIT or NO_CAP in (wanted, found):
-        return abs(wanted - found) <= SAME
-    return -SAME <= wanted - found < CLOCK_STEP_MHZ
+    """Whether what is read back is what was asked for: limits are rounded down, and clocks snap down to supported ones."""
+    if NO_CAP in (wanted, found):
+        return wanted == found
+    return -SAME <= wanted - found < (WHOLE_W if knob == LIMIT else CLOCK_STEP_MHZ)

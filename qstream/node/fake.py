@@ -87,9 +87,9 @@ class FakeNvml:
     def _started(self) -> None:
         """As after a start of the node: default limits, counters at 0."""
         gpus = len(self.uuids)
-        self._limit_w = np.full(gpus, self.kind.most_w)
-        self._cap_mhz = np.full(gpus, self.kind.highest_mhz)
-        self._mean_w = np.full(gpus, self.kind.idle_w)
+        self._limit_w = np.full(gpus, self.kind.most_w, np.float64)
+        self._cap_mhz = np.full(gpus, self.kind.highest_mhz, np.float64)
+        self._mean_w = np.full(gpus, self.kind.idle_w, np.float64)
         self._energy_mj, self._progress = np.zeros(gpus), np.zeros(gpus)
 
     def load(self, uuid: str, beta: float, activity: float) -> None:

@@ -82,10 +82,11 @@ def test_only_a_higher_fence_or_version_is_newer():
     assert not guard.is_newer(0, 9, (1, 2))
 
 
-def pace(wanted, applied, before, changed_s, *, now_s=100, forced=False):
+def pace(wanted, applied, before, changed_s, *, now_s=100, forced=False, job=None):
     arrays = [np.array(values, np.float64) for values in (wanted, applied, before)]
-    changed, given = np.array(changed_s, np.int64) * S, np.full(len(wanted), forced)
-    return guard.paced(*arrays, changed, now_s * S, dwell_s=10, deadband_w=25, max_lowered=0.25, forced=given).tolist()
+    changed = np.array(changed_s, np.int64) * S
+    given = {"forced": np.full(len(wanted), forced), "job": None if job is None else np.array(job)}
+    return guard.paced(*arrays, changed, now_s * S, dwell_s=10, deadband_w=25, max_lowered=0.25, **given).tolist()
 
 
 def test_targets_keep_still_within_the_deadband_and_rise_at_once():
@@ -105,6 +106,14 @@ def test_a_target_does_not_return_within_a_minute():
 
 def test_few_are_lowered_at_once_those_that_fall_most_first():
     assert pace([300, 200, 390, 350], [400] * 4, [700] * 4, [0] * 4) == [400, 200, 400, 400]
+
+
+def test_a_job_is_lowered_whole_or_not_at_all():
+    job, applied, before = [0, 0, -1, 1, 1, -1, -1, -1], [400.0] * 8, [700.0] * 8
+    wanted = [300.0, 300, 350, 200, 200, 400, 400, 400]
+    assert pace(wanted, applied, before, [0] * 8, job=job) == [400, 400, 400, 200, 200, 400, 400, 400]
+    assert pace(wanted, applied, before, [0, 99, 0, 99, 0, 0, 0, 0], job=job) == [400, 400, 350, 400, 400, 400, 400, 400]
+    assert pace([300.0] * 4, [400.0] * 4, [700.0] * 4, [0] * 4, job=[0] * 4) == [300] * 4  # however large it is
 
 
 def test_ranks_of_one_job_get_the_highest_of_their_targets():

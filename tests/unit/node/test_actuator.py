@@ -98,6 +98,16 @@ def test_nothing_goes_up_if_something_did_not_go_down(gpus, tmp_path, how, resul
     assert ack.enforced_limit_w[3] == {"denied": 600, "ignored": 600, "clamped": 500, "lost": -1}[how]
 
 
+def test_a_limit_that_the_driver_rounds_down_to_whole_watts_is_as_asked(gpus, tmp_path):
+    set_limit = gpus.set_power_limit_w
+    gpus.set_power_limit_w = lambda uuid, watts: set_limit(uuid, float(int(watts)))
+    actuator = applying(gpus, tmp_path)
+    ack = actuator.take(plan_for(gpus.uuids, 300.98), 1 * S)
+    assert (set(ack.result), set(ack.enforced_limit_w.tolist())) == ({"ok"}, {300})
+    actuator.take(plan_for(gpus.uuids, 300.98, version=2), 2 * S)
+    assert len(gpus.writes) == 4  # it is not set again
+
+
 def test_what_a_plan_does_not_name_any_more_goes_back_to_its_default(gpus, tmp_path):
     actuator = applying(gpus, tmp_path)
     actuator.take(plan_for(gpus.uuids, 300, clock=1590), 1 * S)
