@@ -97,9 +97,13 @@ def _grouped(power: Floats, worth: Floats, above: Ints, room: Floats, group: Int
         named = names[int(bare.argmax())]
         raise ProblemError(must_be(f"power_w of group {named}", "given at a level that all its GPUs have", Shown("none")))
     rows, columns = np.nonzero(above >= 0)
-    pairs, entry = np.unique(unit_of[rows] * len(room) + above[rows, columns], return_inverse=True)
+    size = np.bincount(above[rows, columns], minlength=len(room))
+    smallest = np.argsort(size, kind="stable")  # budgets by their members, in the order of a unit's entries
+    place = np.argsort(smallest)
+    pairs, entry = np.unique(unit_of[rows] * len(room) + place[above[rows, columns]], return_inverse=True)
     charge = _sums(power[rows], entry)
     owner, budget = np.divmod(pairs, max(len(room), 1))
+    budget = smallest[budget]
     first = np.searchsorted(owner, np.arange(len(names) + 1)).astype(np.int64)
     return Fleet(unit_of, joint_w, joint_worth, first, budget, charge, room)
 
