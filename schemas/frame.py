@@ -91,6 +91,17 @@ class Axes:
         return array_schema(_dtype(source), self.names)
 
 
+class Inner:
+    """Declares a field that holds a frame: ``Annotated[PowerTopology, Inner()]``. One that is a frame already was checked when
+    it was made, and is not checked again with each new state around it."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
+        def read(value: Any, check: core_schema.ValidatorFunctionWrapHandler) -> Any:
+            return value if type(value) is source else check(value)
+
+        return core_schema.no_info_wrap_validator_function(read, handler(source))
+
+
 class Frame(BaseModel):
     """One entity that travels on a topic.
 

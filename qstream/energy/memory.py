@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from qstream.energy.held import HeldGraph
 from qstream.module.draft import Draft
 from qstream.module.inforce import InForce
-from schemas.frame import Axes, Count, Frame, Name, TimeNs
+from schemas.frame import Axes, Count, Frame, Inner, Name, TimeNs
 from schemas.power import MaybeNames, PowerBudget, PowerTopology
 
 LEVELS: Final = 12  # caps of a GPU that may be measured, the default last
@@ -74,7 +74,7 @@ class EnergyState(Frame):
     were acknowledged since the newest plan, in the order of the results; empty: none.
     """
 
-    topology: PowerTopology
+    topology: Annotated[PowerTopology, Inner()]
     in_force: InForce = Field(default=InForce(), strict=False)
     fence: Count = 1
     watermark_ns: TimeNs = 0

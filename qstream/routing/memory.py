@@ -33,7 +33,7 @@ from qstream.routing.promise import Promise
 from qstream.routing.sample import add_pairs, empty_sample, faded_pairs, row_bytes, sample_tokens
 from qstream.routing.smoothing import Smoothed
 from schemas.experts import ExpertTopology
-from schemas.frame import Axes, Count
+from schemas.frame import Axes, Count, Inner
 from schemas.tokens import TokenBatch
 
 REMEMBERED_WINDOWS: Final = 64
@@ -59,7 +59,7 @@ class RoutingState(LearningState):
     While `planning` is active, the ring is as it was when the plan was begun, and so are the fields named ``planning_``.
     """
 
-    topology: ExpertTopology
+    topology: Annotated[ExpertTopology, Inner()]
     in_force: InForce = Field(default=InForce(), strict=False)
     planning: Planning = Field(default=Planning(), strict=False)
     closed: int = Field(default=0, ge=0)

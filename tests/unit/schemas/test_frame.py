@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from schemas import JSON, TOPICS, Frame, FrameError, RoutingPlan, TokenBatch
-from schemas.frame import Axes
+from schemas.frame import Axes, Inner
 
 FRAMES = [topic.frame for topic in TOPICS]
 
@@ -182,6 +182,19 @@ def test_axes_of_one_name_have_one_length():
 
 def test_an_array_of_one_axis_may_be_empty(round_trip):
     round_trip(Shapes(flags=[]))
+
+
+def test_a_frame_inside_another_is_checked_where_it_comes_from_outside():
+    class Outer(Frame):
+        part: Annotated[Shapes, Inner()]
+
+    part = Shapes(flags=[True])
+    frame = Outer(part=part)
+    assert frame.part is part
+    assert Outer.decode(frame.encode()) == Outer.decode(frame.encode(JSON), JSON) == frame
+    for value in ({"flags": [1]}, TokenBatch.example()):
+        with pytest.raises(FrameError, match="part"):
+            Outer.build(part=value)
 
 
 def test_a_frame_without_an_example_says_so():
