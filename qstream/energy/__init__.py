@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from qstream.energy.curves import allot as allot
     from qstream.energy.curves import value_curve as value_curve
     from qstream.energy.forecasting import forecast_series as forecast_series
+    from qstream.energy.graph_offline import schedule_graph as schedule_graph
     from qstream.energy.nodes import NodeSelection as NodeSelection
     from qstream.energy.nodes import select_nodes as select_nodes
     from qstream.energy.offline import plan_energy as plan_energy
@@ -47,6 +48,7 @@ __all__ = [
     "plan_energy",
     "predict_levels",
     "schedule",
+    "schedule_graph",
     "select_nodes",
     "value_curve",
 ]
@@ -72,6 +74,7 @@ __getattr__, __dir__ = lazy_names(
         "plan_energy": ".offline",
         "predict_levels": ".caps",
         "schedule": ".scheduling",
+        "schedule_graph": ".graph_offline",
         "select_nodes": ".nodes",
         "value_curve": ".curves",
     },

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from qstream.cli.energy.files import read_frame
 from qstream.cli.names import parse_options
 from qstream.cli.options import AsJson, OptionChanges
 from qstream.cli.output import counted, print_json, print_table, write_files
 from qstream.errors import ConfigError, ProblemError
-from schemas.frame import JSON, FrameError
+from schemas.frame import JSON
 from schemas.power import GpuTelemetry, PowerBudget, PowerTopology
-from schemas.wording import Shown, must_be
+from schemas.wording import must_be
 
 if TYPE_CHECKING:
     from qstream.cli.energy.compared import Compared, Read
@@ -69,7 +70,7 @@ def cap(
     limit_w = None if budget is None else watts(budget)
     export_to = _exported_to(export_as, export_to)
     options = EnergyOptions().changed(parse_options(changes or []) | {"seed": seed})
-    tree, read = _topology(topology), Read()
+    tree, read = read_frame(PowerTopology, topology, "--topology"), Read()
     _require_outputs([out, export_to, html], [*recordings, topology])
     frames = heapq.merge(*(_frames(path, tree.domain, node, zone, read) for path in recordings), key=lambda frame: frame.ts_ns)
     budgets = [] if limit_w is None else [PowerBudget(domain=tree.domain, budget_w=limit_w, source="--budget")]
@@ -130,15 +131,6 @@ def _require_outputs(outputs: Sequence[Path | None], inputs: Sequence[Path]) -> 
         if path.resolve() in taken:
             raise ConfigError(must_be("an output", "a file of its own, neither an input nor another output", str(path)))
         taken.add(path.resolve())
-
-
-def _topology(path: Path) -> PowerTopology:
-    try:
-        return PowerTopology.decode(path.read_bytes(), JSON)
-    except OSError as exc:
-        raise ConfigError(must_be("--topology", "a file that can be read", Shown(f"{path}: {exc.strerror}"))) from exc
-    except FrameError as exc:
-        raise ConfigError(f"{path}: {exc}") from exc
 
 
 def _bodies(
