@@ -1,4 +1,4 @@
-"""In step: how far an agent has come with what was published, and how much it has answered, for scenes with modelled time."""
+"""In step: how far an agent has come with what was published and how much it has answered, for scenes in step with it."""
 
 from __future__ import annotations
 

@@ -26,9 +26,9 @@ class Scene(Protocol):
     """Name of the agent in the registry."""
     options: Mapping[str, Scalar]
     """Options that the agent starts with."""
-    modelled_key: str
-    """Key of all records where time is modelled, else empty. Such records have the times of their frames; after each step the
-    stage waits until the agent has processed it and its plans have come; and it goes on until `steps` ends."""
+    step_key: str
+    """Key of all records of a scene that goes in step with the agent, else empty. Such records have the times of their frames;
+    after each step the stage waits until the agent has processed it and its plans have come; it goes on until `steps` ends."""
     switch: Mapping[str, Scalar]
     """Options that an operator changes half-way; empty for none."""
     kill_s: float
@@ -49,7 +49,7 @@ class Scene(Protocol):
         ...
 
     def steps(self, seconds: float) -> Iterator[Frames]:
-        """Endless input; the stage stops when the `seconds` are over. Where time is modelled: all of it, in `seconds` or more."""
+        """Endless input; the stage stops when the `seconds` are over. In step: all there is, in `seconds` or more."""
         ...
 
     def published(self, frame: Frame, at_s: float) -> None:
@@ -69,7 +69,7 @@ class Scene(Protocol):
         ...
 
     def behind(self, records: int) -> None:
-        """So many of the records that were published are not processed yet; asked for where time is modelled."""
+        """So many of the records that were published are not processed yet; said to a scene that goes in step."""
         ...
 
     @property

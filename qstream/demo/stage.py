@@ -168,14 +168,14 @@ def started(scene: Scene, view: View, signals: list[int]) -> Iterator[Run]:
         with (
             AgentProcess(scene.agent, Path(folder), kafka.bootstrap_servers, redis.url, PROMPT, scene.options) as process,
             followed(agent, kafka.bootstrap_servers, arrivals) as subscribers,
-            following(agent, kafka.bootstrap_servers, scene.modelled_key) as in_step,
+            following(agent, kafka.bootstrap_servers, scene.step_key) as in_step,
         ):
             yield Run(scene, process, publisher, subscribers, arrivals, view, signals, in_step, published)
 
 
 @contextmanager
 def following(agent: Agent, bootstrap_servers: str, key: str) -> Iterator[InStep | None]:
-    """How far the agent has come, where time is modelled."""
+    """How far the agent has come, for a scene in step."""
     if not key:
         yield None
         return
@@ -184,9 +184,9 @@ def following(agent: Agent, bootstrap_servers: str, key: str) -> Iterator[InStep
 
 
 def publish(publisher: Publisher, scene: Scene, topic: Topic, frame: Frame) -> None:
-    """Publish a frame; where time is modelled, at the time of the frame."""
+    """Publish a frame; of a scene in step, at the time of the frame."""
     publisher.publish(
-        topic, frame, timestamp_ms=frame.model_dump(include={"ts_ns"})["ts_ns"] // 1_000_000 if scene.modelled_key else None
+        topic, frame, timestamp_ms=frame.model_dump(include={"ts_ns"})["ts_ns"] // 1_000_000 if scene.step_key else None
     )
 
 
@@ -262,7 +262,7 @@ def stream(run: Run, seconds: float, switch_s: float) -> None:
 
 
 def wait_answered(run: Run, in_step: InStep) -> None:
-    """Wait until the agent has processed all that was published, and its plans have come: then modelled time may go on."""
+    """Wait until the agent has processed all that was published, and its plans have come."""
     run.publisher.flush()
     processed, deadline_s = -1, 0.0
     while run.goes_on:

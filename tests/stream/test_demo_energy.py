@@ -30,6 +30,8 @@ def test_the_hour_saves_energy_within_the_slowdown_and_keeps_every_budget(tmp_pa
     assert figures["probes"] > 15
     assert figures["stale_gpus"] == 8
     assert figures["plans"] >= 340
+    assert figures["schedules"] == 2  # the simple one at once, then the solved one
+    assert "simulated-subspace" in done.stdout
     assert 0 < figures["latency_ms"]["p50"] <= figures["latency_ms"]["p99"]
     for name in ("budget_violations", "unsafe_writes", "dead_letters", "lost"):
         assert figures[name] == 0, name

@@ -14,6 +14,7 @@ from qstream.demo.energy.arrivals import bundled
 from qstream.demo.energy.rack import DOMAIN, Rack
 from qstream.demo.energy.score import Score
 from qstream.demo.energy.screen import Shown, line, panel, report
+from qstream.demo.energy.tasks import window
 from qstream.demo.scene import Frames
 from qstream.node.actuate import act
 from qstream.node.actuator import Actuator
@@ -23,7 +24,7 @@ from schemas.energy import EnergyAck, EnergyPlan
 from schemas.frame import Frame
 from schemas.power import GpuTelemetry, PowerBudget
 from schemas.tasks import EnergySchedule
-from schemas.topics import ENERGY_ACK, GPU_TELEMETRY, POWER_BUDGET, POWER_TOPOLOGY
+from schemas.topics import ENERGY_ACK, GPU_TELEMETRY, POWER_BUDGET, POWER_TOPOLOGY, TASK_GRAPH
 
 SECOND_NS: Final = 1_000_000_000
 PLAN_S: Final = 10
@@ -31,6 +32,7 @@ BUDGET_W: Final = 12_000.0  # what the rack's GPUs could draw at their default l
 FALL: Final = 0.2
 FALL_S: Final = 1750  # the middle
 NOTICE_S: Final = 60
+GRAPH_S: Final = 900
 CUT_S: Final = range(2450, 2640)  # node-1 neither sends nor hears
 OPTIONS: Final[Mapping[str, Scalar]] = {
     "mode": "apply",
@@ -56,7 +58,7 @@ class EnergyScene:
 
     agent = "energy"
     options = OPTIONS
-    modelled_key = DOMAIN
+    step_key = DOMAIN
     switch: Mapping[str, Scalar] = {}
     kill_s = math.inf
     packages = ("numba",)
@@ -116,6 +118,9 @@ class EnergyScene:
                 frames.append((GPU_TELEMETRY, self.rack.telemetry(node, self._now_ns)))
         if self._second == FALL_S - NOTICE_S:
             frames.append((POWER_BUDGET, self._lower_budget()))
+        if self._second == GRAPH_S:
+            self.score.graph = window("evaluation", self._now_ns, self.seed)
+            frames.append((TASK_GRAPH, self.score.graph))
         return frames
 
     def _lower_budget(self) -> PowerBudget:

@@ -12,7 +12,7 @@ from qstream.demo.energy.rack import OVERHEAD_W, Rack, Second
 from qstream.node.device import LIMIT
 from qstream.node.fake import FakeNvml
 from schemas.energy import EnergyPlan, TargetReason
-from schemas.tasks import EnergySchedule
+from schemas.tasks import EnergySchedule, TaskGraph
 
 ROUNDING_W = 1e-6
 Floats = NDArray[np.float64]
@@ -31,6 +31,7 @@ class Score:
     budgets_w: list[float] = field(default_factory=list)
     violations: int = 0
     plans: list[EnergyPlan] = field(default_factory=list)
+    graph: TaskGraph | None = None
     schedules: list[EnergySchedule] = field(default_factory=list)
     probed: set[tuple[str, float]] = field(default_factory=set)
     accepted: set[str] = field(default_factory=set)

@@ -14,8 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from qstream.demo.energy.score import Score
+from qstream.demo.energy.tasks import circuit_peak_w, exact_peak_w
 from qstream.demo.sparkline import sparkline
-from schemas.tasks import EnergySchedule
+from qstream.energy.options import EnergyOptions
+from schemas.tasks import EnergySchedule, TaskGraph
 
 SHOWN_S = 60  # modelled seconds of one mark of the picture
 
@@ -103,8 +105,8 @@ def report(shown: Shown) -> Iterator[RenderableType]:
     )
     table.caption_justify = "left"
     yield table
-    if score.schedules:
-        yield schedule_table(score.schedules[-1])
+    if score.graph is not None and score.schedules:
+        yield schedule_table(score.graph, score.schedules[-1])
     yield from (Text(sentence) for sentence in findings(shown))
 
 
@@ -119,17 +121,27 @@ def findings(shown: Shown) -> Iterator[str]:
         yield f"Silence: a node was cut off for {len(shown.cut_s)} s; {charged}, which its actuator puts back by itself."
 
 
-def schedule_table(schedule: EnergySchedule) -> Table:
-    """A window of tasks: its peaks, by who placed them."""
-    solver = schedule.solver
-    table = Table(title=f"window of {len(schedule.start)} tasks: peak W", show_header=False, title_justify="left")
+def schedule_table(graph: TaskGraph, schedule: EnergySchedule) -> Table:
+    """A window of tasks: its peak, by who placed them."""
+    solver, options = schedule.solver, EnergyOptions(qaoa=True)
+    circuit_w, execution = circuit_peak_w(graph, options)
+    circuit = f"QAOA alone, {options.circuit_layers} layers, {options.shots:,} shots ({execution})"
+    table = Table(title=f"a window of {len(graph.task)} tasks: peak in W", show_header=False, title_justify="left")
     table.add_column(style="bold")
     table.add_column(justify="right")
-    rows: list[tuple[str, float | None]] = [("as soon as possible", schedule.simple_peak_w)]
-    rows += [("classical", solver.twin), ("random choices, as many as shots", solver.control), ("exact", solver.exact)]
-    rows += [(f"answer: {solver.solver} ({solver.execution})", schedule.peak_w), ("no schedule is below", schedule.bound_w)]
+    rows: list[tuple[str, float | None]] = [
+        ("each task as soon as possible", schedule.simple_peak_w),
+        ("as many random choices as shots", solver.control),
+        (circuit, circuit_w),
+        ("without circuits", solver.twin),
+        (f"the agent's schedule ({solver.solver}, {solver.execution})", schedule.peak_w),
+        ("exact, all choices enumerated", exact_peak_w(graph)),
+    ]
     for label, watts in rows:
         table.add_row(label, "-" if watts is None else f"{watts:,.0f}")
+    tried, kept = solver.tried or 0, solver.kept or 0
+    table.caption = f"parts that circuits worked on: {tried}; answers of theirs that lowered the peak, and are kept: {kept}"
+    table.caption_justify = "left"
     return table
 
 

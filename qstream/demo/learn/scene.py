@@ -39,7 +39,7 @@ class LearnScene:
 
     agent = "meter"
     options: Mapping[str, Scalar] = {}
-    modelled_key = ""
+    step_key = ""
     switch: Mapping[str, Scalar] = {}
     kill_s = 8.0
     packages = ("numba",)
@@ -100,7 +100,7 @@ class LearnScene:
         self.score.killed()
 
     def behind(self, records: int) -> None:
-        raise AssertionError("time is not modelled in this scene")
+        raise AssertionError("this scene does not go in step with its agent")
 
     @property
     def waiting(self) -> int:

@@ -53,7 +53,7 @@ class RoutingScene:
 
     agent = "routing"
     options = OPTIONS
-    modelled_key = ""
+    step_key = ""
     switch: Mapping[str, Scalar] = {"colocate": True}
     kill_s = math.inf
     packages = ("torch", "numba")
@@ -96,7 +96,7 @@ class RoutingScene:
         raise AssertionError("this scene kills no agent")
 
     def behind(self, records: int) -> None:
-        raise AssertionError("time is not modelled in this scene")
+        raise AssertionError("this scene does not go in step with its agent")
 
     @property
     def waiting(self) -> int:
