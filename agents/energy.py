@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING
 
 from agents.registry import Agent
 from agents.runtime import quantum_runtime
-from schemas.topics import ENERGY_ACK, ENERGY_PLAN, GPU_TELEMETRY, POWER_BUDGET, POWER_TOPOLOGY, TASK_GRAPH, TASK_SCHEDULE
+from schemas.topics import (
+    ENERGY_ACK,
+    ENERGY_PLAN,
+    GPU_TELEMETRY,
+    POWER_BUDGET,
+    POWER_DEMAND,
+    POWER_TOPOLOGY,
+    TASK_GRAPH,
+    TASK_SCHEDULE,
+)
 
 if TYPE_CHECKING:
     from qstream.config import Settings
@@ -25,7 +34,16 @@ def processor(settings: Settings) -> EnergyProcessor:
 AGENT = Agent(
     name="energy",
     purpose="decides the power limit and clock cap of each GPU, under the power budgets of nodes, racks and rows",
-    topics=(GPU_TELEMETRY, POWER_TOPOLOGY, POWER_BUDGET, ENERGY_ACK, TASK_GRAPH, ENERGY_PLAN, TASK_SCHEDULE),
+    topics=(
+        GPU_TELEMETRY,
+        POWER_TOPOLOGY,
+        POWER_BUDGET,
+        POWER_DEMAND,
+        ENERGY_ACK,
+        TASK_GRAPH,
+        ENERGY_PLAN,
+        TASK_SCHEDULE,
+    ),
     processor=processor,
     options="qstream.energy.options:EnergyOptions",
     examples="qstream.energy.examples:records",

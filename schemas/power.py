@@ -29,6 +29,14 @@ Watts = Annotated[float, Field(ge=0)]
 Gpus = Annotated[NDArray[np.float32], Axes("gpus")]
 
 
+def _no_watts() -> NDArray[np.float32]:
+    return np.zeros(0, np.float32)
+
+
+def _no_rows() -> NDArray[np.int32]:
+    return np.zeros(0, np.int32)
+
+
 class GpuTelemetry(Frame):
     """Readings of the GPUs of one node, or of one rack, at one time.
 
@@ -90,7 +98,8 @@ class PowerTopology(Frame):
     """The GPUs of a domain, their limits, and the tree of power budgets above them.
 
     Each GPU is in a node; a node may be in an inner budget, such as a rack's; inner budgets may be in others, and what has no
-    parent (-1) is in the domain. Only GPUs with `opt_in` 1 are ever given a target; without the array none is.
+    parent (-1) is in the domain. Only GPUs with `opt_in` 1 are ever given a target; without the array none is. A domain that
+    divides its budget among others has `child` in place of GPUs and nodes.
     """
 
     domain: Name = Field(description="the power domain that one plan covers")
@@ -98,15 +107,16 @@ class PowerTopology(Frame):
     budget_w: Watts = Field(description="watts that the domain may draw")
     parent: str = Field(default="", max_length=200, description="the domain that allots the budget; empty: none")
     rev: Count = Field(default=0, description="revision of the description")
-    node: Names = Field(description="the nodes, each once")
-    uuid: Names = Field(description="the GPUs, each once")
+    node: Names = Field(default=(), description="the nodes, each once")
+    uuid: Names = Field(default=(), description="the GPUs, each once")
+    child: Names = Field(default=(), description="domains that get their budgets from this one; then it has no GPUs")
     model: Names = Field(default=(), description="GPU models, which `model_of_gpu` points to")
     inner: Names = Field(default=(), description="budgets between nodes and domain, such as racks")
     qpu: Names = Field(default=(), description="quantum processors or simulator pools of the domain")
-    node_of_gpu: Annotated[NDArray[np.int32], Axes("gpus")] = Field(description="node of each GPU")
-    limit_min_w: Gpus = Field(description="lowest power limit that may be set; -1 unknown")
-    limit_max_w: Gpus = Field(description="highest power limit that may be set; -1 unknown")
-    limit_default_w: Gpus = Field(description="power limit without any plan; -1 unknown")
+    node_of_gpu: Annotated[NDArray[np.int32], Axes("gpus")] = Field(default_factory=_no_rows, description="node of each GPU")
+    limit_min_w: Gpus = Field(default_factory=_no_watts, description="lowest power limit that may be set; -1 unknown")
+    limit_max_w: Gpus = Field(default_factory=_no_watts, description="highest power limit that may be set; -1 unknown")
+    limit_default_w: Gpus = Field(default_factory=_no_watts, description="power limit without any plan; -1 unknown")
     model_of_gpu: Annotated[NDArray[np.int32], Axes("gpus")] | None = Field(default=None, description="model of each GPU")
     idle_w: Gpus | None = Field(default=None, description="watts without work")
     parked_w: Gpus | None = Field(
@@ -137,6 +147,12 @@ class PowerTopology(Frame):
     qpu_idle_w: Annotated[NDArray[np.float32], Axes("qpus")] | None = Field(default=None, description="watts of each, idle")
     qpu_active_w: Annotated[NDArray[np.float32], Axes("qpus")] | None = Field(default=None, description="watts of each, at work")
     qpu_slots: Annotated[NDArray[np.int32], Axes("qpus")] | None = Field(default=None, description="jobs that each takes at once")
+    child_w: Annotated[NDArray[np.float32], Axes("children")] | None = Field(
+        default=None, description="watts that each child may draw before it is given a budget"
+    )
+    inner_of_child: Annotated[NDArray[np.int32], Axes("children")] | None = Field(
+        default=None, description="inner budget of each child; -1 the domain"
+    )
     nvlink_mode_w: Annotated[NDArray[np.float32], Axes("gpus", "modes")] | None = Field(
         default=None, description="watts of each NVLink bandwidth mode, the fullest first"
     )
@@ -144,14 +160,16 @@ class PowerTopology(Frame):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         gpus = len(self.uuid)
-        if not 1 <= gpus <= MAX_GPUS:
+        if not (gpus or self.child) or gpus > MAX_GPUS:
             raise ValueError(must_be("length of uuid", f"1 to {MAX_GPUS} GPUs", gpus))
-        for field in ("uuid", "node", "model", "inner", "qpu"):
+        self._check_children()
+        for field in ("uuid", "node", "child", "model", "inner", "qpu"):
             require_distinct(self, field)
             if len(getattr(self, field)) > MAX_GPUS:
                 raise ValueError(must_be(f"length of {field}", f"at most {MAX_GPUS}", len(getattr(self, field))))
         for field, rows, what in (
             ("node_of_gpu", gpus, "the GPUs"),
+            ("limit_min_w", gpus, "the GPUs"),
             ("inner_of_node", len(self.node), "the nodes"),
             ("node_budget_w", len(self.node), "the nodes"),
             ("overhead_w", len(self.node), "the nodes"),
@@ -175,6 +193,20 @@ class PowerTopology(Frame):
         self._check_limits()
         self._check_tree()
         return self
+
+    def _check_children(self) -> None:
+        """A domain has GPUs or children; what each of these may draw is known."""
+        if self.child and (self.uuid or self.node):
+            raise ValueError(must_be("child", "empty in a domain that has GPUs or nodes", self.child[0]))
+        if self.domain in (*self.child, self.parent):
+            raise ValueError(must_be("child and parent", "other domains than this one", self.domain))
+        if self.child and self.child_w is None:
+            raise ValueError(must_be("child_w", "given where there are children", None))
+        for field in ("child_w", "inner_of_child"):
+            require_count(self, field, len(self.child), "the children")
+        require(self, "inner_of_child", -1, len(self.inner) - 1)
+        if self.child_w is not None and (self.child_w < 0).any():
+            raise ValueError(must_be("child_w", "at least 0 W", float(self.child_w.min())))
 
     def _check_limits(self) -> None:
         """Known limits are in order; no quantity is below 0 unless it is -1."""
@@ -262,6 +294,9 @@ class PowerDemand(Frame):
     ts_ns: TimeNs = Field(description="when it was computed, ns since 1970")
     child: Name = Field(description="the domain that asks")
     least_w: Watts = Field(description="watts below which the child cannot go")
+    upper_w: Watts = Field(default=0.0, description="watts that the child may draw at most now, by what is enforced")
+    held_w: Watts = Field(default=0.0, description="the lowest budget that the child keeps to")
+    held_ns: TimeNs = Field(default=0, description="`ts_ns` of the parent's budget that the child holds; 0: none")
     watts: Annotated[NDArray[np.float64], Axes("points")] = Field(description="watts, rising")
     value: Annotated[NDArray[np.float64], Axes("points")] = Field(description="work a second at each, in the child's measure")
 
@@ -292,6 +327,9 @@ class PowerDemand(Frame):
             ts_ns=1_700_000_000_000_000_000,
             child="row-1",
             least_w=1100.0,
+            upper_w=2500.0,
+            held_w=2600.0,
+            held_ns=1_699_999_990_000_000_000,
             watts=np.array([1100, 1800, 2600], np.float64),
             value=np.array([2.0, 3.4, 4.0], np.float64),
         )

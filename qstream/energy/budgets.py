@@ -16,7 +16,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tree:
-    """Budgets by name, the domain first, then inner budgets, then nodes.
+    """Budgets by name, the domain first, then inner budgets, then nodes, or the children of a domain that has no GPUs.
 
     `budget_w` float64 [B], infinite where there is none; `overhead_w` [B], what nodes draw besides their GPUs; `above` int
     [gpus, D], the budgets over each GPU, -1 padded; `ramp_w_s`, the least of the budgets in force.
@@ -39,7 +39,8 @@ class Tree:
 
 def tree_of(topology: PowerTopology, held: Sequence[HeldBudget], now_ns: int, until_ns: int) -> Tree:
     """The budgets that hold from now on until then; the lowest of those on the domain, also if it begins in between."""
-    inner, nodes = len(topology.inner), len(topology.node)
+    leaves = topology.child or topology.node
+    inner, nodes = len(topology.inner), len(leaves)
     valid = [budget for budget in held if budget.holds(now_ns, until_ns)]
     domain_w = min([topology.budget_w, *(budget.budget_w for budget in valid)])
     parents = np.full(inner, -1) if topology.inner_parent is None else topology.inner_parent.astype(int)
@@ -47,7 +48,8 @@ def tree_of(topology: PowerTopology, held: Sequence[HeldBudget], now_ns: int, un
     node_w = np.full(nodes, -1.0) if topology.node_budget_w is None else topology.node_budget_w.astype(np.float64)
     budget = np.concatenate(([domain_w], inner_w, node_w))
     budget[1:][budget[1:] < 0] = np.inf
-    over_node = np.full(nodes, -1) if topology.inner_of_node is None else topology.inner_of_node.astype(int)
+    over = topology.inner_of_child if topology.child else topology.inner_of_node
+    over_node = np.full(nodes, -1) if over is None else over.astype(int)
     chains = []
     for node in range(nodes):
         chain, at = [1 + inner + node], int(over_node[node])
@@ -63,5 +65,6 @@ def tree_of(topology: PowerTopology, held: Sequence[HeldBudget], now_ns: int, un
         there = column >= 0
         overhead += np.bincount(column[there], drawn[there], minlength=len(budget))
     ramps = [budget.ramp_w_s for budget in valid if budget.ramp_w_s is not None]
-    names = (topology.domain, *topology.inner, *topology.node)
-    return Tree(names, budget, overhead, above[topology.node_of_gpu], min(ramps, default=None))
+    names = (topology.domain, *topology.inner, *leaves)
+    rows = np.arange(nodes) if topology.child else topology.node_of_gpu
+    return Tree(names, budget, overhead, above[rows], min(ramps, default=None))

@@ -42,6 +42,11 @@ def enforced_w(now: EnergyState, options: EnergyOptions, now_ns: int, age_s: Flo
     return np.where(ends | (silent & ~answered), np.maximum(upper, default), upper)
 
 
+def held_until_ns(options: EnergyOptions, now_ns: int) -> int:
+    """Until when a plan made now must keep the budgets."""
+    return now_ns + int(HELD_PLANS * options.plan_s * 1e9)
+
+
 def alone_s(options: EnergyOptions) -> float:
     """Age of the newest reading from which a node may be cut off and go back to its defaults before the next plan: the plan that
     it had then was no older than one period, and the next plan must be in force before that one is over."""

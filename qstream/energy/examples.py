@@ -9,9 +9,9 @@ import numpy as np
 from qstream.contract import Record
 from schemas.energy import EnergyAck
 from schemas.frame import Frame
-from schemas.power import GpuTelemetry, PowerBudget, PowerTopology
+from schemas.power import GpuTelemetry, PowerBudget, PowerDemand, PowerTopology
 from schemas.tasks import TaskGraph
-from schemas.topics import ENERGY_ACK, GPU_TELEMETRY, POWER_BUDGET, POWER_TOPOLOGY, TASK_GRAPH, Topic
+from schemas.topics import ENERGY_ACK, GPU_TELEMETRY, POWER_BUDGET, POWER_DEMAND, POWER_TOPOLOGY, TASK_GRAPH, Topic
 
 UUIDS = ("GPU-0", "GPU-1", "GPU-2", "GPU-3")
 SECONDS = 20
@@ -19,8 +19,8 @@ SECONDS = 20
 
 def records() -> list[Record]:
     """Two nodes with two GPUs each for 20 s: caps are measured, a budget falls, a node goes silent, a target is refused, a graph
-    of tasks comes; with a repeated record, one of an unknown GPU, one in milliwatts, one under another topology, and graphs
-    that come twice, that take too many GPUs, and whose time is over."""
+    of tasks comes; with a repeated record, one of an unknown GPU, one in milliwatts, one under another topology, a demand of a
+    domain that is no child, and graphs that come twice, that take too many GPUs, and whose time is over."""
     given: list[tuple[Topic, Frame, int]] = [(POWER_TOPOLOGY, topology(2600.0), 0)]
     for second in range(1, SECONDS):
         for node in (0, 1):
@@ -35,6 +35,9 @@ def records() -> list[Record]:
         if second == 8:
             given.append((POWER_BUDGET, PowerBudget(domain="row-1", budget_w=1600.0, source="grid"), 1000 * second + 20))
             given.append((ENERGY_ACK, acknowledgement(), 1000 * second + 30))
+        if second == 14:
+            demand = PowerDemand.example().model_copy(update={"domain": "row-1", "child": "row-3"})
+            given.append((POWER_DEMAND, demand, 1000 * second + 60))
         if second in (5, 7):
             given.append((TASK_GRAPH, graph(), 1000 * second + 40))
         if second == 12:
@@ -47,7 +50,7 @@ def records() -> list[Record]:
 
 def topology(budget_w: float) -> PowerTopology:
     """Two nodes with two GPUs each; the last GPU has not opted in."""
-    return PowerTopology.example().model_copy(update={"budget_w": budget_w})
+    return PowerTopology.example().model_copy(update={"budget_w": budget_w, "parent": "site-1"})
 
 
 def telemetry(node: int, second: int, *, uuid: tuple[str, ...] = (), limit_w: float = 700.0) -> GpuTelemetry:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from qstream.energy.children import Children, carried_children, fresh_children
 from qstream.energy.held import HeldGraph
 from qstream.module.draft import Draft
 from qstream.module.inforce import InForce
@@ -35,6 +36,7 @@ class HeldBudget(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
 
     source: Name
+    ts_ns: TimeNs = 0
     budget_w: float
     valid_from_ns: TimeNs
     valid_until_ns: TimeNs | None = None
@@ -68,6 +70,7 @@ class EnergyState(Frame):
     work and watts at each level of its knob, -1 where it was not measured; `level` is the one in force, `accepted` the best one
     once probing is over. `want_w` is the greatest power that it drew lately while no limit held it down.
     `reset` says that the next plan is the first one under another topology.
+    `children` are what a domain knows of those to which it allots budgets.
     `schedules` are the versions of the domain's task schedules, `graphs` those that hold or are being planned.
     `stuck_ns` is when an actuator last said that it could not set the GPU's target. `acked_ns` is the time of the newest plan
     that an actuator said it has taken (0: none, or it is over), `published` the newest plans. `acks` counts the targets that
@@ -85,6 +88,7 @@ class EnergyState(Frame):
     budgets: Annotated[tuple[Annotated[HeldBudget, Field(strict=False)], ...], Field(strict=False)] = ()
     published: Annotated[tuple[Annotated[Published, Field(strict=False)], ...], Field(strict=False)] = ()
     acks: Annotated[tuple[Count, ...], Field(strict=False)] = ()
+    children: Children | None = None
     schedules: Annotated[InForce, Field(strict=False)] = InForce()
     graphs: Annotated[tuple[HeldGraph, ...], Field(strict=False)] = ()
     job: MaybeNames = ()
@@ -127,9 +131,9 @@ Memory = Draft[EnergyState]
 
 def fresh(topology: PowerTopology, version: int = 0) -> Memory:
     """A domain of which nothing is known but its topology."""
-    return Draft(
-        EnergyState(topology=topology, in_force=InForce(version=version), **empty(len(topology.uuid), len(topology.node)))
-    )
+    children = fresh_children(len(topology.child)) if topology.child else None
+    arrays = empty(max(1, len(topology.uuid)), len(topology.node))  # a domain without GPUs has one row that nothing reads
+    return Draft(EnergyState(topology=topology, in_force=InForce(version=version), children=children, **arrays))
 
 
 def empty(gpus: int, nodes: int) -> dict[str, Any]:
@@ -176,6 +180,8 @@ def carried(memory: Memory, topology: PowerTopology) -> Memory:
     for old_row, row in zip(old_rows.tolist(), rows.tolist(), strict=True):
         jobs[row] = now.job[old_row]
     kept = {name: getattr(now, name) for name in KEPT}
+    if now.children is not None and topology.child:
+        new.set(children=carried_children(now.children, now.topology.child, topology.child))
     new.set(job=tuple(jobs), boot=boots, reset=topology.uuid != now.topology.uuid or not bool(same.all()), **kept)
     return new
 

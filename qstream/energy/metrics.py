@@ -49,7 +49,8 @@ def observe(event: Event) -> None:
     for result, count in plan.acks.items():
         ACKS.labels(domain, result).inc(count)
     MISSING.labels(domain).set(plan.missing_w)
-    DRAWN.labels(domain).set(plan.drawn_w)
+    if plan.uuid:  # a domain that divides its budget among others has no GPUs
+        DRAWN.labels(domain).set(plan.drawn_w)
     STALE.labels(domain).set(plan.stale_gpus)
     if plan.budget_w is not None and plan.planned_w is not None and plan.domain in plan.budget_of:
         at = plan.budget_of.index(plan.domain)

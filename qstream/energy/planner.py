@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from qstream.energy import guard
 from qstream.energy.allocation import Status, allocate
 from qstream.energy.budgets import Tree, tree_of
-from qstream.energy.enforced import HELD_PLANS, default_w, enforced_w, unheeded
+from qstream.energy.demand import demand_of
+from qstream.energy.enforced import default_w, enforced_w, held_until_ns, unheeded
 from qstream.energy.folding import THROTTLED
 from qstream.energy.levels import MARGIN, Bools, Floats, Knobs, between, knobs_of, limits_of, speeds
 from qstream.energy.measure import measure
@@ -19,6 +20,7 @@ from qstream.energy.memory import LEVELS, EnergyState, Memory
 from qstream.energy.options import EnergyOptions
 from qstream.energy.simple import simple_limits
 from schemas.energy import ACTIVE, PARKED, RELEASED, TargetReason
+from schemas.power import PowerDemand
 
 ROUNDING_W: Final = 1e-6
 STUCK_NS: Final = 60_000_000_000  # for which a GPU whose actuator refused is left as it is
@@ -127,11 +129,6 @@ def _view(memory: Memory, options: EnergyOptions, now_ns: int) -> View:
     )
 
 
-def held_until_ns(options: EnergyOptions, now_ns: int) -> int:
-    """Until when a plan made now must keep the budgets."""
-    return now_ns + int(HELD_PLANS * options.plan_s * 1e9)
-
-
 def _alone(view: View, simple: Floats) -> Answer:
     """The simple scheduler's limits as the answer."""
     missing = max(0.0, float((view.tree.charged_w(simple) - view.tree.budget_w).max()))
@@ -150,15 +147,30 @@ def _budgeted(view: View) -> Answer:
         return Answer(limit, parked, "infeasible" if short > ROUNDING_W else "optimal", short, 0.0, 0.0)
     idle = np.where(view.movable, parked_w(view), 0.0)
     free = np.maximum(room - (tree.charged_w(idle) - tree.overhead_w), 0.0)
-    limits = view.limits[rows]
-    allowed = limits <= np.maximum(_highest(view)[rows, None], limits[:, :1])
-    charge, worth = np.where(allowed, limits - idle[rows, None], np.nan), np.where(allowed, view.speed[rows], np.nan)
-    found = allocate(charge, worth, tree.above[rows], free, group=_groups(view.now.job, rows))
+    charge, worth = choices(view, rows)
+    found = allocate(charge - idle[rows, None], worth, tree.above[rows], free, group=_groups(view.now.job, rows))
     parked[rows] = found.level < 0
-    limit[rows] = limits[np.arange(len(rows)), np.maximum(found.level, 0)]
+    limit[rows] = view.limits[rows][np.arange(len(rows)), np.maximum(found.level, 0)]
     limit[parked] = view.limits[parked, 0]
     missing = max(float(found.missing_w.max()), short)
     return Answer(limit, parked, "infeasible" if missing > ROUNDING_W else found.status, missing, found.value, found.bound)
+
+
+def choices(view: View, rows: NDArray[np.int64]) -> tuple[Floats, Floats]:
+    """Limits that may be chosen for these GPUs, and their speeds: float64 [rows, LIMITS], NaN where one may not."""
+    limits = view.limits[rows]
+    allowed = limits <= np.maximum(_highest(view)[rows, None], limits[:, :1])
+    return np.where(allowed, limits, np.nan), np.where(allowed, view.speed[rows], np.nan)
+
+
+def demanded(choice: Choice) -> PowerDemand:
+    """What watts are worth to the domain, for the one that allots them, and what it may draw now."""
+    view = choice.view
+    rows = np.flatnonzero(view.movable)
+    watts, value = choices(view, rows)
+    upper = np.where(choice.state == PARKED, choice.upper_w, np.maximum(choice.upper_w, view.enforced_w))
+    fixed = np.where(view.movable, 0.0, view.fixed_w)
+    return demand_of(view.now, view.tree, view.now_ns, watts=watts, value=value, rows=rows, fixed_w=fixed, upper_w=upper)
 
 
 def parked_w(view: View) -> Floats:

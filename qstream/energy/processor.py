@@ -11,11 +11,14 @@ from qstream.ahead import Ahead
 from qstream.contract import Batch, Event, Processor, Record, Result, Tick
 from qstream.energy.acks import acknowledge
 from qstream.energy.budgets import tree_of
+from qstream.energy.children import heard, watermark_ns
+from qstream.energy.enforced import held_until_ns
 from qstream.energy.graphs import GraphPlan
 from qstream.energy.memory import MAX_PUBLISHED, EnergyState, Memory, Published, carried, fresh
 from qstream.energy.options import EnergyOptions
+from qstream.energy.parents import parent_events
 from qstream.energy.plan import failed_frame, hold, plan_frame, released_frame
-from qstream.energy.planner import adopt, choose, held_until_ns, is_in_force
+from qstream.energy.planner import adopt, choose, demanded, is_in_force
 from qstream.energy.readings import fold
 from qstream.energy.samples import gather
 from qstream.energy.scheduler import Scheduler
@@ -28,12 +31,22 @@ from qstream.quantum.record import Refused
 from qstream.quantum.runtime import QuantumRuntime
 from schemas.control import Scalar
 from schemas.energy import EnergyAck
-from schemas.power import GpuTelemetry, PowerBudget, PowerTopology
+from schemas.power import MAX_GPUS, GpuTelemetry, PowerBudget, PowerDemand, PowerTopology
 from schemas.tasks import TaskGraph
-from schemas.topics import ENERGY_ACK, ENERGY_PLAN, GPU_TELEMETRY, POWER_BUDGET, POWER_TOPOLOGY, TASK_GRAPH, TASK_SCHEDULE
+from schemas.topics import (
+    ENERGY_ACK,
+    ENERGY_PLAN,
+    GPU_TELEMETRY,
+    POWER_BUDGET,
+    POWER_DEMAND,
+    POWER_TOPOLOGY,
+    TASK_GRAPH,
+    TASK_SCHEDULE,
+)
 from schemas.wording import must_be
 
 DEVICE_READY_S: Final = 30.0
+OWN_EVENTS: Final = 2 + MAX_GPUS  # of a record: a plan, a demand, and budgets of children
 TICK_S: Final = 1.0
 RENEWED: Final = 3  # times within its time that a plan which stays is published: a node that is cut off has a young one
 
@@ -48,14 +61,17 @@ class EnergyProcessor(Processor[EnergyState]):
     of a domain without topology waits for it (`Transient`); what contradicts the topology is poison. Where no record comes for
     `lost_s`, one plan lets go of all targets.
 
+    A domain whose topology has a parent publishes what watts are worth to it, with each plan. One with children in place of GPUs
+    takes such demands in place of telemetry, and its ticks publish the budgets of its children.
+
     A graph of tasks has a simple schedule at once, and the solved one with the first record that is `plan_ms` younger, or, where
     no record comes any more, by a tick. With `ahead`, which computes it meanwhile, that record waits if it is late (`NotYet`);
     without, it is computed with that record. Both give the same schedules.
     """
 
     name = "energy"
-    inputs = (GPU_TELEMETRY, POWER_TOPOLOGY, POWER_BUDGET, ENERGY_ACK, TASK_GRAPH)
-    outputs = (ENERGY_PLAN, TASK_SCHEDULE)
+    inputs = (GPU_TELEMETRY, POWER_TOPOLOGY, POWER_BUDGET, POWER_DEMAND, ENERGY_ACK, TASK_GRAPH)
+    outputs = (ENERGY_PLAN, TASK_SCHEDULE, POWER_DEMAND, POWER_BUDGET)
     state = EnergyState
     tick_s: float | None = TICK_S
 
@@ -118,7 +134,8 @@ class EnergyProcessor(Processor[EnergyState]):
             return Result()
         memory = Memory(state)
         events = self.scheduler.due(partial(Stamp.of_tick, tick), tick.now_ns, memory)
-        if tick.now_ns - state.watermark_ns > self.options.lost_s * 1e9 and not state.released and state.published_ns:
+        lost = tick.now_ns - state.watermark_ns > self.options.lost_s * 1e9
+        if lost and not state.released and state.published_ns and state.children is None:
             events.append(self._released(tick, state, memory, len(events)))
         return Result(events, (), memory.state()) if events else Result()
 
@@ -132,11 +149,13 @@ class EnergyProcessor(Processor[EnergyState]):
         memory.edit("target_mhz")[:] = -1
         return Event(ENERGY_PLAN, tick.key, plan_id, plan, None)
 
-    def _take(self, record: Record, memory: Memory | None) -> tuple[Memory, list[Event]]:
+    def _take(self, record: Record, memory: Memory | None) -> tuple[Memory | None, list[Event]]:
         """The memory after a record, and its events."""
         frame = record.frame
         if isinstance(frame, PowerTopology):
             return _adopted(frame, memory), []
+        if memory is None and isinstance(frame, PowerDemand):
+            return None, []  # the next one comes soon, and meanwhile the child goes on as it is
         if memory is None:
             raise Transient(f"domain {record.key!r} has no topology yet: publish it to {POWER_TOPOLOGY.name}")
         if isinstance(frame, PowerBudget):
@@ -144,11 +163,32 @@ class EnergyProcessor(Processor[EnergyState]):
             hold(memory, frame)
             falls = self._lowest_w(memory) < before and memory.now.published_ns > 0
             return memory, self._publish(record, memory, at_once=True) if falls else []
+        if isinstance(frame, PowerDemand):
+            return memory, self._hear(record, frame, memory)
         if isinstance(frame, TaskGraph):
             return memory, self.scheduler.take(Stamp.of(record, 0), frame, memory)
         if isinstance(frame, EnergyAck):
             acknowledge(memory, frame)
         return memory, []
+
+    def _hear(self, record: Record, demand: PowerDemand, memory: Memory) -> list[Event]:
+        """Take a child's demand in; one that moves the domain's time past the next multiple of `plan_s` closes a tick."""
+        now = memory.now
+        if now.children is None:
+            raise ProblemError(must_be("domain", "one with children", demand.domain))
+        children = heard(now.children, now.topology, demand, event_ns(record))
+        memory.set(children=children, watermark_ns=max(now.watermark_ns, watermark_ns(children)))
+        return self._close_tick(record, memory)
+
+    def _close_tick(self, record: Record, memory: Memory) -> list[Event]:
+        """A plan if the domain's time has passed the next multiple of `plan_s`."""
+        period_ns, planned_ns = int(self.options.plan_s * 1e9), memory.now.planned_ns
+        boundary_ns = memory.now.watermark_ns // period_ns * period_ns
+        if boundary_ns <= planned_ns:
+            return []
+        memory.set(planned_ns=boundary_ns)
+        # At the first tick nodes and children that have not been heard yet are not lost.
+        return self._publish(record, memory, at_once=False) if planned_ns > 0 else []
 
     def _lowest_w(self, memory: Memory) -> float:
         """The lowest budget of the domain that a plan made now must keep."""
@@ -165,13 +205,8 @@ class EnergyProcessor(Processor[EnergyState]):
         memory.set(released=memory.now.released and len(samples.faults) == len(records))
         period_ns, taken = int(self.options.plan_s * 1e9), 0
         while taken < len(records):
-            planned_ns = memory.now.planned_ns
-            taken = fold(memory, samples, taken, (planned_ns // period_ns + 1) * period_ns)
-            boundary_ns = memory.now.watermark_ns // period_ns * period_ns
-            if boundary_ns > planned_ns:
-                memory.set(planned_ns=boundary_ns)
-                if planned_ns > 0:  # else nodes that have not been heard yet are not lost
-                    events += self._publish(records[taken - 1], memory, at_once=False)
+            taken = fold(memory, samples, taken, (memory.now.planned_ns // period_ns + 1) * period_ns)
+            events += self._close_tick(records[taken - 1], memory)
         return events
 
     def _publish(self, record: Record, memory: Memory, *, at_once: bool) -> list[Event]:
@@ -179,6 +214,8 @@ class EnergyProcessor(Processor[EnergyState]):
         now, plan_id, at_ns = memory.now, record.event_id(0), memory.now.watermark_ns
 
         def planned() -> list[Event]:
+            if now.children is not None:
+                return parent_events(memory, record, self.options)
             found = timed(None, record.key, None, lambda: partial(choose, memory, self.options, at_ns))
             choice = found.value
             young = at_ns - memory.now.published_ns < self.options.ttl_s * 1e9 / RENEWED
@@ -190,7 +227,10 @@ class EnergyProcessor(Processor[EnergyState]):
             adopt(memory, choice)
             memory.set(in_force=now.in_force.proposed(version, at_ns).acknowledged(), reset=False, acks=())
             memory.set(published=(*now.published, Published(plan_id=plan_id, ts_ns=at_ns))[-MAX_PUBLISHED:])
-            return [Event(ENERGY_PLAN, record.key, plan_id, plan, record, found.seconds)]
+            events = [Event(ENERGY_PLAN, record.key, plan_id, plan, record, found.seconds)]
+            if now.topology.parent:
+                events.append(Event(POWER_DEMAND, now.topology.parent, record.event_id(1), demanded(choice), record))
+            return events
 
         def skipped() -> list[Event]:
             frame = failed_frame(memory, self.options, plan_id=plan_id, ts_ns=at_ns)
@@ -205,7 +245,7 @@ def _is_telemetry(record: Record) -> bool:
 
 def _after_own(record: Record, n: int) -> Stamp:
     """The stamp of an event that comes with a record, after the record's own."""
-    return Stamp.of(record, 1 + n)
+    return Stamp.of(record, OWN_EVENTS + n)
 
 
 def _adopted(topology: PowerTopology, memory: Memory | None) -> Memory:

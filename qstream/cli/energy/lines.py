@@ -11,7 +11,7 @@ import numpy as np
 from qstream.cli.output import counted, joined, solver_text
 from schemas.energy import EnergyAck, EnergyPlan
 from schemas.frame import Frame
-from schemas.power import GpuTelemetry, PowerBudget, PowerTopology
+from schemas.power import GpuTelemetry, PowerBudget, PowerDemand, PowerTopology
 from schemas.tasks import EnergySchedule, TaskGraph
 
 
@@ -65,13 +65,22 @@ def _telemetry(frame: GpuTelemetry) -> str:
 
 
 def _topology(frame: PowerTopology) -> str:
-    return joined(
-        frame.domain, counted(len(frame.node), "node"), counted(len(frame.uuid), "GPU"), f"budget {frame.budget_w:.0f} W"
-    )
+    held = [counted(len(frame.child), "child domain")] if frame.child else []
+    held = held or [counted(len(frame.node), "node"), counted(len(frame.uuid), "GPU")]
+    return joined(frame.domain, *held, f"budget {frame.budget_w:.0f} W")
 
 
 def _given(budget: PowerBudget) -> str:
     return joined(budget.domain, f"at most {budget.budget_w:.0f} W", f"by {budget.source}")
+
+
+def _demand(frame: PowerDemand) -> str:
+    return joined(
+        frame.child,
+        f"asks {frame.domain} for {frame.watts[0]:.0f} to {frame.watts[-1]:.0f} W",
+        f"draws {frame.upper_w:.0f} W at most",
+        f"holds {frame.held_w:.0f} W",
+    )
 
 
 def _schedule(plan: EnergySchedule) -> str:
@@ -103,6 +112,7 @@ LINES: Final[Mapping[type[Frame], Callable[[Any], str]]] = {
     GpuTelemetry: _telemetry,
     PowerTopology: _topology,
     PowerBudget: _given,
+    PowerDemand: _demand,
     EnergySchedule: _schedule,
     TaskGraph: _graph,
 }
