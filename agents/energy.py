@@ -52,5 +52,5 @@ AGENT = Agent(
     lines="qstream.cli.energy.lines:line",
     observe="qstream.energy.metrics:observe",
     scenes={"energy": "qstream.demo.energy.scene:EnergyScene"},
-    settings={"port": 6071, "max_keys": 1000},  # domains
+    settings={"port": 6071, "max_keys": 1000, "batch_window_ms": 50.0},  # domains; nodes send one after the other
 )
