@@ -24,6 +24,7 @@ PAGES = ROOT / "docs/pages"
 WRITTEN = [
     ROOT / "README.md",
     ROOT / "qstream/routing/README.md",
+    ROOT / "qstream/node/README.md",
     *sorted(page for page in PAGES.rglob("*.md") if page.parent.name != "reference"),
 ]
 NEEDS_A_SERVER = ("localhost:9092", "EPLB_POLICIES")

@@ -44,6 +44,9 @@ def telemetry(
     node: Annotated[str | None, typer.Option(help="Name of the node; else the machine's.")] = None,
     source: Annotated[str, typer.Option(metavar="SOURCE", help=f"{SOURCES}.")] = "nvml",
     interval: Annotated[str, typer.Option(metavar="TIME", help="Between two readings, as 500ms or 1s.")] = "1s",
+    progress: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where jobs write the work done, in a file named by each GPU's uuid.")
+    ] = None,
     count: Annotated[int | None, typer.Option(min=1, help="End after this many records.")] = None,
     bootstrap_servers: BootstrapServers = None,
 ) -> None:
@@ -52,20 +55,23 @@ def telemetry(
     Each reading is one record of qstream.gpu.telemetry.v1. GPUs that report no power are left out. A source that does not
     answer and a broker that is away are said once, and counted; the command goes on.
 
-    `fake` are modelled GPUs; with a FILE they have the limits that `actuate --device fake:FILE` has set.
+    `fake` are modelled GPUs; with a FILE they have the limits that `actuate --device fake:FILE` has set. A file of --progress
+    has COUNT [JOB [WORKLOAD]]: tokens or steps so far, the job's name, and prefill, decode, train or other.
 
     \b
     Example:
       qstream energy telemetry --domain row-1 -b localhost:9092
       qstream energy telemetry --domain row-1 --source dcgm:http://localhost:9400/metrics --interval 5s
     """
-    from qstream.node.telemetry import run_telemetry, within  # noqa: PLC0415 - numpy and Kafka, which help does not need
+    from qstream.node.progress import with_progress  # noqa: PLC0415 - numpy and Kafka, which help does not need
+    from qstream.node.telemetry import run_telemetry, within  # noqa: PLC0415
     from qstream.node.trouble import Troubles  # noqa: PLC0415
     from qstream.stream.client import Publisher  # noqa: PLC0415
 
     interval_s = seconds(interval, "--interval")
     stop, troubles = stop_signal(), Troubles(_say)
-    read = within(_source(source, domain, node, troubles), SOURCE_S)
+    read = _source(source, domain, node, troubles)
+    read = within(read if progress is None else with_progress(read, progress, troubles), SOURCE_S)
     settings = client_settings(bootstrap_servers)
     named = node or socket.gethostname()
     _say(f"publishing readings of {named} ({source}) every {interval} to {settings.bootstrap_servers}, Ctrl-C to end")
@@ -81,7 +87,9 @@ def actuate(
     node: Annotated[str | None, typer.Option(help="Name of the node; else the machine's.")] = None,
     device: Annotated[str, typer.Option(metavar="DEVICE", help=f"{DEVICES}.")] = "nvml",
     apply: Annotated[bool, typer.Option("--apply", help="Set what plans say; else it is only printed.")] = False,
-    allow: Annotated[list[str] | None, typer.Option(metavar="UUID", help="A GPU that may be set; may be repeated.")] = None,
+    allow: Annotated[
+        list[str] | None, typer.Option(metavar="UUID", help="A GPU that may be set, or @FILE with one a line; may be repeated.")
+    ] = None,
     state: Annotated[Path | None, typer.Option(metavar="FILE", help=f"What was set; else in {STATE}.")] = None,
     verify: Annotated[str, typer.Option(metavar="TIME", help="How often what was set is read back, as 30s.")] = "30s",
     bootstrap_servers: BootstrapServers = None,
@@ -104,8 +112,8 @@ def actuate(
     if apply and not allow:
         raise ConfigError(must_be("--allow", "given with --apply, once for each GPU that may be set", None))
     stop, verify_s = stop_signal(), seconds(verify, "--verify")
-    named, settings = node or socket.gethostname(), client_settings(bootstrap_servers)
-    found = _device(device, named, allow or [])
+    named, settings, allowed = node or socket.gethostname(), client_settings(bootstrap_servers), allowed_uuids(allow or [])
+    found = _device(device, named, allowed)
     path = state or STATE / f"{quote(domain, safe='')}.{quote(named, safe='')}.json"
     with sole_owner(path) if apply else nullcontext():
         actuator = Actuator(
@@ -113,7 +121,7 @@ def actuate(
             domain=domain,
             node=named,
             mode="apply" if apply else "dry_run",
-            allow=allow or found.uuids,  # without --apply it is only said what could be set
+            allow=allowed if apply or allow else found.uuids,  # without --apply it is only said what could be set
             state_path=path,
             verify_s=verify_s,
         )
@@ -147,6 +155,22 @@ def _take_plans(actuator: Actuator, settings: Settings, stop: Event, as_json: bo
             typer.echo(printable(text))
 
     run_actuator(actuator, plans, publisher, Troubles(_say), stop=stop, show=show)
+
+
+def allowed_uuids(given: list[str]) -> list[str]:
+    """The uuids of --allow, those of files included."""
+    found = []
+    for text in given:
+        if not text.startswith("@"):
+            found.append(text)
+            continue
+        try:
+            lines = Path(text[1:]).read_text(encoding="utf-8").splitlines()
+        except (OSError, ValueError) as exc:
+            reason = exc.strerror if isinstance(exc, OSError) else "not UTF-8"
+            raise ConfigError(must_be("--allow", f"a uuid, or @ and the path of a file of them ({reason})", text)) from exc
+        found += [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    return found
 
 
 def _targets(plan: EnergyPlan, ack: EnergyAck) -> list[str]:

@@ -112,6 +112,27 @@ def test_rule_4_what_is_no_measurement_is_dropped_and_makes_a_gpu_stale(nodes, w
     assert reason_of(plan, nodes[0].uuids[1]) != TargetReason.HELD
 
 
+def test_rule_4_a_storm_of_damaged_readings_gives_no_unsafe_target(nodes):
+    rng, known = np.random.default_rng(5), np.array([-1, 0, 1e-9, 259, 701, 7e3, 7e5, 3.7e12, 1e30], np.float32)
+    blank = np.array([0, 5, 2**63, 2**64 - 1, 0xE8], np.uint64)
+
+    def damaged(frame):
+        value = np.where(rng.random(frame.value.shape) < 0.3, rng.choice(known, frame.value.shape), frame.value)
+        count = np.where(rng.random(frame.count.shape) < 0.1, rng.choice(blank, frame.count.shape), frame.count)
+        return frame.model_copy(update={"value": value.astype(np.float32), "count": count})
+
+    changed(nodes[0], damaged)
+    opt_in = np.array([1, 1, 1, 0] * 2, np.uint8)
+    loop = Loop(nodes, topology_of(nodes, 3600, opt_in=opt_in), plan_s=2.0, ttl_s=6.0)
+    plans = loop.run(150)
+    assert len(plans) > 20
+    for plan in plans:
+        assert not {node.uuids[3] for node in nodes} & {*plan.uuid}
+        watts, clocks = plan.power_limit_w, plan.sm_clock_mhz
+        assert ((watts == -1) | ((watts >= 200) & (watts <= 700))).all()
+        assert ((clocks == -1) | ((clocks >= 345) & (clocks <= 1980))).all()
+
+
 def test_rule_5_a_counter_that_falls_ends_a_measurement_and_gives_no_negative_joules(nodes):
     loop = Loop(nodes, topology_of(nodes, 5600))
     for _ in range(4):

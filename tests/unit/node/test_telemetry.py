@@ -11,6 +11,7 @@ from qstream.errors import DeliveryFailed
 from qstream.node import FakeNvml
 from qstream.node.fake_file import FiledNvml
 from qstream.node.fake_source import fake_source, give_work
+from qstream.node.progress import with_progress
 from qstream.node.telemetry import SourceFault, publish_readings, run_telemetry, with_power, within
 from qstream.node.trouble import Troubles
 from schemas.power import GpuTelemetry
@@ -150,3 +151,28 @@ def test_fake_gpus_in_a_file_are_the_same_for_all_who_open_it(tmp_path):
     assert frame.value[frame.metric.index("power_w"), 7] < 310
     one.set_sm_clock_cap_mhz(one.uuids[0], None)
     assert FiledNvml(path).sm_clock_cap_mhz(one.uuids[0]) is None
+
+
+def test_jobs_say_their_progress_in_files_and_what_is_none_is_left_out(tmp_path, said, troubles):
+    gpus = FakeNvml(5)
+    for uuid, text in zip(gpus.uuids, ("17 chat decode", "18 chat", "9" * 30, "-3", "4 a b c"), strict=True):
+        (tmp_path / uuid).write_text(text)
+    source = with_progress(fake_source(gpus, "d"), tmp_path, troubles)
+    frame = source(S)[0]
+    none = 2**64 - 1
+    assert frame.counter == ("energy_mj", "clock_event_reasons", "progress")
+    assert frame.count[2].tolist() == [17, 18, none, none, none]
+    assert (frame.job, frame.workload) == (("chat", "chat", "", "", ""), ("decode", "", "", "", ""))
+    assert GpuTelemetry.decode(frame.encode()) == frame
+    assert (troubles.counts["progress"], len(said)) == (3, 1)
+    (tmp_path / gpus.uuids[0]).write_bytes(b"\xff\xfe")
+    assert source(2 * S)[0].count[2, 0] == none
+
+
+def test_without_any_file_readings_stay_as_they_are(tmp_path, troubles):
+    source = fake_source(FakeNvml(2), "d")
+    assert with_progress(lambda _: source(S), tmp_path, troubles)(S)[0].counter == (
+        "energy_mj",
+        "clock_event_reasons",
+        "progress",
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from typer.testing import CliRunner
 
+from qstream.cli.energy.node import allowed_uuids
 from qstream.cli.main import app
 
 
@@ -38,3 +39,11 @@ def test_an_actuator_that_may_set_needs_a_state_file_that_can_be_written(tmp_pat
     state = ("--state", str(tmp_path / "file" / "state.json"))
     error = error_of("actuate", "--domain", "d", "--device", "fake", "--apply", "--allow", "GPU-n-0", *state)
     assert "--state must be a file in a folder that can be written" in error
+
+
+def test_uuids_may_be_in_a_file_and_a_missing_one_is_named(tmp_path):
+    path = tmp_path / "allowed"
+    path.write_text("# of row 1\nGPU-a\n\n GPU-b \n")
+    assert allowed_uuids(["GPU-c", f"@{path}"]) == ["GPU-c", "GPU-a", "GPU-b"]
+    error = error_of("actuate", "--domain", "d", "--device", "fake", "--apply", "--allow", f"@{tmp_path}/none")
+    assert "--allow must be a uuid, or @ and the path of a file of them (No such file or directory)" in error
