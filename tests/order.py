@@ -18,6 +18,7 @@ NEED_KERNELS = (
     "tests/unit/energy",
     "tests/unit/compression",
     "tests/unit/cli/routing",
+    "tests/unit/cli/compression",
     "tests/unit/agents",
     "tests/unit/demo",
     "tests/unit/testing",

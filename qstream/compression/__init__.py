@@ -7,12 +7,17 @@ from typing import TYPE_CHECKING
 from schemas.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from qstream.compression.archive import compress_tensors as compress_tensors
+    from qstream.compression.archive import restore_tensors as restore_tensors
     from qstream.compression.basis import Basis as Basis
     from qstream.compression.basis import learn_basis as learn_basis
     from qstream.compression.decode import Restored as Restored
     from qstream.compression.decode import restore as restore
     from qstream.compression.encode import Compressed as Compressed
     from qstream.compression.encode import compress as compress
+    from qstream.compression.files import FileReport as FileReport
+    from qstream.compression.files import compress_file as compress_file
+    from qstream.compression.files import restore_file as restore_file
     from qstream.compression.options import CompressionOptions as CompressionOptions
     from qstream.compression.options import RestoreOptions as RestoreOptions
     from qstream.errors import BlockError as BlockError
@@ -22,16 +27,26 @@ __all__ = [
     "BlockError",
     "Compressed",
     "CompressionOptions",
+    "FileReport",
     "RestoreOptions",
     "Restored",
     "compress",
+    "compress_file",
+    "compress_tensors",
     "learn_basis",
     "restore",
+    "restore_file",
+    "restore_tensors",
 ]
 
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
+        "FileReport": ".files",
+        "compress_file": ".files",
+        "restore_file": ".files",
+        "compress_tensors": ".archive",
+        "restore_tensors": ".archive",
         "Basis": ".basis",
         "BlockError": "qstream.errors",
         "Compressed": ".encode",

@@ -8,6 +8,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from qstream.arguments import read_only
 from qstream.compression.parts import entropy_of
 from qstream.kernels import compiled
 
@@ -30,7 +31,7 @@ class Scales:
     def context(self) -> Bytes:
         """The class of each value: uint8 [rows * columns]."""
         out = np.empty(len(self.row) * len(self.column), np.uint8)
-        _context(self.row, self.column, out)
+        _context(read_only(self.row), read_only(self.column), out)
         return out
 
 
@@ -46,7 +47,7 @@ def scales(x: NDArray[Any], step: float | NDArray[Any]) -> Scales:
 def gain(symbols: Bytes, context: Bytes) -> float:
     """Bits that tables by class save, less what the tables cost."""
     counts = np.zeros((COUNT, 256), np.int64)
-    _count(symbols, context, counts)
+    _count(read_only(symbols), read_only(context), counts)
     apart = sum(entropy_of(row) * row.sum() + _TABLE_BITS for row in counts if row.any())
     total = counts.sum(axis=0)
     return float(entropy_of(total) * total.sum() + _TABLE_BITS - apart)

@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from qstream.arguments import read_only
 from qstream.compression import split
 from qstream.compression.dtypes import DTYPES
 from qstream.compression.header import DeltaExponent, SplitFloat, Xor
@@ -50,7 +51,7 @@ def decode(parts: Parts, op: DeltaExponent | Xor, planes: SplitFloat | None, bas
 def _by_exponent(new: NDArray[np.uint16], base: NDArray[np.uint16]) -> Piece:
     many = int(np.count_nonzero(new != base))
     gaps, steps, group = np.empty(many, np.int64), np.empty(many, np.int64), np.empty(many, np.uint8)
-    _scan(base, new, gaps, steps, group)
+    _scan(read_only(base), read_only(new), gaps, steps, group)
     changed = np.bincount(group, minlength=256)
     more = np.bincount(group, np.abs(steps) - 1, 256)
     gap_rice = _parameter(np.bincount(group, gaps, 256), changed, 31)
@@ -64,7 +65,7 @@ def _by_exponent(new: NDArray[np.uint16], base: NDArray[np.uint16]) -> Piece:
 def _from_exponents(parts: Parts, base: NDArray[np.uint16]) -> NDArray[np.uint16]:
     data = parts.get("bits", parts.size("bits"))
     out = base.copy()
-    if not _apply(np.concatenate([data, np.zeros(16, np.uint8)]), 8 * len(data), out):
+    if not _apply(read_only(np.concatenate([data, np.zeros(16, np.uint8)])), 8 * len(data), out):
         raise BlockError("bad_frame", must_be("part 'bits'", f"steps on {len(base)} values", Shown("others")))
     return out
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from qstream.arguments import read_only
 from qstream.compression.dtypes import DTYPES, from_floats
 from qstream.kernels import compiled
 
@@ -64,7 +65,7 @@ def quantise(x: Floats, dtype: str, step: float, eps: float, low_bits: int) -> M
     """
     high, low = np.empty(len(x), np.uint8), np.empty(len(x) if low_bits else 0, np.uint8)
     bad, restored = np.empty(len(x), np.uint8), np.empty_like(x)
-    _quantise(x, x.dtype.type(step), x.dtype.type(1 / step), eps, low_bits, high, low, restored, bad)
+    _quantise(read_only(x), x.dtype.type(step), x.dtype.type(1 / step), eps, low_bits, high, low, restored, bad)
     if DTYPES[dtype].itemsize == 2:
         restored, before = _rounded(restored, dtype), bad
         bad = before | _too_far(x, restored, eps)
@@ -76,9 +77,9 @@ def restored(high: Bytes, low: Bytes | None, step: float, low_bits: int, dtype: 
     nothing = np.empty(0, np.uint8)
     if low is None and len(high) > 1024:
         table = (np.arange(256) - 128).astype(out.dtype) * out.dtype.type(step)
-        _look_up(high, table, out)
+        _look_up(read_only(high), read_only(table), out)
     else:
-        _restore(high, nothing if low is None else low, out.dtype.type(step), low_bits, out)
+        _restore(read_only(high), read_only(nothing if low is None else low), out.dtype.type(step), low_bits, out)
     if DTYPES[dtype].itemsize == 2:
         out[:] = _rounded(out, dtype)
 
@@ -94,13 +95,13 @@ def _rounded(values: Floats, dtype: str) -> Floats:
     if dtype != "bfloat16":
         return from_floats(values, dtype).astype(np.float32)
     out = np.empty_like(values)
-    _to_bfloat16(values.view(np.uint32), out.view(np.uint32))
+    _to_bfloat16(read_only(values.view(np.uint32)), out.view(np.uint32))
     return out
 
 
 def _too_far(x: Floats, y: Floats, eps: float) -> Bytes:
     far = np.empty(len(x), np.uint8)
-    _compare(x, y, eps, far)
+    _compare(read_only(x), read_only(y), eps, far)
     return far
 
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from qstream.arguments import read_only
 from qstream.kernels import compiled
 
 Bytes = NDArray[np.uint8]
@@ -36,13 +37,13 @@ def encode(symbols: Bytes, context: Bytes | None = None, contexts: int = 1) -> b
     """
     if len(symbols) == 0:
         return b""
-    context = _ONE if context is None else context
+    symbols, context = read_only(symbols), read_only(_ONE if context is None else context)
     counts = np.zeros((contexts, 256), np.int64)
     _count(symbols, context, counts)
     codes = _codes(counts)
     frequency, start = _tables(codes)
     words = np.empty(len(symbols) + 1, np.uint16)
-    *states, used = _encode(symbols, context, frequency, start, words)
+    *states, used = _encode(symbols, context, read_only(frequency), read_only(start), words)
     return b"".join(
         [bytes([contexts]), _pack_tables(codes), np.array(states, "<u4").tobytes(), words[:used][::-1].astype("<u2").tobytes()]
     )
@@ -62,11 +63,13 @@ def decode(data: Bytes, size: int, context: Bytes | None = None) -> Bytes | None
         return None
     frequency, start = _tables(codes)
     states = rest[: 4 * LANES].copy().view("<u4").astype(np.int64)
-    words = rest[4 * LANES :].copy().view("<u2")
+    words = read_only(rest[4 * LANES :].copy().view("<u2"))
     slots = np.empty((contexts, TOTAL), np.uint8)
     out = np.empty(size, np.uint8)
+    frequency, start = read_only(frequency), read_only(start)
     _fill_slots(frequency, slots)
-    whole = _decode(words, states, _ONE if context is None else context, frequency, start, slots, out)
+    used_context = read_only(_ONE if context is None else context)
+    whole = _decode(words, read_only(states), used_context, frequency, start, read_only(slots), out)
     return out if whole else None
 
 

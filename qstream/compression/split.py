@@ -7,6 +7,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from qstream.arguments import read_only
 from qstream.compression.dtypes import DTYPES, SPLIT
 from qstream.compression.header import Raw, SplitFloat
 from qstream.compression.parts import Level, Parts, Piece, code, stored
@@ -23,7 +24,7 @@ def planes(raw: Bytes, width: int, *, rotate: bool) -> Bytes:
     upper eight bits of it.
     """
     word = _WORD[width]
-    values = raw.view(word)
+    values = read_only(raw.view(word))
     out = np.empty((width, len(values)), np.uint8)
     turn, top = (word(1), word(8 * width - 1)) if rotate else (word(0), word(0))
     for k in range(0, width, 2):
@@ -37,7 +38,7 @@ def joined(found: list[Bytes], *, rotate: bool) -> Bytes:
     word = _WORD[width]
     out = np.zeros(len(found[0]), word)
     for k, plane in enumerate(found):
-        _join(plane, out, word(8 * (width - 1 - k)))
+        _join(read_only(plane), out, word(8 * (width - 1 - k)))
     if rotate:
         _turn_back(out, word(8 * width - 1))
     return out.view(np.uint8)

@@ -1,0 +1,22 @@
+"""`qstream compression`: files of tensors packed small, given back, and explained, without a server."""
+
+from __future__ import annotations
+
+from qstream.cli.compression.inspect import inspect
+from qstream.cli.compression.pack import pack
+from qstream.cli.compression.unpack import unpack
+from qstream.cli.options import new_app
+
+app = new_app(
+    """Pack files of tensors small, and give them back as promised.
+
+    \b
+    Example:
+      qstream compression pack model.safetensors
+      qstream compression inspect model.safetensors.qsz
+      qstream compression unpack model.safetensors.qsz --out model.safetensors
+    """
+)
+app.command()(pack)
+app.command()(unpack)
+app.command()(inspect)

@@ -1,0 +1,110 @@
+"""`qstream compression pack`: a file of tensors in, a smaller archive out, and a row for each tensor."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from qstream.cli.compression.rows import print_rows, rows_of
+from qstream.cli.options import AsJson
+from qstream.cli.output import print_json, print_table
+from qstream.errors import ConfigError
+from schemas.wording import must_be
+
+BOUND: Final = re.compile(r"^\s*([0-9.]+(?:[eE][-+]?\d+)?)\s*(rms|abs|range|point|l2)\s*$")
+
+
+def pack(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A safetensors, npy or npz file.")],
+    *,
+    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="The archive; else FILE.qsz.")] = None,
+    mode: Annotated[str, typer.Option(help="lossless, delta, bounded, rate, gradient or int8.")] = "lossless",
+    bound: Annotated[
+        str | None, typer.Option(metavar="BOUND", help="Of bounded: 0.05rms, 1e-3abs, 1e-3range, 0.01point or 0.03l2.")
+    ] = None,
+    bits: Annotated[float | None, typer.Option(help="Of rate and gradient: bits a value.")] = None,
+    base: Annotated[Path | None, typer.Option(metavar="FILE", help="Of delta: the file that the reader holds.")] = None,
+    level: Annotated[str, typer.Option(help="fast, balanced or small.")] = "balanced",
+    transform: Annotated[str, typer.Option(help="auto, none, klt or fourier.")] = "auto",
+    side_file: Annotated[Path | None, typer.Option(metavar="FILE", help="Where each tensor's chain goes, as JSON.")] = None,
+    compare: Annotated[bool, typer.Option("--compare", help="Also show int8, Q8_0, Q4_0, NF4 and zstd.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Pack the tensors of a file.
+
+    In modes lossless and delta, unpack gives the same file back, byte for byte. In the others, small vectors and whole numbers
+    stay exact.
+
+    \b
+    Example:
+      qstream compression pack model.safetensors
+      qstream compression pack model.safetensors --mode bounded --bound 0.05rms --compare
+      qstream compression pack new.safetensors --mode delta --base old.safetensors
+    """
+    from qstream.compression import CompressionOptions, compress_file  # noqa: PLC0415 - numpy and kernels, not for help
+    from qstream.compression.warm import warm  # noqa: PLC0415
+
+    given: dict[str, object] = {"mode": mode, "level": level, "transform": transform}
+    if bits is not None:
+        given["target_bits"] = bits
+    if bound is not None:
+        given["bound"], given["bound_kind"] = bound_of(bound)
+    if (mode == "delta") != (base is not None):
+        raise ConfigError(must_be("--base", "given with --mode delta, and only then", None if base is None else str(base)))
+    options = CompressionOptions().changed(given)
+    warm()
+    report = compress_file(file, options, out=out, base=base, clock=time.perf_counter)
+    if side_file is not None:
+        chains = [{"name": each.header.name, "ops": [op.model_dump() for op in each.header.ops]} for each in report.tensors]
+        side_file.write_text(json.dumps(chains, indent=1) + "\n")
+    peers = _compared(file) if compare else {}
+    if as_json:
+        print_json({**rows_of(report), **({"compared": peers} if compare else {})})
+        return
+    print_rows(report)
+    if compare:
+        print_table(("tensor", "format", "bits", "rel L2"), _peer_rows(peers))
+    typer.echo(f"written: {report.path}")
+
+
+def bound_of(text: str) -> tuple[float, str]:
+    """A bound such as 0.05rms as number and kind; `ConfigError` if it is none."""
+    found = BOUND.match(text)
+    try:
+        return (float(found[1]), found[2]) if found else _no_bound(text)
+    except ValueError:
+        return _no_bound(text)
+
+
+def _no_bound(text: str) -> tuple[float, str]:
+    raise ConfigError(must_be("--bound", "a number and one of rms, abs, range, point and l2, such as 0.05rms", text))
+
+
+def _compared(file: Path) -> dict[str, Any]:
+    from qstream.compression.formats.read import read_layout  # noqa: PLC0415
+    from qstream.compression.peers import compared  # noqa: PLC0415
+
+    layout = read_layout(file, stored=True)
+    return {
+        span.name: {name: peer._asdict() for name, peer in compared(layout.array(span)).items()}
+        for span in layout.spans
+        if span.nbytes
+    }
+
+
+def _peer_rows(peers: dict[str, Any]) -> list[tuple[str, ...]]:
+    return [
+        (
+            name if first == 0 else "",
+            peer,
+            f"{figures['bits']:.2f}",
+            f"{figures['rel_l2']:.4f}" if figures["rel_l2"] else "identical",
+        )
+        for name, found in peers.items()
+        for first, (peer, figures) in enumerate(found.items())
+    ]

@@ -1,0 +1,82 @@
+"""Rows: a packed or unpacked file as a table with a line for each tensor, and as JSON."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from qstream.cli.output import counted, print_table
+
+if TYPE_CHECKING:
+    from qstream.compression.files import FileReport, Packed
+
+COLUMNS = ("tensor", "dtype", "shape", "mode", "bits", "ratio", "rel L2", "error/bound", "MB/s", "note")
+
+
+def rows_of(report: FileReport) -> dict[str, Any]:
+    """The report for machines."""
+    return {
+        "path": str(report.path),
+        "file_bytes": report.file_bytes,
+        "archive_bytes": report.archive_bytes,
+        "ratio": report.file_bytes / report.archive_bytes,
+        "identical": report.verified,
+        "tensors": [_row(each) for each in report.tensors],
+    }
+
+
+def print_rows(report: FileReport) -> None:
+    """The table and its total."""
+    print_table(COLUMNS, [_texts(_row(each)) for each in report.tensors])
+    seconds = sum(each.seconds for each in report.tensors)
+    speed = f", {report.file_bytes / seconds / 1e6:.0f} MB/s" if seconds else ""
+    typer.echo(
+        f"{counted(len(report.tensors), 'tensor')}: file {report.file_bytes:,} bytes, archive {report.archive_bytes:,},"
+        f" ratio {report.file_bytes / report.archive_bytes:.3f}{speed}"
+    )
+
+
+def _row(each: Packed) -> dict[str, Any]:
+    header, quality = each.header, each.header.quality
+    values = 1
+    for n in header.shape:
+        values *= n
+    bound = quality.bound if header.promise == "bound" and not _relative(header) else None
+    worst = quality.max_abs_error / bound if bound else None
+    if header.promise == "l2" and quality.bound:
+        worst = quality.rel_l2 / quality.bound
+    return {
+        "name": header.name,
+        "dtype": header.dtype,
+        "shape": list(header.shape),
+        "mode": header.mode,
+        "promise": header.promise,
+        "bits": 8 * each.payload_bytes / values if values else 0.0,
+        "ratio": each.nbytes / each.payload_bytes if each.payload_bytes else 1.0,
+        "rel_l2": quality.rel_l2,
+        "error_over_bound": worst,
+        "escapes": quality.escapes,
+        "mb_s": each.nbytes / each.seconds / 1e6 if each.seconds else None,
+        "fallback_reason": header.fallback_reason,
+    }
+
+
+def _relative(header: Any) -> bool:
+    """The bound is a part of each value, so that one error says nothing of it."""
+    return any(op.op == "quantise_point" for op in header.ops)
+
+
+def _texts(row: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        row["name"],
+        row["dtype"],
+        "x".join(map(str, row["shape"])) or "scalar",
+        row["mode"],
+        f"{row['bits']:.3f}",
+        f"{row['ratio']:.2f}",
+        "identical" if row["promise"] == "exact" else f"{row['rel_l2']:.4f}",
+        "" if row["error_over_bound"] is None else f"{row['error_over_bound']:.3f}",
+        "" if row["mb_s"] is None else f"{row['mb_s']:.0f}",
+        row["fallback_reason"] or "",
+    )

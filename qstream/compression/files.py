@@ -1,0 +1,202 @@
+"""Files: a file of tensors packed into an archive, and given back, byte for byte where every tensor is exact."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from qstream.compression.archive import coded_one, one_of
+from qstream.compression.dtypes import canonical
+from qstream.compression.encode import coded
+from qstream.compression.formats.layout import Format, Layout
+from qstream.compression.formats.numpy_files import npz_of
+from qstream.compression.formats.read import mapped, read_layout
+from qstream.compression.header import Contents, Header, read, write
+from qstream.compression.options import CompressionOptions, RestoreOptions
+from qstream.errors import BlockError
+from schemas.wording import Shown, must_be
+
+REST: Final = "qstream.rest"  # the name under which all bytes of the file are kept that are of no tensor
+SUFFIX: Final = ".qsz"
+
+
+class FileRecord(BaseModel):
+    """What an archive says about the file that it was made of: `spans` are start and size of each tensor among its bytes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    format: Format
+    nbytes: int = Field(ge=0)
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    spans: tuple[tuple[int, int], ...]
+    members: tuple[tuple[str, int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """One tensor that was packed or unpacked."""
+
+    header: Header
+    nbytes: int
+    payload_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class FileReport:
+    """A file that was packed or unpacked: where the result is, its tensors, sizes of the file and of the archive.
+
+    `verified`: the bytes of the file have the sha256 of the one that was packed.
+    """
+
+    path: Path
+    tensors: tuple[Packed, ...]
+    file_bytes: int
+    archive_bytes: int
+    verified: bool = False
+
+
+def compress_file(
+    path: str | os.PathLike[str],
+    options: CompressionOptions | None = None,
+    *,
+    out: str | os.PathLike[str] | None = None,
+    base: str | os.PathLike[str] | None = None,
+    step: int = 0,
+    clock: Callable[[], float] | None = None,
+) -> FileReport:
+    """Pack a safetensors, npy or npz file into an archive.
+
+    Parameters
+    ----------
+    out
+        The archive; else the file's name with ``.qsz``.
+    base
+        For mode delta: the file whose tensors the reader holds.
+    clock
+        Seconds, to time each tensor by; none: their times are 0.
+
+    Raises
+    ------
+    BlockError
+        The file is of no known format or damaged.
+    OSError
+        It cannot be read, or the archive cannot be written.
+    """
+    source, chosen, now = Path(path), options or CompressionOptions(), clock or (lambda: 0.0)
+    layout = read_layout(source, stored=chosen.mode not in ("lossless", "delta"))
+    held = None if base is None else _by_name(read_layout(Path(base)))
+    headers, pieces, packed = [], [], []
+    for span in layout.spans:
+        begin = now()
+        given = held.get(span.name) if held else None
+        form = canonical(layout.array(span))
+        header, found = coded_one(span.name, form, None if given is None else canonical(given()), chosen, step)
+        headers.append(header)
+        pieces += [piece.data for piece in found]
+        packed.append(Packed(header, span.nbytes, sum(len(piece.data) for piece in found), now() - begin))
+    header, found = coded(canonical(layout.rest()), CompressionOptions(), name=REST)
+    exact = all(each.promise == "exact" for each in headers)
+    record = FileRecord(
+        format=layout.format,
+        nbytes=len(layout.data),
+        sha256=hashlib.sha256(layout.data.data).hexdigest() if exact else None,
+        spans=tuple((span.start, span.nbytes) for span in layout.spans),
+        members=layout.members if not exact else (),
+    )
+    data = write([*headers, header], [*pieces, *(piece.data for piece in found)], {"file": record.model_dump(mode="json")})
+    target = Path(out) if out is not None else source.with_name(source.name + SUFFIX)
+    _write(target, data)
+    return FileReport(target, tuple(packed), source.stat().st_size, len(data), exact)
+
+
+def restore_file(
+    path: str | os.PathLike[str],
+    options: RestoreOptions | None = None,
+    *,
+    out: str | os.PathLike[str] | None = None,
+    base: str | os.PathLike[str] | None = None,
+    clock: Callable[[], float] | None = None,
+) -> FileReport:
+    """Give back the file that an archive was made of.
+
+    `out` is the file; else the archive's name without ``.qsz``.
+
+    Raises
+    ------
+    BlockError
+        The archive is damaged, was not made of a file, or needs another base.
+    OSError
+        It cannot be read, or the file cannot be written.
+    """
+    source, chosen, now = Path(path), options or RestoreOptions(), clock or (lambda: 0.0)
+    target = Path(out) if out is not None else _without_suffix(source)
+    contents, record = open_archive(source, chosen)
+    if base is not None and Path(base).resolve() == target.resolve():
+        raise BlockError("base_mismatch", must_be("base", "another file than the one that is written", Shown(str(base))))
+    held = None if base is None else _by_name(read_layout(Path(base)))
+    rest = one_of(contents, len(record.spans), chosen, None)
+    whole = np.empty(record.nbytes, np.uint8)
+    end, taken, unpacked = 0, 0, []
+    for n, (start, nbytes) in enumerate(record.spans):
+        header, begin = contents.headers[n], now()
+        given = held.get(header.name) if held else None
+        array = one_of(contents, n, chosen, None if given is None else given())
+        if array.nbytes != nbytes or start < end or start + nbytes > record.nbytes or taken + start - end > len(rest):
+            raise BlockError("bad_frame", must_be(f"bytes of tensor {header.name!r}", f"{nbytes} behind {end}", Shown("others")))
+        whole[end:start] = rest[taken : taken + start - end]
+        whole[start : start + nbytes] = array.reshape(-1).view(np.uint8)
+        taken, end = taken + start - end, start + nbytes
+        unpacked.append(Packed(header, nbytes, len(contents.payload(n)), now() - begin))
+    if record.nbytes - end != len(rest) - taken:
+        raise BlockError("bad_frame", must_be("bytes of no tensor", f"{record.nbytes - end}", len(rest) - taken))
+    whole[end:] = rest[taken:]
+    verified = record.sha256 is not None and chosen.verify
+    if verified and hashlib.sha256(whole.data).hexdigest() != record.sha256:
+        raise BlockError("checksum", must_be("the file", f"of sha256 {record.sha256}", Shown("another")))
+    data = npz_of(whole, record.members) if record.format == "npz" and record.members else whole.data
+    _write(target, data)
+    return FileReport(target, tuple(unpacked), len(data), len(contents.data), verified)
+
+
+def open_archive(path: Path, options: RestoreOptions) -> tuple[Contents, FileRecord]:
+    """The headers of an archive, and what it says about the file that it was made of."""
+    contents = read(mapped(path).data, options.max_tensor_bytes)
+    try:
+        record = FileRecord.model_validate(contents.more.get("file"))
+    except ValidationError as exc:
+        allowed = "made of a file, with a record of it"
+        raise BlockError("bad_frame", must_be(f"archive {path.name}", allowed, Shown("another record"))) from exc
+    names = [header.name for header in contents.headers]
+    if len(names) != len(record.spans) + 1 or names[-1] != REST:
+        raise BlockError("bad_frame", must_be("tensors of the archive", f"{len(record.spans)} and {REST!r}", len(names)))
+    if record.nbytes != sum(size for _, size in record.spans) + contents.headers[-1].shape[0]:
+        raise BlockError("limit", must_be("size of the file", "that of its tensors and the rest", record.nbytes))
+    return contents, record
+
+
+def _by_name(layout: Layout) -> dict[str, Callable[[], NDArray[Any]]]:
+    return {span.name: lambda span=span: layout.array(span) for span in layout.spans}  # type: ignore[misc]
+
+
+def _without_suffix(path: Path) -> Path:
+    if path.suffix != SUFFIX:
+        raise BlockError("bad_frame", must_be("name of the archive", f"one that ends in {SUFFIX}, or out given", path.name))
+    return path.with_suffix("")
+
+
+def _write(path: Path, data: Any) -> None:
+    """The whole file, or none: it is written beside and then renamed."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.write_bytes(data)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Files of tensors: safetensors, npy and npz, as spans of their bytes."""

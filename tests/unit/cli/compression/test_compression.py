@@ -1,0 +1,72 @@
+"""`qstream compression`: files in and out, tables and JSON, and what wrong usage gets."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from qstream.cli.compression.pack import bound_of
+from qstream.cli.main import app
+from qstream.errors import ConfigError
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """Two weights and a bias."""
+    rng, path = np.random.default_rng(1), tmp_path / "model.npz"
+    np.savez(path, w0=rng.standard_normal((64, 128)).astype(np.float32), w1=rng.standard_normal((64, 64)), b=np.ones(64))
+    return path
+
+
+def run(*arguments: object) -> str:
+    done = CliRunner().invoke(app, ["compression", *map(str, arguments)])
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def test_a_file_is_packed_inspected_and_given_back(model: Path, tmp_path: Path) -> None:
+    said = run("pack", model, "--level", "small", "--side-file", tmp_path / "ops.json")
+    assert "identical" in said
+    assert "3 tensors: file" in said
+    assert json.loads((tmp_path / "ops.json").read_text())[0]["ops"][0]["op"] == "split_float"
+    assert "split_float" in run("inspect", f"{model}.qsz")
+    assert "identical to the file that was packed" in run("unpack", f"{model}.qsz", "--out", tmp_path / "back.npz")
+    assert (tmp_path / "back.npz").read_bytes() == model.read_bytes()
+
+
+def test_bounded_packing_is_compared_with_its_peers(model: Path) -> None:
+    found = json.loads(run("pack", model, "--mode", "bounded", "--bound", "0.05rms", "--compare", "--json"))
+    weight = next(row for row in found["tensors"] if row["name"] == "w0")
+    assert weight["error_over_bound"] <= 1
+    assert weight["bits"] < found["compared"]["w0"]["int8 row"]["bits"]
+    assert found["ratio"] == pytest.approx(found["file_bytes"] / found["archive_bytes"])
+    assert json.loads(run("inspect", f"{model}.qsz", "--json"))["file"]["format"] == "npz"
+
+
+def test_a_delta_names_its_base(model: Path, tmp_path: Path) -> None:
+    run("pack", model, "--mode", "delta", "--base", model, "-o", tmp_path / "d.qsz")
+    assert "identical to" in run("unpack", tmp_path / "d.qsz", "--base", model, "-o", tmp_path / "same.npz")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--mode", "delta"], "--base must be given with --mode delta"),
+        (["--bound", "5"], "--bound must be a number and one of rms"),
+        (["--mode", "tiny"], "option mode must be 'lossless'"),
+        (["--mode", "bounded", "--bound", "0abs"], "option bound must be greater than 0"),
+    ],
+)
+def test_wrong_usage_ends_with_two_and_one_line(model: Path, arguments: list[str], said: str) -> None:
+    done = CliRunner().invoke(app, ["compression", "pack", str(model), *arguments])
+    assert (done.exit_code, said in done.output) == (2, True), done.output
+
+
+def test_bounds_are_numbers_with_a_kind() -> None:
+    assert bound_of("1e-3range") == (0.001, "range")
+    with pytest.raises(ConfigError, match="--bound must be"):
+        bound_of("1.2.3rms")
