@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
-import re
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,19 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from qstream.cli.energy.files import read_frame
+from qstream.cli.energy.recordings import Read, Zone, merged, watts
 from qstream.cli.names import parse_options
 from qstream.cli.options import AsJson, OptionChanges
-from qstream.cli.output import counted, print_json, print_table, write_files
-from qstream.errors import ConfigError, ProblemError
+from qstream.cli.output import print_json, print_table, write_files
+from qstream.errors import ConfigError
 from schemas.frame import JSON
 from schemas.power import GpuTelemetry, PowerBudget, PowerTopology
-from schemas.wording import must_be
+from schemas.wording import Shown, must_be
 
 if TYPE_CHECKING:
-    from qstream.cli.energy.compared import Compared, Read
+    from qstream.cli.energy.compared import Compared
 
-WATTS: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(W|kW|MW)?\s*")
-SCALE: Final = {None: 1.0, "W": 1.0, "kW": 1e3, "MW": 1e6}
 FILE_NAMES: Final = {"nvidia-smi": "power-limits.sh", "dps": "dps-gpu-policy.sh", "dynamo": "dynamo-power.yaml"}
 EXPORTS: Final = ", ".join(FILE_NAMES)
 STYLES: Final = ("", "", "green")
@@ -32,13 +29,16 @@ STYLES: Final = ("", "", "green")
 
 def cap(
     recordings: Annotated[
-        list[Path],
-        typer.Argument(metavar="RECORDING...", help="nvidia-smi CSV, DCGM exporter text, or JSON lines; several: nodes."),
-    ],
+        list[Path] | None,
+        typer.Argument(metavar="[RECORDING...]", help="nvidia-smi CSV, DCGM exporter text, or JSON lines of frames."),
+    ] = None,
     *,
-    topology: Annotated[Path, typer.Option(metavar="FILE", help="PowerTopology as JSON: GPUs, limits and budgets.")],
+    example: Annotated[bool, typer.Option("--example", help="Plan for a modelled rack of two nodes with 4 GPUs each.")] = False,
+    topology: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="PowerTopology as JSON: GPUs, limits and budgets.")
+    ] = None,
     budget: Annotated[str | None, typer.Option(metavar="WATTS", help="A further budget of the domain, such as 40kW.")] = None,
-    zone: Annotated[str | None, typer.Option(help="Time zone of nvidia-smi's times, such as UTC.")] = None,
+    zone: Zone = None,
     node: Annotated[str | None, typer.Option(help="The node, where the recording names none.")] = None,
     changes: OptionChanges = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of what is drawn at random.")] = 0,
@@ -55,60 +55,56 @@ def cap(
     """Plan the power limits and clock caps of recorded GPUs.
 
     The plan is compared with default limits and with uniform ones, the same part of its default for each GPU. Only GPUs
-    with opt_in in the topology are given targets. Nothing is set: --export writes what sets it.
+    with opt_in in the topology are given targets. Nothing is set: --export writes what sets it. Exit code 1 if budgets
+    cannot be kept.
 
     \b
     Example:
+      qstream energy cap --example --html report.html
       qstream energy cap gpus.csv --topology rack.json --zone UTC
       qstream energy cap node-0.prom node-1.prom --topology rack.json --budget 40kW --out plan.json --html report.html
       qstream energy cap gpus.csv --topology rack.json --zone UTC --export nvidia-smi
     """
-    from qstream.cli.energy.compared import HEAD, Read, compared  # noqa: PLC0415 - numpy and solvers, which help does not need
+    from qstream.cli.energy.compared import HEAD, compared  # noqa: PLC0415 - numpy and solvers, which help does not need
     from qstream.energy.options import EnergyOptions  # noqa: PLC0415
 
     started = time.perf_counter()
     limit_w = None if budget is None else watts(budget)
     export_to = _exported_to(export_as, export_to)
     options = EnergyOptions().changed(parse_options(changes or []) | {"seed": seed})
-    tree, read = read_frame(PowerTopology, topology, "--topology"), Read()
-    _require_outputs([out, export_to, html], [*recordings, topology])
-    frames = heapq.merge(*(_frames(path, tree.domain, node, zone, read) for path in recordings), key=lambda frame: frame.ts_ns)
+    read, files = Read(), recordings or []
+    _require_outputs([out, export_to, html], [*files, *([] if topology is None else [topology])])
+    tree, frames = _given(files, topology, example, zone, node, read)
     budgets = [] if limit_w is None else [PowerBudget(domain=tree.domain, budget_w=limit_w, source="--budget")]
-    found = compared(", ".join(path.name for path in recordings), tree, frames, budgets, options, read)
-    for name, skipped in read.skipped.items():
-        typer.echo(f"{name}: {counted(skipped, 'damaged row')} left out", err=True)
+    source = ", ".join(path.name for path in files) or "a modelled rack"
+    found = compared(source, tree, frames, budgets, options, read)
+    read.say_skipped()
     written = write_files(_bodies(found, out, export_as, export_to, html))
     if as_json:
         print_json(found.as_data() | {"written": written, "wall_s": round(time.perf_counter() - started, 3)})
-        return
-    print_table(HEAD, found.cells(), styles=STYLES)
-    for line in (*found.facts(), *(f"written: {path}" for path in written)):
-        typer.echo(line)
+    else:
+        print_table(HEAD, found.cells(), styles=STYLES)
+        for line in (*found.facts(), *(f"written: {path}" for path in written)):
+            typer.echo(line)
+    if found.offline.plan.status == "infeasible":
+        raise typer.Exit(1)
 
 
-def watts(text: str) -> float:
-    """Watts of a text such as 2600, 40kW or 1.2 MW; `ConfigError` if it is none."""
-    found = WATTS.fullmatch(text)
-    if found is None:
-        raise ConfigError(must_be("--budget", "watts, such as 2600, 40kW or 1.2MW", text))
-    return float(found[1]) * SCALE[found[2]]
+def _given(
+    files: Sequence[Path], topology: Path | None, example: bool, zone: str | None, node: str | None, read: Read
+) -> tuple[PowerTopology, Iterator[GpuTelemetry]]:
+    """The topology and the frames to plan from."""
+    if example:
+        if files or topology is not None:
+            raise ConfigError(must_be("RECORDING and --topology", "absent with --example", Shown("one of them")))
+        from qstream.cli.energy.example import rack  # noqa: PLC0415
 
-
-def _frames(path: Path, domain: str, node: str | None, zone: str | None, read: Read) -> Iterator[GpuTelemetry]:
-    """The frames of a file, counted; an error names the file."""
-    from qstream.energy.formats.read import stream_recording  # noqa: PLC0415
-
-    try:
-        for frame in stream_recording(path, domain=domain, node=node, zone=zone):
-            if frame is None:
-                read.skipped[path.name] = read.skipped.get(path.name, 0) + 1
-                continue
-            read.frames += 1
-            for names in (frame.job, frame.workload):  # the workload last: it counts where both are known
-                read.role.update((uuid, name) for uuid, name in zip(frame.uuid, names, strict=bool(names)) if name)
-            yield frame
-    except ProblemError as exc:
-        raise ProblemError(f"{path}: {exc}") from exc
+        tree, frames = rack()
+        return tree, read.seen(frames)
+    if not files or topology is None:
+        raise ConfigError(must_be("RECORDING and --topology", "given, or --example", Shown("not both")))
+    tree = read_frame(PowerTopology, topology, "--topology")
+    return tree, merged(files, tree.domain, zone, [node] * len(files), read)
 
 
 def _exported_to(export_as: str | None, path: Path | None) -> Path | None:

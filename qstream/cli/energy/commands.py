@@ -5,6 +5,7 @@ from __future__ import annotations
 from qstream.cli.energy.cap import cap
 from qstream.cli.energy.node import actuate, telemetry
 from qstream.cli.energy.schedule import schedule
+from qstream.cli.energy.topology import topology
 from qstream.cli.options import new_app
 
 app = new_app(
@@ -17,5 +18,5 @@ app = new_app(
       qstream energy telemetry --domain row-1 --source fake
     """
 )
-for command in (cap, schedule, telemetry, actuate):
+for command in (cap, topology, schedule, telemetry, actuate):
     app.command()(command)

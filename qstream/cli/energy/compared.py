@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
+from qstream.cli.energy.recordings import Read
 from qstream.cli.output import counted, solver_text
 from qstream.energy.compare import Row, compare, probes_wanted
 from qstream.energy.offline import Offline, plan_recorded
@@ -14,15 +15,6 @@ from schemas.energy import RELEASED
 from schemas.power import GpuTelemetry, PowerBudget, PowerTopology
 
 HEAD: Final = ("limits", "at most", "over budget", "expected", "saved", "speed", "slowest", "GPUs capped", "probes wanted")
-
-
-@dataclass(slots=True)
-class Read:
-    """What was seen of the recordings while they were planned from."""
-
-    frames: int = 0
-    skipped: dict[str, int] = field(default_factory=dict)  # damaged rows, by file
-    role: dict[str, str] = field(default_factory=dict)  # workload or job, by uuid
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -8,8 +8,8 @@ from typing import Annotated, Final
 
 import typer
 
-from qstream.cli.energy.cap import watts
 from qstream.cli.energy.files import read_frame
+from qstream.cli.energy.recordings import watts
 from qstream.cli.names import parse_options
 from qstream.cli.options import AsJson, OptionChanges
 from qstream.cli.output import counted, print_json, print_table, solver_text, write_files

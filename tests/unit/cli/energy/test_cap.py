@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from qstream.cli.energy.cap import FILE_NAMES, watts
+from qstream.cli.energy.cap import FILE_NAMES
+from qstream.cli.energy.recordings import watts
 from qstream.cli.main import app
 from qstream.energy.formats.export import EXPORTERS
 from qstream.errors import ConfigError
@@ -50,9 +51,9 @@ def run(files, *words, recordings=("node-0.jsonl", "node-1.jsonl"), topology="ra
     return CliRunner().invoke(app, command, env={"COLUMNS": "200", "NO_COLOR": "1"})
 
 
-def printed(files, *words):
+def printed(files, *words, code=0):
     result = run(files, *words, "--json")
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == code, result.output
     return json.loads(result.stdout)
 
 
@@ -63,6 +64,18 @@ def test_recordings_of_several_nodes_are_one_plan_that_is_written_and_compared(f
     plan = EnergyPlan.decode(Path("plan.json").read_bytes().strip(), JSON)
     assert plan.planned_w[0] <= 3200 == plan.budget_w[0]
     assert (plan.state == 0).all()  # each node was heard to the end
+
+
+def test_a_modelled_rack_can_be_planned_for_at_once(files):
+    result = CliRunner().invoke(app, ["energy", "cap", "--example", "--export", "dynamo", "--json"])
+    assert result.exit_code == 0, result.output
+    _, uniform, planned = json.loads(result.stdout)["compared"]
+    assert planned["speed"] > uniform["speed"]
+    assert 'name: "decode"' in Path("dynamo-power.yaml").read_text()
+    for words in (["--example", "--topology", "rack.json"], ["--example", "gpus.csv"], ["gpus.csv"], []):
+        refused = CliRunner().invoke(app, ["energy", "cap", *words])
+        assert refused.exit_code != 0
+        assert "RECORDING and --topology must be" in refused.output + str(refused.exception)
 
 
 def test_the_rows_keep_what_they_say(files):
@@ -88,7 +101,7 @@ def test_caps_to_be_measured_next_are_named_where_progress_is_recorded(files):
 
 
 def test_a_budget_below_the_least_limits_is_infeasible_and_says_what_lacks(files):
-    data = printed(files, "--budget", "1kW")
+    data = printed(files, "--budget", "1kW", code=1)
     assert (data["plan"]["status"], data["plan"]["missing_w"], data["compared"][2]["parked"]) == ("infeasible", 600, 3)
     assert "infeasible: 600 W are missing even at the least limits; parked: GPU-node-0-0" in run(files, "--budget", "1kW").stdout
 
