@@ -13,6 +13,7 @@ from schemas.topics import (
     POWER_BUDGET,
     POWER_DEMAND,
     POWER_TOPOLOGY,
+    SERVING_LOAD,
     TASK_GRAPH,
     TASK_SCHEDULE,
 )
@@ -41,6 +42,7 @@ AGENT = Agent(
         POWER_DEMAND,
         ENERGY_ACK,
         TASK_GRAPH,
+        SERVING_LOAD,
         ENERGY_PLAN,
         TASK_SCHEDULE,
     ),

@@ -79,9 +79,12 @@ class EnergyPlan(VersionedPlan):
     )
     expected: EnergyScore | None = Field(default=None, strict=False, description="what the plan should save, and the simple one")
     missing_w: float = Field(default=0.0, ge=0, description="watts by which the least that can be set passes the budget")
-    active_gpus: Count = Field(default=0, description="GPUs that are neither parked nor released")
+    active_gpus: Count = Field(
+        default=0, description="GPUs that are neither parked nor released, without those of replicas that are not needed"
+    )
     active_nodes: Count = Field(default=0, description="nodes with an active GPU")
     active_qpus: Count = Field(default=0, description="quantum processors that are needed")
+    served: Names = Field(default=(), description="served models, which `active_replicas` counts")
     progress: float = Field(default=0.0, ge=0, le=1, description="part of the targets whose progress is measured")
     drawn_w: float = Field(default=0.0, ge=0, description="watts that the GPUs drew by their newest readings")
     stale_gpus: Count = Field(default=0, description="GPUs of the domain whose readings are old, or of which none came")
@@ -98,6 +101,9 @@ class EnergyPlan(VersionedPlan):
     predicted_w: Targets | None = Field(default=None, description="watts to expect")
     upper_w: Targets | None = Field(default=None, description="watts that are charged to the budgets")
     slowdown: Targets | None = Field(default=None, description="expected slowdown; -1 unknown")
+    active_replicas: Annotated[NDArray[np.int32], Axes("served")] | None = Field(
+        default=None, description="replicas to keep active of each served model"
+    )
     nvlink_mode: Annotated[NDArray[np.int8], Axes("targets")] | None = Field(
         default=None, description="advice: 0 full, 1 three quarters, 2 half, 3 least, 4 off; -1 none"
     )
@@ -114,6 +120,8 @@ class EnergyPlan(VersionedPlan):
         require_count(self, "power_limit_w", len(self.uuid), "the targets")
         for field in ("budget_w", "planned_w"):
             require_count(self, field, len(self.budget_of), "budget_of")
+        require_count(self, "active_replicas", len(self.served), "served")
+        require(self, "active_replicas", 0)
         require(self, "state", 0, RELEASED)
         require(self, "reason_of", 0, len(self.reason) - 1, f"0 to {len(self.reason) - 1}, an index of reason")
         require(self, "nvlink_mode", -1, 4)

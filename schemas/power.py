@@ -347,6 +347,7 @@ class ServingLoad(Frame):
     itl_p95_ms: float = Field(default=-1.0, ge=-1, description="95 % quantile of the time between tokens, ms; -1 not reported")
     slo_itl_ms: float = Field(default=-1.0, ge=-1, description="the objective for it, ms; -1 none")
     replicas: Count = Field(description="replicas that were active")
+    most_replicas: Count = Field(default=0, description="replicas that can be active; 0: as many as the domain's GPUs allow")
     gpus_per_replica: int = Field(default=1, ge=1, le=MAX_GPUS, description="GPUs of one replica")
 
     @classmethod

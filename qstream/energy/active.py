@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -49,18 +49,39 @@ def plan_active(asked: ArrayLike, capacity: float, most: int) -> NDArray[np.int6
     each, top = real_number("capacity", capacity, 0.0), whole_number("most", most, 1, 1_000_000)
     if not 0 < each < np.inf:
         raise ProblemError(must_be("capacity", "finite and above 0", capacity))
-    found, active, below, level = np.empty(len(demand), np.int64), top, 0, 0.0
-    errors: list[float] = []
+    found, state = np.empty(len(demand), np.int64), all_active(top)
     for t, came in enumerate(demand.tolist()):
-        found[t] = active
-        if t and level > 0:
-            errors.append(came / level - 1)
-        level = came if not t else level + _RATE * (came - level)
-        margin = max(0.0, float(np.quantile(errors[-_ERRORS:], _MARGIN))) if errors else 0.0
-        need = min(top, max(1, int(np.ceil(level * (1 + margin) / each - 1e-9))))
-        below = below + 1 if need < active else 0
-        if need > active:
-            active, below = need, 0
-        elif below >= _PATIENCE:
-            active, below = active - 1, 0
+        found[t] = state.active
+        state = active_step(state, came, each, top)
     return found
+
+
+class Active(NamedTuple):
+    """What is known after some windows: replicas for the next one, how many windows in a row would have done with fewer, smoothed
+    demand (-1 before the first window), and the last relative errors of that as a forecast."""
+
+    active: int
+    below: int
+    level: float
+    errors: tuple[float, ...]
+
+
+def all_active(most: int) -> Active:
+    """Before the first window."""
+    return Active(most, 0, -1.0, ())
+
+
+def active_step(state: Active, asked: float, capacity: float, most: int, least: int = 1) -> Active:
+    """The state after one more window. Arguments as of `plan_active`, which are not checked here; `least` is for this window."""
+    errors, level = state.errors, state.level
+    if level > 0:
+        errors = (*errors, asked / level - 1)[-_ERRORS:]
+    level = asked if level < 0 else level + _RATE * (asked - level)
+    margin = max(0.0, float(np.quantile(errors, _MARGIN))) if errors else 0.0
+    need = min(most, max(least, int(np.ceil(level * (1 + margin) / capacity - 1e-9))))
+    if need > state.active:
+        return Active(need, 0, level, errors)
+    below = state.below + 1 if need < state.active else 0
+    if below >= _PATIENCE:
+        return Active(min(state.active - 1, most), 0, level, errors)
+    return Active(min(state.active, most), below, level, errors)

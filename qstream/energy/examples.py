@@ -9,9 +9,9 @@ import numpy as np
 from qstream.contract import Record
 from schemas.energy import EnergyAck
 from schemas.frame import Frame
-from schemas.power import GpuTelemetry, PowerBudget, PowerDemand, PowerTopology
+from schemas.power import GpuTelemetry, PowerBudget, PowerDemand, PowerTopology, ServingLoad
 from schemas.tasks import TaskGraph
-from schemas.topics import ENERGY_ACK, GPU_TELEMETRY, POWER_BUDGET, POWER_DEMAND, POWER_TOPOLOGY, TASK_GRAPH, Topic
+from schemas.topics import ENERGY_ACK, GPU_TELEMETRY, POWER_BUDGET, POWER_DEMAND, POWER_TOPOLOGY, SERVING_LOAD, TASK_GRAPH, Topic
 
 UUIDS = ("GPU-0", "GPU-1", "GPU-2", "GPU-3")
 SECONDS = 20
@@ -20,7 +20,8 @@ SECONDS = 20
 def records() -> list[Record]:
     """Two nodes with two GPUs each for 20 s: caps are measured, a budget falls, a node goes silent, a target is refused, a graph
     of tasks comes; with a repeated record, one of an unknown GPU, one in milliwatts, one under another topology, a demand of a
-    domain that is no child, and graphs that come twice, that take too many GPUs, and whose time is over."""
+    domain that is no child, demand on more replicas than there
+    are, and graphs that come twice, that take too many GPUs, and whose time is over."""
     given: list[tuple[Topic, Frame, int]] = [(POWER_TOPOLOGY, topology(2600.0), 0)]
     for second in range(1, SECONDS):
         for node in (0, 1):
@@ -38,6 +39,8 @@ def records() -> list[Record]:
         if second == 14:
             demand = PowerDemand.example().model_copy(update={"domain": "row-1", "child": "row-3"})
             given.append((POWER_DEMAND, demand, 1000 * second + 60))
+        if second % 3 == 0:
+            given.append((SERVING_LOAD, load(second), 1000 * second + 45))
         if second in (5, 7):
             given.append((TASK_GRAPH, graph(), 1000 * second + 40))
         if second == 12:
@@ -78,6 +81,14 @@ def graph(**fields: Any) -> TaskGraph:
     """Three tasks that begin 10 s after the first record, in slots of a second."""
     changed = {"ts_ns": 10 * 10**9, "slot_s": 1.0, "gpus": np.array([1, 2, 2], np.int32)} | fields
     return TaskGraph(**dict(TaskGraph.example()) | changed)
+
+
+def load(second: int) -> ServingLoad:
+    """A window of demand that falls, on a model of which one replica is a GPU."""
+    return ServingLoad(
+        domain="row-1", ts_ns=second * 10**9, model="chat", window_s=3.0, tokens_s=4000.0 / second, capacity_tokens_s=500.0,
+        replicas=5 if second == 9 else 3,
+    )  # fmt: skip
 
 
 def acknowledgement() -> EnergyAck:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from qstream.energy.children import Children, carried_children, fresh_children
 from qstream.energy.held import HeldGraph
+from qstream.energy.serving import Served
 from qstream.module.draft import Draft
 from qstream.module.inforce import InForce
 from schemas.frame import Axes, Count, Frame, Inner, Name, TimeNs
@@ -21,7 +22,7 @@ RECENT_S: Final = 10.0
 MAX_SOURCES: Final = 64  # of budgets
 MAX_PUBLISHED: Final = 4
 KEPT: Final = (  # whatever the topology
-    "in_force", "fence", "watermark_ns", "planned_ns", "published_ns", "budgets", "published", "schedules", "graphs",
+    "in_force", "fence", "watermark_ns", "planned_ns", "published_ns", "budgets", "published", "schedules", "graphs", "served",
 )  # fmt: skip
 Float32 = Annotated[NDArray[np.float32], Axes("gpus")]
 Int64 = Annotated[NDArray[np.int64], Axes("gpus")]
@@ -71,7 +72,8 @@ class EnergyState(Frame):
     once probing is over. `want_w` is the greatest power that it drew lately while no limit held it down.
     `reset` says that the next plan is the first one under another topology.
     `children` are what a domain knows of those to which it allots budgets.
-    `schedules` are the versions of the domain's task schedules, `graphs` those that hold or are being planned.
+    `schedules` are the versions of the domain's task schedules, `graphs` those that hold or are being planned;
+    `served` are the models that are served.
     `stuck_ns` is when an actuator last said that it could not set the GPU's target. `acked_ns` is the time of the newest plan
     that an actuator said it has taken (0: none, or it is over), `published` the newest plans. `acks` counts the targets that
     were acknowledged since the newest plan, in the order of the results; empty: none.
@@ -91,6 +93,7 @@ class EnergyState(Frame):
     children: Children | None = None
     schedules: Annotated[InForce, Field(strict=False)] = InForce()
     graphs: Annotated[tuple[HeldGraph, ...], Field(strict=False)] = ()
+    served: Annotated[tuple[Served, ...], Field(strict=False)] = ()
     job: MaybeNames = ()
     boot: MaybeNames = ()
     node_ns: Annotated[NDArray[np.int64], Axes("nodes")]

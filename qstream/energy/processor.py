@@ -22,6 +22,7 @@ from qstream.energy.planner import adopt, choose, demanded, is_in_force
 from qstream.energy.readings import fold
 from qstream.energy.samples import gather
 from qstream.energy.scheduler import Scheduler
+from qstream.energy.serving import served
 from qstream.energy.warm import warm
 from qstream.errors import OptionError, Poison, ProblemError, Transient
 from qstream.module.planning import Planned, or_skipped
@@ -31,7 +32,7 @@ from qstream.quantum.record import Refused
 from qstream.quantum.runtime import QuantumRuntime
 from schemas.control import Scalar
 from schemas.energy import EnergyAck
-from schemas.power import MAX_GPUS, GpuTelemetry, PowerBudget, PowerDemand, PowerTopology
+from schemas.power import MAX_GPUS, GpuTelemetry, PowerBudget, PowerDemand, PowerTopology, ServingLoad
 from schemas.tasks import TaskGraph
 from schemas.topics import (
     ENERGY_ACK,
@@ -40,6 +41,7 @@ from schemas.topics import (
     POWER_BUDGET,
     POWER_DEMAND,
     POWER_TOPOLOGY,
+    SERVING_LOAD,
     TASK_GRAPH,
     TASK_SCHEDULE,
 )
@@ -66,11 +68,12 @@ class EnergyProcessor(Processor[EnergyState]):
 
     A graph of tasks has a simple schedule at once, and the solved one with the first record that is `plan_ms` younger, or, where
     no record comes any more, by a tick. With `ahead`, which computes it meanwhile, that record waits if it is late (`NotYet`);
-    without, it is computed with that record. Both give the same schedules.
+    without, it is computed with that record. Both give the same schedules. A window of demand on a served model that needs
+    another number of replicas makes a plan at once.
     """
 
     name = "energy"
-    inputs = (GPU_TELEMETRY, POWER_TOPOLOGY, POWER_BUDGET, POWER_DEMAND, ENERGY_ACK, TASK_GRAPH)
+    inputs = (GPU_TELEMETRY, POWER_TOPOLOGY, POWER_BUDGET, POWER_DEMAND, ENERGY_ACK, TASK_GRAPH, SERVING_LOAD)
     outputs = (ENERGY_PLAN, TASK_SCHEDULE, POWER_DEMAND, POWER_BUDGET)
     state = EnergyState
     tick_s: float | None = TICK_S
@@ -165,6 +168,9 @@ class EnergyProcessor(Processor[EnergyState]):
             return memory, self._publish(record, memory, at_once=True) if falls else []
         if isinstance(frame, PowerDemand):
             return memory, self._hear(record, frame, memory)
+        if isinstance(frame, ServingLoad):
+            changes = self._serve(memory, frame) and memory.now.published_ns > 0
+            return memory, self._publish(record, memory, at_once=True) if changes else []
         if isinstance(frame, TaskGraph):
             return memory, self.scheduler.take(Stamp.of(record, 0), frame, memory)
         if isinstance(frame, EnergyAck):
@@ -189,6 +195,12 @@ class EnergyProcessor(Processor[EnergyState]):
         memory.set(planned_ns=boundary_ns)
         # At the first tick nodes and children that have not been heard yet are not lost.
         return self._publish(record, memory, at_once=False) if planned_ns > 0 else []
+
+    def _serve(self, memory: Memory, load: ServingLoad) -> bool:
+        """Take a window of demand in; whether another number of replicas is to be active."""
+        before = memory.now.served
+        memory.set(served=served(before, load, memory.now.topology))
+        return [each.active for each in before] != [each.active for each in memory.now.served]
 
     def _lowest_w(self, memory: Memory) -> float:
         """The lowest budget of the domain that a plan made now must keep."""

@@ -40,9 +40,9 @@ def problem_of(graph: TaskGraph, now: EnergyState, others: Sequence[HeldGraph], 
     begin_ns = graph.ts_ns + (np.arange(graph.slots) * slot_ns).astype(np.int64)
     lost = (now.seen_ns > 0) & (now.watermark_ns - now.seen_ns > lost_s * 1e9)
     base, room = _base_w(graph, now, others, lost, begin_ns), None
-    most = int(np.bincount(topology.node_of_gpu).max())
+    most = int(np.bincount(topology.node_of_gpu).max(initial=0))
     cells = max(LEAST_TASKS, len(graph.task)) * graph.slots * len(topology.node)
-    if cells <= MOST_CELLS and (graph.gpus is None or int(graph.gpus.max()) <= most):
+    if 0 < cells <= MOST_CELLS and (graph.gpus is None or int(graph.gpus.max()) <= most):
         room = _room(graph, now, others, lost, begin_ns)
     if room is None:
         return GraphProblem(graph, first, base)

@@ -11,7 +11,7 @@ import numpy as np
 from qstream.cli.output import counted, joined, solver_text
 from schemas.energy import EnergyAck, EnergyPlan
 from schemas.frame import Frame
-from schemas.power import GpuTelemetry, PowerBudget, PowerDemand, PowerTopology
+from schemas.power import GpuTelemetry, PowerBudget, PowerDemand, PowerTopology, ServingLoad
 from schemas.tasks import EnergySchedule, TaskGraph
 
 
@@ -35,6 +35,7 @@ def _plan(plan: EnergyPlan) -> str:
         None if score is None else f"slowest {100 * score.slowdown_worst:.1f} %",
         f"{plan.missing_w:.0f} W missing" if plan.status == "infeasible" else None,
         _reasons(plan),
+        _served(plan),
         solver_text(plan.solver),
     )
 
@@ -51,6 +52,21 @@ def _reasons(plan: EnergyPlan) -> str | None:
         return None
     counts = np.bincount(plan.reason_of, minlength=len(plan.reason)).tolist()
     return ", ".join(f"{count} {reason}" for reason, count in zip(plan.reason, counts, strict=True) if count)
+
+
+def _served(plan: EnergyPlan) -> str | None:
+    if plan.active_replicas is None or not plan.served:
+        return None
+    return "replicas: " + ", ".join(f"{n} {name}" for name, n in zip(plan.served, plan.active_replicas.tolist(), strict=True))
+
+
+def _load(load: ServingLoad) -> str:
+    return joined(
+        load.domain,
+        load.model,
+        f"{load.tokens_s:.0f} tokens/s of {load.capacity_tokens_s:.0f} a replica",
+        counted(load.replicas, "active replica"),
+    )
 
 
 def _ack(ack: EnergyAck) -> str:
@@ -115,4 +131,5 @@ LINES: Final[Mapping[type[Frame], Callable[[Any], str]]] = {
     PowerDemand: _demand,
     EnergySchedule: _schedule,
     TaskGraph: _graph,
+    ServingLoad: _load,
 }
