@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -29,6 +30,10 @@ def demo(
     scene: Annotated[
         str | None, typer.Argument(metavar="[SCENE]", autocompletion=scene_completion, help="What to show; else routing.")
     ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(metavar="SOURCE", help="Of the scene energy: nvml, this machine's GPUs in a dry run; else a modelled rack."),
+    ] = None,
     seconds: Annotated[float, typer.Option(min=1, help="How long to stream, at least.")] = 30.0,
     json_path: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", dir_okay=False, help="Write the figures to a file.")
@@ -53,6 +58,7 @@ def demo(
       qstream demo routing --seconds 30 --json demo.json
       qstream demo learn
       qstream demo energy --json energy.json
+      qstream demo energy --source nvml
     """
     known = scenes()
     name = scene or DEFAULT
@@ -61,7 +67,7 @@ def demo(
     if json_path is not None:
         _require_writable(json_path.resolve())
     with faults_named(f"the scene {name!r}"):
-        made = _load(name, known[name])(seed)
+        made = _of_source(name, _load(name, known[name]), source)(seed)
     stage: Any = importlib.import_module("qstream.demo.stage")
     raise typer.Exit(stage.run_scene(made, seconds, json_path, seed, plain, switch))
 
@@ -74,6 +80,17 @@ def _load(name: str, path: str) -> Any:
         if exc.name != "torch":
             raise
         raise ConfigError(f"the scene {name} trains a real model and needs PyTorch: {install_hint('demo')}") from exc
+
+
+def _of_source(name: str, scene: Any, source: str | None) -> Any:
+    """The class of the scene, or the one that has its input from that source."""
+    if source is None:
+        return scene
+    sources: Mapping[str, str] = getattr(scene, "sources", {})
+    if source not in sources:
+        rule = f"one of {', '.join(sources)} for the scene {name}" if sources else f"absent for the scene {name}"
+        raise ConfigError(must_be("--source", rule, source))
+    return _load(name, sources[source])
 
 
 def _require_writable(path: Path) -> None:

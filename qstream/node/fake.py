@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, Literal, get_args
 
 import numpy as np
@@ -208,10 +209,8 @@ class FakeNvml:
 
     def _physics(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
         """Watts, speed, SM clock and whether the power limit lowers it, of each GPU."""
-        kind = self.kind
-        steps = np.arange(kind.lowest_mhz, kind.highest_mhz + 1, CLOCK_STEP_MHZ)
-        x = steps / kind.highest_mhz
-        power = kind.idle_w + self._activity[:, None] * (kind.most_w - kind.idle_w) * (0.35 * x + 0.65 * x**3)
+        kind, (steps, x, shape) = self.kind, _curve(self.kind)
+        power = kind.idle_w + self._activity[:, None] * (kind.most_w - kind.idle_w) * shape
         by_cap = np.searchsorted(steps, self._cap_mhz, side="right") - 1
         by_power = np.maximum((power <= self._limit_w[:, None]).sum(1) - 1, 0)
         step, rows = np.minimum(by_cap, by_power), np.arange(len(by_cap))
@@ -231,3 +230,11 @@ class FakeNvml:
 
     def _how(self, uuid: str, knob: Knob) -> How:
         return self._faults.get((uuid, knob), "none")
+
+
+@lru_cache(maxsize=len(MODELS))
+def _curve(kind: GpuModel) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """SM clocks of a model, each over the highest, and the part of the full power that it draws."""
+    steps = np.arange(kind.lowest_mhz, kind.highest_mhz + 1, CLOCK_STEP_MHZ)
+    x = steps / kind.highest_mhz
+    return steps, x, 0.35 * x + 0.65 * x**3

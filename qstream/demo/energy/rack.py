@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from qstream.demo.energy.training import Training
+from qstream.demo.energy.training import STEPS_S, Training
 from qstream.node.fake import CLOCK_STEP_MHZ, FakeNvml
 from schemas.power import GpuTelemetry, PowerTopology
 
@@ -27,7 +27,7 @@ class Rack:
     """The rack in modelled seconds.
 
     A serving GPU decodes all the time: its steps are its progress, and its power rises with the requests of its batch. The
-    first training GPU's progress is that of `training`, which learns as fast as the GPU's clock allows. The last GPU of the
+    first training GPU's progress is the steps of `training`, which learns as fast as the GPU's clock allows. The last GPU of the
     rack has not opted in. `uncapped` are the same GPUs under the same loads, of which nobody sets anything.
     """
 
@@ -68,7 +68,9 @@ class Rack:
             for at, uuid in enumerate(node.uuids):
                 node.load(uuid, *((DECODE_BETA, idle + more * load) if at < SERVING else TRAIN))
         second = Second(*self._now(self.nodes), *self._now(self.uncapped), self._limits())
-        self.training.advance(1.0, float(second.speed[self.uuids.index(self.live)]))
+        live, before = self.uuids.index(self.live), self.training.steps
+        self.training.advance(1.0, float(second.speed[live]))
+        second.speed[live] = (self.training.steps - before) / STEPS_S
         for node in (*self.nodes, *self.uncapped):
             node.advance(1.0)
         return second

@@ -56,6 +56,7 @@ class EnergyScene:
     time stands still while records are processed, so that a slow machine takes longer and measures the same.
     """
 
+    sources: Mapping[str, str] = {"nvml": "qstream.demo.energy.real:RealScene"}
     agent = "energy"
     options = OPTIONS
     step_key = DOMAIN

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 STEPS_S: Final = 10.0  # of training, in a modelled second at full speed
-ROWS: Final = 32
-INPUTS: Final = 16
-HIDDEN: Final = 32
-RATE: Final = 0.05
+ROWS: Final = 16
+INPUTS: Final = 8
+HIDDEN: Final = 16
+RATE: Final = 0.03
 SMOOTHED: Final = 0.01
 
 
@@ -38,7 +38,7 @@ class Training:
         x = self._rng.normal(size=(ROWS, INPUTS))
         hidden = np.tanh(x @ self._first)
         fault = hidden @ self._second - _wanted(x)
-        loss = float((fault**2).mean())
+        loss = float(np.vdot(fault, fault)) / ROWS
         slope = 2 / ROWS * (fault @ self._second.T) * (1 - hidden**2)
         self._second -= RATE * (2 / ROWS) * hidden.T @ fault
         self._first -= RATE * x.T @ slope

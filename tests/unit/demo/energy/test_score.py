@@ -7,6 +7,7 @@ import pytest
 
 from qstream.demo.energy.rack import OVERHEAD_W, Rack, Second
 from qstream.demo.energy.score import Score, unsafe
+from qstream.demo.energy.training import STEPS_S
 from qstream.node.fake import FakeNvml
 
 
@@ -43,11 +44,11 @@ def test_a_write_is_unsafe_on_a_gpu_that_is_not_allowed_and_outside_what_it_take
 def test_the_live_training_does_fewer_steps_on_a_gpu_that_is_slowed_and_its_telemetry_says_so() -> None:
     slow, fast = Rack(0), Rack(0)
     slow.nodes[0].set_sm_clock_cap_mhz(slow.live, 1400.0)
-    for _ in range(30):
-        second = slow.advance(0.5)
-        fast.advance(0.5)
+    seconds = [(slow.advance(0.5), fast.advance(0.5)) for _ in range(30)]
     at = slow.uuids.index(slow.live)
-    assert slow.training.steps == pytest.approx(fast.training.steps * second.speed[at], abs=1)
+    done = [sum(second.speed[at] for second in side) * STEPS_S for side in zip(*seconds, strict=True)]
+    assert done == pytest.approx([slow.training.steps, fast.training.steps])
+    assert done[0] == pytest.approx(done[1] / (0.8 * 1980 / 1395 + 0.2), abs=1)  # the highest clock below the cap
     assert 0 < slow.training.loss < slow.training.first_loss
     frame = slow.telemetry(slow.nodes[0], 1)
     assert frame.count is not None
