@@ -15,11 +15,15 @@ if TYPE_CHECKING:
     from qstream.compression.decode import restore as restore
     from qstream.compression.encode import Compressed as Compressed
     from qstream.compression.encode import compress as compress
+    from qstream.compression.feedback import Feedback as Feedback
     from qstream.compression.files import FileReport as FileReport
     from qstream.compression.files import compress_file as compress_file
     from qstream.compression.files import restore_file as restore_file
+    from qstream.compression.influence import influence_by_dropout as influence_by_dropout
     from qstream.compression.options import CompressionOptions as CompressionOptions
     from qstream.compression.options import RestoreOptions as RestoreOptions
+    from qstream.compression.patch import SparsePatch as SparsePatch
+    from qstream.compression.patch import sparse_patch as sparse_patch
     from qstream.errors import BlockError as BlockError
 
 __all__ = [
@@ -27,34 +31,42 @@ __all__ = [
     "BlockError",
     "Compressed",
     "CompressionOptions",
+    "Feedback",
     "FileReport",
     "RestoreOptions",
     "Restored",
+    "SparsePatch",
     "compress",
     "compress_file",
     "compress_tensors",
+    "influence_by_dropout",
     "learn_basis",
     "restore",
     "restore_file",
     "restore_tensors",
+    "sparse_patch",
 ]
 
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
-        "FileReport": ".files",
-        "compress_file": ".files",
-        "restore_file": ".files",
-        "compress_tensors": ".archive",
-        "restore_tensors": ".archive",
         "Basis": ".basis",
         "BlockError": "qstream.errors",
         "Compressed": ".encode",
         "CompressionOptions": ".options",
+        "Feedback": ".feedback",
+        "FileReport": ".files",
         "RestoreOptions": ".options",
         "Restored": ".decode",
+        "SparsePatch": ".patch",
         "compress": ".encode",
+        "compress_file": ".files",
+        "compress_tensors": ".archive",
+        "influence_by_dropout": ".influence",
         "learn_basis": ".basis",
         "restore": ".decode",
+        "restore_file": ".files",
+        "restore_tensors": ".archive",
+        "sparse_patch": ".patch",
     },
 )

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from qstream.compression import delta, integers, lossy, point, quantise, refine, rounding, search, split
 from qstream.compression.basis import MAX_COLUMNS, Basis, learn_basis
 from qstream.compression.dtypes import LOSSY, Form, as_floats, from_floats, rows_of
-from qstream.compression.header import Int8, Promise, Quality, Quantise, Reason, digest
+from qstream.compression.header import Int8, Promise, Quality, Reason, digest
 from qstream.compression.options import CompressionOptions
 from qstream.compression.parts import Level, Piece, code, stored
 from qstream.errors import BlockError, ProblemError
@@ -133,9 +133,7 @@ def _bounded(form: Form, x: NDArray[Any], options: CompressionOptions) -> Draft 
     more, pieces = lossy.symbol_pieces(found, matrix, step, low_bits, options.level)
     pieces += lossy.escape_pieces(found.escapes, original)
     quality = lossy.measured(x, raw, form.dtype, len(found.escapes), eps)
-    return Draft(
-        [Quantise(op="quantise", step=step, low_bits=low_bits), *more], pieces, "bound", quality, digest(raw.view(np.uint8))
-    )
+    return Draft([lossy.quantised(step, low_bits), *more], pieces, "bound", quality, digest(raw.view(np.uint8)))
 
 
 def _absolute(x: NDArray[Any], options: CompressionOptions) -> float:
@@ -178,7 +176,7 @@ def _by_error_or_rate(
         if trial is not None:
             ops, pieces = lossy.coded(domain, trial, form.array.reshape(-1), "small", hold_basis=own)
             bound = options.bound if options.mode == "bounded" else None
-            quality = trial.quality.model_copy(update={"bound": bound})
+            quality = trial.quality if bound is None else trial.quality.model_copy(update={"bound": bound})
             named = None if own else domain.basis
             drafts.append(Draft(ops, pieces, "none" if bound is None else "l2", quality, basis=named, gains=trial.gains))
     if not drafts:

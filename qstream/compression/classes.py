@@ -18,7 +18,6 @@ Bytes = NDArray[np.uint8]
 LOWEST: Final = -8
 COUNT: Final = 24
 _OFFSET: Final = 128
-_TABLE_BITS: Final = 8 * 25  # about what a table costs
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,9 +47,13 @@ def gain(symbols: Bytes, context: Bytes) -> float:
     """Bits that tables by class save, less what the tables cost."""
     counts = np.zeros((COUNT, 256), np.int64)
     _count(read_only(symbols), read_only(context), counts)
-    apart = sum(entropy_of(row) * row.sum() + _TABLE_BITS for row in counts if row.any())
-    total = counts.sum(axis=0)
-    return float(entropy_of(total) * total.sum() + _TABLE_BITS - apart)
+    return _bits(counts.sum(axis=0)) - sum(_bits(row) for row in counts if row.any())
+
+
+def _bits(counts: NDArray[np.int64]) -> float:
+    """Bits of symbols and of their table."""
+    used = np.flatnonzero(counts)
+    return float(entropy_of(counts) * counts.sum() + 8 * (2 + used[-1] - used[0]))
 
 
 def _half_octaves(size: NDArray[np.float64]) -> Bytes:

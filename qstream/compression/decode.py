@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -36,6 +36,9 @@ from qstream.errors import BlockError
 from schemas.wording import Shown, must_be
 
 Bytes = NDArray[np.uint8]
+
+
+_DEFAULT: Final = RestoreOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +100,7 @@ def restore(
     BlockError
         The data are damaged, too large or not a block, or the base or basis is missing or another one.
     """
-    chosen = options or RestoreOptions()
+    chosen = options or _DEFAULT
     contents = read(getattr(data, "data", data), chosen.max_tensor_bytes)
     if len(contents.headers) != 1:
         raise BlockError("bad_frame", must_be("data", "a block of one tensor", Shown(f"{len(contents.headers)} tensors")))

@@ -69,7 +69,8 @@ def canonical(array: Any, dtype: str | None = None) -> Form:
         raise BlockError("shape", must_be("array", f"one of at most {MAX_AXES} axes", Shown(f"{given.ndim} axes")))
     big = given.dtype.byteorder == ">" or (given.dtype.byteorder == "=" and not np.little_endian)
     little = given.astype(given.dtype.newbyteorder("<")) if big else given
-    plain = np.require(little, requirements=["C", "A"]).reshape(given.shape)
+    whole = little.flags.c_contiguous and little.flags.aligned
+    plain = little if whole else np.require(little, requirements=["C", "A"]).reshape(given.shape)
     own = _NAMES.get(plain.dtype)
     if dtype is None or dtype == own:
         if own is None:

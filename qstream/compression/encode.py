@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from numpy.typing import ArrayLike
 
@@ -18,6 +18,8 @@ from qstream.compression.options import CompressionOptions
 from qstream.compression.parts import Piece
 from qstream.errors import BlockError
 from schemas.wording import Shown, must_be
+
+_DEFAULT: Final = CompressionOptions()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -114,7 +116,7 @@ def compress(
     ProblemError
         An argument is missing or breaks a rule.
     """
-    chosen = options or CompressionOptions()
+    chosen = options or _DEFAULT
     form = canonical(array, dtype)
     given = None if base is None else canonical(base, dtype)
     header, pieces = coded(form, chosen, base=given, basis=basis, moment=moment, influence=influence, name=name, step=step)

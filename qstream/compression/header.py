@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import xxhash
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from qstream.compression.dtypes import DTYPES, size_of
 from qstream.errors import BlockError
@@ -142,14 +142,23 @@ class Part(NamedTuple):
     check: Digest
 
 
+def _shortened(value: float) -> float:
+    """Six digits, rounded up: enough to read, and no more than a header should hold."""
+    found = float(f"{value:.6g}")
+    return found if found >= value else float(f"{value * (1 + 1e-5):.6g}")
+
+
+Figure = Annotated[float, AfterValidator(_shortened)]
+
+
 class Quality(_Model):
     """What the encoder measured: the largest error, the relative L2 error, values kept apart, and the bound in absolute terms.
 
     `max_abs_error` and `rel_l2` are over finite values; `bound` is None where none was promised.
     """
 
-    max_abs_error: float = 0.0
-    rel_l2: float = 0.0
+    max_abs_error: Figure = 0.0
+    rel_l2: Figure = 0.0
     escapes: int = Field(default=0, ge=0)
     bound: float | None = None
 
@@ -171,7 +180,7 @@ class Header(_Model):
     ops: tuple[Op, ...] = Field(max_length=MAX_OPS)
     parts: tuple[Part, ...] = Field(max_length=MAX_PARTS)
     quality: Quality = Quality()
-    gains: dict[str, float] = {}
+    gains: dict[str, Figure] = {}
     fallback_reason: Reason | None = None
 
     def op(self, kind: type[_Model]) -> Any:

@@ -132,7 +132,7 @@ def coded(
     if domain.weights is not None:
         ops.append(Weights(op="weights"))
         pieces.append(stored("weights", domain.weights.astype("<f4")))
-    ops.append(Quantise(op="quantise", step=trial.step, low_bits=trial.low_bits))
+    ops.append(quantised(trial.step, trial.low_bits))
     matrix = domain.values
     more, symbols = symbol_pieces(trial.multiples, matrix, trial.step, trial.low_bits, level)
     exact = original if domain.plain else matrix.reshape(-1)
@@ -143,6 +143,11 @@ def coded(
     if trial.threshold is not None:
         ops.append(Spectral(op="spectral", threshold=trial.threshold))
     return ops, pieces
+
+
+def quantised(step: float, low_bits: int) -> Quantise:
+    """The operation, without what every reader supposes."""
+    return Quantise(op="quantise", step=step, **({"low_bits": low_bits} if low_bits else {}))
 
 
 def symbol_pieces(
@@ -233,7 +238,12 @@ def measured(x: Floats, raw: NDArray[Any], dtype: str, escapes: int, bound: floa
             away, exact = away[seen].astype(np.float64), x.reshape(-1)[seen].astype(np.float64)
             power, error, worst = float(exact @ exact), float(away @ away), float(np.abs(away).max(initial=0))
     relative = float(np.sqrt(error / power)) if power > 0 and np.isfinite(power) and np.isfinite(error) else 0.0
-    return Quality(max_abs_error=worst if np.isfinite(worst) else 0.0, rel_l2=relative, escapes=escapes, bound=bound)
+    found: dict[str, Any] = {"max_abs_error": worst if np.isfinite(worst) else 0.0, "rel_l2": relative}
+    if escapes:
+        found["escapes"] = escapes
+    if bound is not None:
+        found["bound"] = bound
+    return Quality(**found)
 
 
 def _power(x: Floats) -> float:

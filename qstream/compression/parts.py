@@ -23,6 +23,7 @@ Level = Literal["fast", "balanced", "small"]
 
 WORTH: Final = 0.98  # a coded plane must be smaller than this part of the plane
 _SAMPLE: Final = 2048
+_SMALL: Final = 512  # bytes: trying is as fast as looking
 _REPEATS: Final = 1.5  # bits a byte below which repeats of strings are looked for
 _MATCHES: Final[dict[Level, int]] = {"fast": 1, "balanced": 3, "small": 12}
 
@@ -87,7 +88,7 @@ def _smallest(plane: Bytes, level: Level, matches: bool, context: Bytes | None, 
     raw = Chosen("store", plane.data)
     if context is not None:
         return min(raw, Chosen("rans", rans.encode(plane, context, contexts)), key=lambda each: len(each.data))
-    bits = entropy_of_sample(plane)
+    bits = entropy_of_sample(plane) if len(plane) > _SMALL else 0.0
     if bits > 8 * WORTH and not matches:
         return raw
     found = [raw]
@@ -95,7 +96,7 @@ def _smallest(plane: Bytes, level: Level, matches: bool, context: Bytes | None, 
         found.append(Chosen("rans", rans.encode(plane)))
     elif bits <= 8 * WORTH:
         found.append(Chosen("zstd", _zstd(None).compress(plane)))
-    if matches or bits < _REPEATS:
+    if matches or 0 < bits < _REPEATS:
         found.append(Chosen("zstd", _zstd(_MATCHES[level]).compress(plane)))
     best = min(found, key=lambda each: len(each.data))
     return best if len(best.data) < WORTH * len(plane) else raw

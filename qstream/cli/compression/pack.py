@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from qstream.cli.compression.export import exported
 from qstream.cli.compression.rows import print_rows, rows_of
 from qstream.cli.options import AsJson
 from qstream.cli.output import print_json, print_table
@@ -32,6 +33,9 @@ def pack(
     level: Annotated[str, typer.Option(help="fast, balanced or small.")] = "balanced",
     transform: Annotated[str, typer.Option(help="auto, none, klt or fourier.")] = "auto",
     side_file: Annotated[Path | None, typer.Option(metavar="FILE", help="Where each tensor's chain goes, as JSON.")] = None,
+    export: Annotated[
+        str | None, typer.Option(metavar="FORMAT", help="Write a file for engines: vllm-patch or compressed-tensors.")
+    ] = None,
     compare: Annotated[bool, typer.Option("--compare", help="Also show int8, Q8_0, Q4_0, NF4 and zstd.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -45,7 +49,11 @@ def pack(
       qstream compression pack model.safetensors
       qstream compression pack model.safetensors --mode bounded --bound 0.05rms --compare
       qstream compression pack new.safetensors --mode delta --base old.safetensors
+      qstream compression pack new.safetensors --export vllm-patch --base old.safetensors
     """
+    if export is not None:
+        exported(file, export, out, base, as_json=as_json)
+        return
     from qstream.compression import CompressionOptions, compress_file  # noqa: PLC0415 - numpy and kernels, not for help
     from qstream.compression.warm import warm  # noqa: PLC0415
 

@@ -52,10 +52,18 @@ def test_a_delta_names_its_base(model: Path, tmp_path: Path) -> None:
     assert "identical to" in run("unpack", tmp_path / "d.qsz", "--base", model, "-o", tmp_path / "same.npz")
 
 
+def test_exports_are_files_for_engines(model: Path, tmp_path: Path) -> None:
+    found = json.loads(run("pack", model, "--export", "vllm-patch", "--base", model, "-o", tmp_path / "p", "--json"))
+    assert found["changed"] == 0
+    assert "quantization_config" in run("pack", model, "--export", "compressed-tensors", "-o", tmp_path / "q")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["--mode", "delta"], "--base must be given with --mode delta"),
+        (["--export", "gguf"], "--export must be one of vllm-patch"),
+        (["--export", "vllm-patch"], "--base must be given"),
         (["--bound", "5"], "--bound must be a number and one of rms"),
         (["--mode", "tiny"], "option mode must be 'lossless'"),
         (["--mode", "bounded", "--bound", "0abs"], "option bound must be greater than 0"),
