@@ -6,17 +6,7 @@ from typing import TYPE_CHECKING
 
 from agents.registry import Agent
 from agents.runtime import quantum_runtime
-from schemas.topics import (
-    ENERGY_ACK,
-    ENERGY_PLAN,
-    GPU_TELEMETRY,
-    POWER_BUDGET,
-    POWER_DEMAND,
-    POWER_TOPOLOGY,
-    SERVING_LOAD,
-    TASK_GRAPH,
-    TASK_SCHEDULE,
-)
+from schemas import topics
 
 if TYPE_CHECKING:
     from qstream.config import Settings
@@ -36,23 +26,19 @@ AGENT = Agent(
     name="energy",
     purpose="decides the power limit and clock cap of each GPU, under the power budgets of nodes, racks and rows",
     topics=(
-        GPU_TELEMETRY,
-        POWER_TOPOLOGY,
-        POWER_BUDGET,
-        POWER_DEMAND,
-        ENERGY_ACK,
-        TASK_GRAPH,
-        SERVING_LOAD,
-        ENERGY_PLAN,
-        TASK_SCHEDULE,
+        *(topics.GPU_TELEMETRY, topics.POWER_TOPOLOGY, topics.POWER_BUDGET, topics.POWER_DEMAND, topics.ENERGY_ACK),
+        *(topics.TASK_GRAPH, topics.SERVING_LOAD, topics.ENERGY_PLAN, topics.TASK_SCHEDULE),
+        *(topics.LEARN_COMMAND, topics.LEARN_DECISION, topics.MODELS),
     ),
     processor=processor,
     options="qstream.energy.options:EnergyOptions",
     examples="qstream.energy.examples:records",
-    example_options={"mode": "apply", "measure_s": 5, "settle_s": 1, "plan_s": 2, "ttl_s": 6, "max_lowered": 0.5},
+    example_options={"mode": "apply", "measure_s": 5, "settle_s": 1, "plan_s": 2, "ttl_s": 6, "max_lowered": 0.5}
+    | {"gnn": True, "meta": True},
     commands="qstream.cli.energy.commands:app",
     lines="qstream.cli.energy.lines:line",
     observe="qstream.energy.metrics:observe",
     scenes={"energy": "qstream.demo.energy.scene:EnergyScene"},
+    trainers={"gnn": "qstream.energy.train_gnn:train_gnn", "meta": "qstream.energy.train_meta:train_meta"},
     settings={"port": 6071, "max_keys": 1000, "batch_window_ms": 50.0},  # domains; nodes send one after the other
 )

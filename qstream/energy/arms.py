@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Callable
 from typing import Final, NamedTuple, Self
 
 from pydantic import Field
@@ -117,20 +118,22 @@ def context(category: str, state: MetaState) -> list[float]:
 
 
 def learnt(
-    state: MetaState, arm: Arm, decision_id: str, came: Came, now_ns: int, used: Used, *, learn: Learn
+    state: MetaState, arm: Arm, decision_id: str, came: Came, now_ns: int, used: Used, *, mode: Callable[[str], Learn]
 ) -> tuple[MetaState, list[Line]]:
-    """Learn what a window came to, and return lines to log. `used` is the version of the model that says what comes next."""
-    if learn == "off":
-        return state, []
+    """Learn what a window came to, and return lines to log.
+
+    `used` is the version of the model that says what comes next; `mode` gives what each learner may do, by its dotted name.
+    """
+    learn = mode(LEARNER)
     own, classical = loss(arm, came.peak_w, came.bound_w, came.circuits), loss("list", came.classical_w, came.bound_w, 0)
     choice, lines = decision.reward(state.choice, decision_id, classical - own, now_ns, learn=learn)
     state = evolve(state, choice=choice)
-    if not lines:
-        return state, lines
-    if learn == "on":
+    if lines and mode("meta.watch") == "on" and learn == "on":
         watch = state.watch if state.watch.promoted or state.watch.retired else evolve(state.watch, promoted=True)
         state = evolve(state, watch=guard.compare(watch, classical + PRICE, own)[0])
-    return _foreseen(state, gap(came.classical_w, came.bound_w), used, learn), lines
+    if mode("meta.pinned") != "off":
+        state = _foreseen(state, gap(came.classical_w, came.bound_w), used, mode("meta.pinned"))
+    return state, lines
 
 
 def _foreseen(state: MetaState, came: float, used: Used, learn: Learn) -> MetaState:

@@ -9,9 +9,20 @@ import numpy as np
 from qstream.contract import Record
 from schemas.energy import EnergyAck
 from schemas.frame import Frame
+from schemas.learning import LearnCommand
 from schemas.power import GpuTelemetry, PowerBudget, PowerDemand, PowerTopology, ServingLoad
 from schemas.tasks import TaskGraph
-from schemas.topics import ENERGY_ACK, GPU_TELEMETRY, POWER_BUDGET, POWER_DEMAND, POWER_TOPOLOGY, SERVING_LOAD, TASK_GRAPH, Topic
+from schemas.topics import (
+    ENERGY_ACK,
+    GPU_TELEMETRY,
+    LEARN_COMMAND,
+    POWER_BUDGET,
+    POWER_DEMAND,
+    POWER_TOPOLOGY,
+    SERVING_LOAD,
+    TASK_GRAPH,
+    Topic,
+)
 
 UUIDS = ("GPU-0", "GPU-1", "GPU-2", "GPU-3")
 SECONDS = 20
@@ -19,9 +30,9 @@ SECONDS = 20
 
 def records() -> list[Record]:
     """Two nodes with two GPUs each for 20 s: caps are measured, a budget falls, a node goes silent, a target is refused, a graph
-    of tasks comes; with a repeated record, one of an unknown GPU, one in milliwatts, one under another topology, a demand of a
-    domain that is no child, demand on more replicas than there
-    are, and graphs that come twice, that take too many GPUs, and whose time is over."""
+    of tasks comes, and what its tasks came to; learners are reset; with a repeated record, one of an unknown GPU, one in
+    milliwatts, one under another topology, a demand of a domain that is no child, demand on more replicas than there are, and
+    graphs that come twice, that take too many GPUs, and whose time is over."""
     given: list[tuple[Topic, Frame, int]] = [(POWER_TOPOLOGY, topology(2600.0), 0)]
     for second in range(1, SECONDS):
         for node in (0, 1):
@@ -46,6 +57,10 @@ def records() -> list[Record]:
         if second == 12:
             given.append((TASK_GRAPH, graph(graph_id="large", gpus=np.array([1, 8, 1], np.int32)), 1000 * second + 40))
             given.append((TASK_GRAPH, graph(graph_id="late", ts_ns=10**9), 1000 * second + 50))
+        if second in (15, 16):
+            given.append((LEARN_COMMAND, LearnCommand.build(module="energy", key="row-1", command="reset"), 1000 * second + 30))
+            came = graph(graph_id=f"more-{second}", ts_ns=(second - 14) * 10**9, measured=np.ones(3, np.uint8))
+            given.append((TASK_GRAPH, came, 1000 * second + 40))
         if second == 17:
             given.append((POWER_TOPOLOGY, topology(2400.0), 1000 * second))
     return [Record(topic.name, 0, offset, "row-1", frame, at_ms) for offset, (topic, frame, at_ms) in enumerate(given)]

@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from qstream.energy.arms import ARMS
 from qstream.energy.fleet import Floats, Ints
-from qstream.energy.graphs import GraphPlan, GraphProblem, window_of
+from qstream.energy.graphs import Arm, GraphPlan, GraphProblem, window_of
 from qstream.module.planning import Planning
 from schemas.frame import Axes, Count, Frame, Name, Names, TimeNs
+from schemas.solver import Reason
 from schemas.tasks import TaskGraph
 
 MOST_HELD: Final = 256  # graphs of a domain
@@ -24,7 +26,9 @@ class HeldGraph(Frame):
     """When each task of a graph runs in its newest schedule, where (-1 left open), with how many GPUs and above which idle watts.
 
     `graph` is there until it is solved. Graphs are solved in turn: while a graph is (`planning.active`), what surrounds it is
-    kept as it was when that began. `digest` is of the graph as it came, so that a repetition is recognised.
+    kept as it was when that began. `digest` is of the graph as it came, so that a repetition is recognised. `foreseen_by` is the
+    version of the model that predicted some of its tasks (-1: none), `fallback_reason` why the network did not. `arm` solves it,
+    by the decision `decision_id`; empty: what the toggles of the options say does.
     """
 
     graph_id: Name
@@ -38,6 +42,10 @@ class HeldGraph(Frame):
     planning: Annotated[Planning, Field(strict=False)] = Planning()
     graph: TaskGraph | None = None
     first: Count = 0
+    foreseen_by: int = Field(default=-1, ge=-1, le=2**63 - 1)
+    fallback_reason: Annotated[Reason | None, Field(strict=False)] = None
+    arm: str = ""
+    decision_id: str = ""
     start: Int32
     long: Int32
     node_of_task: Int32
@@ -67,6 +75,10 @@ class HeldGraph(Frame):
     def solved(self, problem: GraphProblem, found: GraphPlan, version: int) -> Self:
         """With a schedule that stays."""
         return self.changed(version=version, planning=self.planning.ended(), **_OVER, **_runs(problem, found))
+
+    def chosen(self) -> Arm | None:
+        """The arm that solves it, None where the toggles say."""
+        return next((arm for arm in ARMS if arm == self.arm), None)
 
     def changed(self, **fields: Any) -> Self:
         """With other values in some fields."""

@@ -8,12 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from qstream.energy.arms import MetaState
 from qstream.energy.children import Children, carried_children, fresh_children
 from qstream.energy.held import HeldGraph
+from qstream.energy.outcomes import UnseenState
 from qstream.energy.serving import Served
+from qstream.learn.state import LearningState
 from qstream.module.draft import Draft
 from qstream.module.inforce import InForce
-from schemas.frame import Axes, Count, Frame, Inner, Name, TimeNs
+from schemas.frame import Axes, Count, Inner, Name, TimeNs
 from schemas.power import MaybeNames, PowerBudget, PowerTopology
 
 LEVELS: Final = 12  # caps of a GPU that may be measured, the default last
@@ -23,6 +26,7 @@ MAX_SOURCES: Final = 64  # of budgets
 MAX_PUBLISHED: Final = 4
 KEPT: Final = (  # whatever the topology
     "in_force", "fence", "watermark_ns", "planned_ns", "published_ns", "budgets", "published", "schedules", "graphs", "served",
+    "frozen", "commands", "meta", "unseen",
 )  # fmt: skip
 Float32 = Annotated[NDArray[np.float32], Axes("gpus")]
 Int64 = Annotated[NDArray[np.int64], Axes("gpus")]
@@ -63,7 +67,7 @@ class Published(BaseModel):
     ts_ns: TimeNs
 
 
-class EnergyState(Frame):
+class EnergyState(LearningState):
     """One power domain: its topology, the newest readings, what was measured of each GPU's caps, and the plan in force.
 
     Arrays are by GPU in the topology's order. `seen_ns` is when a GPU was heard last (0: never), `changed_ns` when its target
@@ -73,7 +77,8 @@ class EnergyState(Frame):
     `reset` says that the next plan is the first one under another topology.
     `children` are what a domain knows of those to which it allots budgets.
     `schedules` are the versions of the domain's task schedules, `graphs` those that hold or are being planned;
-    `served` are the models that are served.
+    `served` are the models that are served. Learners are `meta`, which chooses what solves a graph, and `unseen`, which judges
+    predictions of tasks, once they have begun.
     `stuck_ns` is when an actuator last said that it could not set the GPU's target. `acked_ns` is the time of the newest plan
     that an actuator said it has taken (0: none, or it is over), `published` the newest plans. `acks` counts the targets that
     were acknowledged since the newest plan, in the order of the results; empty: none.
@@ -94,6 +99,8 @@ class EnergyState(Frame):
     schedules: Annotated[InForce, Field(strict=False)] = InForce()
     graphs: Annotated[tuple[HeldGraph, ...], Field(strict=False)] = ()
     served: Annotated[tuple[Served, ...], Field(strict=False)] = ()
+    meta: MetaState | None = None
+    unseen: UnseenState | None = None
     job: MaybeNames = ()
     boot: MaybeNames = ()
     node_ns: Annotated[NDArray[np.int64], Axes("nodes")]

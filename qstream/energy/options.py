@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, Self, get_args
 from pydantic import Field, model_validator
 
 from qstream.errors import OptionError
-from qstream.module.options import ModuleOptions, Range, Row
+from qstream.module.options import ExploreOptions, ModelChoice, Range, Row
 from schemas.energy import Mode
 from schemas.wording import must_be
 
@@ -16,7 +16,7 @@ Workload = Literal["training", "inference", "mixed", "power_constrained"]
 Quantum = Literal["available", "limited", "busy", "none"]
 
 
-class EnergyOptions(ModuleOptions):
+class EnergyOptions(ExploreOptions):
     """How the energy agent plans. Every field can be changed while it runs: ``qstream control energy --set name=value``.
 
     With `deterministic` off, and nothing else on, the simple scheduler answers: each node alone. Its answer stands in every plan.
@@ -37,8 +37,10 @@ class EnergyOptions(ModuleOptions):
     )
     qaoa: bool = Field(default=False, description="windows of tasks are refined by QAOA circuits")
     hqc: bool = Field(default=False, description="such windows are refined turn after turn, until none gets better")
-    gnn: bool = Field(default=False, description="a graph network predicts power and duration of tasks that have not run yet")
+    gnn: bool = Field(default=False, description="a graph network predicts power and duration of tasks that were not measured")
     meta: bool = Field(default=False, description="what solves the next window is chosen by what has worked before")
+    model_gnn: ModelChoice = "auto"
+    model_meta: ModelChoice = "auto"
     mode: Mode = Field(
         default="dry_run", description="dry_run and recommend: actuators set nothing; apply: those that may, set what plans say"
     )

@@ -14,7 +14,7 @@ from qstream.energy.planner import Choice
 from schemas.energy import PARKED, RELEASED, EnergyPlan, EnergyScore, TargetReason
 from schemas.plan import ResetReason, SkipReason
 from schemas.power import PowerBudget
-from schemas.solver import Reason, SolverRecord
+from schemas.solver import SolverRecord
 
 
 def hold(memory: Memory, budget: PowerBudget) -> None:
@@ -37,7 +37,6 @@ def plan_frame(
     active = rows[choice.state[rows] < PARKED]
     bounded = np.isfinite(choice.view.tree.budget_w)
     heard = (choice.view.age != Age.LOST) & (memory.now.power_w > 0)
-    unknown = options.gnn or options.meta
     return EnergyPlan(
         domain=topology.domain,
         plan_id=plan_id,
@@ -50,7 +49,6 @@ def plan_frame(
         mode=options.mode,
         status=choice.status,
         solver=_solver(choice, options),
-        fallback_reason=Reason.UNSUPPORTED if unknown else None,  # of caps and budgets; circuits are for schedules of tasks
         uuid=tuple(topology.uuid[row] for row in rows.tolist()),
         reason=tuple(reasons),
         reason_of=np.array([reasons.index(choice.reason[row]) for row in rows.tolist()], np.int32),
@@ -129,12 +127,9 @@ def _float32(values: NDArray[np.float64]) -> NDArray[np.float32]:
 
 
 def _solver(choice: Choice, options: EnergyOptions) -> SolverRecord:
-    asked = tuple(name for name in ("gnn", "meta") if getattr(options, name))
     name = "hull-greedy" if options.deterministic else "simple"
     n = int(choice.named.sum())
-    return SolverRecord(
-        solver=name, asked=asked, n=n, seed=options.seed, objective=choice.answer.value, bound=choice.answer.bound
-    )
+    return SolverRecord(solver=name, n=n, seed=options.seed, objective=choice.answer.value, bound=choice.answer.bound)
 
 
 def _score(choice: Choice) -> EnergyScore:

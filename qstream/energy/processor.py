@@ -14,6 +14,7 @@ from qstream.energy.budgets import tree_of
 from qstream.energy.children import heard, watermark_ns
 from qstream.energy.enforced import held_until_ns
 from qstream.energy.graphs import GraphPlan
+from qstream.energy.learned import LEARNERS, WANTS
 from qstream.energy.memory import MAX_PUBLISHED, EnergyState, Memory, Published, carried, fresh
 from qstream.energy.options import EnergyOptions
 from qstream.energy.parents import parent_events
@@ -25,6 +26,7 @@ from qstream.energy.scheduler import Scheduler
 from qstream.energy.serving import served
 from qstream.energy.warm import warm
 from qstream.errors import OptionError, Poison, ProblemError, Transient
+from qstream.learn.registry import Models, Registry
 from qstream.module.planning import Planned, or_skipped
 from qstream.module.planning import planned as timed
 from qstream.module.stamp import Stamp, event_ns
@@ -32,12 +34,16 @@ from qstream.quantum.record import Refused
 from qstream.quantum.runtime import QuantumRuntime
 from schemas.control import Scalar
 from schemas.energy import EnergyAck
+from schemas.frame import Frame
 from schemas.power import MAX_GPUS, GpuTelemetry, PowerBudget, PowerDemand, PowerTopology, ServingLoad
 from schemas.tasks import TaskGraph
 from schemas.topics import (
     ENERGY_ACK,
     ENERGY_PLAN,
     GPU_TELEMETRY,
+    LEARN_COMMAND,
+    LEARN_DECISION,
+    MODELS,
     POWER_BUDGET,
     POWER_DEMAND,
     POWER_TOPOLOGY,
@@ -73,24 +79,35 @@ class EnergyProcessor(Processor[EnergyState]):
     """
 
     name = "energy"
-    inputs = (GPU_TELEMETRY, POWER_TOPOLOGY, POWER_BUDGET, POWER_DEMAND, ENERGY_ACK, TASK_GRAPH, SERVING_LOAD)
-    outputs = (ENERGY_PLAN, TASK_SCHEDULE, POWER_DEMAND, POWER_BUDGET)
+    inputs = (GPU_TELEMETRY, POWER_TOPOLOGY, POWER_BUDGET, POWER_DEMAND, ENERGY_ACK, TASK_GRAPH, SERVING_LOAD, LEARN_COMMAND)
+    outputs = (ENERGY_PLAN, TASK_SCHEDULE, POWER_DEMAND, POWER_BUDGET, LEARN_DECISION)
+    tables = (MODELS,)
+    learners = LEARNERS
     state = EnergyState
     tick_s: float | None = TICK_S
+    models: Models
 
     def __init__(
         self,
         options: EnergyOptions | None = None,
         runtime: Callable[[], QuantumRuntime] | None = None,
         ahead: Ahead[Planned[GraphPlan]] | None = None,
+        models: Models | None = None,
+        registry: Registry | None = None,
     ) -> None:
         """`runtime` makes or gives the one where devices are found; it is asked when a device is named."""
         self.options = options or EnergyOptions()
         self.runtime = runtime
-        self.scheduler = Scheduler(self.options, runtime, ahead)
+        self.models = models or Models()
+        self.registry = registry or Registry(self.name, WANTS)
+        self.scheduler = Scheduler(self.options, runtime, ahead, self.models)
+
+    def with_tables(self, rows: Mapping[str, Mapping[str, Frame]]) -> Self:
+        models = self.registry.taken(rows[MODELS.name])
+        return type(self)(self.options, self.runtime, self.scheduler.ahead, models, self.registry)
 
     def configure(self, options: Mapping[str, Scalar]) -> Self:
-        changed = type(self)(self.options.changed(options), self.runtime, self.scheduler.ahead)
+        changed = type(self)(self.options.changed(options), self.runtime, self.scheduler.ahead, self.models, self.registry)
         if changed.options.device != self.options.device:
             changed._prepare_device()
         return changed
@@ -172,7 +189,7 @@ class EnergyProcessor(Processor[EnergyState]):
             changes = self._serve(memory, frame) and memory.now.published_ns > 0
             return memory, self._publish(record, memory, at_once=True) if changes else []
         if isinstance(frame, TaskGraph):
-            return memory, self.scheduler.take(Stamp.of(record, 0), frame, memory)
+            return memory, self.scheduler.take(partial(Stamp.of, record), frame, memory)
         if isinstance(frame, EnergyAck):
             acknowledge(memory, frame)
         return memory, []

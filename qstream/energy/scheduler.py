@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from qstream.ahead import Ahead
 from qstream.contract import Event, Record
+from qstream.energy.features import measured
 from qstream.energy.graphs import GraphPlan, GraphProblem, plan_graph, schedule_frame, simple_graph
 from qstream.energy.held import MOST_HELD, HeldGraph, digest_of, held
+from qstream.energy.learned import Learned
 from qstream.energy.memory import Memory
 from qstream.energy.options import EnergyOptions
 from qstream.energy.surroundings import budget_w, check_graph, problem_of
 from qstream.errors import ProblemError
+from qstream.learn.decision import Line
+from qstream.learn.registry import Models
 from qstream.module.planning import Planned, Planning, or_skipped, planned, start
 from qstream.module.stamp import Stamp, event_ns
 from qstream.quantum.runtime import QuantumRuntime
@@ -33,16 +37,17 @@ class Scheduler:
     options: EnergyOptions
     runtime: Callable[[], QuantumRuntime] | None
     ahead: Ahead[Planned[GraphPlan]] | None
+    models: Models = field(default_factory=Models)
 
-    def take(self, stamp: Stamp, graph: TaskGraph, memory: Memory) -> list[Event]:
-        """The simple schedule of a graph at once, to be solved in its turn; nothing for a graph that is known.
+    def take(self, name: Name, graph: TaskGraph, memory: Memory) -> list[Event]:
+        """The simple schedule of a graph at once, to be solved in its turn; nothing for one that is known, or over and measured.
 
         Raises
         ------
         ProblemError
             The graph contradicts the topology or itself, or the domain has too many.
         """
-        now, digest = memory.now, digest_of(graph)
+        stamp, now, digest = name(0), memory.now, digest_of(graph)
         clock_ns = now.watermark_ns or stamp.ts_ns
         others = [other for other in now.graphs if other.graph_id != graph.graph_id and other.end_ns > clock_ns]
         before = next((other for other in now.graphs if other.graph_id == graph.graph_id), None)
@@ -51,16 +56,26 @@ class Scheduler:
         check_graph(graph, now)
         if len(others) >= MOST_HELD:
             raise ProblemError(must_be("graphs of a domain", f"at most {MOST_HELD} at a time", len(others) + 1))
+        foreseen = self._learned.foresee(graph, now)
+        if _is_report(graph, clock_ns):
+            memory.set(unseen=foreseen.state)
+            return []
         turn = 1 + sum(other.graph is not None for other in others)
-        problem = self._problem(graph, memory, others, stamp.ts_ns + int(turn * self.options.plan_ms * 1e6))
+        problem = self._problem(foreseen.graph, memory, others, stamp.ts_ns + int(turn * self.options.plan_ms * 1e6))
         simple = simple_graph(problem)
         kept = held(problem, simple, digest, now.schedules.next_version(stamp.ts_ns))
+        kept = kept.changed(foreseen_by=foreseen.by, fallback_reason=foreseen.reason)
+        memory.set(unseen=foreseen.state)
         event = self._event(stamp, problem, simple, kept, 0 if before is None else before.version, memory)
         if not self._solves() or simple.plan.status == "infeasible":
             kept = kept.solved(problem, simple, kept.version)
         self._keep(memory, (*others, kept), kept.version, stamp.ts_ns)
-        self._begin(stamp, memory)
-        return [event]
+        lines = self._begin(stamp, memory)
+        return [event, *self._learned.log(name(1), memory, lines)]
+
+    @property
+    def _learned(self) -> Learned:
+        return Learned(self.options, self.models)
 
     def until_due(self, records: Sequence[Record], memory: Memory) -> int:
         """How many records to take until a better schedule is due, with the one that it comes with; else all."""
@@ -74,29 +89,33 @@ class Scheduler:
         events: list[Event] = []
         while (graph := self._due(now_ns, memory)) is not None:
             stamp = name(len(events))
-            events.append(self._publish(stamp, graph, memory))
-            self._begin(stamp, memory)
+            event, lines = self._publish(stamp, graph, memory)
+            lines += self._begin(stamp, memory)
+            events += [event, *self._learned.log(name(len(events) + 1), memory, lines)]
         return events
 
     def _due(self, now_ns: int, memory: Memory) -> HeldGraph | None:
         """The graph whose better schedule is to be published now."""
         return next((graph for graph in memory.now.graphs if graph.planning.is_due(now_ns, self.options.plan_ms)), None)
 
-    def _begin(self, stamp: Stamp, memory: Memory) -> None:
-        """Have the next graph solved: one at a time, so that each is told what the ones before it take."""
+    def _begin(self, stamp: Stamp, memory: Memory) -> list[Line]:
+        """Have the next graph solved: one at a time, so that each is told what the ones before it take; and lines to log."""
         graphs = memory.now.graphs
         at = next((at for at, held in enumerate(graphs) if held.graph is not None), None)
         if at is None or any(held.planning.active for held in graphs) or (graph := graphs[at].graph) is None:
-            return
+            return []
         solved = [other for other in graphs if other.graph is None]
         problem = self._problem(graph, memory, solved, stamp.ts_ns + int(self.options.plan_ms * 1e6))
         latest_ns = memory.now.watermark_ns + AHEAD_NS if memory.now.watermark_ns else stamp.ts_ns
         begun = graphs[at].begun(problem, Planning().begun(min(stamp.ts_ns, latest_ns), graphs[at].version))
-        memory.set(graphs=(*graphs[:at], begun, *graphs[at + 1 :]))
-        start(self.ahead, stamp.key, self._snapshot(begun), lambda: self._planner(problem))
+        state, arm, lines = self._learned.choose(stamp, graph, memory.now)
+        begun = begun.changed(arm=arm or "", decision_id=stamp.id if arm else "")
+        memory.set(graphs=(*graphs[:at], begun, *graphs[at + 1 :]), meta=state)
+        start(self.ahead, stamp.key, self._snapshot(begun), lambda: self._planner(problem, begun))
+        return lines
 
-    def _publish(self, stamp: Stamp, graph: HeldGraph, memory: Memory) -> Event:
-        """The better schedule of a graph; where planning fails, the simple one once more, as skipped."""
+    def _publish(self, stamp: Stamp, graph: HeldGraph, memory: Memory) -> tuple[Event, list[Line]]:
+        """The better schedule of a graph, and lines to log; where planning fails, the simple one once more, as skipped."""
         problem, graphs = graph.problem(), memory.now.graphs
         if problem is None:
             raise AssertionError(must_be("a graph that is due", "one that is being solved", graph.graph_id))
@@ -108,12 +127,13 @@ class Scheduler:
             self._keep(memory, (*graphs[:at], kept, *graphs[at + 1 :]), version, due_ns)
             return self._event(stamp, problem, found, kept, graph.version, memory, solver_s)
 
-        def better() -> Event:
-            found = planned(self.ahead, stamp.key, self._snapshot(graph), lambda: self._planner(problem))
+        def better() -> tuple[Event, list[Line]]:
+            found = planned(self.ahead, stamp.key, self._snapshot(graph), lambda: self._planner(problem, graph))
             # A tick that is repeated after a crash has the same id, so it must say the same version.
-            return answer(found.value, memory.now.schedules.next_version(due_ns), found.seconds)
+            event = answer(found.value, memory.now.schedules.next_version(due_ns), found.seconds)
+            return event, self._learned.learn(graph, due_ns, found.value, memory)
 
-        return or_skipped(memory, stamp.key, better, lambda: answer(simple_graph(problem), graph.version, None))
+        return or_skipped(memory, stamp.key, better, lambda: (answer(simple_graph(problem), graph.version, None), []))
 
     def _problem(self, graph: TaskGraph, memory: Memory, others: Sequence[HeldGraph], free_ns: int) -> GraphProblem:
         return problem_of(graph, memory.now, others, lost_s=self.options.lost_s, free_ns=free_ns)
@@ -130,7 +150,7 @@ class Scheduler:
     ) -> Event:
         frame = schedule_frame(
             problem, found, plan_id=stamp.id, ts_ns=stamp.ts_ns, version=kept.version, base_version=base,
-            budget_w=budget_w(problem.graph, memory.now),
+            budget_w=budget_w(problem.graph, memory.now), fallback_reason=kept.fallback_reason,
         )  # fmt: skip
         if base == kept.version:
             frame = frame.model_copy(update={"skip_reason": SkipReason.PLANNING_FAILED})
@@ -142,11 +162,18 @@ class Scheduler:
         memory.set(graphs=graphs, schedules=before.proposed(max(version, before.version), now_ns).acknowledged())
 
     def _solves(self) -> bool:
-        return self.options.deterministic or self.options.qaoa or self.options.hqc
+        options = self.options
+        return options.deterministic or options.qaoa or options.hqc or options.meta
 
     def _snapshot(self, graph: HeldGraph) -> Hashable:
-        return graph.digest, graph.version, graph.planning.begun_ns, self.options
+        return graph.digest, graph.version, graph.planning.begun_ns, graph.foreseen_by, graph.arm, self.options
 
-    def _planner(self, problem: GraphProblem) -> Callable[[], GraphPlan]:
+    def _planner(self, problem: GraphProblem, graph: HeldGraph) -> Callable[[], GraphPlan]:
         runtime = self.runtime() if self.options.device and self.runtime else None
-        return lambda: plan_graph(problem, self.options, runtime=runtime)
+        return lambda: plan_graph(problem, self.options, arm=graph.chosen(), runtime=runtime)
+
+
+def _is_report(graph: TaskGraph, now_ns: int) -> bool:
+    """Whether a graph says no more than what tasks came to that are over."""
+    over = graph.ts_ns + int(graph.slots * graph.slot_s * 1e9) <= now_ns
+    return graph.measured is not None and bool(measured(graph).all()) and over

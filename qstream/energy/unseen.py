@@ -97,10 +97,12 @@ def with_predictions(graph: TaskGraph, model: Model) -> TaskGraph:
 
     Slots are those that hold in nine of ten cases, as graphs kept apart have shown; watts are the middle ones.
     """
-    unseen = ~measured(graph)
-    if not unseen.any():
-        return graph
-    said, count = predict(model, graph), min(MODES, graph.duration.shape[1])
+    return graph if measured(graph).all() else lowered(graph, model, predict(model, graph))
+
+
+def lowered(graph: TaskGraph, model: Model, said: Floats) -> TaskGraph:
+    """The same from what the model said [N, 2 M]."""
+    unseen, count = ~measured(graph), min(MODES, graph.duration.shape[1])
     margin = float(_array(model, "margin")[0])
     gpus = np.ones(len(graph.task)) if graph.gpus is None else graph.gpus
     seconds, watts = np.exp(said[:, :count] + margin), np.exp(said[:, MODES : MODES + count]) * gpus[:, None]

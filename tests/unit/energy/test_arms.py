@@ -46,7 +46,7 @@ def test_the_kill_switch_of_the_options_leaves_the_classical_arm_and_the_state()
     state = arms.start()
     off = play(gaps(20, 0), lambda category, arm: 0.05, learn="off", state=state)
     assert set(off.used) == {"list"}
-    assert off.state is state
+    assert off.state == state
     assert set(play(gaps(20, 0), lambda category, arm: 0.05, learn="shadow").used) == {"list"}
 
 

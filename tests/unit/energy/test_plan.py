@@ -84,12 +84,13 @@ def test_the_same_call_gives_the_same_plan_and_the_simple_scheduler_can_answer_a
     assert simple.power_limit_w.tolist() == simple.simple_power_limit_w.tolist() == [400] * 8
 
 
-def test_models_that_were_asked_for_are_not_silently_left_out_and_circuits_have_no_say_in_caps(recording):
+def test_circuits_and_models_have_no_say_in_caps(recording):
     nodes, frames = recording
-    plan = plan_energy(topology_of(nodes, 3200), frames, options=EnergyOptions(gnn=True))
-    assert (plan.fallback_reason, plan.solver.asked) == ("unsupported", ("gnn",))
-    plan = plan_energy(topology_of(nodes, 3200), frames, options=EnergyOptions(qaoa=True))
-    assert (plan.fallback_reason, plan.solver.asked) == (None, ())
+    plain = plan_energy(topology_of(nodes, 3200), frames)
+    for name in ("qaoa", "gnn", "meta"):
+        plan = plan_energy(topology_of(nodes, 3200), frames, options=EnergyOptions(**{name: True}))
+        assert (plan.fallback_reason, plan.solver.asked) == (None, ())
+        assert plan.power_limit_w.tolist() == plain.power_limit_w.tolist()
 
 
 def test_frames_that_contradict_the_topology_are_refused(recording):

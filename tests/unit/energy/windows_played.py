@@ -45,7 +45,7 @@ def play(
         now, arm, early = arms.chosen(now, category, name, n, learn=learn, explore=explore, seed=seed)
         peak = 1 + max(0.0, gap - gain(category, arm))
         came = arms.Came(peak, 1.0, 1 + gap, CIRCUITS[arm] if gap > 0 else 0)
-        now, lines = arms.learnt(now, arm, name, came, n, used, learn=learn)
+        now, lines = arms.learnt(now, arm, name, came, n, used, mode=lambda learner: learn)
         taken.append(arm)
         if early + lines:
             named = {"module": "energy", "key": "rack-1", "learner": arms.LEARNER, "reward_name": arms.REWARD}
