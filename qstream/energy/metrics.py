@@ -12,6 +12,7 @@ from prometheus_client import Counter, Gauge
 from qstream.contract import Event
 from qstream.metrics import bounded_label
 from schemas.energy import EnergyPlan, TargetReason
+from schemas.tasks import EnergySchedule
 
 BUDGET: Final = Gauge("qstream_energy_budget_watts", "Watts that the domain may draw", ["domain"])
 CHARGED: Final = Gauge("qstream_energy_charged_watts", "Watts that the domain cannot pass under the newest plan", ["domain"])
@@ -30,11 +31,25 @@ ACKS: Final = Counter(
     "qstream_energy_acknowledgements_total", "Targets that actuators acknowledged, by what became of them", ["domain", "result"]
 )
 PLAN_AGE: Final = Gauge("qstream_energy_plan_age_seconds", "Since the newest plan", ["domain"])
+SCHEDULES: Final = Counter(
+    "qstream_energy_schedules_total",
+    "Schedules of tasks by the solver that answered and their status, or why the one before stays",
+    ["domain", "solver", "outcome"],
+)
+SCHEDULE_GAP: Final = Gauge(
+    "qstream_energy_schedule_gap_ratio",
+    "Peak of the newest schedule above its bound: planned, soonest, without circuits, of random choices in their place",
+    ["domain", "kind"],
+)
+REPLICAS: Final = Gauge("qstream_energy_active_replicas", "Replicas of a served model to keep active", ["domain", "model"])
 
 
 def observe(event: Event) -> None:
     """Note a delivered plan in the metrics."""
     plan = event.frame
+    if isinstance(plan, EnergySchedule):
+        _schedule(plan)
+        return
     if not isinstance(plan, EnergyPlan) or plan.skip_reason is not None:
         return
     domain = bounded_label("domain", plan.domain)
@@ -56,12 +71,29 @@ def observe(event: Event) -> None:
         at = plan.budget_of.index(plan.domain)
         BUDGET.labels(domain).set(float(plan.budget_w[at]))
         CHARGED.labels(domain).set(float(plan.planned_w[at]))
+    if plan.active_replicas is not None:
+        for name, count in zip(plan.served, plan.active_replicas.tolist(), strict=True):
+            REPLICAS.labels(domain, bounded_label("model", name)).set(count)
     if plan.predicted_w is not None:
         PREDICTED.labels(domain).set(float(plan.predicted_w.sum()))
     if plan.expected is not None:
         SAVED.labels(domain).set(plan.expected.saved_w)
         SIMPLE_SAVED.labels(domain).set(plan.expected.simple_saved_w)
         SLOWDOWN.labels(domain).set(plan.expected.slowdown_worst)
+
+
+def _schedule(plan: EnergySchedule) -> None:
+    """Count a schedule, and note how far its peak is above its bound, next to what others would have reached."""
+    domain = bounded_label("domain", plan.domain)
+    SCHEDULES.labels(domain, plan.solver.solver, str(plan.skip_reason or plan.status)).inc()
+    if plan.skip_reason is not None or plan.status == "infeasible" or plan.bound_w <= 0:
+        return
+    others = {"without_circuits": plan.solver.twin, "random": plan.solver.control}
+    for name, peak in ({"planned": plan.peak_w, "soonest": plan.simple_peak_w} | others).items():
+        if peak is None:
+            SCHEDULE_GAP.remove(domain, name)
+        else:
+            SCHEDULE_GAP.labels(domain, name).set(peak / plan.bound_w - 1)
 
 
 def _age_s(ts_ns: int) -> float:

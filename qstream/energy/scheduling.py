@@ -22,7 +22,8 @@ from schemas.solver import Reason, SolverRecord
 
 # Between the bound and the best so far, tried in turn: what may be reached at once, and what surely gets a little better.
 _CAPS: Final = (0.5, 0.75, 0.9, 0.97, 1 - 1e-9, 0.0)
-_TRIES: Final = 300  # at one cap
+_TRIES: Final = 300  # at one cap, or fewer
+_LEAST_CAPS: Final = 13  # that are tried, however many tasks there are
 _NOISE: Final = 2.0  # slots
 _MOST_TRIES: Final = 12_000
 _WORK: Final = 2.5e8  # about a quarter of a second: tries x units x (units + _FIXED)
@@ -161,11 +162,11 @@ def levelled(
     start, mode = given
     best, units = float(window.load_w(start[window.unit], mode).max()), len(tasks.release)
     left = min(_MOST_TRIES, int(_WORK / (units * (units + _FIXED))))
-    turn, failed = 0, 0
+    turn, failed, each = 0, 0, max(1, min(_TRIES, left // _LEAST_CAPS))
     while left > 0 and failed < _PATIENCE and remaining_s() > 0 and best > bound * (1 + ROUNDING):
         cap = bound + _CAPS[failed % len(_CAPS)] * (best - bound)
         tried, chosen = start.copy(), mode.copy()
-        rank, tries = tasks.latest.astype(np.float64), min(_TRIES, left)
+        rank, tries = tasks.latest.astype(np.float64), min(each, left)
         drawn = np.uint64(np.random.SeedSequence([seed, turn]).generate_state(1, np.uint64)[0])
         if build_to(tasks, cap * (1 + 1e-12), tries, _NOISE, drawn, window.base, rank, tried, chosen):
             start, mode, failed = tried, chosen, 0

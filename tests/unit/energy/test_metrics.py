@@ -9,7 +9,9 @@ from prometheus_client import REGISTRY
 from qstream.contract import Event
 from qstream.energy.metrics import observe
 from schemas.energy import EnergyPlan
-from schemas.topics import ENERGY_PLAN
+from schemas.plan import SkipReason
+from schemas.tasks import EnergySchedule
+from schemas.topics import ENERGY_PLAN, TASK_SCHEDULE
 
 
 def see(domain, **changes):
@@ -46,3 +48,27 @@ def test_a_plan_that_was_not_made_changes_nothing():
     see("skipped")
     see("skipped", skip_reason="planning_failed", missing_w=9.0)
     assert value("missing_watts", domain="skipped") == pytest.approx(0)
+
+
+def test_schedules_are_counted_and_their_peaks_stand_next_to_those_of_others():
+    plan = EnergySchedule.example().model_copy(update={"domain": "tasks", "bound_w": 1520.0})
+    circuit = plan.solver.model_copy(update={"solver": "qaoa", "twin": 2280.0, "control": 3040.0})
+    for frame in (plan.model_copy(update={"solver": circuit}), plan):
+        observe(Event(TASK_SCHEDULE, "tasks", "t/0/0/0", frame, None))
+        if frame is not plan:
+            assert [value("schedule_gap_ratio", domain="tasks", kind=kind) for kind in ("without_circuits", "random")] == [
+                0.5,
+                1.0,
+            ]
+    assert [value("schedules_total", domain="tasks", solver=name, outcome="optimal") for name in ("qaoa", "list")] == [1, 1]
+    assert value("schedule_gap_ratio", domain="tasks", kind="planned") == 0.25
+    assert value("schedule_gap_ratio", domain="tasks", kind="random") is None
+    failed = plan.model_copy(update={"skip_reason": SkipReason.PLANNING_FAILED, "peak_w": 9e9})
+    observe(Event(TASK_SCHEDULE, "tasks", "t/0/0/0", failed, None))
+    assert value("schedules_total", domain="tasks", solver="list", outcome="planning_failed") == 1
+    assert value("schedule_gap_ratio", domain="tasks", kind="planned") == 0.25
+
+
+def test_replicas_to_keep_active_are_those_of_the_newest_plan():
+    see("replicas", served=("chat",), active_replicas=np.array([3], np.int32))
+    assert value("active_replicas", domain="replicas", model="chat") == 3

@@ -227,3 +227,10 @@ def test_wrong_nodes_are_named() -> None:
         select_nodes(window, [1], [4], [100.0])
     with pytest.raises(ProblemError, match="idle_w must be 1 finite numbers of 0 W or more, one for each node"):
         select_nodes(window, [1, 1], [4], [-1.0])
+
+
+def test_many_tasks_come_near_their_bound_too() -> None:
+    rng = np.random.default_rng(1)
+    window = TaskWindow(100, rng.integers(1, 4, 800), rng.uniform(50, 600, 800), np.zeros(800, int), np.full(800, 100))
+    plan = schedule(window)
+    assert plan.peak_w < 1.25 * plan.bound_w
