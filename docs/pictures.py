@@ -1,4 +1,4 @@
-"""Draws the pictures of these pages from what the product prints: `python -m docs.pictures placement` and `... demo`."""
+"""Draws the pictures of these pages from what the product prints: `python -m docs.pictures NAME`, all without a name."""
 
 from __future__ import annotations
 
@@ -43,9 +43,27 @@ def placement() -> None:
         left = gap + number * (wide + gap)
         parts += [_title(name, left, top + 56), _placed(found, left, top + 64, wide)]
     height = top + 64 + max(_height(found, wide) for found in maps) + gap
+    _written("placement.svg", height, "load of each GPU", parts)
+
+
+def power() -> None:
+    """Watts of the domain above the limit of each GPU, as `qstream energy cap --html` draws them."""
+    with tempfile.TemporaryDirectory() as folder:
+        page = Path(folder) / "report.html"
+        subprocess.run(["qstream", "energy", "cap", "--example", "--html", str(page)], check=True)
+        html = page.read_text()
+    keys = [_key(text) for text in re.findall(r'<div class="key">(.*?)</div>', html)]
+    parts, top = list[str](), 26.0
+    for title, key, found in zip(re.findall(r"<h2>(.*?)</h2>", html), keys, SVG.findall(html), strict=True):
+        parts += [_title(title, 20, top), _shown(key, 250, top), _placed(found, 20, top + 14, WIDTH - 40)]
+        top += _height(found, WIDTH - 40) + 48
+    _written("power.svg", top - 20, "power limits of a modelled rack", parts)
+
+
+def _written(name: str, height: float, label: str, parts: list[str]) -> None:
     style = "text{font:11px system-ui,sans-serif;fill:#4a525c}.title{font-size:14px;font-weight:600;fill:#1c2127}"
-    (PICTURES / "placement.svg").write_text(
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="load of each GPU">'
+    (PICTURES / name).write_text(
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{label}">'
         f'<style>{style}</style><rect width="100%" height="100%" fill="#fff"/>{"".join(parts)}</svg>\n'
     )
 
@@ -113,7 +131,7 @@ def _terminal(name: str, title: str, text: str) -> None:
     (PICTURES / name).write_text("\n".join(line.rstrip() for line in drawn.splitlines()) + "\n")
 
 
-DRAWN: Mapping[str, Callable[[], None]] = {"placement": placement, "demo": demo}
+DRAWN: Mapping[str, Callable[[], None]] = {"placement": placement, "power": power, "demo": demo}
 
 
 def main(names: list[str]) -> None:

@@ -18,11 +18,14 @@ from typer.testing import CliRunner
 
 from docs import generate
 from qstream.cli.main import app
+from tests.unit.cli.energy.smi import csv_of
+from tests.unit.energy.racks import rack
 
 ROOT = Path(__file__).parents[2]
 PAGES = ROOT / "docs/pages"
 WRITTEN = [
     ROOT / "README.md",
+    ROOT / "qstream/energy/README.md",
     ROOT / "qstream/routing/README.md",
     ROOT / "qstream/node/README.md",
     *sorted(page for page in PAGES.rglob("*.md") if page.parent.name != "reference"),
@@ -99,6 +102,22 @@ def test_a_command_on_the_bundled_recording_prints_what_the_page_shows(command, 
     assert shown.exit_code == 0, shown.output
     printed = [line.strip() for line in shown.output.splitlines()]
     assert [line for line in output.splitlines() if line.strip() not in printed] == []
+
+
+def test_the_pages_on_power_limits_run_on_recordings_of_two_nodes(tmp_path, monkeypatch):
+    """The commands of the page in their order, each with the lines that the page shows below it."""
+    monkeypatch.chdir(tmp_path)
+    for node in rack(2, 4):
+        (tmp_path / f"{node.node}.csv").write_text(csv_of(node, 60))
+    console = [block.code for block in BLOCKS if block.language == "console" and block.page.stem == "power-offline"]
+    found = re.findall(r"^\$ (qstream [^\n>]*)[^\n]*\n((?:(?!\$ )[^\n]*\n)*)", "".join(console), re.MULTILINE)
+    assert len(found) == 5
+    for command, output in found:
+        shown = CliRunner().invoke(app, shlex.split(command)[1:], env={"COLUMNS": "100", "NO_COLOR": "1"})
+        assert shown.exit_code == ("1.4kW" in command), shown.output
+        printed = [line.strip() for line in shown.stdout.splitlines()]
+        assert [line for line in output.splitlines() if line.strip() not in printed] == []
+    assert {path.name for path in tmp_path.iterdir()} >= {"rack.json", "plan.json", "report.html", "power-limits.sh"}
 
 
 def test_the_newcomer_s_two_commands_are_the_ones_that_ci_runs():

@@ -19,7 +19,7 @@ COLOURS: Final = {"default": GREY, "uniform": ORANGE, "planned": BLUE}
 DRAWN: Final = "#dfe7ec"
 BUDGET: Final = "#9e2a24"
 BAR: Final = 26
-STEPS: Final = (1, 2, 2.5, 5, 10)
+STEPS: Final = (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10)
 
 
 def page(found: Compared) -> str:
