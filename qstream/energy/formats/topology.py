@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -16,7 +16,12 @@ ALL: Final = "all"
 
 
 def recorded_topology(
-    frames: Iterable[GpuTelemetry], *, domain: str, budget_w: float, opt_in: Sequence[str] = ()
+    frames: Iterable[GpuTelemetry],
+    *,
+    domain: str,
+    budget_w: float,
+    opt_in: Sequence[str] = (),
+    clocks_mhz: Sequence[float] = (),
 ) -> PowerTopology:
     """The topology of the GPUs of a recording, each on the node whose frames have it, in the order in which they come.
 
@@ -26,6 +31,8 @@ def recorded_topology(
     ----------
     opt_in
         GPUs that may be given targets, by uuid, or ``all``.
+    clocks_mhz
+        Supported SM clocks of all GPUs, rising; without, plans limit power only.
 
     Raises
     ------
@@ -49,6 +56,10 @@ def recorded_topology(
         raise ProblemError(must_be("opt_in", rule, Shown(absent[0] if absent else "a recording without GPUs")))
     nodes = list(dict.fromkeys(node_of.values()))
     least, most, default = np.array(list(limits.values()), np.float32).T
+    clocks: dict[str, Any] = {}
+    if clocks_mhz:
+        model_of_gpu = np.zeros(len(node_of), np.int32)
+        clocks = {"model": ("gpu",), "model_of_gpu": model_of_gpu, "sm_clock_mhz": np.array([clocks_mhz], np.float32)}
     return PowerTopology.build(
         domain=domain,
         budget_w=budget_w,
@@ -59,4 +70,5 @@ def recorded_topology(
         limit_max_w=most,
         limit_default_w=default,
         opt_in=np.array([ALL in opt_in or uuid in opt_in for uuid in node_of], np.uint8),
+        **clocks,
     )

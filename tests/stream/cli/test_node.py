@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import Result
 
 from qstream.config import Settings
 from qstream.node import FakeNvml
@@ -21,7 +22,8 @@ from qstream.stream.client import PlanSubscriber, Publisher
 from qstream.stream.read import frame_of, read_all
 from qstream.testing.rig import wait_until
 from schemas.energy import EnergyAck, EnergyPlan
-from schemas.power import GpuTelemetry
+from schemas.frame import JSON
+from schemas.power import GpuTelemetry, PowerTopology
 from schemas.topics import ENERGY_ACK, ENERGY_PLAN, GPU_TELEMETRY
 
 UUIDS = FakeNvml(node="n1").uuids
@@ -98,6 +100,19 @@ def test_readings_are_published_until_the_count(cluster: str, started: Started, 
     assert [(frame.node, frame.seq, frame.uuid) for frame in frames] == [("n1", seq, UUIDS) for seq in (1, 2, 3)]
     energy = [frame.count[frame.counter.index("energy_mj")] for frame in frames if frame.count is not None]
     assert (energy[0] < energy[2]).all()
+
+
+def test_gpus_that_report_themselves_are_described_and_published(
+    cluster: str, started: Started, invoke: Callable[..., Result], topic_prefix: str, tmp_path: Path
+):
+    words = ["--domain", topic_prefix, "--node", "n1", "--source", "fake", "--interval", "100ms"]
+    started("energy", "telemetry", *words, "-b", cluster)
+    path = tmp_path / "topology.json"
+    given = ["--domain", topic_prefix, "--budget", "4kW", "--opt-in", "all", "--clocks", "345:1980", "--listen", "500ms"]
+    wait_until(lambda: invoke("energy", "topology", *given, "--out", path, "-b", cluster).exit_code == 0)
+    found = PowerTopology.decode(path.read_bytes(), JSON)
+    assert (found.node, found.uuid, found.budget_w, found.opt_in.tolist()) == (("n1",), UUIDS, 4000, [1] * 8)
+    assert invoke("publish", path, "-b", cluster).exit_code == 0
 
 
 def test_sigterm_puts_the_defaults_back(node: Node):

@@ -24,6 +24,8 @@ def error_of(*words):
             "URL must be such as http://localhost:9400/metrics or unix:///run/zeusd/zeusd.sock",
         ),
         (("telemetry", "--source", "fake", "--interval", "1"), "--interval must be a time above 0, such as 50ms or 2s, got '1'"),
+        (("topology", "--budget", "much"), "--budget must be watts, such as 2600, 40kW or 1.2MW, got 'much'"),
+        (("topology", "--budget", "1kW", "--clocks", "9:8"), "--clocks must be the lowest and the highest SM clock in MHz"),
         (("actuate", "--device", "gpu"), "--device must be nvml, zeusd, zeusd:URL, fake, fake:FILE or null, got 'gpu'"),
         (("actuate", "--device", "fake", "--verify", "often"), "--verify must be a time above 0"),
         (("actuate", "--device", "fake", "--apply"), "--allow must be given with --apply, once for each GPU that may be set"),

@@ -42,6 +42,12 @@ def test_recorded_gpus_are_described_and_can_be_planned_for(recordings):
     assert "4 of 4 GPUs may be given targets" in planned.stdout
 
 
+def test_clocks_that_are_given_are_those_of_all_gpus(recordings):
+    printed = run("topology", *recordings, *WORDS, "--budget", "2kW", "--clocks", "345:400")
+    found = PowerTopology.decode(printed.stdout.encode(), JSON)
+    assert (found.sm_clock_mhz.tolist(), found.model_of_gpu.tolist()) == ([[345, 360, 375, 390]], [0] * 4)
+
+
 def test_no_gpu_opts_in_by_itself_and_one_can_alone(recordings):
     printed = run("topology", *recordings, *WORDS, "--budget", "2kW")
     assert PowerTopology.decode(printed.stdout.encode(), JSON).opt_in.tolist() == [0] * 4
