@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from importlib import resources
 
-from qstream.energy.graphs import Predict, alone, plan_graph, schedule_frame, simple_graph
+from qstream.energy import unseen
+from qstream.energy.features import measured
+from qstream.energy.graphs import alone, plan_graph, schedule_frame, simple_graph
 from qstream.energy.memory import fresh
 from qstream.energy.options import EnergyOptions
 from qstream.energy.surroundings import check_graph, problem_of
+from qstream.energy.unseen import with_predictions
 from qstream.errors import ProblemError
+from qstream.learn.model import Model
 from qstream.quantum.window import Runtime
 from schemas.frame import JSON
 from schemas.power import PowerTopology
+from schemas.solver import Reason
 from schemas.tasks import EnergySchedule, TaskGraph
 from schemas.wording import must_be
 
@@ -22,7 +27,7 @@ def schedule_graph(
     *,
     budget_w: float | None = None,
     options: EnergyOptions | None = None,
-    predict: Predict | None = None,
+    model: Model | None = None,
     runtime: Runtime | None = None,
 ) -> EnergySchedule:
     """Schedule a graph of tasks at a low peak of power.
@@ -40,15 +45,23 @@ def schedule_graph(
         What the domain may draw; the lower one of this and the topology's counts.
     options
         The defaults without.
-    predict, runtime
+    model
+        Predicts slots and watts of the tasks that were not measured, as `qstream learn train energy gnn` has trained it.
+    runtime
         As of `plan_graph`.
 
     Raises
     ------
     ProblemError
         The graph contradicts the topology or itself. A deadline that cannot be met is a status, not an error.
+    LearnError
+        The model is of another kind, or does not fit.
     """
-    chosen, budget = options or EnergyOptions(), budget_w
+    chosen, budget, reason = options or EnergyOptions(), budget_w, None
+    if model is not None:
+        graph, reason = with_predictions(graph, model), unseen.reason(model)
+    elif chosen.gnn and not measured(graph).all():
+        reason = Reason.MODEL_MISSING
     problem = alone(graph)
     if topology is not None:
         if graph.domain != topology.domain:
@@ -58,10 +71,11 @@ def schedule_graph(
         problem = problem_of(graph, now, (), lost_s=chosen.lost_s, free_ns=0)
         budget = topology.budget_w if budget is None else min(budget, topology.budget_w)
     solves = chosen.deterministic or chosen.qaoa or chosen.hqc
-    found = plan_graph(problem, chosen, predict=predict, runtime=runtime) if solves else simple_graph(problem)
+    found = plan_graph(problem, chosen, runtime=runtime) if solves else simple_graph(problem)
     return schedule_frame(
-        problem, found, plan_id=f"offline/{graph.graph_id}", ts_ns=graph.ts_ns, version=1, base_version=0, budget_w=budget
-    )
+        problem, found, plan_id=f"offline/{graph.graph_id}", ts_ns=graph.ts_ns, version=1, base_version=0, budget_w=budget,
+        fallback_reason=reason,
+    )  # fmt: skip
 
 
 def bundled_graph() -> TaskGraph:

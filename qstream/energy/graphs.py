@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
@@ -20,7 +19,6 @@ from schemas.solver import Reason
 from schemas.tasks import EnergySchedule, TaskGraph
 
 Arm = Literal["soonest", "list", "qaoa", "hqc"]  # how a window is solved, as the solver of its record says
-Predict = Callable[[TaskGraph], TaskGraph]
 SIZES: Final = ((20, "small"), (100, "medium"), (4096, "large"))  # most tasks of each
 DENSITIES: Final = ((0.0, "free"), (1.0, "sparse"), (np.inf, "dense"))  # most edges a task of each
 
@@ -108,7 +106,6 @@ def plan_graph(
     options: EnergyOptions,
     *,
     arm: Arm | None = None,
-    predict: Predict | None = None,
     runtime: Runtime | None = None,
 ) -> GraphPlan:
     """Schedule a graph at a low peak, on as few nodes as its deadlines allow.
@@ -119,8 +116,6 @@ def plan_graph(
     ----------
     arm
         How the window is solved; without, as the toggles of the options say.
-    predict
-        Fills in what is not known of tasks that have not run yet.
     runtime
         Runs circuits on a device, where the options name one.
 
@@ -129,8 +124,6 @@ def plan_graph(
     ProblemError
         Tasks that start together depend on each other.
     """
-    if predict is not None:
-        problem = replace(problem, graph=predict(problem.graph))
     terms = options if arm is None else options.model_copy(update=_toggles(arm))
     window = window_of(problem)
     deadline_s = None if options.deadline_ms is None else options.deadline_ms / 1e3

@@ -93,7 +93,7 @@ class Registry:
         if len(parts) < parts[0].parts:
             return parts, f"{len(parts)} of its {parts[0].parts} parts have come"
         try:
-            return parts, _fitting(assemble(parts), self.wants[key[0]])
+            return parts, fitting(assemble(parts), self.wants[key[0]])
         except LearnError as exc:
             log.error("%s: model %s/%s is not used: %s", self.module, *key, exc)
             return parts, str(exc)
@@ -117,8 +117,8 @@ def _newest(found: Mapping[tuple[str, int], _Parts]) -> tuple[dict[tuple[str, in
     return kept, refused
 
 
-def _fitting(model: Model, want: Want) -> Model:
-    """The model; `LearnError` unless it is what the module wants and its arrays give an answer."""
+def fitting(model: Model, want: Want) -> Model:
+    """The model; `LearnError` unless it is what a module wants and its arrays give an answer."""
     if model.kind not in want.kinds:
         raise LearnError(must_be("kind", " or ".join(want.kinds), model.kind))
     if model.feature_names != want.feature_names:

@@ -8,7 +8,7 @@ from typing import Annotated, Final
 
 import typer
 
-from qstream.cli.energy.files import read_frame
+from qstream.cli.energy.files import read_frame, read_model
 from qstream.cli.energy.recordings import watts
 from qstream.cli.names import parse_options
 from qstream.cli.options import AsJson, OptionChanges
@@ -33,6 +33,9 @@ def schedule(
         Path | None, typer.Option(metavar="FILE", help="PowerTopology as JSON: then tasks are assigned to nodes.")
     ] = None,
     budget: Annotated[str | None, typer.Option(metavar="WATTS", help="What the domain may draw, such as 40kW.")] = None,
+    model: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Model of learn train energy gnn: predicts tasks that were not measured.")
+    ] = None,
     changes: OptionChanges = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of what is drawn at random.")] = 0,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Where the schedule goes, as JSON.")] = None,
@@ -48,6 +51,7 @@ def schedule(
       qstream energy schedule --example
       qstream energy schedule tasks.json --topology rack.json --budget 12kW --out schedule.json
       qstream energy schedule tasks.json --set qaoa=true --json
+      qstream energy schedule tasks.json --model gnn.safetensors
     """
     from qstream.energy.graph_offline import bundled_graph, schedule_graph  # noqa: PLC0415 - numpy and solvers, not for help
     from qstream.energy.options import EnergyOptions  # noqa: PLC0415
@@ -58,10 +62,11 @@ def schedule(
     limit_w = None if budget is None else watts(budget)
     options = EnergyOptions().changed(parse_options(changes or []) | {"seed": seed})
     graph = bundled_graph() if tasks is None else read_frame(TaskGraph, tasks, "TASKS.json")
+    learnt = None if model is None else read_model(model)
     tree = None if topology is None else read_frame(PowerTopology, topology, "--topology")
-    if out is not None and out.resolve() in {path.resolve() for path in (tasks, topology) if path is not None}:
+    if out is not None and out.resolve() in {path.resolve() for path in (tasks, topology, model) if path is not None}:
         raise ConfigError(must_be("--out", "a file of its own, not an input", str(out)))
-    plan = schedule_graph(graph, tree, budget_w=limit_w, options=options)
+    plan = schedule_graph(graph, tree, budget_w=limit_w, options=options, model=learnt)
     written = write_files([] if out is None else [(out, plan.encode(JSON) + b"\n")])
     if as_json:
         wall_s = round(time.perf_counter() - began, 3)
@@ -123,7 +128,7 @@ def _facts(plan: EnergySchedule, graph: TaskGraph) -> list[str]:
     if plan.solver.depth is not None:
         lines.append(_circuit(plan.solver))
     if plan.fallback_reason is not None:
-        lines.append(f"circuits did not answer: {plan.fallback_reason}")
+        lines.append(f"not all that was asked for answered: {plan.fallback_reason}")
     return lines
 
 

@@ -67,7 +67,7 @@ def publish(
     Example:
       qstream learn publish forecast.safetensors
     """
-    model = _of_file(file)
+    model = model_of_file(file)
     require_gain(model, force)
     send(client_settings(bootstrap_servers), model)
 
@@ -109,7 +109,7 @@ def read_model(name: str, bootstrap_servers: str | None) -> Model:
     """
     known, _, number = name.rpartition("@") if "@" in name else (name, "", "")
     if known.endswith(".safetensors"):
-        model = _of_file(Path(known))
+        model = model_of_file(Path(known))
         if number and number != str(model.version):
             raise ConfigError(must_be("version", f"that of {known}, {model.version}", number))
         return model
@@ -124,13 +124,14 @@ def read_model(name: str, bootstrap_servers: str | None) -> Model:
         raise ConfigError(f"model {name}: {exc}") from exc
 
 
-def _of_file(file: Path) -> Model:
+def model_of_file(file: Path, argument: str = "FILE") -> Model:
+    """The model in a file; `ConfigError` names the argument, the file, and what is wrong with it."""
     try:
         return from_bytes(file.read_bytes())
     except OSError as exc:
-        raise ConfigError(must_be("FILE", f"a file that can be read ({exc.strerror})", str(file))) from exc
+        raise ConfigError(must_be(argument, f"a file that can be read ({exc.strerror})", str(file))) from exc
     except LearnError as exc:
-        raise ConfigError(must_be("FILE", f"what qstream learn train has written ({exc})", str(file))) from exc
+        raise ConfigError(must_be(argument, f"what qstream learn train has written ({exc})", str(file))) from exc
 
 
 def _one_of(found: Parts, name: str, version: int) -> tuple[str, str, int]:

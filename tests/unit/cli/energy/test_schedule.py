@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,8 +12,11 @@ from typer.testing import CliRunner
 from qstream.cli.energy.schedule import clock
 from qstream.cli.main import app
 from qstream.energy.graph_offline import bundled_graph
+from qstream.energy.train_gnn import train_gnn
+from qstream.learn.model import to_bytes
 from schemas.frame import JSON
 from schemas.tasks import EnergySchedule
+from tests.unit.energy import pipelines
 from tests.unit.energy.graphs import graph
 from tests.unit.energy.racks import rack, topology_of
 
@@ -96,3 +100,21 @@ def test_wrong_arguments_are_named(files):
 
 def test_times_are_hours_minutes_and_seconds_from_the_begin():
     assert [clock(seconds) for seconds in (0, 59, 3600, 86_399.6)] == ["+0:00:00", "+0:00:59", "+1:00:00", "+24:00:00"]
+
+
+def test_a_trained_model_predicts_tasks_that_were_not_measured_and_a_file_that_is_none_is_refused(tmp_path):
+    made, _ = train_gnn([pipelines.graph(seed) for seed in range(20)], seed=0, deadline_s=600, rounds=0)
+    model, tasks = tmp_path / "gnn.safetensors", tmp_path / "tasks.json"
+    model.write_bytes(to_bytes(made))
+    tasks.write_bytes(pipelines.pair(500)[0].encode(JSON))
+    plan = json.loads(run(tasks, "--model", model, "--json").stdout)["schedule"]
+    assert plan["fallback_reason"] == "twin_is_better"
+    without = json.loads(run(tasks, "--set", "gnn=true", "--json").stdout)["schedule"]
+    assert without["fallback_reason"] == "model_missing"
+    assert plan["peak_w"] < without["peak_w"]
+    assert "not all that was asked for answered: twin_is_better" in run(tasks, "--model", model).stdout
+    refused = run(tasks, "--model", tasks)
+    assert refused.exit_code == 2
+    assert "--model must be what qstream learn train has written" in " ".join(refused.output.split())
+    model.write_bytes(to_bytes(replace(made, kind="ridge")))
+    assert "--model must be what learn train energy gnn has written" in " ".join(run(tasks, "--model", model).output.split())
