@@ -188,8 +188,6 @@ class PowerTopology(Frame):
         for field in ("opt_in", "mig"):
             require(self, field, 0, 1)
         require(self, "qpu_slots", 0)
-        if self.parent == self.domain:
-            raise ValueError(must_be("parent", "another domain than the one it is above", self.parent))
         self._check_limits()
         self._check_tree()
         return self
@@ -235,6 +233,11 @@ class PowerTopology(Frame):
         if (above >= 0).any():
             at = self.inner[int((above >= 0).argmax())]
             raise ValueError(must_be("inner_parent", "a tree", Shown(f"a cycle above {at!r}")))
+
+    def model_name(self, gpu: int) -> str:
+        """The model of a GPU by its row; empty where it is not known."""
+        at = -1 if self.model_of_gpu is None else int(self.model_of_gpu[gpu])
+        return self.model[at] if at >= 0 else ""
 
     @classmethod
     def example(cls) -> Self:

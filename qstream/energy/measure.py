@@ -180,7 +180,7 @@ def next_level(now: EnergyState, knobs: Knobs, options: EnergyOptions, row: int,
     """The level to probe next, None if there is none."""
     visited = [LEVELS - 1, *np.flatnonzero(times[:-1] > 0).tolist()]
     knob = "sm_clock_mhz" if knobs.by_clock[row] else "power_limit_w"
-    model = now.topology.model[int(now.topology.model_of_gpu[row])] if now.topology.model_of_gpu is not None else ""
+    model = now.topology.model_name(row)
     return next_cap(
         knobs.levels[row],
         visited,

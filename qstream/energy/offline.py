@@ -21,7 +21,7 @@ from qstream.energy.samples import Samples, gather
 from qstream.errors import ProblemError
 from schemas.energy import EnergyPlan
 from schemas.power import GpuTelemetry, PowerBudget, PowerTopology
-from schemas.wording import must_be
+from schemas.wording import Shown, must_be
 
 AT_ONCE: Final = 1000  # frames that are held and folded together
 
@@ -47,7 +47,7 @@ def plan_energy(
 
     The whole recording counts: a GPU is taken to want the greatest power that was recorded of it, and to draw the mean. The
     plan is made at the newest reading: GPUs without readings, and those not heard for `lost_s`, are charged at their default.
-    Saving caps are taken only from what the readings measured; budgets may limit anybody, by the curves of past sweeps.
+    Caps are not tried, since nothing is set; budgets may limit anybody, by the curves of past sweeps.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ def plan_energy(
     Raises
     ------
     ProblemError
-        A frame is of another domain, contradicts the topology, or is in another unit.
+        The topology has no GPU; a frame is of another domain, contradicts the topology, or is in another unit.
     """
     frames = [telemetry] if isinstance(telemetry, GpuTelemetry) else sorted(telemetry, key=lambda frame: frame.ts_ns)
     given = [budgets] if isinstance(budgets, PowerBudget) else budgets
@@ -85,7 +85,11 @@ def plan_recorded(
     seed: int = 0,
 ) -> Offline:
     """As `plan_energy`, of readings in the order of time, one after another, so that they may be more than memory holds."""
+    if not topology.uuid:
+        raise ProblemError(must_be("topology", "of 1 or more GPUs", Shown(f"domain {topology.domain!r} of children alone")))
     given = (options or EnergyOptions()).changed({"seed": seed})
+    # A recording that ends a little earlier is no silent node, and without an actuator no cap can be tried.
+    given = given.model_copy(update={"stale_s": given.lost_s, "probe": False})
     memory = replayed(topology, telemetry, given)
     for budget in budgets:
         _require_domain(budget.domain, topology.domain)

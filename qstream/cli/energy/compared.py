@@ -61,7 +61,9 @@ class Compared:
             lines.append("no target: no GPU of the topology has opted in, with known limits")
             return lines
         if plan.state is not None and (released := int((plan.state == RELEASED).sum())):
-            lines.append(f"{counted(released, 'GPU')} not heard at the end of the recording, charged at the default")
+            lines.append(
+                f"{counted(released, 'GPU')} not heard at the end of the recording (--set lost_s), charged at the default"
+            )
         if plan.progress == 0:
             lines.append("no GPU reports progress: caps that save cannot be measured; budgets are planned by past sweeps")
         return lines

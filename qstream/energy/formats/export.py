@@ -210,7 +210,7 @@ def _component(given: Exported, name: str, rows: list[tuple[int, int]]) -> list[
     if COMPONENT.fullmatch(name) is None:
         raise ProblemError(must_be("job", "a DNS label of lowercase letters, digits and -, for dynamo", name))
     watts = [given.watts(target, row) for target, row in rows]
-    models = {_model(given.topology, row) for _, row in rows}
+    models = {given.topology.model_name(row) for _, row in rows}
     if len(models) > 1:
         raise ProblemError(must_be(f"GPUs of {name}", "of one model, for dynamo", Shown(", ".join(sorted(models)))))
     product = models.pop().replace(" ", "-")
@@ -254,16 +254,11 @@ def _text(name: str) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in name)
 
 
-def _model(topology: PowerTopology, row: int) -> str:
-    at = -1 if topology.model_of_gpu is None else int(topology.model_of_gpu[row])
-    return topology.model[at] if at >= 0 else ""
-
-
 def _lowest_mhz(topology: PowerTopology, row: int) -> int:
     """The lowest supported clock of a GPU; 0, which is taken as the lowest, where none is known."""
-    if topology.sm_clock_mhz is None or topology.model_of_gpu is None:
+    if topology.sm_clock_mhz is None or not topology.model_name(row):
         return 0
-    clocks = topology.sm_clock_mhz[int(topology.model_of_gpu[row])]
+    clocks = topology.sm_clock_mhz[topology.model.index(topology.model_name(row))]
     return math.ceil(float(clocks[clocks > 0].min(initial=np.inf))) if (clocks > 0).any() else 0
 
 

@@ -8,7 +8,7 @@ import pytest
 from qstream.energy import EnergyOptions, plan_energy
 from qstream.errors import OptionError, ProblemError
 from schemas.energy import TargetReason
-from schemas.power import PowerBudget
+from schemas.power import PowerBudget, PowerTopology
 from tests.unit.energy.racks import rack, topology_of
 
 
@@ -74,6 +74,41 @@ def test_gpus_that_are_not_heard_are_released_and_charged_at_their_default(recor
     assert {plan.reason[at] for at in plan.reason_of[lost]} == {TargetReason.LOST}
     assert plan.planned_w[0] <= 4000
     assert plan.upper_w[lost].tolist() == [700] * 4
+
+
+def test_a_recording_that_ends_a_little_earlier_than_another_is_planned_for(recording):
+    nodes, frames = recording
+    longer = [frame for frame in frames if frame.node == "node-0" or frame.ts_ns <= 5 * 10**9]  # node-1 ends 20 s earlier
+    plan = plan_energy(topology_of(nodes, 4000), longer)
+    assert (plan.state == 0).all()
+    assert (plan.power_limit_w[4:] > 0).all()
+
+
+def test_the_greatest_power_of_the_whole_recording_counts():
+    nodes = rack(1)
+    frames = []
+    for second in range(80):
+        nodes[0].load(nodes[0].uuids[0], *((0.8, 0.9) if second < 15 else (0.15, 0.3)))  # it trains, then it decodes for a minute
+        nodes[0].advance(1)
+        frames.append(nodes[0].telemetry("d"))
+    plan = plan_energy(topology_of(nodes, 9000), frames)
+    assert plan.power_limit_w[:2].tolist() == [700, 287]
+    assert plan.expected.saved_w == 0  # a limit that slows nothing saves nothing by itself
+
+
+def test_no_cap_is_tried_offline_although_the_mode_is_apply(recording):
+    nodes, frames = recording
+    options = EnergyOptions(mode="apply", settle_s=0, measure_s=5, plan_s=5, ttl_s=15)
+    plan = plan_energy(topology_of(nodes, 99_000), frames, options=options)
+    assert plan.mode == "apply"
+    assert TargetReason.PROBE not in plan.reason
+    assert (plan.sm_clock_mhz == -1).all()
+
+
+def test_a_topology_of_children_alone_has_nothing_to_plan():
+    site = PowerTopology(domain="site", budget_w=9000.0, child=("a",), child_w=np.array([5000], np.float32))
+    with pytest.raises(ProblemError, match="topology must be of 1 or more GPUs, got domain 'site' of children alone"):
+        plan_energy(site, [])
 
 
 def test_the_same_call_gives_the_same_plan_and_the_simple_scheduler_can_answer_alone(recording):

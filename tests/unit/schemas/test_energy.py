@@ -32,7 +32,7 @@ def watts(*values):
         (PowerTopology, {"inner_parent": np.array([0], np.int32)}, "inner_parent must be a tree, got a cycle above 'rack-1'"),
         (PowerTopology, {"inner_budget_w": watts(-5)}, "inner_budget_w must be at least 0, or -1, got -5.0"),
         (PowerTopology, {"sm_clock_mhz": watts(-7, 1, 1, 1, 1)[None]}, "sm_clock_mhz must be at least 0, or -1, got -7.0"),
-        (PowerTopology, {"parent": "row-1"}, "parent must be another domain than the one it is above, got 'row-1'"),
+        (PowerTopology, {"parent": "row-1"}, "child and parent must be other domains than this one, got 'row-1'"),
         (PowerTopology, {"budget_w": -5.0}, "budget_w must be greater than or equal to 0, got -5.0"),
         (PowerBudget, {"valid_until_ns": 5}, "valid_until_ns must be later than valid_from_ns"),
         (PowerDemand, {"watts": np.array([3.0, 2.0, 4.0])}, "watts must be rising, got 2 after a higher one"),
@@ -87,3 +87,10 @@ def test_a_plan_is_built_from_what_a_user_must_say():
     )
     assert plan.parked == ()
     assert plan.expired(30_000_000_001)
+
+
+def test_the_model_of_a_gpu_is_empty_where_it_is_not_known():
+    given = dict(PowerTopology.example())
+    mixed = PowerTopology(**given | {"model_of_gpu": np.array([0, -1, 0, 0], np.int32)})
+    assert [mixed.model_name(gpu) for gpu in (0, 1)] == ["h100", ""]
+    assert PowerTopology(**given | {"model_of_gpu": None}).model_name(0) == ""
