@@ -19,6 +19,7 @@ Status = Literal["optimal", "feasible", "infeasible"]
 Mode = Literal["dry_run", "recommend", "apply"]
 AckResult = Literal["ok", "clamped", "denied", "unsupported", "lost", "expired", "refused"]
 Targets = Annotated[NDArray[np.float32], Axes("targets")]
+Horizons = Annotated[NDArray[np.float32], Axes("horizons")]
 ACTIVE, PARKED, RELEASED = 0, 1, 2  # values of `state`
 
 
@@ -86,7 +87,7 @@ class EnergyPlan(VersionedPlan):
     active_qpus: Count = Field(default=0, description="quantum processors that are needed")
     served: Names = Field(default=(), description="served models, which `active_replicas` counts")
     progress: float = Field(default=0.0, ge=0, le=1, description="part of the targets whose progress is measured")
-    drawn_w: float = Field(default=0.0, ge=0, description="watts that the GPUs drew by their newest readings")
+    drawn_w: float = Field(default=0.0, ge=0, description="watts drawn by the newest readings, and the nodes' overheads")
     stale_gpus: Count = Field(default=0, description="GPUs of the domain whose readings are old, or of which none came")
     acks: dict[AckResult, Count] = Field(
         default_factory=dict, description="targets acknowledged since the plan before, by result; without dry runs"
@@ -106,6 +107,17 @@ class EnergyPlan(VersionedPlan):
     )
     nvlink_mode: Annotated[NDArray[np.int8], Axes("targets")] | None = Field(
         default=None, description="advice: 0 full, 1 three quarters, 2 half, 3 least, 4 off; -1 none"
+    )
+    horizon_s: Annotated[NDArray[np.int32], Axes("horizons")] | None = Field(
+        default=None, description="seconds ahead, of each forecast"
+    )
+    forecast_w: Horizons | None = Field(default=None, description="watts of the domain in the mean of so many next seconds")
+    forecast_upper_w: Horizons | None = Field(default=None, description="watts that their maximum should not exceed")
+    forecast_error: Horizons | None = Field(
+        default=None, description="error of such forecasts in the last minutes over that of the last value; -1 not known yet"
+    )
+    forecast_coverage: Horizons | None = Field(
+        default=None, description="part of the maxima in the last minutes that were not above their bound; -1 not known yet"
     )
     simple_power_limit_w: Targets | None = Field(default=None, description="`power_limit_w` of the simple scheduler")
     simple_sm_clock_mhz: Targets | None = Field(default=None, description="`sm_clock_mhz` of the simple scheduler")
@@ -169,6 +181,11 @@ class EnergyPlan(VersionedPlan):
             upper_w=np.array([400, 350], np.float32),
             slowdown=np.array([0.03125, 0.0625], np.float32),
             nvlink_mode=np.array([-1, -1], np.int8),
+            horizon_s=np.array([1, 10], np.int32),
+            forecast_w=np.array([905, 912], np.float32),
+            forecast_upper_w=np.array([920, 961], np.float32),
+            forecast_error=np.array([0.75, 0.6875], np.float32),
+            forecast_coverage=np.array([0.953125, 0.9375], np.float32),
             simple_power_limit_w=np.array([700, 700], np.float32),
             simple_sm_clock_mhz=np.array([-1, -1], np.float32),
             budget_w=np.array([1000, 900], np.float64),

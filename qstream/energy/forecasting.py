@@ -15,10 +15,10 @@ from schemas.wording import Shown, must_be
 ANALOGS = (10, 20, 40)  # seconds that are compared with the past, for the mean
 PAST_S = 1200
 MAX_HORIZON_S = 600
-_LENGTH = 30  # seconds that are compared, for the maximum
-_NEAREST, _HIGH = 20, 0.9  # of the most similar moments, the quantile of what followed
-_SCORES = 600  # past ratios of the maximum to what analogs said
-_LEAST_W = 1e-6
+BOUND_LENGTH = 30  # seconds that are compared, for the maximum
+BOUND_NEAREST, BOUND_QUANTILE = 20, 0.9  # of the most similar moments, the quantile of what followed
+SCORES = 600  # past ratios of the maximum to what analogs said
+LEAST_W = 1e-6
 
 
 def forecast_series(watts: ArrayLike, horizon_s: int, *, coverage: float = 0.95) -> tuple[Floats, Floats]:
@@ -68,10 +68,10 @@ def _means(series: Floats, ahead: int) -> Floats:
 def _bounds(series: Floats, ahead: int, coverage: float) -> Floats:
     """Analog maxima times the rolling quantile of what came over what they said."""
     high = np.empty(len(series))
-    analog_maxima(series, 0, ahead, _LENGTH, PAST_S, _NEAREST, _HIGH, high)
-    high = np.maximum(high, _LEAST_W)
+    analog_maxima(series, 0, ahead, BOUND_LENGTH, PAST_S, BOUND_NEAREST, BOUND_QUANTILE, high)
+    high = np.maximum(high, LEAST_W)
     # The level stands still: a level that follows the misses asks for scores beyond the largest after a few of them.
-    state, times = conformal.start(coverage=coverage, window=_SCORES, rate=0.0), np.ones(len(series))
+    state, times = conformal.start(coverage=coverage, window=SCORES, rate=0.0), np.ones(len(series))
     for t in range(len(series)):
         made = t - ahead
         if made >= 0:

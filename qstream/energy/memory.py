@@ -12,6 +12,7 @@ from qstream.energy.arms import MetaState
 from qstream.energy.children import Children, carried_children, fresh_children
 from qstream.energy.held import HeldGraph
 from qstream.energy.outcomes import UnseenState
+from qstream.energy.outlook import Outlook
 from qstream.energy.serving import Served
 from qstream.learn.state import LearningState
 from qstream.module.draft import Draft
@@ -26,7 +27,7 @@ MAX_SOURCES: Final = 64  # of budgets
 MAX_PUBLISHED: Final = 4
 KEPT: Final = (  # whatever the topology
     "in_force", "fence", "watermark_ns", "planned_ns", "published_ns", "budgets", "published", "schedules", "graphs", "served",
-    "frozen", "commands", "meta", "unseen",
+    "frozen", "commands", "meta", "unseen", "outlook",
 )  # fmt: skip
 Float32 = Annotated[NDArray[np.float32], Axes("gpus")]
 Int64 = Annotated[NDArray[np.int64], Axes("gpus")]
@@ -77,8 +78,8 @@ class EnergyState(LearningState):
     `reset` says that the next plan is the first one under another topology.
     `children` are what a domain knows of those to which it allots budgets.
     `schedules` are the versions of the domain's task schedules, `graphs` those that hold or are being planned;
-    `served` are the models that are served. Learners are `meta`, which chooses what solves a graph, and `unseen`, which judges
-    predictions of tasks, once they have begun.
+    `served` are the models that are served, `outlook` the forecasts of its watts. Learners are `meta`, which chooses what solves
+    a graph, and `unseen`, which judges predictions of tasks, once they have begun.
     `stuck_ns` is when an actuator last said that it could not set the GPU's target. `acked_ns` is the time of the newest plan
     that an actuator said it has taken (0: none, or it is over), `published` the newest plans. `acks` counts the targets that
     were acknowledged since the newest plan, in the order of the results; empty: none.
@@ -95,7 +96,8 @@ class EnergyState(LearningState):
     budgets: Annotated[tuple[Annotated[HeldBudget, Field(strict=False)], ...], Field(strict=False)] = ()
     published: Annotated[tuple[Annotated[Published, Field(strict=False)], ...], Field(strict=False)] = ()
     acks: Annotated[tuple[Count, ...], Field(strict=False)] = ()
-    children: Children | None = None
+    children: Annotated[Children, Inner()] | None = None
+    outlook: Annotated[Outlook, Inner()] | None = None
     schedules: Annotated[InForce, Field(strict=False)] = InForce()
     graphs: Annotated[tuple[HeldGraph, ...], Field(strict=False)] = ()
     served: Annotated[tuple[Served, ...], Field(strict=False)] = ()

@@ -30,6 +30,20 @@ STALE: Final = Gauge("qstream_energy_stale_gpus", "GPUs whose readings are old, 
 ACKS: Final = Counter(
     "qstream_energy_acknowledgements_total", "Targets that actuators acknowledged, by what became of them", ["domain", "result"]
 )
+FORECAST: Final = Gauge(
+    "qstream_energy_forecast_watts", "Watts of the domain forecast for the next seconds", ["domain", "horizon"]
+)
+FORECAST_UPPER: Final = Gauge(
+    "qstream_energy_forecast_upper_watts", "Watts that their maximum should not exceed", ["domain", "horizon"]
+)
+FORECAST_ERROR: Final = Gauge(
+    "qstream_energy_forecast_error_ratio",
+    "Error of forecasts of the last minutes over that of the last value",
+    ["domain", "horizon"],
+)
+FORECAST_COVERAGE: Final = Gauge(
+    "qstream_energy_forecast_coverage_ratio", "Part of the maxima of the last minutes below their bound", ["domain", "horizon"]
+)
 PLAN_AGE: Final = Gauge("qstream_energy_plan_age_seconds", "Since the newest plan", ["domain"])
 SCHEDULES: Final = Counter(
     "qstream_energy_schedules_total",
@@ -76,6 +90,7 @@ def observe(event: Event) -> None:
             REPLICAS.labels(domain, bounded_label("model", name)).set(count)
     if plan.predicted_w is not None:
         PREDICTED.labels(domain).set(float(plan.predicted_w.sum()))
+    _forecast(plan, domain)
     if plan.expected is not None:
         SAVED.labels(domain).set(plan.expected.saved_w)
         SIMPLE_SAVED.labels(domain).set(plan.expected.simple_saved_w)
@@ -94,6 +109,21 @@ def _schedule(plan: EnergySchedule) -> None:
             SCHEDULE_GAP.remove(domain, name)
         else:
             SCHEDULE_GAP.labels(domain, name).set(peak / plan.bound_w - 1)
+
+
+def _forecast(plan: EnergyPlan, domain: str) -> None:
+    """Forecasts by horizon; an error or coverage is shown once there is one."""
+    if plan.horizon_s is None:
+        return
+    for gauge, values in (
+        (FORECAST, plan.forecast_w),
+        (FORECAST_UPPER, plan.forecast_upper_w),
+        (FORECAST_ERROR, plan.forecast_error),
+        (FORECAST_COVERAGE, plan.forecast_coverage),
+    ):
+        for horizon, value in zip(plan.horizon_s.tolist(), [] if values is None else values.tolist(), strict=False):
+            if value >= 0:
+                gauge.labels(domain, f"{horizon}s").set(value)
 
 
 def _age_s(ts_ns: int) -> float:

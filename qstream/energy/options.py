@@ -55,6 +55,9 @@ class EnergyOptions(ExploreOptions):
     max_lowered: float = Field(default=0.1, gt=0, le=1, description="part of the targets that one plan lowers to save")
     stale_s: float = Field(default=5.0, gt=0, le=3600, description="age of a GPU's readings at which its target is held, s")
     lost_s: float = Field(default=30.0, gt=0, le=86_400, description="age at which it is released and charged at its default, s")
+    bound: float = Field(
+        default=0.95, ge=0.5, le=0.999, description="part of the maxima of a domain's watts that are not to be above their bound"
+    )
     ttl_s: float = Field(default=30.0, gt=0, le=3600, description="seconds for which a plan may be applied")
     plan_ms: float = Field(
         default=500.0,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -10,7 +12,9 @@ from qstream.energy.guard import Age
 from qstream.energy.levels import knobs_of
 from qstream.energy.memory import MAX_SOURCES, HeldBudget, Memory
 from qstream.energy.options import EnergyOptions
+from qstream.energy.outlook import HORIZONS_S, Outlook
 from qstream.energy.planner import Choice
+from qstream.energy.readings import drawn_w
 from schemas.energy import PARKED, RELEASED, EnergyPlan, EnergyScore, TargetReason
 from schemas.plan import ResetReason, SkipReason
 from schemas.power import PowerBudget
@@ -36,7 +40,6 @@ def plan_frame(
     reasons = sorted({choice.reason[row] for row in rows.tolist()})
     active = rows[choice.state[rows] < PARKED]
     bounded = np.isfinite(choice.view.tree.budget_w)
-    heard = (choice.view.age != Age.LOST) & (memory.now.power_w > 0)
     return EnergyPlan(
         domain=topology.domain,
         plan_id=plan_id,
@@ -59,7 +62,7 @@ def plan_frame(
         active_replicas=np.array([each.active for each in memory.now.served], np.int32),
         active_nodes=len(np.unique(topology.node_of_gpu[active])),
         progress=float(memory.now.works[rows].mean()) if len(rows) else 0.0,
-        drawn_w=float(memory.now.power_w[heard].sum()),
+        drawn_w=drawn_w(memory.now, options.lost_s),
         stale_gpus=int((choice.view.age != Age.FRESH).sum()),
         acks=counted(memory),
         budget_of=tuple(np.array(choice.view.tree.names)[bounded].tolist()),
@@ -72,6 +75,7 @@ def plan_frame(
         upper_w=_float32(choice.upper_w[rows]),
         slowdown=_float32(choice.slowdown[rows]),
         simple_power_limit_w=_float32(choice.simple_w[rows]),
+        **_outlook(memory.now.outlook),
         simple_sm_clock_mhz=np.full(len(rows), -1, np.float32),
     )
 
@@ -124,6 +128,19 @@ def failed_frame(memory: Memory, options: EnergyOptions, *, plan_id: str, ts_ns:
 
 def _float32(values: NDArray[np.float64]) -> NDArray[np.float32]:
     return values.astype(np.float32)
+
+
+def _outlook(outlook: Outlook | None) -> dict[str, Any]:
+    """What is forecast of the domain's watts."""
+    if outlook is None or not outlook.steps:
+        return {}
+    return {
+        "horizon_s": np.array(HORIZONS_S, np.int32),
+        "forecast_w": _float32(outlook.mean_w),
+        "forecast_upper_w": _float32(outlook.upper_w),
+        "forecast_error": _float32(outlook.error_ratio),
+        "forecast_coverage": _float32(outlook.coverage),
+    }
 
 
 def _solver(choice: Choice, options: EnergyOptions) -> SolverRecord:

@@ -17,10 +17,11 @@ from qstream.energy.graphs import GraphPlan
 from qstream.energy.learned import LEARNERS, WANTS
 from qstream.energy.memory import MAX_PUBLISHED, EnergyState, Memory, Published, carried, fresh
 from qstream.energy.options import EnergyOptions
+from qstream.energy.outlook import SECOND_NS, advanced, fresh_outlook
 from qstream.energy.parents import parent_events
 from qstream.energy.plan import failed_frame, hold, plan_frame, released_frame
 from qstream.energy.planner import adopt, choose, demanded, is_in_force
-from qstream.energy.readings import fold
+from qstream.energy.readings import drawn_w, fold
 from qstream.energy.samples import gather
 from qstream.energy.scheduler import Scheduler
 from qstream.energy.serving import served
@@ -234,9 +235,22 @@ class EnergyProcessor(Processor[EnergyState]):
         memory.set(released=memory.now.released and len(samples.faults) == len(records))
         period_ns, taken = int(self.options.plan_s * 1e9), 0
         while taken < len(records):
-            taken = fold(memory, samples, taken, (memory.now.planned_ns // period_ns + 1) * period_ns)
+            until_ns = (memory.now.planned_ns // period_ns + 1) * period_ns
+            outlook = memory.now.outlook
+            second_ns = until_ns if outlook is None else (outlook.second + 1) * SECOND_NS
+            taken = fold(memory, samples, taken, min(until_ns, second_ns))
+            self._foresee(memory)
             events += self._close_tick(records[taken - 1], memory)
+            if outlook is None:  # begin with the first tick, at the same record however batches are split
+                self._foresee(memory)
         return events
+
+    def _foresee(self, memory: Memory) -> None:
+        """Forecast the domain's watts, once a second; not before the first tick, until when nodes may not have been heard."""
+        now = memory.now
+        if now.planned_ns > 0:
+            watts = drawn_w(now, self.options.lost_s)
+            memory.set(outlook=advanced(now.outlook or fresh_outlook(), now.watermark_ns, watts, self.options.bound))
 
     def _publish(self, record: Record, memory: Memory, *, at_once: bool) -> list[Event]:
         """The plan that holds now, unless it is in force and young."""

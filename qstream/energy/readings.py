@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qstream.energy.folding import OTHER_JOB, fold_frames
-from qstream.energy.memory import Memory
+from qstream.energy.memory import EnergyState, Memory
 from qstream.energy.samples import Samples
 
 END_NS: Final = 2**63 - 1
@@ -44,6 +44,13 @@ def fold(memory: Memory, samples: Samples, begin: int = 0, until_ns: int = END_N
         memory.set(job=tuple(samples.names[place] for place in samples.job_of_gpu.tolist()))
         forget(memory, np.flatnonzero(change == OTHER_JOB))
     return int(end)
+
+
+def drawn_w(now: EnergyState, lost_s: float) -> float:
+    """Watts of the GPUs that are heard, by their newest readings, and of their nodes besides."""
+    heard = (now.power_w > 0) & (now.watermark_ns - now.seen_ns <= lost_s * 1e9)
+    overhead = 0.0 if now.topology.overhead_w is None else float(np.maximum(now.topology.overhead_w, 0).sum())
+    return float(now.power_w[heard].sum(dtype=np.float64)) + overhead
 
 
 def forget(memory: Memory, rows: NDArray[np.int64]) -> None:
