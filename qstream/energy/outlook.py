@@ -10,6 +10,7 @@ from typing import Annotated, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from qstream.arguments import read_only
 from qstream.energy.forecasting import ANALOGS, BOUND_LENGTH, BOUND_NEAREST, BOUND_QUANTILE, LEAST_W, PAST_S, SCORES
 from qstream.energy.maxima import analog_maxima
 from qstream.learn import forecast
@@ -100,7 +101,7 @@ def _stepped(outlook: Outlook, watts: float, coverage: float) -> Outlook:
     stepped = [forecast.step(state, [watts]) for state in before]
     count = stepped[0][0].steps
     past = stepped[0][0].past[0]
-    series = past[np.arange(max(0, count - len(past)), count) % len(past)].astype(np.float64)
+    series = read_only(past[np.arange(max(0, count - len(past)), count) % len(past)].astype(np.float64))
     new = {name: getattr(outlook, name).copy() for name in Outlook.arrays}
     for row, horizon in enumerate(HORIZONS_S):
         _meet(new, row, horizon, series, count)
@@ -135,5 +136,5 @@ def _times(score: NDArray[np.float64], count: int, coverage: float) -> float:
     if count <= 0:
         return 1.0
     found = np.empty(1)
-    bound_rows(np.sort(score[: min(count, SCORES)].astype(np.float64))[None], np.array([1 - coverage]), found)
+    bound_rows(np.sort(score[: min(count, SCORES)].astype(np.float64))[None], read_only(np.array([1 - coverage])), found)
     return float(found[0])
