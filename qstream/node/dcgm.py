@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from urllib.parse import urlsplit
 
 from qstream.energy.formats.dcgm import dcgm_frames
 from qstream.energy.formats.recording import Recording
@@ -17,14 +18,15 @@ def dcgm_source(url: str, domain: str, node: str | None, troubles: Troubles) -> 
     """Reads the exporter's page under either naming of its fields: a frame for each node that it names.
 
     `node` names the node of a page that is of one node only; several nodes keep their names. Damaged lines are left out and
-    counted. The page has no times: an exporter that collects less often than it is asked repeats its values.
+    counted. The page, ``/metrics`` unless the URL names one, has no times: an exporter that collects less often than it is asked
+    repeats its values.
     """
-    seq = 0
+    seq, page = 0, "" if urlsplit(url).path.strip("/") else "/metrics"
 
     def read(now_ns: int) -> Sequence[GpuTelemetry]:
         nonlocal seq
         try:
-            text = fetch(url).decode(errors="replace")
+            text = fetch(url, page).decode(errors="replace")
             found = Recording.of(dcgm_frames(text.splitlines(), domain=domain, node=node))
         except (NoAnswer, ProblemError) as exc:
             raise SourceFault(f"the DCGM exporter cannot be read: {exc}") from exc

@@ -136,7 +136,9 @@ class NvmlGpus:
 
     def _get(self, uuid: str, name: str, otherwise: Answer, *arguments: object) -> Answer:
         """The answer of a question; `otherwise` if the GPU does not know it, `DeviceLost` if it does not answer."""
-        question: Callable[..., Answer] = getattr(self.library, name)
+        question: Callable[..., Answer] | None = getattr(self.library, name, None)
+        if question is None:  # the library is of another version
+            return otherwise
         try:
             return question(self.handles[uuid], *arguments)
         except self.error as exc:

@@ -17,7 +17,7 @@ from schemas.power import GpuTelemetry
 from schemas.topics import GPU_TELEMETRY
 
 POWER: Final = ("power_w", "power_instant_w")
-CONFIRM_S: Final = 2.0  # least for which a round waits for the broker, before that is a trouble
+CONFIRM_S: Final = 2.0  # for which a round waits for the broker, before that is a trouble
 Source = Callable[[int], Sequence[GpuTelemetry]]
 """Reads GPUs at a time in ns since 1970: one frame a node. It may raise `SourceFault`."""
 
@@ -44,7 +44,7 @@ def run_telemetry(
     published, due_s = 0, time.monotonic()
     while not stop.is_set() and (count is None or published < count):
         published += publish_readings(source, publisher, troubles, clock_ns())
-        confirm(publisher, troubles, max(interval_s, CONFIRM_S))
+        confirm(publisher, troubles, CONFIRM_S)
         due_s = max(due_s + interval_s, time.monotonic() - interval_s)  # rounds that were missed are not made up for
         stop.wait(max(0.0, due_s - time.monotonic()))
     return published

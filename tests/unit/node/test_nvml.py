@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pynvml
@@ -39,6 +42,18 @@ def test_without_a_driver_the_error_says_so():
         ConfigError, match="NVML must be there, with NVIDIA's driver and a GPU, got NVML Shared Library Not Found"
     ):
         NvmlGpus(library)
+
+
+def test_pynvml_has_each_function_that_is_called():
+    called = set(re.findall(r"nvml(?:Init|Shutdown|Device)\w*", Path(inspect.getfile(NvmlGpus)).read_text()))
+    assert len(called) > 15
+    assert [name for name in called if not hasattr(pynvml, name)] == []
+
+
+def test_a_function_that_an_older_pynvml_lacks_is_a_reading_that_is_left_out(fake):
+    library = Library(fake)
+    library.nvmlDeviceGetTotalEnergyConsumption = None
+    assert "energy_mj" not in NvmlGpus(library).readings(fake.uuids[0])
 
 
 def test_readings_are_in_watts_by_uuid_and_what_is_not_known_is_left_out(fake):

@@ -65,6 +65,11 @@ def test_damaged_lines_are_counted_and_said_and_a_page_without_power_is_a_fault(
             read_page(broken)
 
 
+def test_the_page_of_an_exporter_need_not_be_named():
+    with serving(page((SAMPLES / "dcgm_exporter_4_6.prom").read_bytes())) as place:
+        assert len(dcgm_source(place, "d", None, Troubles(print))(NOW_NS)) == 2
+
+
 def test_an_exporter_that_answers_an_error_or_not_at_all_is_a_fault():
     with serving(page(b"")) as place, pytest.raises(SourceFault, match="answers 404"):
         dcgm_source(f"{place}/other", "d", None, Troubles(print))(NOW_NS)
