@@ -39,6 +39,7 @@ from schemas.topics import CONTROL, Topic
 QUIET: Final = {"log.connection.close": "false", "log_level": "0"}
 READY_S: Final = 900.0  # compiling the kernels takes a minute of a core, which a busy machine may not have
 DRAIN_S: Final = 120.0
+EVERY_PLAN_NS: Final = 1  # a time at which no plan is over
 STEP_POLL_S: Final = 0.003  # between two questions whether a step is answered
 SAYINGS: Final = {
     "starting": "starting the {} agent",
@@ -167,7 +168,7 @@ def started(scene: Scene, view: View, signals: list[int]) -> Iterator[Run]:
         publisher.flush()
         with (
             AgentProcess(scene.agent, Path(folder), kafka.bootstrap_servers, redis.url, PROMPT, scene.options) as process,
-            followed(agent, kafka.bootstrap_servers, arrivals) as subscribers,
+            followed(agent, kafka.bootstrap_servers, arrivals, EVERY_PLAN_NS if scene.step_key else None) as subscribers,
             following(agent, kafka.bootstrap_servers, scene.step_key) as in_step,
         ):
             yield Run(scene, process, publisher, subscribers, arrivals, view, signals, in_step, published)
@@ -191,8 +192,13 @@ def publish(publisher: Publisher, scene: Scene, topic: Topic, frame: Frame) -> N
 
 
 @contextmanager
-def followed(agent: Agent, bootstrap_servers: str, arrivals: Arrivals) -> Iterator[Sequence[PlanSubscriber[Any]]]:
-    """Put all plans and dead letters on the queue, with the time of arrival, each topic from a thread of its own."""
+def followed(
+    agent: Agent, bootstrap_servers: str, arrivals: Arrivals, now_ns: int | None
+) -> Iterator[Sequence[PlanSubscriber[Any]]]:
+    """Put all plans and dead letters on the queue, with the time of arrival, each topic from a thread of its own.
+
+    Plans that are over at `now_ns`, by default at the time of arrival, are left out.
+    """
     topics = [*(topic for topic in agent.topics if topic.role == "plan"), agent.dead_letters]
     settings = load_settings(kafka=PROMPT | QUIET)
     subscribers = [PlanSubscriber(topic, topic.frame, bootstrap_servers, from_start=True, settings=settings) for topic in topics]
@@ -201,7 +207,7 @@ def followed(agent: Agent, bootstrap_servers: str, arrivals: Arrivals) -> Iterat
     def follow(subscriber: PlanSubscriber[Any]) -> None:
         with subscriber:
             while not closed.is_set():
-                plan = subscriber.poll(0.1)
+                plan = subscriber.poll(0.1, now_ns)
                 if plan is not None:
                     arrivals.put((time.monotonic(), plan))
 
@@ -264,16 +270,18 @@ def stream(run: Run, seconds: float, switch_s: float) -> None:
 def wait_answered(run: Run, in_step: InStep) -> None:
     """Wait until the agent has processed all that was published, and its plans have come."""
     run.publisher.flush()
-    processed, deadline_s = -1, 0.0
-    while run.goes_on:
-        before, processed = processed, in_step.processed()
-        run.scene.behind(run.published - processed)
-        if not run.scene.waiting and in_step.plans() <= run.plans + sum(subscriber.repeated for subscriber in run.subscribers):
-            return
-        deadline_s = time.monotonic() + READY_S if processed > before else deadline_s
-        if time.monotonic() > deadline_s:
-            run.gave_up = True
+    left, deadline_s = -1, time.monotonic() + READY_S
+    while run.goes_on and (now_left := unanswered(run, in_step)):
+        deadline_s = deadline_s if now_left == left else time.monotonic() + READY_S
+        left, run.gave_up = now_left, time.monotonic() > deadline_s
         run.collect(STEP_POLL_S)
+
+
+def unanswered(run: Run, in_step: InStep) -> int:
+    """Records that are not processed yet, of which the scene is told, and plans that have not come."""
+    run.scene.behind(run.published - in_step.processed())
+    arrived = run.plans + sum(subscriber.repeated for subscriber in run.subscribers)
+    return run.scene.waiting + max(0, in_step.plans() - arrived)
 
 
 def throw_switch(run: Run) -> None:
@@ -291,12 +299,15 @@ def drain(run: Run) -> None:
     run.view.say("waiting for the last plans")
     run.publisher.flush()
     deadline_s = time.monotonic() + DRAIN_S
-    while run.scene.waiting and run.agent.alive and time.monotonic() < deadline_s:
+    while run.agent.alive and time.monotonic() < deadline_s and left_to_come(run):
         run.collect(0.1)
-    if run.in_step is not None:
-        letters = run.in_step.letters()
-        while run.letters < letters and time.monotonic() < deadline_s:
-            run.collect(0.1)
+
+
+def left_to_come(run: Run) -> bool:
+    """Whether answers are under way."""
+    if run.in_step is None:
+        return run.scene.waiting > 0
+    return unanswered(run, run.in_step) > 0 or run.letters < run.in_step.letters()
 
 
 def find_faults(run: Run, ready: bool) -> list[str]:

@@ -32,6 +32,9 @@ BUDGET_W: Final = 12_000.0  # what the rack's GPUs could draw at their default l
 FALL: Final = 0.2
 FALL_S: Final = 1750  # the middle
 NOTICE_S: Final = 60
+# Modelled time begins ahead of the clock, so that a domain is not taken for silent on a slow machine, and ends less than an hour
+# ahead of it: agents take a record that is further ahead for one with a wrong clock.
+AHEAD_S: Final = 90
 GRAPH_S: Final = 900
 CUT_S: Final = range(2450, 2640)  # node-1 neither sends nor hears
 OPTIONS: Final[Mapping[str, Scalar]] = {
@@ -88,8 +91,7 @@ class EnergyScene:
 
     def steps(self, seconds: float) -> Iterator[Frames]:
         """All of the bundled arrivals, paced to last so many seconds or more."""
-        # Agents take the time of a record that is more than an hour ahead for wrong: the modelled hour begins now.
-        self._start_ns = time.time_ns() // (PLAN_S * SECOND_NS) * PLAN_S * SECOND_NS
+        self._start_ns = (time.time_ns() // SECOND_NS + AHEAD_S) // PLAN_S * PLAN_S * SECOND_NS
         began_s, steps = time.monotonic(), len(self._load) // PLAN_S
         for step in range(steps):
             time.sleep(max(0.0, began_s + step * seconds / steps - time.monotonic()))
