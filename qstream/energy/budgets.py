@@ -64,7 +64,16 @@ def tree_of(topology: PowerTopology, held: Sequence[HeldBudget], now_ns: int, un
     for column in above.T:
         there = column >= 0
         overhead += np.bincount(column[there], drawn[there], minlength=len(budget))
+    overhead[0] += quantum_w(topology)
     ramps = [budget.ramp_w_s for budget in valid if budget.ramp_w_s is not None]
     names = (topology.domain, *topology.inner, *leaves)
     rows = np.arange(nodes) if topology.child else topology.node_of_gpu
     return Tree(names, budget, overhead, above[rows], min(ramps, default=None))
+
+
+def quantum_w(topology: PowerTopology) -> float:
+    """What quantum processors, or pools of simulators, may draw: at work as the topology says, else idle; each may be asked."""
+    none = np.full(len(topology.qpu), -1.0)
+    idle = none if topology.qpu_idle_w is None else topology.qpu_idle_w
+    active = none if topology.qpu_active_w is None else topology.qpu_active_w
+    return float(np.maximum(np.maximum(active, idle), 0.0).sum())

@@ -141,7 +141,7 @@ def digest_of(graph: TaskGraph) -> str:
 
 
 def _runs(problem: GraphProblem, found: GraphPlan) -> dict[str, Any]:
-    """When and where the tasks run. What is late ends with the window."""
+    """When and where the tasks run. What is late ends with the window; what cannot be in time is not expected to run so."""
     window, plan, at = window_of(problem), found.plan, np.arange(len(found.plan.start))
     start = np.minimum(plan.start, window.slots)
     return {
@@ -149,5 +149,5 @@ def _runs(problem: GraphProblem, found: GraphPlan) -> dict[str, Any]:
         "long": np.minimum(window.duration[at, plan.mode], window.slots - start).astype(np.int32),
         "node_of_task": found.node_of_task.astype(np.int32),
         "gpus": problem.gpus().astype(np.int32),
-        "power_w": window.power_w[at, plan.mode],
+        "power_w": window.power_w[at, plan.mode] * (plan.status != "infeasible"),
     }

@@ -58,6 +58,7 @@ def plan_frame(
         expected=_score(choice),
         missing_w=choice.missing_w,
         active_gpus=max(0, len(active) - sum(each.spare_gpus for each in memory.now.served)),
+        active_qpus=_active_qpus(memory, options),
         served=tuple(each.model for each in memory.now.served),
         active_replicas=np.array([each.active for each in memory.now.served], np.int32),
         active_nodes=len(np.unique(topology.node_of_gpu[active])),
@@ -124,6 +125,12 @@ def failed_frame(memory: Memory, options: EnergyOptions, *, plan_id: str, ts_ns:
         power_limit_w=none,
         sm_clock_mhz=none,
     )
+
+
+def _active_qpus(memory: Memory, options: EnergyOptions) -> int:
+    """One while a graph is being solved by circuits on a device, of those that the domain has."""
+    asked = options.device is not None and any(graph.planning.active for graph in memory.now.graphs)
+    return min(int(asked), len(memory.now.topology.qpu))
 
 
 def _float32(values: NDArray[np.float64]) -> NDArray[np.float32]:

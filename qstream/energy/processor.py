@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from itertools import groupby
+from itertools import groupby, takewhile
 from typing import Final, Self
 
 from qstream.ahead import Ahead
@@ -145,7 +145,7 @@ class EnergyProcessor(Processor[EnergyState]):
                         dead.append(Poison(records[0], str(exc)))
                 if memory is not None:
                     last = records[taken - 1]
-                    events += self.scheduler.due(partial(_after_own, last), event_ns(last), memory)
+                    events += self.scheduler.due(partial(_after, last, _own(last, events)), event_ns(last), memory)
                 records = records[taken:]
         return Result(events, dead, None if memory is None else memory.state())
 
@@ -286,9 +286,14 @@ def _is_telemetry(record: Record) -> bool:
     return isinstance(record.frame, GpuTelemetry)
 
 
-def _after_own(record: Record, n: int) -> Stamp:
-    """The stamp of an event that comes with a record, after the record's own."""
-    return Stamp.of(record, OWN_EVENTS + n)
+def _own(record: Record, events: list[Event]) -> int:
+    """How many of the events so far a record has caused; they are the last ones."""
+    return sum(1 for _ in takewhile(lambda event: event.cause is record, reversed(events)))
+
+
+def _after(record: Record, own: int, n: int) -> Stamp:
+    """The stamp of an event that comes with a record, after the record's own events."""
+    return Stamp.of(record, own + n)
 
 
 def _adopted(topology: PowerTopology, memory: Memory | None) -> Memory:

@@ -67,7 +67,7 @@ class Scheduler:
         kept = kept.changed(foreseen_by=foreseen.by, fallback_reason=foreseen.reason)
         memory.set(unseen=foreseen.state)
         event = self._event(stamp, problem, simple, kept, 0 if before is None else before.version, memory)
-        if not self._solves() or simple.plan.status == "infeasible":
+        if not self._solves() or (simple.plan.status == "infeasible" and turn == 1):
             kept = kept.solved(problem, simple, kept.version)
         self._keep(memory, (*others, kept), kept.version, stamp.ts_ns)
         lines = self._begin(stamp, memory)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from qstream.energy.budgets import tree_of
+from qstream.energy.budgets import quantum_w, tree_of
 from qstream.energy.fleet import Floats, Ints
 from qstream.energy.graphs import GraphProblem
 from qstream.energy.held import HeldGraph
@@ -69,7 +69,9 @@ def _measured_w(now: EnergyState, others: Sequence[HeldGraph], lost: Bools) -> f
     idle = np.zeros(len(topology.uuid)) if topology.idle_w is None else np.maximum(topology.idle_w, 0)
     default = np.where(topology.limit_default_w > 0, topology.limit_default_w, idle)
     watts = np.where(lost, default, np.where(now.power_w >= 0, now.power_w, idle))
-    overhead = 0.0 if topology.overhead_w is None else float(np.maximum(topology.overhead_w, 0).sum())
+    overhead = quantum_w(topology)
+    if topology.overhead_w is not None:
+        overhead += float(np.maximum(topology.overhead_w, 0).sum())
     running = sum(float(other.load_w(np.array([now.watermark_ns]), 1)[0]) for other in others)
     return max(0.0, float(watts.sum()) + overhead - running)
 

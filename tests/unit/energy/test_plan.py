@@ -165,3 +165,11 @@ def test_options_that_contradict_each_other_are_refused_by_name():
             EnergyOptions().changed(options)
     with pytest.raises(OptionError, match="workload must be one of training, inference"):
         EnergyOptions.recommended("dancing", "none")
+
+
+def test_quantum_processors_are_charged_to_the_budget_at_work(recording):
+    nodes, frames = recording
+    more = {"qpu": ("q0", "q1"), "qpu_idle_w": np.array([300, 100], np.float32), "qpu_active_w": np.array([500, -1], np.float32)}
+    plan = plan_energy(topology_of(nodes, 4000, **more), frames)
+    assert plan.planned_w[0] == plan.upper_w.sum() + 600
+    assert (plan.planned_w[0] <= 4000, plan.active_qpus) == (True, 0)

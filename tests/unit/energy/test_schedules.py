@@ -171,6 +171,32 @@ def test_the_peak_stands_against_the_budget_with_what_the_domain_draws():
     assert event.frame.peak_w == pytest.approx(100 + both.max())
 
 
+def test_a_schedule_that_comes_with_a_plan_and_a_demand_has_an_id_of_its_own():
+    nodes = rack()
+    feed = Feed(EnergyProcessor(EnergyOptions()))
+    feed.send(topology_of(nodes, 5600, parent="site"), at_ms=START_MS)
+    for at_ms in (START_MS, START_MS + 9900):
+        for node in nodes:
+            feed.send(node.telemetry("d"), at_ms=at_ms)
+    feed.send(graph(begin_s=1_000_020), at_ms=START_MS + 9950)
+    sent = [event for at in (0, 1) for event in feed.send(nodes[at].telemetry("d"), at_ms=START_MS + 10_500).events]
+    assert {event.topic.name.split(".")[1] for event in sent} == {"energy", "power", "tasks"}
+    assert len({event.id for event in feed.events}) == len(feed.events)
+
+
+def test_a_graph_that_finds_no_room_next_to_one_that_is_not_solved_yet_has_its_turn(feed):
+    def wide(seed, tasks, **fields):
+        shape = {"duration": np.full((tasks, 1), 2, np.int32), "power_w": np.full((tasks, 1), 300, np.float32)}
+        return graph(seed, tasks, 4, begin_s=1_000_010, gpus=np.full(tasks, 4, np.int32), edges=None, **shape | fields)
+
+    feed.send(wide(1, 2), at_ms=START_MS)
+    (simple,) = feed.send(wide(2, 1, deadline=np.full(1, 2, np.int32)), at_ms=START_MS).events
+    assert simple.frame.status == "infeasible"
+    node = rack()[0]
+    first, second = (feed.send(node.telemetry("d"), at_ms=START_MS + ms).events[0].frame for ms in (500, 1000))
+    assert (first.node, second.node, second.status) == (("node-0",), ("node-1",), "optimal")
+
+
 @pytest.mark.parametrize(("options", "solver"), [({"qaoa": True}, "qaoa"), ({"hqc": True}, "hqc")])
 def test_circuits_refine_the_simple_schedule_and_say_what_they_are(options, solver):
     feed = started(deterministic=False, shots=256, **options)
