@@ -22,7 +22,7 @@ Bytes = NDArray[np.uint8]
 Level = Literal["fast", "balanced", "small"]
 
 WORTH: Final = 0.98  # a coded plane must be smaller than this part of the plane
-_SAMPLE: Final = 2048
+_SAMPLE: Final = 1024
 _SMALL: Final = 512  # bytes: trying is as fast as looking
 _REPEATS: Final = 1.5  # bits a byte below which repeats of strings are looked for
 _MATCHES: Final[dict[Level, int]] = {"fast": 1, "balanced": 3, "small": 12}
@@ -103,7 +103,7 @@ def _smallest(plane: Bytes, level: Level, matches: bool, context: Bytes | None, 
 
 
 def entropy_of_sample(plane: Bytes) -> float:
-    """Bits a byte of an ideal order-0 coder, from about 2,048 bytes spread over the plane."""
+    """Bits a byte of an ideal order-0 coder, from about 1,024 bytes spread over the plane."""
     if len(plane) == 0:
         return 0.0
     stride = max(1, len(plane) // _SAMPLE)

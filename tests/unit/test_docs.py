@@ -27,6 +27,7 @@ WRITTEN = [
     ROOT / "README.md",
     ROOT / "qstream/energy/README.md",
     ROOT / "qstream/routing/README.md",
+    ROOT / "qstream/compression/README.md",
     ROOT / "qstream/node/README.md",
     *sorted(page for page in PAGES.rglob("*.md") if page.parent.name != "reference"),
 ]
