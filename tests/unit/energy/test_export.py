@@ -59,12 +59,14 @@ def exported(*, limits=(300, 500, 400, 250), clocks=(-1, 1590, -1, -1), state=(0
     return Exported(plan, topology, np.array(now, np.float64), roles)
 
 
-def ran(tmp_path, body, *words, node="n0"):
-    """What a script runs: a word list a command, of a tool that only writes down how it was called."""
+def ran(tmp_path, body, *words, node="n0", fails="none"):
+    """What a script runs: a word list a command, of tools that only write down how they were called, and fail for one GPU."""
     script = tmp_path / "script.sh"
     script.write_bytes(body)
     for tool in ("nvidia-smi", "dpsctl"):
-        (tmp_path / tool).write_text(f'#!/bin/sh\nprintf "%s|" {tool} "$@" >> calls; echo >> calls\n')
+        (tmp_path / tool).write_text(
+            f'#!/bin/sh\nprintf "%s|" {tool} "$@" >> calls; echo >> calls\n[ "$2" != {fails} ] || exit 4\n'
+        )
         (tmp_path / tool).chmod(0o755)
     (tmp_path / "calls").write_text("")
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "QSTREAM_NODE": node}
@@ -122,12 +124,8 @@ def test_a_name_is_an_argument_and_never_a_command(tmp_path, tool):
 
 
 def test_a_failed_decrease_stops_the_script_before_any_raise(tmp_path):
-    body = export(exported(), "nvidia-smi")
-    ran(tmp_path, body)
-    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nexit 4\n")
-    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "QSTREAM_NODE": "n1"}
-    done = subprocess.run(["bash", "script.sh"], cwd=tmp_path, env=environment, capture_output=True, check=False)
-    assert done.returncode == 4
+    code, calls, _ = ran(tmp_path, export(exported(), "nvidia-smi"), node="n1", fails="GPU-d")
+    assert (code, calls) == (4, [["nvidia-smi", "-i", "GPU-d", "-pl", "250"]])
 
 
 def test_a_released_gpu_keeps_its_limit_and_a_parked_one_is_named():
