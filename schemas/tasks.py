@@ -55,7 +55,7 @@ class TaskGraph(Frame):
         default=None, description="pairs of tasks that start in the same slot"
     )
     base_w: Annotated[NDArray[np.float32], Axes("slots")] | None = Field(
-        default=None, description="watts that are drawn besides, in each slot"
+        default=None, description="watts that are drawn besides, in each slot; absent: what the domain draws now"
     )
 
     @model_validator(mode="after")
