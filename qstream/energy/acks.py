@@ -18,7 +18,8 @@ AS_ASKED: Final = ("ok", "expired")  # after these a GPU may have another target
 
 
 def acknowledge(memory: Memory, ack: EnergyAck) -> None:
-    """Count the results. GPUs whose targets could not be set are left alone for a while, and charged at what is enforced.
+    """Count the results. GPUs whose targets could not be set, or came too late, are left alone for a while, and charged at what
+    is enforced.
 
     An acknowledgement of a dry run, in which nothing was set, changes nothing.
 
@@ -35,7 +36,8 @@ def acknowledge(memory: Memory, ack: EnergyAck) -> None:
     if ack.dry_run:
         return
     rows = np.array([known[uuid] for uuid in ack.uuid], np.int64)
-    failed = np.array([result not in AS_ASKED for result in ack.result], bool)
+    late = np.array([result == "expired" for result in ack.result], bool) & (now.acked_ns[rows] < _time_of(memory, ack))
+    failed = late | np.array([result not in AS_ASKED for result in ack.result], bool)
     read = ack.enforced_limit_w > 0
     memory.edit("limit_w")[rows[read]] = ack.enforced_limit_w[read]
     memory.edit("stuck_ns")[rows[failed]] = max(now.watermark_ns, 1)
@@ -49,12 +51,21 @@ def counted(memory: Memory) -> dict[AckResult, int]:
 
 
 def _renew(memory: Memory, ack: EnergyAck, rows: NDArray[np.int64]) -> None:
-    """Note the time of the plan that the actuator has taken, from which its lease runs; one that is over holds no more."""
-    taken_ns = next((plan.ts_ns for plan in memory.now.published if plan.plan_id == ack.plan_id), 0)
+    """Note the time of the plan that the actuator has taken, from which its lease runs; one that is over holds no more.
+
+    A plan that was over before it was taken ends no lease of the one before it.
+    """
+    taken_ns = _time_of(memory, ack)
     leased = np.array([result in LEASED for result in ack.result], bool)
     acked = memory.edit("acked_ns")
     acked[rows[leased]] = np.maximum(acked[rows[leased]], taken_ns)
-    acked[rows[[result == "expired" and read > 0 for result, read in zip(ack.result, ack.enforced_limit_w, strict=True)]]] = 0
+    over = rows[np.array([result == "expired" for result in ack.result], bool) & (ack.enforced_limit_w > 0)]
+    acked[over[acked[over] >= taken_ns]] = 0
+
+
+def _time_of(memory: Memory, ack: EnergyAck) -> int:
+    """The time of the plan that is acknowledged; 0 if it is none of the newest."""
+    return next((plan.ts_ns for plan in memory.now.published if plan.plan_id == ack.plan_id), 0)
 
 
 def _before(memory: Memory, result: AckResult) -> int:

@@ -28,7 +28,7 @@ def enforced_w(now: EnergyState, options: EnergyOptions, now_ns: int, age_s: Flo
     The limit that was read or acknowledged last, or a higher target that is not acknowledged yet. It is the default where that
     may come back by then: the newest plan was not acknowledged, and the one before runs out, or no readings come either.
     """
-    default, period_ns = default_w(now), int(options.plan_s * 1e9)
+    default = default_w(now)
     reported: Floats = np.where(now.limit_w > 0, now.limit_w, default).astype(np.float64)
     silent = age_s > alone_s(options)
     if options.mode != "apply":
@@ -37,9 +37,17 @@ def enforced_w(now: EnergyState, options: EnergyOptions, now_ns: int, age_s: Flo
     pending = (now.changed_ns > 0) & (now.acked_ns < now.changed_ns)
     upper = np.where(pending, np.maximum(reported, target), reported)
     answered = (now.acked_ns > 0) & (now.acked_ns >= now.published_ns)
-    until_ns = now.acked_ns + int(options.ttl_s * 1e9)
-    ends = (now.acked_ns > 0) & ~answered & (now_ns + period_ns >= until_ns)
-    return np.where(ends | (silent & ~answered), np.maximum(upper, default), upper)
+    return np.where(runs_out(now, options, now_ns) | (silent & ~answered), np.maximum(upper, default), upper)
+
+
+def runs_out(now: EnergyState, options: EnergyOptions, now_ns: int) -> Bools:
+    """GPUs whose actuator has not taken the newest plan, and whose lease on an older one is over before the next plan."""
+    if options.mode != "apply":
+        return np.zeros(len(now.limit_w), bool)
+    next_ns = now_ns + int(options.plan_s * 1e9)
+    unanswered = (now.acked_ns > 0) & (now.acked_ns < now.published_ns)
+    found: Bools = unanswered & (next_ns >= now.acked_ns + int(options.ttl_s * 1e9))
+    return found
 
 
 def held_until_ns(options: EnergyOptions, now_ns: int) -> int:

@@ -12,7 +12,7 @@ from qstream.energy import guard
 from qstream.energy.allocation import Status, allocate
 from qstream.energy.budgets import Tree, tree_of
 from qstream.energy.demand import demand_of
-from qstream.energy.enforced import default_w, enforced_w, held_until_ns, unheeded
+from qstream.energy.enforced import default_w, enforced_w, held_until_ns, runs_out, unheeded
 from qstream.energy.folding import THROTTLED
 from qstream.energy.levels import MARGIN, Bools, Floats, Knobs, between, knobs_of, limits_of, speeds
 from qstream.energy.measure import measure
@@ -120,7 +120,7 @@ def _view(memory: Memory, options: EnergyOptions, now_ns: int) -> View:
         knobs=knobs,
         tree=tree_of(topology, now.budgets, now_ns, held_until_ns(options, now_ns)),
         age=age,
-        movable=knobs.targetable & fresh & ~stuck,
+        movable=knobs.targetable & fresh & ~stuck & ~runs_out(now, options, now_ns),
         held_w=np.where(now.limit_w > 0, now.limit_w, default_w(now)).astype(np.float64),
         fixed_w=np.where(age == guard.Age.LOST, np.maximum(enforced, default_w(now)), enforced),
         enforced_w=enforced,

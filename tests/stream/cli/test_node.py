@@ -106,13 +106,15 @@ def test_gpus_that_report_themselves_are_described_and_published(
     cluster: str, started: Started, invoke: Callable[..., Result], topic_prefix: str, tmp_path: Path
 ):
     words = ["--domain", topic_prefix, "--node", "n1", "--source", "fake", "--interval", "100ms"]
-    started("energy", "telemetry", *words, "-b", cluster)
+    process = started("energy", "telemetry", *words, "-b", cluster)
     path = tmp_path / "topology.json"
     given = ["--domain", topic_prefix, "--budget", "4kW", "--opt-in", "all", "--clocks", "345:1980", "--listen", "500ms"]
     wait_until(lambda: invoke("energy", "topology", *given, "--out", path, "-b", cluster).exit_code == 0)
     found = PowerTopology.decode(path.read_bytes(), JSON)
     assert (found.node, found.uuid, found.budget_w, found.opt_in.tolist()) == (("n1",), UUIDS, 4000, [1] * 8)
     assert invoke("publish", path, "-b", cluster).exit_code == 0
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 0
 
 
 def test_sigterm_puts_the_defaults_back(node: Node):

@@ -21,6 +21,8 @@ class Loop:
         self.actuators = [Actuator(node, domain="d", node=node.node, mode="apply", allow=node.uuids) for node in nodes]
         self.silent: set[str] = set()  # whose readings do not come
         self.cut: set[str] = set()  # that plans do not reach either
+        self.deaf: set[str] = set()  # whose readings come, and that plans do not reach
+        self.late: set[str] = set()  # that plans reach only when they are over
         self.acks: list[EnergyAck] = []
         self.feed.send(topology, at_ms=START_S * 1000)
 
@@ -42,9 +44,10 @@ class Loop:
         self.feed.send(frame, at_ms=self.now_s * 1000)
         for plan in self.feed.frames(EnergyPlan)[seen:]:
             for actuator in self.actuators:
-                if actuator.node in self.cut:
+                if actuator.node in self.cut | self.deaf:
                     continue
-                ack = actuator.take(plan, self.now_s * 10**9)
+                over_ns = int(plan.ttl_s * 1e9) + 1 if actuator.node in self.late else 0
+                ack = actuator.take(plan.model_copy(update={"ts_ns": plan.ts_ns - over_ns}), self.now_s * 10**9)
                 if ack.uuid:
                     self.acks.append(ack)
                     self.feed.send(ack, at_ms=self.now_s * 1000)

@@ -23,6 +23,24 @@ def test_the_others_are_lower_before_a_node_that_is_cut_off_goes_back_to_its_def
     assert loop.limits_w()[4:] == [700] * 4
 
 
+@pytest.mark.parametrize("plans", ["late", "deaf"])
+@pytest.mark.parametrize("wait_s", range(0, 20, 6))
+def test_the_others_are_lower_before_a_node_that_is_heard_and_takes_no_plan_goes_back_to_its_defaults(wait_s, plans):
+    nodes = rack()
+    loop = Loop(nodes, topology_of(nodes, 4000), probe=False)
+    loop.run(40 + wait_s)
+    getattr(loop, plans).add("node-1")
+    for _ in range(80):
+        loop.run(1)
+        assert sum(loop.limits_w()) <= 4000
+    assert loop.limits_w()[4:] == [700] * 4
+    getattr(loop, plans).clear()
+    for _ in range(90):
+        loop.run(1)
+        assert sum(loop.limits_w()) <= 4000
+    assert max(loop.limits_w()[4:6]) < 700
+
+
 @pytest.mark.parametrize("notice_s", [3, 25])
 def test_a_budget_that_is_announced_is_kept_from_its_first_second_on(notice_s):
     nodes = rack()
