@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.app import run
-from agents.registry import Agent
+from agents.registry import Agent, find_agent
 from qstream.config import load_settings
 from qstream.contract import Batch, Event, Processor, Result
 from qstream.errors import Poison, StoreConflict
@@ -127,14 +127,15 @@ def die_at_saves(share: float) -> None:
 def main() -> None:
     """Run the worker; ends the process.
 
-    Apart from the settings, ``topics`` (1 or 2) is how many inputs it reads, ``learns`` makes it the meter instead, and
-    ``deaths`` is the share of `die_at_saves`.
+    Apart from the settings, ``topics`` (1 or 2) is how many inputs it reads, ``agent`` makes it the meter or an agent of that
+    name instead, and ``deaths`` is the share of `die_at_saves`.
     """
     given = json.loads(sys.argv[1])
     topics = (PAYMENTS, REFUNDS)[: given.pop("topics", 1)]
     die_at_saves(given.pop("deaths", 0.0))
     ledgers = Agent(name=NAME, purpose="counts payments", topics=tuple(topics), processor=lambda settings: Ledgers(topics))
-    run(meter.AGENT if given.pop("learns", False) else ledgers, load_settings(**given))
+    name = given.pop("agent", "")
+    run(meter.AGENT if name == "meter" else find_agent(name) if name else ledgers, load_settings(**given))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from qstream.config import Settings, load_settings
 from qstream.contract import Record, TopicPartition
 from qstream.embedded.redis import EmbeddedRedis
+from qstream.energy.processor import EnergyProcessor
 from qstream.errors import StoreUnavailable
 from qstream.state.store import StateStore
 from qstream.stream.producers import producer_config
@@ -38,6 +40,7 @@ from qstream.testing.verify import Produced, Run, verify
 from schemas.deadletter import DeadLetter
 from schemas.topics import CONTROL, MODELS, dead_letter_name
 from tests.chaos.cases import Case, Step, ledgers
+from tests.chaos.energy import OPTIONS, domains
 from tests.chaos.learning import meter
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(1500)]
@@ -78,10 +81,10 @@ def scene(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Scene]:
 
 def staged(kafka: JavaKafka, redis: EmbeddedRedis, asked: dict[str, Any], folder: Path) -> Iterator[Scene]:
     """The scene on given servers; its workers end with it."""
-    topics, learns = asked.pop("topics", 1), asked.pop("learns", False)
-    case = meter() if learns else ledgers(topics)
-    if learns:
-        Meter().warm()  # its kernels are compiled by now when the workers, which start together, need them
+    topics, agent = asked.pop("topics", 1), asked.pop("agent", "")
+    case = {"": partial(ledgers, topics), "meter": meter, "energy": domains}[agent]()
+    for processor in (Meter(),) if agent == "meter" else (EnergyProcessor(),) if agent == "energy" else ():
+        processor.warm()  # its kernels are compiled by now when the workers, which start together, need them
     first_deaths = asked.pop("first_deaths", DEATHS)
     born: set[str] = set()
     given = {
@@ -98,7 +101,7 @@ def staged(kafka: JavaKafka, redis: EmbeddedRedis, asked: dict[str, Any], folder
     def command(slot: str) -> Sequence[str]:
         deaths = DEATHS if slot in born else first_deaths
         born.add(slot)
-        text = json.dumps({**given, "worker_id": slot, "topics": topics, "learns": learns, "deaths": deaths})
+        text = json.dumps({**given, "worker_id": slot, "topics": topics, "agent": agent, "deaths": deaths})
         return [sys.executable, "-m", "qstream.testing.chaos_worker", text]
 
     fleet = Fleet(command, folder)
@@ -287,11 +290,18 @@ def test_nothing_is_lost_and_every_repetition_has_a_known_id(scene: Scene, chaos
     run_chaos(scene, chaos_seed, schedule(chaos_seed, 12.0, gap_s=(0.7, 2.0)), count=4000, duration_s=12.0)
 
 
-@pytest.mark.parametrize("scene", [{"learns": True}], ids=["meter"], indirect=True)
+@pytest.mark.parametrize("scene", [{"agent": "meter"}], ids=["meter"], indirect=True)
 def test_what_is_learnt_is_byte_for_byte_what_a_run_without_faults_learns(scene: Scene, chaos_seed: int) -> None:
     zombie = Fault(2.0, "pause", 0, 5.0)  # longer than its session: others go on with its hosts, and it must change nothing
     faults = sorted([zombie, *schedule(chaos_seed, 10.0, gap_s=(0.7, 2.0))], key=lambda fault: fault.at_s)
     run_chaos(scene, chaos_seed, faults, count=2400, duration_s=10.0)
+
+
+@pytest.mark.parametrize("scene", [{"agent": "energy", "options": OPTIONS}], ids=["energy"], indirect=True)
+def test_domains_get_the_plans_of_a_run_without_faults(scene: Scene, chaos_seed: int) -> None:
+    kills = [Fault(1.5, "kill", 0, 0.3), Fault(4.0, "kill", 1, 0.3)]
+    faults = sorted([*kills, *schedule(chaos_seed, 8.0, gap_s=(0.7, 2.0))], key=lambda fault: fault.at_s)
+    run_chaos(scene, chaos_seed, faults, count=1600, duration_s=8.0)
 
 
 # A single broker that is killed while it rolls a transaction back may forget to mark it: then records that were never
