@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final, Literal
@@ -18,6 +19,8 @@ Kind = Literal["klt", "qae", "fourier"]
 KINDS: Final = ("klt", "qae", "fourier")
 MAX_COLUMNS: Final = 2048
 _LEVELS: Final = 127
+_TWIN: Final = 1.01  # a circuit answers up to so many times the bits of its twin
+_MOST_S: Final = 25.0  # of training
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,8 +79,8 @@ def learn_basis(rows: ArrayLike, *, kind: Kind = "klt", seed: int = 0) -> Basis:
     rows : float [rows, columns]
         At most 2,048 columns, all finite.
     kind
-        ``klt``: the eigenvectors of the covariance (Karhunen-Loeve, PCA); ``fourier``: the discrete cosines, learnt from nothing
-        but the mean.
+        ``klt``: the eigenvectors of the covariance (Karhunen-Loeve, PCA); ``qae``: found by a simulated circuit, where that is
+        as good as the KLT, its twin, and else the KLT, with `fallback_reason` in the record; ``fourier``: the discrete cosines.
     seed
         Of what is drawn at random.
 
@@ -95,11 +98,55 @@ def learn_basis(rows: ArrayLike, *, kind: Kind = "klt", seed: int = 0) -> Basis:
         raise ProblemError(must_be("rows", "finite", Shown("NaN or infinity")))
     if kind not in KINDS:
         raise ProblemError(must_be("kind", f"one of {', '.join(KINDS)}", kind))
-    if kind == "qae":
-        raise ProblemError(must_be("kind", "klt or fourier: circuits are not part of this version", kind))
     mean = given.mean(axis=0)
-    vectors = _eigenvectors(given - mean) if kind == "klt" else _cosines(columns)
-    return stored_basis(kind, vectors, mean, {"kind": kind, "rows": count, "seed": seed, "label": "classical"})
+    centred = given - mean
+    record: dict[str, Any] = {"kind": kind, "rows": count, "seed": seed, "label": "classical"}
+    if kind == "fourier":
+        return stored_basis(kind, _cosines(columns), mean, record)
+    vectors = _eigenvectors(centred)
+    if kind == "klt":
+        return stored_basis(kind, vectors, mean, record)
+    found = _by_circuit(centred.T @ centred / count, vectors, seed)
+    return stored_basis("klt" if found[0] is None else "qae", vectors if found[0] is None else found[0], mean, record | found[1])
+
+
+def _by_circuit(
+    moment: NDArray[np.float64], vectors: NDArray[np.float64], seed: int
+) -> tuple[NDArray[np.float64] | None, dict[str, Any]]:
+    """The basis of a trained circuit, or None where the KLT answers, and the record of both."""
+    columns = len(moment)
+    if importlib.util.find_spec("torch") is None:
+        return None, {"fallback_reason": "library_missing"}
+    from qstream.compression import qae  # noqa: PLC0415 - torch, which nothing else here needs
+
+    fitting = [width for width, seconds in qae.SECONDS.items() if columns % width == 0 and columns // width * seconds <= _MOST_S]
+    if not fitting:
+        return None, {"fallback_reason": "deadline" if columns % 2 == 0 else "not_needed"}
+    width = max(fitting)
+    kept, whole, trained = max(1, width // 4), np.zeros((columns, columns)), []
+    for begin in range(0, columns, width):
+        part = slice(begin, begin + width)
+        trained.append(qae.train(moment[part, part], kept, seed=seed))
+        whole[part, part] = qae.diagonal_within(trained[-1].unitary, moment[part, part], kept)
+    bits, twin_bits = (ideal_bits(moment, basis) for basis in (whole, vectors))
+    record = {
+        "label": qae.EXECUTION,
+        "n": trained[0].qubits,
+        "layers": trained[0].layers,
+        "parameters": sum(one.parameters for one in trained),
+        "relative_loss": float(np.mean([one.relative for one in trained])),
+        "random_angles": float(np.mean([one.control for one in trained])),
+        "bits": bits,
+        "twin_bits": twin_bits,
+    }
+    return (whole, record) if bits <= _TWIN * twin_bits else (None, record | {"fallback_reason": "twin_smaller"})
+
+
+def ideal_bits(moment: NDArray[np.float64], basis: NDArray[np.float64]) -> float:
+    """Bits a value of normal coefficients with errors of a twentieth of the rows' rms, by the rate-distortion function."""
+    variance = np.einsum("ij,ik,kj->j", basis, moment, basis)
+    noise = 0.05**2 / 3 * float(np.trace(moment)) / len(moment)
+    return float(np.mean(0.5 * np.log2(np.maximum(variance / noise, 1.0)))) if noise > 0 else 0.0
 
 
 def stored_basis(kind: Kind, vectors: NDArray[np.float64], mean: NDArray[np.float64], record: dict[str, Any]) -> Basis:

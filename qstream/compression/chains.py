@@ -179,11 +179,15 @@ def _by_error_or_rate(
             quality = trial.quality if bound is None else trial.quality.model_copy(update={"bound": bound})
             named = None if own else domain.basis
             drafts.append(Draft(ops, pieces, "none" if bound is None else "l2", quality, basis=named, gains=trial.gains))
+            if domain.basis is not None:
+                drafts[-1].reason = domain.basis.record.get("fallback_reason")
     if not drafts:
         return None
-    if options.mode == "bounded":
-        return min(drafts, key=lambda draft: draft.nbytes)
-    return min(drafts, key=lambda draft: draft.quality.rel_l2)
+    smallest = options.mode == "bounded"
+    best = min(drafts, key=lambda draft: draft.nbytes if smallest else draft.quality.rel_l2)
+    if options.qae and best.reason is None and not any(op.op == "transform" for op in best.ops):
+        best.reason = next((draft.reason for draft in drafts if draft.reason), "gain_below_gate")
+    return best
 
 
 def _domains(
@@ -203,8 +207,9 @@ def _domains(
         if basis.columns != shape[1]:
             raise ProblemError(must_be("basis", f"one of {shape[1]} columns", Shown(f"{basis.columns} columns")))
         return [*found, (lossy.domain_of(x, form.dtype, shape, basis=basis), False)]
-    if options.transform != "auto" and shape[0] > 1 and shape[1] <= MAX_COLUMNS:
-        learnt = learn_basis(x.reshape(shape), kind=options.transform, seed=options.seed)
+    kind = "qae" if options.qae else options.transform
+    if kind in ("klt", "qae", "fourier") and shape[0] > 1 and shape[1] <= MAX_COLUMNS:
+        learnt = learn_basis(x.reshape(shape), kind=kind, seed=options.seed)
         found.append((lossy.domain_of(x, form.dtype, shape, basis=learnt), True))
     return found
 

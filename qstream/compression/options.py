@@ -58,6 +58,10 @@ class CompressionOptions(ModuleOptions):
     transform: Transform = Field(
         default="auto", description="auto: a given basis where it pays; klt, fourier: learnt from the tensor where none is given"
     )
+    qae: bool = Field(
+        default=False,
+        description="a basis that is learnt from the tensor is found by a simulated circuit, where that is as good as the KLT",
+    )
     table: bool = Field(default=True, description="values of one multiple are restored as their centre, where that pays")
     spectral: bool = Field(default=True, description="singular values that the error explains are shrunk, where that pays")
     refine_ms: float = Field(
@@ -73,6 +77,10 @@ class CompressionOptions(ModuleOptions):
         if self.transform in ("klt", "fourier") and (exact or every_value):
             allowed = f"auto or none with mode {self.mode}{f' and bound_kind {self.bound_kind}' if every_value else ''}"
             raise OptionError(must_be("option transform", allowed, self.transform))
+        if self.qae and (exact or every_value):
+            raise OptionError(must_be("option qae", f"false with mode {self.mode}, whose promise a basis would break", True))
+        if self.qae and self.transform in ("none", "fourier"):
+            raise OptionError(must_be("option qae", f"false with transform {self.transform}", True))
         if self.mode == "bounded" and self.bound_kind in ("point", "l2") and self.bound >= 1:
             raise OptionError(must_be("option bound", f"below 1 with bound_kind {self.bound_kind}", self.bound))
         return self

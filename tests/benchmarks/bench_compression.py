@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from qstream.compression import CompressionOptions, compress, compress_tensors, learn_basis, lossy, restore
+from qstream.compression.qae import train
 from qstream.compression.warm import warm
 from tests.benchmarks.bench_learn import Row, cpu_us
 from tests.benchmarks.stick import DATA, load_scores
@@ -34,6 +35,7 @@ def rows() -> list[Row]:
         *caches(stick, tensors),
         *gradients(stick, tensors),
         *optimizer(tensors),
+        *circuits(stick, tensors),
         *small_blocks(),
     ]
 
@@ -230,6 +232,27 @@ def optimizer(tensors: dict[str, Any]) -> list[Row]:
         found += [
             (f"Adam v within {bound} of each value", done.bits_per_value, "bits", target),
             ("  largest error", worst, "bounds", "<= 1"),
+        ]
+    return found
+
+
+def circuits(stick: ModuleType, tensors: dict[str, Any]) -> list[Row]:
+    """Circuits trained on keys: what they lose by what PCA loses."""
+    rows_, found = stick.floats(tensors["k3_train"]).astype(np.float64), []
+    for width, kept, target, limit in ((16, 4, "<= 1.002", "<= 4"), (64, 16, "<= 1.04", "<= 25")):
+        centred = rows_[:, :width] - rows_[:, :width].mean(axis=0)
+        begin = time.process_time()
+        trained = train(centred.T @ centred / len(centred), kept)
+        seconds = time.process_time() - begin
+        found += [
+            (
+                f"QAE ({width}, {kept}), {trained.parameters} angles: relative squared error by PCA's",
+                trained.relative,
+                "x",
+                target,
+            ),
+            ("  random angles", trained.control, "x", "-"),
+            ("  training", seconds, "s of CPU", limit),
         ]
     return found
 

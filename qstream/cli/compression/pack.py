@@ -32,6 +32,7 @@ def pack(
     base: Annotated[Path | None, typer.Option(metavar="FILE", help="Of delta: the file that the reader holds.")] = None,
     level: Annotated[str, typer.Option(help="fast, balanced or small.")] = "balanced",
     transform: Annotated[str, typer.Option(help="auto, none, klt or fourier.")] = "auto",
+    qae: Annotated[bool, typer.Option("--qae", help="Of rate, gradient and l2: find a basis by a simulated circuit.")] = False,
     side_file: Annotated[Path | None, typer.Option(metavar="FILE", help="Where each tensor's chain goes, as JSON.")] = None,
     export: Annotated[
         str | None, typer.Option(metavar="FORMAT", help="Write a file for engines: vllm-patch or compressed-tensors.")
@@ -57,7 +58,7 @@ def pack(
     from qstream.compression import CompressionOptions, compress_file  # noqa: PLC0415 - numpy and kernels, not for help
     from qstream.compression.warm import warm  # noqa: PLC0415
 
-    given: dict[str, object] = {"mode": mode, "level": level, "transform": transform}
+    given: dict[str, object] = {"mode": mode, "level": level, "transform": transform, "qae": qae}
     if bits is not None:
         given["target_bits"] = bits
     if bound is not None:
