@@ -14,6 +14,7 @@ REPEATED_NS: Final = 20_000_000_000  # older readings are of no use
 OTHER_JOB: Final = 2
 _SLOT_NS: Final = int(RECENT_S * 1e9)
 _LAST_NS: Final = 2**63 - 1
+_MOST: Final = 255
 _BLANK: Final = np.uint64(BLANK_INT)
 THROTTLED: Final = np.float32(0.95)  # of its limit: a GPU that draws more may want more than it gets
 _GROWTH: Final = np.float32(1.2)  # of its limit: what such a GPU is taken to want at least
@@ -24,7 +25,7 @@ def fold_frames(
     begin: Any, until_ns: Any, watermark_ns: Any,
     at_ns: Any, first: Any, row: Any, power: Any, limit: Any, clock: Any, energy: Any, work: Any, fit: Any, heat: Any,
     job: Any, boot: Any, job_of_gpu: Any, boot_of_node: Any, job_change: Any,
-    node_of_gpu: Any, node_ns: Any, seen_ns: Any, hot: Any, power_w: Any, want_w: Any, peak_w: Any, limit_w: Any,
+    node_of_gpu: Any, node_ns: Any, seen_ns: Any, unfit: Any, hot: Any, power_w: Any, want_w: Any, peak_w: Any, limit_w: Any,
     clock_mhz: Any, energy_mj: Any, progress: Any, works: Any, begin_ns: Any, power_sum: Any, samples: Any,
 ) -> Any:  # fmt: skip
     """Fold the frames from `begin` up to the first one that moves the watermark to `until_ns`: the next frame, the watermark.
@@ -40,9 +41,10 @@ def fold_frames(
             new |= now_ns > seen_ns[row[i]]
         if not new or now_ns < watermark_ns - REPEATED_NS:
             continue
-        rebooted = False
+        rebooted, later = False, False
         for i in range(start, end):
             node = node_of_gpu[row[i]]
+            later |= now_ns > node_ns[node]
             node_ns[node] = max(node_ns[node], now_ns)
             if boot_of_node[node] != boot[frame]:
                 rebooted |= boot_of_node[node] != 0
@@ -60,18 +62,22 @@ def fold_frames(
                 elif job_change[gpu] == 0:
                     job_change[gpu] = 1
                 job_of_gpu[gpu] = job[i]
-            if fit[i]:
-                limit_w[gpu], clock_mhz[gpu], hot[gpu] = limit[i], clock[i], heat[i]
-                _draw(gpu, power[i], limit[i], heard_ns, seen_ns, power_w, want_w, peak_w)
-                if begin_ns[gpu] > 0:  # a measurement goes on
-                    power_sum[gpu] += power[i]
-                    samples[gpu] += 1
-                # A counter that fell was reset, which ends the measurement, as heat does.
-                fell = _count(gpu, energy[i], energy_mj)
-                fell |= _count(gpu, work[i], progress)
-                works[gpu] = work[i] < _BLANK
-                if fell or rebooted or heat[i]:
-                    begin_ns[gpu] = 0
+            if not fit[i]:
+                if later and unfit[gpu] < _MOST:
+                    unfit[gpu] += 1
+                continue
+            unfit[gpu] = 0
+            limit_w[gpu], clock_mhz[gpu], hot[gpu] = limit[i], clock[i], heat[i]
+            _draw(gpu, power[i], limit[i], heard_ns, seen_ns, power_w, want_w, peak_w)
+            if begin_ns[gpu] > 0:  # a measurement goes on
+                power_sum[gpu] += power[i]
+                samples[gpu] += 1
+            # A counter that fell was reset, which ends the measurement, as heat does.
+            fell = _count(gpu, energy[i], energy_mj)
+            fell |= _count(gpu, work[i], progress)
+            works[gpu] = work[i] < _BLANK
+            if fell or rebooted or heat[i]:
+                begin_ns[gpu] = 0
         if watermark_ns >= until_ns:
             return frame + 1, watermark_ns
     return len(at_ns), watermark_ns

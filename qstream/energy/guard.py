@@ -16,6 +16,7 @@ Floats = NDArray[np.float64]
 
 MOST_OVER_LIMIT: Final = 1.2  # of the highest limit: a sample above it is not a measurement
 MILLIWATTS: Final = 10.0  # of the highest limit: a limit above it is in another unit
+MOST_UNFIT: Final = 3  # samples in a row that cannot be measurements: the GPU is stale then
 BLANK_INT: Final = 0x7FFFFFFFFFFFFFF0  # DCGM: at least this stands for no value
 BLANK_FLOAT: Final = 140737488355328.0
 HOT: Final = 0x8 | 0x20 | 0x40 | 0x80  # event reasons: hardware slowdown, thermal by software and hardware, power brake
@@ -83,10 +84,11 @@ def plausible(power_w: ArrayLike, most_w: ArrayLike) -> Bools:
     return fits
 
 
-def ages(age_s: ArrayLike, *, stale_s: float, lost_s: float) -> NDArray[np.int8]:
-    """`Age` of each GPU: int8 [G]."""
-    age = np.asarray(age_s, np.float64)
-    found: NDArray[np.int8] = ((age > stale_s).astype(np.int8) + (age > lost_s)).astype(np.int8)
+def ages(age_s: ArrayLike, unfit: ArrayLike, *, stale_s: float, lost_s: float) -> NDArray[np.int8]:
+    """`Age` of each GPU: int8 [G]. `unfit` are the samples since the newest reading that could not be measurements: a few in a
+    row make it stale before its time."""
+    age, spoilt = np.asarray(age_s, np.float64), np.asarray(unfit) >= MOST_UNFIT
+    found: NDArray[np.int8] = (((age > stale_s) | (age > lost_s) | spoilt).astype(np.int8) + (age > lost_s)).astype(np.int8)
     return found
 
 

@@ -47,7 +47,7 @@ def plan_energy(
 
     The whole recording counts: a GPU is taken to want the greatest power that was recorded of it, and to draw the mean. The
     plan is made at the newest reading: GPUs without readings, and those not heard for `lost_s`, are charged at their default.
-    Caps are not tried, since nothing is set; budgets may limit anybody, by the curves of past sweeps.
+    Caps are not tried, since nothing is set; budgets may limit any GPU, by the curves of past sweeps.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ def plan_recorded(
     if not topology.uuid:
         raise ProblemError(must_be("topology", "of 1 or more GPUs", Shown(f"domain {topology.domain!r} of children alone")))
     given = (options or EnergyOptions()).changed({"seed": seed})
-    # A recording that ends a little earlier is no silent node, and without an actuator no cap can be tried.
+    # A node whose recording ends a little earlier is not silent, and without an actuator no cap can be tried.
     given = given.model_copy(update={"stale_s": given.lost_s, "probe": False})
     memory = replayed(topology, telemetry, given)
     for budget in budgets:

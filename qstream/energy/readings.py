@@ -13,7 +13,7 @@ from qstream.energy.samples import Samples
 
 END_NS: Final = 2**63 - 1
 _WRITTEN: Final = (
-    "node_ns", "seen_ns", "hot", "power_w", "want_w", "peak_w", "limit_w", "clock_mhz", "energy_mj", "progress", "works",
+    "node_ns", "seen_ns", "unfit", "hot", "power_w", "want_w", "peak_w", "limit_w", "clock_mhz", "energy_mj", "progress", "works",
     "begin_ns", "power_sum", "samples",
 )  # fmt: skip
 

@@ -56,7 +56,7 @@ def dcgm_frames(lines: Iterable[str], *, domain: str, node: str | None) -> Itera
     """A frame for each scrape of each node, and None for each damaged line, in the order of the text.
 
     A partitioned GPU repeats the board's values for each instance: the first counts. Lines without a time are of scrapes 30 s
-    apart, from 30 s after 1970. What is not of a GPU, or not DCGM's, is no matter. `node` is for text without the label
+    apart, from 30 s after 1970. Lines that are not DCGM's, or not of a GPU, are ignored. `node` is for text without the label
     ``hostname``.
 
     Raises

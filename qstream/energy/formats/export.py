@@ -142,7 +142,7 @@ def _dps(given: Exported) -> str:
         other = next((given.topology.uuid[row] for row in rows if row not in targets), None)
         if other is not None:
             left_out.append(
-                f"# {_text(name)} is left out: DPS takes a limit for each of its GPUs, and {_text(other)} is no target"
+                f"# {_text(name)} is left out: DPS takes a limit for each of its GPUs, and {_text(other)} is not a target"
             )
             continue
         watts = [given.watts(targets[row], row) for row in rows]

@@ -51,7 +51,7 @@ def stream_recording(
 ) -> Iterator[GpuTelemetry | None]:
     """As `read_telemetry`, one frame after another, so that a file may be larger than memory; None for each damaged row.
 
-    That there is no power is found at the end.
+    A file without power is refused at its end.
     """
     try:
         with Path(path).open(encoding="utf-8-sig", errors="replace") as lines:
@@ -92,7 +92,7 @@ def _zone(name: str) -> ZoneInfo:
 
 
 def _json_frames(lines: Iterable[str], domain: str) -> Iterator[GpuTelemetry | None]:
-    """The frames of the domain, in the order of the lines; None for each line that is no frame."""
+    """The frames of the domain, in the order of the lines; None for each line that is not a frame."""
     frames = skipped = 0
     powered = False
     for line in lines:

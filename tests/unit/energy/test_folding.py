@@ -96,6 +96,13 @@ def test_samples_that_are_no_measurement_leave_what_is_known():
         assert known.seen_ns[0] == START_MS * 10**6
 
 
+def test_samples_that_are_no_measurement_are_counted_once_each_until_one_is():
+    good, bad = frame_of(0, 300.0), frame_of(0, 9000.0)
+    assert folded(good, bad, bad, bad).unfit.tolist() == [3, 3, 0, 0, 0, 0]
+    assert folded(good, bad, bad, bad, at_ms=[START_MS, *[START_MS + 1000] * 3]).unfit[0] == 1  # the same record again
+    assert folded(good, bad, bad, bad, good).unfit[0] == 0
+
+
 def test_a_gpu_that_reports_only_instant_power_is_heard():
     frame = frame_of(0, -1.0)
     value = frame.value.copy()

@@ -51,13 +51,17 @@ def test_samples_that_cannot_be_measurements_do_not_fit():
 
 
 def test_readings_age():
-    assert guard.ages([0, 5, 5.1, 30, 31], stale_s=5, lost_s=30).tolist() == [
+    assert guard.ages([0, 5, 5.1, 30, 31], 0, stale_s=5, lost_s=30).tolist() == [
         Age.FRESH,
         Age.FRESH,
         Age.STALE,
         Age.STALE,
         Age.LOST,
     ]
+
+
+def test_three_samples_in_a_row_that_cannot_be_measurements_make_a_gpu_stale():
+    assert guard.ages([0, 0, 0, 40], [0, 2, 3, 3], stale_s=5, lost_s=30).tolist() == [0, 0, 1, 2]
 
 
 def test_a_counter_that_falls_or_is_blank_gains_nothing():

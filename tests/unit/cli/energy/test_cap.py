@@ -162,7 +162,7 @@ def test_the_samples_of_exporters_and_nvidia_smi_are_planned_from(tmp_path):
     (tmp_path / "rack.json").write_bytes(topology.encode(JSON))
     for name in ("dcgm_exporter_4_5.prom", "dcgm_exporter_4_6.prom"):
         data = json.loads(run(SAMPLES, "--json", recordings=[name], topology=tmp_path / "rack.json").stdout)
-        assert len(data["plan"]["uuid"]) == 3  # what is partitioned is no target
+        assert len(data["plan"]["uuid"]) == 3  # a partitioned GPU is not a target
         assert data["compared"][2]["at_most_w"] <= 2000
     result = run(SAMPLES, "--zone", "UTC", recordings=["nvidia_smi.csv"], topology=tmp_path / "rack.json")
     assert result.exit_code == 0, result.output
