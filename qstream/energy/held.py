@@ -18,6 +18,7 @@ from schemas.solver import Reason
 from schemas.tasks import TaskGraph
 
 MOST_HELD: Final = 256  # graphs of a domain
+TASKS: Final = 200  # that are solved in `plan_ms`; more take longer
 Int32 = Annotated[NDArray[np.int32], Axes("tasks")]
 _OVER: Final = dict.fromkeys(("graph", "base_w", "room", "idle_w"))  # what is needed until a graph is solved
 
@@ -59,6 +60,10 @@ class HeldGraph(Frame):
     def end_ns(self) -> int:
         """The end of the window."""
         return self.begin_ns + int(self.slots * self.slot_s * 1e9)
+
+    def due_ns(self, plan_ms: float) -> int | None:
+        """From when on its better schedule is to be published; None while it is not being solved."""
+        return self.planning.due_ns(time_ms(len(self.task), plan_ms)) if self.planning.active else None
 
     def problem(self) -> GraphProblem | None:
         """What is being solved, None where nothing is."""
@@ -129,6 +134,11 @@ def held(problem: GraphProblem, found: GraphPlan, digest: str, version: int) -> 
         graph=graph,
         **_runs(problem, found),
     )
+
+
+def time_ms(tasks: int, plan_ms: float) -> float:
+    """The time that a graph is given to be solved: `plan_ms` for each 200 tasks, so that a large one holds up no other record."""
+    return plan_ms * -(-tasks // TASKS)
 
 
 def digest_of(graph: TaskGraph) -> str:

@@ -10,7 +10,7 @@ from qstream.ahead import Ahead
 from qstream.contract import Event, Record
 from qstream.energy.features import measured
 from qstream.energy.graphs import GraphPlan, GraphProblem, plan_graph, schedule_frame, simple_graph
-from qstream.energy.held import MOST_HELD, HeldGraph, digest_of, held
+from qstream.energy.held import MOST_HELD, HeldGraph, digest_of, held, time_ms
 from qstream.energy.learned import Learned
 from qstream.energy.memory import Memory
 from qstream.energy.options import EnergyOptions
@@ -60,14 +60,15 @@ class Scheduler:
         if _is_report(graph, clock_ns):
             memory.set(unseen=foreseen.state)
             return []
-        turn = 1 + sum(other.graph is not None for other in others)
-        problem = self._problem(foreseen.graph, memory, others, stamp.ts_ns + int(turn * self.options.plan_ms * 1e6))
+        waits_ns = sum(self._time_ns(len(other.task)) for other in others if other.graph is not None)
+        free_ns = stamp.ts_ns + waits_ns + self._time_ns(len(graph.task))
+        problem = self._problem(foreseen.graph, memory, others, free_ns)
         simple = simple_graph(problem)
         kept = held(problem, simple, digest, now.schedules.next_version(stamp.ts_ns))
         kept = kept.changed(foreseen_by=foreseen.by, fallback_reason=foreseen.reason)
         memory.set(unseen=foreseen.state)
         event = self._event(stamp, problem, simple, kept, 0 if before is None else before.version, memory)
-        if not self._solves() or (simple.plan.status == "infeasible" and turn == 1):
+        if not self._solves() or (simple.plan.status == "infeasible" and not waits_ns):
             kept = kept.solved(problem, simple, kept.version)
         self._keep(memory, (*others, kept), kept.version, stamp.ts_ns)
         lines = self._begin(stamp, memory)
@@ -79,10 +80,11 @@ class Scheduler:
 
     def until_due(self, records: Sequence[Record], memory: Memory) -> int:
         """How many records to take until a better schedule is due, with the one that it comes with; else all."""
-        due_ns = [graph.planning.due_ns(self.options.plan_ms) for graph in memory.now.graphs if graph.planning.active]
-        if not due_ns:
-            return len(records)
-        return next((n for n, record in enumerate(records, 1) if event_ns(record) >= due_ns[0]), len(records))
+        for graph in memory.now.graphs:
+            due_ns = graph.due_ns(self.options.plan_ms)
+            if due_ns is not None:
+                return next((n for n, record in enumerate(records, 1) if event_ns(record) >= due_ns), len(records))
+        return len(records)
 
     def due(self, name: Name, now_ns: int, memory: Memory) -> list[Event]:
         """The better schedules that are to be published now; `NotYet` while one is not ready."""
@@ -96,7 +98,11 @@ class Scheduler:
 
     def _due(self, now_ns: int, memory: Memory) -> HeldGraph | None:
         """The graph whose better schedule is to be published now."""
-        return next((graph for graph in memory.now.graphs if graph.planning.is_due(now_ns, self.options.plan_ms)), None)
+        for graph in memory.now.graphs:
+            due_ns = graph.due_ns(self.options.plan_ms)
+            if due_ns is not None and now_ns >= due_ns:
+                return graph
+        return None
 
     def _begin(self, stamp: Stamp, memory: Memory) -> list[Line]:
         """Have the next graph solved: one at a time, so that each is told what the ones before it take; and lines to log."""
@@ -105,7 +111,7 @@ class Scheduler:
         if at is None or any(held.planning.active for held in graphs) or (graph := graphs[at].graph) is None:
             return []
         solved = [other for other in graphs if other.graph is None]
-        problem = self._problem(graph, memory, solved, stamp.ts_ns + int(self.options.plan_ms * 1e6))
+        problem = self._problem(graph, memory, solved, stamp.ts_ns + self._time_ns(len(graph.task)))
         latest_ns = memory.now.watermark_ns + AHEAD_NS if memory.now.watermark_ns else stamp.ts_ns
         begun = graphs[at].begun(problem, Planning().begun(min(stamp.ts_ns, latest_ns), graphs[at].version))
         state, arm, lines = self._learned.choose(stamp, graph, memory.now)
@@ -116,10 +122,9 @@ class Scheduler:
 
     def _publish(self, stamp: Stamp, graph: HeldGraph, memory: Memory) -> tuple[Event, list[Line]]:
         """The better schedule of a graph, and lines to log; where planning fails, the simple one once more, as skipped."""
-        problem, graphs = graph.problem(), memory.now.graphs
-        if problem is None:
+        problem, graphs, due_ns = graph.problem(), memory.now.graphs, graph.due_ns(self.options.plan_ms)
+        if problem is None or due_ns is None:
             raise AssertionError(must_be("a graph that is due", "one that is being solved", graph.graph_id))
-        due_ns = graph.planning.due_ns(self.options.plan_ms)
         at = next(at for at, each in enumerate(graphs) if each is graph)
 
         def answer(found: GraphPlan, version: int, solver_s: float | None) -> Event:
@@ -134,6 +139,9 @@ class Scheduler:
             return event, self._learned.learn(graph, due_ns, found.value, memory)
 
         return or_skipped(memory, stamp.key, better, lambda: (answer(simple_graph(problem), graph.version, None), []))
+
+    def _time_ns(self, tasks: int) -> int:
+        return int(time_ms(tasks, self.options.plan_ms) * 1e6)
 
     def _problem(self, graph: TaskGraph, memory: Memory, others: Sequence[HeldGraph], free_ns: int) -> GraphProblem:
         return problem_of(graph, memory.now, others, lost_s=self.options.lost_s, free_ns=free_ns)

@@ -114,6 +114,12 @@ def test_many_graphs_at_once_have_their_time_in_turn_and_share_watts_and_gpus(fe
     assert taken.max() <= 4
 
 
+def test_a_large_graph_has_more_time(feed):
+    feed.send(graph(1, 401, 30, begin_s=1_000_010, gpus=np.full(401, 6, np.int32)), at_ms=START_MS)
+    node = rack()[0]
+    assert [len(feed.send(node.telemetry("d"), at_ms=START_MS + ms).events) for ms in (500, 1499, 1500)] == [0, 0, 1]
+
+
 def test_tasks_start_only_in_slots_that_are_still_to_come(feed):
     (event,) = feed.send(graph(begin_s=1_000_000 - 25), at_ms=START_MS).events
     assert event.frame.start.min() == 3
