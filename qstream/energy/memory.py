@@ -102,8 +102,8 @@ class EnergyState(LearningState):
     children: Annotated[Children, Inner()] | None = None
     outlook: Annotated[Outlook, Inner()] | None = None
     schedules: Annotated[InForce, Field(strict=False)] = InForce()
-    graphs: Annotated[tuple[HeldGraph, ...], Field(strict=False)] = ()
-    served: Annotated[tuple[Served, ...], Field(strict=False)] = ()
+    graphs: Annotated[tuple[Annotated[HeldGraph, Inner()], ...], Field(strict=False)] = ()
+    served: Annotated[tuple[Annotated[Served, Inner()], ...], Field(strict=False)] = ()
     meta: MetaState | None = None
     unseen: UnseenState | None = None
     job: MaybeNames = ()
