@@ -117,6 +117,7 @@ class EnergyState(LearningState):
     peak_w: Annotated[NDArray[np.float32], Axes("gpus", "recent")]
     limit_w: Float32
     clock_mhz: Float32
+    active: Float32
     energy_mj: Uint64
     progress: Uint64
     works: Uint8
@@ -176,7 +177,7 @@ def empty(gpus: int, nodes: int) -> dict[str, Any]:
         **dict.fromkeys(("seen_ns", "begin_ns", "changed_ns", "stuck_ns", "acked_ns", "mark_ns", "verified_ns"), int64),
         **dict.fromkeys(("energy_mj", "progress", "begin_energy_mj", "begin_progress", "mark_progress"), uint64),
         **dict.fromkeys(("unfit", "hot", "works", "probing"), uint8),
-        **dict.fromkeys(("power_w", "want_w", "limit_w", "clock_mhz", "target_w", "before_w", "target_mhz"), unknown),
+        **dict.fromkeys(("power_w", "want_w", "limit_w", "clock_mhz", "active", "target_w", "before_w", "target_mhz"), unknown),
         **dict.fromkeys(("accepted", "level"), int8),
     }
 

@@ -18,7 +18,7 @@ from qstream.energy.levels import MARGIN, Bools, Floats, Knobs, between, knobs_o
 from qstream.energy.measure import measure
 from qstream.energy.memory import LEVELS, EnergyState, Memory
 from qstream.energy.options import EnergyOptions
-from qstream.energy.simple import simple_limits
+from qstream.energy.simple import simple_clocks, simple_limits
 from schemas.energy import ACTIVE, PARKED, RELEASED, TargetReason
 from schemas.power import PowerDemand
 
@@ -94,6 +94,7 @@ class Choice:
     gain_w: Floats
     free_w: Floats
     simple_w: Floats
+    simple_mhz: Floats
     status: Status
     missing_w: float
 
@@ -270,6 +271,8 @@ def _choice(view: View, options: EnergyOptions, answer: Answer, simple: Floats, 
     level = np.maximum(now.level, 0)
     capped = knobs.by_clock & (now.level >= 0) & (now.level < LEVELS - 1) & view.movable & options.deterministic
     clock = np.where(capped, knobs.levels[rows, level], np.where(view.movable | lost, -1.0, now.target_mhz))
+    simple_mhz = simple_clocks(knobs.levels, now.active, knobs.by_clock & view.movable & (now.works == 1))
+    clock = clock if options.deterministic else np.where(view.movable, simple_mhz, clock)
     state = np.full(len(limit), ACTIVE, np.uint8)
     state[answer.parked], state[lost] = PARKED, RELEASED
     target = np.where(lost, -1.0, np.where(view.movable, limit, view.held_w))
@@ -299,6 +302,7 @@ def _choice(view: View, options: EnergyOptions, answer: Answer, simple: Floats, 
         gain_w=np.where(view.movable & ~answer.parked, free - predicted * (1 + np.maximum(slow, 0.0)), 0.0),
         free_w=free,
         simple_w=simple,
+        simple_mhz=simple_mhz,
         status=answer.status if kept else "infeasible",
         missing_w=round(answer.missing_w if kept else over, 6),
     )
