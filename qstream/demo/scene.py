@@ -56,8 +56,8 @@ class Scene(Protocol):
         """A frame is about to be published."""
         ...
 
-    def received(self, frame: Frame, at_s: float) -> None:
-        """A plan or a dead letter arrived; each id once."""
+    def received(self, frame: Frame, at_s: float) -> Frames:
+        """A plan or a dead letter arrived; each id once. What is published in answer."""
         ...
 
     def switched(self) -> None:

@@ -25,7 +25,7 @@ from qstream import __version__
 from qstream.config import load_settings
 from qstream.demo.agent import AgentProcess
 from qstream.demo.in_step import InStep
-from qstream.demo.scene import Scene
+from qstream.demo.scene import Frames, Scene
 from qstream.demo.view import View
 from qstream.embedded.kafka import PROMPT, EmbeddedKafka
 from qstream.embedded.redis import EmbeddedRedis
@@ -81,8 +81,15 @@ class Run:
             while True:
                 self.letters += isinstance(frame, DeadLetter)
                 self.plans += not isinstance(frame, DeadLetter)
-                self.scene.received(frame, at_s)
+                self.publish(self.scene.received(frame, at_s))
                 at_s, frame = self.arrivals.get_nowait()
+
+    def publish(self, frames: Frames) -> None:
+        """Publish frames, of which the scene is told; those of a scene in step at the times that they have."""
+        for topic, frame in frames:
+            self.scene.published(frame, time.monotonic())
+            publish(self.publisher, self.scene, topic, frame)
+        self.published += len(frames)
 
     def figures(self) -> Mapping[str, Any]:
         return self.scene.figures(self.seconds, sum(subscriber.repeated for subscriber in self.subscribers))
@@ -243,10 +250,7 @@ def stream(run: Run, seconds: float, switch_s: float) -> None:
     for frames in run.scene.steps(seconds):
         run.collect()
         started_s = started_s or time.monotonic()
-        for topic, frame in frames:
-            run.scene.published(frame, time.monotonic())
-            publish(run.publisher, run.scene, topic, frame)
-        run.published += len(frames)
+        run.publish(frames)
         if run.in_step is not None:
             wait_answered(run, run.in_step)
         run.seconds = time.monotonic() - started_s

@@ -58,7 +58,6 @@ class RealScene:
         self.readings: GpuTelemetry | None = None
         self._read = nvml_source(self.gpus, DOMAIN, self.node)
         self._actuator = Actuator(self.gpus, domain=DOMAIN, node=self.node, mode="dry_run", allow=self.gpus.uuids)
-        self._acks: list[EnergyAck] = []
         self._sent_s: dict[int, float] = {}
         self._took_ms: list[float] = []
         self._behind, self._letters, self._faults = 0, 0, 0
@@ -91,9 +90,7 @@ class RealScene:
         began_s = time.monotonic()
         for second in range(max(1, int(seconds / PERIOD_S))):
             time.sleep(max(0.0, began_s + second * PERIOD_S - time.monotonic()))
-            frames: list[tuple[Any, Frame]] = [(ENERGY_ACK, ack) for ack in self._acks]
-            self._acks = []
-            yield [*frames, *((GPU_TELEMETRY, frame) for frame in self._now())]
+            yield [(GPU_TELEMETRY, frame) for frame in self._now()]
 
     def _now(self) -> list[GpuTelemetry]:
         """The readings now; none if no GPU answers."""
@@ -109,14 +106,17 @@ class RealScene:
         if isinstance(frame, GpuTelemetry):
             self._sent_s[frame.ts_ns // 1_000_000] = at_s
 
-    def received(self, frame: Frame, at_s: float) -> None:
+    def received(self, frame: Frame, at_s: float) -> Frames:
+        """The actuator takes a plan, sets nothing, and acknowledges."""
+        acks: list[EnergyAck] = []
         if isinstance(frame, EnergyPlan):
             self.plans.append(frame)
             if (sent_s := self._sent_s.get(frame.ts_ns // 1_000_000)) is not None:
                 self._took_ms.append((at_s - sent_s) * 1e3)
-            self._acks += act(self._actuator, frame, time.time_ns())
+            acks = act(self._actuator, frame, time.time_ns())
         elif isinstance(frame, DeadLetter):
             self._letters += 1
+        return [(ENERGY_ACK, ack) for ack in acks]
 
     def switched(self) -> None:
         raise AssertionError("this scene has no switch")

@@ -24,7 +24,7 @@ from schemas.energy import EnergyAck, EnergyPlan
 from schemas.frame import Frame
 from schemas.power import GpuTelemetry, PowerBudget
 from schemas.tasks import EnergySchedule
-from schemas.topics import ENERGY_ACK, GPU_TELEMETRY, POWER_BUDGET, POWER_TOPOLOGY, TASK_GRAPH
+from schemas.topics import ENERGY_ACK, GPU_TELEMETRY, POWER_BUDGET, POWER_TOPOLOGY, TASK_GRAPH, Topic
 
 SECOND_NS: Final = 1_000_000_000
 PLAN_S: Final = 10
@@ -78,7 +78,6 @@ class EnergyScene:
         ]
         self._load = bundled().load()
         self._second, self._start_ns, self._behind = 0, 0, 0
-        self._acks: list[EnergyAck] = []
         self._sent_s: dict[int, float] = {}
         self._took_ms: list[float] = []
         self._figures: Mapping[str, Any] = {}
@@ -95,7 +94,7 @@ class EnergyScene:
         began_s, steps = time.monotonic(), len(self._load) // PLAN_S
         for step in range(steps):
             time.sleep(max(0.0, began_s + step * seconds / steps - time.monotonic()))
-            frames: list[tuple[Any, Frame]] = []
+            frames: list[tuple[Topic, Frame]] = []
             for _ in range(PLAN_S):
                 frames += self._pass_second()
             yield frames
@@ -107,10 +106,9 @@ class EnergyScene:
     def _cut(self, at: int) -> bool:
         return at == 1 and self._second in CUT_S
 
-    def _pass_second(self) -> list[tuple[Any, Frame]]:
+    def _pass_second(self) -> list[tuple[Topic, Frame]]:
         """A modelled second, and what is published at its end."""
-        frames: list[tuple[Any, Frame]] = [(ENERGY_ACK, ack) for ack in self._acks]
-        self._acks = []
+        frames: list[tuple[Topic, Frame]] = []
         budget_w = BUDGET_W * (1 - FALL) if self._second >= FALL_S else BUDGET_W
         self.score.second(self.rack.advance(float(self._load[self._second])), budget_w)
         self._second += 1
@@ -135,18 +133,21 @@ class EnergyScene:
         if isinstance(frame, GpuTelemetry):
             self._sent_s.setdefault(frame.ts_ns, at_s)
 
-    def received(self, frame: Frame, at_s: float) -> None:
+    def received(self, frame: Frame, at_s: float) -> Frames:
+        """The actuators of the nodes that hear the plan take it, and acknowledge."""
+        acks: list[EnergyAck] = []
         if isinstance(frame, EnergyPlan):
             self.score.plan(frame)
             if frame.ts_ns in self._sent_s:
                 self._took_ms.append((at_s - self._sent_s[frame.ts_ns]) * 1e3)
             for at, actuator in enumerate(self.actuators):
                 if not self._cut(at):
-                    self._acks += act(actuator, frame, self._now_ns)
+                    acks += act(actuator, frame, self._now_ns)
         elif isinstance(frame, EnergySchedule):
             self.score.schedules.append(frame)
         elif isinstance(frame, DeadLetter):
             self.score.dead_letters += 1
+        return [(ENERGY_ACK, ack) for ack in acks]
 
     def switched(self) -> None:
         raise AssertionError("this scene has no switch")

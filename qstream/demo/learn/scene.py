@@ -90,8 +90,9 @@ class LearnScene:
         if isinstance(frame, Reading):
             self.score.published(frame, at_s)
 
-    def received(self, frame: Frame, at_s: float) -> None:
+    def received(self, frame: Frame, at_s: float) -> Frames:
         self.score.received(frame, at_s)
+        return ()
 
     def switched(self) -> None:
         return

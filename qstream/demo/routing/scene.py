@@ -86,8 +86,9 @@ class RoutingScene:
         if isinstance(frame, TokenBatch):
             self.score.published(frame, at_s)
 
-    def received(self, frame: Frame, at_s: float) -> None:
+    def received(self, frame: Frame, at_s: float) -> Frames:
         self.score.received(frame, at_s)
+        return ()
 
     def switched(self) -> None:
         self.score.switched = True
