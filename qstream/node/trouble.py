@@ -25,7 +25,7 @@ class Troubles:
         self._since: dict[str, int] = {}
 
     def note(self, kind: str, text: str, count: int = 1) -> None:
-        """Count a trouble; `text` is said if the last one of its kind was over, or was another."""
+        """Count a trouble; `text` is said unless one of its kind goes on."""
         if kind not in self._since:
             self._since[kind] = self.counts[kind]
             self._say(text)

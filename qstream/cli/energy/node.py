@@ -35,13 +35,27 @@ ZEUSD_TOKEN: Final = "ZEUSD_TOKEN"  # as in Zeus
 STATE: Final = Path("/var/lib/qstream")
 SOURCE_S: Final = 5.0  # for which a source may take to answer
 
-Domain = Annotated[str, typer.Option(help="The power domain of the node.")]
+MOST_CHARACTERS: Final = {"--domain": 200, "--node": 100}
+
+
+def _name(option: str, text: str | None) -> str | None:
+    """The text of an option, if it can be a name; `ConfigError` if not."""
+    most = MOST_CHARACTERS[option]
+    if text is not None and not (text.isprintable() and 0 < len(text) <= most):
+        raise ConfigError(must_be(option, f"1 to {most} printable characters", text))
+    return text
+
+
+Domain = Annotated[str, typer.Option(help="The power domain of the node.", callback=lambda text: _name("--domain", text))]
+Node = Annotated[
+    str | None, typer.Option(help="Name of the node; else the machine's.", callback=lambda text: _name("--node", text))
+]
 
 
 def telemetry(
     *,
     domain: Domain,
-    node: Annotated[str | None, typer.Option(help="Name of the node; else the machine's.")] = None,
+    node: Node = None,
     source: Annotated[str, typer.Option(metavar="SOURCE", help=f"{SOURCES}.")] = "nvml",
     interval: Annotated[str, typer.Option(metavar="TIME", help="Between two readings, as 500ms or 1s.")] = "1s",
     progress: Annotated[
@@ -84,7 +98,7 @@ def telemetry(
 def actuate(
     *,
     domain: Domain,
-    node: Annotated[str | None, typer.Option(help="Name of the node; else the machine's.")] = None,
+    node: Node = None,
     device: Annotated[str, typer.Option(metavar="DEVICE", help=f"{DEVICES}.")] = "nvml",
     apply: Annotated[bool, typer.Option("--apply", help="Set what plans say; else it is only printed.")] = False,
     allow: Annotated[

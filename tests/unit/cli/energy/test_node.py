@@ -26,6 +26,8 @@ def error_of(*words):
         (("telemetry", "--source", "fake", "--interval", "1"), "--interval must be a time above 0, such as 50ms or 2s, got '1'"),
         (("topology", "--budget", "much"), "--budget must be watts, such as 2600, 40kW or 1.2MW, got 'much'"),
         (("topology", "--budget", "1kW", "--clocks", "9:8"), "--clocks must be the lowest and the highest SM clock in MHz"),
+        (("telemetry", "--node", "n" * 101), "--node must be 1 to 100 printable characters"),
+        (("actuate", "--device", "fake", "--domain", ""), "--domain must be 1 to 200 printable characters, got ''"),
         (("actuate", "--device", "gpu"), "--device must be nvml, zeusd, zeusd:URL, fake, fake:FILE or null, got 'gpu'"),
         (("actuate", "--device", "fake", "--verify", "often"), "--verify must be a time above 0"),
         (("actuate", "--device", "fake", "--apply"), "--allow must be given with --apply, once for each GPU that may be set"),
