@@ -6,7 +6,8 @@ from importlib import resources
 
 from qstream.energy import unseen
 from qstream.energy.features import measured
-from qstream.energy.graphs import alone, plan_graph, schedule_frame, simple_graph
+from qstream.energy.foresight import plan_foreseen
+from qstream.energy.graphs import alone, schedule_frame, simple_graph
 from qstream.energy.memory import fresh
 from qstream.energy.options import EnergyOptions
 from qstream.energy.surroundings import check_graph, problem_of
@@ -46,9 +47,10 @@ def schedule_graph(
     options
         The defaults without.
     model
-        Predicts slots and watts of the tasks that were not measured, as `qstream learn train energy gnn` has trained it.
+        Predicts slots and watts of the tasks that were not measured, as `qstream learn train energy gnn` has trained it; used
+        where the schedule cannot get worse by it.
     runtime
-        As of `plan_graph`.
+        As of `plan_foreseen`.
 
     Raises
     ------
@@ -57,9 +59,9 @@ def schedule_graph(
     LearnError
         The model is of another kind, or does not fit.
     """
-    chosen, budget, reason = options or EnergyOptions(), budget_w, None
+    chosen, budget, reason, foreseen = options or EnergyOptions(), budget_w, None, None
     if model is not None:
-        graph, reason = with_predictions(graph, model), unseen.reason(model)
+        foreseen, reason = with_predictions(graph, model), unseen.reason(model)
     elif chosen.gnn and not measured(graph).all():
         reason = Reason.MODEL_MISSING
     problem = alone(graph)
@@ -70,8 +72,8 @@ def schedule_graph(
         check_graph(graph, now)
         problem = problem_of(graph, now, (), lost_s=chosen.lost_s, free_ns=0)
         budget = topology.budget_w if budget is None else min(budget, topology.budget_w)
-    solves = chosen.deterministic or chosen.qaoa or chosen.hqc
-    found = plan_graph(problem, chosen, runtime=runtime) if solves else simple_graph(problem)
+    solves = chosen.deterministic or chosen.qaoa or chosen.hqc or foreseen is not None
+    found = plan_foreseen(problem, foreseen, chosen, runtime=runtime) if solves else simple_graph(problem)
     return schedule_frame(
         problem, found, plan_id=f"offline/{graph.graph_id}", ts_ns=graph.ts_ns, version=1, base_version=0, budget_w=budget,
         fallback_reason=reason,

@@ -13,24 +13,23 @@ from qstream.energy.arms import ARMS
 from qstream.energy.fleet import Floats, Ints
 from qstream.energy.graphs import Arm, GraphPlan, GraphProblem, window_of
 from qstream.module.planning import Planning
-from schemas.frame import Axes, Count, Frame, Inner, Name, Names, TimeNs
+from schemas.frame import Axes, Count, Frame, Name, Names, TimeNs
 from schemas.solver import Reason
 from schemas.tasks import TaskGraph
 
-MOST_HELD: Final = 64  # graphs of a domain, each of which is read and written with its state
-MOST_TASKS: Final = 32_768  # of all of them
+MOST_HELD: Final = 256  # graphs of a domain
 TASKS: Final = 200  # that are solved in `plan_ms`; more take longer
 Int32 = Annotated[NDArray[np.int32], Axes("tasks")]
-_OVER: Final = dict.fromkeys(("graph", "base_w", "room", "idle_w"))  # what is needed until a graph is solved
+_OVER: Final = dict.fromkeys(("graph", "foreseen", "base_w", "room", "idle_w"))  # what is needed until a graph is solved
 
 
 class HeldGraph(Frame):
     """When each task of a graph runs in its newest schedule, where (-1 left open), with how many GPUs and above which idle watts.
 
     `graph` is there until it is solved. Graphs are solved in turn: while a graph is (`planning.active`), what surrounds it is
-    kept as it was when that began. `digest` is of the graph as it came, so that a repetition is recognised. `foreseen_by` is the
-    version of the model that predicted some of its tasks (-1: none), `fallback_reason` why the network did not. `arm` solves it,
-    by the decision `decision_id`; empty: what the toggles of the options say does.
+    kept as it was when that began. `digest` is of the graph as it came, so that a repetition is recognised. `foreseen` is the
+    graph as the version `foreseen_by` of the model predicts it (-1: none), `fallback_reason` why the network does not. `arm`
+    solves it, by the decision `decision_id`; empty: what the toggles of the options say does.
     """
 
     graph_id: Name
@@ -42,7 +41,8 @@ class HeldGraph(Frame):
     task: Names
     node: Names = ()
     planning: Annotated[Planning, Field(strict=False)] = Planning()
-    graph: Annotated[TaskGraph, Inner()] | None = None
+    graph: TaskGraph | None = None
+    foreseen: TaskGraph | None = None
     first: Count = 0
     foreseen_by: int = Field(default=-1, ge=-1, le=2**63 - 1)
     fallback_reason: Annotated[Reason | None, Field(strict=False)] = None

@@ -31,9 +31,9 @@ WANTS: Final = {unseen.NAME: unseen.WANT, arms.NAME: regime.WANT}
 
 
 class Foreseen(NamedTuple):
-    """A graph with predictions where the model answers; why it does not, if it does not; and by which version (-1: none)."""
+    """The graph with predictions where a model answers; why it does not, if it does not; and by which version (-1: none)."""
 
-    graph: TaskGraph
+    graph: TaskGraph | None
     reason: Reason | None
     by: int
     state: UnseenState | None
@@ -57,24 +57,24 @@ class Learned:
         if state is not None:
             state = outcomes.came(state, graph, learn=learn)
         if not self.options.gnn or measured(graph).all():
-            return Foreseen(graph, None, -1, state)
+            return Foreseen(None, None, -1, state)
         if learn == "off":
-            return Foreseen(graph, Reason.DISABLED, -1, state)
+            return Foreseen(None, Reason.DISABLED, -1, state)
         state = state or outcomes.start()
         pinned, used = decision.use(state.pinned, self.models, self.options.model_gnn, learn=learn)
         state = state.model_copy(update={"pinned": pinned})
         model = used.model
         if model is None:
-            return Foreseen(graph, Reason.MODEL_MISSING, -1, state)
+            return Foreseen(None, Reason.MODEL_MISSING, -1, state)
         try:
             said = unseen.predict(model, graph)
             lowered = unseen.lowered(graph, model, said)
         except LearnError:  # an answer that is not finite must cost the model, not the graph
-            return Foreseen(graph, Reason.INVALID_OUTPUT, -1, state.model_copy(update={"pinned": version.trip(pinned)}))
+            return Foreseen(None, Reason.INVALID_OUTPUT, -1, state.model_copy(update={"pinned": version.trip(pinned)}))
         if used.candidate:
             state = outcomes.asked(state, graph, said, model.version)
         if not used.answers:
-            return Foreseen(graph, Reason.NOT_READY, -1, state)
+            return Foreseen(None, Reason.NOT_READY, -1, state)
         return Foreseen(lowered, unseen.reason(model), model.version, state)
 
     def choose(self, stamp: Stamp, graph: TaskGraph, now: EnergyState) -> tuple[MetaState | None, Arm | None, list[Line]]:

@@ -9,8 +9,9 @@ from typing import Final
 from qstream.ahead import Ahead
 from qstream.contract import Event, Record
 from qstream.energy.features import measured
-from qstream.energy.graphs import GraphPlan, GraphProblem, plan_graph, schedule_frame, simple_graph
-from qstream.energy.held import MOST_HELD, MOST_TASKS, HeldGraph, digest_of, held, time_ms
+from qstream.energy.foresight import plan_foreseen
+from qstream.energy.graphs import GraphPlan, GraphProblem, schedule_frame, simple_graph
+from qstream.energy.held import MOST_HELD, HeldGraph, digest_of, held, time_ms
 from qstream.energy.learned import Learned
 from qstream.energy.memory import Memory
 from qstream.energy.options import EnergyOptions
@@ -24,7 +25,7 @@ from qstream.quantum.runtime import QuantumRuntime
 from schemas.plan import SkipReason
 from schemas.tasks import TaskGraph
 from schemas.topics import TASK_SCHEDULE
-from schemas.wording import Shown, must_be
+from schemas.wording import must_be
 
 AHEAD_NS: Final = 60_000_000_000  # of its domain's time: a graph's clock that is further ahead does not hold up the next graphs
 Name = Callable[[int], Stamp]  # the n-th event of a record or tick
@@ -54,23 +55,22 @@ class Scheduler:
         if before is not None and before.digest == digest:
             return []
         check_graph(graph, now)
-        tasks = len(graph.task) + sum(len(other.task) for other in others)
-        if len(others) >= MOST_HELD or tasks > MOST_TASKS:
-            got = Shown(f"{len(others) + 1} graphs with {tasks} tasks")
-            raise ProblemError(must_be("graphs of a domain", f"at most {MOST_HELD} at a time, of {MOST_TASKS} tasks in all", got))
+        if len(others) >= MOST_HELD:
+            raise ProblemError(must_be("graphs of a domain", f"at most {MOST_HELD} at a time", len(others) + 1))
         foreseen = self._learned.foresee(graph, now)
         if _is_report(graph, clock_ns):
             memory.set(unseen=foreseen.state)
             return []
         waits_ns = sum(self._time_ns(len(other.task)) for other in others if other.graph is not None)
         free_ns = stamp.ts_ns + waits_ns + self._time_ns(len(graph.task))
-        problem = self._problem(foreseen.graph, memory, others, free_ns)
+        problem = self._problem(graph, memory, others, free_ns)
         simple = simple_graph(problem)
         kept = held(problem, simple, digest, now.schedules.next_version(stamp.ts_ns))
-        kept = kept.changed(foreseen_by=foreseen.by, fallback_reason=foreseen.reason)
+        kept = kept.changed(foreseen=foreseen.graph, foreseen_by=foreseen.by, fallback_reason=foreseen.reason)
         memory.set(unseen=foreseen.state)
         event = self._event(stamp, problem, simple, kept, 0 if before is None else before.version, memory)
-        if not self._solves() or (simple.plan.status == "infeasible" and not waits_ns):
+        late = simple.plan.status == "infeasible" and not waits_ns and foreseen.graph is None
+        if late or not (self._solves() or foreseen.graph is not None):
             kept = kept.solved(problem, simple, kept.version)
         self._keep(memory, (*others, kept), kept.version, stamp.ts_ns)
         lines = self._begin(stamp, memory)
@@ -180,7 +180,7 @@ class Scheduler:
 
     def _planner(self, problem: GraphProblem, graph: HeldGraph) -> Callable[[], GraphPlan]:
         runtime = self.runtime() if self.options.device and self.runtime else None
-        return lambda: plan_graph(problem, self.options, arm=graph.chosen(), runtime=runtime)
+        return lambda: plan_foreseen(problem, graph.foreseen, self.options, arm=graph.chosen(), runtime=runtime)
 
 
 def _is_report(graph: TaskGraph, now_ns: int) -> bool:

@@ -2,9 +2,13 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
-from qstream.energy import features
+from qstream.energy import features, unseen
+from qstream.energy.foresight import FORESEEN, plan_foreseen
+from qstream.energy.graph_offline import schedule_graph
+from qstream.energy.graphs import alone, simple_graph, window_of
 from qstream.energy.options import EnergyOptions
 from qstream.energy.processor import EnergyProcessor
 from qstream.energy.train_gnn import train_gnn
@@ -69,7 +73,8 @@ def test_a_model_answers_once_measured_tasks_have_shown_that_it_is_nearer_than_w
         at_ms = START_MS + 2 * n * HOUR_MS
         declared, came = pair(600 + n, at_ms)
         reasons.append(feed.send(declared, at_ms).events[0].frame.fallback_reason)
-        assert feed.send(report(came), at_ms + HOUR_MS).events == []
+        after = feed.send(report(came), at_ms + HOUR_MS).events
+        assert all(event.frame.graph_id == declared.graph_id for event in after)
     first = reasons.index("not_ready")
     later = next(n for n in range(first, 40) if reasons[n] != "not_ready")
     assert 8 < later < 40
@@ -78,13 +83,39 @@ def test_a_model_answers_once_measured_tasks_have_shown_that_it_is_nearer_than_w
     state = feed.state("d")
     assert (state.unseen.pinned.version, state.unseen.pinned.guard.promotions) == (7, 1)
 
-    declared, _ = pair(700, START_MS + 100 * HOUR_MS)
-    own = feed.send(declared, START_MS + 100 * HOUR_MS).events[0].frame
-    other = started(deterministic=False).send(declared, START_MS + 100 * HOUR_MS).events[0].frame
-    assert own.start.sum() < other.start.sum()
     feed.send(LearnCommand.build(module="energy", key="d", command="freeze", learner="unseen.pinned"), START_MS)
     frozen = feed.send(pair(701, START_MS + 102 * HOUR_MS)[0], START_MS + 102 * HOUR_MS).events[0].frame
     assert frozen.fallback_reason == "disabled"
+
+
+def test_a_schedule_on_predictions_counts_only_where_what_is_certain_does_not_get_worse(model):
+    taken = 0
+    for seed in range(700, 740):
+        declared, _ = pipelines.pair(seed, slots=16)
+        plain = plan_foreseen(alone(declared), None, EnergyOptions())
+        found = plan_foreseen(alone(declared), unseen.with_predictions(declared, model), EnergyOptions())
+        assert found.plan.bound_w <= found.plan.peak_w <= plain.plan.peak_w * (1 + 1e-9)
+        assert window_of(alone(declared)).fits(found.plan.start, found.plan.mode)
+        taken += found.plan.solver.variant == FORESEEN
+    assert 0 < taken < 40
+
+
+def ends(given):
+    """The slot before which all tasks can be over."""
+    plan = simple_graph(alone(given)).plan
+    return int((plan.start + given.duration[np.arange(len(plan.start)), plan.mode]).max())
+
+
+def test_where_only_what_is_foreseen_keeps_a_deadline_it_answers_and_circuits_may_refine_it(model):
+    given = [pipelines.pair(seed)[0] for seed in range(700, 710)]
+    declared = next(one for one in given if ends(unseen.with_predictions(one, model)) < ends(one))
+    tight = np.full(len(declared.task), ends(declared) - 1, np.int32)
+    declared = declared.model_copy(update={"deadline": tight})
+    options = EnergyOptions(gnn=True, qaoa=True, **SMALL)
+    assert schedule_graph(declared, options=options).status == "infeasible"
+    found = schedule_graph(declared, options=options, model=model)
+    assert found.status != "infeasible"
+    assert found.solver.variant == FORESEEN
 
 
 def chosen(batched, **options):

@@ -111,7 +111,7 @@ def test_a_trained_model_predicts_tasks_that_were_not_measured_and_a_file_that_i
     assert plan["fallback_reason"] == "twin_is_better"
     without = json.loads(run(tasks, "--set", "gnn=true", "--json").stdout)["schedule"]
     assert without["fallback_reason"] == "model_missing"
-    assert plan["peak_w"] < without["peak_w"]
+    assert plan["peak_w"] <= without["peak_w"]
     assert "not all that was asked for answered: twin_is_better" in run(tasks, "--model", model).stdout
     refused = run(tasks, "--model", tasks)
     assert refused.exit_code == 2
