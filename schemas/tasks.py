@@ -72,6 +72,7 @@ class TaskGraph(Frame):
         require(self, "release", 0, self.slots - 1)
         require(self, "deadline", -1, self.slots)
         require(self, "gpus", 1)
+        require(self, "base_w", 0)
         require(self, "measured", 0, 1)
         for field in ("edges", "together"):
             pairs = getattr(self, field)

@@ -26,8 +26,9 @@ _TRIES: Final = 300  # at one cap, or fewer
 _LEAST_CAPS: Final = 13  # that are tried, however many tasks there are
 _NOISE: Final = 2.0  # slots
 _MOST_TRIES: Final = 12_000
-_WORK: Final = 2.5e8  # about a quarter of a second: tries x units x (units + _FIXED)
+_WORK: Final = 2.5e8  # about a quarter of a second: tries x units x (units + _FIXED), or x slots where these are more
 _FIXED: Final = 100
+_SCANNED: Final = 2
 _PATIENCE: Final = 50  # caps in a row that were not reached
 ROUNDING: Final = 1e-9
 
@@ -161,7 +162,8 @@ def levelled(
     """Starts [U] and modes [N] of a lower peak than the given ones, or these."""
     start, mode = given
     best, units = float(window.load_w(start[window.unit], mode).max()), len(tasks.release)
-    left = min(_MOST_TRIES, int(_WORK / (units * (units + _FIXED))))
+    each_try = max(units * (units + _FIXED), _SCANNED * units * window.slots) + tasks.room.size // 4
+    left = max(_LEAST_CAPS, min(_MOST_TRIES, int(_WORK / each_try)))
     turn, failed, each = 0, 0, max(1, min(_TRIES, left // _LEAST_CAPS))
     while left > 0 and failed < _PATIENCE and remaining_s() > 0 and best > bound * (1 + ROUNDING):
         cap = bound + _CAPS[failed % len(_CAPS)] * (best - bound)

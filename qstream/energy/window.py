@@ -86,9 +86,11 @@ class TaskWindow:
         )
         _check((has & (duration < 1)).any(1), "duration", "1 slot or more", duration)
         base = np.zeros(slots) if self.base_w is None else array("base_w", self.base_w, np.float64, "T").copy()
-        if base.shape != (slots,) or not (np.isfinite(base) & (base >= 0)).all():
-            allowed = f"{slots} finite numbers of 0 W or more, one for each slot"
-            raise ProblemError(must_be("base_w", allowed, Shown(f"shape {base.shape}, values {base.tolist()}")))
+        if base.shape != (slots,):
+            raise ProblemError(must_be("base_w", f"of {slots} watts, one for each slot", Shown(f"shape {base.shape}")))
+        if (wrong := ~(np.isfinite(base) & (base >= 0))).any():
+            slot = int(wrong.argmax())
+            raise ProblemError(must_be(f"base_w[{slot}]", "finite and 0 W or more", Shown(f"{base[slot]:g}")))
         tasks = len(duration)
         over = np.full(tasks, slots) if self.deadline is None else self.deadline
         limits = {"release": self.release, "latest": self.latest, "deadline": over}
