@@ -33,6 +33,7 @@ _PATIENCE: Final = 4  # windows in a row that did not lower the peak
 _CONTROL: Final = 7
 _LOOKED_AT: Final = 64  # samples of which one must keep to the nodes' GPUs
 _ROUNDING: Final = 1e-9
+_AT_ONCE: Final = 4096  # choices whose loads are in memory together
 
 Answer = tuple[Ints, Ints]  # starts [U] and modes [N]
 
@@ -64,8 +65,13 @@ class Choice:
 
     def peaks_w(self, levels: Ints) -> Floats:
         """True peak of each choice [S, F], infinite where it breaks an edge: float64 [S]."""
-        load = self.rest_w + self.draw_w[np.arange(len(self.unit)), levels].sum(1)
-        peak: Floats = load.max(1)
+        # Draws change in few slots: between these the greatest of the rest counts.
+        change = np.flatnonzero((np.diff(self.draw_w) != 0).any((0, 1))) + 1
+        begin = np.concatenate(([0], change))
+        rest, draw, unit = np.maximum.reduceat(self.rest_w, begin), self.draw_w[:, :, begin], np.arange(len(self.unit))
+        parts = range(0, len(levels), _AT_ONCE)
+        peaks = [(rest + draw[unit, levels[at : at + _AT_ONCE]].sum(1)).max(1) for at in parts]
+        peak: Floats = np.concatenate(peaks) if peaks else np.zeros(0)
         for (i, j), slots in self.broken.items():
             peak = np.where(slots[levels[:, i], levels[:, j]] > 0, np.inf, peak)
         return peak
