@@ -89,11 +89,11 @@ class EnergyScene:
         return
 
     def steps(self, seconds: float) -> Iterator[Frames]:
-        """All of the bundled arrivals, paced to last so many seconds or more."""
+        """All of the bundled arrivals, paced to last so many seconds or more, but never slower than they came."""
         self._start_ns = (time.time_ns() // SECOND_NS + AHEAD_S) // PLAN_S * PLAN_S * SECOND_NS
         began_s, steps = time.monotonic(), len(self._load) // PLAN_S
         for step in range(steps):
-            time.sleep(max(0.0, began_s + step * seconds / steps - time.monotonic()))
+            time.sleep(max(0.0, began_s + step * min(seconds / steps, PLAN_S) - time.monotonic()))
             frames: list[tuple[Topic, Frame]] = []
             for _ in range(PLAN_S):
                 frames += self._pass_second()
