@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import groupby, takewhile
@@ -174,16 +175,16 @@ class EnergyProcessor(Processor[EnergyState]):
         """The memory after a record, and its events."""
         frame = record.frame
         if isinstance(frame, PowerTopology):
-            return _adopted(frame, memory), []
+            before = {} if memory is None else self._budgets_w(memory)
+            return self._if_lower(record, _adopted(frame, memory), before)
         if memory is None and isinstance(frame, PowerDemand):
             return None, []  # the next one comes soon, and meanwhile the child goes on as it is
         if memory is None:
             raise Transient(f"domain {record.key!r} has no topology yet: publish it to {POWER_TOPOLOGY.name}")
         if isinstance(frame, PowerBudget):
-            before = self._lowest_w(memory)
+            before = self._budgets_w(memory)
             hold(memory, frame)
-            falls = self._lowest_w(memory) < before and memory.now.published_ns > 0
-            return memory, self._publish(record, memory, at_once=True) if falls else []
+            return self._if_lower(record, memory, before)
         if isinstance(frame, PowerDemand):
             return memory, self._hear(record, frame, memory)
         if isinstance(frame, ServingLoad):
@@ -220,11 +221,17 @@ class EnergyProcessor(Processor[EnergyState]):
         memory.set(served=served(before, load, memory.now.topology))
         return [each.active for each in before] != [each.active for each in memory.now.served]
 
-    def _lowest_w(self, memory: Memory) -> float:
-        """The lowest budget of the domain that a plan made now must keep."""
+    def _if_lower(self, record: Record, memory: Memory, before_w: Mapping[str, float]) -> tuple[Memory, list[Event]]:
+        """A plan at once if any budget is lower now than before; other changes wait for the next tick."""
+        lower = any(watts < before_w.get(name, math.inf) for name, watts in self._budgets_w(memory).items())
+        at_once = lower and memory.now.published_ns > 0
+        return memory, self._publish(record, memory, at_once=True) if at_once else []
+
+    def _budgets_w(self, memory: Memory) -> dict[str, float]:
+        """The budgets that a plan made now must keep, by name."""
         now = memory.now
         tree = tree_of(now.topology, now.budgets, now.watermark_ns, held_until_ns(self.options, now.watermark_ns))
-        return float(tree.budget_w[0])
+        return dict(zip(tree.names, tree.budget_w.tolist(), strict=True))
 
     def _fold(self, records: list[Record], memory: Memory, dead: list[Poison]) -> list[Event]:
         """Take telemetry in; the record that moves the domain's time past the next multiple of `plan_s` closes a tick."""

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from qstream.energy.memory import LEVELS
+from schemas.energy import EnergyPlan
 from schemas.power import PowerBudget
 from tests.unit.energy.loops import Loop
 from tests.unit.energy.racks import rack, topology_of
@@ -67,3 +68,14 @@ def test_nothing_is_measured_across_a_change_of_the_limit():
     np.testing.assert_allclose(after.time_s[measured], before.time_s[measured], rtol=0.005)
     known = before.accepted >= 0
     assert (after.accepted == before.accepted)[known].all()
+
+
+def test_a_budget_of_a_node_that_falls_with_a_new_topology_is_kept_at_once_too():
+    nodes = rack()
+    loop = Loop(nodes, topology_of(nodes, 5600), probe=False)
+    loop.run(44)
+    loop.send(topology_of(nodes, 5600, node_budget_w=np.array([1200, -1], np.float32)))
+    assert sum(loop.limits_w()[:4]) <= 1200 < sum(loop.limits_w()[4:])
+    plans = len(loop.feed.frames(EnergyPlan))
+    loop.send(topology_of(nodes, 5600))
+    assert len(loop.feed.frames(EnergyPlan)) == plans  # one that rises waits for the next tick
