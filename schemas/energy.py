@@ -169,6 +169,8 @@ class EnergyPlan(VersionedPlan):
             ),
             active_gpus=2,
             active_nodes=1,
+            served=("chat",),
+            active_replicas=np.array([2], np.int32),
             progress=1.0,
             drawn_w=655.0,
             acks={"ok": 2},

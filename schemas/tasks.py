@@ -26,7 +26,7 @@ class TaskGraph(Frame):
     domain: Name = Field(description="the power domain that runs the tasks")
     ts_ns: TimeNs = Field(description="begin of the window, ns since 1970")
     graph_id: Name = Field(description="name of the graph; a schedule repeats it")
-    slot_s: float = Field(gt=0, description="length of a slot, s")
+    slot_s: float = Field(ge=0.001, le=86_400, description="length of a slot, s")
     slots: int = Field(ge=1, le=MAX_SLOTS, description="slots of the window")
     task: Names = Field(description="the tasks, each once")
     category: Names = Field(default=(), description="kind of each task; may be empty")

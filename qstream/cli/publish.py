@@ -23,7 +23,7 @@ app = new_app()
 def publish(
     file: Annotated[Path, typer.Argument(metavar="FILE", help=".json, .jsonl, .csv, .safetensors, or - for stdin.")],
     topic: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Topic, or a part: tokens, load, topology; else as the frame says.")
+        str | None, typer.Option(metavar="NAME", help="Topic, or a part: tokens, graph, experts.load; else as the frame says.")
     ] = None,
     model: Annotated[str, typer.Option(help="Model of a table or list of tokens.")] = "default",
     layer: Annotated[int | None, typer.Option(min=0, max=4095, help="Layer of their gate choices.")] = None,

@@ -27,7 +27,9 @@ def watch(
     topic: Annotated[
         str,
         typer.Argument(
-            metavar="TOPIC", autocompletion=topic_completion, help="A name, or a part of it: routing, placement, load, dlq."
+            metavar="TOPIC",
+            autocompletion=topic_completion,
+            help="A name, or a part of it: routing, energy, tasks, experts.load.",
         ),
     ],
     from_start: Annotated[bool, typer.Option("--from-start", help="Start with the oldest record kept.")] = False,

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from qstream.compression.archive import restore_tensors as restore_tensors
     from qstream.compression.basis import Basis as Basis
     from qstream.compression.basis import learn_basis as learn_basis
+    from qstream.compression.codebook import Codebook as Codebook
+    from qstream.compression.codebook import codebook_bytes as codebook_bytes
+    from qstream.compression.codebook import read_codebook as read_codebook
+    from qstream.compression.codebook import train_codebook as train_codebook
     from qstream.compression.decode import Restored as Restored
     from qstream.compression.decode import restore as restore
     from qstream.compression.encode import Compressed as Compressed
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Basis",
     "BlockError",
+    "Codebook",
     "Compressed",
     "CompressionOptions",
     "Feedback",
@@ -36,15 +41,18 @@ __all__ = [
     "RestoreOptions",
     "Restored",
     "SparsePatch",
+    "codebook_bytes",
     "compress",
     "compress_file",
     "compress_tensors",
     "influence_by_dropout",
     "learn_basis",
+    "read_codebook",
     "restore",
     "restore_file",
     "restore_tensors",
     "sparse_patch",
+    "train_codebook",
 ]
 
 __getattr__, __dir__ = lazy_names(
@@ -52,6 +60,7 @@ __getattr__, __dir__ = lazy_names(
     {
         "Basis": ".basis",
         "BlockError": "qstream.errors",
+        "Codebook": ".codebook",
         "Compressed": ".encode",
         "CompressionOptions": ".options",
         "Feedback": ".feedback",
@@ -59,14 +68,17 @@ __getattr__, __dir__ = lazy_names(
         "RestoreOptions": ".options",
         "Restored": ".decode",
         "SparsePatch": ".patch",
+        "codebook_bytes": ".codebook",
         "compress": ".encode",
         "compress_file": ".files",
         "compress_tensors": ".archive",
         "influence_by_dropout": ".influence",
         "learn_basis": ".basis",
+        "read_codebook": ".codebook",
         "restore": ".decode",
         "restore_file": ".files",
         "restore_tensors": ".archive",
         "sparse_patch": ".patch",
+        "train_codebook": ".codebook",
     },
 )

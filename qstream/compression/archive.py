@@ -7,8 +7,9 @@ from typing import Any
 
 from numpy.typing import ArrayLike, NDArray
 
+from qstream.compression.codebook import Codebook
 from qstream.compression.decode import restored
-from qstream.compression.dtypes import Form, canonical
+from qstream.compression.dtypes import Form, canonical, rows_of
 from qstream.compression.encode import coded
 from qstream.compression.header import Contents, Header, read, write
 from qstream.compression.options import CompressionOptions, RestoreOptions
@@ -23,6 +24,7 @@ def compress_tensors(
     *,
     base: Mapping[str, ArrayLike] | None = None,
     dtypes: Mapping[str, str] | None = None,
+    codebook: Codebook | None = None,
     step: int = 0,
 ) -> bytes:
     """One archive of many tensors.
@@ -36,6 +38,8 @@ def compress_tensors(
         type or shape, is coded whole.
     dtypes
         For tensors that are given as their bits: the type, such as bfloat16, by name.
+    codebook
+        Where bases for tensors of these names are.
     step
         For the headers.
 
@@ -51,22 +55,29 @@ def compress_tensors(
     for name, tensor in tensors.items():
         form = canonical(tensor, types.get(name))
         held = None if base is None or name not in base else canonical(base[name], types.get(name))
-        header, found = coded_one(name, form, held, chosen, step)
+        header, found = coded_one(name, form, held, chosen, step, codebook)
         headers.append(header)
         pieces += [piece.data for piece in found]
     return write(headers, pieces)
 
 
-def coded_one(name: str, form: Form, base: Form | None, options: CompressionOptions, step: int) -> tuple[Header, list[Piece]]:
+def coded_one(
+    name: str, form: Form, base: Form | None, options: CompressionOptions, step: int, codebook: Codebook | None = None
+) -> tuple[Header, list[Piece]]:
     """One tensor of an archive: whole where delta is wanted and the base does not fit."""
     if options.mode == "delta" and (base is None or (base.dtype, base.array.shape) != (form.dtype, form.array.shape)):
         header, pieces = coded(form, options.changed({"mode": "lossless"}), name=name, step=step)
         return header.model_copy(update={"fallback_reason": "shape_changed"}), pieces
-    return coded(form, options, base=base, name=name, step=step)
+    basis = None if codebook is None else codebook.for_tensor(name, rows_of(form.array.shape)[1])
+    return coded(form, options, base=base, basis=basis, name=name, step=step)
 
 
 def restore_tensors(
-    data: Any, options: RestoreOptions | None = None, *, base: Mapping[str, ArrayLike] | None = None
+    data: Any,
+    options: RestoreOptions | None = None,
+    *,
+    base: Mapping[str, ArrayLike] | None = None,
+    codebook: Codebook | None = None,
 ) -> dict[str, NDArray[Any]]:
     """The tensors of an archive by name, in its order.
 
@@ -78,12 +89,14 @@ def restore_tensors(
     chosen = options or RestoreOptions()
     contents = read(data, chosen.max_tensor_bytes)
     return {
-        header.name: one_of(contents, n, chosen, None if base is None else base.get(header.name))
+        header.name: one_of(contents, n, chosen, None if base is None else base.get(header.name), codebook)
         for n, header in enumerate(contents.headers)
     }
 
 
-def one_of(contents: Contents, index: int, options: RestoreOptions, base: ArrayLike | None) -> NDArray[Any]:
+def one_of(
+    contents: Contents, index: int, options: RestoreOptions, base: ArrayLike | None, codebook: Codebook | None = None
+) -> NDArray[Any]:
     """One tensor of an archive that has been read."""
     header = contents.headers[index]
     held = None
@@ -92,4 +105,5 @@ def one_of(contents: Contents, index: int, options: RestoreOptions, base: ArrayL
         if (given.dtype, given.array.shape) != (header.dtype, header.shape):
             raise BlockError("base_mismatch", must_be(f"base of {header.name!r}", f"{header.dtype} {header.shape}", given.dtype))
         held = given.raw
-    return restored(header, Parts(header, contents.payload(index)), options, base=held).array
+    basis = None if codebook is None else codebook.by_digest(header.basis_digest)
+    return restored(header, Parts(header, contents.payload(index)), options, base=held, basis=basis).array

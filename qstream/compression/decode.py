@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from qstream.compression import delta, integers, lossy, point, quantise, refine, split
 from qstream.compression.basis import MAX_COLUMNS, Basis
+from qstream.compression.codebook import Codebook
 from qstream.compression.dtypes import DTYPES, as_floats, canonical, from_floats, given_back, rows_of, size_of
 from qstream.compression.header import (
     Classes,
@@ -80,6 +81,7 @@ def restore(
     *,
     base: ArrayLike | None = None,
     basis: Basis | None = None,
+    codebook: Codebook | None = None,
     out: NDArray[Any] | None = None,
 ) -> Restored:
     """The tensor of a block.
@@ -92,6 +94,8 @@ def restore(
         The tensor that a delta is a step on.
     basis
         The basis that the data name.
+    codebook
+        Where that basis is, if it is not given by itself.
     out
         An array of the same type and shape to write into; `Restored.array` is then this one.
 
@@ -107,6 +111,7 @@ def restore(
     header = contents.headers[0]
     given = None if base is None else canonical(base, header.dtype if header.as_bits else None)
     held = None if given is None else _base_bytes(header, given.dtype, given.array.shape, given.raw)
+    basis = codebook.by_digest(header.basis_digest) if basis is None and codebook is not None else basis
     return restored(header, Parts(header, contents.payload(0)), chosen, base=held, basis=basis, out=out)
 
 

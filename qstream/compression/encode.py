@@ -11,8 +11,9 @@ from numpy.typing import ArrayLike
 from qstream.compression import lossy
 from qstream.compression.basis import Basis
 from qstream.compression.chains import UNMEASURED, draft
+from qstream.compression.codebook import Codebook
 from qstream.compression.decode import decode
-from qstream.compression.dtypes import Form, as_floats, canonical
+from qstream.compression.dtypes import Form, as_floats, canonical, rows_of
 from qstream.compression.header import MAX_NAME, Header, Promise, Quality, Raw, Reason, SplitFloat, digest, write
 from qstream.compression.options import CompressionOptions
 from qstream.compression.parts import Piece
@@ -89,6 +90,7 @@ def compress(
     basis: Basis | None = None,
     moment: ArrayLike | None = None,
     influence: ArrayLike | None = None,
+    codebook: Codebook | None = None,
     name: str = "tensor",
     step: int = 0,
 ) -> Compressed:
@@ -107,6 +109,8 @@ def compress(
         matter to its output.
     influence : float [columns]
         For mode rate: how much each column matters, such as from `influence_by_dropout`; what matters more is coded finer.
+    codebook
+        Where the basis for a tensor of this name is, if none is given by itself.
     name, step
         Of the tensor, for the header.
 
@@ -120,6 +124,8 @@ def compress(
     chosen = options or _DEFAULT
     form = canonical(array, dtype)
     given = None if base is None else canonical(base, dtype)
+    if basis is None and codebook is not None:
+        basis = codebook.for_tensor(name, rows_of(form.array.shape)[1])
     header, pieces = coded(form, chosen, base=given, basis=basis, moment=moment, influence=influence, name=name, step=step)
     return Compressed(write([header], [piece.data for piece in pieces]), header, form.array.nbytes, form.array.size)
 

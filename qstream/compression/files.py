@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from qstream.compression.archive import coded_one, one_of
+from qstream.compression.codebook import Codebook
 from qstream.compression.dtypes import canonical
 from qstream.compression.encode import coded
 from qstream.compression.formats.layout import Format, Layout
@@ -69,6 +70,7 @@ def compress_file(
     *,
     out: str | os.PathLike[str] | None = None,
     base: str | os.PathLike[str] | None = None,
+    codebook: Codebook | None = None,
     step: int = 0,
     clock: Callable[[], float] | None = None,
 ) -> FileReport:
@@ -80,6 +82,8 @@ def compress_file(
         The archive; else the file's name with ``.qsz``.
     base
         For mode delta: the file whose tensors the reader holds.
+    codebook
+        Where bases for tensors of these names are; the reader needs it as well.
     clock
         Seconds, to time each tensor by; none: their times are 0.
 
@@ -98,7 +102,7 @@ def compress_file(
         begin = now()
         given = held.get(span.name) if held else None
         form = canonical(layout.array(span))
-        header, found = coded_one(span.name, form, None if given is None else canonical(given()), chosen, step)
+        header, found = coded_one(span.name, form, None if given is None else canonical(given()), chosen, step, codebook)
         headers.append(header)
         pieces += [piece.data for piece in found]
         packed.append(Packed(header, span.nbytes, sum(len(piece.data) for piece in found), now() - begin))
@@ -123,6 +127,7 @@ def restore_file(
     *,
     out: str | os.PathLike[str] | None = None,
     base: str | os.PathLike[str] | None = None,
+    codebook: Codebook | None = None,
     clock: Callable[[], float] | None = None,
 ) -> FileReport:
     """Give back the file that an archive was made of.
@@ -148,7 +153,7 @@ def restore_file(
     for n, (start, nbytes) in enumerate(record.spans):
         header, begin = contents.headers[n], now()
         given = held.get(header.name) if held else None
-        array = one_of(contents, n, chosen, None if given is None else given())
+        array = one_of(contents, n, chosen, None if given is None else given(), codebook)
         if array.nbytes != nbytes or start < end or start + nbytes > record.nbytes or taken + start - end > len(rest):
             raise BlockError("bad_frame", must_be(f"bytes of tensor {header.name!r}", f"{nbytes} behind {end}", Shown("others")))
         whole[end:start] = rest[taken : taken + start - end]

@@ -48,7 +48,8 @@ class AgentProcess:
         self.log = folder / f"{agent}.log"
         self._newest = "starting"
         self.port = free_ports(1)[0]
-        command = [shutil.which("env") or "/usr/bin/env", f"QSTREAM_KAFKA={json.dumps(dict(kafka))}"]
+        # No wait for further records: a scene publishes at once what belongs together.
+        command = [shutil.which("env") or "/usr/bin/env", f"QSTREAM_KAFKA={json.dumps(dict(kafka))}", "QSTREAM_BATCH_WINDOW_MS=0"]
         command += [sys.executable, "-m", "qstream.cli", "run", agent, "--host", "127.0.0.1", "--port", str(self.port)]
         command += ["--bootstrap-servers", bootstrap_servers, "--redis", redis_url]
         for name, value in options.items():

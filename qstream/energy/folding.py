@@ -23,10 +23,10 @@ _GROWTH: Final = np.float32(1.2)  # of its limit: what such a GPU is taken to wa
 @compiled
 def fold_frames(
     begin: Any, until_ns: Any, watermark_ns: Any,
-    at_ns: Any, first: Any, row: Any, power: Any, limit: Any, clock: Any, energy: Any, work: Any, fit: Any, heat: Any,
+    at_ns: Any, first: Any, row: Any, power: Any, limit: Any, clock: Any, share: Any, energy: Any, work: Any, fit: Any, heat: Any,
     job: Any, boot: Any, job_of_gpu: Any, boot_of_node: Any, job_change: Any,
     node_of_gpu: Any, node_ns: Any, seen_ns: Any, unfit: Any, hot: Any, power_w: Any, want_w: Any, peak_w: Any, limit_w: Any,
-    clock_mhz: Any, energy_mj: Any, progress: Any, works: Any, begin_ns: Any, power_sum: Any, samples: Any,
+    clock_mhz: Any, active: Any, energy_mj: Any, progress: Any, works: Any, begin_ns: Any, power_sum: Any, samples: Any,
 ) -> Any:  # fmt: skip
     """Fold the frames from `begin` up to the first one that moves the watermark to `until_ns`: the next frame, the watermark.
 
@@ -67,7 +67,7 @@ def fold_frames(
                     unfit[gpu] += 1
                 continue
             unfit[gpu] = 0
-            limit_w[gpu], clock_mhz[gpu], hot[gpu] = limit[i], clock[i], heat[i]
+            limit_w[gpu], clock_mhz[gpu], active[gpu], hot[gpu] = limit[i], clock[i], share[i], heat[i]
             _draw(gpu, power[i], limit[i], heard_ns, seen_ns, power_w, want_w, peak_w)
             if begin_ns[gpu] > 0:  # a measurement goes on
                 power_sum[gpu] += power[i]

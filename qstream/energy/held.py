@@ -13,11 +13,12 @@ from qstream.energy.arms import ARMS
 from qstream.energy.fleet import Floats, Ints
 from qstream.energy.graphs import Arm, GraphPlan, GraphProblem, window_of
 from qstream.module.planning import Planning
-from schemas.frame import Axes, Count, Frame, Name, Names, TimeNs
+from schemas.frame import Axes, Count, Frame, Inner, Name, Names, TimeNs
 from schemas.solver import Reason
 from schemas.tasks import TaskGraph
 
-MOST_HELD: Final = 256  # graphs of a domain
+MOST_HELD: Final = 64  # graphs of a domain, each of which is read and written with its state
+MOST_TASKS: Final = 32_768  # of all of them
 TASKS: Final = 200  # that are solved in `plan_ms`; more take longer
 Int32 = Annotated[NDArray[np.int32], Axes("tasks")]
 _OVER: Final = dict.fromkeys(("graph", "foreseen", "base_w", "room", "idle_w"))  # what is needed until a graph is solved
@@ -41,8 +42,8 @@ class HeldGraph(Frame):
     task: Names
     node: Names = ()
     planning: Annotated[Planning, Field(strict=False)] = Planning()
-    graph: TaskGraph | None = None
-    foreseen: TaskGraph | None = None
+    graph: Annotated[TaskGraph, Inner()] | None = None
+    foreseen: Annotated[TaskGraph, Inner()] | None = None
     first: Count = 0
     foreseen_by: int = Field(default=-1, ge=-1, le=2**63 - 1)
     fallback_reason: Annotated[Reason | None, Field(strict=False)] = None

@@ -21,6 +21,10 @@ from qstream.energy.options import EnergyOptions
 
 ABORT_S: Final = 20.0  # after which a probe that is slower than twice what is accepted ends
 DRIFT: Final = 0.1  # change of time or power at the default by which all that was measured is given up
+PRECISE: Final = 0.01  # standard error of a time, as a part of it, above which a measurement goes on
+PROLONGED: Final = 3.0  # times its length at most
+LEAST_WINDOWS: Final = 3  # for a standard error
+SIGNIFICANT: Final = 2.0  # standard errors by which a cap must save
 ABOVE_CAP_MHZ: Final = 16.0  # a clock above its cap by more is not capped
 ABOVE_CAP_W: Final = 1.0
 Rows = NDArray[np.int64]
@@ -79,9 +83,11 @@ def measure(memory: Memory, knobs: Knobs, options: EnergyOptions, heard: Bools) 
     time, draw = _taken(now, units)
     default = now.time_s[units.lead, -1].astype(np.float64)
     slow = np.where(default > 0, time / np.where(default > 0, default, 1.0) - 1, 0.0)
-    ends = due & ((elapsed_s >= options.measure_s) | (slow > 2 * options.max_slowdown))
+    error = _window(memory, units, begun & settled)
+    prolonged = (error > PRECISE) & (elapsed_s < PROLONGED * options.measure_s)
+    ends = due & ((elapsed_s >= options.measure_s) & ~prolonged | (slow > 2 * options.max_slowdown))
     valid = ends & np.isfinite(time) & _in_force(now, knobs, units)
-    _note(memory, units, valid, time, draw)
+    _note(memory, units, valid, time, draw, error)
     free = max(1, int(options.probe_fraction * int(may.sum()))) - int((now.probing == 1).sum())
     _choose(memory, knobs, options, units, valid, free)
     memory.edit("begin_ns")[units.rows(~settled)] = 0
@@ -95,10 +101,34 @@ def _begin(memory: Memory, rows: Rows) -> None:
         ("begin_ns", now.seen_ns[rows]),
         ("begin_energy_mj", now.energy_mj[rows]),
         ("begin_progress", now.progress[rows]),
+        ("mark_ns", now.seen_ns[rows]),
+        ("mark_progress", now.progress[rows]),
     ):
         memory.edit(name)[rows] = value
-    memory.edit("power_sum")[rows] = 0
-    memory.edit("samples")[rows] = 0
+    for name in ("power_sum", "samples", "windows", "rate_sum", "rate_square"):
+        memory.edit(name)[rows] = 0
+
+
+def _window(memory: Memory, units: Units, begun: Bools) -> Floats:
+    """Close a window of those that are measured; the standard error of the rate of each unit as a part of it, 0 while there are
+    less than three windows."""
+    now, rows, lead = memory.now, units.row, units.lead
+    work, _ = guard.counter_gains(now.mark_progress[rows], now.progress[rows])
+    each_s = (now.seen_ns[rows] - now.mark_ns[rows]) / 1e9
+    rate = np.add.reduceat(work / np.maximum(each_s, 1e-9), units.first)
+    taken = begun & (np.minimum.reduceat(each_s, units.first) > 0)
+    at = lead[taken]
+    memory.edit("windows")[at] += 1
+    memory.edit("rate_sum")[at] += rate[taken]
+    memory.edit("rate_square")[at] += rate[taken] ** 2
+    marked = units.rows(taken)
+    memory.edit("mark_ns")[marked] = now.seen_ns[marked]
+    memory.edit("mark_progress")[marked] = now.progress[marked]
+    count = np.maximum(memory.now.windows[lead], 1)
+    mean = memory.now.rate_sum[lead] / count
+    spread = np.maximum(memory.now.rate_square[lead] / count - mean**2, 0.0) / np.maximum(count - 1, 1)
+    known = (count >= LEAST_WINDOWS) & (mean > 0)
+    return np.where(known, np.sqrt(spread) / np.where(known, mean, 1.0), 0.0)
 
 
 def _taken(now: EnergyState, units: Units) -> tuple[Floats, Floats]:
@@ -128,7 +158,7 @@ def _in_force(now: EnergyState, knobs: Knobs, units: Units) -> Bools:
     return np.logical_and.reduceat(fits, units.first)
 
 
-def _note(memory: Memory, units: Units, valid: Bools, time: Floats, draw: Floats) -> None:
+def _note(memory: Memory, units: Units, valid: Bools, time: Floats, draw: Floats, error: Floats) -> None:
     """Keep the measurements of valid units; one at the default that is far from the last ends what was known."""
     if not valid.any():
         return
@@ -146,7 +176,10 @@ def _note(memory: Memory, units: Units, valid: Bools, time: Floats, draw: Floats
         memory.edit(name)[units.rows(drifted)] = -1
     mean = known & ~drifted
     time, draw = np.where(mean, np.sqrt(time * old_time), time), np.where(mean, np.sqrt(draw * old_draw), draw) / units.size
+    error = np.where(mean, np.hypot(error, now.error[lead, level]) / 2, error)
     rows, at = units.rows(valid), units.each(valid, level)
+    memory.edit("verified_ns")[units.rows(valid & (level == LEVELS - 1))] = now.watermark_ns
+    memory.edit("error")[rows, at] = units.each(valid, error)
     memory.edit("time_s")[rows, at] = units.each(valid, time)
     memory.edit("draw_w")[rows, at] = units.each(valid, draw)
 
@@ -158,7 +191,7 @@ def _choose(memory: Memory, knobs: Knobs, options: EnergyOptions, units: Units, 
     if not valid.any():
         return
     times, draws = now.time_s[lead].astype(np.float64), now.draw_w[lead].astype(np.float64)
-    level = best_caps(times, draws, max_slowdown=options.max_slowdown)
+    level = best_caps(np.where(saves(times, draws, now.error[lead]), times, -1.0), draws, max_slowdown=options.max_slowdown)
     accepted, probing = now.accepted[lead] >= 0, np.zeros(len(lead), np.uint8)
     for unit in np.flatnonzero(valid & ~accepted & (options.probe and options.mode == "apply")).tolist():
         probed, size = bool(now.probing[lead[unit]]), int(units.size[unit])
@@ -170,10 +203,23 @@ def _choose(memory: Memory, knobs: Knobs, options: EnergyOptions, units: Units, 
             level[unit], probing[unit] = chosen, 1
         free += size * (int(probed) - int(chosen is not None))
     rows = units.rows(valid)
-    memory.edit("level")[rows] = units.each(valid, level)
+    due = accepted & (now.watermark_ns - now.verified_ns[lead] >= options.verify_s * 1e9)
+    memory.edit("level")[rows] = units.each(valid, np.where(due, LEVELS - 1, level))
     memory.edit("probing")[rows] = units.each(valid, probing)
     known = valid & accepted
     memory.edit("accepted")[units.rows(known)] = units.each(known, level)
+
+
+def saves(times: Floats, draws: Floats, error: NDArray[np.float32]) -> Bools:
+    """Levels that were measured to use less energy than the default, by more than standard errors explain, and the default.
+
+    All are [U, LEVELS], the default last; times are -1 where none was measured.
+    """
+    default = times[:, -1:] * draws[:, -1:]
+    wrong = np.hypot(error, error[:, -1:])
+    found: Bools = (times > 0) & (1 - times * draws / np.where(default > 0, default, 1.0) > SIGNIFICANT * wrong)
+    found[:, -1] = True
+    return found
 
 
 def next_level(now: EnergyState, knobs: Knobs, options: EnergyOptions, row: int, times: Floats, draws: Floats) -> int | None:

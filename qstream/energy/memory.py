@@ -71,11 +71,13 @@ class Published(BaseModel):
 class EnergyState(LearningState):
     """One power domain: its topology, the newest readings, what was measured of each GPU's caps, and the plan in force.
 
-    Arrays are by GPU in the topology's order. `seen_ns` is when a GPU was heard last (0: never), `unfit` how many
-    samples since could not be measurements, `changed_ns` when its target
-    changed, `begin_ns` when the measurement that goes on began (0: none does). `time_s` and `draw_w` are seconds for a unit of
-    work and watts at each level of its knob, -1 where it was not measured; `level` is the one in force, `accepted` the best one
-    once probing is over. `want_w` is the greatest power that it drew lately while no limit held it down.
+    Arrays are by GPU in the topology's order. `seen_ns` is when a GPU was heard last (0: never), `unfit` how many samples since
+    could not be measurements, `changed_ns` when its target changed, `begin_ns` when the measurement that goes on began (0: none
+    does). `time_s` and `draw_w` are seconds for a unit of work and watts at each level of its knob, -1 where it was not
+    measured; `level` is the one in force, `accepted` the best one once probing is over, `error` the standard error of each time
+    as a part of it, and `verified_ns` when the default was measured last. A measurement has `windows` from plan to plan, the
+    newest begun at `mark_ns`, whose rates of work have the sums `rate_sum` and `rate_square`. `want_w` is the greatest power
+    that it drew lately while no limit held it down.
     `reset` says that the next plan is the first one under another topology.
     `children` are what a domain knows of those to which it allots budgets.
     `schedules` are the versions of the domain's task schedules, `graphs` those that hold or are being planned;
@@ -100,8 +102,8 @@ class EnergyState(LearningState):
     children: Annotated[Children, Inner()] | None = None
     outlook: Annotated[Outlook, Inner()] | None = None
     schedules: Annotated[InForce, Field(strict=False)] = InForce()
-    graphs: Annotated[tuple[HeldGraph, ...], Field(strict=False)] = ()
-    served: Annotated[tuple[Served, ...], Field(strict=False)] = ()
+    graphs: Annotated[tuple[Annotated[HeldGraph, Inner()], ...], Field(strict=False)] = ()
+    served: Annotated[tuple[Annotated[Served, Inner()], ...], Field(strict=False)] = ()
     meta: MetaState | None = None
     unseen: UnseenState | None = None
     job: MaybeNames = ()
@@ -115,6 +117,7 @@ class EnergyState(LearningState):
     peak_w: Annotated[NDArray[np.float32], Axes("gpus", "recent")]
     limit_w: Float32
     clock_mhz: Float32
+    active: Float32
     energy_mj: Uint64
     progress: Uint64
     works: Uint8
@@ -134,6 +137,13 @@ class EnergyState(LearningState):
     changed_ns: Int64
     stuck_ns: Int64
     acked_ns: Int64
+    mark_ns: Int64
+    mark_progress: Uint64
+    windows: Annotated[NDArray[np.int32], Axes("gpus")]
+    rate_sum: Annotated[NDArray[np.float64], Axes("gpus")]
+    rate_square: Annotated[NDArray[np.float64], Axes("gpus")]
+    error: Annotated[NDArray[np.float32], Axes("gpus", "levels")]
+    verified_ns: Int64
 
     @classmethod
     def example(cls) -> Self:
@@ -160,13 +170,14 @@ def empty(gpus: int, nodes: int) -> dict[str, Any]:
         "boot": ("",) * nodes,
         "node_ns": np.zeros(nodes, np.int64),
         "peak_w": np.full((gpus, RECENT), -1, np.float32),
-        "power_sum": np.zeros(gpus),
-        "samples": np.zeros(gpus, np.int32),
+        **dict.fromkeys(("power_sum", "rate_sum", "rate_square"), np.zeros(gpus)),
+        **dict.fromkeys(("samples", "windows"), np.zeros(gpus, np.int32)),
+        "error": np.zeros((gpus, LEVELS), np.float32),
         **dict.fromkeys(("time_s", "draw_w"), none),
-        **dict.fromkeys(("seen_ns", "begin_ns", "changed_ns", "stuck_ns", "acked_ns"), int64),
-        **dict.fromkeys(("energy_mj", "progress", "begin_energy_mj", "begin_progress"), uint64),
+        **dict.fromkeys(("seen_ns", "begin_ns", "changed_ns", "stuck_ns", "acked_ns", "mark_ns", "verified_ns"), int64),
+        **dict.fromkeys(("energy_mj", "progress", "begin_energy_mj", "begin_progress", "mark_progress"), uint64),
         **dict.fromkeys(("unfit", "hot", "works", "probing"), uint8),
-        **dict.fromkeys(("power_w", "want_w", "limit_w", "clock_mhz", "target_w", "before_w", "target_mhz"), unknown),
+        **dict.fromkeys(("power_w", "want_w", "limit_w", "clock_mhz", "active", "target_w", "before_w", "target_mhz"), unknown),
         **dict.fromkeys(("accepted", "level"), int8),
     }
 

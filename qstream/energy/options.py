@@ -49,12 +49,19 @@ class EnergyOptions(ExploreOptions):
     probe_fraction: float = Field(default=0.1, gt=0, le=1, description="part of the GPUs that measure a cap at one time")
     settle_s: float = Field(default=10.0, ge=0, le=600, description="seconds after a change of cap before anything is measured")
     measure_s: float = Field(default=30.0, gt=0, le=3600, description="length of a measurement, s")
+    verify_s: float = Field(
+        default=1800.0, gt=0, le=86_400, description="seconds after which an accepted cap is compared with the default again"
+    )
     plan_s: float = Field(default=10.0, ge=0.1, le=3600, description="seconds from one plan to the next")
     dwell_s: float = Field(default=10.0, ge=0, le=3600, description="seconds for which a target stays before it is lowered again")
     deadband_w: float = Field(default=25.0, ge=0, le=1000, description="smaller changes of a power limit are not made, W")
     max_lowered: float = Field(default=0.1, gt=0, le=1, description="part of the targets that one plan lowers to save")
     stale_s: float = Field(default=5.0, gt=0, le=3600, description="age of a GPU's readings at which its target is held, s")
     lost_s: float = Field(default=30.0, gt=0, le=86_400, description="age at which it is released and charged at its default, s")
+    rail: bool = Field(
+        default=True,
+        description="power limits keep each budget by themselves; off: only those are set without which the GPUs' peaks pass one",
+    )
     bound: float = Field(
         default=0.95, ge=0.5, le=0.999, description="part of the maxima of a domain's watts that are not to be above their bound"
     )

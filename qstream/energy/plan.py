@@ -77,7 +77,7 @@ def plan_frame(
         slowdown=_float32(choice.slowdown[rows]),
         simple_power_limit_w=_float32(choice.simple_w[rows]),
         **_outlook(memory.now.outlook),
-        simple_sm_clock_mhz=np.full(len(rows), -1, np.float32),
+        simple_sm_clock_mhz=_float32(choice.simple_mhz[rows]),
     )
 
 

@@ -18,19 +18,20 @@ from qstream.energy.levels import MARGIN, Bools, Floats, Knobs, between, knobs_o
 from qstream.energy.measure import measure
 from qstream.energy.memory import LEVELS, EnergyState, Memory
 from qstream.energy.options import EnergyOptions
-from qstream.energy.simple import simple_limits
+from qstream.energy.simple import simple_clocks, simple_limits
 from schemas.energy import ACTIVE, PARKED, RELEASED, TargetReason
 from schemas.power import PowerDemand
 
 ROUNDING_W: Final = 1e-6
+PEAK_HORIZON: Final = 2  # of the outlook: 10 s
 STUCK_NS: Final = 60_000_000_000  # for which a GPU whose actuator refused is left as it is
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class View:
     """A domain at one time. `movable` GPUs may get another limit; the others keep `held_w` and are charged `fixed_w`.
-    `enforced_w` is what each may draw at most until the next plan; `limits` and `speed` float64 [gpus, LIMITS]; `age` of the
-    newest readings."""
+    `enforced_w` is what each may draw at most until the next plan, `peak_w` what it is expected to, infinite with a rail;
+    `limits` and `speed` float64 [gpus, LIMITS]; `age` of the newest readings."""
 
     now: EnergyState
     now_ns: int
@@ -41,8 +42,18 @@ class View:
     held_w: Floats
     fixed_w: Floats
     enforced_w: Floats
+    peak_w: Floats
     limits: Floats
     speed: Floats
+
+    def charge_w(self, limit_w: Floats) -> Floats:
+        """What GPUs with these limits [gpus] or [gpus, LIMITS] are charged: the limits, or the peaks where these are lower."""
+        peak = self.peak_w if limit_w.ndim == 1 else self.peak_w[:, None]
+        return np.minimum(limit_w, peak)
+
+    def charged_w(self, limit_w: Floats) -> Floats:
+        """What GPUs with these limits charge to each budget: float64 [B]."""
+        return self.tree.charged_w(self.charge_w(limit_w))
 
     def speed_at(self, limit_w: Floats) -> Floats:
         """Speed of each GPU at its limit, linear between the known ones."""
@@ -83,6 +94,7 @@ class Choice:
     gain_w: Floats
     free_w: Floats
     simple_w: Floats
+    simple_mhz: Floats
     status: Status
     missing_w: float
 
@@ -113,6 +125,7 @@ def _view(memory: Memory, options: EnergyOptions, now_ns: int) -> View:
     stuck = (now.stuck_ns > 0) & (now_ns - now.stuck_ns < STUCK_NS)
     saving = (now.level >= 0) & (now.level == now.accepted) & (now.level < LEVELS - 1)
     heard = (now.peak_w >= 0).sum(1) > 1  # for more than a moment
+    movable = knobs.targetable & fresh & ~stuck & ~runs_out(now, options, now_ns)
     want = np.where(saving, now.want_w, np.maximum(now.want_w, now.draw_w[:, -1])).astype(np.float64)
     return View(
         now=now,
@@ -120,18 +133,31 @@ def _view(memory: Memory, options: EnergyOptions, now_ns: int) -> View:
         knobs=knobs,
         tree=tree_of(topology, now.budgets, now_ns, held_until_ns(options, now_ns)),
         age=age,
-        movable=knobs.targetable & fresh & ~stuck & ~runs_out(now, options, now_ns),
+        movable=movable,
         held_w=np.where(now.limit_w > 0, now.limit_w, default_w(now)).astype(np.float64),
         fixed_w=np.where(age == guard.Age.LOST, np.maximum(enforced, default_w(now)), enforced),
         enforced_w=enforced,
+        peak_w=np.where(movable & (not options.rail), _peak_w(now), np.inf),
         limits=limits,
         speed=speeds(limits, np.where(heard, want, -1.0)),
     )
 
 
+def _peak_w(now: EnergyState) -> Floats:
+    """The most that each GPU is expected to draw until the next plan, whatever its limit: float64 [gpus], infinite if unknown.
+
+    Its greatest recent power; more in proportion where the bound of the domain's maximum is above the sum of these.
+    """
+    want = np.where(now.want_w > 0, now.want_w, np.inf).astype(np.float64)
+    overhead = 0.0 if now.topology.overhead_w is None else float(np.maximum(now.topology.overhead_w, 0).sum())
+    total = float(want[np.isfinite(want)].sum())
+    upper = 0.0 if now.outlook is None else float(now.outlook.upper_w[PEAK_HORIZON]) - overhead
+    return want * max(1.0, upper / max(total, 1.0))
+
+
 def _alone(view: View, simple: Floats) -> Answer:
     """The simple scheduler's limits as the answer."""
-    missing = max(0.0, float((view.tree.charged_w(simple) - view.tree.budget_w).max()))
+    missing = max(0.0, float((view.charged_w(simple) - view.tree.budget_w).max()))
     status: Status = "infeasible" if missing > ROUNDING_W else "feasible"
     value = float(view.speed_at(simple)[view.movable].sum())
     return Answer(simple, np.zeros(len(simple), bool), status, missing, value, None)
@@ -148,19 +174,21 @@ def _budgeted(view: View) -> Answer:
     idle = np.where(view.movable, parked_w(view), 0.0)
     free = np.maximum(room - (tree.charged_w(idle) - tree.overhead_w), 0.0)
     charge, worth = choices(view, rows)
-    found = allocate(charge - idle[rows, None], worth, tree.above[rows], free, group=_groups(view.now.job, rows))
+    found = allocate(np.maximum(charge - idle[rows, None], 0.0), worth, tree.above[rows], free, group=_groups(view.now.job, rows))
     parked[rows] = found.level < 0
     limit[rows] = view.limits[rows][np.arange(len(rows)), np.maximum(found.level, 0)]
+    limit = np.where(limit >= view.peak_w, np.maximum(limit, _highest(view)), limit)
     limit[parked] = view.limits[parked, 0]
     missing = max(float(found.missing_w.max()), short)
     return Answer(limit, parked, "infeasible" if missing > ROUNDING_W else found.status, missing, found.value, found.bound)
 
 
 def choices(view: View, rows: NDArray[np.int64]) -> tuple[Floats, Floats]:
-    """Limits that may be chosen for these GPUs, and their speeds: float64 [rows, LIMITS], NaN where one may not."""
+    """What these GPUs are charged at each limit that may be chosen, and their speeds: float64 [rows, LIMITS], NaN where one
+    may not."""
     limits = view.limits[rows]
     allowed = limits <= np.maximum(_highest(view)[rows, None], limits[:, :1])
-    return np.where(allowed, limits, np.nan), np.where(allowed, view.speed[rows], np.nan)
+    return np.where(allowed, view.charge_w(view.limits)[rows], np.nan), np.where(allowed, view.speed[rows], np.nan)
 
 
 def demanded(choice: Choice) -> PowerDemand:
@@ -168,7 +196,7 @@ def demanded(choice: Choice) -> PowerDemand:
     view = choice.view
     rows = np.flatnonzero(view.movable)
     watts, value = choices(view, rows)
-    upper = np.where(choice.state == PARKED, choice.upper_w, np.maximum(choice.upper_w, view.enforced_w))
+    upper = np.where(choice.state == PARKED, choice.upper_w, np.maximum(choice.upper_w, view.charge_w(view.enforced_w)))
     fixed = np.where(view.movable, 0.0, view.fixed_w)
     return demand_of(view.now, view.tree, view.now_ns, watts=watts, value=value, rows=rows, fixed_w=fixed, upper_w=upper)
 
@@ -217,19 +245,19 @@ def _paced(view: View, options: EnergyOptions, answer: Answer) -> Floats:
             dwell_s=options.dwell_s, deadband_w=options.deadband_w, max_lowered=options.max_lowered, job=ranks,
         )  # fmt: skip
         limit = np.where(now.hot == 1, np.minimum(limit, applied), limit)
-        if not (tree.charged_w(limit) > tree.budget_w + ROUNDING_W).any():
+        if not (view.charged_w(limit) > tree.budget_w + ROUNDING_W).any():
             break
         forced = forced | (wanted < applied)
     elapsed_s = (view.now_ns - now.published_ns) / 1e9 if now.published_ns else np.inf
     enforced = view.enforced_w if options.mode == "apply" else applied
-    limit = _raised_last(tree, limit, enforced, now.topology.node_of_gpu)
+    limit = _raised_last(view, limit, enforced)
     return guard.ramped(limit, applied, ramp_w_s=tree.ramp_w_s, elapsed_s=elapsed_s)  # what it holds back only falls later
 
 
-def _raised_last(tree: Tree, limit: Floats, applied: Floats, node: NDArray[np.int32]) -> Floats:
+def _raised_last(view: View, limit: Floats, applied: Floats) -> Floats:
     """Hold raises under a budget of several nodes that a raise before the others' falls could pass; so is letting go of a GPU."""
-    held = limit.copy()
-    for budget in np.flatnonzero(tree.charged_w(np.maximum(limit, applied)) > tree.budget_w + ROUNDING_W):
+    held, tree, node = limit.copy(), view.tree, view.now.topology.node_of_gpu
+    for budget in np.flatnonzero(view.charged_w(np.maximum(limit, applied)) > tree.budget_w + ROUNDING_W):
         under = (tree.above == budget).any(1)
         if len(np.unique(node[under])) > 1:
             held[under] = np.minimum(held[under], applied[under])
@@ -243,6 +271,8 @@ def _choice(view: View, options: EnergyOptions, answer: Answer, simple: Floats, 
     level = np.maximum(now.level, 0)
     capped = knobs.by_clock & (now.level >= 0) & (now.level < LEVELS - 1) & view.movable & options.deterministic
     clock = np.where(capped, knobs.levels[rows, level], np.where(view.movable | lost, -1.0, now.target_mhz))
+    simple_mhz = simple_clocks(knobs.levels, now.active, knobs.by_clock & view.movable & (now.works == 1))
+    clock = clock if options.deterministic else np.where(view.movable, simple_mhz, clock)
     state = np.full(len(limit), ACTIVE, np.uint8)
     state[answer.parked], state[lost] = PARKED, RELEASED
     target = np.where(lost, -1.0, np.where(view.movable, limit, view.held_w))
@@ -255,7 +285,7 @@ def _choice(view: View, options: EnergyOptions, answer: Answer, simple: Floats, 
     limited = (now.limit_w > 0) & (now.limit_w < view.limits[:, -1]) & (power >= THROTTLED * now.limit_w)
     likely = np.where(limited, np.maximum(power, now.want_w / MARGIN), power)  # what is not held back draws what it draws
     free = np.where(now.draw_w[:, -1] > 0, now.draw_w[:, -1], likely).astype(np.float64)
-    upper = np.where(answer.parked, parked_w(view), limit)
+    upper = np.where(answer.parked, parked_w(view), view.charge_w(limit))
     over = float(np.maximum(view.tree.charged_w(upper) - view.tree.budget_w, 0.0).max())
     kept = over <= ROUNDING_W or answer.status == "infeasible"
     return Choice(
@@ -272,6 +302,7 @@ def _choice(view: View, options: EnergyOptions, answer: Answer, simple: Floats, 
         gain_w=np.where(view.movable & ~answer.parked, free - predicted * (1 + np.maximum(slow, 0.0)), 0.0),
         free_w=free,
         simple_w=simple,
+        simple_mhz=simple_mhz,
         status=answer.status if kept else "infeasible",
         missing_w=round(answer.missing_w if kept else over, 6),
     )

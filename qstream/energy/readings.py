@@ -13,8 +13,8 @@ from qstream.energy.samples import Samples
 
 END_NS: Final = 2**63 - 1
 _WRITTEN: Final = (
-    "node_ns", "seen_ns", "unfit", "hot", "power_w", "want_w", "peak_w", "limit_w", "clock_mhz", "energy_mj", "progress", "works",
-    "begin_ns", "power_sum", "samples",
+    "node_ns", "seen_ns", "unfit", "hot", "power_w", "want_w", "peak_w", "limit_w", "clock_mhz", "active", "energy_mj",
+    "progress", "works", "begin_ns", "power_sum", "samples",
 )  # fmt: skip
 
 
@@ -33,8 +33,9 @@ def fold(memory: Memory, samples: Samples, begin: int = 0, until_ns: int = END_N
     boots = samples.boot_of_node.copy()
     end, watermark_ns = fold_frames(
         begin, until_ns, memory.now.watermark_ns,
-        samples.at_ns, samples.first, samples.row, samples.power_w, samples.limit_w, samples.clock_mhz, samples.energy_mj,
-        samples.progress, samples.fit, samples.hot, samples.job, samples.boot, samples.job_of_gpu, samples.boot_of_node, change,
+        samples.at_ns, samples.first, samples.row, samples.power_w, samples.limit_w, samples.clock_mhz, samples.active,
+        samples.energy_mj, samples.progress, samples.fit, samples.hot, samples.job, samples.boot,
+        samples.job_of_gpu, samples.boot_of_node, change,
         memory.now.topology.node_of_gpu, *(memory.edit(name) for name in _WRITTEN),
     )  # fmt: skip
     memory.set(watermark_ns=watermark_ns)

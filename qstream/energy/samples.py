@@ -17,7 +17,10 @@ from qstream.errors import ProblemError
 from schemas.power import GpuTelemetry, PowerTopology
 from schemas.wording import Shown, must_be
 
-METRICS: Final = ("power_w", "power_instant_w", "sm_clock_mhz", "power_limit_enforced_w", "power_limit_w")
+METRICS: Final = (
+    "power_w", "power_instant_w", "sm_clock_mhz", "sm_active", "gpu_util", "power_limit_enforced_w", "power_limit_w",
+)  # fmt: skip
+LIMITS: Final = 5  # the first metric that is a limit
 COUNTERS: Final = ("energy_mj", "progress", "clock_event_reasons")
 NO_JOB: Final = -1  # the frame says nothing of jobs
 Int64s = NDArray[np.int64]
@@ -30,7 +33,7 @@ _UNREPORTED: Final = 2**64 - 1
 class Samples:
     """Readings of F frames, N samples in all; those of frame f are `first[f]` to `first[f + 1]`, none where it is a fault.
 
-    `row` int64 [N] of the topology; `at_ns` int64 [F]; `power_w`, `limit_w`, `clock_mhz` float32 [N], -1 not reported;
+    `row` int64 [N] of the topology; `at_ns` int64 [F]; `power_w`, `limit_w`, `clock_mhz`, `active` float32 [N], -1 not reported;
     `energy_mj`, `progress` uint64 [N]; `fit` and `hot` bool [N], whether the power can be a measurement, and whether heat slows
     the GPU. `job` [N] and `boot` [F] are places in `names`, as are `job_of_gpu` and `boot_of_node`, which are those known so far
     and change as frames are folded.
@@ -42,6 +45,7 @@ class Samples:
     power_w: Float32s
     limit_w: Float32s
     clock_mhz: Float32s
+    active: Float32s
     energy_mj: Uint64s
     progress: Uint64s
     fit: NDArray[np.bool_]
@@ -62,11 +66,11 @@ def gather(frames: Sequence[GpuTelemetry], at_ns: Sequence[int], now: EnergyStat
     topology, faults = now.topology, dict[int, ProblemError]()
     rows = _rows(frames, topology, faults)
     row, value = _columns(frames, rows)
-    if guard.in_milliwatts(value[3:], topology.limit_max_w[row]):
+    if guard.in_milliwatts(value[LIMITS:], topology.limit_max_w[row]):
         _find_other_units(frames, rows, topology, faults)
         row, value = _columns(frames, rows)
     count = _side_by_side([_counts(frame) for frame, mine in zip(frames, rows, strict=True) if mine], COUNTERS, np.uint64)
-    power, instant, clock, enforced, limit = value
+    power, instant, clock, active, percent, enforced, limit = value
     power = np.where(power == -1, instant, power)
     place = _Places({"": 0})
     return Samples(
@@ -76,6 +80,7 @@ def gather(frames: Sequence[GpuTelemetry], at_ns: Sequence[int], now: EnergyStat
         power_w=power,
         limit_w=np.where(enforced < 0, limit, enforced),
         clock_mhz=clock,
+        active=_active(active, percent),
         energy_mj=count[0],
         progress=count[1],
         fit=guard.plausible(power, topology.limit_max_w[row]),
@@ -87,6 +92,12 @@ def gather(frames: Sequence[GpuTelemetry], at_ns: Sequence[int], now: EnergyStat
         names=tuple(place),
         faults=faults,
     )
+
+
+def _active(sm_active: Float32s, percent: Float32s) -> Float32s:
+    """How much of the time in which a GPU works its multiprocessors do, 0 to 1; -1 where it is not reported."""
+    busy = np.where(percent > 0, np.minimum(percent, 100) / 100, 1.0)
+    return np.where(sm_active >= 0, np.clip(sm_active / busy, 0.0, 1.0), -1.0).astype(np.float32)
 
 
 def _rows(frames: Sequence[GpuTelemetry], topology: PowerTopology, faults: dict[int, ProblemError]) -> list[list[int]]:
@@ -144,7 +155,7 @@ def _find_other_units(
 ) -> None:
     """Take out the frames whose limits are in another unit than W."""
     for at, frame in enumerate(frames):
-        for name in METRICS[3:]:
+        for name in METRICS[LIMITS:]:
             limit = frame.value[frame.metric.index(name)] if name in frame.metric else np.empty(0)
             if rows[at] and len(limit) and guard.in_milliwatts(limit, topology.limit_max_w[rows[at]]):
                 shown = Shown(f"{float(limit.max()):g}")

@@ -11,7 +11,7 @@ from qstream.contract import Event, Record
 from qstream.energy.features import measured
 from qstream.energy.foresight import plan_foreseen
 from qstream.energy.graphs import GraphPlan, GraphProblem, schedule_frame, simple_graph
-from qstream.energy.held import MOST_HELD, HeldGraph, digest_of, held, time_ms
+from qstream.energy.held import MOST_HELD, MOST_TASKS, HeldGraph, digest_of, held, time_ms
 from qstream.energy.learned import Learned
 from qstream.energy.memory import Memory
 from qstream.energy.options import EnergyOptions
@@ -25,7 +25,7 @@ from qstream.quantum.runtime import QuantumRuntime
 from schemas.plan import SkipReason
 from schemas.tasks import TaskGraph
 from schemas.topics import TASK_SCHEDULE
-from schemas.wording import must_be
+from schemas.wording import Shown, must_be
 
 AHEAD_NS: Final = 60_000_000_000  # of its domain's time: a graph's clock that is further ahead does not hold up the next graphs
 Name = Callable[[int], Stamp]  # the n-th event of a record or tick
@@ -55,8 +55,10 @@ class Scheduler:
         if before is not None and before.digest == digest:
             return []
         check_graph(graph, now)
-        if len(others) >= MOST_HELD:
-            raise ProblemError(must_be("graphs of a domain", f"at most {MOST_HELD} at a time", len(others) + 1))
+        tasks = len(graph.task) + sum(len(other.task) for other in others)
+        if len(others) >= MOST_HELD or tasks > MOST_TASKS:
+            got = Shown(f"{len(others) + 1} graphs with {tasks} tasks")
+            raise ProblemError(must_be("graphs of a domain", f"at most {MOST_HELD} at a time, of {MOST_TASKS} tasks in all", got))
         foreseen = self._learned.foresee(graph, now)
         if _is_report(graph, clock_ns):
             memory.set(unseen=foreseen.state)

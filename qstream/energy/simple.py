@@ -1,6 +1,8 @@
-"""Simple scheduler: each node alone, with its share of every budget by what it can draw at most."""
+"""Simple scheduler: each node alone, with its share of every budget by what it can draw at most, and a rule for a GPU's clock."""
 
 from __future__ import annotations
+
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,6 +10,7 @@ from numpy.typing import NDArray
 from qstream.energy.budgets import Tree
 
 Floats = NDArray[np.float64]
+EFFICIENT: Final = 0.6  # of the highest clock: where a GPU does most work for a joule, as long as nothing else is known
 
 
 def simple_limits(tree: Tree, least_w: Floats, default_w: Floats, movable: NDArray[np.bool_], fixed_w: Floats) -> Floats:
@@ -24,3 +27,24 @@ def simple_limits(tree: Tree, least_w: Floats, default_w: Floats, movable: NDArr
         own = np.minimum(own, np.where(column >= 0, part[column], 1.0))
     limits: Floats = np.clip(np.floor(own * default_w), least_w, default_w)
     return np.where(movable, limits, fixed_w)
+
+
+def simple_clocks(levels_mhz: Floats, active: NDArray[np.float32], may: NDArray[np.bool_]) -> Floats:
+    """Caps of the SM clock, the higher the more of their time multiprocessors work: float64 [gpus], -1 for none.
+
+    As GEOPM's GPU agent: from the efficient clock to the highest one, at the supported level below.
+
+    Parameters
+    ----------
+    levels_mhz
+        Supported clocks of each GPU, float64 [gpus, K], ascending.
+    active
+        Part of the time in which multiprocessors work while the GPU does, -1 unknown; those are not capped.
+    may
+        GPUs whose clocks may be capped: their progress is seen, so that a slower one would be noticed.
+    """
+    highest = levels_mhz[:, -1]
+    wanted = highest * (EFFICIENT + (1 - EFFICIENT) * active)
+    at = np.maximum((levels_mhz <= wanted[:, None] + 1e-6).sum(1) - 1, 0)
+    found: Floats = levels_mhz[np.arange(len(at)), at]
+    return np.where(may & (active >= 0) & (found < highest), found, -1.0)

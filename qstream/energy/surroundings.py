@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 
@@ -13,16 +14,19 @@ from qstream.energy.held import HeldGraph
 from qstream.energy.levels import Bools
 from qstream.energy.memory import EnergyState
 from qstream.errors import ProblemError
+from qstream.module.inforce import TIME_MAX_MS
 from schemas.tasks import TaskGraph
 from schemas.wording import must_be
 
-MOST_CELLS = 1 << 22  # tasks (or 16) x slots x nodes; above, tasks are not assigned to nodes
-LEAST_TASKS = 16
+MOST_CELLS: Final = 1 << 22  # tasks (or 16) x slots x nodes; above, tasks are not assigned to nodes
+LEAST_TASKS: Final = 16
 
 
 def check_graph(graph: TaskGraph, now: EnergyState) -> None:
-    """`ProblemError` if a task takes more GPUs than the domain has."""
+    """`ProblemError` if a task takes more GPUs than the domain has, or the window is at no time that a clock shows."""
     gpus = len(now.topology.uuid)
+    if graph.ts_ns > TIME_MAX_MS * 1_000_000:
+        raise ProblemError(must_be("ts_ns", "before the year 2255", graph.ts_ns))
     if graph.gpus is not None and (over := graph.gpus > gpus).any():
         at = int(over.argmax())
         allowed = f"at most {gpus}, the GPUs of {now.topology.domain}"

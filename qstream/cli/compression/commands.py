@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from qstream.cli.compression.codebooks import train
 from qstream.cli.compression.inspect import inspect
 from qstream.cli.compression.pack import pack
 from qstream.cli.compression.unpack import unpack
@@ -20,3 +21,4 @@ app = new_app(
 app.command()(pack)
 app.command()(unpack)
 app.command()(inspect)
+app.command()(train)

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from qstream.cli.compression.codebooks import opened
 from qstream.cli.compression.export import exported
 from qstream.cli.compression.rows import print_rows, rows_of
 from qstream.cli.options import AsJson
@@ -33,6 +34,7 @@ def pack(
     level: Annotated[str, typer.Option(help="fast, balanced or small.")] = "balanced",
     transform: Annotated[str, typer.Option(help="auto, none, klt or fourier.")] = "auto",
     qae: Annotated[bool, typer.Option("--qae", help="Of rate, gradient and l2: find a basis by a simulated circuit.")] = False,
+    codebook: Annotated[Path | None, typer.Option(metavar="FILE", help="Bases that train has learnt.")] = None,
     side_file: Annotated[Path | None, typer.Option(metavar="FILE", help="Where each tensor's chain goes, as JSON.")] = None,
     export: Annotated[
         str | None, typer.Option(metavar="FORMAT", help="Write a file for engines: vllm-patch or compressed-tensors.")
@@ -67,7 +69,7 @@ def pack(
         raise ConfigError(must_be("--base", "given with --mode delta, and only then", None if base is None else str(base)))
     options = CompressionOptions().changed(given)
     warm()
-    report = compress_file(file, options, out=out, base=base, clock=time.perf_counter)
+    report = compress_file(file, options, out=out, base=base, codebook=opened(codebook), clock=time.perf_counter)
     if side_file is not None:
         chains = [{"name": each.header.name, "ops": [op.model_dump() for op in each.header.ops]} for each in report.tensors]
         side_file.write_text(json.dumps(chains, indent=1) + "\n")

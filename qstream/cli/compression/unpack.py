@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from qstream.cli.compression.codebooks import opened
 from qstream.cli.compression.rows import print_rows, rows_of
 from qstream.cli.options import AsJson
 from qstream.cli.output import print_json
@@ -18,6 +19,7 @@ def unpack(
     *,
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="The file; else FILE without .qsz.")] = None,
     base: Annotated[Path | None, typer.Option(metavar="FILE", help="The file that deltas are steps on.")] = None,
+    codebook: Annotated[Path | None, typer.Option(metavar="FILE", help="The codebook that the file was packed with.")] = None,
     spectral: Annotated[bool, typer.Option("--spectral/--no-spectral", help="Apply the approved spectral refiners.")] = True,
     max_tensor_bytes: Annotated[int, typer.Option(help="Largest tensor that is restored.")] = 2**30,
     as_json: AsJson = False,
@@ -34,7 +36,7 @@ def unpack(
     from qstream.compression import RestoreOptions, restore_file  # noqa: PLC0415 - numpy and kernels, which help does not need
 
     options = RestoreOptions().changed({"spectral": spectral, "max_tensor_bytes": max_tensor_bytes})
-    report = restore_file(file, options, out=out, base=base, clock=time.perf_counter)
+    report = restore_file(file, options, out=out, base=base, codebook=opened(codebook), clock=time.perf_counter)
     if as_json:
         print_json(rows_of(report))
         return

@@ -117,6 +117,19 @@ def test_gpus_that_report_themselves_are_described_and_published(
     assert process.wait() == 0
 
 
+def test_without_apply_a_plan_is_printed_and_nothing_is_set(node: Node):
+    process = node.start(allow=())
+    ack = node.ack_of(node.plan([300, 199, *[700] * 6], [1590, *[-1] * 7]))
+    assert (ack.dry_run, ack.result[:2], node.writes()) == (True, ("ok", "refused"), [])
+    process.send_signal(signal.SIGTERM)
+    printed, _ = process.communicate()
+    assert printed.splitlines()[:3] == [
+        f"{node.domain}  n1  dry run  7 ok, 1 refused",
+        "  GPU-n1-0: would set: 300 W, 1590 MHz",
+        "  GPU-n1-1: refused: 199 W, no clock cap",
+    ]
+
+
 def test_sigterm_puts_the_defaults_back(node: Node):
     process = node.start("--apply")
     ack = node.ack_of(node.plan(300))

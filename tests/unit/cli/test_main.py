@@ -137,7 +137,7 @@ def test_a_bug_keeps_its_traceback():
         (["run", "routing", "--set", "min_gain=1e999"], "finite"),
         (["control", "routing", "--set", "min_gain=-1e999"], "finite"),
         (["demo", "--json", "/nonexistent/x.json"], "/nonexistent/x.json"),
-        (["demo", "nonesuch"], "SCENE must be one of routing, learn, got 'nonesuch'"),
+        (["demo", "nonesuch"], "SCENE must be one of energy, routing, learn, got 'nonesuch'"),
         (["watch", "nonesuch"], "qstream.tokens.batch.v1"),
         (["publish", "-", "--topic", "dlq"], "must be the name of one topic or a part of it"),
         (["dlq", "list", "--agent", "nonesuch"], "routing"),

@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from qstream.compression import CompressionOptions, compress, learn_basis, restore
+from qstream.compression import (
+    CompressionOptions,
+    codebook_bytes,
+    compress,
+    learn_basis,
+    read_codebook,
+    restore,
+    train_codebook,
+)
 from qstream.compression.dtypes import as_floats
 from qstream.errors import OptionError
 from tests.unit.compression.values import DISTRIBUTIONS, drawn, with_specials
@@ -79,6 +87,10 @@ def test_a_basis_of_earlier_rows_saves_bits_and_is_named_by_its_digest() -> None
     assert with_basis.payload_bytes < 0.8 * without.payload_bytes
     back = restore(with_basis, basis=basis).array
     assert np.linalg.norm(back - rows[1000:]) <= 0.03 * np.linalg.norm(rows[1000:])
+    book = train_codebook([("keys", rows[:1000]), ("few", rows[:100])])
+    named = compress(rows[1000:], options, codebook=book, name="keys")
+    assert named.header.basis_digest == basis.digest
+    assert np.array_equal(restore(named, codebook=read_codebook(codebook_bytes(book))).array, back)
     noise = rng.standard_normal((500, 64)).astype(np.float32)
     assert compress(noise, options, basis=basis).data == compress(noise, options).data
 

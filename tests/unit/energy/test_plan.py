@@ -48,6 +48,21 @@ def test_every_budget_holds_and_more_work_is_done_than_by_each_node_alone(record
     assert plan.expected.slowdown_worst < plan.expected.simple_slowdown_worst
 
 
+def test_without_a_rail_peaks_are_charged_and_only_limits_that_a_budget_needs_are_set(recording):
+    nodes, frames = recording
+    off = EnergyOptions(rail=False)
+    peaks = sum(frame.value[0] for frame in frames[-2:]).sum()
+    free = plan_energy(topology_of(nodes, 1.3 * peaks), frames, options=off)
+    assert (free.power_limit_w == 700).all()
+    assert peaks * 0.95 < free.planned_w[0] < 1.3 * peaks
+    assert (plan_energy(topology_of(nodes, 1.3 * peaks), frames).power_limit_w < 700).sum() == 4  # those that decode
+    tight = plan_energy(topology_of(nodes, 3200), frames, options=off)
+    assert 0 < (tight.power_limit_w == 700).sum() < 8
+    assert tight.planned_w[0] <= 3200
+    assert tight.planned_w[0] == pytest.approx(float(tight.upper_w.sum()))
+    assert (tight.upper_w <= tight.power_limit_w).all()
+
+
 def test_a_budget_below_the_least_limits_parks_gpus_and_says_what_is_missing(recording):
     nodes, frames = recording
     plan = plan_energy(topology_of(nodes, 1000), frames)

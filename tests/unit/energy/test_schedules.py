@@ -141,12 +141,24 @@ def test_a_deadline_that_cannot_be_met_names_its_tasks_and_no_better_schedule_fo
     ("fields", "message"),
     [
         ({"gpus": np.full(12, 9, np.int32)}, "gpus of task task-0 must be at most 8, the GPUs of d, got 9"),
+        ({"ts_ns": 2**63 - 1}, "ts_ns must be before the year 2255, got 9223372036854775807"),
         ({"together": np.array([[0, 1]], np.int32)}, r"edges must be without a cycle, got a cycle of the tasks \[0\]"),
     ],
 )
 def test_a_graph_that_contradicts_the_topology_or_itself_is_a_dead_letter(feed, fields, message):
     (letter,) = feed.send(graph(begin_s=1_000_010, **fields), at_ms=START_MS).dead
     assert re.search(message, letter.error_message)
+
+
+def test_a_domain_has_no_more_graphs_at_a_time_than_its_state_can_hold(feed, monkeypatch):
+    monkeypatch.setattr(scheduler, "MOST_HELD", 2)
+    for seed in range(2):
+        feed.send(graph(seed, 1, begin_s=1_000_010), at_ms=START_MS)
+    (letter,) = feed.send(graph(2, 1, begin_s=1_000_010), at_ms=START_MS).dead
+    assert (
+        "graphs of a domain must be at most 2 at a time, of 32768 tasks in all, got 3 graphs with 3 tasks" in letter.error_message
+    )
+    assert feed.send(graph(1, 1, begin_s=1_000_020), at_ms=START_MS).dead == []
 
 
 def test_a_task_with_more_gpus_than_a_node_leaves_open_where_tasks_run(feed):

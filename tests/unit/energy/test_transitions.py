@@ -25,7 +25,7 @@ def test_the_others_are_lower_before_a_node_that_is_cut_off_goes_back_to_its_def
 
 
 @pytest.mark.parametrize("plans", ["late", "deaf"])
-@pytest.mark.parametrize("wait_s", range(0, 20, 6))
+@pytest.mark.parametrize("wait_s", [0, 13])
 def test_the_others_are_lower_before_a_node_that_is_heard_and_takes_no_plan_goes_back_to_its_defaults(wait_s, plans):
     nodes = rack()
     loop = Loop(nodes, topology_of(nodes, 4000), probe=False)

@@ -157,6 +157,32 @@ def test_a_killed_actuator_puts_the_defaults_back_when_it_starts_again(gpus, tmp
     assert set(again.take(plan_for(gpus.uuids, 300), 2 * S).result) == {"refused"}  # a plan once, also after a restart
 
 
+@pytest.mark.parametrize("killed_at", range(8))
+def test_a_kill_between_two_settings_leaves_nothing_behind(gpus, tmp_path, killed_at):
+    actuator, set_limit, set_cap, calls = (
+        applying(gpus, tmp_path),
+        gpus.set_power_limit_w,
+        gpus.set_sm_clock_cap_mhz,
+        iter(range(99)),
+    )
+
+    def killed(write):
+        def call(uuid, value):
+            if next(calls) == killed_at:
+                raise KeyboardInterrupt
+            write(uuid, value)
+
+        return call
+
+    gpus.set_power_limit_w, gpus.set_sm_clock_cap_mhz = killed(set_limit), killed(set_cap)
+    with pytest.raises(KeyboardInterrupt):
+        actuator.take(plan_for(gpus.uuids, 300, clock=1590), 1 * S)
+    gpus.set_power_limit_w, gpus.set_sm_clock_cap_mhz = set_limit, set_cap
+    applying(gpus, tmp_path)
+    assert limits(gpus) == [700] * 4
+    assert [gpus.sm_clock_cap_mhz(uuid) for uuid in gpus.uuids] == [None] * 4
+
+
 def test_the_state_is_on_the_disk_before_anything_is_set(gpus, tmp_path):
     actuator, seen = applying(gpus, tmp_path), []
     write = gpus.set_power_limit_w

@@ -65,6 +65,16 @@ def test_damaged_lines_are_counted_and_said_and_a_page_without_power_is_a_fault(
             read_page(broken)
 
 
+def test_values_that_an_exporter_repeats_are_no_new_reading():
+    said, text = [], (SAMPLES / "dcgm_exporter_4_6.prom").read_bytes()
+    later = text.replace(b"184467000000", b"184467300000")
+    pages = iter((text, text, text, later))
+    with serving(lambda *_: (200, next(pages))) as place:
+        source = dcgm_source(place, "d", None, troubles := Troubles(said.append))
+        assert [len(source(NOW_NS + at)) for at in range(4)] == [2, 0, 0, 2]
+    assert (troubles.counts["repeated"], len(said)) == (4, 1)
+
+
 def test_the_page_of_an_exporter_need_not_be_named():
     with serving(page((SAMPLES / "dcgm_exporter_4_6.prom").read_bytes())) as place:
         assert len(dcgm_source(place, "d", None, Troubles(print))(NOW_NS)) == 2

@@ -52,6 +52,24 @@ def test_a_delta_names_its_base(model: Path, tmp_path: Path) -> None:
     assert "identical to" in run("unpack", tmp_path / "d.qsz", "--base", model, "-o", tmp_path / "same.npz")
 
 
+def test_a_codebook_of_past_tensors_packs_later_ones_smaller(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    mixing = rng.standard_normal((32, 32)) * 0.7 ** np.arange(32)[:, None]
+    days = [(rng.standard_normal((500, 32)) @ mixing).astype(np.float32) for _ in range(3)]
+    for n, rows in enumerate(days):
+        np.savez(tmp_path / f"{n}.npz", keys=rows)
+    run("train", tmp_path / "0.npz", tmp_path / "1.npz", "--role", "kv_cache", "-o", tmp_path / "book")
+    small = ("pack", tmp_path / "2.npz", "--mode", "bounded", "--bound", "0.03l2", "--json")
+    alone = json.loads(run(*small))
+    found = json.loads(run(*small, "--codebook", tmp_path / "book"))
+    assert found["archive_bytes"] < 0.8 * alone["archive_bytes"]
+    run("unpack", tmp_path / "2.npz.qsz", "--codebook", tmp_path / "book", "-o", tmp_path / "back.npz")
+    back = np.load(tmp_path / "back.npz")["keys"]
+    assert np.linalg.norm(back - days[2]) <= 0.03 * np.linalg.norm(days[2])
+    done = CliRunner().invoke(app, ["compression", "unpack", str(tmp_path / "2.npz.qsz"), "-o", str(tmp_path / "x")])
+    assert (done.exit_code, "basis_mismatch" in done.output) == (1, True)
+
+
 def test_exports_are_files_for_engines(model: Path, tmp_path: Path) -> None:
     found = json.loads(run("pack", model, "--export", "vllm-patch", "--base", model, "-o", tmp_path / "p", "--json"))
     assert found["changed"] == 0

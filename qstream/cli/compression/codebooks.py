@@ -1,0 +1,67 @@
+"""`qstream compression train`: files of tensors in, a codebook of bases out; and codebooks as options of other commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from qstream.cli.options import AsJson
+from qstream.cli.output import counted, print_json, print_table
+from qstream.errors import ConfigError
+from schemas.wording import must_be
+
+if TYPE_CHECKING:
+    from qstream.compression import Codebook
+
+KINDS: Final = {"basis": "klt", "qae": "qae"}
+
+
+def train(
+    files: Annotated[list[Path], typer.Argument(metavar="FILES", help="safetensors, npy or npz files of past tensors.")],
+    *,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The codebook.")],
+    what: Annotated[str, typer.Option(help="basis: by linear algebra; qae: by a simulated circuit, next to it.")] = "basis",
+    role: Annotated[str, typer.Option(help="What the tensors are, such as kv_cache.")] = "other",
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of what is drawn at random.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Learn a basis for each tensor from those of the same name in all files.
+
+    A packed file names the bases that it was coded with, and unpack needs the codebook.
+
+    \b
+    Example:
+      qstream compression train monday.npz tuesday.npz --role kv_cache --out keys.safetensors
+      qstream compression pack wednesday.npz --mode bounded --bound 0.03l2 --codebook keys.safetensors
+    """
+    from qstream.compression import codebook_bytes, train_codebook  # noqa: PLC0415 - numpy, which help does not need
+    from qstream.compression.formats.read import read_layout  # noqa: PLC0415
+
+    if what not in KINDS:
+        raise ConfigError(must_be("--what", f"one of {', '.join(KINDS)}", what))
+    layouts = [read_layout(file, stored=True) for file in files]
+    tensors = ((span.name, layout.array(span)) for layout in layouts for span in layout.spans)
+    codebook = train_codebook(tensors, kind=KINDS[what], role=role, seed=seed)  # type: ignore[arg-type]
+    out.write_bytes(codebook_bytes(codebook))
+    records: dict[str, dict[str, Any]] = {name: basis.record for name, basis in codebook.bases.items()}
+    if as_json:
+        print_json({"path": str(out), "role": role, "bases": records})
+        return
+    print_table(("tensor", "columns", "rows", "found by", "note"), [_texts(name, each) for name, each in codebook.bases.items()])
+    typer.echo(f"{counted(len(records), 'tensor')}\nwritten: {out}")
+
+
+def opened(path: Path | None) -> Codebook | None:
+    """The codebook of an option."""
+    if path is None:
+        return None
+    from qstream.compression import read_codebook  # noqa: PLC0415 - numpy, which help does not need
+
+    return read_codebook(path.read_bytes())
+
+
+def _texts(name: str, basis: Any) -> tuple[str, ...]:
+    record = basis.record
+    return name, str(basis.columns), str(record["rows"]), basis.kind, record.get("fallback_reason", "")
