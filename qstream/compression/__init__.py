@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from qstream.compression.codebook import Codebook as Codebook
     from qstream.compression.codebook import codebook_bytes as codebook_bytes
     from qstream.compression.codebook import read_codebook as read_codebook
-    from qstream.compression.codebook import train_codebook as train_codebook
     from qstream.compression.decode import Restored as Restored
     from qstream.compression.decode import restore as restore
     from qstream.compression.encode import Compressed as Compressed
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from qstream.compression.options import RestoreOptions as RestoreOptions
     from qstream.compression.patch import SparsePatch as SparsePatch
     from qstream.compression.patch import sparse_patch as sparse_patch
+    from qstream.compression.training import train_codebook as train_codebook
     from qstream.errors import BlockError as BlockError
 
 __all__ = [
@@ -79,6 +79,6 @@ __getattr__, __dir__ = lazy_names(
         "restore_file": ".files",
         "restore_tensors": ".archive",
         "sparse_patch": ".patch",
-        "train_codebook": ".codebook",
+        "train_codebook": ".training",
     },
 )

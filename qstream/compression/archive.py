@@ -69,7 +69,8 @@ def coded_one(
         header, pieces = coded(form, options.changed({"mode": "lossless"}), name=name, step=step)
         return header.model_copy(update={"fallback_reason": "shape_changed"}), pieces
     basis = None if codebook is None else codebook.for_tensor(name, rows_of(form.array.shape)[1])
-    return coded(form, options, base=base, basis=basis, name=name, step=step)
+    net = None if codebook is None else codebook.nets.get(name)
+    return coded(form, options, base=base, basis=basis, net=net, name=name, step=step)
 
 
 def restore_tensors(
@@ -106,4 +107,4 @@ def one_of(
             raise BlockError("base_mismatch", must_be(f"base of {header.name!r}", f"{header.dtype} {header.shape}", given.dtype))
         held = given.raw
     basis = None if codebook is None else codebook.by_digest(header.basis_digest)
-    return restored(header, Parts(header, contents.payload(index)), options, base=held, basis=basis).array
+    return restored(header, Parts(header, contents.payload(index)), options, base=held, basis=basis, codebook=codebook).array

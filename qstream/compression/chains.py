@@ -13,6 +13,7 @@ from qstream.compression import delta, integers, lossy, point, quantise, refine,
 from qstream.compression.basis import MAX_COLUMNS, Basis, learn_basis
 from qstream.compression.dtypes import LOSSY, Form, as_floats, from_floats, rows_of
 from qstream.compression.header import Int8, Promise, Quality, Reason, digest
+from qstream.compression.nets import Net
 from qstream.compression.options import CompressionOptions
 from qstream.compression.parts import Level, Piece, code, stored
 from qstream.errors import BlockError, ProblemError
@@ -55,6 +56,7 @@ def draft(
     basis: Basis | None,
     moment: ArrayLike | None,
     influence: ArrayLike | None,
+    net: Net | None = None,
 ) -> Draft:
     """The chain of a tensor and its parts."""
     if options.mode == "delta":
@@ -71,7 +73,7 @@ def draft(
     elif options.mode == "bounded" and options.bound_kind != "l2":
         found = _bounded(form, x, options)
     else:
-        found = _by_error_or_rate(form, x, options, basis, moment, influence)
+        found = _by_error_or_rate(form, x, options, basis, moment, influence, net)
     if found is None:
         return _lossless(form, options.level, "gain_below_gate")
     if found.nbytes * _TRY_LOSSLESS > form.array.nbytes:
@@ -163,6 +165,7 @@ def _by_error_or_rate(
     basis: Basis | None,
     moment: ArrayLike | None,
     influence: ArrayLike | None,
+    net: Net | None,
 ) -> Draft | None:
     """Mode rate, gradient, or bounded with l2: each domain that may pay is tried, and the smallest kept."""
     shape = rows_of(form.array.shape)
@@ -172,7 +175,7 @@ def _by_error_or_rate(
     drafts = []
     for domain, own in _domains(form, x, shape, options, basis, influence):
         upper = _moment(moment, shape[1]) if domain.plain and domain.finite and options.mode == "rate" else None
-        trial = _trial(domain, options, size, upper, form)
+        trial = _trial(domain, options, size, upper, net if options.denoiser else None)
         if trial is not None:
             ops, pieces = lossy.coded(domain, trial, form.array.reshape(-1), "small", hold_basis=own)
             bound = options.bound if options.mode == "bounded" else None
@@ -185,6 +188,8 @@ def _by_error_or_rate(
         return None
     smallest = options.mode == "bounded"
     best = min(drafts, key=lambda draft: draft.nbytes if smallest else draft.quality.rel_l2)
+    if options.denoiser and net is None:
+        best.reason = "not_trained"
     if options.qae and best.reason is None and not any(op.op == "transform" for op in best.ops):
         best.reason = next((draft.reason for draft in drafts if draft.reason), "gain_below_gate")
     return best
@@ -215,7 +220,7 @@ def _domains(
 
 
 def _trial(
-    domain: lossy.Domain, options: CompressionOptions, size: float, upper: NDArray[np.float64] | None, form: Form
+    domain: lossy.Domain, options: CompressionOptions, size: float, upper: NDArray[np.float64] | None, net: Net | None
 ) -> lossy.Trial | None:
     """The step that keeps the bound or gives the bits."""
     rows = domain.x.shape
@@ -225,7 +230,7 @@ def _trial(
 
     def at(step: float) -> lossy.Trial:
         moved = None if upper is None else rounding.fed_forward(domain.x, step, upper)
-        return lossy.attempt(domain, step, table=table, spectral=spectral, moved=moved)
+        return lossy.attempt(domain, step, table=table, spectral=spectral, moved=moved, net=net if upper is None else None)
 
     if options.mode == "bounded":
         within = search.largest_within(partial(_error, at), options.bound, options.bound * np.sqrt(12) * size)
@@ -233,12 +238,21 @@ def _trial(
 
     def bits(step: float) -> tuple[float, lossy.Trial]:
         trial = at(step) if upper is not None else lossy.attempt(domain, step, table=False, spectral=False)
-        _, pieces = lossy.coded(domain, trial, form.array.reshape(-1), "small", hold_basis=False)
+        _, pieces = lossy.coded(domain, trial, domain.x.reshape(-1), "small", hold_basis=False)
         return 8 * sum(len(piece.data) for piece in pieces) / domain.x.size, trial
 
     spread = float(lossy.rms_of(domain.values.reshape(-1)))
     found = search.step_for(bits, options.bits, spread * 2.0 ** (2.0 - options.bits))
     return found if upper is not None else at(found.step)
+
+
+def step_of(x: NDArray[Any], options: CompressionOptions) -> float:
+    """The step that rate mode finds for a matrix [rows, columns] of floats."""
+    domain = lossy.domain_of(x.reshape(-1), "float64" if x.dtype == np.float64 else "float32", (x.shape[0], x.shape[1]))
+    found = _trial(domain, options.changed({"table": False, "spectral": False}), lossy.rms_of(x.reshape(-1)), None, None)
+    if found is None:
+        raise ProblemError(must_be("x", "a matrix that a step can code", Shown("another")))
+    return found.step
 
 
 def _error(at: Any, step: float) -> tuple[float, lossy.Trial]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ from qstream.compression.codebook import Codebook
 from qstream.compression.dtypes import DTYPES, as_floats, canonical, from_floats, given_back, rows_of, size_of
 from qstream.compression.header import (
     Classes,
+    Correction,
     DeltaExponent,
     Header,
     Int8,
@@ -31,6 +32,7 @@ from qstream.compression.header import (
     digest,
     read,
 )
+from qstream.compression.nets import Net
 from qstream.compression.options import RestoreOptions
 from qstream.compression.parts import Parts, Piece
 from qstream.errors import BlockError
@@ -44,10 +46,15 @@ _DEFAULT: Final = RestoreOptions()
 
 @dataclass(frozen=True, slots=True)
 class Refined:
-    """A refiner that was applied: its name, and the part of the squared error that it left when the encoder measured it."""
+    """A refiner that the encoder approved: its name, and the part of the squared error that it left when that was measured.
+
+    `reason` says why it was not applied: ``not_needed``, by an option, or ``library_missing``, without its codebook.
+    """
 
     name: str
     left: float
+    execution: str = "classical"
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,7 +119,7 @@ def restore(
     given = None if base is None else canonical(base, header.dtype if header.as_bits else None)
     held = None if given is None else _base_bytes(header, given.dtype, given.array.shape, given.raw)
     basis = codebook.by_digest(header.basis_digest) if basis is None and codebook is not None else basis
-    return restored(header, Parts(header, contents.payload(0)), chosen, base=held, basis=basis, out=out)
+    return restored(header, Parts(header, contents.payload(0)), chosen, base=held, basis=basis, codebook=codebook, out=out)
 
 
 def restored(
@@ -122,10 +129,12 @@ def restored(
     *,
     base: Bytes | None = None,
     basis: Basis | None = None,
+    codebook: Codebook | None = None,
     out: NDArray[Any] | None = None,
 ) -> Restored:
     """The tensor of a header and its parts; `base` are the bytes of the base."""
-    raw = decode(header, parts, base=base, basis=basis, spectral=options.spectral, verify=options.verify)
+    net = _net(header, codebook) if options.denoiser else None
+    raw = decode(header, parts, base=base, basis=basis, net=net, spectral=options.spectral, verify=options.verify)
     approved = header.op(Spectral) is None or options.spectral
     verified = options.verify and header.digest is not None and approved
     if verified and digest(raw) != header.digest:
@@ -136,8 +145,22 @@ def restored(
             raise BlockError("shape", must_be("out", f"{array.dtype} {array.shape}", Shown(f"{out.dtype} {out.shape}")))
         out[...] = array
         array = out
-    found = [Refined(name, left) for name, left in header.gains.items() if name != "spectral" or options.spectral]
-    return Restored(array, header, verified, tuple(found))
+    return Restored(array, header, verified, tuple(_refined(header, options, net)))
+
+
+def _refined(header: Header, options: RestoreOptions, net: Net | None) -> Iterator[Refined]:
+    for name, left in header.gains.items():
+        reason = None
+        if name in ("denoiser", "lstm") and net is None:
+            reason = "library_missing" if options.denoiser else "not_needed"
+        elif name == "spectral" and not options.spectral:
+            reason = "not_needed"
+        yield Refined(name, left, reason=reason)
+
+
+def _net(header: Header, codebook: Codebook | None) -> Net | None:
+    op: Correction | None = header.op(Correction)
+    return None if op is None or codebook is None else codebook.net_by_digest(op.digest)
 
 
 def _base_bytes(header: Header, dtype: str, shape: tuple[int, ...], raw: Bytes) -> Bytes:
@@ -153,6 +176,7 @@ def decode(
     *,
     base: Bytes | None = None,
     basis: Basis | None = None,
+    net: Net | None = None,
     spectral: bool = True,
     verify: bool = True,
 ) -> Bytes:
@@ -172,7 +196,7 @@ def decode(
             raise BlockError("bad_frame", must_be("bound of a point chain", "above 0 and below 1", bound))
         found = point.decode(parts, first, header.op(Classes), header.dtype, shape, bound)
         return found.reshape(-1).view(np.uint8)
-    return _from_multiples(header, parts, basis, spectral=spectral)
+    return _from_multiples(header, parts, basis, net, spectral=spectral)
 
 
 def _fitting(op: Raw | SplitFloat, header: Header, nbytes: int) -> Raw | SplitFloat:
@@ -204,7 +228,7 @@ def _from_int8(header: Header, parts: Parts, op: Int8) -> Bytes:
         return np.ascontiguousarray(from_floats(integers.restored(values, scales).reshape(-1), header.dtype)).view(np.uint8)
 
 
-def _from_multiples(header: Header, parts: Parts, basis: Basis | None, *, spectral: bool) -> Bytes:
+def _from_multiples(header: Header, parts: Parts, basis: Basis | None, net: Net | None, *, spectral: bool) -> Bytes:
     op: Quantise | None = header.op(Quantise)
     if op is None:
         raise BlockError("bad_frame", must_be(f"chain of {header.name!r}", "one that ends in values", [o.op for o in header.ops]))
@@ -223,7 +247,7 @@ def _from_multiples(header: Header, parts: Parts, basis: Basis | None, *, spectr
     if header.op(Table) is not None:
         y += refine.shift(parts.get("table", 256).view(np.int8), op.step, high).astype(work)
     smooth = header.op(Spectral) if spectral else None
-    if plain and smooth is None:
+    if plain and smooth is None and net is None:
         raw = from_floats(y, header.dtype)
         lossy.put_escapes(parts, raw)
         return raw.view(np.uint8)
@@ -231,6 +255,8 @@ def _from_multiples(header: Header, parts: Parts, basis: Basis | None, *, spectr
     matrix = lossy.undo(y.reshape(shape), held, weights)
     if smooth is not None:
         matrix = refine.smoothed(matrix, smooth.threshold)
+    if net is not None:
+        matrix = net.correct(matrix, op.step)
     return np.ascontiguousarray(from_floats(matrix.reshape(-1), header.dtype)).view(np.uint8)
 
 

@@ -15,6 +15,7 @@ from qstream.compression.codebook import Codebook
 from qstream.compression.decode import decode
 from qstream.compression.dtypes import Form, as_floats, canonical, rows_of
 from qstream.compression.header import MAX_NAME, Header, Promise, Quality, Raw, Reason, SplitFloat, digest, write
+from qstream.compression.nets import Net
 from qstream.compression.options import CompressionOptions
 from qstream.compression.parts import Piece
 from qstream.errors import BlockError, ProblemError
@@ -124,9 +125,12 @@ def compress(
     chosen = options or _DEFAULT
     form = canonical(array, dtype)
     given = None if base is None else canonical(base, dtype)
+    net = None if codebook is None else codebook.nets.get(name)
     if basis is None and codebook is not None:
         basis = codebook.for_tensor(name, rows_of(form.array.shape)[1])
-    header, pieces = coded(form, chosen, base=given, basis=basis, moment=moment, influence=influence, name=name, step=step)
+    header, pieces = coded(
+        form, chosen, base=given, basis=basis, moment=moment, influence=influence, net=net, name=name, step=step
+    )
     return Compressed(write([header], [piece.data for piece in pieces]), header, form.array.nbytes, form.array.size)
 
 
@@ -138,13 +142,14 @@ def coded(
     basis: Basis | None = None,
     moment: ArrayLike | None = None,
     influence: ArrayLike | None = None,
+    net: Net | None = None,
     name: str = "tensor",
     step: int = 0,
 ) -> tuple[Header, list[Piece]]:
     """The header and parts of a tensor; see `compress`."""
     if len(name) > MAX_NAME or step < 0:
         raise ProblemError(must_be("name and step", f"at most {MAX_NAME} characters, and 0 or more", (name, step)))
-    made = draft(form, options, base, basis, moment, influence)
+    made = draft(form, options, base, basis, moment, influence, net)
     fields: dict[str, Any] = {
         "step": step,
         "as_bits": form.as_bits,

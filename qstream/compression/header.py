@@ -26,6 +26,7 @@ Reason = Literal[
     "too_few_rows",
     "not_needed",
     "shape_changed",
+    "not_trained",
 ]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 VERSION: Final = 1
@@ -119,6 +120,14 @@ class Table(_Model):
     op: Literal["table"]
 
 
+class Correction(_Model):
+    """A trained net corrects the values; a reader without it leaves them as they are."""
+
+    op: Literal["net"]
+    kind: Literal["denoiser", "lstm"]
+    digest: Digest
+
+
 class Spectral(_Model):
     """Singular values times a smooth step at `threshold`."""
 
@@ -127,7 +136,19 @@ class Spectral(_Model):
 
 
 Op = Annotated[
-    Raw | SplitFloat | DeltaExponent | Xor | Quantise | QuantisePoint | Int8 | Transform | Weights | Classes | Table | Spectral,
+    Raw
+    | SplitFloat
+    | DeltaExponent
+    | Xor
+    | Quantise
+    | QuantisePoint
+    | Int8
+    | Transform
+    | Weights
+    | Classes
+    | Table
+    | Spectral
+    | Correction,
     Field(discriminator="op"),
 ]
 

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from qstream.compression import classes, quantise, refine
 from qstream.compression.basis import Basis
 from qstream.compression.dtypes import as_floats, from_floats
-from qstream.compression.header import Classes, Quality, Quantise, Spectral, Table, Transform, Weights
+from qstream.compression.header import Classes, Correction, Quality, Quantise, Spectral, Table, Transform, Weights
+from qstream.compression.nets import Net
 from qstream.compression.parts import Level, Parts, Piece, code, stored
 from qstream.errors import BlockError
 from schemas.wording import Shown, must_be
@@ -59,12 +60,15 @@ class Trial:
     raw: NDArray[Any]
     quality: Quality
     gains: dict[str, float] = field(default_factory=dict)
+    net: Net | None = None
 
 
-def attempt(domain: Domain, step: float, *, table: bool, spectral: bool, moved: Floats | None = None) -> Trial:
+def attempt(
+    domain: Domain, step: float, *, table: bool, spectral: bool, moved: Floats | None = None, net: Net | None = None
+) -> Trial:
     """Quantise with a step without a bound on each value, then keep the better of the refiners.
 
-    `moved` are the values to round where those are not the domain's own.
+    `moved` are the values to round where those are not the domain's own, and `net` one that was trained for this tensor.
     """
     flat = domain.values.reshape(-1) if moved is None else np.ascontiguousarray(moved.reshape(-1), domain.values.dtype)
     kind = "float64" if flat.dtype == np.float64 else "float32"
@@ -90,8 +94,14 @@ def attempt(domain: Domain, step: float, *, table: bool, spectral: bool, moved: 
             smooth = refine.smoothed(whole, chosen[0]).astype(whole.dtype)
             if (left := _squared(domain.x, smooth)) < refine.GATE * error:
                 best, error, gains = (None, chosen[0], smooth), left, {"spectral": left / plain_error}
+    used = None
+    if domain.finite and domain.plain and net is not None:
+        corrected = net.correct(back(domain, y), step).astype(y.dtype)
+        if (left := _squared(domain.x, corrected)) < refine.GATE * error:
+            best, used, gains = (None, None, corrected), net, {net.kind: left / plain_error}
     raw = from_floats(best[2].reshape(-1), domain.dtype)
-    return Trial(step, low_bits, found, best[0], best[1], raw, measured(domain.x, raw, domain.dtype, len(found.escapes)), gains)
+    quality = measured(domain.x, raw, domain.dtype, len(found.escapes))
+    return Trial(step, low_bits, found, best[0], best[1], raw, quality, gains, used)
 
 
 def back(domain: Domain, y: Floats) -> Floats:
@@ -142,6 +152,8 @@ def coded(
         pieces.append(code("table", trial.table.view(np.uint8), level, matches=True))
     if trial.threshold is not None:
         ops.append(Spectral(op="spectral", threshold=trial.threshold))
+    if trial.net is not None:
+        ops.append(Correction(op="net", kind=trial.net.kind, digest=trial.net.digest))
     return ops, pieces
 
 

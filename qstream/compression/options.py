@@ -20,9 +20,9 @@ Scenario = Literal["archive", "gradient_sync", "inference", "cpu_only", "weight_
 
 _EVERY_VALUE: Final = ("rms", "abs", "range", "point")
 _ROWS: Final[Mapping[Scenario, Mapping[str, Any]]] = {
-    "archive": {"mode": "rate", "level": "small"},
+    "archive": {"mode": "rate", "level": "small", "qae": True, "denoiser": True},
     "gradient_sync": {"mode": "gradient", "target_bits": 1.0},
-    "inference": {"mode": "rate", "target_bits": 4.4},
+    "inference": {"mode": "rate", "target_bits": 4.4, "qae": True},
     "cpu_only": {"mode": "int8", "int8_scale": "row"},
     "weight_sync": {"mode": "delta"},
     "kv_cache": {"mode": "bounded", "bound_kind": "l2", "bound": 0.03, "transform": "klt"},
@@ -62,6 +62,9 @@ class CompressionOptions(ModuleOptions):
         default=False,
         description="a basis that is learnt from the tensor is found by a simulated circuit, where that is as good as the KLT",
     )
+    denoiser: bool = Field(
+        default=False, description="a net of the codebook, trained for the tensor, corrects what is restored, where that pays"
+    )
     table: bool = Field(default=True, description="values of one multiple are restored as their centre, where that pays")
     spectral: bool = Field(default=True, description="singular values that the error explains are shrunk, where that pays")
     refine_ms: float = Field(
@@ -79,6 +82,8 @@ class CompressionOptions(ModuleOptions):
             raise OptionError(must_be("option transform", allowed, self.transform))
         if self.qae and (exact or every_value):
             raise OptionError(must_be("option qae", f"false with mode {self.mode}, whose promise a basis would break", True))
+        if self.denoiser and self.mode not in ("rate", "gradient"):
+            raise OptionError(must_be("option denoiser", f"false with mode {self.mode}: it would break the promise", True))
         if self.qae and self.transform in ("none", "fourier"):
             raise OptionError(must_be("option qae", f"false with transform {self.transform}", True))
         if self.mode == "bounded" and self.bound_kind in ("point", "l2") and self.bound >= 1:
@@ -102,5 +107,6 @@ class RestoreOptions(ModuleOptions):
     module: ClassVar[str] = "decompression"
 
     spectral: bool = Field(default=True, description="apply the spectral refiner that the encoder approved")
+    denoiser: bool = Field(default=True, description="apply the net that the encoder approved, where the codebook has it")
     verify: bool = Field(default=True, description="compare digests of the base and of what is restored")
     max_tensor_bytes: int = Field(default=2**30, ge=1, le=2**50, description="largest tensor that is restored")

@@ -70,6 +70,16 @@ def train(moment: NDArray[np.float64], kept: int, *, layers: int | None = None, 
         raise ProblemError(must_be("columns", f"a power of two up to {MAX_WIDTH}", width))
     if not 1 <= kept < width:
         raise ProblemError(must_be("kept", f"from 1 to {width - 1}", kept))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # sums in the same order on any machine
+    try:
+        return _trained(moment, kept, layers, steps, seed)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _trained(moment: NDArray[np.float64], kept: int, layers: int | None, steps: int, seed: int) -> Trained:
+    width = len(moment)
     qubits = int(math.log2(width))
     depth = layers or max(_LEAST_LAYERS, math.ceil(kept * (width - kept) / qubits))
     rings = cnot_rings(qubits, depth)

@@ -13,6 +13,7 @@ import numpy as np
 
 from qstream.compression import CompressionOptions, compress, compress_tensors, learn_basis, lossy, restore
 from qstream.compression.qae import train
+from qstream.compression.train_nets import Pair, train_net
 from qstream.compression.warm import warm
 from tests.benchmarks.bench_learn import Row, cpu_us
 from tests.benchmarks.stick import DATA, load_scores
@@ -35,6 +36,7 @@ def rows() -> list[Row]:
         *caches(stick, tensors),
         *gradients(stick, tensors),
         *optimizer(tensors),
+        *denoised(stick, tensors),
         *circuits(stick, tensors),
         *small_blocks(),
     ]
@@ -234,6 +236,27 @@ def optimizer(tensors: dict[str, Any]) -> list[Row]:
             ("  largest error", worst, "bounds", "<= 1"),
         ]
     return found
+
+
+def denoised(stick: ModuleType, tensors: dict[str, Any]) -> list[Row]:
+    """A convolution trained on GELU outputs in groups of 128 that share an int4 scale, on those of another text."""
+    train_, test = (stick.floats(tensors[name]) for name in ("gelu3_train", "gelu3_test"))
+    (y, step), (other, other_step) = int4(train_), int4(test)
+    net = train_net([Pair(train_, y, step)], "denoiser")
+    left = float(np.square(net.correct(other, other_step) - test).sum() / np.square(other - test).sum())
+    speed_ = test.nbytes / cpu_us(lambda: net.correct(other, other_step), 1)
+    return [
+        ("GELU, int4 groups, convolution: squared error x (table .84)", left, "", "<= .65"),
+        ("  corrects", speed_, "MB/s", "-"),
+    ]
+
+
+def int4(x: Any) -> tuple[Any, float]:
+    """Restored values, and their mean step."""
+    groups = x.reshape(-1, 128)
+    scale = np.abs(groups).max(axis=1, keepdims=True) / 7
+    unit = np.where(scale > 0, scale, 1)
+    return (np.rint(groups / unit).clip(-7, 7) * unit).reshape(x.shape), float(scale.mean())
 
 
 def circuits(stick: ModuleType, tensors: dict[str, Any]) -> list[Row]:

@@ -15,21 +15,23 @@ from schemas.wording import must_be
 if TYPE_CHECKING:
     from qstream.compression import Codebook
 
-KINDS: Final = {"basis": "klt", "qae": "qae"}
+KINDS: Final = {"basis": "klt", "qae": "qae", "denoiser": "denoiser", "lstm": "lstm"}
 
 
 def train(
     files: Annotated[list[Path], typer.Argument(metavar="FILES", help="safetensors, npy or npz files of past tensors.")],
     *,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The codebook.")],
-    what: Annotated[str, typer.Option(help="basis: by linear algebra; qae: by a simulated circuit, next to it.")] = "basis",
+    what: Annotated[str, typer.Option(help="basis; qae, one by a simulated circuit; denoiser or lstm, nets.")] = "basis",
     role: Annotated[str, typer.Option(help="What the tensors are, such as kv_cache.")] = "other",
+    bits: Annotated[float, typer.Option(help="Of denoiser and lstm: bits of rate mode.")] = 4.4,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of what is drawn at random.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Learn a basis for each tensor from those of the same name in all files.
+    """Learn a basis or net for each tensor from those of the same name in all files.
 
-    A packed file names the bases that it was coded with, and unpack needs the codebook.
+    A packed file names what it was coded with, and unpack needs the codebook. A net that corrects no better than a table is
+    left out.
 
     \b
     Example:
@@ -43,13 +45,14 @@ def train(
         raise ConfigError(must_be("--what", f"one of {', '.join(KINDS)}", what))
     layouts = [read_layout(file, stored=True) for file in files]
     tensors = ((span.name, layout.array(span)) for layout in layouts for span in layout.spans)
-    codebook = train_codebook(tensors, kind=KINDS[what], role=role, seed=seed)  # type: ignore[arg-type]
+    codebook = train_codebook(tensors, kind=KINDS[what], role=role, bits=bits, seed=seed)  # type: ignore[arg-type]
     out.write_bytes(codebook_bytes(codebook))
-    records: dict[str, dict[str, Any]] = {name: basis.record for name, basis in codebook.bases.items()}
+    trained: dict[str, Any] = {**codebook.bases, **codebook.nets}
+    records: dict[str, dict[str, Any]] = {name: each.record for name, each in trained.items()}
     if as_json:
-        print_json({"path": str(out), "role": role, "bases": records})
+        print_json({"path": str(out), "role": role, "trained": records})
         return
-    print_table(("tensor", "columns", "rows", "found by", "note"), [_texts(name, each) for name, each in codebook.bases.items()])
+    print_table(("tensor", "kind", "trained on", "note"), [_texts(name, each) for name, each in trained.items()])
     typer.echo(f"{counted(len(records), 'tensor')}\nwritten: {out}")
 
 
@@ -62,6 +65,9 @@ def opened(path: Path | None) -> Codebook | None:
     return read_codebook(path.read_bytes())
 
 
-def _texts(name: str, basis: Any) -> tuple[str, ...]:
-    record = basis.record
-    return name, str(basis.columns), str(record["rows"]), basis.kind, record.get("fallback_reason", "")
+def _texts(name: str, trained: Any) -> tuple[str, ...]:
+    record = trained.record
+    if "left" in record:
+        note = f"leaves {record['left']:.2f} of the squared error, a table {record['peer']:.2f}"
+        return name, trained.kind, f"{record['steps']} steps", note
+    return name, trained.kind, f"{record['rows']} rows", record.get("fallback_reason", "")

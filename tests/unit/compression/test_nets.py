@@ -1,0 +1,83 @@
+"""Nets: read without torch as torch reads them, kept where they beat a table, skipped with a reason without their codebook."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from qstream.compression import (
+    BlockError,
+    CompressionOptions,
+    RestoreOptions,
+    codebook_bytes,
+    compress,
+    read_codebook,
+    restore,
+    train_codebook,
+)
+from qstream.compression.codebook import Codebook
+from qstream.compression.nets import SHAPES, Net, _convolved, _recurrent
+from qstream.compression.train_nets import Pair, _Convolution, _Recurrence, train_net
+
+RATE = CompressionOptions(mode="rate", target_bits=2.0, denoiser=True, spectral=False)
+
+
+def smooth_rows(seed: int) -> np.ndarray:
+    """Rows whose neighbours tell much of a value, which a table cannot know."""
+    rng = np.random.default_rng(seed)
+    noise = rng.standard_normal((40, 80))
+    return np.stack([np.convolve(row, np.ones(6) / 6, "same") for row in noise]).astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_numpy_computes_what_torch_does(kind: str) -> None:
+    torch.manual_seed(1)
+    model = _Convolution() if kind == "denoiser" else _Recurrence()
+    for tensor in model.arrays():
+        torch.nn.init.normal_(tensor, std=0.3)
+    parameters = {name: tensor.detach().numpy() for name, tensor in zip(SHAPES[kind], model.arrays(), strict=True)}
+    assert {name: values.shape for name, values in parameters.items()} == SHAPES[kind]
+    seen = np.random.default_rng(2).standard_normal((7, 30, 2)).astype(np.float32)
+    ours = (_convolved if kind == "denoiser" else _recurrent)(seen, parameters)
+    assert np.allclose(ours, model(torch.from_numpy(seen)).detach().numpy(), atol=1e-5)
+
+
+def test_a_trained_denoiser_corrects_other_rows_and_travels_in_a_codebook() -> None:
+    book = read_codebook(codebook_bytes(train_codebook([("h", smooth_rows(1))], kind="denoiser", bits=2.0, steps=120)))
+    assert book.nets["h"].record["left"] < 0.9 * book.nets["h"].record["peer"]
+    x = smooth_rows(2)
+    done = compress(x, RATE, codebook=book, name="h")
+    plain = compress(x, RATE.changed({"denoiser": False}))
+    assert [op["op"] for op in done.ops][-1] == "net"
+    back = restore(done.data, codebook=book)
+    assert np.square(back.array - x).sum() < 0.9 * np.square(restore(plain).array - x).sum()
+    assert (back.refined[0].name, back.refined[0].reason) == ("denoiser", None)
+    assert restore(done.data).refined[0].reason == "library_missing"
+    assert restore(done.data, RestoreOptions(denoiser=False), codebook=book).refined[0].reason == "not_needed"
+    noise = np.random.default_rng(3).standard_normal((40, 80)).astype(np.float32)
+    parts = compress(noise, RATE, codebook=book, name="h").header.parts
+    assert parts == compress(noise, RATE.changed({"denoiser": False})).header.parts
+    assert compress(noise, RATE).fallback_reason == "not_trained"
+
+
+def test_a_net_that_is_no_better_than_a_table_is_left_out() -> None:
+    noise = np.random.default_rng(4).standard_normal((60, 100)).astype(np.float32)
+    assert train_codebook([("w", noise)], kind="lstm", steps=5).nets == {}
+
+
+def test_an_lstm_learns_from_the_columns_before() -> None:
+    x = np.sin(np.arange(3000, dtype=np.float32).reshape(60, 50) / 3)[:, :20].copy()
+    y = np.rint(x * 2) / 2
+    net = train_net([Pair(x, y, 0.5)], "lstm", steps=150)
+    assert net.record["left"] < 0.8
+    assert np.square(net.correct(y, 0.5) - x).sum() < 0.8 * np.square(y - x).sum()
+
+
+def test_a_damaged_codebook_is_refused() -> None:
+    net = Net("lstm", {name: np.zeros(shape, np.float32) for name, shape in SHAPES["lstm"].items()})
+    data = codebook_bytes(Codebook({}, nets={"h": net}))
+    assert read_codebook(data).nets["h"].digest == net.digest
+    for wrong in (data[:50], data.replace(b'\\"lstm\\"', b'\\"mlst\\"'), data.replace(b"h.wo", b"h.ow")):
+        with pytest.raises(BlockError, match=r"^bad_frame"):
+            read_codebook(wrong)
