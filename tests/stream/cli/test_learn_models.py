@@ -12,6 +12,7 @@ import agents.names
 from agents.registry import find_agent
 from qstream.cli.learn.models import known_parts
 from qstream.config import load_settings
+from qstream.energy.processor import EnergyProcessor
 from qstream.learn import policy
 from qstream.learn.model import from_bytes, parts
 from qstream.learn.registry import Registry, Want
@@ -21,7 +22,9 @@ from qstream.testing.meter import Meter
 from qstream.testing.readings import Outlook, Reading
 from schemas.frame import JSON
 from schemas.learning import Decisions
-from schemas.topics import LEARN_DECISION, MODELS
+from schemas.topics import LEARN_DECISION, MODELS, TASK_GRAPH, TASK_SCHEDULE
+from tests.unit.energy import pipelines
+from tests.unit.energy.windows_played import schedules
 
 
 @pytest.fixture
@@ -158,3 +161,33 @@ def test_an_agent_of_another_package_trains_its_forecaster_from_recorded_reading
         feed.send(part, 0)
     feed.send(readings[0], 0)
     assert feed.frames(Outlook)[0].offered_by == made.version
+
+
+def test_the_models_of_energy_are_trained_from_files_and_topics_and_its_workers_know_them(cluster, invoke, tmp_path):
+    recorded, at = tmp_path / "graphs.jsonl", ("-b", cluster, "--deadline-s", 1)
+    graphs = [pipelines.graph(seed) for seed in range(24)]
+    recorded.write_bytes(b"\n".join(graph.encode(JSON) for graph in graphs))
+    with Publisher(cluster) as publisher:
+        for graph in graphs:
+            publisher.publish(TASK_GRAPH, graph)
+        for schedule in schedules([0.3 * (n % 12 < 3) for n in range(100)]):
+            publisher.publish(TASK_SCHEDULE, schedule)
+    found = {}
+    for kind, source in (("gnn", recorded), ("gnn", TASK_GRAPH.name), ("meta", TASK_SCHEDULE.name)):
+        file = tmp_path / f"{kind}.safetensors"
+        result = invoke("learn", "train", "energy", kind, "--from", source, "--out", file, "--publish", "--force", *at)
+        assert result.exit_code == 0, result.output
+        assert {"gnn": "twin: boosted trees", "meta": "twin: its running mean"}[kind] in result.output
+        found[kind, source] = from_bytes(file.read_bytes())
+    first, second = found["gnn", recorded], found["gnn", TASK_GRAPH.name]
+    assert second.trained_on[0].startswith(TASK_GRAPH.name)
+    assert all(
+        (first.arrays[name] == second.arrays[name]).all() for name in first.arrays if name.startswith(("x.", "y.", "twin."))
+    )
+    feed = Feed(EnergyProcessor())
+    rows = known_parts(load_settings(bootstrap_servers=cluster))
+    for (kind, _), model in found.items():
+        for part in rows["energy", kind, model.version]:
+            feed.send(part, 0)
+    assert all(feed.processor.models.get(kind, model.version) for (kind, _), model in found.items())
+    assert not feed.processor.models.refused
