@@ -11,6 +11,8 @@ from qstream.energy.memory import RECENT_S
 from qstream.kernels import compiled
 
 REPEATED_NS: Final = 20_000_000_000  # older readings are of no use
+AWAITED_NS: Final = 30_000_000_000  # for nodes that have not been heard yet
+NONE_AWAITED: Final = 1
 OTHER_JOB: Final = 2
 _SLOT_NS: Final = int(RECENT_S * 1e9)
 _LAST_NS: Final = 2**63 - 1
@@ -22,13 +24,14 @@ _GROWTH: Final = np.float32(1.2)  # of its limit: what such a GPU is taken to wa
 
 @compiled
 def fold_frames(
-    begin: Any, until_ns: Any, watermark_ns: Any,
+    begin: Any, until_ns: Any, watermark_ns: Any, since_ns: Any,
     at_ns: Any, first: Any, row: Any, power: Any, limit: Any, clock: Any, share: Any, energy: Any, work: Any, fit: Any, heat: Any,
     job: Any, boot: Any, job_of_gpu: Any, boot_of_node: Any, job_change: Any,
     node_of_gpu: Any, node_ns: Any, seen_ns: Any, unfit: Any, hot: Any, power_w: Any, want_w: Any, peak_w: Any, limit_w: Any,
     clock_mhz: Any, active: Any, energy_mj: Any, progress: Any, works: Any, begin_ns: Any, power_sum: Any, samples: Any,
 ) -> Any:  # fmt: skip
-    """Fold the frames from `begin` up to the first one that moves the watermark to `until_ns`: the next frame, the watermark.
+    """Fold the frames from `begin` up to the first one that moves the watermark to `until_ns`: the next frame, the watermark, and
+    since when the domain is heard.
 
     Arrays are those of `Samples`, then those of `EnergyState`, which are written as `job_of_gpu` and `boot_of_node` are.
     `job_change` uint8 [gpus] is set where a GPU has a job, to `OTHER_JOB` where it had one before. A repeated or old frame
@@ -49,8 +52,11 @@ def fold_frames(
             if boot_of_node[node] != boot[frame]:
                 rebooted |= boot_of_node[node] != 0
                 boot_of_node[node] = boot[frame]
-        watermark_ns = _watermark(node_ns, watermark_ns)
-        heard_ns = min(now_ns, watermark_ns + AHEAD_NS)
+        if since_ns != NONE_AWAITED:
+            since_ns = since_ns if since_ns > 0 else now_ns
+            since_ns = since_ns if _awaits(node_ns, since_ns) else NONE_AWAITED
+        watermark_ns = _watermark(node_ns, watermark_ns, since_ns != NONE_AWAITED)
+        heard_ns = min(now_ns, watermark_ns + AHEAD_NS) if watermark_ns > 0 else now_ns
         for i in range(start, end):
             gpu = row[i]
             if now_ns <= seen_ns[gpu]:
@@ -79,8 +85,8 @@ def fold_frames(
             if fell or rebooted or heat[i]:
                 begin_ns[gpu] = 0
         if watermark_ns >= until_ns:
-            return frame + 1, watermark_ns
-    return len(at_ns), watermark_ns
+            return frame + 1, watermark_ns, since_ns
+    return len(at_ns), watermark_ns, since_ns
 
 
 @compiled
@@ -111,23 +117,41 @@ def _count(gpu: Any, now: Any, before: Any) -> Any:
 
 
 @compiled
-def _watermark(node_ns: Any, watermark_ns: Any) -> Any:
+def _awaits(node_ns: Any, since_ns: Any) -> Any:
+    """Whether nodes may still come: some have not been heard, and the others, by the median of their times, not for long."""
+    known = 0
+    for ns in node_ns:
+        known += ns > 0
+    return known < len(node_ns) and _later(node_ns, 0, (known - 1) // 2) - since_ns < AWAITED_NS
+
+
+@compiled
+def _watermark(node_ns: Any, watermark_ns: Any, awaits: Any) -> Any:
     """The median over the nodes of the newest time of each, which one node alone neither holds nor drives; it never falls.
 
-    Of an even number the later of the two in the middle, so that of two nodes a silent one does not hold it.
+    Of an even number the later of the two in the middle, so that of two nodes a silent one does not hold it. While nodes are
+    awaited, those that have not been heard count as the earliest: else the first ones of all would set the time, whatever their
+    clocks say.
     """
     known, passed = 0, 0
     for ns in node_ns:
         known += ns > 0
         passed += 0 < ns <= watermark_ns
-    rank, found_ns = known // 2 - passed, watermark_ns  # of the times above the watermark
+    unheard = len(node_ns) - known if awaits else 0
+    rank = (known + unheard) // 2 - unheard - passed
+    return _later(node_ns, watermark_ns, rank) if rank >= 0 else watermark_ns
+
+
+@compiled
+def _later(node_ns: Any, than_ns: Any, rank: Any) -> Any:
+    """Of the times later than one, that which `rank` others come before."""
     while rank >= 0:
         next_ns, same = _LAST_NS, 0
         for ns in node_ns:
-            if found_ns < ns < next_ns:
+            if than_ns < ns < next_ns:
                 next_ns, same = ns, 1
             elif ns == next_ns:
                 same += 1
-        found_ns = next_ns
+        than_ns = next_ns
         rank -= max(same, 1)
-    return found_ns
+    return than_ns

@@ -26,7 +26,8 @@ RECENT_S: Final = 10.0
 MAX_SOURCES: Final = 64  # of budgets
 MAX_PUBLISHED: Final = 4
 KEPT: Final = (  # whatever the topology
-    "in_force", "fence", "watermark_ns", "planned_ns", "published_ns", "budgets", "published", "schedules", "graphs", "served",
+    "in_force", "fence", "watermark_ns", "since_ns", "planned_ns", "published_ns", "budgets", "published", "schedules", "graphs",
+    "served",
     "frozen", "commands", "meta", "unseen", "outlook",
 )  # fmt: skip
 Float32 = Annotated[NDArray[np.float32], Axes("gpus")]
@@ -77,8 +78,8 @@ class EnergyState(LearningState):
     measured; `level` is the one in force, `accepted` the best one once probing is over, `error` the standard error of each time
     as a part of it, and `verified_ns` when the default was measured last. A measurement has `windows` from plan to plan, the
     newest begun at `mark_ns`, whose rates of work have the sums `rate_sum` and `rate_square`. `want_w` is the greatest power
-    that it drew lately while no limit held it down.
-    `reset` says that the next plan is the first one under another topology.
+    that it drew lately while no limit held it down. `since_ns` is when the domain was heard first (0: not
+    yet, 1: no more nodes are awaited). `reset` says that the next plan is the first one under another topology.
     `children` are what a domain knows of those to which it allots budgets.
     `schedules` are the versions of the domain's task schedules, `graphs` those that hold or are being planned;
     `served` are the models that are served, `outlook` the forecasts of its watts. Learners are `meta`, which chooses what solves
@@ -92,6 +93,7 @@ class EnergyState(LearningState):
     in_force: InForce = Field(default=InForce(), strict=False)
     fence: Count = 1
     watermark_ns: TimeNs = 0
+    since_ns: TimeNs = 0
     planned_ns: TimeNs = 0
     published_ns: TimeNs = 0
     released: bool = False

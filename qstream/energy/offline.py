@@ -10,6 +10,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from qstream.energy.folding import NONE_AWAITED
 from qstream.energy.levels import knobs_of
 from qstream.energy.measure import measure
 from qstream.energy.memory import RECENT_S, Memory, fresh
@@ -104,6 +105,7 @@ def plan_recorded(
 def replayed(topology: PowerTopology, telemetry: Iterable[GpuTelemetry], options: EnergyOptions) -> Memory:
     """What the readings teach: measured caps as in a stream, and of each GPU its mean and greatest power of all the time."""
     memory, gpus = fresh(topology), len(topology.uuid)
+    memory.set(since_ns=NONE_AWAITED)  # also of nodes that are not in the recording
     total_w, samples, want_w = np.zeros(gpus), np.zeros(gpus, np.int64), np.full(gpus, -1, np.float32)
     first_ns = np.full(gpus, END_NS)
     frames = iter(telemetry)

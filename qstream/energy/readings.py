@@ -31,14 +31,14 @@ def fold(memory: Memory, samples: Samples, begin: int = 0, until_ns: int = END_N
     """
     change = np.zeros(len(memory.now.job), np.uint8)
     boots = samples.boot_of_node.copy()
-    end, watermark_ns = fold_frames(
-        begin, until_ns, memory.now.watermark_ns,
+    end, watermark_ns, since_ns = fold_frames(
+        begin, until_ns, memory.now.watermark_ns, memory.now.since_ns,
         samples.at_ns, samples.first, samples.row, samples.power_w, samples.limit_w, samples.clock_mhz, samples.active,
         samples.energy_mj, samples.progress, samples.fit, samples.hot, samples.job, samples.boot,
         samples.job_of_gpu, samples.boot_of_node, change,
         memory.now.topology.node_of_gpu, *(memory.edit(name) for name in _WRITTEN),
     )  # fmt: skip
-    memory.set(watermark_ns=watermark_ns)
+    memory.set(watermark_ns=watermark_ns, since_ns=since_ns)
     if (samples.boot_of_node != boots).any():
         memory.set(boot=tuple(samples.names[place] for place in samples.boot_of_node.tolist()))
     if change.any():

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qstream.contract import Batch, Record
+from qstream.energy.folding import NONE_AWAITED
 from qstream.energy.memory import fresh
 from qstream.energy.options import EnergyOptions
 from qstream.energy.processor import EnergyProcessor
@@ -34,8 +35,9 @@ def frame_of(node, power, *, counts=(5, 7, 0), boot="b", job=(), limit=700.0):
 
 
 def folded(*frames, at_ms=None):
-    """The memory after frames, a second apart."""
+    """The memory after frames, a second apart, of a domain in which nothing is awaited."""
     memory = fresh(TOPOLOGY)
+    memory.set(since_ns=NONE_AWAITED)
     at_ms = at_ms or [START_MS + 1000 * at for at in range(len(frames))]
     samples = gather(frames, [ms * 1_000_000 for ms in at_ms], memory.now)
     assert not samples.faults
@@ -116,12 +118,9 @@ def test_a_gpu_that_reports_only_instant_power_is_heard():
 def test_a_reset_heat_a_new_start_or_another_job_ends_a_measurement(second):
     for fields, goes_on in (({}, True), (second, False)):
         memory = fresh(TOPOLOGY)
-        samples = gather(
-            [frame_of(0, 300.0, job=("x", "x")), frame_of(0, 300.0, **{"job": ("x", "x")} | fields)], [1, 2], memory.now
-        )
-        fold(memory, samples, until_ns=1)
+        fold(memory, gather([frame_of(0, 300.0, job=("x", "x"))], [1], memory.now))
         memory.edit("begin_ns")[:2] = 1
-        assert fold(memory, samples, 1) == 2
+        fold(memory, gather([frame_of(0, 300.0, **{"job": ("x", "x")} | fields)], [2], memory.now))
         assert (memory.now.begin_ns[:2] == 1).all() == goes_on
 
 
@@ -132,14 +131,36 @@ def test_unknown_event_reasons_are_not_heat_and_a_progress_that_ends_is_unknown(
     assert known.progress[0] == 7
 
 
-@given(st.lists(st.tuples(st.integers(0, 2), st.integers(-20, 40)), min_size=1, max_size=30))
-def test_the_watermark_is_the_median_over_nodes_and_never_falls(sent):
-    memory, newest, highest = fresh(TOPOLOGY), {}, 0
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(-20, 60)), min_size=1, max_size=30))
+def test_the_watermark_is_the_median_over_the_nodes_that_are_heard_or_awaited_and_never_falls(sent):
+    memory, newest, highest, awaits = fresh(TOPOLOGY), {}, 0, True
     for node, second in sent:
-        at_ms = START_MS + 1000 * second
-        fold(memory, gather([frame_of(node, 300.0)], [at_ms * 10**6], memory.now))
-        if at_ms * 10**6 >= highest - 20 * 10**9:
-            newest[node] = max(newest.get(node, 0), at_ms * 10**6)
-        known = sorted(newest.values())
+        at_ns = (START_MS + 1000 * second) * 10**6
+        fold(memory, gather([frame_of(node, 300.0)], [at_ns], memory.now))
+        if at_ns <= newest.get(node, 0) or at_ns < highest - 20 * 10**9:
+            continue
+        newest[node] = at_ns
+        heard = sorted(newest.values())
+        lasts_s = heard[(len(heard) - 1) // 2] // 10**9 - START_MS // 1000 - sent[0][1]
+        awaits = awaits and len(heard) < 3 and lasts_s < 30
+        known = [0] * (3 - len(heard)) * awaits + heard
         highest = max(highest, known[len(known) // 2])
         assert memory.now.watermark_ns == highest
+
+
+@pytest.mark.parametrize("wrong_ms", [0, -15_000, -86_400_000, 86_400_000, None], ids=["", "late", "behind", "ahead", "silent"])
+def test_a_late_silent_or_wrongly_clocked_node_neither_holds_nor_hastens_the_plans_of_the_others(wrong_ms):
+    processor, offset = EnergyProcessor(EnergyOptions(plan_s=5, ttl_s=5, stale_s=3600, lost_s=3600)), 0
+    state = processor.process(Batch("d", [Record(POWER_TOPOLOGY.name, 0, 0, "d", TOPOLOGY, START_MS)]), None, 0).state
+    planned_ms = []
+    for second in range(1, 31):
+        for node in range(3):
+            if node == 1 and wrong_ms is None:
+                continue
+            at_ms = START_MS + 1000 * second + (wrong_ms or 0) * (node == 1)
+            offset += 1
+            record = Record(GPU_TELEMETRY.name, 0, offset, "d", frame_of(node, 300.0), at_ms)
+            result = processor.process(Batch("d", [record]), state, 0)
+            state = result.state
+            planned_ms += [event.frame.ts_ns // 1_000_000 - START_MS for event in result.events]
+    assert planned_ms[-6:] == [5000, 10_000, 15_000, 20_000, 25_000, 30_000]
