@@ -14,7 +14,7 @@ import typer
 from qstream.cli.ending import stop_signal
 from qstream.cli.energy.lines import line
 from qstream.cli.options import AsJson, BootstrapServers, client_settings, seconds
-from qstream.cli.output import print_json, printable
+from qstream.cli.output import counted, print_json, printable
 from qstream.errors import ConfigError
 from schemas.energy import EnergyAck, EnergyPlan
 from schemas.topics import ENERGY_PLAN
@@ -33,6 +33,14 @@ SOURCES: Final = "nvml, fake, fake:FILE, dcgm:URL, zeusd or zeusd:URL"
 DEVICES: Final = "nvml, zeusd, zeusd:URL, fake, fake:FILE or null"
 ZEUSD_TOKEN: Final = "ZEUSD_TOKEN"  # as in Zeus
 STATE: Final = Path("/var/lib/qstream")
+COUNTED: Final = {
+    "damaged": "damaged lines",
+    "kafka": "not confirmed in time",
+    "power": "readings of a GPU without power",
+    "progress": "unreadable files of progress",
+    "repeated": "repeated readings",
+    "source": "failed readings",
+}
 SOURCE_S: Final = 5.0  # for which a source may take to answer
 
 MOST_CHARACTERS: Final = {"--domain": 200, "--node": 100}
@@ -91,8 +99,8 @@ def telemetry(
     _say(f"publishing readings of {named} ({source}) every {interval} to {settings.bootstrap_servers}, Ctrl-C to end")
     publisher = Publisher(settings.bootstrap_servers, f"qstream/telemetry/{named}", settings)
     sent = run_telemetry(read, publisher, troubles, interval_s=interval_s, stop=stop, count=count)
-    counts = "".join(f", {number} {kind}" for kind, number in sorted(troubles.counts.items()))
-    _say(f"{sent} records{counts}")
+    counts = "".join(f", {number} {COUNTED[kind]}" for kind, number in sorted(troubles.counts.items()))
+    _say(f"{counted(sent, 'record')}{counts}")
 
 
 def actuate(
