@@ -22,10 +22,13 @@ from schemas.solver import SolverRecord
 
 
 def hold(memory: Memory, budget: PowerBudget) -> None:
-    """Keep the newest budget of a source, and drop those that are over."""
+    """Keep the newest budget of a source, and drop those that are over; of too many sources the highest, which binds least."""
     now = memory.now
     kept = [held for held in now.budgets if held.source != budget.source and not _over(held, now.watermark_ns)]
-    memory.set(budgets=(*kept, HeldBudget.of(budget))[-MAX_SOURCES:])
+    kept.append(HeldBudget.of(budget))
+    if len(kept) > MAX_SOURCES:
+        kept.remove(max(kept, key=lambda held: held.budget_w))
+    memory.set(budgets=tuple(kept))
 
 
 def _over(held: HeldBudget, now_ns: int) -> bool:

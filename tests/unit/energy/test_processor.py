@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from qstream.energy.memory import MAX_SOURCES
 from qstream.energy.options import EnergyOptions
 from qstream.energy.processor import EnergyProcessor
 from qstream.testing import Feed
@@ -129,3 +130,13 @@ def test_what_was_measured_stays_under_a_new_topology_except_of_gpus_with_other_
     assert np.array_equal(after.time_s[1:], before.time_s[1:])
     loop.run(20)
     assert [plan.reset_reason for plan in loop.feed.frames(EnergyPlan)].count("topology_changed") == 1
+
+
+def test_of_too_many_sources_of_budgets_the_highest_is_dropped(loop):
+    loop.run(20)
+    loop.send(PowerBudget(domain="d", budget_w=3000.0, source="grid"))
+    for at in range(MAX_SOURCES):
+        loop.send(PowerBudget(domain="d", budget_w=4000.0 + at, source=f"source-{at}"))
+    held = {budget.source for budget in loop.feed.state("d").budgets}
+    assert len(held) == MAX_SOURCES
+    assert held == {"grid", *(f"source-{at}" for at in range(MAX_SOURCES - 1))}
