@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -301,3 +303,11 @@ def test_rule_16_the_power_of_a_domain_changes_no_faster_than_its_ramp(nodes, se
     for before, after in pairwise(ramped):
         elapsed_s = (after.ts_ns - before.ts_ns) / 1e9
         assert abs(float(after.power_limit_w.sum() - before.power_limit_w.sum())) <= 40 * elapsed_s + 1
+
+
+def test_each_rule_of_the_table_has_tests():
+    table = (Path(__file__).parents[3] / "qstream/node/README.md").read_text()
+    rules = [int(number) for number in re.findall(r"^\| (\d+)\. ", table, re.MULTILINE)]
+    assert rules == list(range(1, 17))
+    tested = {int(found[1]) for name in globals() if (found := re.match(r"test_rule_(\d+)_", name))}
+    assert tested == {*rules}
