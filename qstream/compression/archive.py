@@ -8,7 +8,7 @@ from typing import Any
 from numpy.typing import ArrayLike, NDArray
 
 from qstream.compression.codebook import Codebook
-from qstream.compression.decode import restored
+from qstream.compression.decode import Restored, restored
 from qstream.compression.dtypes import Form, canonical, rows_of
 from qstream.compression.encode import coded
 from qstream.compression.header import Contents, Header, read, write
@@ -90,14 +90,14 @@ def restore_tensors(
     chosen = options or RestoreOptions()
     contents = read(data, chosen.max_tensor_bytes)
     return {
-        header.name: one_of(contents, n, chosen, None if base is None else base.get(header.name), codebook)
+        header.name: one_of(contents, n, chosen, None if base is None else base.get(header.name), codebook).array
         for n, header in enumerate(contents.headers)
     }
 
 
 def one_of(
     contents: Contents, index: int, options: RestoreOptions, base: ArrayLike | None, codebook: Codebook | None = None
-) -> NDArray[Any]:
+) -> Restored:
     """One tensor of an archive that has been read."""
     header = contents.headers[index]
     held = None
@@ -107,4 +107,4 @@ def one_of(
             raise BlockError("base_mismatch", must_be(f"base of {header.name!r}", f"{header.dtype} {header.shape}", given.dtype))
         held = given.raw
     basis = None if codebook is None else codebook.by_digest(header.basis_digest)
-    return restored(header, Parts(header, contents.payload(index)), options, base=held, basis=basis, codebook=codebook).array
+    return restored(header, Parts(header, contents.payload(index)), options, base=held, basis=basis, codebook=codebook)

@@ -32,7 +32,7 @@ class Basis:
     kind
         How it was found.
     values : int8 [columns, columns]
-        Column j is the j-th basis vector in units of `scale[j]`.
+        Column j is the j-th basis vector in units of `scale[j]`; empty for cosines, which every reader knows.
     scale : float32 [columns]
     mean : float32 [columns]
         What is taken off each row first.
@@ -59,6 +59,8 @@ class Basis:
     @cached_property
     def matrix(self) -> NDArray[np.float32]:
         """The stored vectors made orthonormal again, by QR with the signs kept: float32 [columns, columns]."""
+        if self.kind == "fourier":
+            return _cosines(self.columns).astype(np.float32)
         q, r = np.linalg.qr(self.values.astype(np.float64) * self.scale)
         return (q * np.where(np.diag(r) < 0, -1.0, 1.0)).astype(np.float32)
 
@@ -102,7 +104,7 @@ def learn_basis(rows: ArrayLike, *, kind: Kind = "klt", seed: int = 0) -> Basis:
     centred = given - mean
     record: dict[str, Any] = {"kind": kind, "rows": count, "seed": seed, "label": "classical"}
     if kind == "fourier":
-        return stored_basis(kind, _cosines(columns), mean, record)
+        return cosine_basis(mean.astype(np.float32), record)
     vectors = _eigenvectors(centred)
     if kind == "klt":
         return stored_basis(kind, vectors, mean, record)
@@ -147,6 +149,11 @@ def ideal_bits(moment: NDArray[np.float64], basis: NDArray[np.float64]) -> float
     variance = np.einsum("ij,ik,kj->j", basis, moment, basis)
     noise = 0.05**2 / 3 * float(np.trace(moment)) / len(moment)
     return float(np.mean(0.5 * np.log2(np.maximum(variance / noise, 1.0)))) if noise > 0 else 0.0
+
+
+def cosine_basis(mean: NDArray[np.float32], record: dict[str, Any] | None = None) -> Basis:
+    """The cosines of rows of this mean."""
+    return Basis("fourier", np.zeros((0, 0), np.int8), np.zeros(0, np.float32), mean, record or {})
 
 
 def stored_basis(kind: Kind, vectors: NDArray[np.float64], mean: NDArray[np.float64], record: dict[str, Any]) -> Basis:

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from qstream.compression.basis import KINDS, MAX_COLUMNS, Basis, Kind
+from qstream.compression.basis import MAX_COLUMNS, Basis, Kind
 from qstream.compression.formats import safetensors
 from qstream.compression.nets import SHAPES, Net
 from qstream.errors import BlockError
@@ -76,7 +76,7 @@ def _basis(name: str, kind: Kind, arrays: Mapping[str, NDArray[Any]], record: An
     columns = mean.size
     fits = values.shape == (columns, columns) and scale.shape == mean.shape == (columns,) and 1 <= columns <= MAX_COLUMNS
     types = values.dtype == np.int8 and scale.dtype == mean.dtype == np.float32
-    if not fits or not types or kind not in KINDS or not (np.isfinite(scale).all() and np.isfinite(mean).all()):
+    if not fits or not types or kind not in ("klt", "qae") or not (np.isfinite(scale).all() and np.isfinite(mean).all()):
         raise BlockError(
             "bad_frame", must_be(f"basis of {name!r}", "int8 [n, n] with finite scale and mean [n]", Shown("others"))
         )

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qstream.compression import delta, integers, lossy, point, quantise, refine, split
-from qstream.compression.basis import MAX_COLUMNS, Basis
+from qstream.compression.basis import MAX_COLUMNS, Basis, cosine_basis
 from qstream.compression.codebook import Codebook
 from qstream.compression.dtypes import DTYPES, as_floats, canonical, from_floats, given_back, rows_of, size_of
 from qstream.compression.header import (
@@ -48,13 +48,23 @@ _DEFAULT: Final = RestoreOptions()
 class Refined:
     """A refiner that the encoder approved: its name, and the part of the squared error that it left when that was measured.
 
-    `reason` says why it was not applied: ``not_needed``, by an option, or ``library_missing``, without its codebook.
+    Attributes
+    ----------
+    execution
+        ``classical``; for a check by a circuit (``qsvt``, ``qft``) how that was simulated.
+    reason
+        Why it was not applied: ``not_needed``, by an option or because there is nothing to check, or ``library_missing``,
+        without its codebook.
+    difference, twin_difference
+        Of a check: how far the circuit's answer and that of its classical twin are from what was computed, relative.
     """
 
     name: str
-    left: float
+    left: float | None = None
     execution: str = "classical"
     reason: str | None = None
+    difference: float | None = None
+    twin_difference: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -145,7 +155,8 @@ def restored(
             raise BlockError("shape", must_be("out", f"{array.dtype} {array.shape}", Shown(f"{out.dtype} {out.shape}")))
         out[...] = array
         array = out
-    return Restored(array, header, verified, tuple(_refined(header, options, net)))
+    refined = (*_refined(header, options, net), *_checked(header, parts, options, basis, raw))
+    return Restored(array, header, verified, refined)
 
 
 def _refined(header: Header, options: RestoreOptions, net: Net | None) -> Iterator[Refined]:
@@ -156,6 +167,32 @@ def _refined(header: Header, options: RestoreOptions, net: Net | None) -> Iterat
         elif name == "spectral" and not options.spectral:
             reason = "not_needed"
         yield Refined(name, left, reason=reason)
+
+
+def _checked(header: Header, parts: Parts, options: RestoreOptions, basis: Basis | None, raw: Bytes) -> Iterator[Refined]:
+    """What circuits make of a sample, as far as the options ask for it and the block has something to check."""
+    if not (options.qsvt or options.qft):
+        return
+    from qstream.compression.checks import cosines_by_qft, spectral_by_qsvt  # noqa: PLC0415 - circuits, which most never need
+
+    smooth, rotated = header.op(Spectral), header.op(Transform)
+    shape, dtype = rows_of(header.shape), DTYPES[header.dtype]
+    found = {}
+    if options.qsvt:
+        before = None
+        if smooth is not None:
+            before = decode(header, parts, basis=basis, spectral=False).view(dtype)
+            before = as_floats(before, header.dtype).reshape(shape)
+        found["qsvt"] = None if before is None else spectral_by_qsvt(before, smooth.threshold)
+    if options.qft:
+        cosines = rotated is not None and rotated.kind == "fourier"
+        row = as_floats(raw.view(dtype)[: shape[1]], header.dtype)
+        found["qft"] = cosines_by_qft(row) if cosines else None
+    for name, check in found.items():
+        if check is None:
+            yield Refined(name, reason="not_needed")
+        else:
+            yield Refined(name, None, check.execution, None, check.difference, check.twin_difference)
 
 
 def _net(header: Header, codebook: Codebook | None) -> Net | None:
@@ -279,8 +316,11 @@ def _basis(header: Header, parts: Parts, basis: Basis | None, columns: int) -> B
     if op.width != columns or columns > MAX_COLUMNS:
         raise BlockError("bad_frame", must_be("width of the transform", f"{columns}, at most {MAX_COLUMNS}", op.width))
     if header.basis_digest is None:
+        mean = parts.get("mean", 4 * columns).view("<f4")
+        if op.kind == "fourier" and np.isfinite(mean).all():
+            return cosine_basis(mean)
         values = parts.get("basis", columns * columns).view(np.int8).reshape(columns, columns)
-        scale, mean = (parts.get(name, 4 * columns).view("<f4") for name in ("scale", "mean"))
+        scale = parts.get("scale", 4 * columns).view("<f4")
         if not (np.isfinite(scale).all() and np.isfinite(mean).all()):
             raise BlockError("bad_frame", must_be("basis", "finite", Shown("NaN or infinity")))
         return Basis(op.kind, values, scale, mean)

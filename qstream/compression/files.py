@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from qstream.compression.archive import coded_one, one_of
 from qstream.compression.codebook import Codebook
+from qstream.compression.decode import Refined
 from qstream.compression.dtypes import canonical
 from qstream.compression.encode import coded
 from qstream.compression.formats.layout import Format, Layout
@@ -48,6 +49,7 @@ class Packed:
     nbytes: int
     payload_bytes: int
     seconds: float
+    refined: tuple[Refined, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,19 +149,20 @@ def restore_file(
     if base is not None and Path(base).resolve() == target.resolve():
         raise BlockError("base_mismatch", must_be("base", "another file than the one that is written", Shown(str(base))))
     held = None if base is None else _by_name(read_layout(Path(base)))
-    rest = one_of(contents, len(record.spans), chosen, None)
+    rest = one_of(contents, len(record.spans), chosen, None).array
     whole = np.empty(record.nbytes, np.uint8)
     end, taken, unpacked = 0, 0, []
     for n, (start, nbytes) in enumerate(record.spans):
         header, begin = contents.headers[n], now()
         given = held.get(header.name) if held else None
-        array = one_of(contents, n, chosen, None if given is None else given(), codebook)
+        found = one_of(contents, n, chosen, None if given is None else given(), codebook)
+        array = found.array
         if array.nbytes != nbytes or start < end or start + nbytes > record.nbytes or taken + start - end > len(rest):
             raise BlockError("bad_frame", must_be(f"bytes of tensor {header.name!r}", f"{nbytes} behind {end}", Shown("others")))
         whole[end:start] = rest[taken : taken + start - end]
         whole[start : start + nbytes] = array.reshape(-1).view(np.uint8)
         taken, end = taken + start - end, start + nbytes
-        unpacked.append(Packed(header, nbytes, len(contents.payload(n)), now() - begin))
+        unpacked.append(Packed(header, nbytes, len(contents.payload(n)), now() - begin, found.refined))
     if record.nbytes - end != len(rest) - taken:
         raise BlockError("bad_frame", must_be("bytes of no tensor", f"{record.nbytes - end}", len(rest) - taken))
     whole[end:] = rest[taken:]

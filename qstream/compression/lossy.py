@@ -197,11 +197,14 @@ def escape_pieces(at: NDArray[np.int64], original: NDArray[Any]) -> list[Piece]:
 
 
 def basis_pieces(basis: Basis) -> list[Piece]:
-    """A basis that travels with the data."""
+    """A basis that travels with the data; of cosines only the mean does."""
+    mean = stored("mean", basis.mean.astype("<f4"))
+    if basis.kind == "fourier":
+        return [mean]
     return [
         code("basis", basis.values.reshape(-1).view(np.uint8), "balanced"),
         stored("scale", basis.scale.astype("<f4")),
-        stored("mean", basis.mean.astype("<f4")),
+        mean,
     ]
 
 

@@ -107,6 +107,12 @@ class RestoreOptions(ModuleOptions):
     module: ClassVar[str] = "decompression"
 
     spectral: bool = Field(default=True, description="apply the spectral refiner that the encoder approved")
+    qsvt: bool = Field(
+        default=False, description="the spectral refiner is also done by a simulated circuit, on 64 x 64 values, and compared"
+    )
+    qft: bool = Field(
+        default=False, description="a cosine transform is also done by a simulated circuit, on one row, and compared"
+    )
     denoiser: bool = Field(default=True, description="apply the net that the encoder approved, where the codebook has it")
     verify: bool = Field(default=True, description="compare digests of the base and of what is restored")
     max_tensor_bytes: int = Field(default=2**30, ge=1, le=2**50, description="largest tensor that is restored")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -59,7 +60,15 @@ def _row(each: Packed) -> dict[str, Any]:
         "escapes": quality.escapes,
         "mb_s": each.nbytes / each.seconds / 1e6 if each.seconds else None,
         "fallback_reason": header.fallback_reason,
+        "refined": [asdict(refined) for refined in each.refined],
     }
+
+
+def _check(refined: dict[str, Any]) -> str:
+    """A check by a circuit, or a refiner that was left out, as a note."""
+    if refined["difference"] is not None:
+        return f"{refined['name']} within {refined['difference']:.0e} ({refined['execution']})"
+    return f"{refined['name']} {refined['reason']}" if refined["reason"] else ""
 
 
 def _relative(header: Any) -> bool:
@@ -78,5 +87,5 @@ def _texts(row: dict[str, Any]) -> tuple[str, ...]:
         "identical" if row["promise"] == "exact" else f"{row['rel_l2']:.4f}",
         "" if row["error_over_bound"] is None else f"{row['error_over_bound']:.3f}",
         "" if row["mb_s"] is None else f"{row['mb_s']:.0f}",
-        row["fallback_reason"] or "",
+        ", ".join(filter(None, [row["fallback_reason"], *map(_check, row["refined"])])),
     )

@@ -21,6 +21,8 @@ def unpack(
     base: Annotated[Path | None, typer.Option(metavar="FILE", help="The file that deltas are steps on.")] = None,
     codebook: Annotated[Path | None, typer.Option(metavar="FILE", help="The codebook that the file was packed with.")] = None,
     spectral: Annotated[bool, typer.Option("--spectral/--no-spectral", help="Apply the approved spectral refiners.")] = True,
+    qsvt: Annotated[bool, typer.Option("--qsvt", help="Check spectral refiners by a simulated circuit.")] = False,
+    qft: Annotated[bool, typer.Option("--qft", help="Check cosine transforms by a simulated circuit.")] = False,
     max_tensor_bytes: Annotated[int, typer.Option(help="Largest tensor that is restored.")] = 2**30,
     as_json: AsJson = False,
 ) -> None:
@@ -35,7 +37,8 @@ def unpack(
     """
     from qstream.compression import RestoreOptions, restore_file  # noqa: PLC0415 - numpy and kernels, which help does not need
 
-    options = RestoreOptions().changed({"spectral": spectral, "max_tensor_bytes": max_tensor_bytes})
+    given = {"spectral": spectral, "qsvt": qsvt, "qft": qft, "max_tensor_bytes": max_tensor_bytes}
+    options = RestoreOptions().changed(given)
     report = restore_file(file, options, out=out, base=base, codebook=opened(codebook), clock=time.perf_counter)
     if as_json:
         print_json(rows_of(report))

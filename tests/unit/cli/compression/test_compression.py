@@ -70,6 +70,15 @@ def test_a_codebook_of_past_tensors_packs_later_ones_smaller(tmp_path: Path) -> 
     assert (done.exit_code, "basis_mismatch" in done.output) == (1, True)
 
 
+def test_circuits_check_what_is_restored(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    np.save(tmp_path / "g.npy", (rng.standard_normal((64, 3)) @ rng.standard_normal((3, 64))).astype(np.float32))
+    run("pack", tmp_path / "g.npy", "--mode", "gradient")
+    said = run("unpack", tmp_path / "g.npy.qsz", "--qsvt", "--qft", "-o", tmp_path / "back.npy")
+    assert "qsvt within" in said
+    assert "(simulated-gates), qft not_needed" in said
+
+
 def test_exports_are_files_for_engines(model: Path, tmp_path: Path) -> None:
     found = json.loads(run("pack", model, "--export", "vllm-patch", "--base", model, "-o", tmp_path / "p", "--json"))
     assert found["changed"] == 0
