@@ -17,6 +17,7 @@ from qstream.energy.memory import fresh
 from qstream.energy.options import EnergyOptions
 from qstream.energy.processor import EnergyProcessor
 from qstream.energy.surroundings import problem_of
+from qstream.errors import OptionError
 from qstream.testing import Feed
 from schemas.tasks import EnergySchedule
 from tests.unit.energy.graphs import graph
@@ -227,6 +228,16 @@ def test_circuits_refine_the_simple_schedule_and_say_what_they_are(options, solv
     assert plan.peak_w == said.objective < said.twin
     assert said.control is not None
     assert plan.fallback_reason is None
+
+
+def test_a_device_that_is_not_there_is_named_and_the_classical_schedule_answers():
+    feed = started(qaoa=True, device="absent")
+    feed.send(graph(2, 10, 12, begin_s=1_000_010), at_ms=START_MS)
+    feed.tick(START_MS)
+    (event,) = feed.tick(LATER_MS).events
+    assert (event.frame.fallback_reason, event.frame.solver.solver) == ("unavailable", "list")
+    with pytest.raises(OptionError, match="option device must be none while qaoa and hqc are off, got 'absent'"):
+        EnergyOptions().changed({"device": "absent"})
 
 
 def test_with_nothing_on_the_simple_schedule_is_the_answer():
