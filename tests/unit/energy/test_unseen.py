@@ -101,7 +101,7 @@ def test_a_model_with_too_few_graphs_is_not_trained():
         train_gnn(GRAPHS[:19], seed=0, deadline_s=1)
 
 
-def test_neither_torch_nor_scikit_learn_is_needed_to_answer(trained, tmp_path):
+def test_an_agent_starts_and_answers_without_torch_and_scikit_learn(trained, tmp_path):
     model, frame = tmp_path / "model.safetensors", tmp_path / "graph.safetensors"
     model.write_bytes(to_bytes(trained[0]))
     frame.write_bytes(pair(500)[0].encode())
@@ -110,8 +110,10 @@ import sys
 sys.modules.update(torch=None, sklearn=None)
 from pathlib import Path
 from qstream.energy import unseen
+from qstream.energy.processor import EnergyProcessor
 from qstream.learn.model import from_bytes
 from schemas.tasks import TaskGraph
+EnergyProcessor().warm()
 graph = TaskGraph.decode(Path({str(frame)!r}).read_bytes())
 print(unseen.with_predictions(graph, from_bytes(Path({str(model)!r}).read_bytes())).duration.sum())
 """
