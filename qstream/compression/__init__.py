@@ -9,6 +9,10 @@ from schemas.lazy import lazy_names
 if TYPE_CHECKING:
     from qstream.compression.archive import compress_tensors as compress_tensors
     from qstream.compression.archive import restore_tensors as restore_tensors
+    from qstream.compression.assembler import Incomplete as Incomplete
+    from qstream.compression.assembler import TensorAssembler as TensorAssembler
+    from qstream.compression.assembler import TensorPart as TensorPart
+    from qstream.compression.assembler import Whole as Whole
     from qstream.compression.basis import Basis as Basis
     from qstream.compression.basis import learn_basis as learn_basis
     from qstream.compression.codebook import Codebook as Codebook
@@ -38,9 +42,13 @@ __all__ = [
     "CompressionOptions",
     "Feedback",
     "FileReport",
+    "Incomplete",
     "RestoreOptions",
     "Restored",
     "SparsePatch",
+    "TensorAssembler",
+    "TensorPart",
+    "Whole",
     "codebook_bytes",
     "compress",
     "compress_file",
@@ -65,9 +73,13 @@ __getattr__, __dir__ = lazy_names(
         "CompressionOptions": ".options",
         "Feedback": ".feedback",
         "FileReport": ".files",
+        "Incomplete": ".assembler",
         "RestoreOptions": ".options",
         "Restored": ".decode",
         "SparsePatch": ".patch",
+        "TensorAssembler": ".assembler",
+        "TensorPart": ".assembler",
+        "Whole": ".assembler",
         "codebook_bytes": ".codebook",
         "compress": ".encode",
         "compress_file": ".files",

@@ -30,6 +30,7 @@ Reason = Literal[
 ]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 VERSION: Final = 1
+_BEGIN: Final = f'{{"v":{VERSION},"check":"'  # xxh3-64 of the text behind it follows
 MAX_HEADER_BYTES: Final = 64 << 20
 MAX_OPS: Final = 16
 MAX_PARTS: Final = 64
@@ -219,7 +220,8 @@ def write(headers: Sequence[Header], pieces: Sequence[Any], more: dict[str, Any]
     """A safetensors file: headers in its metadata, all pieces one after the other as the uint8 tensor ``payload``."""
     tensors = ",".join(header.model_dump_json(exclude_unset=True) for header in headers)
     rest = "".join(f",{json.dumps(key)}:{json.dumps(value, separators=(',', ':'))}" for key, value in (more or {}).items())
-    inner = f'{{"v":{VERSION},"tensors":[{tensors}]{rest}}}'
+    body = f'"tensors":[{tensors}]{rest}}}'
+    inner = f'{_BEGIN}{digest(body.encode())}",{body}'
     size = sum(len(piece) for piece in pieces)
     payload = f'{{"dtype":"U8","shape":[{size}],"data_offsets":[0,{size}]}}'
     text = f'{{"__metadata__":{{"qstream":{json.dumps(inner)}}},"payload":{payload}}}'.encode()
@@ -243,6 +245,7 @@ class Contents(NamedTuple):
 
 class _Outer(BaseModel):
     v: Literal[1]
+    check: Digest
     tensors: tuple[Header, ...]
     model_config = ConfigDict(extra="allow")
 
@@ -288,6 +291,11 @@ def _json(view: memoryview) -> tuple[str, int]:
         raise BlockError("bad_frame", must_be("data", allowed, Shown(f"{type(exc).__name__}"))) from exc
     if not isinstance(text, str):
         raise BlockError("bad_frame", must_be("entry qstream", "text", Shown(type(text).__name__)))
+    if not text.startswith(_BEGIN):
+        raise BlockError("bad_frame", must_be("entry qstream", f"of version {VERSION}", text[: len(_BEGIN)]))
+    body = text[len(_BEGIN) + 18 :]
+    if digest(body.encode(errors="replace")) != text[len(_BEGIN) : len(_BEGIN) + 16]:
+        raise BlockError("checksum", must_be("header", "as it was written", Shown("other text")))
     return text, 8 + length
 
 
