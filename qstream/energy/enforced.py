@@ -62,9 +62,9 @@ def alone_s(options: EnergyOptions) -> float:
 
 
 def unheeded(now: EnergyState, options: EnergyOptions) -> Bools:
-    """GPUs that were given a target long enough ago, and whose newest reading still has a higher limit."""
-    if options.mode != "apply":
+    """GPUs that were given a target to be set long enough ago, and whose newest reading still has a higher limit."""
+    if options.mode != "apply" or not now.applied_ns:
         return np.zeros(len(now.limit_w), bool)
-    late = now.seen_ns - now.changed_ns > 2 * options.stale_s * 1e9
+    late = now.seen_ns - np.maximum(now.changed_ns, now.applied_ns) > 2 * options.stale_s * 1e9
     found: Bools = late & (now.changed_ns > 0) & (now.target_w > 0) & (now.limit_w > now.target_w + ABOVE_TARGET_W)
     return found

@@ -26,9 +26,8 @@ RECENT_S: Final = 10.0
 MAX_SOURCES: Final = 64  # of budgets
 MAX_PUBLISHED: Final = 4
 KEPT: Final = (  # whatever the topology
-    "in_force", "fence", "watermark_ns", "since_ns", "planned_ns", "published_ns", "budgets", "published", "schedules", "graphs",
-    "served",
-    "frozen", "commands", "meta", "unseen", "outlook",
+    "in_force", "fence", "watermark_ns", "since_ns", "planned_ns", "published_ns", "applied_ns", "budgets", "published",
+    "schedules", "graphs", "served", "frozen", "commands", "meta", "unseen", "outlook",
 )  # fmt: skip
 Float32 = Annotated[NDArray[np.float32], Axes("gpus")]
 Int64 = Annotated[NDArray[np.int64], Axes("gpus")]
@@ -84,6 +83,7 @@ class EnergyState(LearningState):
     `schedules` are the versions of the domain's task schedules, `graphs` those that hold or are being planned;
     `served` are the models that are served, `outlook` the forecasts of its watts. Learners are `meta`, which chooses what solves
     a graph, and `unseen`, which judges predictions of tasks, once they have begun.
+    `applied_ns` is since when plans are in mode ``apply`` (0: the newest is not): what a dry run proposed was never set.
     `stuck_ns` is when an actuator last said that it could not set the GPU's target. `acked_ns` is the time of the newest plan
     that an actuator said it has taken (0: none, or it is over), `published` the newest plans. `acks` counts the targets that
     were acknowledged since the newest plan, in the order of the results; empty: none.
@@ -96,6 +96,7 @@ class EnergyState(LearningState):
     since_ns: TimeNs = 0
     planned_ns: TimeNs = 0
     published_ns: TimeNs = 0
+    applied_ns: TimeNs = 0
     released: bool = False
     reset: bool = False
     budgets: Annotated[tuple[Annotated[HeldBudget, Field(strict=False)], ...], Field(strict=False)] = ()

@@ -275,7 +275,8 @@ class EnergyProcessor(Processor[EnergyState]):
             base = now.in_force.version
             plan = plan_frame(choice, memory, self.options, plan_id=plan_id, ts_ns=at_ns, version=version, base_version=base)
             adopt(memory, choice)
-            memory.set(in_force=now.in_force.proposed(version, at_ns).acknowledged(), reset=False, acks=())
+            applied_ns = (now.applied_ns or at_ns) if self.options.mode == "apply" else 0
+            memory.set(in_force=now.in_force.proposed(version, at_ns).acknowledged(), reset=False, acks=(), applied_ns=applied_ns)
             memory.set(published=(*now.published, Published(plan_id=plan_id, ts_ns=at_ns))[-MAX_PUBLISHED:])
             events = [Event(ENERGY_PLAN, record.key, plan_id, plan, record, found.seconds)]
             if now.topology.parent:

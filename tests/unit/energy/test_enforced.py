@@ -17,10 +17,12 @@ APPLY = EnergyOptions(mode="apply")
 def state(**of_the_first):
     """The example's domain, of which the first GPU has these values."""
     example = EnergyState.example()
-    changed = {name: np.concatenate(([value], getattr(example, name)[1:])).astype(getattr(example, name).dtype)
-               for name, value in of_the_first.items() if name != "published_ns"}  # fmt: skip
-    published = {"published_ns": of_the_first["published_ns"]} if "published_ns" in of_the_first else {}
-    return example.model_copy(update=changed | published)
+    changed = {
+        name: np.concatenate(([value], getattr(example, name)[1:])).astype(getattr(example, name).dtype)
+        if name in example.arrays else value
+        for name, value in of_the_first.items()
+    }  # fmt: skip
+    return example.model_copy(update=changed)
 
 
 def first(now, age=0.0, options=APPLY):
@@ -52,7 +54,9 @@ def test_without_apply_no_actuator_counts():
 
 
 def test_a_target_that_readings_do_not_follow_is_noticed_after_a_while():
-    given = {"limit_w": 700, "target_w": 300, "changed_ns": NOW - 20 * SECOND}
+    given = {"limit_w": 700, "target_w": 300, "changed_ns": NOW - 20 * SECOND, "applied_ns": NOW - 20 * SECOND}
     assert unheeded(state(seen_ns=NOW, **given), APPLY).tolist() == [True, False, False, False]
     assert not unheeded(state(seen_ns=NOW - 11 * SECOND, **given), APPLY).any()
     assert not unheeded(state(seen_ns=NOW, **given), EnergyOptions()).any()
+    just_switched = given | {"applied_ns": NOW - 5 * SECOND}
+    assert not unheeded(state(seen_ns=NOW, **just_switched), APPLY).any(), "a dry run's target was never to be set"

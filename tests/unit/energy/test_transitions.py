@@ -79,3 +79,14 @@ def test_a_budget_of_a_node_that_falls_with_a_new_topology_is_kept_at_once_too()
     plans = len(loop.feed.frames(EnergyPlan))
     loop.send(topology_of(nodes, 5600))
     assert len(loop.feed.frames(EnergyPlan)) == plans  # one that rises waits for the next tick
+
+
+def test_targets_of_a_dry_run_do_not_count_as_refused_once_plans_are_applied():
+    nodes = rack()
+    loop = Loop(nodes, topology_of(nodes, 2600), probe=False, mode="dry_run")
+    assert loop.run(60)[-1].power_limit_w.min() < 400
+    assert loop.limits_w() == [700] * 8
+    loop.feed.configure(mode="apply")
+    for plan in loop.run(25):
+        assert "held" not in plan.reason, plan.reason
+    assert sum(loop.limits_w()) <= 2600
