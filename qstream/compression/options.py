@@ -18,6 +18,7 @@ Int8Scale = Literal["row", "tensor", "group"]
 Transform = Literal["auto", "none", "klt", "fourier"]
 Scenario = Literal["archive", "gradient_sync", "inference", "cpu_only", "weight_sync", "kv_cache", "optimizer"]
 
+Restoring = Literal["sparse_activations", "dense_weights", "embeddings", "noisy"]
 _EVERY_VALUE: Final = ("rms", "abs", "range", "point")
 _ROWS: Final[Mapping[Scenario, Mapping[str, Any]]] = {
     "archive": {"mode": "rate", "level": "small", "qae": True, "denoiser": True},
@@ -27,6 +28,13 @@ _ROWS: Final[Mapping[Scenario, Mapping[str, Any]]] = {
     "weight_sync": {"mode": "delta"},
     "kv_cache": {"mode": "bounded", "bound_kind": "l2", "bound": 0.03, "transform": "klt"},
     "optimizer": {"mode": "bounded", "bound_kind": "point", "bound": 0.125, "level": "small"},
+}
+
+_RESTORING: Final[Mapping[Restoring, Mapping[str, Any]]] = {
+    "sparse_activations": {"qsvt": True},
+    "dense_weights": {},
+    "embeddings": {},
+    "noisy": {"qsvt": True},
 }
 
 
@@ -105,6 +113,8 @@ class RestoreOptions(ModuleOptions):
     """How coded data are restored."""
 
     module: ClassVar[str] = "decompression"
+    situations: ClassVar[Mapping[str, tuple[str, ...]]] = {"kind": get_args(Restoring)}
+    recommendations: ClassVar[tuple[Row, ...]] = tuple(Row({"kind": name}, row) for name, row in _RESTORING.items())
 
     spectral: bool = Field(default=True, description="apply the spectral refiner that the encoder approved")
     qsvt: bool = Field(
@@ -116,3 +126,8 @@ class RestoreOptions(ModuleOptions):
     denoiser: bool = Field(default=True, description="apply the net that the encoder approved, where the codebook has it")
     verify: bool = Field(default=True, description="compare digests of the base and of what is restored")
     max_tensor_bytes: int = Field(default=2**30, ge=1, le=2**50, description="largest tensor that is restored")
+
+    @classmethod
+    def recommended(cls, kind: str | float = "dense_weights", **situation: str | float) -> Self:
+        """The recommended options for sparse_activations, dense_weights, embeddings or noisy tensors."""
+        return super().recommended(kind=kind, **situation)

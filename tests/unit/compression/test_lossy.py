@@ -7,6 +7,7 @@ import pytest
 
 from qstream.compression import (
     CompressionOptions,
+    RestoreOptions,
     codebook_bytes,
     compress,
     learn_basis,
@@ -150,5 +151,6 @@ def test_contradictory_options_are_refused(options: dict[str, object]) -> None:
 def test_recommended_options_are_those_of_the_table() -> None:
     assert CompressionOptions.recommended("weight_sync").mode == "delta"
     assert CompressionOptions.recommended("kv_cache").bound_kind == "l2"
+    assert RestoreOptions.recommended("noisy").qsvt
     with pytest.raises(OptionError, match="scenario must be one of archive"):
         CompressionOptions.recommended("unknown")
