@@ -5,13 +5,16 @@ The domain has 1,024 GPUs, the most that one may have, whose readings follow the
 
 from __future__ import annotations
 
+import json
 import statistics
+import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Final
 
 import numpy as np
-from confluent_kafka import KafkaError, Message, Producer
+from confluent_kafka import Consumer, KafkaError, Message, Producer
 
 from qstream.contract import Batch, Record
 from qstream.energy.options import EnergyOptions
@@ -21,7 +24,8 @@ from schemas.energy import EnergyPlan
 from schemas.frame import SAFETENSORS
 from schemas.power import GpuTelemetry, PowerTopology
 from schemas.topics import ENERGY_PLAN, GPU_TELEMETRY, POWER_TOPOLOGY, TOPICS
-from tests.benchmarks.worker import follow_input, servers, worker
+from tests.benchmarks.bench_latency import ASKED, ECHOED, echo_of
+from tests.benchmarks.worker import follow_input, program, servers, worker
 
 Row = tuple[str, float, str, str]
 
@@ -29,9 +33,9 @@ GPUS: Final = 1024
 BATCH: Final = 128  # records
 SECONDS: Final = 60  # of readings
 RECORDS: Final = 24_000  # through the worker
-PACE: Final = 4  # seconds of readings a second, for the time of a plan
-PLANS: Final = 300
-WARM_UP: Final = 60
+PACE: Final = 2  # seconds of readings a second, for the time of a plan
+PLANS: Final = 200
+WARM_UP: Final = 30
 PATIENCE: Final = 60
 METRICS: Final = ("power_w", "power_instant_w", "power_limit_w", "power_limit_enforced_w", "sm_clock_mhz", "gpu_util", "temp_c")
 COUNTERS: Final = ("energy_mj", "progress", "clock_event_reasons")
@@ -180,19 +184,21 @@ def worker_rows() -> list[Row]:
 
 
 def plan_rows() -> list[Row]:
-    """From the call that publishes the record that closes a tick to its plan in a subscriber's hand."""
-    domain = Domain(8)
-    sent: dict[str, float] = {}
-    taken: list[float] = []
+    """From the call that publishes the record that closes a tick to its plan in a subscriber's hand; and, at the same moments, a
+    record of that size through a program that only echoes."""
+    domain, sent, taken, asked, echoed = Domain(8), dict[str, float](), list[float](), dict[str, float](), list[float]()
     with (
-        servers(TOPICS) as at,
+        servers([*TOPICS, ASKED, ECHOED]) as at,
         worker("agents.energy:AGENT", at, options=QUICK) as running,
+        program([sys.executable, "-m", "tests.benchmarks.echo", json.dumps(echo_of(at))]),
         Publisher(at.kafka) as publisher,
         PlanSubscriber(ENERGY_PLAN, EnergyPlan, at.kafka) as plans,
+        closing(Consumer({"bootstrap.servers": at.kafka, "group.id": "bench.ear", "auto.offset.reset": "earliest"})) as ear,
     ):
         running.await_ready()
         publisher.publish(POWER_TOPOLOGY, domain.topology(), timestamp_ms=domain.start_ms)
         publisher.flush()
+        ear.subscribe([ECHOED.name])
         producer = Producer(
             {"bootstrap.servers": at.kafka, "enable.idempotence": True, "linger.ms": 2, "compression.type": "lz4"}
         )
@@ -200,19 +206,30 @@ def plan_rows() -> list[Row]:
         while len(taken) < PLANS + WARM_UP and missed < PATIENCE:
             second += 1
             for node, frame in enumerate(domain.second(second)):
-                _send(producer, frame.encode(), domain.at_ms(second, node), sent)
+                body = frame.encode()
+                _send(producer, body, domain.at_ms(second, node), sent)
+                if node == domain.nodes // 2:  # about when a tick is closed
+                    asked[str(second)] = time.perf_counter()
+                    producer.produce(ASKED.name, body, headers=[("id", str(second))])
                 due = start + (second + node / domain.nodes) / PACE
                 while (plan := plans.poll(max(0.0, due - time.perf_counter()))) is not None:
-                    taken.append(time.perf_counter() - sent[plan.plan_id.removesuffix("/0")])
+                    now_s, cause = time.perf_counter(), plan.plan_id.removesuffix("/0")
+                    while cause not in sent:  # its confirmation waits to be taken
+                        producer.poll(0.1)
+                    taken.append(now_s - sent[cause])
                     domain.apply(plan)
+                if (message := ear.poll(0)) is not None and message.error() is None:
+                    echoed.append(time.perf_counter() - asked[dict(message.headers() or ())["id"].decode()])
             missed = second - len(taken)
         share = (running.cpu_s() - cpu_s) / (time.perf_counter() - start)
         producer.flush()
-    p50, p99 = 1e3 * np.percentile(taken[WARM_UP:], [50, 99])
+    (p50, p99), (bare50, bare99) = (1e3 * np.percentile(each[WARM_UP:], [50, 99]) for each in (taken, echoed))
     label = f"record that closes a tick to its plan, {GPUS} GPUs"
     return [
         (f"{label}: p50", p50, "ms", "-"),
         (f"{label}: p99", p99, "ms", "<= 250"),
+        ("  a record through a bare echo meanwhile: p50", bare50, "ms", "-"),
+        ("  a record through a bare echo meanwhile: p99", bare99, "ms", "-"),
         (f"  the worker's CPU, {PACE * GPUS} samples and {PACE} plans a second", 100 * share, "% of a core", "-"),
         ("  ticks without a plan", PLANS + WARM_UP - len(taken), "", "0"),
     ]

@@ -49,7 +49,7 @@ def _rows(note: str, rate: int, tokens: int, target: str, options: dict[str, Any
     with (
         servers([*TOPICS, ASKED, ECHOED]) as at,
         worker("agents.routing:AGENT", at, options=options) as running,
-        program([sys.executable, "-m", "tests.benchmarks.echo", json.dumps(_echo(at))]),
+        program([sys.executable, "-m", "tests.benchmarks.echo", json.dumps(echo_of(at))]),
         Publisher(at.kafka) as publisher,
         ExitStack() as opened,
     ):
@@ -121,7 +121,8 @@ def latency_ms(batches: list[TokenBatch], rate: int, send: Send, receive: Receiv
     return [1e3 * (received[name] - start) for name, start in sent.items() if name in received]
 
 
-def _echo(at: Servers) -> dict[str, str]:
+def echo_of(at: Servers) -> dict[str, str]:
+    """The arguments of the program that echoes."""
     return {"kafka": at.kafka, "source": ASKED.name, "target": ECHOED.name}
 
 
