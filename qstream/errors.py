@@ -47,7 +47,8 @@ class ProblemError(QstreamError, ValueError):
 class BlockError(ProblemError):
     """A tensor cannot be coded, or coded data cannot be restored.
 
-    `code` is one of bad_frame, checksum, limit, unknown_op, base_mismatch, basis_mismatch, dtype, shape and library_missing.
+    `code` is one of bad_frame, checksum, limit, unknown_op, base_mismatch, basis_mismatch, dtype, shape, library_missing, and of
+    a `BlobStore` missing.
     """
 
     def __init__(self, code: str, message: str) -> None:
