@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Self
+from typing import Annotated, Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from schemas.energy import Status
 from schemas.frame import Axes, Frame, Name, Names, TimeNs, require
@@ -57,6 +57,12 @@ class TaskGraph(Frame):
     base_w: Annotated[NDArray[np.float32], Axes("slots")] | None = Field(
         default=None, description="watts that are drawn besides, in each slot; absent: what the domain draws now"
     )
+
+    @field_validator("edges", "together", mode="before")
+    @classmethod
+    def _none_without_pairs(cls, value: Any) -> Any:
+        """An empty list, which a writer of JSON has where tasks depend on nothing, is the same as none."""
+        return None if value is not None and len(value) == 0 else value
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import typer
 from rich import box
@@ -16,10 +16,12 @@ from rich.table import Table
 from rich.text import Text
 
 from qstream.errors import ConfigError
+from schemas.frame import Frame
 from schemas.solver import CLASSICAL, SolverRecord
 from schemas.wording import Shown, must_be
 
 WIDE = 200
+ADDED: Final = ("frame", "record")  # to a frame as JSON: its kind, and by `watch --json` its place
 
 
 def print_json(value: Any) -> None:
@@ -46,6 +48,14 @@ def write_files(bodies: Sequence[tuple[Path, bytes]]) -> list[str]:
         except OSError as exc:
             raise ConfigError(must_be("an output", "a file that can be written", Shown(f"{path}: {exc.strerror}"))) from exc
     return [str(path) for path, _ in bodies]
+
+
+def say_unknown(where: str, kind: type[Frame], fields: Iterable[str]) -> None:
+    """Say on stderr which fields of an object the frame does not have. They are ignored, as those of newer versions must be, but
+    a misspelt name in a file written by hand would otherwise lose what it says."""
+    unknown = sorted({*fields} - {*kind.model_fields, *ADDED})
+    if unknown:
+        typer.echo(printable(f"{where}: {kind.tag()} has no {', '.join(unknown)}: ignored"), err=True)
 
 
 def printable(text: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any, Final
 import safetensors
 
 from agents.registry import all_topics
+from qstream.cli.output import say_unknown
 from qstream.errors import ConfigError
 from qstream.install import install_hint
 from schemas.frame import HEADER_KEY, JSON, SAFETENSORS, Frame, FrameError
@@ -110,7 +111,18 @@ def _from_objects(values: Sequence[tuple[str, Any]], topic: Topic | None, header
             raise FrameError(must_be(where, "an object, a frame or a token", Shown(type(value).__name__)))
     if _is_token(values[0][1], topic):
         return _from_tokens([value for _, value in values], header)
-    return [_from_object(where, value, topic, known) for where, value in values]
+    items = [_from_object(where, value, topic, known) for where, value in values]
+    _say_unknown(values, items)
+    return items
+
+
+def _say_unknown(values: Sequence[tuple[str, Any]], items: Sequence[Item]) -> None:
+    """Say which fields no frame of its kind has, where they come first."""
+    seen: set[tuple[type[Frame], str]] = set()
+    for (where, value), item in zip(values, items, strict=True):
+        kind = type(item.frame)
+        say_unknown(where, kind, [name for name in value if (kind, name) not in seen])
+        seen.update((kind, name) for name in value)
 
 
 def _from_tokens(tokens: Sequence[dict[str, Any]], header: BatchHeader) -> list[Item]:
@@ -144,14 +156,15 @@ def _from_object(where: str, value: dict[str, Any], topic: Topic | None, known: 
 
 
 def _topic_of(value: dict[str, Any], known: Topics) -> Topic:
-    """The topic whose frame the object says to be, or whose required fields it has: of several, that which requires the most."""
+    """The topic whose frame the object says to be, or whose required fields it has: of several, that which requires the most, and
+    of those the one that has most of the object's fields."""
     tag = value.get("frame")
     if tag:
         found = [topic for topic in known if topic.frame.tag() == tag]
     else:
         fitting = [topic for topic in known if _required(topic.frame) <= value.keys()]
-        most = max((len(_required(topic.frame)) for topic in fitting), default=0)
-        found = [topic for topic in fitting if len(_required(topic.frame)) == most]
+        fits = [(len(_required(topic.frame)), len(value.keys() & topic.frame.model_fields.keys())) for topic in fitting]
+        found = [topic for topic, fit in zip(fitting, fits, strict=True) if fit == max(fits)]
     if len(found) == 1:
         return found[0]
     if tag:

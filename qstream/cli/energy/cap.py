@@ -14,7 +14,7 @@ from qstream.cli.energy.recordings import Read, Zone, merged, watts
 from qstream.cli.names import parse_options
 from qstream.cli.options import AsJson, OptionChanges
 from qstream.cli.output import print_json, print_table, write_files
-from qstream.errors import ConfigError
+from qstream.errors import ConfigError, ProblemError
 from schemas.frame import JSON
 from schemas.power import GpuTelemetry, PowerBudget, PowerTopology
 from schemas.wording import Shown, must_be
@@ -77,7 +77,10 @@ def cap(
     tree, frames = _given(files, topology, example, zone, node, read)
     budgets = [] if limit_w is None else [PowerBudget(domain=tree.domain, budget_w=limit_w, source="--budget")]
     source = ", ".join(path.name for path in files) or "a modelled rack"
-    found = compared(source, tree, frames, budgets, options, read)
+    try:
+        found = compared(source, tree, frames, budgets, options, read)
+    except ProblemError as exc:
+        raise ConfigError(f"{source}: {exc}") from exc
     read.say_skipped()
     written = write_files(_bodies(found, out, export_as, export_to, html))
     if as_json:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from qstream.cli.output import say_unknown
 from qstream.errors import ConfigError, LearnError
 from schemas.frame import JSON, Frame, FrameError
+from schemas.parse import read_json
 from schemas.wording import Shown, must_be
 
 if TYPE_CHECKING:
@@ -18,11 +20,14 @@ F = TypeVar("F", bound=Frame)
 def read_frame(kind: type[F], path: Path, name: str) -> F:
     """The frame in a file; `ConfigError` names the option or argument, the file, and what is wrong with its fields."""
     try:
-        return kind.decode(path.read_bytes(), JSON)
+        body = path.read_bytes()
+        found = kind.decode(body, JSON)
     except OSError as exc:
         raise ConfigError(must_be(name, "a file that can be read", Shown(f"{path}: {exc.strerror}"))) from exc
     except FrameError as exc:
         raise ConfigError(f"{path}: {exc}") from exc
+    say_unknown(str(path), kind, read_json(body))
+    return found
 
 
 def read_model(path: Path) -> Model:

@@ -62,7 +62,7 @@ def _frames(path: Path, domain: str, node: str | None, zone: str | None, read: R
             else:
                 yield frame
     except ProblemError as exc:
-        raise ProblemError(f"{path}: {exc}") from exc
+        raise ConfigError(f"{path}: {exc}") from exc
 
 
 def watts(text: str) -> float:

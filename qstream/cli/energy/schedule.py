@@ -13,7 +13,7 @@ from qstream.cli.energy.recordings import watts
 from qstream.cli.names import parse_options
 from qstream.cli.options import AsJson, OptionChanges
 from qstream.cli.output import counted, print_json, print_table, solver_text, write_files
-from qstream.errors import ConfigError
+from qstream.errors import ConfigError, ProblemError
 from schemas.frame import JSON
 from schemas.power import PowerTopology
 from schemas.solver import CLASSICAL, SolverRecord
@@ -66,7 +66,10 @@ def schedule(
     tree = None if topology is None else read_frame(PowerTopology, topology, "--topology")
     if out is not None and out.resolve() in {path.resolve() for path in (tasks, topology, model) if path is not None}:
         raise ConfigError(must_be("--out", "a file of its own, not an input", str(out)))
-    plan = schedule_graph(graph, tree, budget_w=limit_w, options=options, model=learnt)
+    try:
+        plan = schedule_graph(graph, tree, budget_w=limit_w, options=options, model=learnt)
+    except ProblemError as exc:
+        raise ConfigError(f"{tasks}: {exc}") from exc
     written = write_files([] if out is None else [(out, plan.encode(JSON) + b"\n")])
     if as_json:
         wall_s = round(time.perf_counter() - began, 3)

@@ -15,7 +15,7 @@ from qstream.cli.energy.recordings import Read, Zone, merged, watts
 from qstream.cli.options import BootstrapServers, client_settings, seconds
 from qstream.cli.output import counted, write_files
 from qstream.config import Settings
-from qstream.errors import ConfigError
+from qstream.errors import ConfigError, ProblemError
 from schemas.frame import JSON, FrameError
 from schemas.power import GpuTelemetry, PowerTopology
 from schemas.topics import GPU_TELEMETRY
@@ -67,7 +67,7 @@ def topology(
         frames = _heard(client_settings(bootstrap_servers), domain, listen_s)
     try:
         found = recorded_topology(frames, domain=domain, budget_w=budget_w, opt_in=opt_in or (), clocks_mhz=steps)
-    except FrameError as exc:
+    except (FrameError, ProblemError) as exc:
         raise ConfigError(str(exc)) from exc
     read.say_skipped()
     if out is None:
@@ -103,4 +103,6 @@ def _counts(found: PowerTopology) -> str:
     known = (found.limit_min_w > 0) & (found.limit_max_w > 0) & (found.limit_default_w > 0)
     opted = found.opt_in if found.opt_in is not None else known * 0
     targets = int((known & (opted == 1)).sum())
-    return f"{counted(len(found.node), 'node')}, {counted(len(found.uuid), 'GPU')}, {targets} of them may be given targets"
+    counts = f"{counted(len(found.node), 'node')}, {counted(len(found.uuid), 'GPU')}, {targets} of them may be given targets"
+    unknown = len(found.uuid) - int(known.sum())
+    return f"{counts} ({unknown} without known limits: set limit_min_w, limit_max_w, limit_default_w)" if unknown else counts

@@ -180,3 +180,10 @@ def test_a_table_without_pandas_says_how_to_install_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(ConfigError, match=re.escape(install_hint("pandas"))):
         read_items(write(tmp_path, "a.csv", "id\n1\n"), None, HEADER)
+
+
+def test_fields_that_a_frame_does_not_have_are_said_once_and_what_watch_adds_is_not(tmp_path, capsys):
+    fields = json.loads(EXPERTS_LOAD.frame.example().encode(JSON)) | {"record": {"offset": 1}}
+    lines = "\n".join(json.dumps(fields | extra) for extra in ({}, {"modle": "m"}, {"modle": "n"}))
+    assert len(read_items(write(tmp_path, "a.jsonl", lines), None, HEADER)) == 3
+    assert capsys.readouterr().err == f"a.jsonl:2: {EXPERTS_LOAD.frame.tag()} has no modle: ignored\n"

@@ -230,5 +230,5 @@ def test_a_topology_or_recording_that_cannot_be_used_is_named(files, tmp_path):
         ["energy", "cap", "empty.csv", "--topology", str(files / "rack.json")],
     ):
         result = CliRunner().invoke(app, words)
-        assert result.exit_code != 0
+        assert result.exit_code == 2
         assert any(name in result.output + str(result.exception) for name in ("rack.json", "empty.csv"))

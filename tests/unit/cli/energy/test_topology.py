@@ -55,10 +55,12 @@ def test_no_gpu_opts_in_by_itself_and_one_can_alone(recordings):
     assert PowerTopology.decode(one.stdout.encode(), JSON).opt_in.tolist() == [0, 0, 1, 0]
 
 
-def test_a_recording_without_limits_gives_gpus_that_are_never_targets():
+def test_a_recording_without_limits_gives_gpus_that_are_never_targets(tmp_path):
     sample = Path(__file__).parents[3] / "data" / "energy" / "nvidia_smi.csv"
     found = PowerTopology.decode(run("topology", sample, *WORDS, "--budget", "2kW", "--opt-in", "all").stdout.encode(), JSON)
     assert found.limit_min_w.tolist() == [-1, -1]
+    said = run("topology", sample, *WORDS, "--budget", "2kW", "--opt-in", "all", "--out", tmp_path / "t.json").stdout
+    assert "0 of them may be given targets (2 without known limits: set limit_min_w," in said
 
 
 @pytest.mark.parametrize(
@@ -71,7 +73,7 @@ def test_a_recording_without_limits_gives_gpus_that_are_never_targets():
 )
 def test_what_makes_no_topology_is_refused(recordings, words, message):
     result = run("topology", *recordings, *WORDS, *words)
-    assert result.exit_code != 0
+    assert result.exit_code == 2
     assert message in result.output + str(result.exception)
 
 
