@@ -31,6 +31,11 @@ if TYPE_CHECKING:
     from schemas.solver import SolverRecord as SolverRecord
     from schemas.tasks import EnergySchedule as EnergySchedule
     from schemas.tasks import TaskGraph as TaskGraph
+    from schemas.tensors import CompressedBlock as CompressedBlock
+    from schemas.tensors import RestoredBlock as RestoredBlock
+    from schemas.tensors import TensorBlock as TensorBlock
+    from schemas.tensors import TensorCodebook as TensorCodebook
+    from schemas.tensors import TensorManifest as TensorManifest
     from schemas.tokens import TokenBatch as TokenBatch
     from schemas.topics import TOPICS as TOPICS
     from schemas.topics import Topic as Topic
@@ -39,6 +44,7 @@ __all__ = [
     "JSON",
     "SAFETENSORS",
     "TOPICS",
+    "CompressedBlock",
     "Control",
     "DeadLetter",
     "DispatchShares",
@@ -56,10 +62,14 @@ __all__ = [
     "PowerBudget",
     "PowerDemand",
     "PowerTopology",
+    "RestoredBlock",
     "RoutingPlan",
     "ServingLoad",
     "SolverRecord",
     "TaskGraph",
+    "TensorBlock",
+    "TensorCodebook",
+    "TensorManifest",
     "TokenBatch",
     "Topic",
     "VersionedPlan",
@@ -93,6 +103,11 @@ __getattr__, __dir__ = lazy_names(
         "PlacementAck": ".placement",
         "PlacementPlan": ".placement",
         "RoutingPlan": ".routing",
+        "CompressedBlock": ".tensors",
+        "RestoredBlock": ".tensors",
+        "TensorBlock": ".tensors",
+        "TensorCodebook": ".tensors",
+        "TensorManifest": ".tensors",
         "TokenBatch": ".tokens",
         "Topic": ".topics",
     },

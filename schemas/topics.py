@@ -18,6 +18,7 @@ from schemas.power import GpuTelemetry, PowerBudget, PowerDemand, PowerTopology,
 from schemas.routing import RoutingPlan
 from schemas.shares import DispatchShares
 from schemas.tasks import EnergySchedule, TaskGraph
+from schemas.tensors import CompressedBlock, RestoredBlock, TensorBlock, TensorCodebook, TensorManifest
 from schemas.tokens import TokenBatch
 from schemas.wording import must_be
 
@@ -106,6 +107,44 @@ ENERGY_ACK = Topic("qstream.energy.ack.v1", EnergyAck, "domain", "input", "what 
 ENERGY_PLAN = Topic("qstream.energy.plan.v1", EnergyPlan, "domain", "plan", "power limit and clock cap of each GPU")
 TASK_SCHEDULE = Topic("qstream.tasks.schedule.v1", EnergySchedule, "domain", "plan", "when and where tasks run")
 POWER_DEMAND = Topic("qstream.power.demand.v1", PowerDemand, "domain", "plan", "what watts are worth to a domain, for its parent")
+TENSOR_BLOCK = Topic(
+    "qstream.tensor.block.v1",
+    TensorBlock,
+    "tensor_id",
+    "input",
+    "values of tensors, to be coded",
+    retention_ms=HOUR_MS,
+    compression="none",
+)
+TENSOR_CODEBOOK = Topic(
+    "qstream.tensor.codebook.v1",
+    TensorCodebook,
+    "tensor_id",
+    "input",
+    "bases and nets that were trained for tensors",
+    compacted=True,
+    compression="none",
+)
+TENSOR_COMPRESSED = Topic(
+    "qstream.tensor.compressed.v1", CompressedBlock, "tensor_id", "plan", "coded blocks of tensors", compression="none"
+)
+TENSOR_RESTORED = Topic(
+    "qstream.tensor.restored.v1",
+    RestoredBlock,
+    "tensor_id",
+    "plan",
+    "blocks of tensors as they came back",
+    retention_ms=HOUR_MS,
+    compression="none",
+)
+TENSOR_MANIFEST = Topic(
+    "qstream.tensor.manifest.v1",
+    TensorManifest,
+    "model",
+    "input",
+    "which tensors make one step of a model, and where they are",
+    compacted=True,
+)
 LEARN_DECISION = Topic(
     "qstream.learn.decision.v1",
     Decisions,
@@ -171,6 +210,11 @@ TOPICS: tuple[Topic, ...] = (
     ENERGY_PLAN,
     TASK_SCHEDULE,
     POWER_DEMAND,
+    TENSOR_BLOCK,
+    TENSOR_CODEBOOK,
+    TENSOR_COMPRESSED,
+    TENSOR_RESTORED,
+    TENSOR_MANIFEST,
     LEARN_DECISION,
     LEARN_COMMAND,
     CONTROL,

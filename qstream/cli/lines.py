@@ -8,6 +8,7 @@ from typing import Any
 from confluent_kafka import Message
 
 from agents.registry import all_agents, faults_named, load
+from qstream.cli import tensors
 from qstream.cli.output import joined, printable, solver_text, utc
 from schemas.control import Control
 from schemas.deadletter import DeadLetter
@@ -58,6 +59,8 @@ def _generic(frame: Frame, topic: Topic) -> str:
         return _control(frame)
     if isinstance(frame, DeadLetter):
         return joined(frame.id, frame.stage, f"attempt {frame.attempts}", f"{frame.error_class}: {frame.error_message}")
+    if (tensor := tensors.line(frame)) is not None:
+        return tensor
     key = str(getattr(frame, topic.key))
     return joined(key, *(_plan(frame, topic.key) if isinstance(frame, Plan) else _fields(frame, {topic.key})))
 
