@@ -37,6 +37,11 @@ RESTARTED = Counter(
 )
 CONFLICTS = Counter("qstream_state_conflicts_total", "State writes refused, states that cannot be read", ["agent", "kind"])
 STATE_BYTES = Counter("qstream_state_written_bytes_total", "Bytes of state fields written", ["agent"])
+CACHED_STATES = Gauge("qstream_cached_states", "States in memory", ["agent"])
+CACHED_BYTES = Gauge("qstream_cached_bytes", "Bytes of the states in memory, as max_cached_bytes counts them", ["agent"])
+EVICTED = Counter(
+    "qstream_states_evicted_total", "States that left memory because others needed the room: the next use loads them", ["agent"]
+)
 DEGRADED = Gauge(
     "qstream_degraded", "1 while Redis does not do what the agent needs: it decides from memory, or waits", ["agent"]
 )

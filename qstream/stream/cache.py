@@ -80,10 +80,12 @@ class Cache(Generic[S]):
             return FIRST_ROOM
         return max(1, min(self.max_keys, self.max_bytes // 4 // max(1, self.bytes // len(self))))
 
-    def shrink(self) -> None:
-        """Evict until the bounds hold, or a dirty entry comes first."""
+    def shrink(self) -> int:
+        """Evict until the bounds hold, or a dirty entry comes first; how many went."""
+        before = len(self)
         while len(self) > 1 and (len(self) > self.max_keys or self.bytes > self.max_bytes):
             key, entry = next(iter(self._entries.items()))
             if entry.dirty:
-                return
+                break
             self.drop(key)
+        return before - len(self)

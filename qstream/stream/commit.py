@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 from qstream.config import Settings
 from qstream.contract import Record, TopicPartition
 from qstream.errors import StaleEpoch, StoreUnavailable
-from qstream.metrics import CONFLICTS, STATE_BYTES
+from qstream.metrics import CACHED_BYTES, CACHED_STATES, CONFLICTS, EVICTED, STATE_BYTES
 from qstream.state.store import StateStore
 from qstream.state.write import Stored, Write
 from qstream.stream.cache import Cache, Entry
@@ -133,6 +133,7 @@ class Ledger(Generic[S]):
         again = self.drop_states(gone) - gone
         if gone:
             self._limits.keep(key for key, _ in self._cache)
+            self._report()
         return again
 
     def drop_states(self, partitions: Iterable[TopicPartition]) -> set[TopicPartition]:
@@ -206,7 +207,13 @@ class Ledger(Generic[S]):
 
     def shrink(self) -> None:
         """Keep the states in memory within their bounds."""
-        self._cache.shrink()
+        if gone := self._cache.shrink():
+            EVICTED.labels(self.agent).inc(gone)
+        self._report()
+
+    def _report(self) -> None:
+        CACHED_STATES.labels(self.agent).set(len(self._cache))
+        CACHED_BYTES.labels(self.agent).set(self._cache.bytes)
 
     def unseen(self, key: str, records: Sequence[Record]) -> list[Record]:
         """The records that the key's state has not seen: a redelivery changes nothing twice; `StoreUnavailable`.
@@ -302,7 +309,7 @@ class Ledger(Generic[S]):
                 again |= entry.unsaved & self.positions.keys()
                 self._drop(key)
         self._unindex_ended(store)
-        self._cache.shrink()
+        self.shrink()
         return again
 
     def committable(self, missing: Mapping[TopicPartition, int] | None = None) -> dict[TopicPartition, int]:

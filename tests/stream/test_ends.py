@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import redis
+from prometheus_client import REGISTRY
 
 from qstream.contract import Record, TopicPartition
 from qstream.embedded.redis import EmbeddedRedis
@@ -149,18 +150,28 @@ def test_a_state_that_the_store_does_not_know_yet_does_not_expire(
     assert store.load(KEY).state == balance(2)
 
 
+def metric(name: str) -> float:
+    return REGISTRY.get_sample_value(name, {"agent": "ledger"}) or 0.0
+
+
 def test_states_in_memory_are_bounded_in_bytes_and_come_back_from_the_store(store: StateStore[Balance]) -> None:
     size = 10_000
     bytes_each = COPIES * 2 * 8 * size
     ledger = ticking(store, max_bytes=10 * bytes_each + 10_000)
+    evicted = metric("qstream_states_evicted_total")
     for offset in range(30):
         answer(ledger, offset, balance(offset, size), f"account-{offset}")
         assert ledger._cache.bytes <= 10 * bytes_each + 10_000
     assert 8 <= len(ledger._cache) <= 10
+    assert metric("qstream_cached_bytes") == ledger._cache.bytes
+    assert metric("qstream_cached_states") == len(ledger._cache)
+    assert metric("qstream_states_evicted_total") - evicted == 30 - len(ledger._cache)
     assert ledger.entry("account-0").state == balance(0, size)
     for offset in range(30, 60):
         answer(ledger, offset, balance(1, 2), f"account-{offset - 30}")
     assert len(ledger._cache) == 30
+    ledger.release([FIRST])
+    assert metric("qstream_cached_bytes") == metric("qstream_cached_states") == 0
 
 
 def test_one_state_above_the_bound_still_works(store: StateStore[Balance]) -> None:
