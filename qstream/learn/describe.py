@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from qstream.learn import bandit, calibration, conformal, decision, drift, forecast, guard, hedge, version, weights
+from qstream.learn import bandit, calibration, conformal, decision, drift, forecast, gate, guard, hedge, rate, version, weights
 from schemas.frame import Frame
 
 Facts = dict[str, Any]
@@ -96,6 +96,27 @@ def _(state: calibration.CalibrationState) -> Facts:
 @describe.register
 def _(state: drift.DriftState) -> Facts:
     return {"kind": "drift", "steps": state.steps, "series": len(state.mean), "changes": int(state.changes.sum())}
+
+
+@describe.register
+def _(state: gate.GateState) -> Facts:
+    seen = np.minimum(state.recent, state.gain.shape[1])
+    options = {
+        name: {
+            "on": bool(state.on[o]),
+            "tries": int(state.tries[o]),
+            "switched_off": int(state.switched_off[o]),
+            **({"gain": float(state.gain[o, : seen[o]].mean())} if seen[o] else {}),
+        }
+        for o, name in enumerate(state.options[:MOST_SHOWN])
+    }
+    return {"kind": "gate", "steps": state.steps, "threshold": state.threshold, "options": options}
+
+
+@describe.register
+def _(state: rate.RateState) -> Facts:
+    means = {"bits": state.bits / state.steps, "error": state.error / state.steps} if state.steps else {}
+    return {"kind": "rate", "steps": state.steps, "offset": state.offset, **means}
 
 
 @describe.register

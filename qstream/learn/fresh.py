@@ -7,7 +7,7 @@ from functools import singledispatch
 import numpy as np
 
 from qstream.errors import LearnError
-from qstream.learn import bandit, calibration, conformal, decision, drift, forecast, guard, hedge, version, weights
+from qstream.learn import bandit, calibration, conformal, decision, drift, forecast, gate, guard, hedge, rate, version, weights
 from schemas.frame import Frame
 from schemas.wording import Shown, must_be
 
@@ -59,6 +59,17 @@ def _(state: calibration.CalibrationState) -> Frame:
 @fresh.register
 def _(state: drift.DriftState) -> Frame:
     return drift.start(len(state.mean), bound=state.bound, alarm=state.alarm)
+
+
+@fresh.register
+def _(state: gate.GateState) -> Frame:
+    window = state.gain.shape[1]
+    return gate.start(state.options, threshold=state.threshold, window=window, losses=state.losses, every=state.every)
+
+
+@fresh.register
+def _(state: rate.RateState) -> Frame:
+    return rate.start(gain=state.gain, limit=state.limit)
 
 
 @fresh.register

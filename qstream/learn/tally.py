@@ -6,7 +6,7 @@ from collections import Counter
 from functools import singledispatch
 from typing import Final, NamedTuple
 
-from qstream.learn import bandit, calibration, conformal, decision, drift, forecast, guard, hedge, version, weights
+from qstream.learn import bandit, calibration, conformal, decision, drift, forecast, gate, guard, hedge, rate, version, weights
 from schemas.frame import Frame
 
 NONE: Final[Counter[str]] = Counter()
@@ -48,6 +48,16 @@ def _(state: conformal.ConformalState) -> Tally:
 @tally.register
 def _(state: calibration.CalibrationState) -> Tally:
     return Tally(state.miss.steps)
+
+
+@tally.register
+def _(state: gate.GateState) -> Tally:
+    return Tally(state.steps, verdicts=Counter(switched_off=int(state.switched_off.sum())))
+
+
+@tally.register
+def _(state: rate.RateState) -> Tally:
+    return Tally(state.steps)
 
 
 @tally.register

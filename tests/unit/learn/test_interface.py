@@ -9,7 +9,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qstream.learn import LearnError, bandit, conformal, drift, evaluate, forecast, guard, hedge, model, policy, weights
+from qstream.learn import (
+    LearnError,
+    bandit,
+    conformal,
+    drift,
+    evaluate,
+    forecast,
+    gate,
+    guard,
+    hedge,
+    model,
+    policy,
+    rate,
+    weights,
+)
 
 ODD: list[Any] = [None, "x", "", b"x", object(), [], {}, (1,), [None], ["a", "a"], ["a", 1], [""], "a" * 300, {"a": 1}, range(3)]
 ODD += [True, [True, False], [[False, False]], -1, 0, 2**64, 10**400, -(10**400), [10**400], 1.5, np.nan, np.inf, [np.nan], 1e308]
@@ -50,6 +64,10 @@ CALLS: list[tuple[Callable[..., Any], dict[str, Any], dict[str, Any]]] = [
     (guard.offer, {"state": GUARD}, {"candidate": "n"}),
     (drift.start, {}, {"series": 1, "bound": 1.0, "alarm": 200.0}),
     (drift.learn, {"state": drift.start(1, bound=1.0)}, {"value": [1.0]}),
+    (gate.start, {}, {"options": 2, "threshold": 0.0, "window": 8, "losses": 3, "every": 32}),
+    (gate.learn, {"state": gate.start(2)}, {"gain": [1.0, 2.0], "tried": None}),
+    (rate.start, {}, {"gain": 0.5, "limit": 2.0}),
+    (rate.learn, {"state": rate.start()}, {"bits": 4.0, "target": 4.4}),
     (weights.start, {}, {"warm": [1.0, 2.0]}),
     (weights.learn, {"state": weights.start([1.0, 2.0])}, {"congestion": [[1.0, 2.0]], "rate": 0.4, "clip": 8.0}),
     (policy.mlp, {"model": made("mlp", **{"0_of_weight": (1, 2), "0_of_bias": (1,)})}, {"x": HALF}),

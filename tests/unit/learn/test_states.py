@@ -10,7 +10,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qstream.learn import LearnError, bandit, calibration, conformal, decision, drift, forecast, guard, hedge, recurrent, weights
+from qstream.learn import (
+    LearnError,
+    bandit,
+    calibration,
+    conformal,
+    decision,
+    drift,
+    forecast,
+    gate,
+    guard,
+    hedge,
+    rate,
+    recurrent,
+    weights,
+)
 from qstream.learn import version as versions
 from qstream.learn.model import Model
 from qstream.learn.registry import Models
@@ -71,6 +85,19 @@ def guarded(state: guard.GuardState, number: int, row: Row) -> Frame:
     return guard.offer(after, f"model@{number}") if after.retired else after
 
 
+def gated(state: gate.GateState, number: int, row: Row) -> Frame:
+    after, on = gate.learn(state, row, (gate.due(state), None)[number % 4 == 0])
+    assert (after.lost < after.losses).all()
+    assert gate.due(after)[on].all()
+    return after
+
+
+def rated(state: rate.RateState, number: int, row: Row) -> Frame:
+    after = rate.learn(state, row[0], row[1])
+    assert abs(after.offset) <= after.limit
+    return after
+
+
 def versioned(state: versions.VersionState, number: int, row: Row) -> Frame:
     state, used = versions.choose(state, Models({"next": {number // 5: MODEL}}))
     return versions.compare(state, used.candidate, row[0], row[1])[0]
@@ -99,6 +126,8 @@ LEARNERS: dict[str, tuple[Callable[[], Frame], Step]] = {
     "calibration": (lambda: calibration.start(window=5), calibrated),
     "weights": (lambda: weights.start(np.ones(3)), shared),
     "drift": (lambda: drift.start(1, bound=1e-100), lambda state, _, row: drift.learn(state, row[:1])[0]),
+    "gate": (lambda: gate.start(3, window=2), gated),
+    "rate": (rate.start, rated),
     "linucb": (lambda: bandit.start(2, 2, ridge=1e-6, pending=3), chosen),
     "thompson": (lambda: bandit.start(2, 2, rule="thompson", pending=3), chosen),
     "decision": (lambda: decision.start(2, 2, pending=3), decided),
