@@ -172,14 +172,15 @@ def _budgeted(view: View) -> Answer:
     if not len(rows):
         return Answer(limit, parked, "infeasible" if short > ROUNDING_W else "optimal", short, 0.0, 0.0)
     idle = np.where(view.movable, parked_w(view), 0.0)
-    free = np.maximum(room - (tree.charged_w(idle) - tree.overhead_w), 0.0)
+    left = room - (tree.charged_w(idle) - tree.overhead_w)
     charge, worth = choices(view, rows)
-    found = allocate(np.maximum(charge - idle[rows, None], 0.0), worth, tree.above[rows], free, group=_groups(view.now.job, rows))
+    above, group = tree.above[rows], _groups(view.now.job, rows)
+    found = allocate(np.maximum(charge - idle[rows, None], 0.0), worth, above, np.maximum(left, 0.0), group=group)
     parked[rows] = found.level < 0
     limit[rows] = view.limits[rows][np.arange(len(rows)), np.maximum(found.level, 0)]
     limit = np.where(limit >= view.peak_w, np.maximum(limit, _highest(view)), limit)
     limit[parked] = view.limits[parked, 0]
-    missing = max(float(found.missing_w.max()), short)
+    missing = max(float((found.missing_w + np.maximum(-left, 0.0)).max()), short)
     return Answer(limit, parked, "infeasible" if missing > ROUNDING_W else found.status, missing, found.value, found.bound)
 
 

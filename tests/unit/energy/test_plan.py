@@ -48,6 +48,13 @@ def test_every_budget_holds_and_more_work_is_done_than_by_each_node_alone(record
     assert plan.expected.slowdown_worst < plan.expected.simple_slowdown_worst
 
 
+def test_what_lacks_counts_the_least_limits_on_top_of_gpus_that_cannot_be_limited(recording):
+    nodes, frames = recording
+    own = np.array([0, 0, 0, 0, 1, 1, 1, 1], np.uint8)
+    plan = plan_energy(topology_of(nodes, 2000, opt_in=own), frames)
+    assert (plan.status, plan.missing_w) == ("infeasible", 4 * 700 + 4 * 200 - 2000)
+
+
 def test_without_a_rail_peaks_are_charged_and_only_limits_that_a_budget_needs_are_set(recording):
     nodes, frames = recording
     off = EnergyOptions(rail=False)

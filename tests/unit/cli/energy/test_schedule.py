@@ -53,6 +53,11 @@ def test_with_a_topology_tasks_have_nodes_and_the_peak_stands_against_the_budget
     assert f"{out}" in result.stdout
 
 
+def test_the_seed_can_be_set_as_any_other_option(files):
+    for words in (("--seed", "7"), ("--set", "seed=7")):
+        assert json.loads(run(files / "tasks.json", "--json", *words).stdout)["schedule"]["solver"]["seed"] == 7
+
+
 def test_circuits_say_what_they_are_and_what_random_choices_reach(files):
     result = run(files / "tasks.json", "--set", "qaoa=true", "--set", "deterministic=false", "--set", "shots=64")
     assert "6 tasks, 2 layers, 64 shots, seed 0; taken" in result.stdout
