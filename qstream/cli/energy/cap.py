@@ -71,7 +71,7 @@ def cap(
     started = time.perf_counter()
     limit_w = None if budget is None else watts(budget)
     export_to = _exported_to(export_as, export_to)
-    options = EnergyOptions().changed({"seed": seed} | parse_options(changes or []))
+    options = EnergyOptions().changed({"seed": seed, **parse_options(changes or [])})
     read, files = Read(), recordings or []
     _require_outputs([out, export_to, html], [*files, *([] if topology is None else [topology])])
     tree, frames = _given(files, topology, example, zone, node, read)

@@ -60,7 +60,7 @@ def schedule(
     if (tasks is None) != example:
         raise ConfigError(must_be("TASKS.json", "a file, or absent with --example", tasks and str(tasks)))
     limit_w = None if budget is None else watts(budget)
-    options = EnergyOptions().changed({"seed": seed} | parse_options(changes or []))
+    options = EnergyOptions().changed({"seed": seed, **parse_options(changes or [])})
     graph = bundled_graph() if tasks is None else read_frame(TaskGraph, tasks, "TASKS.json")
     learnt = None if model is None else read_model(model)
     tree = None if topology is None else read_frame(PowerTopology, topology, "--topology")
