@@ -90,3 +90,16 @@ def test_targets_of_a_dry_run_do_not_count_as_refused_once_plans_are_applied():
     for plan in loop.run(25):
         assert "held" not in plan.reason, plan.reason
     assert sum(loop.limits_w()) <= 2600
+
+
+def test_a_dry_run_in_between_does_not_count_as_plans_that_actuators_have_not_taken():
+    nodes = rack()
+    loop = Loop(nodes, topology_of(nodes, 2600), probe=False)
+    loop.run(40)
+    loop.feed.configure(mode="dry_run")
+    loop.run(30)
+    loop.feed.configure(mode="apply")
+    for plan in loop.run(12):
+        assert plan.mode == "apply"
+        assert plan.status != "infeasible"
+    assert sum(loop.limits_w()) <= 2600
