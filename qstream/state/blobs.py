@@ -8,29 +8,21 @@ import re
 import uuid
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, NamedTuple, Protocol, Self
+from typing import Final, Protocol, Self
 from urllib.parse import unquote, urlsplit
 
 from qstream.errors import BlockError, ConfigError, StoreUnavailable
 from qstream.state.address import without_secrets
 from qstream.state.connection import Connection
+from schemas.tensors import TensorClaim
 from schemas.wording import Shown, must_be
 
 MAX_FILE_BYTES: Final = 1 << 34
 MAX_STRING_BYTES: Final = 64 << 20  # Redis serves nobody else while it sends one
 _READ_BYTES: Final = 1 << 20
-_SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _REDIS: Final = re.compile(r"(rediss?|unix)(\+(cluster|sentinel))?://")
 _ALLOWED: Final = "file:///folder, or a URL of Redis such as redis://host:6379/0"
 Bytes = bytes | bytearray | memoryview
-
-
-class Claim(NamedTuple):
-    """What a reader needs to get a blob back: where it was put, the sha256 of its bytes in hex, and how many they are."""
-
-    uri: str
-    sha256: str
-    nbytes: int
 
 
 class BlobStore:
@@ -71,36 +63,29 @@ class BlobStore:
         self.max_bytes = max_bytes or most
         self._room: _Room = room
 
-    def put(self, data: Bytes) -> Claim:
+    def put(self, data: Bytes) -> TensorClaim:
         """Store the bytes, and return what gets them back; `BlockError` with the code limit if they are too many."""
         view = memoryview(data).cast("B")
         self._bounded(view.nbytes)
         digest = hashlib.sha256(view).hexdigest()
         self._room.write(digest, view)
-        return Claim(self._room.uri(digest), digest, view.nbytes)
+        return TensorClaim(uri=self._room.uri(digest), sha256=digest, nbytes=view.nbytes)
 
-    def get(self, sha256: str, nbytes: int) -> bytearray:
-        """The bytes of a blob, read from this store wherever its claim says that it was put.
+    def get(self, claim: TensorClaim) -> bytearray:
+        """The bytes of a blob, read from this store wherever the claim says that it was put.
 
-        Parameters
-        ----------
-        sha256, nbytes
-            As in the claim. The size is compared before anything is read.
+        The size is compared before anything is read.
 
         Raises
         ------
         BlockError
             `missing`: there is no such blob. `limit`: it would be larger than `max_bytes`. `checksum`: it has another size or
-            other bytes. `bad_frame`: the claim is none.
+            other bytes.
         """
-        if not isinstance(sha256, str) or not _SHA256.fullmatch(sha256):
-            raise BlockError("bad_frame", must_be("sha256 of a claim", "64 characters of 0-9 and a-f", sha256))
-        if isinstance(nbytes, bool) or not isinstance(nbytes, int) or nbytes < 0:
-            raise BlockError("bad_frame", must_be("nbytes of a claim", "a whole number of 0 or more", nbytes))
-        self._bounded(nbytes)
-        found = self._room.read(sha256, nbytes)
-        if (digest := hashlib.sha256(found).hexdigest()) != sha256:
-            raise BlockError("checksum", must_be(f"blob {self._room.uri(sha256)}", "of this sha256", Shown(digest)))
+        self._bounded(claim.nbytes)
+        found = self._room.read(claim.sha256, claim.nbytes)
+        if (digest := hashlib.sha256(found).hexdigest()) != claim.sha256:
+            raise BlockError("checksum", must_be(f"blob {self._room.uri(claim.sha256)}", "of this sha256", Shown(digest)))
         return found
 
     def _bounded(self, nbytes: int) -> None:
