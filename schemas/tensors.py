@@ -67,12 +67,15 @@ class TensorQuality(_Record):
 
 
 class TensorRefined(_Record):
-    """A correction that the encoder approved, and whether it was applied."""
+    """A correction that the encoder approved and whether it was applied, or a circuit that did the same."""
 
-    name: Name = Field(description="spectral, table, denoiser or lstm")
-    left: float = Field(ge=0, description="part of the squared error that it left when the encoder measured it")
+    name: Name = Field(description="of the correction, such as spectral or denoiser, or of the circuit that checked it")
+    left: float | None = Field(
+        default=None, ge=0, description="part of the squared error that it left when the encoder measured it"
+    )
     execution: Execution = Field(default="classical")
     reason: Name | None = Field(default=None, description="why it was not applied")
+    difference: float | None = Field(default=None, ge=0, description="how far a circuit is from what was computed")
 
 
 class TensorClaim(_Record):

@@ -1,0 +1,80 @@
+"""What is kept of a tensor between its blocks: the newest values, or what gradients owe, and the step of each block."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from qstream.module.draft import Draft
+from schemas.frame import Axes, Count, Frame, Name
+from schemas.tensors import TensorPart
+
+MAX_BLOCKS: Final = 1024  # of a tensor whose values are kept
+
+
+class TensorMemory(Frame):
+    """State of one tensor; `base` and `residual` are the whole tensor's, in C order, and each agent keeps at most one.
+
+    `step` is -1 for a block that has not come yet; `start` and `count` are the values that it had.
+    """
+
+    dtype: Name
+    shape: Annotated[tuple[Count, ...], Field(strict=False)]
+    step: Annotated[NDArray[np.int64], Axes("blocks")]
+    start: Annotated[NDArray[np.int64], Axes("blocks")]
+    count: Annotated[NDArray[np.int64], Axes("blocks")]
+    since_anchor: Annotated[NDArray[np.int32], Axes("blocks")]
+    base: Annotated[NDArray[np.uint8], Axes("bytes")] | None = None
+    residual: Annotated[NDArray[np.uint16], Axes("values", wire="BF16")] | None = None
+
+
+def fits(part: TensorPart, nbytes: int, limit: int) -> bool:
+    """Whether `nbytes` of the tensor may be kept."""
+    return nbytes <= limit and part.blocks <= MAX_BLOCKS
+
+
+def fresh(part: TensorPart, *, base: bool) -> Draft[TensorMemory]:
+    """Nothing of the tensor yet: room for its values (`base`), or else for residuals."""
+    none = np.zeros(part.blocks, np.int64)
+    empty = {"base": np.zeros(part.tensor_nbytes, np.uint8)} if base else {"residual": np.zeros(math.prod(part.shape), np.uint16)}
+    return Draft(
+        TensorMemory(
+            dtype=part.dtype,
+            shape=part.shape,
+            step=none - 1,
+            start=none,
+            count=none,
+            since_anchor=none.astype(np.int32),
+            **empty,
+        )
+    )
+
+
+def is_of(memory: TensorMemory, part: TensorPart, *, base: bool) -> bool:
+    """Whether it keeps this tensor, cut into as many blocks."""
+    held = memory.base if base else memory.residual
+    return (memory.dtype, memory.shape, len(memory.step)) == (part.dtype, part.shape, part.blocks) and held is not None
+
+
+def last_step(memory: TensorMemory, part: TensorPart) -> int | None:
+    """Step at which the same values came last; None if they have not."""
+    at = part.block
+    known = memory.step[at] >= 0 and (memory.start[at], memory.count[at]) == (part.start, part.count)
+    return int(memory.step[at]) if known else None
+
+
+def place(part: TensorPart, itemsize: int = 1) -> slice:
+    """Where the block lies in the tensor."""
+    return slice(part.start * itemsize, (part.start + part.count) * itemsize)
+
+
+def note(draft: Draft[TensorMemory], part: TensorPart, *, anchor: bool) -> None:
+    """Remember that a block came."""
+    at = part.block
+    since = 0 if anchor else int(draft.now.since_anchor[at]) + 1
+    for name, value in (("step", part.step), ("start", part.start), ("count", part.count), ("since_anchor", since)):
+        draft.edit(name)[at] = value

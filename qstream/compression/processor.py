@@ -1,0 +1,192 @@
+"""Blocks of tensors in, coded blocks out, in the order of each tensor's records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qstream.compression.decode import restore
+from qstream.compression.dtypes import DTYPES, LOSSY, as_floats, canonical, from_floats
+from qstream.compression.encode import Compressed, compress
+from qstream.compression.header import digest
+from qstream.compression.memory import TensorMemory, fits, fresh, is_of, last_step, note, place
+from qstream.compression.stream_options import EncodeOptions
+from qstream.contract import Batch, Event, Processor, Record, Result
+from qstream.errors import BlockError, OptionError, Poison, ProblemError
+from qstream.module.draft import Draft
+from schemas.bfloat16 import from_bfloat16, to_bfloat16
+from schemas.control import Scalar
+from schemas.tensors import ITEM_BYTES, CompressedBlock, TensorBlock, TensorPolicy, TensorQuality
+from schemas.topics import TENSOR_BLOCK, TENSOR_COMPRESSED
+from schemas.wording import Shown, must_be
+
+TTL_S: Final = 86_400.0
+Memory = Draft[TensorMemory] | None
+
+
+class Coded(NamedTuple):
+    """A coded block, the step of its base, and why it was not coded as asked for."""
+
+    done: Compressed
+    base_step: int | None = None
+    reason: str | None = None
+
+
+class CompressionProcessor(Processor[TensorMemory]):
+    """Codes each block by itself; mode delta steps on the block that came before, mode gradient adds what that one lost.
+
+    Deterministic for (batch, state): the same records give the same bytes, however they are split into batches. A block that
+    cannot be coded is a dead letter, whose reason begins with a code of `BlockError` where it has one.
+    """
+
+    name = "compression"
+    inputs = (TENSOR_BLOCK,)
+    outputs = (TENSOR_COMPRESSED,)
+    state = TensorMemory
+    state_ttl_s = TTL_S
+
+    def __init__(self, options: EncodeOptions | None = None) -> None:
+        self.options = options or EncodeOptions()
+
+    def configure(self, options: Mapping[str, Scalar]) -> CompressionProcessor:
+        """With some toggles changed."""
+        return CompressionProcessor(self.options.changed(options))
+
+    def warm(self) -> None:
+        """Load the compiled kernels."""
+        from qstream.compression.warm import warm  # noqa: PLC0415 - codes tensors
+
+        warm()
+
+    def process(self, batch: Batch, state: TensorMemory | None, now_ns: int) -> Result[TensorMemory]:
+        """One coded block for each block."""
+        memory: Memory = None if state is None else Draft(state)
+        events: list[Event] = []
+        dead: list[Poison] = []
+        for record in batch.records:
+            block = record.frame
+            assert isinstance(block, TensorBlock)  # the topic carries nothing else
+            try:
+                coded, memory = code(block, self.options, memory)
+            except (ProblemError, OptionError) as exc:
+                dead.append(Poison(record, str(exc)))
+            else:
+                events.append(_event(record, block, coded))
+        return Result(events, dead, None if memory is None else memory.state())
+
+
+def code(block: TensorBlock, options: EncodeOptions, memory: Memory) -> tuple[Coded, Memory]:
+    """A coded block, and what is kept after it; `BlockError` or `OptionError` leave what is kept as it was."""
+    if digest(block.data) != block.digest:
+        raise BlockError("checksum", must_be("data", f"bytes of digest {block.digest}", Shown(digest(block.data))))
+    chosen = _by_policy(options, block.policy)
+    values = block.data.view(DTYPES[block.dtype]).reshape(block.block_shape)
+    if chosen.mode == "delta":
+        return _delta(block, values, chosen, memory)
+    if chosen.mode == "gradient" and block.dtype in LOSSY:
+        return _gradient(block, values, chosen, memory)
+    given = block.influence if chosen.mode == "rate" else None
+    return Coded(_compress(block, values, chosen, influence=given)), memory
+
+
+def _by_policy(options: EncodeOptions, policy: TensorPolicy | None) -> EncodeOptions:
+    """The agent's options, or those of its producer; the agent's corrections are for its own mode."""
+    if policy is None:
+        return options
+    wanted = policy.model_dump(exclude_none=True)
+    if policy.mode != options.mode:
+        wanted |= {"denoiser": False, "qae": False, "transform": "auto"}
+    return options.changed(wanted)
+
+
+def _compress(block: TensorBlock, values: NDArray[Any], options: EncodeOptions, **more: Any) -> Compressed:
+    # A circuit takes seconds to train: the records behind this one do not wait for that.
+    quick = options.changed({"qae": False}) if options.qae else options
+    return compress(values, quick, name=block.tensor_id, step=block.step, **more)
+
+
+def _delta(block: TensorBlock, values: NDArray[Any], options: EncodeOptions, memory: Memory) -> tuple[Coded, Memory]:
+    plain = options.changed({"mode": "lossless"})
+    if not fits(block, block.tensor_nbytes, options.state_bytes):
+        return Coded(_compress(block, values, plain), None, "state_limit"), memory
+    memory, changed = _memory(block, memory, base=True)
+    last = _checked_step(block, memory)
+    at = place(block, ITEM_BYTES[block.dtype])
+    anchor = (
+        last is None
+        or last == block.step  # sent twice: nothing is lost if it stands for itself
+        or block.base_step not in (None, last)
+        or int(memory.now.since_anchor[block.block]) + 1 >= options.anchor_every
+    )
+    if anchor:
+        coded = Coded(_compress(block, values, plain), None, "shape_changed" if changed else None)
+    else:
+        assert memory.now.base is not None  # `is_of` has seen it
+        base = memory.now.base[at].view(DTYPES[block.dtype]).reshape(block.block_shape)
+        coded = Coded(_compress(block, values, options, base=base), last)
+    memory.edit("base")[at] = block.data
+    note(memory, block, anchor=anchor)
+    return coded, memory
+
+
+def _gradient(block: TensorBlock, values: NDArray[Any], options: EncodeOptions, memory: Memory) -> tuple[Coded, Memory]:
+    if not fits(block, 2 * (block.tensor_nbytes // ITEM_BYTES[block.dtype]), options.state_bytes):
+        return Coded(_compress(block, values, options), None, "state_limit"), memory
+    memory, changed = _memory(block, memory, base=False)
+    last = _checked_step(block, memory)
+    if last == block.step:  # sent twice: what was owed went with the first
+        return Coded(_compress(block, values, options)), memory
+    at = place(block)
+    assert memory.now.residual is not None  # `is_of` has seen it
+    floats = as_floats(canonical(values).array, block.dtype)
+    owed = from_bfloat16(memory.now.residual[at]).reshape(floats.shape)
+    wanted = floats if last is None else (floats + owed).astype(floats.dtype)
+    given = np.ascontiguousarray(from_floats(wanted, block.dtype)).reshape(floats.shape)
+    done = _compress(block, given, options)
+    with np.errstate(invalid="ignore", over="ignore"):
+        lost = (wanted - as_floats(restore(done).array, block.dtype)).astype(np.float32)
+    memory.edit("residual")[at] = to_bfloat16(np.where(np.isfinite(lost), lost, 0).astype(np.float32)).reshape(-1)
+    note(memory, block, anchor=True)
+    return Coded(done, None, "shape_changed" if changed else None), memory
+
+
+def _memory(block: TensorBlock, memory: Memory, *, base: bool) -> tuple[Draft[TensorMemory], bool]:
+    """What is kept of this tensor, and whether something else was kept under its name."""
+    if memory is not None and is_of(memory.now, block, base=base):
+        return memory, False
+    return fresh(block, base=base), memory is not None
+
+
+def _checked_step(block: TensorBlock, memory: Draft[TensorMemory]) -> int | None:
+    last = last_step(memory.now, block)
+    if last is not None and block.step < last:
+        raise BlockError("bad_frame", must_be(f"step of block {block.block}", f"{last} or more", block.step))
+    return last
+
+
+def _event(record: Record, block: TensorBlock, coded: Coded) -> Event:
+    done = coded.done
+    found = done.quality
+    quality = TensorQuality(
+        bits_per_value=done.bits_per_value,
+        max_abs_error=found.max_abs_error,
+        rel_l2=found.rel_l2,
+        escapes=found.escapes,
+        bound=found.bound,
+    )
+    frame = CompressedBlock(
+        **block.part,
+        anchor=done.header.base_digest is None,
+        base_step=coded.base_step,
+        base_digest=done.header.base_digest,
+        basis_digest=done.header.basis_digest,
+        promise=done.promise,
+        quality=quality,
+        ops=tuple(op.op for op in done.header.ops),
+        fallback_reason=coded.reason or done.fallback_reason,
+        data=np.frombuffer(done.data, np.uint8),
+    )
+    return Event(TENSOR_COMPRESSED, record.key, record.event_id(0), frame, record)

@@ -1,0 +1,142 @@
+"""Coded blocks in, restored blocks out; what waits for an anchor or a codebook says so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qstream.compression.decode import Restored, restore
+from qstream.compression.dtypes import DTYPES
+from qstream.compression.header import Header, digest, read
+from qstream.compression.memory import TensorMemory, fits, fresh, is_of, last_step, note, place
+from qstream.compression.processor import TTL_S, Memory
+from qstream.compression.stream_options import DecodeOptions
+from qstream.contract import Batch, Event, Processor, Record, Result
+from qstream.errors import BlockError, Poison, ProblemError
+from qstream.module.draft import Draft
+from schemas.control import Scalar
+from schemas.tensors import ITEM_BYTES, MAX_BLOCK_BYTES, CompressedBlock, RestoredBlock, TensorRefined, TensorSkip
+from schemas.topics import TENSOR_COMPRESSED, TENSOR_RESTORED
+from schemas.wording import Shown, must_be
+
+Bytes = NDArray[np.uint8]
+
+
+class DecompressionProcessor(Processor[TensorMemory]):
+    """Restores each block by itself; a delta from the newest values of its block, which exact blocks leave.
+
+    A damaged block is a dead letter, whose reason begins with a code of `BlockError`. One whose base or basis is not here is
+    none: it gives a `RestoredBlock` with a `skip_reason`, and the next anchor puts that right.
+    """
+
+    name = "decompression"
+    inputs = (TENSOR_COMPRESSED,)
+    outputs = (TENSOR_RESTORED,)
+    state = TensorMemory
+    state_ttl_s = TTL_S
+
+    def __init__(self, options: DecodeOptions | None = None) -> None:
+        self.options = options or DecodeOptions()
+
+    def configure(self, options: Mapping[str, Scalar]) -> DecompressionProcessor:
+        """With some toggles changed."""
+        return DecompressionProcessor(self.options.changed(options))
+
+    def warm(self) -> None:
+        """Load the compiled kernels."""
+        from qstream.compression.warm import warm  # noqa: PLC0415 - codes tensors
+
+        warm()
+
+    def process(self, batch: Batch, state: TensorMemory | None, now_ns: int) -> Result[TensorMemory]:
+        """One restored block for each coded one."""
+        memory: Memory = None if state is None else Draft(state)
+        events: list[Event] = []
+        dead: list[Poison] = []
+        for record in batch.records:
+            block = record.frame
+            assert isinstance(block, CompressedBlock)  # the topic carries nothing else
+            try:
+                frame, memory = restored_block(block, self.options, memory)
+            except ProblemError as exc:
+                dead.append(Poison(record, str(exc)))
+            else:
+                events.append(_event(record, frame))
+        return Result(events, dead, None if memory is None else memory.state())
+
+
+def restored_block(block: CompressedBlock, options: DecodeOptions, memory: Memory) -> tuple[RestoredBlock, Memory]:
+    """A restored block, and what is kept after it; `BlockError` leaves what is kept as it was."""
+    header = _header(block, options)
+    kept = fits(block, block.tensor_nbytes, options.state_bytes)
+    known = memory if memory is not None and kept and is_of(memory.now, block, base=True) else None
+    held = None if known is None else _held(known, block)
+    if header.basis_digest is not None:
+        return _skipped(block, TensorSkip.NO_BASIS), memory
+    if header.base_digest is not None:
+        if held is not None and header.digest == digest(held):  # sent twice
+            return _frame(block, held, verified=True), memory
+        if held is None or digest(held) != header.base_digest:
+            return _skipped(block, TensorSkip.NO_BASE if kept else TensorSkip.STATE_LIMIT), memory
+    base = None if held is None else held.view(DTYPES[block.dtype]).reshape(block.block_shape)
+    found = restore(block.data, options, base=base if header.base_digest is not None else None)
+    data = np.ascontiguousarray(found.array).reshape(-1).view(np.uint8)
+    if kept and found.promise == "exact":
+        memory = known or fresh(block, base=True)
+        memory.edit("base")[place(block, ITEM_BYTES[block.dtype])] = data
+        note(memory, block, anchor=block.anchor)
+    return _frame(block, data, verified=found.verified, refined=_refined(found)), memory
+
+
+def _header(block: CompressedBlock, options: DecodeOptions) -> Header:
+    """The header of the coded block, which must be about what the frame says."""
+    if block.nbytes > MAX_BLOCK_BYTES:
+        raise BlockError("limit", must_be("bytes of a block that travels restored", f"at most {MAX_BLOCK_BYTES}", block.nbytes))
+    headers = read(block.data, options.max_tensor_bytes).headers
+    if len(headers) != 1:
+        raise BlockError("bad_frame", must_be("data", "a block of one tensor", Shown(f"{len(headers)} tensors")))
+    header = headers[0]
+    if header.big_endian:
+        raise BlockError("bad_frame", must_be("big_endian of a block", "false", True))
+    pairs: dict[str, tuple[Any, Any]] = {
+        "dtype": (block.dtype, header.dtype),
+        "shape": (block.block_shape, header.shape),
+        "promise": (block.promise, header.promise),
+        "base_digest": (block.base_digest, header.base_digest),
+        "basis_digest": (block.basis_digest, header.basis_digest),
+    }
+    for name, (outer, inner) in pairs.items():
+        if outer != inner:
+            code = name if name in ("dtype", "shape") else "bad_frame"
+            raise BlockError(code, must_be(f"{name} of the coded data", f"the block's, {outer}", Shown(str(inner))))
+    return header
+
+
+def _held(memory: Draft[TensorMemory], block: CompressedBlock) -> Bytes | None:
+    if last_step(memory.now, block) is None or memory.now.base is None:
+        return None
+    return memory.now.base[place(block, ITEM_BYTES[block.dtype])].copy()
+
+
+def _refined(found: Restored) -> tuple[TensorRefined, ...]:
+    return tuple(
+        TensorRefined(name=r.name, left=r.left, execution=r.execution, reason=r.reason, difference=r.difference)
+        for r in found.refined
+    )
+
+
+def _skipped(block: CompressedBlock, reason: TensorSkip) -> RestoredBlock:
+    return RestoredBlock(**block.part, promise=block.promise, quality=block.quality, skip_reason=reason)
+
+
+def _frame(block: CompressedBlock, data: Bytes, *, verified: bool, refined: tuple[TensorRefined, ...] = ()) -> RestoredBlock:
+    return RestoredBlock(
+        **block.part, promise=block.promise, verified=verified, quality=block.quality, refined=refined, data=data
+    )
+
+
+def _event(record: Record, frame: RestoredBlock) -> Event:
+    return Event(TENSOR_RESTORED, record.key, record.event_id(0), frame, record)

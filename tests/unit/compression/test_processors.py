@@ -1,0 +1,193 @@
+"""Blocks through both processors: what comes back, deltas with anchors, gradients that feed back, and what cannot be coded."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from qstream.compression.header import digest
+from qstream.compression.processor import CompressionProcessor
+from qstream.compression.restoring import DecompressionProcessor
+from qstream.compression.stream_options import DecodeOptions, EncodeOptions
+from qstream.state.fields import MAX_CHUNK_BYTES, pack
+from qstream.testing.checks import check_processor
+from qstream.testing.feed import Feed
+from schemas.tensors import CompressedBlock, RestoredBlock, TensorBlock, TensorPolicy, TensorSkip
+
+TENSOR = "m/w"
+
+
+def block(values: Any, step: int, at: int = 0, of: int = 1, **more: Any) -> TensorBlock:
+    """Rows `at` of a matrix cut into `of` blocks."""
+    matrix = np.ascontiguousarray(values)
+    rows = len(matrix) // of
+    part = matrix[at * rows : (at + 1) * rows]
+    data = part.reshape(-1).view(np.uint8)
+    where = {"block": at, "blocks": of, "start": at * part.size, "count": part.size, "dtype": str(matrix.dtype)}
+    own = {"tensor_id": TENSOR, "model": "m", "role": "weight", "step": step, "ts_ns": step}
+    return TensorBlock(**(own | where | {"shape": matrix.shape, "digest": digest(data), "data": data} | more))
+
+
+def series(steps: int, rows: int = 8, columns: int = 64) -> list[np.ndarray]:
+    """A matrix of which few values change at each step."""
+    rng = np.random.default_rng(7)
+    found = [rng.standard_normal((rows, columns)).astype(np.float32)]
+    for _ in range(steps - 1):
+        found.append(found[-1] + (rng.random((rows, columns)) < 0.05).astype(np.float32) * np.float32(1e-3))
+    return found
+
+
+class Both:
+    """The two processors, one after the other."""
+
+    def __init__(self, **options: Any) -> None:
+        self.into = Feed(CompressionProcessor(EncodeOptions(**options)))
+        self.back = Feed(DecompressionProcessor())
+
+    def code(self, frame: TensorBlock) -> CompressedBlock:
+        coded = self.into.send(frame, 1000).events[0].frame
+        assert isinstance(coded, CompressedBlock)
+        return coded
+
+    def restore(self, frame: CompressedBlock) -> RestoredBlock:
+        found = self.back.send(frame, 1000).events[0].frame
+        assert isinstance(found, RestoredBlock)
+        return found
+
+
+def test_every_step_of_a_delta_series_comes_back_bit_for_bit_with_an_anchor_of_each_so_many():
+    both, anchors = Both(mode="delta", anchor_every=4), []
+    for step, matrix in enumerate(series(9)):
+        for at in (1, 0):
+            frame = block(matrix, step, at, 2)
+            coded = both.code(frame)
+            found = both.restore(coded)
+            assert found.data is not None
+            assert found.data.tobytes() == frame.data.tobytes()
+            assert found.verified
+        anchors.append(coded.anchor)
+    assert anchors == [True, False, False, False, True, False, False, False, True]
+
+
+def test_after_a_lost_block_deltas_wait_for_the_next_anchor_and_only_those_of_that_block():
+    both = Both(mode="delta", anchor_every=4)
+    reasons = []
+    for step, matrix in enumerate(series(5)):
+        coded = [both.code(block(matrix, step, at, 2)) for at in (0, 1)]
+        assert both.restore(coded[1]).skip_reason is None
+        reasons.append(None if step == 1 else both.restore(coded[0]).skip_reason)
+    assert reasons == [None, None, TensorSkip.NO_BASE, TensorSkip.NO_BASE, None]
+    assert not both.back.dead
+
+
+def test_a_block_that_is_sent_twice_comes_back_twice():
+    both = Both(mode="delta")
+    first, second = series(2)
+    both.restore(both.code(block(first, 0)))
+    coded = both.code(block(second, 1))
+    assert not coded.anchor
+    assert both.restore(coded).data.tobytes() == both.restore(coded).data.tobytes() == second.tobytes()  # type: ignore[union-attr]
+    again = both.code(block(second, 1))
+    assert again.anchor
+    assert both.restore(again).skip_reason is None
+
+
+def test_another_shape_or_a_lost_state_begins_with_an_anchor():
+    both = Both(mode="delta")
+    matrix = series(1)[0]
+    both.code(block(matrix, 0))
+    other = both.code(block(matrix[:, :32], 1))
+    assert other.anchor
+    assert other.fallback_reason == "shape_changed"
+    assert Both(mode="delta").code(block(matrix[:, :32], 2)).anchor
+
+
+def test_a_tensor_above_state_bytes_is_coded_whole_and_nothing_of_it_is_kept():
+    both = Both(mode="delta", state_bytes=100)
+    for step, matrix in enumerate(series(2)):
+        coded = both.code(block(matrix, step))
+        assert (coded.anchor, coded.fallback_reason) == (True, "state_limit")
+    assert both.into.state(TENSOR) is None
+    small = Feed(DecompressionProcessor(DecodeOptions(state_bytes=0)))
+    whole = Both(mode="delta")
+    coded = [whole.code(block(matrix, step)) for step, matrix in enumerate(series(2))]
+    found = [small.send(frame, 1000).events[0].frame.skip_reason for frame in coded]  # type: ignore[attr-defined]
+    assert found == [None, TensorSkip.STATE_LIMIT]
+
+
+def test_what_a_gradient_lost_is_added_to_the_next():
+    rng = np.random.default_rng(3)
+    gradient = rng.standard_normal((32, 64)).astype(np.float32)
+    both, sums = Both(mode="gradient"), []
+    total = np.zeros_like(gradient)
+    for step in range(12):
+        data = both.restore(both.code(block(gradient, step))).data
+        assert data is not None
+        total += data.view(np.float32).reshape(gradient.shape)
+        sums.append(float(np.linalg.norm(total / (step + 1) - gradient) / np.linalg.norm(gradient)))
+    assert sums[-1] < 0.3 * sums[0]
+
+
+def test_a_policy_chooses_in_place_of_the_options():
+    both = Both()
+    matrix = series(1)[0]
+    coded = both.code(block(matrix, 0, policy=TensorPolicy(mode="bounded", bound_kind="abs", bound=0.01)))
+    assert coded.promise == "bound"
+    data = both.restore(coded).data
+    assert data is not None
+    assert np.abs(data.view(np.float32).reshape(matrix.shape) - matrix).max() <= 0.01
+    assert both.into.state(TENSOR) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"digest": "0" * 16}, "checksum: "),
+        ({"policy": TensorPolicy(mode="bounded", bound_kind="l2", bound=2.0)}, "option bound "),
+    ],
+)
+def test_a_block_that_cannot_be_coded_is_a_dead_letter_that_says_why(change, code):
+    feed = Feed(CompressionProcessor())
+    sent = feed.send(block(series(1)[0], 0, **change), 1000)
+    assert not sent.events
+    assert sent.dead[0].error_message.startswith(code)
+
+
+def test_a_step_that_goes_back_is_a_dead_letter_and_the_series_goes_on():
+    feed = Feed(CompressionProcessor(EncodeOptions(mode="delta")))
+    first, second, third = series(3)
+    feed.send(block(first, 5), 1000)
+    assert feed.send(block(second, 4), 1000).dead[0].error_message == "bad_frame: step of block 0 must be 5 or more, got 4"
+    assert feed.send(block(third, 6), 1000).events[0].frame.base_step == 5  # type: ignore[attr-defined]
+
+
+def test_damaged_and_lying_blocks_are_dead_letters():
+    both = Both()
+    coded = both.code(block(series(1)[0], 0))
+    damaged = np.array(coded.data)
+    damaged[-1] ^= 1
+    lies = [coded.model_copy(update=change) for change in ({"data": damaged}, {"dtype": "int32"}, {"base_digest": "0" * 16})]
+    messages = [both.back.send(frame, 1000).dead[0].error_message.split(":")[0] for frame in lies]
+    assert messages == ["checksum", "dtype", "bad_frame"]
+
+
+@pytest.mark.parametrize("mode", ["delta", "gradient"])
+def test_any_split_into_batches_gives_the_same_bytes(mode):
+    frames = [block(matrix, step, at, 2) for step, matrix in enumerate(series(4)) for at in (0, 1)]
+    frames[3] = frames[3].model_copy(update={"digest": "0" * 16})
+    into, back = CompressionProcessor(EncodeOptions(mode=mode)), DecompressionProcessor()
+    feed: Feed[Any] = Feed(into)
+    check_processor(into, [feed.record(frame, 1000 + n) for n, frame in enumerate(frames)], splits=3)
+    coded = [feed.send(frame, 1000).events for frame in frames]
+    other: Feed[Any] = Feed(back)
+    check_processor(back, [other.record(events[0].frame, 1000) for events in coded if events], splits=3)
+
+
+def test_the_state_of_the_largest_tensor_is_kept_in_small_fields():
+    feed: Feed[Any] = Feed(CompressionProcessor(EncodeOptions(mode="delta")))
+    matrix = np.zeros((1024, 256), np.float32)
+    for at in range(2):
+        feed.send(block(matrix, 0, at, 2), 1000)
+    fields = pack(feed.state(TENSOR))
+    assert max(map(len, fields.values())) <= MAX_CHUNK_BYTES
+    assert sum(map(len, fields.values())) <= 2_500_000
