@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qstream.compression.coding import TTL_S, Memory
 from qstream.compression.decode import Restored, restore
 from qstream.compression.dtypes import DTYPES
 from qstream.compression.header import Header, digest, read
 from qstream.compression.memory import TensorMemory, fits, fresh, is_of, last_step, note, place
-from qstream.compression.processor import TTL_S, Memory
 from qstream.compression.stream_options import DecodeOptions
 from qstream.contract import Batch, Event, Processor, Record, Result
 from qstream.errors import BlockError, Poison, ProblemError

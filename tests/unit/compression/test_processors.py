@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from qstream.compression.coding import CompressionProcessor
 from qstream.compression.header import digest
-from qstream.compression.processor import CompressionProcessor
 from qstream.compression.restoring import DecompressionProcessor
 from qstream.compression.stream_options import DecodeOptions, EncodeOptions
 from qstream.state.fields import MAX_CHUNK_BYTES, pack
