@@ -8,19 +8,22 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from qstream.compression.books import NO_BOOKS, Books, codebook_of, read_books
+from qstream.compression.codebook import Codebook
 from qstream.compression.decode import restore
 from qstream.compression.dtypes import DTYPES, LOSSY, as_floats, canonical, from_floats
 from qstream.compression.encode import Compressed, compress
 from qstream.compression.header import digest
-from qstream.compression.memory import TensorMemory, fits, fresh, is_of, last_step, note, place
+from qstream.compression.memory import TensorMemory, fits, fresh, is_of, is_same, last_step, note, place
 from qstream.compression.stream_options import EncodeOptions
 from qstream.contract import Batch, Event, Processor, Record, Result
 from qstream.errors import BlockError, OptionError, Poison, ProblemError
 from qstream.module.draft import Draft
 from schemas.bfloat16 import from_bfloat16, to_bfloat16
 from schemas.control import Scalar
+from schemas.frame import Frame
 from schemas.tensors import ITEM_BYTES, CompressedBlock, TensorBlock, TensorPolicy, TensorQuality
-from schemas.topics import TENSOR_BLOCK, TENSOR_COMPRESSED
+from schemas.topics import TENSOR_BLOCK, TENSOR_CODEBOOK, TENSOR_COMPRESSED
 from schemas.wording import Shown, must_be
 
 TTL_S: Final = 86_400.0
@@ -45,15 +48,21 @@ class CompressionProcessor(Processor[TensorMemory]):
     name = "compression"
     inputs = (TENSOR_BLOCK,)
     outputs = (TENSOR_COMPRESSED,)
+    tables = (TENSOR_CODEBOOK,)
     state = TensorMemory
     state_ttl_s = TTL_S
 
-    def __init__(self, options: EncodeOptions | None = None) -> None:
+    def __init__(self, options: EncodeOptions | None = None, books: Books = NO_BOOKS) -> None:
         self.options = options or EncodeOptions()
+        self.books = books
 
     def configure(self, options: Mapping[str, Scalar]) -> CompressionProcessor:
         """With some toggles changed."""
-        return CompressionProcessor(self.options.changed(options))
+        return CompressionProcessor(self.options.changed(options), self.books)
+
+    def with_tables(self, rows: Mapping[str, Mapping[str, Frame]]) -> CompressionProcessor:
+        """With the codebooks of tensors."""
+        return CompressionProcessor(self.options, read_books(rows.get(TENSOR_CODEBOOK.name, {}), self.books))
 
     def warm(self) -> None:
         """Load the compiled kernels."""
@@ -70,15 +79,15 @@ class CompressionProcessor(Processor[TensorMemory]):
             block = record.frame
             assert isinstance(block, TensorBlock)  # the topic carries nothing else
             try:
-                coded, memory = code(block, self.options, memory)
+                coded, memory = code(block, self.options, memory, codebook_of(self.books, block.tensor_id))
             except (ProblemError, OptionError) as exc:
                 dead.append(Poison(record, str(exc)))
             else:
                 events.append(_event(record, block, coded))
-        return Result(events, dead, None if memory is None else memory.state())
+        return Result(events, dead, None if memory is None or is_same(memory, state) else memory.state())
 
 
-def code(block: TensorBlock, options: EncodeOptions, memory: Memory) -> tuple[Coded, Memory]:
+def code(block: TensorBlock, options: EncodeOptions, memory: Memory, codebook: Codebook | None = None) -> tuple[Coded, Memory]:
     """A coded block, and what is kept after it; `BlockError` or `OptionError` leave what is kept as it was."""
     if digest(block.data) != block.digest:
         raise BlockError("checksum", must_be("data", f"bytes of digest {block.digest}", Shown(digest(block.data))))
@@ -87,9 +96,9 @@ def code(block: TensorBlock, options: EncodeOptions, memory: Memory) -> tuple[Co
     if chosen.mode == "delta":
         return _delta(block, values, chosen, memory)
     if chosen.mode == "gradient" and block.dtype in LOSSY:
-        return _gradient(block, values, chosen, memory)
+        return _gradient(block, values, chosen, memory, codebook)
     given = block.influence if chosen.mode == "rate" else None
-    return Coded(_compress(block, values, chosen, influence=given)), memory
+    return Coded(_compress(block, values, chosen, influence=given, codebook=codebook)), memory
 
 
 def _by_policy(options: EncodeOptions, policy: TensorPolicy | None) -> EncodeOptions:
@@ -132,22 +141,24 @@ def _delta(block: TensorBlock, values: NDArray[Any], options: EncodeOptions, mem
     return coded, memory
 
 
-def _gradient(block: TensorBlock, values: NDArray[Any], options: EncodeOptions, memory: Memory) -> tuple[Coded, Memory]:
+def _gradient(
+    block: TensorBlock, values: NDArray[Any], options: EncodeOptions, memory: Memory, codebook: Codebook | None
+) -> tuple[Coded, Memory]:
     if not fits(block, 2 * (block.tensor_nbytes // ITEM_BYTES[block.dtype]), options.state_bytes):
-        return Coded(_compress(block, values, options), None, "state_limit"), memory
+        return Coded(_compress(block, values, options, codebook=codebook), None, "state_limit"), memory
     memory, changed = _memory(block, memory, base=False)
     last = _checked_step(block, memory)
     if last == block.step:  # sent twice: what was owed went with the first
-        return Coded(_compress(block, values, options)), memory
+        return Coded(_compress(block, values, options, codebook=codebook)), memory
     at = place(block)
     assert memory.now.residual is not None  # `is_of` has seen it
     floats = as_floats(canonical(values).array, block.dtype)
     owed = from_bfloat16(memory.now.residual[at]).reshape(floats.shape)
     wanted = floats if last is None else (floats + owed).astype(floats.dtype)
     given = np.ascontiguousarray(from_floats(wanted, block.dtype)).reshape(floats.shape)
-    done = _compress(block, given, options)
+    done = _compress(block, given, options, codebook=codebook)
     with np.errstate(invalid="ignore", over="ignore"):
-        lost = (wanted - as_floats(restore(done).array, block.dtype)).astype(np.float32)
+        lost = (wanted - as_floats(restore(done, codebook=codebook).array, block.dtype)).astype(np.float32)
     memory.edit("residual")[at] = to_bfloat16(np.where(np.isfinite(lost), lost, 0).astype(np.float32)).reshape(-1)
     note(memory, block, anchor=True)
     return Coded(done, None, "shape_changed" if changed else None), memory
@@ -179,7 +190,7 @@ def _event(record: Record, block: TensorBlock, coded: Coded) -> Event:
     )
     frame = CompressedBlock(
         **block.part,
-        anchor=done.header.base_digest is None,
+        anchor=done.header.base_digest is None and done.header.basis_digest is None,
         base_step=coded.base_step,
         base_digest=done.header.base_digest,
         basis_digest=done.header.basis_digest,

@@ -67,6 +67,11 @@ def last_step(memory: TensorMemory, part: TensorPart) -> int | None:
     return int(memory.step[at]) if known else None
 
 
+def is_same(draft: Draft[TensorMemory], state: TensorMemory | None) -> bool:
+    """Whether no block was noted since the draft was made of the state."""
+    return state is not None and draft.now.step is state.step
+
+
 def place(part: TensorPart, itemsize: int = 1) -> slice:
     """Where the block lies in the tensor."""
     return slice(part.start * itemsize, (part.start + part.count) * itemsize)

@@ -8,18 +8,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qstream.compression.books import NO_BOOKS, Books, codebook_of, read_books
+from qstream.compression.codebook import Codebook
 from qstream.compression.coding import TTL_S, Memory
 from qstream.compression.decode import Restored, restore
 from qstream.compression.dtypes import DTYPES
 from qstream.compression.header import Header, digest, read
-from qstream.compression.memory import TensorMemory, fits, fresh, is_of, last_step, note, place
+from qstream.compression.memory import TensorMemory, fits, fresh, is_of, is_same, last_step, note, place
 from qstream.compression.stream_options import DecodeOptions
 from qstream.contract import Batch, Event, Processor, Record, Result
 from qstream.errors import BlockError, Poison, ProblemError
 from qstream.module.draft import Draft
 from schemas.control import Scalar
+from schemas.frame import Frame
 from schemas.tensors import ITEM_BYTES, MAX_BLOCK_BYTES, CompressedBlock, RestoredBlock, TensorRefined, TensorSkip
-from schemas.topics import TENSOR_COMPRESSED, TENSOR_RESTORED
+from schemas.topics import TENSOR_CODEBOOK, TENSOR_COMPRESSED, TENSOR_RESTORED
 from schemas.wording import Shown, must_be
 
 Bytes = NDArray[np.uint8]
@@ -35,15 +38,21 @@ class DecompressionProcessor(Processor[TensorMemory]):
     name = "decompression"
     inputs = (TENSOR_COMPRESSED,)
     outputs = (TENSOR_RESTORED,)
+    tables = (TENSOR_CODEBOOK,)
     state = TensorMemory
     state_ttl_s = TTL_S
 
-    def __init__(self, options: DecodeOptions | None = None) -> None:
+    def __init__(self, options: DecodeOptions | None = None, books: Books = NO_BOOKS) -> None:
         self.options = options or DecodeOptions()
+        self.books = books
 
     def configure(self, options: Mapping[str, Scalar]) -> DecompressionProcessor:
         """With some toggles changed."""
-        return DecompressionProcessor(self.options.changed(options))
+        return DecompressionProcessor(self.options.changed(options), self.books)
+
+    def with_tables(self, rows: Mapping[str, Mapping[str, Frame]]) -> DecompressionProcessor:
+        """With the codebooks of tensors."""
+        return DecompressionProcessor(self.options, read_books(rows.get(TENSOR_CODEBOOK.name, {}), self.books))
 
     def warm(self) -> None:
         """Load the compiled kernels."""
@@ -60,21 +69,23 @@ class DecompressionProcessor(Processor[TensorMemory]):
             block = record.frame
             assert isinstance(block, CompressedBlock)  # the topic carries nothing else
             try:
-                frame, memory = restored_block(block, self.options, memory)
+                frame, memory = restored_block(block, self.options, memory, codebook_of(self.books, block.tensor_id))
             except ProblemError as exc:
                 dead.append(Poison(record, str(exc)))
             else:
                 events.append(_event(record, frame))
-        return Result(events, dead, None if memory is None else memory.state())
+        return Result(events, dead, None if memory is None or is_same(memory, state) else memory.state())
 
 
-def restored_block(block: CompressedBlock, options: DecodeOptions, memory: Memory) -> tuple[RestoredBlock, Memory]:
+def restored_block(
+    block: CompressedBlock, options: DecodeOptions, memory: Memory, codebook: Codebook | None = None
+) -> tuple[RestoredBlock, Memory]:
     """A restored block, and what is kept after it; `BlockError` leaves what is kept as it was."""
     header = _header(block, options)
     kept = fits(block, block.tensor_nbytes, options.state_bytes)
     known = memory if memory is not None and kept and is_of(memory.now, block, base=True) else None
     held = None if known is None else _held(known, block)
-    if header.basis_digest is not None:
+    if header.basis_digest is not None and (codebook is None or codebook.by_digest(header.basis_digest) is None):
         return _skipped(block, TensorSkip.NO_BASIS), memory
     if header.base_digest is not None:
         if held is not None and header.digest == digest(held):  # sent twice
@@ -82,7 +93,7 @@ def restored_block(block: CompressedBlock, options: DecodeOptions, memory: Memor
         if held is None or digest(held) != header.base_digest:
             return _skipped(block, TensorSkip.NO_BASE if kept else TensorSkip.STATE_LIMIT), memory
     base = None if held is None else held.view(DTYPES[block.dtype]).reshape(block.block_shape)
-    found = restore(block.data, options, base=base if header.base_digest is not None else None)
+    found = restore(block.data, options, base=base if header.base_digest is not None else None, codebook=codebook)
     data = np.ascontiguousarray(found.array).reshape(-1).view(np.uint8)
     if kept and found.promise == "exact":
         memory = known or fresh(block, base=True)

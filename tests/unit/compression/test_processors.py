@@ -5,14 +5,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from qstream.compression.basis import learn_basis
+from qstream.compression.codebook import Codebook, codebook_bytes
 from qstream.compression.coding import CompressionProcessor
 from qstream.compression.header import digest
 from qstream.compression.restoring import DecompressionProcessor
 from qstream.compression.stream_options import DecodeOptions, EncodeOptions
+from qstream.contract import Batch
 from qstream.state.fields import MAX_CHUNK_BYTES, pack
 from qstream.testing.checks import check_processor
 from qstream.testing.feed import Feed
-from schemas.tensors import CompressedBlock, RestoredBlock, TensorBlock, TensorPolicy, TensorSkip
+from schemas.tensors import CompressedBlock, RestoredBlock, TensorBlock, TensorCodebook, TensorPolicy, TensorSkip
 
 TENSOR = "m/w"
 
@@ -137,6 +140,43 @@ def test_a_policy_chooses_in_place_of_the_options():
     assert data is not None
     assert np.abs(data.view(np.float32).reshape(matrix.shape) - matrix).max() <= 0.01
     assert both.into.state(TENSOR) is None
+
+
+def test_a_codebook_of_the_topic_is_used_by_both_and_without_it_a_block_waits():
+    rng = np.random.default_rng(5)
+    mixing = rng.standard_normal((4, 32))
+    rows = (rng.standard_normal((600, 4)) @ mixing + 0.01 * rng.standard_normal((600, 32))).astype(np.float32)
+    data = np.frombuffer(codebook_bytes(Codebook({"trained": learn_basis(rows[:400])})), np.uint8)
+    book = TensorCodebook(tensor_id=TENSOR, model="m", ts_ns=1, kind="basis", digest="0" * 16, data=data)
+    both = Both(mode="bounded", bound_kind="l2", bound=0.05)
+    alone = both.code(block(rows[400:], 0))
+    both.into.send(book, 1000)
+    coded = both.code(block(rows[400:], 1))
+    assert "transform" in coded.ops
+    assert not coded.anchor
+    assert coded.quality.bits_per_value < alone.quality.bits_per_value
+    assert both.restore(coded).skip_reason is TensorSkip.NO_BASIS
+    both.back.send(book, 1000)
+    found = both.restore(coded).data
+    assert found is not None
+    back = found.view(np.float32).reshape(200, 32)
+    assert np.linalg.norm(back - rows[400:]) <= 0.0501 * np.linalg.norm(rows[400:])
+
+
+def test_a_codebook_that_is_none_is_left_out(caplog):
+    feed = Feed(CompressionProcessor())
+    feed.send(TensorCodebook.example().model_copy(update={"tensor_id": TENSOR}), 1000)
+    assert len(feed.send(block(series(1)[0], 0), 1000).events) == 1
+    assert "the codebook of 'm/w' is not used" in caplog.text
+
+
+def test_blocks_that_change_nothing_of_what_is_kept_write_no_state():
+    processor = CompressionProcessor(EncodeOptions(mode="delta"))
+    feed: Feed[Any] = Feed(processor)
+    first, second = series(2)
+    feed.send(block(first, 0), 1000)
+    record = feed.record(block(second, 1, policy=TensorPolicy(mode="lossless")), 1000)
+    assert processor.process(Batch(TENSOR, [record]), feed.state(TENSOR), 0).state is None
 
 
 @pytest.mark.parametrize(
