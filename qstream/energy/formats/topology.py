@@ -50,10 +50,10 @@ def recorded_topology(
             for place, name in enumerate(LIMITS):
                 if name in frame.metric and (watts := float(frame.value[frame.metric.index(name), column])) > 0:
                     known[place] = watts
-    absent = [uuid for uuid in opt_in if uuid != ALL and uuid not in node_of]
-    if absent or not node_of:
-        rule = f"a GPU of the recording, or {ALL}"
-        raise ProblemError(must_be("opt_in", rule, Shown(absent[0] if absent else "a recording without GPUs")))
+    if not node_of:
+        raise ProblemError(must_be("readings", f"of 1 or more GPUs of domain {domain!r}", Shown("none")))
+    if absent := [uuid for uuid in opt_in if uuid != ALL and uuid not in node_of]:
+        raise ProblemError(must_be("opt_in", f"a GPU of the recording, or {ALL}", Shown(absent[0])))
     nodes = list(dict.fromkeys(node_of.values()))
     least, most, default = np.array(list(limits.values()), np.float32).T
     clocks: dict[str, Any] = {}

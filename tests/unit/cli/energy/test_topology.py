@@ -8,6 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from qstream.cli.main import app
+from qstream.energy.formats.topology import recorded_topology
+from qstream.errors import ProblemError
 from schemas.frame import JSON
 from schemas.power import PowerTopology
 from tests.unit.cli.energy.smi import csv_of
@@ -81,3 +83,8 @@ def test_a_gpu_on_two_nodes_is_refused(recordings):
     Path("other.csv").write_text(Path("node-0.csv").read_text())
     result = run("topology", *recordings, "other.csv", *WORDS, "--budget", "2kW")
     assert "node of GPU-node-0-0 must be the same in all of its readings" in result.output + str(result.exception)
+
+
+def test_no_reading_at_all_makes_no_topology():
+    with pytest.raises(ProblemError, match="readings must be of 1 or more GPUs of domain 'd', got none"):
+        recorded_topology([], domain="d", budget_w=1000.0, opt_in=["GPU-9"])
