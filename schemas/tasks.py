@@ -62,7 +62,8 @@ class TaskGraph(Frame):
     @classmethod
     def _none_without_pairs(cls, value: Any) -> Any:
         """An empty list, which a writer of JSON has where tasks depend on nothing, is the same as none."""
-        return None if value is not None and len(value) == 0 else value
+        empty = value.shape[:1] == (0,) if isinstance(value, np.ndarray) else value in ([], ())
+        return None if empty else value
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
