@@ -72,6 +72,8 @@ class Topic:
             "retention.ms": str(self.retention_ms),
             "max.message.bytes": str(self.max_bytes + 48_576),
         }
+        # Else a broker that is set to compress would do so with records that are meant to travel as they are.
+        config |= {"compression.type": "producer"} if self.compression == "none" else {}
         return config | ({"message.timestamp.type": "LogAppendTime"} if self.broker_time else {})
 
 

@@ -46,6 +46,14 @@ def test_the_broker_takes_any_frame_with_room_for_its_headers(topic):
 
 
 @EACH
+def test_nothing_compresses_what_is_compressed_already(topic):
+    assert (topic.compression == "none") == topic.name.startswith(
+        ("qstream.tensor.block.", "qstream.tensor.codebook.", "qstream.tensor.compressed.", "qstream.tensor.restored.")
+    )
+    assert topic.config().get("compression.type") == ("producer" if topic.compression == "none" else None)
+
+
+@EACH
 def test_state_of_the_world_is_compacted_and_events_are_deleted(topic):
     assert topic.compacted == (topic.name in COMPACTED)
 
