@@ -69,7 +69,7 @@ def ran(tmp_path, body, *words, node="n0", fails="none"):
         )
         (tmp_path / tool).chmod(0o755)
     (tmp_path / "calls").write_text("")
-    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "QSTREAM_NODE": node}
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "NODE_NAME": node}
     done = subprocess.run(
         ["bash", str(script), *words], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
