@@ -320,6 +320,11 @@ class Rig:
         name = (topic or self.sample.pings).name
         return sum(offset for at, offset in self.committed().items() if at.topic == name)
 
+    def end_offsets(self, topic: Topic) -> list[int]:
+        """Where the log of each partition ends; `KafkaException` while the broker does not tell."""
+        partitions = [KafkaPartition(topic.name, partition) for partition in range(topic.partitions)]
+        return [self._onlooker.get_watermark_offsets(at, timeout=_GROUP_ANSWER_S)[1] for at in partitions]
+
     def tally(self, name: str) -> Tally | None:
         """The stored state of a name."""
         return self.store.load(name).state

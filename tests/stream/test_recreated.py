@@ -31,7 +31,13 @@ def recreate(rig: Rig, topic: Topic) -> None:
             return True
         return False
 
+    def empty() -> bool:
+        with suppress(KafkaException):
+            return not any(rig.end_offsets(topic))
+        return False
+
     wait_until(created)
+    wait_until(empty)  # for a moment the broker still writes to the old log, and what it takes there is gone
 
 
 def restarts(rig: Rig) -> float:

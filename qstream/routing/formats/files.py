@@ -209,9 +209,16 @@ def _read_safetensors(path: Path) -> Tree:
             names = list(opened.keys())
             if len(names) > MAX_ARRAYS:
                 raise ProblemError(must_be(path.name, f"at most {MAX_ARRAYS} arrays", len(names)))
-            return {name: opened.get_tensor(name) for name in names}
+            return {name: _of_numpy(opened.get_tensor(name)) for name in names}
     except (safetensors.SafetensorError, TypeError) as exc:  # TypeError: a dtype that NumPy does not have
         raise ProblemError(f"{path.name}: not a safetensors file of numbers: {str(exc)[:200]}") from exc
+
+
+def _of_numpy(array: NDArray[Any]) -> NDArray[Any]:
+    """`TypeError` for bfloat16 and the like, which NumPy has only once another package has brought them."""
+    if array.dtype.isbuiltin != 1:
+        raise TypeError(f"dtype {array.dtype.name}")
+    return array
 
 
 def _read_pt(path: Path) -> Tree:

@@ -249,7 +249,8 @@ def test_ten_thousand_calls_leave_threads_and_processes_as_they_were(keeper: Kee
     me = psutil.Process()
     before = threading.active_count(), len(me.children(recursive=True)), me.num_fds()
     call(10_000)
-    assert (threading.active_count(), len(me.children(recursive=True)), me.num_fds()) == before
+    now = threading.active_count(), len(me.children(recursive=True)), me.num_fds()
+    assert all(after <= first for first, after in zip(before, now, strict=True)), (before, now)  # what other tests began may end
     assert not [child for child in me.children(recursive=True) if child.status() == psutil.STATUS_ZOMBIE]
     lanes.close()
     slots.close()

@@ -78,6 +78,9 @@ def test_a_dtype_that_numpy_does_not_have_is_told(tmp_path):
     save_torch({"x": tensor}, tmp_path / "a.safetensors")
     with pytest.raises(ProblemError, match=r"a\.safetensors: not a safetensors file of numbers: .*bfloat16"):
         read_tree(tmp_path / "a.safetensors")
+    pytest.importorskip("ml_dtypes")  # with which NumPy has it
+    with pytest.raises(ProblemError, match=r"a\.safetensors: not a safetensors file of numbers: .*bfloat16"):
+        read_tree(tmp_path / "a.safetensors")
 
 
 def test_objects_in_an_array_are_refused_and_never_unpickled(tmp_path):
