@@ -27,12 +27,12 @@ from qstream.energy.samples import gather
 from qstream.energy.scheduler import Scheduler
 from qstream.energy.serving import served
 from qstream.energy.warm import warm
-from qstream.errors import OptionError, Poison, ProblemError, Transient
+from qstream.errors import Poison, ProblemError, Transient
 from qstream.learn.registry import Models, Registry
+from qstream.module.device import prepare_device
 from qstream.module.planning import Planned, or_skipped
 from qstream.module.planning import planned as timed
 from qstream.module.stamp import Stamp, event_ns
-from qstream.quantum.record import Refused
 from qstream.quantum.runtime import QuantumRuntime
 from schemas.control import Scalar
 from schemas.energy import EnergyAck
@@ -55,7 +55,6 @@ from schemas.topics import (
 )
 from schemas.wording import must_be
 
-DEVICE_READY_S: Final = 30.0
 OWN_EVENTS: Final = 2 + MAX_GPUS  # of a record: a plan, a demand, and budgets of children
 TICK_S: Final = 1.0
 RENEWED: Final = 3  # times within its time that a plan which stays is published: a node that is cut off has a young one
@@ -111,21 +110,12 @@ class EnergyProcessor(Processor[EnergyState]):
     def configure(self, options: Mapping[str, Scalar]) -> Self:
         changed = type(self)(self.options.changed(options), self.runtime, self.scheduler.ahead, self.models, self.registry)
         if changed.options.device != self.options.device:
-            changed._prepare_device()
+            prepare_device(changed.options.device, changed.runtime)
         return changed
 
     def warm(self) -> None:
         warm(self.options)
-        self._prepare_device()
-
-    def _prepare_device(self) -> None:
-        """Have the device ready before a graph asks for it; each schedule's `fallback_reason` says if it is not."""
-        device = self.options.device
-        if device is not None and self.runtime is not None:
-            try:
-                self.runtime().prepare(device, timeout_s=DEVICE_READY_S)
-            except Refused as refused:
-                raise OptionError(f"{must_be('option device', 'a device that is ready', device)}: {refused.detail}") from refused
+        prepare_device(self.options.device, self.runtime)
 
     def process(self, batch: Batch, state: EnergyState | None, now_ns: int) -> Result[EnergyState]:
         memory = None if state is None else Memory(state)

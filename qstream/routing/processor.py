@@ -10,12 +10,12 @@ import numpy as np
 
 from qstream.ahead import Ahead
 from qstream.contract import Batch, Event, Processor, Record, Result, Tick
-from qstream.errors import OptionError, Poison, ProblemError, Transient
+from qstream.errors import Poison, ProblemError, Transient
 from qstream.learn.decision import mode
+from qstream.module.device import prepare_device
 from qstream.module.inforce import InForce
 from qstream.module.planning import Planned
 from qstream.module.stamp import Stamp, event_ns
-from qstream.quantum.record import Refused
 from qstream.quantum.runtime import QuantumRuntime
 from qstream.routing import smoothing
 from qstream.routing.decision import Decision
@@ -49,7 +49,6 @@ from schemas.topics import (
 )
 from schemas.wording import must_be
 
-DEVICE_READY_S = 30.0
 TICK_S = 1.0
 SHARES = "shares"  # the learner's field in the state
 LONGEST_WINDOW = 8  # a window stays open while the placement of the one before is planned, up to so many times its tokens
@@ -92,21 +91,12 @@ class RoutingProcessor(Processor[RoutingState]):
     def configure(self, options: Mapping[str, Scalar]) -> Self:
         changed = type(self)(self.options.changed(options), self.runtime, self.ahead)
         if changed.options.device != self.options.device:
-            changed._prepare_device()
+            prepare_device(changed.options.device, changed.runtime)
         return changed
 
     def warm(self) -> None:
         warm()
-        self._prepare_device()
-
-    def _prepare_device(self) -> None:
-        """Have the device ready before a plan asks for it; each plan's `fallback_reason` says if it is not."""
-        device = self.options.device
-        if device is not None and self.runtime is not None:
-            try:
-                self.runtime().prepare(device, timeout_s=DEVICE_READY_S)
-            except Refused as refused:
-                raise OptionError(f"{must_be('option device', 'a device that is ready', device)}: {refused.detail}") from refused
+        prepare_device(self.options.device, self.runtime)
 
     def on_tick(self, tick: Tick, state: RoutingState) -> Result[RoutingState]:
         """Publish the placement of a window, or one that is owed, where no record came since the last tick."""
