@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from qstream.errors import ProblemError
+from qstream.learn.fit import one_thread
 from qstream.quantum.variational.layer import circuit_unitary, cnot_rings
 from schemas.wording import must_be
 
@@ -70,12 +71,8 @@ def train(moment: NDArray[np.float64], kept: int, *, layers: int | None = None, 
         raise ProblemError(must_be("columns", f"a power of two up to {MAX_WIDTH}", width))
     if not 1 <= kept < width:
         raise ProblemError(must_be("kept", f"from 1 to {width - 1}", kept))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # sums in the same order on any machine
-    try:
+    with one_thread():
         return _trained(moment, kept, layers, steps, seed)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _trained(moment: NDArray[np.float64], kept: int, layers: int | None, steps: int, seed: int) -> Trained:

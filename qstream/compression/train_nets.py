@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from qstream.compression.nets import HIDDEN, SHAPES, WIDTH, Kind, Net
 from qstream.errors import ProblemError
+from qstream.learn.fit import one_thread
 from schemas.wording import Shown, must_be
 
 STEPS: Final[dict[Kind, int]] = {"denoiser": 500, "lstm": 150}
@@ -81,12 +82,8 @@ def train_net(pairs: Sequence[Pair], kind: Kind, *, steps: int | None = None, se
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         net = _Convolution() if kind == "denoiser" else _Recurrence()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # sums in the same order on any machine
-    try:
+    with one_thread():
         _fit(net, pairs, steps or STEPS[kind], seed)
-    finally:
-        torch.set_num_threads(threads)
     names = SHAPES[kind]
     parameters = {name: tensor.detach().numpy().copy() for name, tensor in zip(names, net.arrays(), strict=True)}
     return Net(kind, parameters, _judged(Net(kind, parameters), pairs) | {"steps": steps or STEPS[kind], "seed": seed})

@@ -21,6 +21,7 @@ from qstream.energy.features import CATEGORIES, COLUMNS, MODES, Bools, around, c
 from qstream.energy.fleet import Floats, Ints
 from qstream.energy.unseen import DEPTH, GAIN, NAME, error, network_curves, scaled, twin_curves
 from qstream.errors import LearnError
+from qstream.learn.fit import one_thread
 from qstream.learn.model import Model
 from qstream.learn.report import HELD_OUT, Report, report
 from schemas.frame import Frame
@@ -205,34 +206,29 @@ def _network(
     """The network's arrays after the round with the least error on the graphs `check`."""
     import torch  # noqa: PLC0415 - no worker needs it
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # sums in the same order on any machine
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            sizes = (len(COLUMNS), UNITS, UNITS, 2 * MODES)
-            layers = [(torch.nn.Linear(a, b), torch.nn.Linear(a, b, bias=False)) for a, b in pairwise(sizes)]
-            given, tested = (_tensors(part, scales) for part in (fit, check))
-            weights = [weight for pair in layers for part in pair for weight in part.parameters()]
-            optimizer = torch.optim.AdamW(weights, lr=_RATE, weight_decay=_DECAY)
-            least, best = float("inf"), _arrays(layers)
-            for turn in range(rounds):
-                if clock() > ends:
-                    break
-                optimizer.param_groups[0]["lr"] = _RATE * (0.5 + 0.5 * float(np.cos(np.pi * turn / rounds))) + 1e-5
-                loss = _loss(layers, given)
-                optimizer.zero_grad()
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(weights, 1.0)
-                optimizer.step()
-                if turn % _CHECK == _CHECK - 1 or turn == rounds - 1:
-                    with torch.no_grad():
-                        now = float(_loss(layers, tested))
-                    if now < least:
-                        least, best = now, _arrays(layers)
-            return best
-    finally:
-        torch.set_num_threads(threads)
+    with one_thread(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        sizes = (len(COLUMNS), UNITS, UNITS, 2 * MODES)
+        layers = [(torch.nn.Linear(a, b), torch.nn.Linear(a, b, bias=False)) for a, b in pairwise(sizes)]
+        given, tested = (_tensors(part, scales) for part in (fit, check))
+        weights = [weight for pair in layers for part in pair for weight in part.parameters()]
+        optimizer = torch.optim.AdamW(weights, lr=_RATE, weight_decay=_DECAY)
+        least, best = float("inf"), _arrays(layers)
+        for turn in range(rounds):
+            if clock() > ends:
+                break
+            optimizer.param_groups[0]["lr"] = _RATE * (0.5 + 0.5 * float(np.cos(np.pi * turn / rounds))) + 1e-5
+            loss = _loss(layers, given)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(weights, 1.0)
+            optimizer.step()
+            if turn % _CHECK == _CHECK - 1 or turn == rounds - 1:
+                with torch.no_grad():
+                    now = float(_loss(layers, tested))
+                if now < least:
+                    least, best = now, _arrays(layers)
+        return best
 
 
 def _tensors(part: Sequence[Lesson], scales: dict[str, Floats]) -> tuple[Any, ...]:

@@ -17,6 +17,7 @@ from qstream.energy import regime
 from qstream.energy.arms import NAME, gap
 from qstream.energy.fleet import Floats
 from qstream.errors import LearnError
+from qstream.learn.fit import lstm_arrays, one_thread
 from qstream.learn.model import Model
 from qstream.learn.report import HELD_OUT, Report, report
 from schemas.frame import Frame
@@ -102,36 +103,24 @@ def _fit(series: Sequence[Series], seed: int, rounds: int, clock: Callable[[], f
 
     ends, rng = clock() + deadline_s, np.random.default_rng(seed)
     length = min(_LENGTH, *(len(came) for _, _, came in series))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # sums in the same order on any machine
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            cell = torch.nn.LSTM(len(regime.FEATURES), regime.UNITS, batch_first=True)
-            head = torch.nn.Linear(regime.UNITS, 1)
-            weights = [*cell.parameters(), *head.parameters()]
-            optimizer = torch.optim.AdamW(weights, lr=_RATE, weight_decay=_DECAY)
-            for turn in range(rounds):
-                if clock() > ends:
-                    break
-                optimizer.param_groups[0]["lr"] = _RATE * (0.5 + 0.5 * float(np.cos(np.pi * turn / rounds))) + 1e-5
-                drawn = []
-                for at in rng.integers(len(series), size=_WINDOWS).tolist():
-                    begin = int(rng.integers(len(series[at][2]) - length + 1))
-                    drawn.append([part[begin : begin + length] for part in series[at]])
-                x, y = (torch.tensor(np.array([one[field] for one in drawn]), dtype=torch.float32) for field in (0, 2))
-                loss = torch.nn.functional.binary_cross_entropy_with_logits(head(cell(x)[0])[..., 0], y)
-                optimizer.zero_grad()
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(weights, 1.0)
-                optimizer.step()
-    finally:
-        torch.set_num_threads(threads)
-    arrays = {
-        "weight_ih": cell.weight_ih_l0,
-        "weight_hh": cell.weight_hh_l0,
-        "bias": cell.bias_ih_l0 + cell.bias_hh_l0,
-        "head.weight": head.weight,
-        "head.bias": head.bias,
-    }
-    return {name: value.detach().numpy() for name, value in arrays.items()}
+    with one_thread(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        cell = torch.nn.LSTM(len(regime.FEATURES), regime.UNITS, batch_first=True)
+        head = torch.nn.Linear(regime.UNITS, 1)
+        weights = [*cell.parameters(), *head.parameters()]
+        optimizer = torch.optim.AdamW(weights, lr=_RATE, weight_decay=_DECAY)
+        for turn in range(rounds):
+            if clock() > ends:
+                break
+            optimizer.param_groups[0]["lr"] = _RATE * (0.5 + 0.5 * float(np.cos(np.pi * turn / rounds))) + 1e-5
+            drawn = []
+            for at in rng.integers(len(series), size=_WINDOWS).tolist():
+                begin = int(rng.integers(len(series[at][2]) - length + 1))
+                drawn.append([part[begin : begin + length] for part in series[at]])
+            x, y = (torch.tensor(np.array([one[field] for one in drawn]), dtype=torch.float32) for field in (0, 2))
+            loss = torch.nn.functional.binary_cross_entropy_with_logits(head(cell(x)[0])[..., 0], y)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(weights, 1.0)
+            optimizer.step()
+    return lstm_arrays(cell, head)

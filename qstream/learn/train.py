@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from qstream.errors import LearnError
 from qstream.learn import forecast, given, recurrent
+from qstream.learn.fit import lstm_arrays, one_thread
 from qstream.learn.model import Model
 from qstream.learn.policy import mlp
 from qstream.learn.report import HELD_OUT, Report, report
@@ -97,30 +98,17 @@ def fit_lstm(
 
     ends = clock() + deadline_s
     lessons = [_lesson(values, horizon) for values in series]
-    # One thread: sums in the same order on any machine, and small matrices gain nothing from more.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            cell = torch.nn.LSTM(len(recurrent.FEATURES), recurrent.UNITS, batch_first=True)
-            head = torch.nn.Linear(recurrent.UNITS, len(recurrent.BANK) + 1)
-            _descend(cell, head, lessons, np.random.default_rng(seed), rounds, lambda: clock() > ends)
-    finally:
-        torch.set_num_threads(threads)
-    arrays = {
-        "weight_ih": cell.weight_ih_l0,
-        "weight_hh": cell.weight_hh_l0,
-        "bias": cell.bias_ih_l0 + cell.bias_hh_l0,
-        "head.weight": head.weight,
-        "head.bias": head.bias,
-    }
+    with one_thread(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        cell = torch.nn.LSTM(len(recurrent.FEATURES), recurrent.UNITS, batch_first=True)
+        head = torch.nn.Linear(recurrent.UNITS, len(recurrent.BANK) + 1)
+        _descend(cell, head, lessons, np.random.default_rng(seed), rounds, lambda: clock() > ends)
     return Model(
         module=module,
         name=name,
         version=0,
         kind="lstm",
-        arrays={key: value.detach().numpy() for key, value in arrays.items()},
+        arrays=lstm_arrays(cell, head),
         feature_names=recurrent.FEATURES,
         config={"horizon": horizon},
     )
