@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
+from typer.core import TyperCommand
 
 from agents.registry import faults_named, scenes
 from qstream.cli.options import new_app
@@ -18,6 +19,19 @@ from schemas.wording import must_be
 
 app = new_app()
 DEFAULT: Final = "routing"
+STDOUT: Final = "-"
+
+
+class JsonAnywhere(TyperCommand):
+    """A command whose ``--json`` may stand without a file: then it is given ``-``, which typer itself cannot do."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        for at, word in enumerate(args):
+            after = args[at + 1 : at + 2]
+            if word == "--json" and (not after or after[0].startswith("--") or after[0] in scenes()):
+                args = [*args[: at + 1], STDOUT, *args[at + 1 :]]
+                break
+        return super().parse_args(ctx, args)
 
 
 def scene_completion(start: str) -> list[str]:
@@ -25,7 +39,7 @@ def scene_completion(start: str) -> list[str]:
     return [name for name in scenes() if name.startswith(start)]
 
 
-@app.command()
+@app.command(cls=JsonAnywhere)
 def demo(
     scene: Annotated[
         str | None, typer.Argument(metavar="[SCENE]", autocompletion=scene_completion, help="What to show; else routing.")
@@ -36,7 +50,8 @@ def demo(
     ] = None,
     seconds: Annotated[float, typer.Option(min=1, help="How long to stream, at least.")] = 30.0,
     json_path: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", dir_okay=False, help="Write the figures to a file.")
+        Path | None,
+        typer.Option("--json", metavar="[FILE]", dir_okay=False, allow_dash=True, help="Figures as JSON, to a file or stdout."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the scene.")] = 0,
     switch: Annotated[
@@ -51,20 +66,21 @@ def demo(
     while a model trains, and kills the worker that learns. The scene `energy` plays an hour of real requests to a modelled
     rack of 16 GPUs, whose clocks and power limits the agent sets: caps are probed, the budget falls, a node is cut off. A
     modelled second is over only when the agent has answered it: a slow machine takes longer than asked, and measures the same.
+    With --json and no FILE, stdout has the figures alone, and the rest is on stderr.
 
     \b
     Example:
       qstream demo
       qstream demo routing --seconds 30 --json demo.json
       qstream demo learn
-      qstream demo energy --json energy.json
+      qstream demo energy --json > energy.json
       qstream demo energy --source nvml
     """
     known = scenes()
     name = scene or DEFAULT
     if name not in known:
         raise ConfigError(must_be("SCENE", f"one of {', '.join(known)}", name))
-    if json_path is not None:
+    if json_path is not None and str(json_path) != STDOUT:
         _require_writable(json_path.resolve())
     with faults_named(f"the scene {name!r}"):
         made = _of_source(name, _load(name, known[name]), source)(seed)

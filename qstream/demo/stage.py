@@ -8,6 +8,7 @@ import os
 import platform
 import queue
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -98,10 +99,11 @@ class Run:
 def run_scene(scene: Scene, seconds: float, json_path: Path | None, seed: int, plain: bool, switch: bool = True) -> int:
     """Stream for `seconds` from the first frame, print the figures and write them as JSON; returns the exit code.
 
-    With `switch` the scene's options are changed half-way. 0; 1 if the agent ended or a frame got no answer; 128 + signal
-    after Ctrl-C or SIGTERM.
+    JSON for the path ``-`` goes to stdout, and all else to stderr. With `switch` the scene's options are changed half-way. 0; 1
+    if the agent ended or a frame got no answer; 128 + signal after Ctrl-C or SIGTERM.
     """
-    console = Console()
+    to_stdout = json_path is not None and str(json_path) == "-"
+    console = Console(stderr=to_stdout)
     # The demo's servers are its own: settings for a real cluster must reach neither its clients nor its agent.
     for name in [name for name in os.environ if name.startswith("QSTREAM_")]:
         del os.environ[name]
@@ -118,7 +120,11 @@ def run_scene(scene: Scene, seconds: float, json_path: Path | None, seed: int, p
             return 128 + signal.SIGINT
     report(console, scene, figures)
     if figures and json_path is not None:
-        json_path.write_text(json.dumps({**figures, "seed": seed, **circumstances(scene)}, indent=2) + "\n")
+        text = json.dumps({**figures, "seed": seed, **circumstances(scene)}, indent=2) + "\n"
+        if to_stdout:
+            sys.stdout.write(text)
+        else:
+            json_path.write_text(text)
     if signals:
         return 128 + signals[0]
     for fault in faults:

@@ -137,6 +137,8 @@ def test_a_bug_keeps_its_traceback():
         (["run", "routing", "--set", "min_gain=1e999"], "finite"),
         (["control", "routing", "--set", "min_gain=-1e999"], "finite"),
         (["demo", "--json", "/nonexistent/x.json"], "/nonexistent/x.json"),
+        (["demo", "energy", "--json", "--source", "x"], "one of nvml for the scene energy, got 'x'"),  # --json without a file
+        (["demo", "--json", "energy", "--source", "x"], "one of nvml for the scene energy, got 'x'"),
         (["demo", "nonesuch"], "SCENE must be one of energy, routing, learn, got 'nonesuch'"),
         (["watch", "nonesuch"], "qstream.tokens.batch.v1"),
         (["publish", "-", "--topic", "dlq"], "must be the name of one topic or a part of it"),
