@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import numpy as np
@@ -19,7 +20,7 @@ from schemas.frame import Axes, Count, Frame, Name
 from schemas.topics import Topic, dead_letter_name
 from schemas.wording import must_be
 
-Act = Literal["count", "open", "need", "poison", "reject", "break", "large", "fatal", "end"]
+Act = Literal["count", "open", "need", "poison", "reject", "break", "large", "fatal", "end", "hold"]
 _DIGEST_PRIME = 2**61 - 1
 
 
@@ -28,7 +29,7 @@ class Ping(Frame):
 
     `act` is what else it does: `need` waits until an `open` of the same name was counted, `poison` raises and `reject`
     returns a Poison, `break` divides by zero, `large` answers with `size` letters, `fatal` stops the worker, `end` ends the name
-    once it is counted.
+    once it is counted, `hold` keeps the worker in `process` until the file exists that its option `hold` names.
     """
 
     name: Name
@@ -100,12 +101,13 @@ class Pong(Frame):
 @dataclass(frozen=True, slots=True)
 class SampleOptions:
     """`factor` multiplies the total; `pause_s` is slept in every call of `process`; `tick_s` gives a pong by the clock; `ttl_s`
-    is how long a tally is kept."""
+    is how long a tally is kept; `hold` is the path of a file that ends the wait of pings that hold."""
 
     factor: int = 1
     pause_s: float = 0.0
     tick_s: float | None = None
     ttl_s: float | None = None
+    hold: str = ""
 
 
 class Sample(Processor[Tally]):
@@ -154,7 +156,7 @@ class Sample(Processor[Tally]):
                 dead.append(Poison(record, "rejected on request"))
                 continue
             tally = tally or Tally.of()
-            _act(record, ping, tally)
+            _act(record, ping, tally, Path(self.options.hold))
             tally = tally.add(ping, self.options.factor)
             pong = _pong(batch.key, tally, ping.size if ping.act == "large" else 0)
             events.append(Event(self.pongs, batch.key, record.event_id(0), pong, record))
@@ -163,7 +165,7 @@ class Sample(Processor[Tally]):
         return Result(events, dead, tally if events else None, forget=ended)
 
 
-def _act(record: Record, ping: Ping, tally: Tally) -> None:
+def _act(record: Record, ping: Ping, tally: Tally, hold: Path) -> None:
     match ping.act:
         case "poison":
             raise Poison(record, "poison on request")
@@ -173,6 +175,9 @@ def _act(record: Record, ping: Ping, tally: Tally) -> None:
             raise Fatal("fatal on request")
         case "need" if not tally.opened:
             raise Transient(f"{ping.name} is not open")
+        case "hold":
+            while not hold.exists():
+                time.sleep(0.01)
 
 
 def _pong(key: str, tally: Tally, size: int = 0) -> Pong:

@@ -108,20 +108,22 @@ def test_states_behind_the_committed_offsets_are_rebuilt_without_a_second_event(
 
 
 def test_states_behind_the_very_first_transaction_are_rebuilt_too(durable_rig: Rig, durable_redis: EmbeddedRedis, tmp_path: Path):
-    rig, sent = durable_rig, [Ping.of("a", i) for i in range(40)]
+    rig, sent, redis_is_gone = durable_rig, [Ping.of("a", i) for i in range(40)], tmp_path / "gone"
+    sent[0] = Ping.of("a", 0, act="hold")
     rig.publish(sent[:20])
     with redis.Redis(port=durable_redis.port) as client:
         client.config_set("slowlog-max-len", 10_000)
         client.config_set("slowlog-log-slower-than", 0)  # every command
-    with rig.program(tmp_path / "one.log", {"pause_s": 2.0}) as one:
+    with rig.program(tmp_path / "one.log", {"hold": str(redis_is_gone)}) as one:
         wait_until(lambda: has_loaded(durable_redis, rig), saying=one.log_tail)
         durable_redis.kill()
+        redis_is_gone.touch()
         wait_until(lambda: rig.committed_records() >= 20, saying=one.log_tail)
         one.kill()
     durable_redis.start()
     assert rig.tally("a") is None
     rig.publish(sent[20:])
-    with rig.program(tmp_path / "two.log") as two:
+    with rig.program(tmp_path / "two.log", {"hold": str(redis_is_gone)}) as two:
         wait_until(lambda: len(rig.pongs()) >= 40, saying=two.log_tail)
         once_each(rig, sent)
 
@@ -135,10 +137,10 @@ def has_loaded(server: EmbeddedRedis, rig: Rig) -> bool:
 
 def test_an_aborted_transaction_leaves_nothing_to_see_and_comes_again(make_rig: MakeRig):
     """An event that the broker refuses aborts the transaction of all events sent with it."""
-    rig = make_rig(delivery="exactly_once", topic_config={"max.message.bytes": "20000"})
+    rig = make_rig(partitions=1, delivery="exactly_once", topic_config={"max.message.bytes": "20000"})
     sent = [Ping.of(f"name-{i}", i) for i in range(12)]
     rig.publish([*sent[:6], Ping.of("large", 1, act="large", size=50_000), *sent[6:]])
-    with rig.loop(batch_window_ms=300):
+    with rig.loop(batch_window_ms=1000, max_batch_records=len(sent) + 1):
         wait_until(rig.letters)
         wait_until(lambda: len(rig.pongs()) >= 12)
         wait_until(lambda: rig.tally("large"))

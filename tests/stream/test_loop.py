@@ -105,11 +105,11 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[list[Message]]:
 
 
 def test_a_batch_holds_no_more_records_than_allowed(rig: Rig, batches: list[list[Message]]):
-    rig.publish(pings(400))
-    with rig.loop(max_batch_records=30, batch_window_ms=50):
-        wait_until(lambda: rig.committed_records() == 400)
+    rig.publish(pings(390))
+    with rig.loop(max_batch_records=30, batch_window_ms=1000):  # which hardly a batch waits for: it is full before
+        wait_until(lambda: rig.committed_records() == 390)
     assert max(map(len, batches)) == 30
-    assert len({(m.partition(), m.offset()) for batch in batches for m in batch}) == 400
+    assert len({(m.partition(), m.offset()) for batch in batches for m in batch}) == 390
 
 
 def test_a_batch_holds_no_more_bytes_than_allowed_and_one_record(rig: Rig, batches: list[list[Message]]):

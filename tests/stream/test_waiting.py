@@ -202,13 +202,14 @@ def test_a_broker_that_dies_and_comes_back_costs_no_record_and_no_commit_too_man
         assert rig.tally(name) == Tally.of(*(ping for ping in sent if ping.name == name))
 
 
-def test_records_that_the_broker_does_not_confirm_are_not_committed(own_kafka: JavaKafka, make_rig: MakeRig):
-    rig = make_rig(bootstrap_servers=own_kafka.bootstrap_servers, delivery_timeout_ms=500)
-    sent = numbers("a", *range(12))
+def test_records_that_the_broker_does_not_confirm_are_not_committed(own_kafka: JavaKafka, make_rig: MakeRig, tmp_path: Path):
+    rig, broker_stands = make_rig(bootstrap_servers=own_kafka.bootstrap_servers, delivery_timeout_ms=500), tmp_path / "stands"
+    sent = [*numbers("a", *range(4)), Ping.of("a", 4, act="hold"), *numbers("a", *range(5, 12))]
     rig.publish(sent)
-    with rig.loop(rig.processor(pause_s=0.1), max_batch_records=1) as running:
+    with rig.loop(rig.processor(hold=str(broker_stands)), max_batch_records=1) as running:
         wait_until(lambda: rig.pongs())
         os.kill(own_kafka.pids[0], signal.SIGSTOP)
+        broker_stands.touch()
         try:
             wait_until(lambda: running.loop.retry.failures > 0)
             positions = running.loop.ledger.positions
