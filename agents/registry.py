@@ -45,7 +45,7 @@ class Agent:
     processor
         Makes the processor that a worker starts with. Import what it needs inside.
     options
-        The module's options, a subclass of `ModuleOptions`; for the reference pages.
+        The module's options, a subclass of `ModuleOptions`; for the reference pages, and to know the module's package.
     examples
         A function without arguments that gives `Record` s of one key, for the conformance checks.
     example_options
@@ -87,6 +87,11 @@ class Agent:
     def dead_letters(self) -> Topic:
         """The topic of the records that it could not process."""
         return dead_letter_topic(self.name)
+
+    @property
+    def package(self) -> str:
+        """The package of its module, where its options are; two agents may share one."""
+        return self.options.partition(":")[0].rpartition(".")[0] or f"qstream.{self.name}"
 
     def with_settings(self, settings: Settings) -> Settings:
         """The settings, with the module's own defaults where the user set none."""

@@ -13,8 +13,6 @@ from qstream.config import Settings
 from qstream.learn.options import RECOMMENDED
 
 PLANNED: Final[Mapping[str, str]] = {
-    "energy": "decides power limits, budgets and schedules of GPU clusters",
-    "compression": "decides how tensors travel between GPUs, nodes and stores: what is kept and by which codec",
     "hpo": "decides which trials of a hyperparameter search start, go on or stop",
     "nvlink": "decides which GPU holds which rank, which link carries which bytes",
     "attention": "decides which blocks of keys a query block reads, and how the others are summarised",
@@ -43,7 +41,7 @@ def filled(root: Path) -> dict[str, str]:
 
 def readme_table(agents: list[Agent]) -> str:
     """The modules that are here, with those planned in one row."""
-    rows = [f"| [{agent.name}](qstream/{agent.name}/README.md) | {agent.purpose} | here |\n" for agent in agents]
+    rows = [f"| [{agent.name}](qstream/{room(agent)}/README.md) | {agent.purpose} | here |\n" for agent in agents]
     if planned := _planned(agents):
         rows.append(f"| {', '.join(planned)} | [what each will decide](docs/pages/modules/index.md) | planned |\n")
     yours = "maps any keyed records and state to plans: [write a module](docs/pages/howto/module.md)"
@@ -52,7 +50,7 @@ def readme_table(agents: list[Agent]) -> str:
 
 def modules_table(agents: list[Agent]) -> str:
     """The modules that are here and those planned, a row each."""
-    rows = [f"| [{agent.name}]({agent.name}.md) | {agent.purpose} | here |\n" for agent in agents]
+    rows = [f"| [{agent.name}]({room(agent)}.md) | {agent.purpose} | here |\n" for agent in agents]
     rows += [f"| {name} | {purpose} | planned |\n" for name, purpose in _planned(agents).items()]
     return HEAD + "".join(rows) + "\n"
 
@@ -65,6 +63,11 @@ def recommended_table() -> str:
         options = ", ".join(f"`{name}={value}`" for name, value in row.options.items())
         rows.append(f"| {row.situation} | {learner} | {options} |\n")
     return "\n| situation | learner | options |\n|---|---|---|\n" + "".join(rows) + "\n"
+
+
+def room(agent: Agent) -> str:
+    """The folder of the agent's module, which may be that of two agents."""
+    return agent.package.rpartition(".")[2]
 
 
 def service(agent: Agent) -> str:

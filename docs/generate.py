@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 from agents.names import files
-from docs.blocks import filled
+from agents.registry import find_agent
+from docs.blocks import filled, room
 from docs.reference import pages
 from schemas.drift import command, differing, write_changed
 
@@ -17,7 +18,8 @@ REFERENCE = "docs/pages/reference"
 def derived(root: Path = ROOT) -> dict[str, bytes]:
     """The text of each file by its path below `root`, where the files with blocks are."""
     written = {f"{REFERENCE}/{name}": text for name, text in pages().items()}
-    written |= {f"docs/pages/modules/{name}.md": f'--8<-- "qstream/{name}/README.md"\n' for name in files()}
+    rooms = {room(find_agent(name)) for name in files()}
+    written |= {f"docs/pages/modules/{name}.md": f'--8<-- "qstream/{name}/README.md"\n' for name in rooms}
     return {path: text.encode() for path, text in (written | filled(root)).items()}
 
 

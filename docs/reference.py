@@ -129,7 +129,7 @@ def metrics() -> str:
     for name in (
         "qstream",
         "qstream.learn",
-        *(f"qstream.{agent.name}" for agent in all_agents()),
+        *sorted({agent.package for agent in all_agents()}),
     ):  # importing them registers their metrics
         if importlib.util.find_spec(f"{name}.metrics") is not None:
             importlib.import_module(f"{name}.metrics")

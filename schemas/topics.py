@@ -194,6 +194,8 @@ def dead_letter_name(agent: str) -> str:
 
 ROUTING_DLQ = dead_letter_topic("routing")
 ENERGY_DLQ = dead_letter_topic("energy")
+COMPRESSION_DLQ = dead_letter_topic("compression")
+DECOMPRESSION_DLQ = dead_letter_topic("decompression")
 
 TOPICS: tuple[Topic, ...] = (
     TOKENS_BATCH,
@@ -223,5 +225,7 @@ TOPICS: tuple[Topic, ...] = (
     MODELS,
     ROUTING_DLQ,
     ENERGY_DLQ,
+    COMPRESSION_DLQ,
+    DECOMPRESSION_DLQ,
 )
 BY_NAME = {topic.name: topic for topic in TOPICS}

@@ -8,7 +8,6 @@ from typing import Any
 from confluent_kafka import Message
 
 from agents.registry import all_agents, faults_named, load
-from qstream.cli import tensors
 from qstream.cli.output import joined, printable, solver_text, utc
 from schemas.control import Control
 from schemas.deadletter import DeadLetter
@@ -21,8 +20,12 @@ SHOWN_FIELDS = 8  # of a frame that no module describes
 
 
 def line_of(topic: Topic) -> Line:
-    """What describes the frames of a topic: `Agent.lines` of the first of its agents that knows the frame."""
-    own = [(agent.name, load(agent.lines)) for agent in all_agents() if agent.lines and topic in agent.topics]
+    """What describes the frames of a topic: `Agent.lines` of the first of its agents that knows the frame.
+
+    A topic that no agent reads or writes, such as that of manifests, is described by any agent that knows its frame.
+    """
+    agents = [agent for agent in all_agents() if agent.lines]
+    own = [(agent.name, load(agent.lines)) for agent in [a for a in agents if topic in a.topics] or agents]
 
     def describe(frame: Frame) -> str | None:
         for name, line in own:
@@ -59,8 +62,6 @@ def _generic(frame: Frame, topic: Topic) -> str:
         return _control(frame)
     if isinstance(frame, DeadLetter):
         return joined(frame.id, frame.stage, f"attempt {frame.attempts}", f"{frame.error_class}: {frame.error_message}")
-    if (tensor := tensors.line(frame)) is not None:
-        return tensor
     key = str(getattr(frame, topic.key))
     return joined(key, *(_plan(frame, topic.key) if isinstance(frame, Plan) else _fields(frame, {topic.key})))
 

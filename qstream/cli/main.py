@@ -22,7 +22,6 @@ VERBS: Final[Mapping[str, tuple[str, str]]] = {
     "control": ("control:app", "Pause, resume or retune a running agent."),
     "learn": ("learn.commands:app", "See what a module has learnt, and steer it."),
     "dlq": ("dlq:app", "Show records that failed, and send them back."),
-    "compression": ("compression.commands:app", "Pack files of tensors small, and give them back."),
     "solve": ("solve:app", "Solve a problem file, by circuits or classical solvers."),
     "doctor": ("doctor:app", "Check the installation, Kafka, Redis and the GPU."),
     "broker": ("servers:broker", "Run the embedded Kafka broker until Ctrl-C."),

@@ -1,33 +1,24 @@
-"""Blocks of tensors in, coded blocks out, in the order of each tensor's records."""
+"""Codes a block of a tensor: by its policy or the options, on what was kept of the tensor."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qstream.compression.books import NO_BOOKS, Books, codebook_of, read_books
 from qstream.compression.codebook import Codebook
 from qstream.compression.decode import restore
 from qstream.compression.dtypes import DTYPES, LOSSY, as_floats, canonical, from_floats
 from qstream.compression.encode import Compressed, compress
 from qstream.compression.header import digest
-from qstream.compression.memory import TensorMemory, fits, fresh, is_of, is_same, last_step, note, place
+from qstream.compression.memory import Memory, TensorMemory, fits, fresh, is_of, last_step, note, place
 from qstream.compression.stream_options import EncodeOptions
-from qstream.contract import Batch, Event, Processor, Record, Result
-from qstream.errors import BlockError, OptionError, Poison, ProblemError
+from qstream.errors import BlockError, OptionError
 from qstream.module.draft import Draft
 from schemas.bfloat16 import from_bfloat16, to_bfloat16
-from schemas.control import Scalar
-from schemas.frame import Frame
 from schemas.tensors import ITEM_BYTES, CompressedBlock, TensorBlock, TensorPolicy, TensorQuality
-from schemas.topics import TENSOR_BLOCK, TENSOR_CODEBOOK, TENSOR_COMPRESSED
 from schemas.wording import Shown, must_be
-
-TTL_S: Final = 86_400.0
-Memory = Draft[TensorMemory] | None
 
 
 class Coded(NamedTuple):
@@ -38,57 +29,15 @@ class Coded(NamedTuple):
     reason: str | None = None
 
 
-class CompressionProcessor(Processor[TensorMemory]):
-    """Codes each block by itself; mode delta steps on the block that came before, mode gradient adds what that one lost.
-
-    Deterministic for (batch, state): the same records give the same bytes, however they are split into batches. A block that
-    cannot be coded is a dead letter, whose reason begins with a code of `BlockError` where it has one.
-    """
-
-    name = "compression"
-    inputs = (TENSOR_BLOCK,)
-    outputs = (TENSOR_COMPRESSED,)
-    tables = (TENSOR_CODEBOOK,)
-    state = TensorMemory
-    state_ttl_s = TTL_S
-
-    def __init__(self, options: EncodeOptions | None = None, books: Books = NO_BOOKS) -> None:
-        self.options = options or EncodeOptions()
-        self.books = books
-
-    def configure(self, options: Mapping[str, Scalar]) -> CompressionProcessor:
-        """With some toggles changed."""
-        return CompressionProcessor(self.options.changed(options), self.books)
-
-    def with_tables(self, rows: Mapping[str, Mapping[str, Frame]]) -> CompressionProcessor:
-        """With the codebooks of tensors."""
-        return CompressionProcessor(self.options, read_books(rows.get(TENSOR_CODEBOOK.name, {}), self.books))
-
-    def warm(self) -> None:
-        """Load the compiled kernels."""
-        from qstream.compression.warm import warm  # noqa: PLC0415 - codes tensors
-
-        warm()
-
-    def process(self, batch: Batch, state: TensorMemory | None, now_ns: int) -> Result[TensorMemory]:
-        """One coded block for each block."""
-        memory: Memory = None if state is None else Draft(state)
-        events: list[Event] = []
-        dead: list[Poison] = []
-        for record in batch.records:
-            block = record.frame
-            assert isinstance(block, TensorBlock)  # the topic carries nothing else
-            try:
-                coded, memory = code(block, self.options, memory, codebook_of(self.books, block.tensor_id))
-            except (ProblemError, OptionError) as exc:
-                dead.append(Poison(record, str(exc)))
-            else:
-                events.append(_event(record, block, coded))
-        return Result(events, dead, None if memory is None or is_same(memory, state) else memory.state())
+def coded_block(
+    block: TensorBlock, options: EncodeOptions, memory: Memory, codebook: Codebook | None = None
+) -> tuple[CompressedBlock, Memory]:
+    """A coded block, and what is kept after it; `BlockError` leaves what is kept as it was."""
+    coded, memory = _coded(block, options, memory, codebook)
+    return _frame(block, coded), memory
 
 
-def code(block: TensorBlock, options: EncodeOptions, memory: Memory, codebook: Codebook | None = None) -> tuple[Coded, Memory]:
-    """A coded block, and what is kept after it; `BlockError` or `OptionError` leave what is kept as it was."""
+def _coded(block: TensorBlock, options: EncodeOptions, memory: Memory, codebook: Codebook | None) -> tuple[Coded, Memory]:
     if digest(block.data) != block.digest:
         raise BlockError("checksum", must_be("data", f"bytes of digest {block.digest}", Shown(digest(block.data))))
     chosen = _by_policy(options, block.policy)
@@ -108,7 +57,10 @@ def _by_policy(options: EncodeOptions, policy: TensorPolicy | None) -> EncodeOpt
     wanted = policy.model_dump(exclude_none=True)
     if policy.mode != options.mode:
         wanted |= {"denoiser": False, "qae": False, "transform": "auto"}
-    return options.changed(wanted)
+    try:
+        return options.changed(wanted)
+    except OptionError as exc:
+        raise BlockError("bad_frame", str(exc)) from exc
 
 
 def _compress(block: TensorBlock, values: NDArray[Any], options: EncodeOptions, **more: Any) -> Compressed:
@@ -178,7 +130,7 @@ def _checked_step(block: TensorBlock, memory: Draft[TensorMemory]) -> int | None
     return last
 
 
-def _event(record: Record, block: TensorBlock, coded: Coded) -> Event:
+def _frame(block: TensorBlock, coded: Coded) -> CompressedBlock:
     done = coded.done
     found = done.quality
     quality = TensorQuality(
@@ -188,7 +140,7 @@ def _event(record: Record, block: TensorBlock, coded: Coded) -> Event:
         escapes=found.escapes,
         bound=found.bound,
     )
-    frame = CompressedBlock(
+    return CompressedBlock(
         **block.part,
         anchor=done.header.base_digest is None and done.header.basis_digest is None,
         base_step=coded.base_step,
@@ -200,4 +152,3 @@ def _event(record: Record, block: TensorBlock, coded: Coded) -> Event:
         fallback_reason=coded.reason or done.fallback_reason,
         data=np.frombuffer(done.data, np.uint8),
     )
-    return Event(TENSOR_COMPRESSED, record.key, record.event_id(0), frame, record)

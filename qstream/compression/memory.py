@@ -32,6 +32,9 @@ class TensorMemory(Frame):
     residual: Annotated[NDArray[np.uint16], Axes("values", wire="BF16")] | None = None
 
 
+Memory = Draft[TensorMemory] | None
+
+
 def fits(part: TensorPart, nbytes: int, limit: int) -> bool:
     """Whether `nbytes` of the tensor may be kept."""
     return nbytes <= limit and part.blocks <= MAX_BLOCKS

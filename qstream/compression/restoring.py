@@ -1,80 +1,24 @@
-"""Coded blocks in, restored blocks out; what waits for an anchor or a codebook says so."""
+"""Restores a coded block; one that waits for an anchor or a codebook says so."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qstream.compression.books import NO_BOOKS, Books, codebook_of, read_books
 from qstream.compression.codebook import Codebook
-from qstream.compression.coding import TTL_S, Memory
 from qstream.compression.decode import Restored, restore
 from qstream.compression.dtypes import DTYPES
 from qstream.compression.header import Header, digest, read
-from qstream.compression.memory import TensorMemory, fits, fresh, is_of, is_same, last_step, note, place
+from qstream.compression.memory import Memory, TensorMemory, fits, fresh, is_of, last_step, note, place
 from qstream.compression.stream_options import DecodeOptions
-from qstream.contract import Batch, Event, Processor, Record, Result
-from qstream.errors import BlockError, Poison, ProblemError
+from qstream.errors import BlockError
 from qstream.module.draft import Draft
-from schemas.control import Scalar
-from schemas.frame import Frame
 from schemas.tensors import ITEM_BYTES, MAX_BLOCK_BYTES, CompressedBlock, RestoredBlock, TensorRefined, TensorSkip
-from schemas.topics import TENSOR_CODEBOOK, TENSOR_COMPRESSED, TENSOR_RESTORED
 from schemas.wording import Shown, must_be
 
 Bytes = NDArray[np.uint8]
-
-
-class DecompressionProcessor(Processor[TensorMemory]):
-    """Restores each block by itself; a delta from the newest values of its block, which exact blocks leave.
-
-    A damaged block is a dead letter, whose reason begins with a code of `BlockError`. One whose base or basis is not here is
-    none: it gives a `RestoredBlock` with a `skip_reason`, and the next anchor puts that right.
-    """
-
-    name = "decompression"
-    inputs = (TENSOR_COMPRESSED,)
-    outputs = (TENSOR_RESTORED,)
-    tables = (TENSOR_CODEBOOK,)
-    state = TensorMemory
-    state_ttl_s = TTL_S
-
-    def __init__(self, options: DecodeOptions | None = None, books: Books = NO_BOOKS) -> None:
-        self.options = options or DecodeOptions()
-        self.books = books
-
-    def configure(self, options: Mapping[str, Scalar]) -> DecompressionProcessor:
-        """With some toggles changed."""
-        return DecompressionProcessor(self.options.changed(options), self.books)
-
-    def with_tables(self, rows: Mapping[str, Mapping[str, Frame]]) -> DecompressionProcessor:
-        """With the codebooks of tensors."""
-        return DecompressionProcessor(self.options, read_books(rows.get(TENSOR_CODEBOOK.name, {}), self.books))
-
-    def warm(self) -> None:
-        """Load the compiled kernels."""
-        from qstream.compression.warm import warm  # noqa: PLC0415 - codes tensors
-
-        warm()
-
-    def process(self, batch: Batch, state: TensorMemory | None, now_ns: int) -> Result[TensorMemory]:
-        """One restored block for each coded one."""
-        memory: Memory = None if state is None else Draft(state)
-        events: list[Event] = []
-        dead: list[Poison] = []
-        for record in batch.records:
-            block = record.frame
-            assert isinstance(block, CompressedBlock)  # the topic carries nothing else
-            try:
-                frame, memory = restored_block(block, self.options, memory, codebook_of(self.books, block.tensor_id))
-            except ProblemError as exc:
-                dead.append(Poison(record, str(exc)))
-            else:
-                events.append(_event(record, frame))
-        return Result(events, dead, None if memory is None or is_same(memory, state) else memory.state())
 
 
 def restored_block(
@@ -147,7 +91,3 @@ def _frame(block: CompressedBlock, data: Bytes, *, verified: bool, refined: tupl
     return RestoredBlock(
         **block.part, promise=block.promise, verified=verified, quality=block.quality, refined=refined, data=data
     )
-
-
-def _event(record: Record, frame: RestoredBlock) -> Event:
-    return Event(TENSOR_RESTORED, record.key, record.event_id(0), frame, record)

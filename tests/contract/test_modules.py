@@ -8,7 +8,7 @@ import pytest
 
 from agents.names import files
 from agents.registry import find_agent
-from docs.blocks import port
+from docs.blocks import port, room
 from schemas.topics import TOPICS
 
 ROOT = Path(__file__).parents[2]
@@ -26,7 +26,7 @@ PARTS = (
 @EACH
 @pytest.mark.parametrize("part", PARTS)
 def test_every_module_has_its_files(name, part):
-    path = part.format(name)
+    path = part.format(room(find_agent(name)))
     assert (ROOT / path).exists(), f"module {name} lacks {path}"
 
 

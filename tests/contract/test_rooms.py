@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from agents.names import files
+from agents.registry import find_agent
 from tests.contract.rooms import MODULES, ROOT, modules
 
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
@@ -26,7 +27,7 @@ def test_every_folder_is_a_shared_room_or_a_module():
 
 
 def test_every_module_has_an_agent_and_every_agent_a_module():
-    assert set(modules()) == set(files())
+    assert {f"qstream.{name}" for name in modules()} == {find_agent(name).package for name in files()}
 
 
 @pytest.fixture

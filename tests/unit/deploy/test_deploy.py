@@ -17,6 +17,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.metrics import MetricWrapperBase
 
 from agents.names import files
+from agents.registry import find_agent
 from tests.unit.deploy.folder import COMPOSE, DEPLOY, PROMETHEUS, load
 
 DASHBOARD = DEPLOY / "grafana" / "dashboards" / "qstream.json"
@@ -27,7 +28,8 @@ INFO_LABELS = {"version", "python"}
 # Each has few values, whatever is streamed.
 BOUNDED = {"agent", "topic", "stage", "error", "kind", "model", "outcome", "solver", "reason"}
 BOUNDED |= {"learner", "arm", "verdict", "use", "domain", "state", "result", "horizon"}
-METRICS = ["qstream.metrics", "qstream.learn.metrics", *(f"qstream.{name}.metrics" for name in files())]
+BOUNDED |= {"role", "promise", "operation", "correction"}
+METRICS = ["qstream.metrics", "qstream.learn.metrics", *sorted({f"{find_agent(name).package}.metrics" for name in files()})]
 COLLECTORS = [
     value
     for name in METRICS
@@ -254,6 +256,11 @@ ALERT_CASES = [
     pytest.param("QstreamPlanningFailed", {"FAILED": "0x14 1x15"}, "16m", 1, id="one-more-failure-of-planning"),
     pytest.param("QstreamPlanningFailed", {"FAILED": "_x14 1x15"}, "16m", 1, id="first-failure-of-planning"),
     pytest.param("QstreamPlanningFailed", {"PLANS": "0+10x30"}, "20m", 0, id="plans-are-published"),
+    pytest.param("QstreamTensorBoundViolated", {"VIOLATED": "0x30"}, "20m", 0, id="bounds-kept"),
+    pytest.param("QstreamTensorBoundViolated", {"VIOLATED": "_x14 1x15"}, "16m", 1, id="first-bound-violated"),
+    pytest.param("QstreamTensorsWait", {"WAITING": "0+1x60"}, "9m", 0, id="blocks-wait-too-soon"),
+    pytest.param("QstreamTensorsWait", {"WAITING": "0+1x60"}, "20m", 1, id="blocks-wait"),
+    pytest.param("QstreamTensorsWait", {"WAITING": "0 3x60"}, "30m", 0, id="blocks-waited"),
     pytest.param("QstreamRoutingUnbalanced", {"SHARES": "0.69x60", "AGE": "5x60"}, "9m", 0, id="unbalanced-too-soon"),
     pytest.param("QstreamRoutingUnbalanced", {"SHARES": "0.69x60", "AGE": "5x60"}, "10m", 1, id="unbalanced"),
     pytest.param("QstreamRoutingUnbalanced", {"SHARES": "0.7x60", "AGE": "5x60"}, "50m", 0, id="balanced"),
@@ -300,6 +307,8 @@ ALERT_CASES = [
     pytest.param("QstreamLearnModelUnusable", {"REFUSED": "0x30", "LACKING": "0x30"}, "20m", 0, id="all-models-are-used"),
 ]
 SERIES = {
+    "VIOLATED": 'qstream_compression_bound_violations_total{role="weight", instance="a"}',
+    "WAITING": 'qstream_decompression_waiting_blocks_total{reason="no_base", instance="a"}',
     "MISSING": 'qstream_energy_missing_watts{domain="d", instance="a"}',
     "ENERGY-AGE": 'qstream_energy_plan_age_seconds{domain="d", instance="a"}',
     "DRAWN": 'qstream_energy_drawn_watts{domain="d", instance="a"}',

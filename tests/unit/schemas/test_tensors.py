@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from qstream.cli.tensors import line
+from qstream.cli.compression.lines import line
 from qstream.compression.dtypes import DTYPES
 from qstream.compression.header import Mode, Promise
 from qstream.compression.options import BoundKind
