@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 import uuid
 from collections import OrderedDict, deque
@@ -13,18 +12,19 @@ from functools import partial
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, Producer
-from confluent_kafka import TopicPartition as KafkaPartition
+from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, Message, Producer
 
 from qstream.config import Settings, load_settings
+from qstream.contract import TopicPartition
 from qstream.errors import ConfigError, NotAllowed
-from qstream.stream.cause import Cause, denied, open_client
-from qstream.stream.faults import raise_first, raise_if_fatal
+from qstream.stream.cause import denied
+from qstream.stream.faults import raise_if_fatal
 from qstream.stream.headers import event_headers, event_id_of
-from qstream.stream.identity import PERIOD_S, Identities
+from qstream.stream.identity import Identities
+from qstream.stream.member import ANSWER_S, Member
 from qstream.stream.partition import partition_of_key
 from qstream.stream.producers import Producers, producer_config
-from qstream.stream.read import Growth, frame_of, open_reader
+from qstream.stream.read import Reading, frame_of, open_reader
 from schemas.deadletter import Headers
 from schemas.frame import SAFETENSORS, ContentType, Frame, FrameError
 from schemas.plan import Plan, VersionedPlan
@@ -33,7 +33,6 @@ from schemas.wording import Shown, must_be
 
 log = logging.getLogger(__name__)
 F = TypeVar("F", bound=Frame)
-ANSWER_S = 5.0
 REMEMBERED_IDS = 100_000
 MAX_LATEST_KEYS = 4096
 MAX_LATEST_BYTES = 256 << 20
@@ -191,57 +190,32 @@ class PlanSubscriber(Generic[F]):
         self._sizes: dict[str, int] = {}
         self._kept_bytes = 0
         self._ids: OrderedDict[str, None] = OrderedDict()
-        self._assigned = threading.Event()
-        self._joined = False
-        self._begun: set[int] = set()  # partitions that have shown where they are read from
-        self._replaced: set[int] | None = None  # partitions to begin again with, by a new client
-        self._from_start = from_start
-        self._growth: Growth | None = None
-        self._settings = base = (settings or load_settings()).model_copy(update={"bootstrap_servers": bootstrap_servers})
+        base = (settings or load_settings()).model_copy(update={"bootstrap_servers": bootstrap_servers})
         self._logs = Identities(base, [topic.name])
+        self._source: Reading | Member
         if group is None:
-            self._consumer = self._read_alone(base, from_start)
+            self._source = self._read_alone(base, from_start)
         else:
-            self._consumer = self._join()
+            self._source = Member(base, topic.name, group, from_start, self._logs)
 
-    def _join(self) -> Consumer:
-        config: dict[str, object] = {
-            "bootstrap.servers": self._settings.bootstrap_servers,
-            "group.id": self._group,
-            "enable.auto.commit": True,
-            "auto.offset.reset": "earliest" if self._from_start else "latest",
-            "isolation.level": "read_committed",
-            "enable.partition.eof": True,
-            "partition.assignment.strategy": "cooperative-sticky",
-            "fetch.wait.max.ms": 100,
-            "session.timeout.ms": 10_000,
-            "topic.metadata.refresh.interval.ms": int(PERIOD_S * 1000),
-        }
-        consumer = open_client(Consumer, self._settings, config | self._settings.kafka_properties(), Cause())
-        consumer.subscribe([self.topic.name], on_assign=self._note_assignment)
-        return consumer
-
-    def _read_alone(self, settings: Settings, from_start: bool) -> Consumer:
-        """A consumer of all partitions, or of the key's: outside any group, so that what comes from now on is seen."""
+    def _read_alone(self, settings: Settings, from_start: bool) -> Reading:
+        """Reads all partitions, or the key's: outside any group, so that what comes from now on is seen."""
         consumer, spans = open_reader(settings, self.topic.name)
         wanted = spans if self._key is None else [partition_of_key(self._key, len(spans))]
-        starts = {partition: OFFSET_BEGINNING if from_start else spans[partition][1] for partition in wanted}
-        consumer.assign([KafkaPartition(self.topic.name, partition, start) for partition, start in starts.items()])
+        starts = {TopicPartition(self.topic.name, at): OFFSET_BEGINNING if from_start else spans[at][1] for at in wanted}
         key = self._key
         choose = None if key is None else lambda partitions: [partition_of_key(key, len(partitions))]
         self._logs.ask(ANSWER_S)
-        self._growth = Growth(consumer, [(self.topic.name, partition) for partition in starts], self._logs, choose)
-        self._assigned.set()
-        return consumer
+        return Reading(settings, consumer, starts, self._logs, choose)
 
     def wait_assigned(self, timeout_s: float = 15.0) -> bool:
         """Poll until the partitions are assigned: plans published from then on are seen. False on timeout."""
         deadline = time.monotonic() + timeout_s
-        while not self._assigned.is_set() and time.monotonic() < deadline:
-            message = self._receive(0.05)
+        while not self._source.assigned and time.monotonic() < deadline:
+            message = self._source.poll(0.05)
             if message is not None and message.error() is None:
                 self._take(message)
-        return self._assigned.is_set()
+        return self._source.assigned
 
     def poll(self, timeout_s: float = 0.0, now_ns: int | None = None) -> F | None:
         """The next plan, or None if none came in time. `latest` has it by key.
@@ -251,12 +225,8 @@ class PlanSubscriber(Generic[F]):
         deadline = time.monotonic() + timeout_s
         if self._logs.changes():
             log.warning("%s is another log than before, its topic was created again: read from its start", self.topic.name)
-            self._replaced = {at.partition for at in self._consumer.assignment()}
-        if self._replaced is not None:
-            self._read_from_start(self._replaced)
-        if self._growth is not None:
-            self._growth.take_up()
-        while (message := self._receive(max(0.0, deadline - time.monotonic()))) is not None:
+            self._source.begin_again()
+        while (message := self._source.poll(max(0.0, deadline - time.monotonic()))) is not None:
             error = message.error()
             if error is None:
                 if self._key is None or message.key() == self._key:
@@ -283,48 +253,13 @@ class PlanSubscriber(Generic[F]):
 
     def close(self) -> None:
         """Leave the topic."""
-        self._consumer.close()
+        self._source.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
-
-    def _receive(self, timeout_s: float) -> Message | None:
-        """The next message. What comes to a partition is seen for certain once it has given a record or its end."""
-        message = self._consumer.poll(timeout_s)
-        if not self._assigned.is_set():
-            if message is not None and (message.error() is None or message.error().code() == KafkaError._PARTITION_EOF):
-                self._begun.add(message.partition())
-            if self._joined and {at.partition for at in self._consumer.assignment()} <= self._begun:
-                self._assigned.set()
-        return message
-
-    def _note_assignment(self, _consumer: Consumer, partitions: list[KafkaPartition]) -> None:
-        if not self._joined:
-            self._logs.ask(ANSWER_S)
-        self._joined = True
-        self._begun -= {at.partition for at in partitions}
-
-    def _read_from_start(self, partitions: set[int]) -> None:
-        """All that the topic has is new. A new client reads it, in a group once its start is committed."""
-        if self._growth is not None:
-            self._consumer = self._growth.again(self._settings, Cause())
-        else:
-            starts = [KafkaPartition(self.topic.name, partition, 0) for partition in partitions]
-            try:
-                if starts:
-                    # The client would commit at its end where it was in the old log, if they were still assigned.
-                    self._consumer.incremental_unassign(self._consumer.assignment())
-                    raise_first(self._consumer.commit(offsets=starts, asynchronous=False))
-            except KafkaException as exc:
-                raise_if_fatal(exc.args[0])
-                log.debug("%s: the start is committed later: %s", self.topic.name, exc.args[0])
-                return
-            self._consumer.close()
-            self._consumer = self._join()
-        self._replaced = None
 
     def _take(self, message: Message, now_ns: int | None = None) -> F | None:
         try:

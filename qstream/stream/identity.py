@@ -1,17 +1,19 @@
-"""Identity: which log stands behind a topic's name, and with how many partitions, as the cluster says."""
+"""Identity: which log stands behind a topic's name, with how many partitions, and where they end, as the cluster says."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 
-from confluent_kafka import KafkaException, TopicCollection
-from confluent_kafka.admin import AdminClient, TopicDescription
+from confluent_kafka import IsolationLevel, KafkaException, TopicCollection
+from confluent_kafka import TopicPartition as KafkaPartition
+from confluent_kafka.admin import AdminClient, ListOffsetsResultInfo, OffsetSpec, TopicDescription
 
 from qstream.config import Settings, is_embedded
+from qstream.contract import TopicPartition
 from qstream.stream.cause import Cause, denied, open_client
 
 log = logging.getLogger(__name__)
@@ -20,6 +22,7 @@ REQUEST_S = 10.0
 NO_ID = "AAAAAAAAAAAAAAAAAAAAAA"  # of a broker before Kafka 2.8: 16 zero bytes
 
 Answers = Mapping[str, "Future[TopicDescription]"]
+Ends = Mapping[KafkaPartition, "Future[ListOffsetsResultInfo]"]
 
 
 class Identities:
@@ -66,6 +69,14 @@ class Identities:
             self._pending = self._request(REQUEST_S)
         changed, self._changed = self._changed, {}
         return changed
+
+    def ask_ends(self, partitions: Iterable[TopicPartition]) -> Ends:
+        """Ask where partitions end for readers of committed records, without waiting; the embedded broker is not asked."""
+        asked = {} if is_embedded(self._cluster) else {KafkaPartition(*at): OffsetSpec.latest() for at in partitions}
+        if not asked:
+            return {}
+        ends: Ends = self._client.list_offsets(asked, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=REQUEST_S)
+        return ends
 
     def _note(self, found: dict[str, str]) -> dict[str, str]:
         self._changed |= {topic: name for topic, name in found.items() if self._known.get(topic, name) != name}

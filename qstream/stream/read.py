@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final, TypeVar
 
@@ -13,11 +13,13 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 from confluent_kafka import TopicPartition as KafkaPartition
 
 from qstream.config import Settings
+from qstream.contract import TopicPartition
 from qstream.errors import Transient, Unreachable
 from qstream.stream.cause import Cause, denied, open_client
 from qstream.stream.faults import raise_if_fatal
 from qstream.stream.headers import CONTENT_TYPE, headers_of
 from qstream.stream.identity import PERIOD_S, Identities
+from qstream.stream.stall import Stall
 from schemas.deadletter import DeadLetter
 from schemas.frame import Frame, body_type
 
@@ -65,12 +67,10 @@ def follow(settings: Settings, topic: str, from_start: bool = False) -> Iterator
     What is published after the call returns is seen. `Transient` if the topic is absent or no broker answers.
     """
     consumer, spans = open_reader(settings, topic)
-    starts = {partition: OFFSET_BEGINNING if from_start else high for partition, (_, high) in spans.items()}
-    consumer.assign([KafkaPartition(topic, partition, start) for partition, start in starts.items()])
+    starts = {TopicPartition(topic, at): OFFSET_BEGINNING if from_start else high for at, (_, high) in spans.items()}
     logs = Identities(settings, [topic])
     logs.ask(FIRST_ANSWER_S)
-    growth = Growth(consumer, [(topic, partition) for partition in starts], logs)
-    return _poll_for_ever(consumer, logs, growth, settings)
+    return _poll_for_ever(Reading(settings, consumer, starts, logs), logs)
 
 
 def frame_of(message: Message, frame: type[F]) -> F:
@@ -83,17 +83,16 @@ def frame_of(message: Message, frame: type[F]) -> F:
     return frame.decode(body, given.decode(errors="replace").split(";")[0].strip() or body_type(body))
 
 
-def _poll_for_ever(consumer: Consumer, logs: Identities, growth: Growth, settings: Settings) -> Iterator[Message | None]:
+def _poll_for_ever(reading: Reading, logs: Identities) -> Iterator[Message | None]:
     try:
         while True:
             if changed := logs.changes():
                 log.warning("%s was created again: read from its start", ", ".join(changed))
-                consumer = growth.again(settings, Cause())
-            growth.take_up()
-            message = consumer.poll(_POLL_S)
+                reading.begin_again()
+            message = reading.poll(_POLL_S)
             yield None if message is None or _is_end(message) or message.error() is not None else message
     finally:
-        consumer.close()
+        reading.close()
 
 
 def reader(settings: Settings, cause: Cause) -> Consumer:
@@ -124,52 +123,89 @@ def partitions_of(consumer: Consumer, topic: str, timeout_s: float = _ANSWER_S, 
         return tuple(known.partitions)
 
 
-class Growth:
-    """Has a consumer outside any group read the partitions that its topics get later, each from its beginning.
+class Reading:
+    """What a consumer outside any group reads, kept going for as long as it is polled. Used by one thread.
+
+    Partitions that its topics get later are read from their beginning. A client that has stopped fetching one of them is
+    replaced by a new one, which goes on at the same offsets. It is `assigned` from the beginning.
 
     Parameters
     ----------
-    read
-        The topics and partitions that it reads by now, by an assignment.
+    consumer
+        A `reader` without assignment; closed by `close`.
+    starts
+        The offset at which each partition is read first.
     logs
         What the cluster says of these topics; asked for its `changes` by the owner.
     choose
         Of all partitions of a topic those that are wanted; None for all.
     """
 
+    assigned: Final = True
+
     def __init__(
         self,
+        settings: Settings,
         consumer: Consumer,
-        read: Iterable[tuple[str, int]],
+        starts: Mapping[TopicPartition, int],
         logs: Identities,
         choose: Callable[[Sequence[int]], Sequence[int]] | None = None,
     ) -> None:
+        self._settings = settings
         self._consumer = consumer
-        self._read = set(read)
         self._logs = logs
         self._known: Mapping[str, Sequence[int]] = {}
         self._choose = choose or (lambda partitions: partitions)
+        self._stall = Stall(logs)
+        self._stall.next |= starts
+        self._assign()
 
-    def take_up(self) -> None:
-        """Read those that the newest answer has and the one before it had not."""
-        if self._logs.partitions is self._known:
-            return
-        self._known = self._logs.partitions
-        if new := {(topic, at) for topic, partitions in self._known.items() for at in self._choose(partitions)} - self._read:
-            log.info("new partitions: %s", ", ".join(f"{topic}:{at}" for topic, at in sorted(new)))
-            self._consumer.incremental_assign([KafkaPartition(topic, at, OFFSET_BEGINNING) for topic, at in sorted(new)])
-            self._read |= new
+    @property
+    def partitions(self) -> set[TopicPartition]:
+        """All that is read."""
+        return set(self._stall.next)
 
-    def again(self, settings: Settings, cause: Cause) -> Consumer:
-        """Close the consumer and have another one read all from the start: a topic was created again.
+    def poll(self, timeout_s: float) -> Message | None:
+        """The next message, as of a consumer."""
+        self._take_up()
+        message = self._consumer.poll(timeout_s)
+        if message is not None:
+            self._stall.note(message)
+        elif self._stall.found(lambda: self._stall.next):
+            self._replace()
+        return message
+
+    def begin_again(self) -> None:
+        """Read all from the start, by a new client: a topic was created again.
 
         A client holds on to the highest leader epoch that it has seen of a partition. A new log begins at epoch 0, and its
         client waits for the leader of the old log, however it seeks or is assigned.
         """
+        self._stall.next = dict.fromkeys(self._stall.next, OFFSET_BEGINNING)
+        self._replace()
+
+    def close(self) -> None:
+        """Stop reading."""
         self._consumer.close()
-        self._consumer = reader(settings, cause)
-        self._consumer.assign([KafkaPartition(topic, at, OFFSET_BEGINNING) for topic, at in sorted(self._read)])
-        return self._consumer
+
+    def _replace(self) -> None:
+        self._consumer.close()
+        self._consumer = reader(self._settings, Cause())
+        self._assign()
+
+    def _assign(self) -> None:
+        self._consumer.assign([KafkaPartition(*at, offset) for at, offset in sorted(self._stall.next.items())])
+
+    def _take_up(self) -> None:
+        """Read the partitions that the newest answer has and the one before it had not."""
+        if self._logs.partitions is self._known:
+            return
+        self._known = self._logs.partitions
+        wanted = {TopicPartition(topic, at) for topic, partitions in self._known.items() for at in self._choose(partitions)}
+        if new := sorted(wanted - self._stall.next.keys()):
+            log.info("new partitions: %s", ", ".join(f"{at.topic}:{at.partition}" for at in new))
+            self._consumer.incremental_assign([KafkaPartition(*at, OFFSET_BEGINNING) for at in new])
+            self._stall.next |= dict.fromkeys(new, OFFSET_BEGINNING)
 
 
 def open_reader(settings: Settings, topic: str) -> tuple[Consumer, dict[int, tuple[int, int]]]:

@@ -7,14 +7,14 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message
-from confluent_kafka import TopicPartition as KafkaPartition
 
 from qstream.config import Settings
+from qstream.contract import TopicPartition
 from qstream.errors import Transient
 from qstream.stream.cause import Cause, OnceAMinute, denied
 from qstream.stream.faults import raise_if_fatal
 from qstream.stream.identity import Identities
-from qstream.stream.read import Growth, frame_of, partitions_of, reader
+from qstream.stream.read import Reading, frame_of, partitions_of, reader
 from schemas.frame import Frame, FrameError
 from schemas.topics import Topic
 
@@ -37,9 +37,9 @@ class Tables:
         self.rows: dict[str, dict[str, Frame]] = {topic.name: {} for topic in topics}
         self._settings = settings
         self._topics = {topic.name: topic for topic in topics}
-        self._consumer: Consumer | None = None
-        self._growth: Growth | None = None
-        self._unread: set[tuple[str, int]] = set()
+        self._consumer: Consumer | None = None  # until what it reads is known
+        self._reading: Reading | None = None
+        self._unread: set[TopicPartition] = set()
         self._logs: Identities | None = None
         self._old: dict[str, set[str]] = {}  # keys of rows by topic that the new log has not had yet
         self._cause = Cause()
@@ -66,9 +66,7 @@ class Tables:
         changed: set[str] = set()
         if self._logs is not None and (others := self._logs.changes()):
             self._read_again(others)
-        if self._growth is not None:
-            self._growth.take_up()
-        for _ in range(MAX_AT_ONCE if self._consumer else 0):
+        for _ in range(MAX_AT_ONCE if self._reading else 0):
             topic = self._poll(0.0)
             if topic is None:
                 break
@@ -82,30 +80,25 @@ class Tables:
 
     def close(self) -> None:
         """Stop following."""
-        if self._consumer is not None:
-            self._consumer.close()
-            self._consumer = self._growth = None
+        if (opened := self._reading or self._consumer) is not None:
+            opened.close()
+            self._consumer = self._reading = None
 
     def _open(self) -> None:
         self._consumer = self._consumer or reader(self._settings, self._cause)
-        found = [(name, at) for name in self._topics for at in partitions_of(self._consumer, name, ANSWER_S, self._cause)]
+        numbers = {name: partitions_of(self._consumer, name, ANSWER_S, self._cause) for name in self._topics}
+        self._unread = {TopicPartition(name, at) for name, partitions in numbers.items() for at in partitions}
         self._logs = self._logs or Identities(self._settings, list(self._topics))
         self._logs.ask(ANSWER_S)
-        self._read_from_start(self._consumer, found)
-        self._growth = Growth(self._consumer, found, self._logs)
-
-    def _read_from_start(self, consumer: Consumer, partitions: Sequence[tuple[str, int]]) -> None:
-        consumer.assign([KafkaPartition(name, at, OFFSET_BEGINNING) for name, at in partitions])
-        self._unread = set(partitions)
+        self._reading = Reading(self._settings, self._consumer, dict.fromkeys(self._unread, OFFSET_BEGINNING), self._logs)
 
     def _read_again(self, topics: Iterable[str]) -> None:
-        assert self._consumer is not None
-        assert self._growth is not None
+        assert self._reading is not None
         for name in topics:
             log.warning("table %s is another log than before, its topic was created again: read from its start", name)
             self._old[name] = set(self.rows[name])
-        self._unread = {(at.topic, at.partition) for at in self._consumer.assignment()}
-        self._consumer = self._growth.again(self._settings, self._cause)
+        self._unread = self._reading.partitions
+        self._reading.begin_again()
 
     def _end_old_rows(self, topic: str) -> bool:
         """Whether rows ended because the whole topic is read again and did not have them."""
@@ -118,15 +111,15 @@ class Tables:
 
     def _poll(self, timeout_s: float) -> str | None:
         """The topic of the next record that has changed a row, an empty text for what has not; None if nothing came."""
-        assert self._consumer is not None
-        message = self._consumer.poll(timeout_s)
+        assert self._reading is not None
+        message = self._reading.poll(timeout_s)
         if message is None:
             return None
         error = message.error()
         if error is None:
             return message.topic() if self._take(message) else ""
         if error.code() == KafkaError._PARTITION_EOF:
-            self._unread.discard((message.topic(), message.partition()))
+            self._unread.discard(TopicPartition(message.topic(), message.partition()))
             return message.topic() if self._end_old_rows(message.topic()) else ""
         if error.code() != KafkaError.GROUP_AUTHORIZATION_FAILED:  # a reader is in no group: it needs no right on one
             raise_if_fatal(error)
