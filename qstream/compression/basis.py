@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final, Literal
@@ -20,7 +20,6 @@ KINDS: Final = ("klt", "qae", "fourier")
 MAX_COLUMNS: Final = 2048
 _LEVELS: Final = 127
 _TWIN: Final = 1.01  # a circuit answers up to so many times the bits of its twin
-_MOST_S: Final = 25.0  # of training
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +72,9 @@ class Basis:
         return coefficients @ self.matrix.T + self.mean
 
 
-def learn_basis(rows: ArrayLike, *, kind: Kind = "klt", seed: int = 0) -> Basis:
+def learn_basis(
+    rows: ArrayLike, *, kind: Kind = "klt", seed: int = 0, dropout: int | None = None, clock: Callable[[], float] | None = None
+) -> Basis:
     """The basis in which the coefficients of rows like these have the smallest sizes.
 
     Parameters
@@ -85,6 +86,10 @@ def learn_basis(rows: ArrayLike, *, kind: Kind = "klt", seed: int = 0) -> Basis:
         as good as the KLT, its twin, and else the KLT, with `fallback_reason` in the record; ``fourier``: the discrete cosines.
     seed
         Of what is drawn at random.
+    dropout
+        Samples of Monte-Carlo dropout, by which a circuit does without wires that hardly matter; None: it has all of them.
+    clock
+        Seconds, for the record; without it the record holds no time, and equal rows give equal bytes.
 
     Raises
     ------
@@ -101,45 +106,66 @@ def learn_basis(rows: ArrayLike, *, kind: Kind = "klt", seed: int = 0) -> Basis:
     if kind not in KINDS:
         raise ProblemError(must_be("kind", f"one of {', '.join(KINDS)}", kind))
     mean = given.mean(axis=0)
-    centred = given - mean
     record: dict[str, Any] = {"kind": kind, "rows": count, "seed": seed, "label": "classical"}
     if kind == "fourier":
         return cosine_basis(mean.astype(np.float32), record)
-    vectors = _eigenvectors(centred)
-    if kind == "klt":
-        return stored_basis(kind, vectors, mean, record)
-    found = _by_circuit(centred.T @ centred / count, vectors, seed)
-    return stored_basis("klt" if found[0] is None else "qae", vectors if found[0] is None else found[0], mean, record | found[1])
+    centred = given - mean
+    return basis_of(centred.T @ centred / count, mean, record, dropout=dropout, clock=clock)
+
+
+def basis_of(
+    moment: NDArray[np.float64],
+    mean: NDArray[np.float64],
+    record: dict[str, Any],
+    *,
+    dropout: int | None = None,
+    clock: Callable[[], float] | None = None,
+) -> Basis:
+    """The basis of rows with this covariance and mean; `kind` and `seed` are those of the record."""
+    begun = 0.0 if clock is None else clock()
+    vectors = eigenvectors(moment)
+    found, more = _by_circuit(moment, vectors, record["seed"], dropout) if record["kind"] == "qae" else (None, {})
+    taken = {} if clock is None else {"seconds": clock() - begun}
+    return stored_basis("klt" if found is None else "qae", vectors if found is None else found, mean, record | more | taken)
 
 
 def _by_circuit(
-    moment: NDArray[np.float64], vectors: NDArray[np.float64], seed: int
+    moment: NDArray[np.float64], vectors: NDArray[np.float64], seed: int, dropout: int | None
 ) -> tuple[NDArray[np.float64] | None, dict[str, Any]]:
     """The basis of a trained circuit, or None where the KLT answers, and the record of both."""
-    columns = len(moment)
-    if importlib.util.find_spec("torch") is None:
-        return None, {"fallback_reason": "library_missing"}
-    from qstream.compression import qae  # noqa: PLC0415 - torch, which nothing else here needs
+    from qstream.compression import qae  # noqa: PLC0415 - the simulator, which nothing else here needs
 
-    fitting = [width for width, seconds in qae.SECONDS.items() if columns % width == 0 and columns // width * seconds <= _MOST_S]
-    if not fitting:
-        return None, {"fallback_reason": "deadline" if columns % 2 == 0 else "not_needed"}
-    width = max(fitting)
-    kept, whole, trained = max(1, width // 4), np.zeros((columns, columns)), []
-    for begin in range(0, columns, width):
-        part = slice(begin, begin + width)
-        trained.append(qae.train(moment[part, part], kept, seed=seed))
-        whole[part, part] = qae.diagonal_within(trained[-1].unitary, moment[part, part], kept)
+    columns, influence = len(moment), np.diag(moment)
+    if columns < 2 or not influence.any():
+        return None, {"fallback_reason": "not_needed"}
+    fewest = columns.bit_length() - 1
+    order = np.argsort(-influence, kind="stable") if dropout or columns & (columns - 1) else np.arange(columns)
+    qubits = min(fewest, qae.wires(influence[order], samples=dropout, seed=seed)) if dropout else fewest
+    width = 1 << qubits
+    if width > qae.WIDEST:
+        return None, {"fallback_reason": "deadline"}
+    # What the circuit has no wires for is turned among itself, by linear algebra.
+    inner, outer, whole = order[:width], order[width:], np.zeros((columns, columns))
+    kept = max(1, width // 4)
+    part = moment[np.ix_(inner, inner)]
+    trained = qae.train(part, kept, seed=seed)
+    whole[np.ix_(inner, np.arange(width))] = qae.diagonal_within(trained.unitary, part, kept)
+    if len(outer):
+        whole[np.ix_(outer, np.arange(width, columns))] = np.linalg.eigh(moment[np.ix_(outer, outer)])[1][:, ::-1]
     bits, twin_bits = (ideal_bits(moment, basis) for basis in (whole, vectors))
     record = {
-        "label": qae.EXECUTION,
-        "n": trained[0].qubits,
-        "layers": trained[0].layers,
-        "parameters": sum(one.parameters for one in trained),
-        "relative_loss": float(np.mean([one.relative for one in trained])),
-        "random_angles": float(np.mean([one.control for one in trained])),
+        "label": "simulated",
+        "execution": qae.EXECUTION,
+        "n": qubits,
+        "wires_left_out": (columns - 1).bit_length() - qubits,
+        "layers": trained.layers,
+        "parameters": trained.parameters,
+        "shots": 0,
+        "relative_loss": trained.relative,
+        "random_angles": trained.control,
         "bits": bits,
         "twin_bits": twin_bits,
+        "twin": "klt",
     }
     return (whole, record) if bits <= _TWIN * twin_bits else (None, record | {"fallback_reason": "twin_smaller"})
 
@@ -163,9 +189,9 @@ def stored_basis(kind: Kind, vectors: NDArray[np.float64], mean: NDArray[np.floa
     return Basis(kind, values, scale, mean.astype(np.float32), record)
 
 
-def _eigenvectors(centred: NDArray[np.float64]) -> NDArray[np.float64]:
+def eigenvectors(moment: NDArray[np.float64]) -> NDArray[np.float64]:
     """Columns by falling variance; each vector's largest entry is positive, so that equal rows give equal bytes."""
-    _, vectors = np.linalg.eigh(centred.T @ centred / len(centred))
+    _, vectors = np.linalg.eigh(moment)
     vectors = vectors[:, ::-1]
     at = np.abs(vectors).argmax(axis=0)
     return np.asarray(vectors * np.sign(vectors[at, np.arange(vectors.shape[1])]))
