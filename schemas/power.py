@@ -120,7 +120,8 @@ class PowerTopology(Frame):
     model_of_gpu: Annotated[NDArray[np.int32], Axes("gpus")] | None = Field(default=None, description="model of each GPU")
     idle_w: Gpus | None = Field(default=None, description="watts without work")
     parked_w: Gpus | None = Field(
-        default=None, description="watts while parked, with its model loaded; absent or -1: as idle_w, else none"
+        default=None,
+        description="watts while parked, with its model loaded; absent or -1: as idle_w, else 15 % of the default limit",
     )
     opt_in: Annotated[NDArray[np.uint8], Axes("gpus")] | None = Field(default=None, description="1: may be given targets")
     mig: Annotated[NDArray[np.uint8], Axes("gpus")] | None = Field(

@@ -65,7 +65,7 @@ def compare(offline: Offline) -> list[Row]:
     parked = choice.state == PARKED
     default = np.where(may, view.limits[:, -1], choice.upper_w)
     uniform = np.where(may, choice.simple_w, choice.upper_w)
-    slow = np.maximum(1 / np.maximum(view.speed_at(uniform), 1e-6) - 1, 0.0)
+    slow = np.maximum(1 / np.maximum(view.speed_at(view.even_w), 1e-6) - 1, 0.0)  # ranks of a job wait for the slowest
     still = np.zeros(len(default), bool)
     clocked = may & (choice.clock_mhz > 0)
     return [

@@ -2,62 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qstream.energy import guard
-from qstream.energy.allocation import Status, allocate
-from qstream.energy.budgets import Tree, tree_of
+from qstream.energy.allocation import Allocation, Status, allocate
 from qstream.energy.demand import demand_of
-from qstream.energy.enforced import default_w, enforced_w, held_until_ns, runs_out, unheeded
 from qstream.energy.folding import THROTTLED
-from qstream.energy.levels import MARGIN, Bools, Floats, Knobs, between, knobs_of, limits_of, speeds
-from qstream.energy.measure import measure
-from qstream.energy.memory import LEVELS, EnergyState, Memory
+from qstream.energy.levels import MARGIN, Bools, Floats
+from qstream.energy.memory import LEVELS, Memory
 from qstream.energy.options import EnergyOptions
-from qstream.energy.simple import simple_clocks, simple_limits
+from qstream.energy.simple import simple_clocks
+from qstream.energy.view import View, choices, highest_w, job_groups, parked_w, view_of
 from schemas.energy import ACTIVE, PARKED, RELEASED, TargetReason
 from schemas.power import PowerDemand
 
 ROUNDING_W: Final = 1e-6
-PEAK_HORIZON: Final = 2  # of the outlook: 10 s
-STUCK_NS: Final = 60_000_000_000  # for which a GPU whose actuator refused is left as it is
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class View:
-    """A domain at one time. `movable` GPUs may get another limit; the others keep `held_w` and are charged `fixed_w`.
-    `enforced_w` is what each may draw at most until the next plan, `peak_w` what it is expected to, infinite with a rail;
-    `limits` and `speed` float64 [gpus, LIMITS]; `age` of the newest readings."""
-
-    now: EnergyState
-    now_ns: int
-    knobs: Knobs
-    tree: Tree
-    age: NDArray[np.int8]
-    movable: Bools
-    held_w: Floats
-    fixed_w: Floats
-    enforced_w: Floats
-    peak_w: Floats
-    limits: Floats
-    speed: Floats
-
-    def charge_w(self, limit_w: Floats) -> Floats:
-        """What GPUs with these limits [gpus] or [gpus, LIMITS] are charged: the limits, or the peaks where these are lower."""
-        peak = self.peak_w if limit_w.ndim == 1 else self.peak_w[:, None]
-        return np.minimum(limit_w, peak)
-
-    def charged_w(self, limit_w: Floats) -> Floats:
-        """What GPUs with these limits charge to each budget: float64 [B]."""
-        return self.tree.charged_w(self.charge_w(limit_w))
-
-    def speed_at(self, limit_w: Floats) -> Floats:
-        """Speed of each GPU at its limit, linear between the known ones."""
-        return between(limit_w, self.limits, self.speed)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -104,60 +67,15 @@ def choose(memory: Memory, options: EnergyOptions, now_ns: int, *, in_turn: bool
 
     `in_turn` is for a plan that follows others, whose targets change gently; without, the targets are the final ones.
     """
-    view = _view(memory, options, now_ns)
-    simple = simple_limits(view.tree, view.limits[:, 0], view.limits[:, -1], view.movable, view.fixed_w)
-    answer = _budgeted(view) if options.deterministic else _alone(view, simple)
+    view = view_of(memory, options, now_ns)
+    answer = _budgeted(view) if options.deterministic else _alone(view)
     limit = _paced(view, options, answer) if in_turn else answer.limit_w
-    return _choice(view, options, answer, simple, limit)
+    return _choice(view, options, answer, limit)
 
 
-def _view(memory: Memory, options: EnergyOptions, now_ns: int) -> View:
-    topology = memory.now.topology
-    knobs = knobs_of(topology)
-    age_s = np.where(memory.now.seen_ns > 0, (now_ns - memory.now.seen_ns) / 1e9, np.inf)
-    age = guard.ages(age_s, memory.now.unfit, stale_s=options.stale_s, lost_s=options.lost_s)
-    fresh = age == guard.Age.FRESH
-    if options.deterministic:
-        measure(memory, knobs, options, fresh)
-    memory.edit("stuck_ns")[unheeded(memory.now, options)] = max(now_ns, 1)
-    now, limits = memory.now, limits_of(topology, knobs)
-    enforced = enforced_w(now, options, now_ns, age_s)
-    stuck = (now.stuck_ns > 0) & (now_ns - now.stuck_ns < STUCK_NS)
-    saving = (now.level >= 0) & (now.level == now.accepted) & (now.level < LEVELS - 1)
-    heard = (now.peak_w >= 0).sum(1) > 1  # for more than a moment
-    deaf = runs_out(now, options, now_ns) & (now.applied_ns > 0)  # plans of a dry run are not to be taken
-    movable = knobs.targetable & fresh & ~stuck & ~deaf
-    want = np.where(saving, now.want_w, np.maximum(now.want_w, now.draw_w[:, -1])).astype(np.float64)
-    return View(
-        now=now,
-        now_ns=now_ns,
-        knobs=knobs,
-        tree=tree_of(topology, now.budgets, now_ns, held_until_ns(options, now_ns)),
-        age=age,
-        movable=movable,
-        held_w=np.where(now.limit_w > 0, now.limit_w, default_w(now)).astype(np.float64),
-        fixed_w=np.where(age == guard.Age.LOST, np.maximum(enforced, default_w(now)), enforced),
-        enforced_w=enforced,
-        peak_w=np.where(movable & (not options.rail), _peak_w(now), np.inf),
-        limits=limits,
-        speed=speeds(limits, np.where(heard, want, -1.0)),
-    )
-
-
-def _peak_w(now: EnergyState) -> Floats:
-    """The most that each GPU is expected to draw until the next plan, whatever its limit: float64 [gpus], infinite if unknown.
-
-    Its greatest recent power; more in proportion where the bound of the domain's maximum is above the sum of these.
-    """
-    want = np.where(now.want_w > 0, now.want_w, np.inf).astype(np.float64)
-    overhead = 0.0 if now.topology.overhead_w is None else float(np.maximum(now.topology.overhead_w, 0).sum())
-    total = float(want[np.isfinite(want)].sum())
-    upper = 0.0 if now.outlook is None else float(now.outlook.upper_w[PEAK_HORIZON]) - overhead
-    return want * max(1.0, upper / max(total, 1.0))
-
-
-def _alone(view: View, simple: Floats) -> Answer:
+def _alone(view: View) -> Answer:
     """The simple scheduler's limits as the answer."""
+    simple = view.simple_w
     missing = max(0.0, float((view.charged_w(simple) - view.tree.budget_w).max()))
     status: Status = "infeasible" if missing > ROUNDING_W else "feasible"
     value = float(view.speed_at(simple)[view.movable].sum())
@@ -165,7 +83,7 @@ def _alone(view: View, simple: Floats) -> Answer:
 
 
 def _budgeted(view: View) -> Answer:
-    """Limits that keep every budget at the greatest sum of speeds, and who must be parked."""
+    """Limits that keep every budget, at a sum of speeds no lower than the simple scheduler's, and who must be parked."""
     tree, rows = view.tree, np.flatnonzero(view.movable)
     limit, parked = view.fixed_w.copy(), np.zeros(len(view.fixed_w), bool)
     room = tree.budget_w - tree.charged_w(np.where(view.movable, 0.0, view.fixed_w))
@@ -175,22 +93,29 @@ def _budgeted(view: View) -> Answer:
     idle = np.where(view.movable, parked_w(view), 0.0)
     left = room - (tree.charged_w(idle) - tree.overhead_w)
     charge, worth = choices(view, rows)
-    above, group = tree.above[rows], _groups(view.now.job, rows)
+    above, group = tree.above[rows], job_groups(view.now.job, rows)
     found = allocate(np.maximum(charge - idle[rows, None], 0.0), worth, above, np.maximum(left, 0.0), group=group)
+    found = _no_worse(view, rows, found, charge, worth)
     parked[rows] = found.level < 0
     limit[rows] = view.limits[rows][np.arange(len(rows)), np.maximum(found.level, 0)]
-    limit = np.where(limit >= view.peak_w, np.maximum(limit, _highest(view)), limit)
+    limit = np.where(limit >= view.peak_w, np.maximum(limit, highest_w(view)), limit)
     limit[parked] = view.limits[parked, 0]
     missing = max(float((found.missing_w + np.maximum(-left, 0.0)).max()), short)
     return Answer(limit, parked, "infeasible" if missing > ROUNDING_W else found.status, missing, found.value, found.bound)
 
 
-def choices(view: View, rows: NDArray[np.int64]) -> tuple[Floats, Floats]:
-    """What these GPUs are charged at each limit that may be chosen, and their speeds: float64 [rows, LIMITS], NaN where one
-    may not."""
-    limits = view.limits[rows]
-    allowed = limits <= np.maximum(_highest(view)[rows, None], limits[:, :1])
-    return np.where(allowed, view.charge_w(view.limits)[rows], np.nan), np.where(allowed, view.speed[rows], np.nan)
+def _no_worse(view: View, rows: NDArray[np.int64], found: Allocation, charge: Floats, worth: Floats) -> Allocation:
+    """The allocation, or the simple scheduler's levels where these keep the budgets and are worth more: few GPUs leave the search
+    few combinations of levels, between which it may lose more than it finds."""
+    limits, at = view.limits[rows], np.arange(len(rows))
+    level = (limits < view.even_w[rows, None]).sum(1)
+    total, drawn = float(worth[at, level].sum()), view.fixed_w.copy()
+    if not total > found.value:  # NaN where a cap forbids one of them
+        return found
+    drawn[rows] = charge[at, level]
+    if (view.tree.charged_w(drawn) > view.tree.budget_w + ROUNDING_W).any():
+        return found
+    return replace(found, level=level, value=total, status="feasible")
 
 
 def demanded(choice: Choice) -> PowerDemand:
@@ -201,31 +126,6 @@ def demanded(choice: Choice) -> PowerDemand:
     upper = np.where(choice.state == PARKED, choice.upper_w, np.maximum(choice.upper_w, view.charge_w(view.enforced_w)))
     fixed = np.where(view.movable, 0.0, view.fixed_w)
     return demand_of(view.now, view.tree, view.now_ns, watts=watts, value=value, rows=rows, fixed_w=fixed, upper_w=upper)
-
-
-def parked_w(view: View) -> Floats:
-    """What a parked GPU is charged: as the topology says, else what it draws idle, else nothing: it counts as switched off."""
-    topology, none = view.now.topology, np.full(len(view.fixed_w), -1.0)
-    parked = none if topology.parked_w is None else topology.parked_w
-    idle = none if topology.idle_w is None else topology.idle_w
-    drawn = np.where(parked >= 0, parked, np.maximum(idle, 0.0))
-    return np.minimum(drawn, view.limits[:, 0]).astype(np.float64)
-
-
-def _highest(view: View) -> Floats:
-    """The highest limit of each GPU that may be chosen: a cap that is measured or accepted, where the knob is the limit."""
-    level, knobs = view.now.level, view.knobs
-    own = ~knobs.by_clock & (level >= 0) & (level < LEVELS - 1)
-    cap = knobs.levels[np.arange(len(level)), np.maximum(level, 0)]
-    return np.where(own, cap, view.limits[:, -1])
-
-
-def _groups(job: tuple[str, ...], rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
-    """A number for each job; None if no two GPUs share one."""
-    names = [job[row] or f"\0{row}" for row in rows.tolist()]
-    if len(set(names)) == len(names):
-        return None
-    return np.unique(names, return_inverse=True)[1].astype(np.int64)
 
 
 def _paced(view: View, options: EnergyOptions, answer: Answer) -> Floats:
@@ -239,7 +139,7 @@ def _paced(view: View, options: EnergyOptions, answer: Answer) -> Floats:
     before = np.where(now.before_w > 0, now.before_w, default).astype(np.float64)
     forced, limit = answer.parked.copy(), wanted
     rows, ranks = np.flatnonzero(view.movable), np.full(len(wanted), -1, np.int64)
-    if (group := _groups(now.job, rows)) is not None:
+    if (group := job_groups(now.job, rows)) is not None:
         ranks[rows] = group
     for _ in range(2):
         limit = guard.paced(
@@ -266,7 +166,7 @@ def _raised_last(view: View, limit: Floats, applied: Floats) -> Floats:
     return held
 
 
-def _choice(view: View, options: EnergyOptions, answer: Answer, simple: Floats, limit: Floats) -> Choice:
+def _choice(view: View, options: EnergyOptions, answer: Answer, limit: Floats) -> Choice:
     """The targets, with what is to be expected of each."""
     now, knobs, rows = view.now, view.knobs, np.arange(len(limit))
     lost = (view.age == guard.Age.LOST) & knobs.targetable & (limit >= view.fixed_w - ROUNDING_W)
@@ -303,7 +203,7 @@ def _choice(view: View, options: EnergyOptions, answer: Answer, simple: Floats, 
         slowdown=slow,
         gain_w=np.where(view.movable & ~answer.parked, free - predicted * (1 + np.maximum(slow, 0.0)), 0.0),
         free_w=free,
-        simple_w=simple,
+        simple_w=view.simple_w,
         simple_mhz=simple_mhz,
         status=answer.status if kept else "infeasible",
         missing_w=round(answer.missing_w if kept else over, 6),

@@ -11,6 +11,7 @@ from qstream.cli.output import counted, solver_text
 from qstream.energy.compare import Row, compare, probes_wanted
 from qstream.energy.offline import Offline, plan_recorded
 from qstream.energy.options import EnergyOptions
+from qstream.energy.view import IDLE_PART
 from schemas.energy import RELEASED
 from schemas.power import GpuTelemetry, PowerBudget, PowerTopology
 
@@ -57,6 +58,11 @@ class Compared:
         if plan.status == "infeasible":
             parked = ", ".join(plan.parked) or "none"
             lines.append(f"infeasible: {plan.missing_w:,.0f} W are missing even at the least limits; parked: {parked}")
+            if plan.parked and self.topology.parked_w is None and self.topology.idle_w is None:
+                charge = f"{IDLE_PART:.0%}".replace("%", " %")
+                lines.append(
+                    f"the topology says neither parked_w nor idle_w: parked GPUs are charged {charge} of their default limit"
+                )
         if not plan.uuid:
             lines.append("no target: no GPU of the topology has opted in, with known limits")
             return lines

@@ -99,7 +99,7 @@ def test_budgets_below_the_least_limits_give_least_targets_who_is_parked_and_wha
         feed.send(frame, at_ms=(START_S + second) * 1000)
     feed.send(PowerBudget(domain="d", budget_w=500.0), at_ms=(START_S + 25) * 1000)
     plan = feed.frames(EnergyPlan)[-1]
-    assert (plan.status, plan.missing_w, len(plan.parked)) == ("infeasible", 300, 2)
+    assert (plan.status, plan.missing_w, len(plan.parked)) == ("infeasible", 300, 4)
     assert (plan.power_limit_w == 200).all()
     assert plan.planned_w[0] <= 500
 

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from qstream.energy import EnergyOptions, plan_energy
+from qstream.energy.compare import compare
+from qstream.energy.offline import plan_recorded
 from qstream.errors import OptionError, ProblemError
 from schemas.energy import TargetReason
 from schemas.power import PowerBudget, PowerTopology
@@ -70,12 +72,37 @@ def test_without_a_rail_peaks_are_charged_and_only_limits_that_a_budget_needs_ar
     assert (tight.upper_w <= tight.power_limit_w).all()
 
 
-def test_a_budget_below_the_least_limits_parks_gpus_and_says_what_is_missing(recording):
+@pytest.mark.parametrize(
+    ("drawn", "parked"),
+    [
+        ({"parked_w": np.zeros(8, np.float32)}, 3),  # five at 200 W
+        ({"idle_w": np.full(8, 70, np.float32)}, 5),
+        ({}, 7),  # not known: charged .15 of the default, 105 W
+    ],
+    ids=["parked_w", "idle_w", "neither"],
+)
+def test_a_budget_below_the_least_limits_parks_gpus_and_says_what_is_missing(recording, drawn, parked):
     nodes, frames = recording
-    plan = plan_energy(topology_of(nodes, 1000), frames)
-    assert (plan.status, len(plan.parked), plan.missing_w) == ("infeasible", 3, pytest.approx(600))
+    plan = plan_energy(topology_of(nodes, 1000, **drawn), frames)
+    assert (plan.status, len(plan.parked), plan.missing_w) == ("infeasible", parked, pytest.approx(600))
     assert (plan.power_limit_w == 200).all()
-    assert plan.planned_w[0] <= 1000
+    assert plan.planned_w[0] == plan.upper_w.sum() <= 1000
+
+
+def test_no_plan_of_few_gpus_is_slower_than_uniform_limits_under_any_budget():
+    [node] = rack(1, 2)
+    frames = []
+    node.load(node.uuids[0], 0.8, 0.9)  # both train
+    for _ in range(25):
+        node.advance(1)
+        frames.append(node.telemetry("d"))
+    for job in ((), ("one", "one")):
+        read = [frame.model_copy(update={"job": job}) for frame in frames]
+        for budget_w in (400, 433, 610, 733, 789, 1000, 1123, 1381):
+            found = plan_recorded(topology_of([node], budget_w), read)
+            _, uniform, planned = compare(found)
+            assert planned.speed >= uniform.speed - 1e-9, (job, budget_w)
+            assert planned.over_w == 0
 
 
 def test_what_has_not_opted_in_is_charged_and_never_a_target(recording):

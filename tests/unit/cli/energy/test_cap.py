@@ -102,8 +102,10 @@ def test_caps_to_be_measured_next_are_named_where_progress_is_recorded(files):
 
 def test_a_budget_below_the_least_limits_is_infeasible_and_says_what_lacks(files):
     data = printed(files, "--budget", "1kW", code=1)
-    assert (data["plan"]["status"], data["plan"]["missing_w"], data["compared"][2]["parked"]) == ("infeasible", 600, 3)
-    assert "infeasible: 600 W are missing even at the least limits; parked: GPU-node-0-0" in run(files, "--budget", "1kW").stdout
+    assert (data["plan"]["status"], data["plan"]["missing_w"], data["compared"][2]["parked"]) == ("infeasible", 600, 7)
+    said = run(files, "--budget", "1kW").stdout
+    assert "infeasible: 600 W are missing even at the least limits; parked: GPU-node-0-0" in said
+    assert "the topology says neither parked_w nor idle_w: parked GPUs are charged 15 % of their default limit" in said
 
 
 @pytest.mark.parametrize("name", ["nvidia-smi", "dps"])
