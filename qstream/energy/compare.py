@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from qstream.energy.measure import next_level, units_of
+from qstream.energy.measure import next_levels, units_of
 from qstream.energy.offline import Offline
 from qstream.energy.options import EnergyOptions
 from schemas.energy import PARKED, RELEASED
@@ -113,12 +113,8 @@ def probes_wanted(offline: Offline, options: EnergyOptions) -> dict[str, float]:
     now, knobs = offline.memory.now, offline.choice.view.knobs
     ready = knobs.targetable & (now.accepted < 0) & (now.time_s[:, -1] > 0) & (now.hot == 0)
     units = units_of(now.job, ready)
-    wanted: dict[str, float] = {}
-    for lead, size, first in zip(units.lead.tolist(), units.size.tolist(), units.first.tolist(), strict=True):
-        times, draws = (array[lead].astype(np.float64) for array in (now.time_s, now.draw_w))
-        level = next_level(now, knobs, options, lead, times, draws)
-        if level is not None:
-            wanted |= {
-                now.topology.uuid[row]: float(knobs.levels[lead, level]) for row in units.row[first : first + size].tolist()
-            }
-    return wanted
+    times, draws = (array[units.lead].astype(np.float64) for array in (now.time_s, now.draw_w))
+    level = next_levels(now, knobs, options, units.lead, times, draws)
+    asked = level >= 0
+    rows, caps = units.rows(asked), units.each(asked, knobs.levels[units.lead, level])
+    return {now.topology.uuid[row]: cap for row, cap in zip(rows.tolist(), caps.tolist(), strict=True)}

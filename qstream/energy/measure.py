@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from qstream.energy import guard
 from qstream.energy.bundled import default_prior
-from qstream.energy.caps import best_caps, next_cap
+from qstream.energy.caps import best_caps, next_caps
 from qstream.energy.levels import Knobs
 from qstream.energy.memory import LEVELS, EnergyState, Memory
 from qstream.energy.options import EnergyOptions
@@ -86,7 +86,7 @@ def measure(memory: Memory, knobs: Knobs, options: EnergyOptions, heard: Bools) 
     error = _window(memory, units, begun & settled)
     prolonged = (error > PRECISE) & (elapsed_s < PROLONGED * options.measure_s)
     ends = due & ((elapsed_s >= options.measure_s) & ~prolonged | (slow > 2 * options.max_slowdown))
-    valid = ends & np.isfinite(time) & _in_force(now, knobs, units)
+    valid = ends & np.isfinite(time) & (draw > 0) & _in_force(now, knobs, units)
     _note(memory, units, valid, time, draw, error)
     free = max(1, int(options.probe_fraction * int(may.sum()))) - int((now.probing == 1).sum())
     _choose(memory, knobs, options, units, valid, free)
@@ -192,22 +192,41 @@ def _choose(memory: Memory, knobs: Knobs, options: EnergyOptions, units: Units, 
         return
     times, draws = now.time_s[lead].astype(np.float64), now.draw_w[lead].astype(np.float64)
     level = best_caps(np.where(saves(times, draws, now.error[lead]), times, -1.0), draws, max_slowdown=options.max_slowdown)
-    accepted, probing = now.accepted[lead] >= 0, np.zeros(len(lead), np.uint8)
-    for unit in np.flatnonzero(valid & ~accepted & (options.probe and options.mode == "apply")).tolist():
-        probed, size = bool(now.probing[lead[unit]]), int(units.size[unit])
-        if not probed and free < size:
-            continue
-        chosen = next_level(now, knobs, options, int(lead[unit]), times[unit], draws[unit])
-        accepted[unit] = chosen is None
-        if chosen is not None:
-            level[unit], probing[unit] = chosen, 1
-        free += size * (int(probed) - int(chosen is not None))
+    accepted = now.accepted[lead] >= 0
+    asks = valid & ~accepted & (options.probe and options.mode == "apply")
+    asked, chosen = _ask(now, knobs, options, units, asks, times, draws, free)
+    accepted[asked] = chosen < 0
+    probing = np.zeros(len(lead), np.uint8)
+    probing[asked] = chosen >= 0
+    level[asked] = np.where(chosen >= 0, chosen, level[asked])
     rows = units.rows(valid)
     due = accepted & (now.watermark_ns - now.verified_ns[lead] >= options.verify_s * 1e9)
     memory.edit("level")[rows] = units.each(valid, np.where(due, LEVELS - 1, level))
     memory.edit("probing")[rows] = units.each(valid, probing)
     known = valid & accepted
     memory.edit("accepted")[units.rows(known)] = units.each(known, level)
+
+
+def _ask(
+    now: EnergyState, knobs: Knobs, options: EnergyOptions, units: Units, asks: Bools, times: Floats, draws: Floats, free: int
+) -> tuple[Rows, Rows]:
+    """Units that are asked now [A], and the level that each is to probe, -1 none.
+
+    First those that probe already. What they leave, and `free` GPUs more, is asked of the others in turn: so a tick asks few,
+    however many have been measured.
+    """
+    probes, lead = now.probing[units.lead] == 1, units.lead
+    going = np.flatnonzero(asks & probes)
+    then = next_levels(now, knobs, options, lead[going], times[going], draws[going])
+    free += int(units.size[going[then < 0]].sum())
+    coming = []
+    for unit in np.flatnonzero(asks & ~probes).tolist():
+        if units.size[unit] <= free:
+            coming.append(unit)
+            free -= int(units.size[unit])
+    new = np.array(coming, np.int64)
+    first = next_levels(now, knobs, options, lead[new], times[new], draws[new])
+    return np.concatenate((going, new)), np.concatenate((then, first))
 
 
 def saves(times: Floats, draws: Floats, error: NDArray[np.float32]) -> Bools:
@@ -222,18 +241,20 @@ def saves(times: Floats, draws: Floats, error: NDArray[np.float32]) -> Bools:
     return found
 
 
-def next_level(now: EnergyState, knobs: Knobs, options: EnergyOptions, row: int, times: Floats, draws: Floats) -> int | None:
-    """The level to probe next, None if there is none."""
-    visited = [LEVELS - 1, *np.flatnonzero(times[:-1] > 0).tolist()]
-    knob = "sm_clock_mhz" if knobs.by_clock[row] else "power_limit_w"
-    model = now.topology.model_name(row)
-    return next_cap(
-        knobs.levels[row],
-        visited,
-        times[visited],
-        draws[visited],
-        prior=default_prior(knob),
-        gpu=model,
-        max_slowdown=options.max_slowdown,
-        seed=options.seed,
-    )
+def next_levels(now: EnergyState, knobs: Knobs, options: EnergyOptions, row: Rows, times: Floats, draws: Floats) -> Rows:
+    """The level that each of these rows [N] is to probe next, -1 where there is none; times and draws are [N, LEVELS]."""
+    found, model = np.full(len(row), -1), [now.topology.model_name(each) for each in row.tolist()]
+    levels = knobs.levels[row]
+    several = levels[:, 0] < levels[:, -1]  # a limit that cannot be changed has no others
+    for knob, mine in (("sm_clock_mhz", knobs.by_clock[row]), ("power_limit_w", ~knobs.by_clock[row])):
+        at = np.flatnonzero(mine & several)
+        found[at] = next_caps(
+            levels[at],
+            times[at],
+            draws[at],
+            [model[each] for each in at.tolist()],
+            prior=default_prior(knob),
+            max_slowdown=options.max_slowdown,
+            seed=options.seed,
+        )
+    return found

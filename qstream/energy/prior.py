@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 
-from qstream.energy.fleet import Floats, Ints
+from qstream.energy.fleet import Floats
 from qstream.energy.sweeps import GRIDS, Knob, Sweep, axis, on_grid, same_knob
 
 SAME_GPU: Final = 3.0  # weight of a sweep of the same model
@@ -36,7 +36,7 @@ class CapPrior:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Curves:
-    """A job's curves after what was measured: mean [2K] and covariance [2K, 2K] of the logarithms of time, then of power."""
+    """Curves of N jobs after what was measured: mean [N, 2K] and covariance [N, 2K, 2K] of log time, then log power."""
 
     mean: Floats
     covariance: Floats
@@ -58,25 +58,38 @@ def fit_prior(sweeps: Sequence[Sweep]) -> CapPrior:
     )
 
 
-def posterior(prior: CapPrior, gpu: str, levels: Floats, visited: Ints, time_s: Floats, power_w: Floats) -> Curves:
-    """Curves at all levels [K] of a job, of which `visited` [V], the default first, were measured; checked before."""
-    at = axis(levels, float(power_w[0]), prior.knob)
+def posterior(prior: CapPrior, gpu: Sequence[str], levels: Floats, time_s: Floats, power_w: Floats) -> Curves:
+    """Curves of N jobs at their levels [N, K], whatever other jobs come with them.
+
+    `time_s` and `power_w` [N, K] are -1 where nothing was measured; each job was measured at the same number of levels, the last
+    among them. `gpu` has the model of each.
+    """
+    jobs, size = levels.shape
+    seen = np.nonzero(time_s > 0)[1].reshape(jobs, -1)
+    at = axis(levels, power_w[:, -1:], prior.knob)
+    if (at == at[0]).all():
+        at = at[:1]
     past = _at(prior, at)
-    weight = np.exp(-(((power_w[0] / levels[-1] - prior.draw) / _LIKE) ** 2) / 2) + _ANY
-    weight *= np.where([model == gpu for model in prior.gpu], SAME_GPU, 1.0)
-    weight /= weight.sum()
-    mean = weight @ past
+    weight = np.exp(-(((power_w[:, -1:] / levels[:, -1:] - prior.draw) / _LIKE) ** 2) / 2) + _ANY
+    weight *= np.where(np.array(gpu)[:, None] == np.array(prior.gpu), SAME_GPU, 1.0)
+    weight /= weight.sum(1, keepdims=True)
+    mean = weight[:, None] @ past
     away = past - mean
-    own = _OWN**2 * np.exp(-(((at[:, None] - at) / _OWN_LENGTH) ** 2) / 2)
-    covariance = (away.T * weight) @ away + np.kron(np.diag([1.0, _OWN_POWER]), own)
-    seen = np.concatenate((visited, visited + len(levels)))
-    came = np.log(np.concatenate((time_s / time_s[0], power_w / power_w[0])))
-    gain = np.linalg.solve(covariance[np.ix_(seen, seen)] + NOISE**2 * np.eye(len(seen)), covariance[seen]).T
-    return Curves(mean + gain @ (came - mean[seen]), covariance - gain @ covariance[seen])
+    covariance = away.swapaxes(1, 2) @ (away * weight[:, :, None])
+    own = _OWN**2 * np.exp(-(((at[:, :, None] - at[:, None]) / _OWN_LENGTH) ** 2) / 2)
+    covariance[:, :size, :size] += own
+    covariance[:, size:, size:] += _OWN_POWER * own
+    came = [np.log(np.take_along_axis(each, seen, 1) / each[:, -1:]) for each in (time_s, power_w)]
+    both = np.concatenate((seen, seen + size), 1)
+    known = np.take_along_axis(covariance, both[:, :, None], 1)
+    inner = np.take_along_axis(known, both[:, None], 2) + NOISE**2 * np.eye(both.shape[1])
+    gain = np.linalg.solve(inner, known)
+    off = np.concatenate(came, 1)[:, None] - np.take_along_axis(mean, both[:, None], 2)
+    return Curves((mean + off @ gain)[:, 0], covariance - gain.swapaxes(1, 2) @ known)
 
 
 def _at(prior: CapPrior, at: Floats) -> Floats:
-    """Past curves at places on the axis: float64 [S, 2K]; 0 above the default, in the logarithm's line below the grid."""
+    """Past curves at places [N, K] on the axis: float64 [N, S, 2K]; 0 above the default, below the grid linear in log."""
     grid = GRIDS[prior.knob]
     inside = np.clip(at, grid[0], grid[-1])
     left = np.clip(np.searchsorted(grid, inside, "right") - 1, 0, len(grid) - 2)
@@ -85,4 +98,4 @@ def _at(prior: CapPrior, at: Floats) -> Floats:
     below = at < grid[0]
     slope = (prior.curves[:, :, 1] - prior.curves[:, :, 0]) / np.log(grid[1] / grid[0])
     found[:, :, below] += slope[:, :, None] * np.log(at[below] / grid[0])
-    return found.reshape(len(found), -1)
+    return np.ascontiguousarray(found.transpose(2, 0, 1, 3)).reshape(len(at), len(prior.gpu), -1)

@@ -89,9 +89,9 @@ def positive(name: str, given: ArrayLike, length: int) -> Floats:
     return found
 
 
-def axis(levels: Floats, default_w: float, knob: Knob) -> Floats:
-    """Levels over the watts that the job draws by default, or clocks over the default clock."""
-    found: Floats = levels / (default_w if knob == "power_limit_w" else levels[-1])
+def axis(levels: Floats, default_w: Floats | float, knob: Knob) -> Floats:
+    """Levels [..., K] over the watts that the job draws by default, [..., 1], or clocks over the default clock."""
+    found: Floats = levels / (default_w if knob == "power_limit_w" else levels[..., -1:])
     return found
 
 

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 from qstream.energy import Sweep, best_cap, default_prior, fit_prior, next_cap, predict_levels
+from qstream.energy.caps import next_caps
 from qstream.energy.priors.make import measured, modelled, packed
 from qstream.errors import ProblemError
 from tests.benchmarks.stick import DATA
 
 NAN = float("nan")
+GPU = ("v100", "another")
 
 
 def probed(sweep: Sweep, **options: Any) -> list[int]:
@@ -56,6 +58,24 @@ def test_probing_stops_at_its_limit_and_when_every_level_was_measured() -> None:
     assert probed(sweep, max_probes=0) == [3]
     assert next_cap(sweep.levels, [3, 2, 1, 0], [1.0] * 4, [200.0, 180.0, 140.0, 90.0], max_probes=9) is None
     assert probed(sweep, seed=3) == probed(sweep, seed=3)
+
+
+def test_jobs_that_are_asked_at_once_get_the_answers_that_each_gets_alone() -> None:
+    rng = np.random.default_rng(0)
+    for knob in ("sm_clock_mhz", "power_limit_w"):
+        prior, sweeps = default_prior(knob), modelled(45, seed=3, clocks=12)
+        levels = np.stack([sweep.levels for sweep in sweeps])
+        times, draws = np.full(levels.shape, -1.0), np.full(levels.shape, -1.0)
+        alone = []
+        for row, (sweep, count) in enumerate(zip(sweeps, rng.integers(0, 6, len(sweeps)), strict=True)):
+            visited = [11, *rng.choice(11, count, replace=False).tolist()]
+            times[row, visited], draws[row, visited] = sweep.time_s[visited], sweep.power_w[visited]
+            alone.append(
+                next_cap(levels[row], visited, sweep.time_s[visited], sweep.power_w[visited], prior=prior, gpu=GPU[row % 2])
+            )
+        together = next_caps(levels, times, draws, [GPU[row % 2] for row in range(45)], prior=prior, max_slowdown=0.05)
+        assert [None if level < 0 else level for level in together.tolist()] == alone
+        assert len(set(alone)) > 3
 
 
 def test_a_prior_of_sweeps_predicts_levels_that_were_not_measured() -> None:

@@ -76,3 +76,23 @@ def test_an_accepted_cap_is_compared_with_the_default_again():
     assert seen[capped].all()
     assert (after.verified_ns > before.verified_ns)[capped].all()
     assert (after.accepted == before.accepted)[capped].all()
+
+
+def test_a_gpu_that_reads_no_watts_or_whose_limit_is_fixed_is_never_probed_and_spoils_no_plan():
+    nodes = rack(1, 4)
+    least = np.array([200, 200, 700, 200], np.float32)  # the third has one limit alone
+    loop, telemetry = Loop(nodes, topology_of(nodes, 2800, limit_min_w=least, sm_clock_mhz=None)), nodes[0].telemetry
+
+    def without_watts(domain):
+        frame = telemetry(domain)
+        value, count = frame.value.copy(), frame.count.copy()
+        value[[name.startswith("power_") and "limit" not in name for name in frame.metric], 0] = 0
+        count[frame.counter.index("energy_mj"), 0] = 0
+        return frame.model_copy(update={"value": value, "count": count})
+
+    nodes[0].telemetry = without_watts
+    plans = loop.run(60)
+    assert {plan.skip_reason for plan in plans} == {None}
+    state = loop.feed.state("d")
+    assert state.probing.tolist() == [0, 1, 0, 1]
+    assert (state.time_s[:, -1] > 0).tolist() == [False, True, True, True]
