@@ -92,7 +92,7 @@ class TensorPart(Frame):
     A block has whole rows, which lie along the last axis; only a row that is larger than a block is cut.
     """
 
-    tensor_id: Name = Field(description="``<model>/<tensor>``; gradients ``<model>/<worker>/<tensor>``")
+    tensor_id: Name = Field(description="``<series>/<tensor>``, of weights ``<model>/<tensor>``")
     model: Name = Field(description="the model that the tensor belongs to")
     role: Role = Field(description="what the tensor is to the model")
     step: Count = Field(description="step of the training or series, which rises")
@@ -282,13 +282,20 @@ class TensorCodebook(Frame):
 
 
 class TensorManifest(Frame):
-    """The tensors of one step of a model, and where they are: in blocks of their own, or in one file."""
+    """The tensors of one step of a series, and where they are: in blocks of their own, or in one file.
 
+    A series is what one publisher sends of a model: its weights, or the gradients of one worker. Ids of its tensors are
+    ``<series>/<tensor>``.
+    """
+
+    series: Name = Field(description="``<model>`` of its weights, else ``<model>/<role>`` or ``<model>/<role>/<worker>``")
     model: Name = Field(description="the model")
+    role: Role = Field(description="what the tensors are to the model")
+    worker: Name | None = Field(default=None, description="which of several workers they are of")
     step: Count = Field(description="step of the training or series")
     ts_ns: TimeNs = Field(description="when the tensors were taken, ns since 1970")
     tensors: Names = Field(description="ids of the tensors")
-    anchor_step: Count | None = Field(default=None, description="newest step that needs no earlier one; none: this one")
+    anchor_step: Count | None = Field(default=None, description="newest step that needs no earlier one; absent where agents code")
     format: Literal["blocks", "qsz"] = Field(description="blocks on a topic, or an archive of `qstream compression`")
     claim: TensorClaim | None = Field(default=None, description="the file; none for blocks")
 
@@ -304,7 +311,9 @@ class TensorManifest(Frame):
     @classmethod
     def example(cls) -> Self:
         return cls(
+            series="my-moe",
             model="my-moe",
+            role="weight",
             step=1200,
             ts_ns=1_700_000_000_000_000_000,
             tensors=("my-moe/layers.3.mlp.up", "my-moe/layers.3.mlp.down"),

@@ -142,9 +142,9 @@ TENSOR_RESTORED = Topic(
 TENSOR_MANIFEST = Topic(
     "qstream.tensor.manifest.v1",
     TensorManifest,
-    "model",
+    "series",
     "input",
-    "which tensors make one step of a model, and where they are",
+    "which tensors make one step of a series, and where they are",
     compacted=True,
 )
 LEARN_DECISION = Topic(

@@ -40,7 +40,7 @@ def coded_block(
 def _coded(block: TensorBlock, options: EncodeOptions, memory: Memory, codebook: Codebook | None) -> tuple[Coded, Memory]:
     if digest(block.data) != block.digest:
         raise BlockError("checksum", must_be("data", f"bytes of digest {block.digest}", Shown(digest(block.data))))
-    chosen = _by_policy(options, block.policy)
+    chosen = by_policy(options, block.policy)
     values = block.data.view(DTYPES[block.dtype]).reshape(block.block_shape)
     if chosen.mode == "delta":
         return _delta(block, values, chosen, memory)
@@ -50,7 +50,7 @@ def _coded(block: TensorBlock, options: EncodeOptions, memory: Memory, codebook:
     return Coded(_compress(block, values, chosen, influence=given, codebook=codebook)), memory
 
 
-def _by_policy(options: EncodeOptions, policy: TensorPolicy | None) -> EncodeOptions:
+def by_policy(options: EncodeOptions, policy: TensorPolicy | None) -> EncodeOptions:
     """The agent's options, or those of its producer; the agent's corrections are for its own mode."""
     if policy is None:
         return options

@@ -11,9 +11,10 @@ from pydantic import Field
 
 from qstream.module.draft import Draft
 from schemas.frame import Axes, Count, Frame, Name
-from schemas.tensors import TensorPart
+from schemas.tensors import ITEM_BYTES, TensorBlock, TensorPart
 
-MAX_BLOCKS: Final = 1024  # of a tensor whose values are kept
+MAX_BLOCKS: Final = 1024  # of a tensor whose values are kept, or one for each `BLOCK_BYTES` of a larger limit
+BLOCK_BYTES: Final = 2048
 
 
 class TensorMemory(Frame):
@@ -37,7 +38,7 @@ Memory = Draft[TensorMemory] | None
 
 def fits(part: TensorPart, nbytes: int, limit: int) -> bool:
     """Whether `nbytes` of the tensor may be kept."""
-    return nbytes <= limit and part.blocks <= MAX_BLOCKS
+    return nbytes <= limit and part.blocks <= max(MAX_BLOCKS, limit // BLOCK_BYTES)
 
 
 def fresh(part: TensorPart, *, base: bool) -> Draft[TensorMemory]:
@@ -86,3 +87,22 @@ def note(draft: Draft[TensorMemory], part: TensorPart, *, anchor: bool) -> None:
     since = 0 if anchor else int(draft.now.since_anchor[at]) + 1
     for name, value in (("step", part.step), ("start", part.start), ("count", part.count), ("since_anchor", since)):
         draft.edit(name)[at] = value
+
+
+def hold(block: TensorBlock, memory: Draft[TensorMemory] | None) -> Draft[TensorMemory]:
+    """With the values of a block that travels another way, for deltas to step on."""
+    known = memory if memory is not None and is_of(memory.now, block, base=True) else fresh(block, base=True)
+    known.edit("base")[place(block, ITEM_BYTES[block.dtype])] = block.data
+    note(known, block, anchor=True)
+    return known
+
+
+def seeded(part: TensorPart, base: NDArray[np.uint8], memory: Draft[TensorMemory] | None) -> Draft[TensorMemory]:
+    """With the values of a tensor that its reader has from elsewhere, for a block of it that has not come yet."""
+    known = memory
+    if known is None or not is_of(known.now, part, base=True):
+        known = fresh(part, base=True)
+        known.edit("base")[:] = base
+    if known.now.step[part.block] < 0:
+        note(known, part, anchor=False)
+    return known

@@ -10,6 +10,7 @@ from qstream.compression.options import CompressionOptions, RestoreOptions
 
 STATE_BYTES: Final = 1 << 20
 MAX_STATE_BYTES: Final = 2 << 20
+LOCAL_BYTES: Final = 1 << 40
 _KEPT: Final = "largest tensor, in bytes, of which the agent keeps the newest values for deltas"
 
 
@@ -34,3 +35,15 @@ class DecodeOptions(RestoreOptions):
     """How blocks are restored."""
 
     state_bytes: int = Field(default=STATE_BYTES, ge=0, le=MAX_STATE_BYTES, description=f"{_KEPT}; 0: none")
+
+
+class LocalEncodeOptions(EncodeOptions):
+    """The same next to a trainer, which holds its tensors anyhow."""
+
+    state_bytes: int = Field(default=LOCAL_BYTES, ge=0, le=LOCAL_BYTES, description=f"{_KEPT}; 0: none")
+
+
+class LocalDecodeOptions(DecodeOptions):
+    """The same next to an engine, which holds its tensors anyhow."""
+
+    state_bytes: int = Field(default=LOCAL_BYTES, ge=0, le=LOCAL_BYTES, description=f"{_KEPT}; 0: none")

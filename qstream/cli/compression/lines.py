@@ -72,7 +72,7 @@ def _codebook(book: TensorCodebook) -> str:
 def _manifest(manifest: TensorManifest) -> str:
     claim = manifest.claim
     where = manifest.format if claim is None else f"{claim.uri} ({claim.nbytes} bytes)"
-    return joined(manifest.model, f"step {manifest.step}", counted(len(manifest.tensors), "tensor"), where)
+    return joined(manifest.series, f"step {manifest.step}", counted(len(manifest.tensors), "tensor"), where)
 
 
 LINES: Final[Mapping[type[Frame], Callable[[Any], str]]] = {
