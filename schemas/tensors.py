@@ -17,6 +17,7 @@ from schemas.wording import Shown, must_be
 
 MAX_AXES: Final = 8
 MAX_BLOCKS: Final = 1 << 20
+MAX_TENSOR_BYTES: Final = 1 << 50
 MAX_BLOCK_BYTES: Final = 960_000  # of values: a frame has room for its header besides
 MAX_CODEBOOK_BYTES: Final = 900_000
 ITEM_BYTES: Final[dict[str, int]] = {
@@ -130,6 +131,8 @@ class TensorPart(Frame):
     @model_validator(mode="after")
     def _inside(self) -> Self:
         size, columns = math.prod(self.shape), self.shape[-1] if self.shape else 1
+        if self.tensor_nbytes > MAX_TENSOR_BYTES:
+            raise ValueError(must_be("bytes of the tensor", f"at most {MAX_TENSOR_BYTES}", Shown(f"shape {self.shape}")))
         if self.block >= self.blocks:
             raise ValueError(must_be("block", f"below blocks, {self.blocks}", self.block))
         if self.start + self.count > size:
@@ -193,6 +196,7 @@ class CompressedBlock(TensorPart):
     """
 
     anchor: bool = Field(description="whether the block restores without an earlier one")
+    kept: bool = Field(default=True, description="whether a delta may step on the values, so that a reader must keep them")
     base_step: Count | None = Field(default=None, description="step of the base of a delta")
     base_digest: Digest | None = Field(default=None, description="xxh3-64 of the values of the base of a delta")
     basis_digest: Digest | None = Field(default=None, description="the basis that the block was multiplied by")

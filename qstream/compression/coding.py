@@ -22,11 +22,12 @@ from schemas.wording import Shown, must_be
 
 
 class Coded(NamedTuple):
-    """A coded block, the step of its base, and why it was not coded as asked for."""
+    """A coded block, the step of its base, why it was not coded as asked for, and whether the next one may step on its values."""
 
     done: Compressed
     base_step: int | None = None
     reason: str | None = None
+    kept: bool = False
 
 
 def coded_block(
@@ -83,11 +84,11 @@ def _delta(block: TensorBlock, values: NDArray[Any], options: EncodeOptions, mem
         or int(memory.now.since_anchor[block.block]) + 1 >= options.anchor_every
     )
     if anchor:
-        coded = Coded(_compress(block, values, plain), None, "shape_changed" if changed else None)
+        coded = Coded(_compress(block, values, plain), None, "shape_changed" if changed else None, kept=True)
     else:
         assert memory.now.base is not None  # `is_of` has seen it
         base = memory.now.base[at].view(DTYPES[block.dtype]).reshape(block.block_shape)
-        coded = Coded(_compress(block, values, options, base=base), last)
+        coded = Coded(_compress(block, values, options, base=base), last, kept=True)
     memory.edit("base")[at] = block.data
     note(memory, block, anchor=anchor)
     return coded, memory
@@ -143,6 +144,7 @@ def _frame(block: TensorBlock, coded: Coded) -> CompressedBlock:
     return CompressedBlock(
         **block.part,
         anchor=done.header.base_digest is None and done.header.basis_digest is None,
+        kept=coded.kept,
         base_step=coded.base_step,
         base_digest=done.header.base_digest,
         basis_digest=done.header.basis_digest,

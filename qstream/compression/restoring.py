@@ -26,8 +26,8 @@ def restored_block(
 ) -> tuple[RestoredBlock, Memory]:
     """A restored block, and what is kept after it; `BlockError` leaves what is kept as it was."""
     header = _header(block, options)
-    kept = fits(block, block.tensor_nbytes, options.state_bytes)
-    known = memory if memory is not None and kept and is_of(memory.now, block, base=True) else None
+    fitting = fits(block, block.tensor_nbytes, options.state_bytes)
+    known = memory if memory is not None and fitting and is_of(memory.now, block, base=True) else None
     held = None if known is None else _held(known, block)
     if header.basis_digest is not None and (codebook is None or codebook.by_digest(header.basis_digest) is None):
         return _skipped(block, TensorSkip.NO_BASIS), memory
@@ -35,11 +35,11 @@ def restored_block(
         if held is not None and header.digest == digest(held):  # sent twice
             return _frame(block, held, verified=True), memory
         if held is None or digest(held) != header.base_digest:
-            return _skipped(block, TensorSkip.NO_BASE if kept else TensorSkip.STATE_LIMIT), memory
+            return _skipped(block, TensorSkip.NO_BASE if fitting else TensorSkip.STATE_LIMIT), memory
     base = None if held is None else held.view(DTYPES[block.dtype]).reshape(block.block_shape)
     found = restore(block.data, options, base=base if header.base_digest is not None else None, codebook=codebook)
     data = np.ascontiguousarray(found.array).reshape(-1).view(np.uint8)
-    if kept and found.promise == "exact":
+    if block.kept and fitting and found.promise == "exact":
         memory = known or fresh(block, base=True)
         memory.edit("base")[place(block, ITEM_BYTES[block.dtype])] = data
         note(memory, block, anchor=block.anchor)

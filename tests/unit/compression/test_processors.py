@@ -169,6 +169,19 @@ def test_a_codebook_that_is_none_is_left_out(caplog):
     assert "the codebook of 'm/w' is not used" in caplog.text
 
 
+def test_an_exact_block_between_deltas_leaves_what_they_step_on_and_without_deltas_nothing_is_kept():
+    both = Both(mode="delta")
+    first, second, third = series(3)
+    both.restore(both.code(block(first, 0)))
+    both.restore(both.code(block(second, 1, policy=TensorPolicy(mode="lossless"))))
+    coded = both.code(block(third, 2))
+    assert (coded.anchor, coded.base_step) == (False, 0)
+    assert both.restore(coded).data.tobytes() == third.tobytes()  # type: ignore[union-attr]
+    plain = Both()
+    plain.restore(plain.code(block(first, 0)))
+    assert plain.back.state(TENSOR) is None
+
+
 def test_blocks_that_change_nothing_of_what_is_kept_write_no_state():
     processor = CompressionProcessor(EncodeOptions(mode="delta"))
     feed: Feed[Any] = Feed(processor)
