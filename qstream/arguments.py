@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from qstream.errors import ProblemError
+from qstream.errors import ConfigError, ProblemError
 from schemas.wording import Shown, must_be
+
+T = TypeVar("T")
 
 
 def array(name: str, value: ArrayLike, dtype: type[np.generic], axes: str) -> NDArray[Any]:
@@ -45,6 +48,13 @@ def read_only(value: NDArray[Any]) -> NDArray[Any]:
     view = value.view() if value.flags.writeable else value
     view.flags.writeable = False
     return view
+
+
+def named(what: str, table: Mapping[str, T], name: str) -> T:
+    """The entry of that name; `ConfigError` that names `what` and the entries there are."""
+    if name not in table:
+        raise ConfigError(must_be(what, f"one of {', '.join(table)}", name))
+    return table[name]
 
 
 def whole_number(name: str, value: object, low: int, high: int) -> int:

@@ -34,9 +34,7 @@ class TargetReason(StrEnum):
     HELD = "held"  # its readings are stale, or its last change is too recent
     LOST = "lost"  # it has not been heard for long: back to the default
     THERMAL = "thermal"  # it is too hot, or its hardware slows it: never raised
-    RAISED = "raised"  # slower than allowed: one step up
     PARKED = "parked"  # no work, or no budget for it
-    RELEASED = "released"  # its tenant has left, or the plan lets go of it
 
 
 Reasons = Annotated[TargetReason, Field(strict=False)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -95,3 +96,28 @@ class Scene(Protocol):
     def report(self) -> Iterable[RenderableType]:
         """The newest `figures` as tables and sentences, at the end."""
         ...
+
+
+class InStepScene:
+    """What scenes share that go in step with their agent, with neither a switch nor a kill."""
+
+    switch: Mapping[str, Scalar] = {}
+    kill_s = math.inf
+    max_waiting = 1_000_000
+    _behind = 0
+
+    def warm(self) -> None:
+        return
+
+    def switched(self) -> None:
+        raise AssertionError("this scene has no switch")
+
+    def killed(self) -> None:
+        raise AssertionError("this scene kills no agent")
+
+    def behind(self, records: int) -> None:
+        self._behind = records
+
+    @property
+    def waiting(self) -> int:
+        return max(0, self._behind)

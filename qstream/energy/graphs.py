@@ -13,7 +13,7 @@ from qstream.energy.fleet import Floats, Ints
 from qstream.energy.nodes import NodeSelection, select_nodes, soonest_on_nodes
 from qstream.energy.options import EnergyOptions
 from qstream.energy.scheduling import WindowPlan, plan_soonest, schedule
-from qstream.energy.window import TaskWindow, tasks_of
+from qstream.energy.window import TaskWindow, ordered, tasks_of, united
 from qstream.quantum.window import Runtime
 from schemas.solver import Reason
 from schemas.tasks import EnergySchedule, TaskGraph
@@ -76,6 +76,8 @@ def window_of(problem: GraphProblem) -> TaskWindow:
         Tasks that start together depend on each other.
     """
     graph, tasks = problem.graph, len(problem.graph.task)
+    edges, together = _pairs(graph.edges), _pairs(graph.together)
+    ordered(united(tasks, together), edges, graph.task)  # which names the tasks of a cycle
     release = np.zeros(tasks, np.int64) if graph.release is None else graph.release.astype(np.int64)
     deadline = np.full(tasks, -1) if graph.deadline is None else graph.deadline
     there = graph.duration > 0
@@ -85,9 +87,9 @@ def window_of(problem: GraphProblem) -> TaskWindow:
         np.where(there, graph.power_w, -1).astype(np.float64),
         np.maximum(release, problem.first),
         np.full(tasks, graph.slots),
-        _pairs(graph.edges),
+        edges,
         problem.base_w,
-        _pairs(graph.together),
+        together,
         np.where(deadline < 0, graph.slots, deadline).astype(np.int64),
     )
 

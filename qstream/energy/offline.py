@@ -112,7 +112,7 @@ def replayed(topology: PowerTopology, telemetry: Iterable[GpuTelemetry], options
     while some := list(islice(frames, AT_ONCE)):
         for frame in some:
             _require_domain(frame.domain, topology.domain)
-        found = gather(some, [frame.ts_ns for frame in some], memory.now)
+        found = gather(some, [frame.ts_ns for frame in some], memory.now, senders=False)
         for fault in found.faults.values():
             raise fault
         _fold(memory, found, options, want_w)

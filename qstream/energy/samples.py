@@ -58,13 +58,16 @@ class Samples:
     faults: dict[int, ProblemError]
 
 
-def gather(frames: Sequence[GpuTelemetry], at_ns: Sequence[int], now: EnergyState) -> Samples:
+def gather(frames: Sequence[GpuTelemetry], at_ns: Sequence[int], now: EnergyState, *, senders: bool = True) -> Samples:
     """The readings of frames that came at `at_ns`, for a domain as it is now.
 
-    A frame with a GPU that is not in the topology, or with limits in another unit than W, is a fault.
+    A frame with a GPU that is not in the topology, or not on the node that sends, is a fault, and so is one with limits in
+    another unit than W. Without `senders` the nodes of the frames say nothing: recordings need not name them.
     """
     topology, faults = now.topology, dict[int, ProblemError]()
     rows = _rows(frames, topology, faults)
+    if senders:
+        _find_other_nodes(frames, rows, topology, faults)
     row, value = _columns(frames, rows)
     if guard.in_milliwatts(value[LIMITS:], topology.limit_max_w[row]):
         _find_other_units(frames, rows, topology, faults)
@@ -110,6 +113,22 @@ def _rows(frames: Sequence[GpuTelemetry], topology: PowerTopology, faults: dict[
             faults[at] = ProblemError(must_be("uuid", f"a GPU of the topology of {topology.domain}", exc.args[0]))
             rows.append([])
     return rows
+
+
+def _find_other_nodes(
+    frames: Sequence[GpuTelemetry], rows: list[list[int]], topology: PowerTopology, faults: dict[int, ProblemError]
+) -> None:
+    """Take out the frames of GPUs that are on another node; a rack, or the domain, may send those of several nodes."""
+    known = _index(topology.node)
+    node = topology.node_of_gpu[list(chain.from_iterable(rows))]
+    frame_of = np.repeat(np.arange(len(frames)), [len(mine) for mine in rows])
+    sender = np.array([known.get(frame.node, -1) for frame in frames], np.int64)
+    for at in np.unique(frame_of[node != sender[frame_of]]).tolist():
+        nodes, name = np.unique(node[frame_of == at]), frames[at].node
+        if sender[at] >= 0 or (len(nodes) == 1 and name not in (topology.domain, *topology.inner)):
+            shown = topology.node[int(nodes[nodes != sender[at]][0])]
+            faults[at] = ProblemError(must_be("node", f"{shown!r}, where the topology has these GPUs", name))
+            rows[at] = []
 
 
 @lru_cache(maxsize=256)

@@ -185,8 +185,8 @@ def united(tasks: int, together: Ints) -> Ints:
     return unit
 
 
-def ordered(unit: Ints, edges: Ints) -> Ints:
-    """Units with each after all that it depends on, int64 [U]; `ProblemError` names the tasks of a cycle."""
+def ordered(unit: Ints, edges: Ints, names: Sequence[str] = ()) -> Ints:
+    """Units with each after all that it depends on, int64 [U]; `ProblemError` says which tasks form a cycle."""
     units = int(unit.max()) + 1
     after: list[list[int]] = [[] for _ in range(units)]
     waiting = [0] * units
@@ -210,8 +210,9 @@ def ordered(unit: Ints, edges: Ints) -> Ints:
         while at not in seen:
             seen.append(at)
             at = int(unit[before[at][0]])
-        cycle = [before[u][0] for u in reversed(seen[seen.index(at) :])]
-        raise ProblemError(must_be("edges", "without a cycle", Shown(f"a cycle of the tasks {cycle}")))
+        cycle = list(dict.fromkeys(task for u in reversed(seen[seen.index(at) :]) for task in before[u]))
+        shown = Shown(f"a cycle of the tasks {[names[task] if names else task for task in cycle]}")
+        raise ProblemError(must_be("edges", "without a cycle", shown))
     return np.array(found, np.int64)
 
 

@@ -9,18 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Annotated, Any, Final, Literal, NamedTuple, Self, get_args
+from typing import Annotated, Final, Literal, NamedTuple, Self, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
 
 from qstream.errors import LearnError
-from qstream.kernels import GOLDEN, compiled, mix64
-from qstream.learn import given, hedge
-from qstream.learn.best import best_chances
+from qstream.learn import given
+from qstream.learn.bandit_row import DISCOUNTS, MOST_SUM, choose_row, learn_row
 from qstream.learn.evolve import all_finite, copies, evolve, renewed
-from qstream.learn.ridge import MOST_CONTEXT, MOST_REWARD, add, predict
+from qstream.learn.ridge import MOST_REWARD
 from schemas.frame import Axes, Count, Frame, Names
 from schemas.wording import must_be
 
@@ -29,13 +28,6 @@ WIDTH: Final[dict[str, float]] = {"linucb": 1.75, "thompson": 0.5}
 MOST_ARMS: Final = 256
 MOST_FEATURES: Final = 256
 MOST_PENDING: Final = 4096
-MOST_SUM: Final = 1e200
-_LEAST_NOISE: Final = 1e-200
-_DISCOUNTS: Final = np.array([1.0, 0.98, 0.9])  # of the hedge over memories
-_NOISE_RATE: Final = 0.02  # at which the noise of a memory follows, once there are 50 rewards
-_NOISE_CLIP: Final = 25.0  # times the noise, beyond which a squared error counts as this
-_LOSS_CLIP: Final = 10.0  # noise levels, beyond which an error counts as this for the hedge
-_LEAST_CHANCE: Final = 1e-12
 
 
 class BanditState(Frame):
@@ -43,7 +35,7 @@ class BanditState(Frame):
 
     `gram` are the lower triangles, row by row, of A = ridge I + sum of x x', and `target` the sums of reward times x, both
     fading with each reward by the memory. `noise` is the variance of the errors. `memory` is the hedge over the memories:
-    its weights and those of its discounts, then what `_weigh` lists.
+    its weights and those of its discounts, then what `bandit_row` lists.
     `value` sums the doubly robust value of each arm, so that the best fixed arm is known; `reward_sum` what was earned.
     Pending decisions: `waiting_id`, "" where a row is free; `waiting_at` has number (0 where free), time and arm; `waiting`
     context, propensities, expected rewards, what each memory expected of the arm, and the weights in force then. They share an
@@ -134,7 +126,7 @@ def start(
     arm, feature = given.labels("arms", arms, MOST_ARMS), given.labels("features", features, MOST_FEATURES)
     memory, rows = given.reals("memories", memories, 1e-6, 1.0), given.whole("pending", pending, 1, MOST_PENDING)
     weight = given.real("ridge", ridge, 1e-6, 1e6)
-    a, m, f, d = len(arm), len(memory), len(feature), len(_DISCOUNTS)
+    a, m, f, d = len(arm), len(memory), len(feature), len(DISCOUNTS)
     return BanditState(
         arm_names=arm,
         feature_names=feature,
@@ -217,7 +209,7 @@ def choose(
     new = copies(state, ("chosen", "waiting_at", "waiting"))
     at, waiting = new["waiting_at"][row], new["waiting"][row]
     at[:2] = number, now
-    _choose(
+    choose_row(
         (state.gram, state.target, state.noise, state.memory),
         (state.rule == "thompson", state.width, state.floor, stream),
         x,
@@ -264,7 +256,7 @@ def reward(state: BanditState, decision_id: str, value: float, now_ns: int) -> t
     earned = min(max(number, -MOST_REWARD), MOST_REWARD)
     new = copies(state, _REWARDED)
     held = state.waiting_at[row], state.waiting[row]
-    finite = _learn(earned, state.rewards, state.ridge, state.memories, *held, *new.values())
+    finite = learn_row(earned, state.rewards, state.ridge, state.memories, *held, *new.values())
     at = state.waiting_at.copy()
     at[row, 0] = 0
     after = renewed(
@@ -280,137 +272,4 @@ def reward(state: BanditState, decision_id: str, value: float, now_ns: int) -> t
     return after, Outcome(choice.id, choice.arm, number, choice.propensity, choice.expected, context, waited_ns)
 
 
-_REWARDED: Final = ("gram", "target", "noise", "memory", "value")  # as `_learn` takes them
-
-
-@compiled
-def _choose(known: Any, how: Any, x: Any, allowed: Any, at: Any, waiting: Any, chosen: Any) -> None:
-    """Predict, draw, and write the decision into its row of the pending ones."""
-    gram, target, noise, memory = known
-    thompson, width, floor, seed = how
-    arms, memories, features = target.shape
-    discounts = len(_DISCOUNTS)
-    top = discounts * memories
-    share = np.zeros(memories)
-    for d in range(discounts):
-        for m in range(memories):
-            share[m] += memory[top + d] * memory[d * memories + m]
-    each, spread = np.empty((arms, memories)), np.empty(arms)
-    for i in range(features):
-        waiting[i] = min(max(x[i], -MOST_CONTEXT), MOST_CONTEXT)
-    end = features + 2 * arms
-    chance, mean = waiting[features : features + arms], waiting[features + arms : end]
-    predict(gram, target, noise, share, waiting[:features], each, mean, spread)
-    chances(mean, spread, allowed, thompson, width, floor, chance)
-    arm = draw(chance, seed, at[0])
-    at[2] = arm
-    chosen[arm] += 1
-    for m in range(memories):
-        waiting[end + m] = each[arm, m]
-    for k in range(top + discounts):
-        waiting[end + memories + k] = memory[k]
-
-
-@compiled
-def chances(mean: Any, spread: Any, allowed: Any, thompson: Any, width: Any, floor: Any, chance: Any) -> None:
-    """Fill `chance` [A] with the propensities of the rule, `floor` of them spread over the allowed arms."""
-    arms, best, highest, count = len(mean), -1, 0.0, 0
-    for a in range(arms):
-        value = mean[a] + width * spread[a]
-        count += allowed[a]
-        if allowed[a] and (best < 0 or value > highest):
-            best, highest = a, value
-    if thompson:
-        best_chances(mean, spread, width, allowed, chance)
-    else:
-        for a in range(arms):
-            chance[a] = 1.0 if a == best else 0.0
-    for a in range(arms):
-        if allowed[a]:
-            chance[a] = (1.0 - floor) * chance[a] + floor / count
-
-
-@compiled
-def draw(chance: Any, seed: Any, number: Any) -> Any:
-    """The arm that one uniform number picks, a function of the seed and the number of the decision."""
-    left = (mix64(mix64(seed) + GOLDEN * np.uint64(number)) >> np.uint64(11)) * 2.0**-53
-    arm = 0
-    for a in range(len(chance)):
-        if chance[a] > 0.0:
-            arm = a
-            if left < chance[a]:
-                break
-            left -= chance[a]
-    return arm
-
-
-@compiled
-def _learn(
-    reward: Any,
-    rewards: Any,
-    ridge: Any,
-    fades: Any,
-    at: Any,
-    waiting: Any,
-    gram: Any,
-    target: Any,
-    noise: Any,
-    memory: Any,
-    value: Any,
-) -> Any:
-    """One reward of the decision in a row of the pending ones, in place. Returns whether all is finite."""
-    arms, memories, features = target.shape
-    arm, end = at[2], features + 2 * arms
-    x, chance, mean = waiting[:features], waiting[features : features + arms], waiting[features + arms : end]
-    each, in_force = waiting[end : end + memories], waiting[end + memories :]
-    rate, loss = max(_NOISE_RATE, 1.0 / (rewards + 2.0)), np.empty((1, memories))
-    for m in range(memories):
-        error = min(abs(reward - each[m]), MOST_REWARD)
-        loss[0, m] = min(error, _LOSS_CLIP * math.sqrt(noise[m]))
-        noise[m] = max((1.0 - rate) * noise[m] + rate * min(error * error, _NOISE_CLIP * noise[m]), _LEAST_NOISE)
-    _weigh(loss, in_force, memory)
-    for a in range(arms):
-        value[a] = min(max(value[a] + mean[a], -MOST_SUM), MOST_SUM)
-    value[arm] = min(max(value[arm] + (reward - mean[arm]) / max(chance[arm], _LEAST_CHANCE), -MOST_SUM), MOST_SUM)
-    for a in range(arms):
-        for m in range(memories):
-            add(reward if a == arm else 0.0, x, 1.0 if a == arm else 0.0, fades[m], ridge, gram[a, m], target[a, m])
-    check = 0.0  # NaN once 0 times a number that is not finite is added
-    for a in range(arms):
-        check += 0.0 * value[a]
-        for m in range(memories):
-            for i in range(features):
-                check += 0.0 * target[a, m, i]
-            for i in range(gram.shape[2]):
-                check += 0.0 * gram[a, m, i]
-    for m in range(memories):
-        check += 0.0 * noise[m]
-    for i in range(len(memory)):
-        check += 0.0 * memory[i]
-    return check == 0.0
-
-
-@compiled
-def _weigh(loss: Any, in_force: Any, memory: Any) -> None:
-    """One round of the hedge over memories, in place: `in_force` are the weights [D, M] and [D] when the answer was given."""
-    memories, discounts = loss.shape[1], len(_DISCOUNTS)
-    cube, d, m = discounts * memories, discounts, memories
-    top, regret = cube, cube + d
-    most = regret + 2 * cube
-    hedge.learn_rows(
-        loss,
-        in_force[:cube].reshape((1, d, m)),
-        in_force[cube:].reshape((1, d)),
-        np.ones((1, m), np.bool_),
-        _DISCOUNTS,
-        memory[:cube].reshape((1, d, m)),
-        memory[regret : regret + cube].reshape((1, d, m)),
-        memory[regret + cube : most].reshape((1, d, m)),
-        memory[most : most + d].reshape((1, d)),
-        memory[top : top + d].reshape((1, d)),
-        memory[most + d : most + 2 * d].reshape((1, d)),
-        memory[most + 2 * d : most + 3 * d].reshape((1, d)),
-        memory[most + 3 * d : most + 3 * d + 1],
-        memory[most + 3 * d + 1 : most + 3 * d + 1 + m].reshape((1, m)),
-        memory[most + 3 * d + 1 + m :],
-    )
+_REWARDED: Final = ("gram", "target", "noise", "memory", "value")  # as `learn_row` takes them

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -51,6 +51,11 @@ class ModuleOptions(BaseModel):
     A module gives its name, its fields with defaults and descriptions, and, if it recommends anything, `situations` (what a
     situation consists of: the allowed words, the usual one first, or a range of numbers) and `recommendations`, of which the
     first that fits holds.
+
+    Raises
+    ------
+    OptionError
+        An option is unknown, has a value that it must not have, or contradicts another; the message names it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -58,25 +63,28 @@ class ModuleOptions(BaseModel):
     situations: ClassVar[Mapping[str, tuple[str, ...] | Range]] = {}
     recommendations: ClassVar[tuple[Row, ...]] = ()
 
-    def changed(self, options: Mapping[str, object]) -> Self:
-        """These options with some replaced; the text ``none`` stands for None where that is the default.
+    if not TYPE_CHECKING:  # a type checker knows the fields, with their types
 
-        Raises
-        ------
-        OptionError
-            An option is unknown, has a value that it must not have, or contradicts another; the message names it.
-        """
+        def __init__(self, **options: object) -> None:
+            fields = type(self).model_fields
+            if unknown := sorted(options.keys() - fields.keys()):
+                raise OptionError(must_be(f"an option of {self.module}", f"one of {', '.join(fields)}", unknown[0]))
+            for name, value in options.items():
+                if isinstance(value, bool) and fields[name].annotation is not bool:
+                    raise OptionError(must_be(f"option {name}", "a number or text, not a boolean", value))
+            try:
+                super().__init__(**options)
+            except ValidationError as exc:
+                raise OptionError(_first_fault(exc)) from exc
+
+    def changed(self, options: Mapping[str, object]) -> Self:
+        """These options with some replaced; the text ``none`` stands for None where that is the default. Errors as above."""
         fields = type(self).model_fields
-        if unknown := sorted(options.keys() - fields.keys()):
-            raise OptionError(must_be(f"an option of {self.module}", f"one of {', '.join(fields)}", unknown[0]))
-        for name, value in options.items():
-            if isinstance(value, bool) and fields[name].annotation is not bool:
-                raise OptionError(must_be(f"option {name}", "a number or text, not a boolean", value))
-        given = {name: None if value == "none" and fields[name].default is None else value for name, value in options.items()}
-        try:
-            return self.model_validate(self.model_dump() | given)
-        except ValidationError as exc:
-            raise OptionError(_first_fault(exc)) from exc
+        given = {
+            name: None if value == "none" and name in fields and fields[name].default is None else value
+            for name, value in options.items()
+        }
+        return type(self)(**(self.model_dump() | given))
 
     @classmethod
     def recommended(cls, **situation: str | float) -> Self:
@@ -162,8 +170,13 @@ class PortfolioOptions(ModuleOptions):
 
 
 def _first_fault(exc: ValidationError) -> str:
-    """The first fault in the house's words: pydantic says "Input should be X" for "must be X"."""
-    fault = exc.errors(include_url=False)[0]
-    name = ".".join(str(part) for part in fault["loc"])
-    rule = "a smaller integer" if fault["type"] == "int_parsing_size" else _SHOULD.sub("", fault["msg"])
-    return must_be(f"option {name}", rule.replace("match pattern", "text that matches"), fault["input"])
+    """The first fault in the house's words: pydantic says "Input should be X" for "must be X", and of an option that may have
+    one of several types once for each."""
+    faults = exc.errors(include_url=False)
+    name = faults[0]["loc"][0]
+    rules = [
+        "a smaller integer" if fault["type"] == "int_parsing_size" else _SHOULD.sub("", fault["msg"])
+        for fault in faults
+        if fault["loc"][0] == name
+    ]
+    return must_be(f"option {name}", ", or ".join(rules).replace("match pattern", "text that matches"), faults[0]["input"])

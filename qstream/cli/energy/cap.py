@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from qstream.arguments import named
 from qstream.cli.energy.files import read_frame
 from qstream.cli.energy.recordings import Read, Zone, merged, watts
 from qstream.cli.names import parse_options
@@ -116,9 +117,8 @@ def _exported_to(export_as: str | None, path: Path | None) -> Path | None:
         if path is not None:
             raise ConfigError(must_be("--export", f"given with --export-to, one of {EXPORTS}", None))
         return None
-    if export_as not in FILE_NAMES:
-        raise ConfigError(must_be("--export", f"one of {EXPORTS}", export_as))
-    return path or Path(FILE_NAMES[export_as])
+    usual = Path(named("--export", FILE_NAMES, export_as))
+    return path or usual
 
 
 def _require_outputs(outputs: Sequence[Path | None], inputs: Sequence[Path]) -> None:

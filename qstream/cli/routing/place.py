@@ -10,6 +10,7 @@ from typing import Annotated, Final
 
 import typer
 
+from qstream.arguments import named
 from qstream.cli.options import AsJson
 from qstream.cli.output import counted, print_json, print_table, solver_text, write_files
 from qstream.cli.routing.page import page
@@ -118,14 +119,12 @@ def _exported_to(export_as: str | None, out: Path | None, inputs: Sequence[Path 
         if out is not None:
             raise ConfigError(must_be("--export", f"given with --out, one of {', '.join(EXPORTERS)}", None))
         return None
-    if export_as not in EXPORTERS:
-        raise ConfigError(must_be("--export", f"one of {', '.join(EXPORTERS)}", export_as))
+    usual = Path(named("--export", FILE_NAMES, export_as))
     if out is not None:
         return out
-    named = Path(FILE_NAMES[export_as])
-    if any(path is not None and path.resolve() == named.resolve() for path in inputs):
-        raise ConfigError(f"--out must be given, as {named} is an input; to overwrite it: --out {named}")
-    return named
+    if any(path is not None and path.resolve() == usual.resolve() for path in inputs):
+        raise ConfigError(f"--out must be given, as {usual} is an input; to overwrite it: --out {usual}")
+    return usual
 
 
 def _write(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import socket
 import time
 from collections.abc import Iterator, Mapping
@@ -13,7 +12,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from qstream.demo.scene import Frames
+from qstream.demo.scene import Frames, InStepScene
 from qstream.node.actuate import act
 from qstream.node.actuator import Actuator
 from qstream.node.nvml import NvmlGpus, nvml_source
@@ -35,7 +34,7 @@ NEXT: Final = """next
   save          jobs that report progress are slowed by no more than they may be: qstream/energy/README.md"""
 
 
-class RealScene:
+class RealScene(InStepScene):
     """A reading a second of all GPUs that the driver has. Agent and actuator are in ``dry_run``: nothing is set.
 
     NVML has no progress of jobs, so that what is saved and slowed is not measured: these figures are null.
@@ -44,10 +43,7 @@ class RealScene:
     agent = "energy"
     options: Mapping[str, Scalar] = {"mode": "dry_run", "plan_s": PLAN_S, "ttl_s": 3 * PLAN_S}
     step_key = DOMAIN
-    switch: Mapping[str, Scalar] = {}
-    kill_s = math.inf
     packages = ("numba", "nvidia-ml-py")
-    max_waiting = 1_000_000
     next_steps = NEXT
 
     def __init__(self, seed: int, gpus: NvmlGpus | None = None) -> None:
@@ -60,7 +56,7 @@ class RealScene:
         self._actuator = Actuator(self.gpus, domain=DOMAIN, node=self.node, mode="dry_run", allow=self.gpus.uuids)
         self._sent_s: dict[int, float] = {}
         self._took_ms: list[float] = []
-        self._behind, self._letters, self._faults = 0, 0, 0
+        self._letters, self._faults = 0, 0
         self._figures: Mapping[str, Any] = {}
 
     def first(self) -> Frames:
@@ -81,9 +77,6 @@ class RealScene:
             limit_default_w=limits[:, 2],
             opt_in=np.ones(len(limits), np.uint8),
         )
-
-    def warm(self) -> None:
-        return
 
     def steps(self, seconds: float) -> Iterator[Frames]:
         """A reading a second."""
@@ -117,19 +110,6 @@ class RealScene:
         elif isinstance(frame, DeadLetter):
             self._letters += 1
         return [(ENERGY_ACK, ack) for ack in acks]
-
-    def switched(self) -> None:
-        raise AssertionError("this scene has no switch")
-
-    def killed(self) -> None:
-        raise AssertionError("this scene kills no agent")
-
-    def behind(self, records: int) -> None:
-        self._behind = records
-
-    @property
-    def waiting(self) -> int:
-        return max(0, self._behind)
 
     def figures(self, seconds: float, repeated: int) -> Mapping[str, Any]:
         """The figures of the modelled rack; null where nothing is measured of them here."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -15,7 +14,7 @@ from qstream.demo.energy.rack import DOMAIN, Rack
 from qstream.demo.energy.score import Score
 from qstream.demo.energy.screen import Shown, line, panel, report
 from qstream.demo.energy.tasks import window
-from qstream.demo.scene import Frames
+from qstream.demo.scene import Frames, InStepScene
 from qstream.node.actuate import act
 from qstream.node.actuator import Actuator
 from schemas.control import Scalar
@@ -52,7 +51,7 @@ NEXT: Final = """next
   what it does   qstream/energy/README.md: how caps are probed, how budgets hold, sixteen safety rules"""
 
 
-class EnergyScene:
+class EnergyScene(InStepScene):
     """Ten modelled seconds a step: readings of both nodes, acknowledgements, and what an operator and a scheduler publish.
 
     Plans come back through Kafka; each node's actuator takes them and sets the limits and clocks of its modelled GPUs. Modelled
@@ -63,10 +62,7 @@ class EnergyScene:
     agent = "energy"
     options = OPTIONS
     step_key = DOMAIN
-    switch: Mapping[str, Scalar] = {}
-    kill_s = math.inf
     packages = ("numba",)
-    max_waiting = 1_000_000
     next_steps = NEXT
 
     def __init__(self, seed: int) -> None:
@@ -77,16 +73,13 @@ class EnergyScene:
             Actuator(node, domain=DOMAIN, node=node.node, mode="apply", allow=self.rack.opted_in) for node in self.rack.nodes
         ]
         self._load = bundled().load()
-        self._second, self._start_ns, self._behind = 0, 0, 0
+        self._second, self._start_ns = 0, 0
         self._sent_s: dict[int, float] = {}
         self._took_ms: list[float] = []
         self._figures: Mapping[str, Any] = {}
 
     def first(self) -> Frames:
         return [(POWER_TOPOLOGY, self.rack.topology(BUDGET_W, time.time_ns()))]
-
-    def warm(self) -> None:
-        return
 
     def steps(self, seconds: float) -> Iterator[Frames]:
         """All of the bundled arrivals, paced to last so many seconds or more, but never slower than they came."""
@@ -148,19 +141,6 @@ class EnergyScene:
         elif isinstance(frame, DeadLetter):
             self.score.dead_letters += 1
         return [(ENERGY_ACK, ack) for ack in acks]
-
-    def switched(self) -> None:
-        raise AssertionError("this scene has no switch")
-
-    def killed(self) -> None:
-        raise AssertionError("this scene kills no agent")
-
-    def behind(self, records: int) -> None:
-        self._behind = records
-
-    @property
-    def waiting(self) -> int:
-        return max(0, self._behind)
 
     def figures(self, seconds: float, repeated: int) -> Mapping[str, Any]:
         score = self.score

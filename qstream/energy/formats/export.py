@@ -17,7 +17,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from qstream.errors import ConfigError, ProblemError
+from qstream.arguments import named
+from qstream.errors import ProblemError
 from schemas.energy import PARKED, RELEASED, EnergyPlan
 from schemas.power import PowerTopology
 from schemas.wording import Shown, must_be
@@ -77,11 +78,10 @@ def export(exported: Exported, name: str) -> bytes:
     ProblemError
         The plan has no target, or the format cannot say it.
     """
-    if name not in EXPORTERS:
-        raise ConfigError(must_be("export", f"one of {', '.join(EXPORTERS)}", name))
+    exporter = named("export", EXPORTERS, name)
     if not exported.plan.uuid:
         raise ProblemError(must_be("plan", "of 1 or more targets", Shown("none: no GPU has opted in, with known limits")))
-    return EXPORTERS[name](exported).encode()
+    return exporter(exported).encode()
 
 
 def _nvidia_smi(given: Exported) -> str:

@@ -10,7 +10,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from qstream.errors import ConfigError, ProblemError
+from qstream.arguments import named
+from qstream.errors import ProblemError
 from schemas.frame import JSON
 from schemas.placement import PlacementPlan
 from schemas.wording import Shown, must_be
@@ -28,13 +29,12 @@ def export(plan: PlacementPlan, name: str, layer_ids: Sequence[int] | None = Non
     ProblemError
         The plan has no map, or the format cannot say it.
     """
-    if name not in EXPORTERS:
-        raise ConfigError(must_be("export", f"one of {', '.join(EXPORTERS)}", name))
+    exporter = named("export", EXPORTERS, name)
     layers = len(_map(plan))
     ids = range(layers) if layer_ids is None else layer_ids
     if len(ids) != layers:
         raise ProblemError(must_be("layer_ids", f"{layers} numbers, one for each layer of the plan", Shown(f"{len(ids)}")))
-    return EXPORTERS[name](plan, ids)
+    return exporter(plan, ids)
 
 
 def _sglang(plan: PlacementPlan, _: Sequence[int]) -> bytes:

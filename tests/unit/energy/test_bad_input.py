@@ -62,6 +62,18 @@ def test_telemetry_that_contradicts_the_topology_is_a_dead_letter_and_changes_no
         plan_energy(topology_of(nodes, 1400), [frame, spoil(frame)])
 
 
+@pytest.mark.parametrize("sender", ["node-1", "node-9"], ids=["another node", "an unknown node"])
+def test_readings_from_another_node_than_their_gpus_are_on_are_a_dead_letter(sender):
+    nodes = rack(2)
+    feed = Feed(EnergyProcessor(EnergyOptions()))
+    feed.send(topology_of(nodes, 1400, inner=("rack",), inner_of_node=np.array([0, 0], np.int32)), at_ms=START_S * 1000)
+    (frame,) = readings(nodes, 1)
+    for name in ("rack", "d", "node-0"):  # a rack may send for its nodes
+        assert not feed.send(frame.model_copy(update={"node": name}), at_ms=(START_S + 1) * 1000).dead
+    (letter,) = feed.send(frame.model_copy(update={"node": sender}), at_ms=(START_S + 2) * 1000).dead
+    assert f"node must be 'node-0', where the topology has these GPUs, got '{sender}'" in letter.error_message
+
+
 def test_an_acknowledgement_of_a_stranger_is_a_dead_letter(feed):
     one = np.array([300], np.float32)
     ack = EnergyAck(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import pytest
 
-from qstream.energy import EnergyOptions, plan_energy
+from qstream.energy import EnergyOptions, plan_energy, planner
+from qstream.energy import plan as plans
 from qstream.energy.compare import compare
 from qstream.energy.offline import plan_recorded
 from qstream.errors import OptionError, ProblemError
@@ -123,6 +126,11 @@ def test_gpus_that_are_not_heard_are_released_and_charged_at_their_default(recor
     assert {plan.reason[at] for at in plan.reason_of[lost]} == {TargetReason.LOST}
     assert plan.planned_w[0] <= 4000
     assert plan.upper_w[lost].tolist() == [700] * 4
+
+
+def test_every_reason_of_the_closed_list_is_one_that_plans_give():
+    given = inspect.getsource(planner) + inspect.getsource(plans)
+    assert [reason.name for reason in TargetReason if f"TargetReason.{reason.name}" not in given] == []
 
 
 def test_a_recording_that_ends_a_little_earlier_than_another_is_planned_for(recording):

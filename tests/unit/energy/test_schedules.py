@@ -143,7 +143,10 @@ def test_a_deadline_that_cannot_be_met_names_its_tasks_and_no_better_schedule_fo
     [
         ({"gpus": np.full(12, 9, np.int32)}, "gpus of task task-0 must be at most 8, the GPUs of d, got 9"),
         ({"ts_ns": 2**63 - 1}, "ts_ns must be before the year 2255, got 9223372036854775807"),
-        ({"together": np.array([[0, 1]], np.int32)}, r"edges must be without a cycle, got a cycle of the tasks \[0\]"),
+        (
+            {"together": np.array([[0, 1]], np.int32)},
+            r"edges must be without a cycle, got a cycle of the tasks \['task-0', 'task-1'\]",
+        ),
     ],
 )
 def test_a_graph_that_contradicts_the_topology_or_itself_is_a_dead_letter(feed, fields, message):

@@ -1,7 +1,7 @@
 """Options of any module: changed by name, refused by name, recommended by the first line of a table that fits."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import pytest
 from pydantic import Field
@@ -22,6 +22,8 @@ class CoolingOptions(ModuleOptions):
     fans: int = Field(default=4, ge=0, le=8)
     mode: str | None = Field(default=None, pattern="^[a-z]+$")
     pumps: bool = True
+    flow: float = 0.5
+    version: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
 
 
 def test_options_change_by_name_and_the_old_ones_stay_as_they_were():
@@ -35,10 +37,12 @@ def test_options_change_by_name_and_the_old_ones_stay_as_they_were():
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"fan": 2}, r"^an option of cooling must be one of fans, mode, pumps, got 'fan'$"),
+        ({"fan": 2}, r"^an option of cooling must be one of fans, mode, pumps, flow, version, got 'fan'$"),
+        ({"version": -1}, r"^option version must be 'auto', or greater than or equal to 0, got -1$"),
         ({"fans": 9}, r"^option fans must be less than or equal to 8, got 9$"),
         ({"fans": True}, r"^option fans must be a number or text, not a boolean, got True$"),
         ({"fans": "none"}, r"^option fans must be a valid integer, .*, got 'none'$"),
+        ({"flow": float("nan")}, r"^option flow must be a finite number, got nan$"),
         ({"fans": 1e308}, r"^option fans must be a smaller integer, got 1e\+308$"),
         ({"mode": "A"}, r"^option mode must be text that matches '\^\[a-z\]\+\$', got 'A'$"),
         ({"pumps": "perhaps"}, r"^option pumps must be a valid boolean, .*, got 'perhaps'$"),
@@ -48,6 +52,8 @@ def test_options_change_by_name_and_the_old_ones_stay_as_they_were():
 def test_what_an_option_must_not_be_is_said_by_name(given: dict[str, Any], said: str):
     with pytest.raises(OptionError, match=said):
         CoolingOptions().changed(given)
+    with pytest.raises(OptionError, match=said):
+        CoolingOptions(**given)
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,10 @@ def test_deadlines_that_cannot_be_met_are_named_and_end_with_1(files):
     ("changed", "message"),
     [
         ({"slots": 0}, "TaskGraph.v1.slots must be greater than or equal to 1, got 0"),
-        ({"together": [[0, 1]], "edges": [[0, 1]]}, "tasks.json: edges must be without a cycle"),
+        (
+            {"together": [[0, 1]], "edges": [[0, 1]]},
+            "tasks.json: edges must be without a cycle, got a cycle of the tasks ['task-0', 'task-1']",
+        ),
         ({"edges": [[0, 1], [1, 0]]}, "edges must be without a cycle, got a cycle before or through 'task-1'"),
         ({"release": [99] * 6}, "release must be 0 to 19, got values from 99 to 99"),
     ],
