@@ -1,20 +1,24 @@
-"""`qstream publish`: frames from a file to their topics, all of them valid or none sent."""
+"""`qstream publish`: frames from a file to their topics, all of them valid or none sent; or the tensors of a file."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from qstream.cli.cluster import reach, require_topics
+from qstream.cli.compression.send import Sending, send
 from qstream.cli.names import find_topic
 from qstream.cli.options import AsJson, BootstrapServers, client_settings, new_app
 from qstream.cli.output import print_json
 from qstream.cli.sources import BatchHeader, publishable, read_items, time_of
+from qstream.errors import ConfigError
 from qstream.stream.client import Publisher
+from schemas.wording import must_be
 
 app = new_app()
 
@@ -31,10 +35,28 @@ def publish(
     keep_times: Annotated[
         bool, typer.Option("--keep-times", help="Give each record the time of its frame (ts_ns, t1_ns) instead of now.")
     ] = False,
+    tensors: Annotated[bool, typer.Option("--tensors", help="Send the tensors of a safetensors, npy or npz file.")] = False,
+    step: Annotated[int | None, typer.Option(min=0, help="Of --tensors: their step, higher than the one before.")] = None,
+    role: Annotated[
+        str, typer.Option(help="Of --tensors: weight, gradient, activation, kv_cache, optimizer, embedding or other.")
+    ] = "weight",
+    worker: Annotated[str | None, typer.Option(help="Of --tensors: which of several workers they are of.")] = None,
+    mode: Annotated[
+        str | None, typer.Option(help="Of --tensors: lossless, delta, bounded, rate, gradient or int8; else the agent's.")
+    ] = None,
+    bound: Annotated[str | None, typer.Option(metavar="BOUND", help="Of mode bounded: 0.05rms, 1e-3abs, 0.03l2 ...")] = None,
+    bits: Annotated[float | None, typer.Option(help="Of modes rate and gradient: bits a value.")] = None,
+    local: Annotated[bool, typer.Option("--local", help="Code tensors here, and not by the agent.")] = False,
+    blobs: Annotated[
+        str | None, typer.Option(metavar="URL", help="Store for large steps: file:///folder or a URL of Redis.")
+    ] = None,
+    claim_over: Annotated[
+        int | None, typer.Option(min=0, metavar="BYTES", help="With --blobs: steps above go there; 64 MiB by default.")
+    ] = None,
     bootstrap_servers: BootstrapServers = None,
     as_json: AsJson = False,
 ) -> None:
-    """Publish frames, or tokens, from a file or from JSON lines on stdin.
+    """Publish frames, tokens or tensors from a file, or frames and tokens from JSON lines on stdin.
 
     A .json file holds a frame or a list of frames, .jsonl one a line, .safetensors one: frames of any topic of any module,
     those of installed packages included, but no dead letters. The field "frame" says which, else its fields or --topic.
@@ -46,12 +68,30 @@ def publish(
     A recording that is replayed with --keep-times is processed in its own time. A cluster deletes records that are older
     than their topic keeps them, and readers pass over plans that have expired.
 
+    With --tensors, a file of tensors is one step of a model: blocks that the agent compression codes, and decompression
+    restores. qstream compression collect makes the same file of them.
+
     \b
     Example:
       qstream publish topology.json
       qstream publish tokens.csv --model demo-moe --layer 0
+      qstream publish weights.safetensors --tensors --model my-moe --step 1200
       qstream watch experts.load --json --full | qstream publish - -b other:9092
     """
+    about = {"--step": step, "--worker": worker, "--mode": mode, "--bound": bound, "--bits": bits, "--blobs": blobs}
+    if tensors:
+        if step is None:
+            raise ConfigError(must_be("--step", "given with --tensors", None))
+        others = {"--topic": topic, "--layer": layer, "--batch-id": batch_id, "--keep-times": keep_times or None}
+        _require_none(others, "absent with --tensors")
+        send(
+            file,
+            Sending(model, step, role, worker, mode, bound, bits, local, blobs, claim_over),
+            bootstrap_servers,
+            as_json=as_json,
+        )
+        return
+    _require_none(about | {"--claim-over": claim_over, "--local": local or None}, "absent without --tensors")
     now_ns = time.time_ns()
     name = batch_id or f"{'stdin' if file == Path('-') else file.stem}-{now_ns}"
     chosen = None if topic is None else find_topic(topic, publishable())
@@ -67,3 +107,9 @@ def publish(
     else:
         of_model = f", of model {model!r}" if any(item.headed for item in items) else ""
         typer.echo(f"published {len(items)}: " + ", ".join(f"{count} on {at}" for at, count in counts.items()) + of_model)
+
+
+def _require_none(options: Mapping[str, object], rule: str) -> None:
+    for name, value in options.items():
+        if value is not None:
+            raise ConfigError(must_be(name, rule, value))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,16 +18,19 @@ from qstream.compression.codebook import Codebook
 from qstream.compression.decode import Refined
 from qstream.compression.dtypes import canonical
 from qstream.compression.encode import coded
+from qstream.compression.formats import safetensors
 from qstream.compression.formats.layout import Format, Layout
 from qstream.compression.formats.numpy_files import npz_of
 from qstream.compression.formats.read import mapped, read_layout
 from qstream.compression.header import Contents, Header, read, write
 from qstream.compression.options import CompressionOptions, RestoreOptions
+from qstream.compression.steps import FILE
 from qstream.errors import BlockError
 from schemas.wording import Shown, must_be
 
 REST: Final = "qstream.rest"  # the name under which all bytes of the file are kept that are of no tensor
 SUFFIX: Final = ".qsz"
+MAX_REST_BYTES: Final = 1 << 30
 
 
 class FileRecord(BaseModel):
@@ -119,7 +122,7 @@ def compress_file(
     )
     data = write([*headers, header], [*pieces, *(piece.data for piece in found)], {"file": record.model_dump(mode="json")})
     target = Path(out) if out is not None else source.with_name(source.name + SUFFIX)
-    _write(target, data)
+    write_whole(target, data)
     return FileReport(target, tuple(packed), source.stat().st_size, len(data), exact)
 
 
@@ -150,38 +153,29 @@ def restore_file(
         raise BlockError("base_mismatch", must_be("base", "another file than the one that is written", Shown(str(base))))
     held = None if base is None else _by_name(read_layout(Path(base)))
     rest = one_of(contents, len(record.spans), chosen, None).array
-    whole = np.empty(record.nbytes, np.uint8)
-    end, taken, unpacked = 0, 0, []
-    for n, (start, nbytes) in enumerate(record.spans):
-        header, begin = contents.headers[n], now()
-        given = held.get(header.name) if held else None
-        found = one_of(contents, n, chosen, None if given is None else given(), codebook)
-        array = found.array
-        if array.nbytes != nbytes or start < end or start + nbytes > record.nbytes or taken + start - end > len(rest):
-            raise BlockError("bad_frame", must_be(f"bytes of tensor {header.name!r}", f"{nbytes} behind {end}", Shown("others")))
-        whole[end:start] = rest[taken : taken + start - end]
-        whole[start : start + nbytes] = array.reshape(-1).view(np.uint8)
-        taken, end = taken + start - end, start + nbytes
-        unpacked.append(Packed(header, nbytes, len(contents.payload(n)), now() - begin, found.refined))
-    if record.nbytes - end != len(rest) - taken:
-        raise BlockError("bad_frame", must_be("bytes of no tensor", f"{record.nbytes - end}", len(rest) - taken))
-    whole[end:] = rest[taken:]
+    unpacked: list[Packed] = []
+
+    def arrays() -> Iterator[tuple[str, NDArray[Any]]]:
+        for n, (_, nbytes) in enumerate(record.spans):
+            header, begin = contents.headers[n], now()
+            given = held.get(header.name) if held else None
+            found = one_of(contents, n, chosen, None if given is None else given(), codebook)
+            yield header.name, found.array
+            unpacked.append(Packed(header, nbytes, len(contents.payload(n)), now() - begin, found.refined))
+
+    whole = _joined(record, rest, arrays())
     verified = record.sha256 is not None and chosen.verify
     if verified and hashlib.sha256(whole.data).hexdigest() != record.sha256:
         raise BlockError("checksum", must_be("the file", f"of sha256 {record.sha256}", Shown("another")))
     data = npz_of(whole, record.members) if record.format == "npz" and record.members else whole.data
-    _write(target, data)
+    write_whole(target, data)
     return FileReport(target, tuple(unpacked), len(data), len(contents.data), verified)
 
 
 def open_archive(path: Path, options: RestoreOptions) -> tuple[Contents, FileRecord]:
     """The headers of an archive, and what it says about the file that it was made of."""
     contents = read(mapped(path).data, options.max_tensor_bytes)
-    try:
-        record = FileRecord.model_validate(contents.more.get("file"))
-    except ValidationError as exc:
-        allowed = "made of a file, with a record of it"
-        raise BlockError("bad_frame", must_be(f"archive {path.name}", allowed, Shown("another record"))) from exc
+    record = _record(contents, f"archive {path.name}")
     names = [header.name for header in contents.headers]
     if len(names) != len(record.spans) + 1 or names[-1] != REST:
         raise BlockError("bad_frame", must_be("tensors of the archive", f"{len(record.spans)} and {REST!r}", len(names)))
@@ -190,8 +184,70 @@ def open_archive(path: Path, options: RestoreOptions) -> tuple[Contents, FileRec
     return contents, record
 
 
+def tensors_of(layout: Layout) -> dict[str, NDArray[Any]]:
+    """The tensors of a file by name, and as `FILE` what else it takes to make the same file of them again."""
+    found = {span.name: layout.array(span) for span in layout.spans}
+    if len(found) < len(layout.spans) or FILE in found:
+        raise BlockError("bad_frame", must_be("names of the tensors", f"distinct, and none {FILE}", Shown("others")))
+    record = FileRecord(
+        format=layout.format,
+        nbytes=len(layout.data),
+        sha256=hashlib.sha256(layout.data.data).hexdigest(),
+        spans=tuple((span.start, span.nbytes) for span in layout.spans),
+        members=layout.members,
+    )
+    header, pieces = coded(canonical(layout.rest()), CompressionOptions(), name=REST)
+    big = [span.name for span in layout.spans if span.dtype.byteorder == ">"]
+    more = {"file": record.model_dump(mode="json"), "names": [*found], "big_endian": big}
+    return found | {FILE: np.frombuffer(write([header], [piece.data for piece in pieces], more), np.uint8)}
+
+
+def file_of(tensors: Mapping[str, NDArray[Any]], file: NDArray[np.uint8] | None) -> tuple[bytes | memoryview, bool]:
+    """A file of tensors, and whether it is the one that `tensors_of` was given, byte for byte.
+
+    Without `file`, what that function gives as `FILE`, it is a safetensors file of the tensors in their order.
+    """
+    if file is None:
+        return safetensors.written(tensors), False
+    contents = read(file, MAX_REST_BYTES)
+    record = _record(contents, FILE)
+    names, big = contents.more.get("names"), contents.more.get("big_endian")
+    if not isinstance(names, list) or not isinstance(big, list) or names != [*tensors]:
+        raise BlockError("bad_frame", must_be("tensors of the file", f"{names}", Shown(f"{[*tensors]}")))
+    rest = one_of(contents, 0, RestoreOptions(), None).array
+    arrays = ((name, array.astype(array.dtype.newbyteorder(">")) if name in big else array) for name, array in tensors.items())
+    whole = _joined(record, rest, arrays)
+    if hashlib.sha256(whole.data).hexdigest() == record.sha256:
+        return whole.data, True
+    return npz_of(whole, record.members) if record.members else whole.data, False
+
+
+def _joined(record: FileRecord, rest: NDArray[np.uint8], arrays: Iterable[tuple[str, NDArray[Any]]]) -> NDArray[np.uint8]:
+    """The bytes of a file: those of its tensors, each in its place, and the rest around them."""
+    whole = np.empty(record.nbytes, np.uint8)
+    end, taken = 0, 0
+    for (start, nbytes), (name, array) in zip(record.spans, arrays, strict=True):
+        if array.nbytes != nbytes or start < end or start + nbytes > record.nbytes or taken + start - end > len(rest):
+            raise BlockError("bad_frame", must_be(f"bytes of tensor {name!r}", f"{nbytes} behind {end}", Shown("others")))
+        whole[end:start] = rest[taken : taken + start - end]
+        whole[start : start + nbytes] = array.reshape(-1).view(np.uint8)
+        taken, end = taken + start - end, start + nbytes
+    if record.nbytes - end != len(rest) - taken:
+        raise BlockError("bad_frame", must_be("bytes of no tensor", f"{record.nbytes - end}", len(rest) - taken))
+    whole[end:] = rest[taken:]
+    return whole
+
+
 def _by_name(layout: Layout) -> dict[str, Callable[[], NDArray[Any]]]:
     return {span.name: lambda span=span: layout.array(span) for span in layout.spans}  # type: ignore[misc]
+
+
+def _record(contents: Contents, what: str) -> FileRecord:
+    try:
+        return FileRecord.model_validate(contents.more.get("file"))
+    except ValidationError as exc:
+        allowed = "made of a file, with a record of it"
+        raise BlockError("bad_frame", must_be(what, allowed, Shown("another record"))) from exc
 
 
 def _without_suffix(path: Path) -> Path:
@@ -200,8 +256,8 @@ def _without_suffix(path: Path) -> Path:
     return path.with_suffix("")
 
 
-def _write(path: Path, data: Any) -> None:
-    """The whole file, or none: it is written beside and then renamed."""
+def write_whole(path: Path, data: Any) -> None:
+    """The whole file, or none: it is written under another name and then renamed."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         beside.write_bytes(data)

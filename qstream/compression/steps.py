@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from numpy.typing import NDArray
 
@@ -14,18 +14,21 @@ from schemas.tensors import TensorManifest
 from schemas.wording import must_be
 
 Ended = Whole | Incomplete
+FILE: Final = "qstream.file"  # name of the tensor that says how a file is made of the others
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TensorStep:
     """The tensors of one step of a series, by their names in it, in the order in which they were published.
 
-    `missing` are the blocks that did not come, by tensor: none named where nothing of the tensor came.
+    `missing` are the blocks that did not come, by tensor: none named where nothing of the tensor came. `file` is what
+    `files.file_of` makes the same file of, where the step was published from one.
     """
 
     manifest: TensorManifest
     tensors: Mapping[str, NDArray[Any]]
     missing: Mapping[str, tuple[int, ...]]
+    file: NDArray[Any] | None = None
 
     @property
     def step(self) -> int:
@@ -139,7 +142,7 @@ def step_of(manifest: TensorManifest, found: Mapping[str, Ended]) -> TensorStep:
             tensors[name] = part.array
         else:
             missing[name] = () if part is None else part.missing
-    return TensorStep(manifest, tensors, missing)
+    return TensorStep(manifest, tensors, missing, tensors.pop(FILE, None))
 
 
 def _nbytes(part: Ended) -> int:

@@ -49,7 +49,7 @@ class TensorSubscriber:
     model
         Only tensors of this model; None: of all.
     wanted
-        Which blocks and manifests count, such as ``lambda part: part.role == "weight"``; None: all.
+        Which restored blocks and manifests count, such as ``lambda part: part.role == "weight"``; None: all.
     from_start
         Also what was published before.
 
@@ -152,12 +152,13 @@ class TensorSubscriber:
         begun_s = time.monotonic()
         while True:
             manifest = self._manifests.poll(0.0)
-            if manifest is not None and self._counts(manifest):
+            if manifest is not None and self.model in (None, manifest.model) and self._wanted(manifest):
                 yield manifest if manifest.claim is None else self._opened(manifest)
             block = self._blocks.poll(0.0 if manifest is not None else _POLL_S)
             now_s = time.monotonic()
-            if block is not None and self._counts(block):
-                yield from self._assembler.add(self._restored(block), now_s)
+            restored = None if block is None or self.model not in (None, block.model) else self._restored(block)
+            if restored is not None and self._wanted(restored):
+                yield from self._assembler.add(restored, now_s)
             else:
                 yield from self._assembler.expire(now_s)
             if manifest is not None or block is not None:
@@ -172,9 +173,6 @@ class TensorSubscriber:
             return block
         assert self._decoder is not None  # or coded blocks would not be read
         return self._decoder.restore(block)
-
-    def _counts(self, frame: TensorManifest | TensorPart) -> bool:
-        return (self.model is None or frame.model == self.model) and self._wanted(frame)
 
     def _opened(self, manifest: TensorManifest) -> TensorStep:
         """The step that a blob has."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
@@ -28,6 +28,7 @@ from schemas.tensors import (
     TensorBlock,
     TensorManifest,
     TensorMode,
+    TensorPart,
     TensorPolicy,
 )
 from schemas.topics import TENSOR_BLOCK, TENSOR_COMPRESSED, TENSOR_MANIFEST
@@ -112,6 +113,7 @@ class TensorPublisher:
         dtypes: Mapping[str, str] | None = None,
         influence: Mapping[str, NDArray[np.float32]] | None = None,
         ts_ns: int | None = None,
+        on_block: Callable[[TensorPart], None] = lambda _: None,
     ) -> TensorManifest:
         """Publish one step of a series: its blocks, then the manifest that names them.
 
@@ -132,6 +134,8 @@ class TensorPublisher:
             By name: how much each column matters, for mode rate.
         ts_ns
             When the tensors were taken; None: now.
+        on_block
+            Called with each block that was queued.
 
         Raises
         ------
@@ -159,12 +163,13 @@ class TensorPublisher:
         more = influence or {}
         blocks = [self._blocks(form, name, found, policy, more.get(name)) for name, form in forms.items()]
         if self._coder is not None:
-            found = self._publish_coded(self._coder, forms, chain.from_iterable(blocks), found, policy)
+            found = self._publish_coded(self._coder, forms, chain.from_iterable(blocks), found, policy, on_block)
         elif store := self._store(forms, None if policy is None else policy.mode):
             found = self._put(store, forms, found, policy)
         else:
             for block in chain.from_iterable(blocks):
                 self._publisher.publish(TENSOR_BLOCK, block)
+                on_block(block)
         self._publisher.publish(TENSOR_MANIFEST, found)
         return found
 
@@ -206,6 +211,7 @@ class TensorPublisher:
         blocks: Iterable[TensorBlock],
         manifest: TensorManifest,
         policy: TensorPolicy | None,
+        on_block: Callable[[TensorPart], None],
     ) -> TensorManifest:
         """Code the blocks here and publish them; a step that may become a claim is held until its coded size is known."""
         store = self._store(forms, coder.mode(policy))
@@ -219,12 +225,14 @@ class TensorPublisher:
             total += len(coded.data)
             if store is None:
                 self._publisher.publish(TENSOR_COMPRESSED, coded)
+                on_block(coded)
             else:
                 waiting.append(coded)
         if store is not None and total > self.claim_over:
             return self._put(store, forms, manifest, policy)
         for coded in waiting:
             self._publisher.publish(TENSOR_COMPRESSED, coded)
+            on_block(coded)
         return manifest.model_copy(update={"anchor_step": coder.anchor_step(manifest.tensors)})
 
     def _store(self, forms: Mapping[str, Form], mode: TensorMode | None) -> BlobStore | None:

@@ -1,8 +1,9 @@
-"""`qstream compression`: files of tensors packed small, given back, and explained, without a server."""
+"""`qstream compression`: files of tensors packed small, given back, and explained, and made of what agents restored."""
 
 from __future__ import annotations
 
 from qstream.cli.compression.codebooks import train
+from qstream.cli.compression.collect import collect
 from qstream.cli.compression.inspect import inspect
 from qstream.cli.compression.pack import pack
 from qstream.cli.compression.unpack import unpack
@@ -22,3 +23,4 @@ app.command()(pack)
 app.command()(unpack)
 app.command()(inspect)
 app.command()(train)
+app.command()(collect)
