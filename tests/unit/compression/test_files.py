@@ -20,7 +20,11 @@ from qstream.compression import (
     restore_file,
     restore_tensors,
 )
+from qstream.compression.dtypes import canonical
+from qstream.compression.files import file_of, tensors_of
 from qstream.compression.formats import safetensors as st
+from qstream.compression.formats.read import read_layout
+from qstream.compression.steps import FILE
 from tests.unit.compression.values import drawn, stepped
 
 
@@ -161,3 +165,35 @@ def outcome(path: Path, out: Path) -> str:
     except BlockError as exc:
         return exc.code
     return "fine"
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "npy", "npy-fortran", "npz", "npz-deflated"])
+def test_a_file_is_made_again_of_its_tensors_in_native_order_and_of_what_else_it_held(tmp_path: Path, kind: str) -> None:
+    path = written(tmp_path, kind)
+    sent = {name: canonical(array).array for name, array in tensors_of(read_layout(path, stored=True)).items()}
+    described = sent.pop(FILE)
+    data, identical = file_of(sent, described)
+    assert identical
+    if kind != "npz-deflated":  # which is stored on its way
+        assert bytes(data) == path.read_bytes()
+    changed = {
+        name: array if array.size == 0 or array.dtype == bool else array + array.dtype.type(1) for name, array in sent.items()
+    }
+    data, identical = file_of(changed, described)
+    assert not identical
+    again = tmp_path / f"again{path.suffix}"
+    again.write_bytes(data)
+    layout = read_layout(again)
+    assert {span.name: canonical(layout.array(span)).array.tobytes() for span in layout.spans} == {
+        name: array.tobytes() for name, array in changed.items()
+    }
+
+
+def test_tensors_without_a_file_make_the_same_safetensors_file_each_time_and_wrong_ones_are_refused(tmp_path: Path) -> None:
+    data, identical = file_of(tensors(), None)
+    assert (bytes(data), identical) == (st.written(tensors()), False)
+    described = tensors_of(read_layout(written(tmp_path, "npy")))[FILE]
+    with pytest.raises(BlockError, match="tensors of the file must be"):
+        file_of(tensors(), described)
+    with pytest.raises(BlockError, match="bytes of tensor 'array' must be"):
+        file_of({"array": np.zeros(3)}, described)
