@@ -14,10 +14,11 @@ if TYPE_CHECKING:
 
 def processor(settings: Settings) -> CompressionProcessor:
     """The processor with the options that the worker starts with."""
+    from qstream.ahead import Ahead
     from qstream.compression.processor import CompressionProcessor
     from qstream.compression.stream_options import EncodeOptions
 
-    return CompressionProcessor(EncodeOptions().changed(settings.options))
+    return CompressionProcessor(EncodeOptions().changed(settings.options), ahead=Ahead())
 
 
 AGENT = Agent(

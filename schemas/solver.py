@@ -52,6 +52,8 @@ SOLVERS: Final[Mapping[str, str]] = {
     "device": "a QAOA circuit on a device of the pool; the variant is its name",
     "dwave-sa": "simulated annealing of dwave-samplers",
     "cp-sat": "OR-tools' branch and bound",
+    "qae": "an autoencoder's circuit, trained to find a basis",
+    "klt": "eigenvectors of the covariance",
 }
 
 

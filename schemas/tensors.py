@@ -209,6 +209,7 @@ class CompressedBlock(TensorPart):
         default=None, strict=False, description="the circuit that helped to code, and its classical twin"
     )
     fallback_reason: Name | None = Field(default=None, description="why the block was not coded as asked for")
+    switched_off: Names = Field(default=(), description="options that were not tried, since they did not pay for earlier blocks")
     data: Annotated[Bytes, Axes("bytes")] = Field(description="the coded block")
 
     @model_validator(mode="after")

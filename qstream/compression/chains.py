@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from qstream.compression import delta, integers, lossy, point, quantise, refine, rounding, search, split
 from qstream.compression.basis import MAX_COLUMNS, Basis, learn_basis
 from qstream.compression.dtypes import LOSSY, Form, as_floats, from_floats, rows_of
+from qstream.compression.guide import NO_GUIDE, Domain, Found, Guide, Measured
 from qstream.compression.header import Int8, Promise, Quality, Reason, digest
 from qstream.compression.nets import Net
 from qstream.compression.options import CompressionOptions
@@ -26,6 +27,9 @@ _SHRINK: Final = (1.0, 0.98, 0.96, 0.92)  # of the step of a 16-bit type, whose 
 _ESCAPE_BITS: Final = 40
 _SAMPLE: Final = 65_536
 _LEAST_WEIGHT: Final = 0.25
+_NEARLY_BITS: Final = 0.5
+_LEAST_BITS: Final = 0.05
+_NETS: Final = {"denoiser": ("lstm",)}
 _MOST_MOMENT: Final = 8192  # columns
 
 
@@ -42,6 +46,7 @@ class Draft:
     basis: Basis | None = None
     gains: dict[str, float] | None = None
     reason: Reason | None = None
+    measured: Measured = field(default_factory=Measured)
 
     @property
     def nbytes(self) -> int:
@@ -57,6 +62,7 @@ def draft(
     moment: ArrayLike | None,
     influence: ArrayLike | None,
     net: Net | None = None,
+    guide: Guide = NO_GUIDE,
 ) -> Draft:
     """The chain of a tensor and its parts."""
     if options.mode == "delta":
@@ -73,7 +79,7 @@ def draft(
     elif options.mode == "bounded" and options.bound_kind != "l2":
         found = _bounded(form, x, options)
     else:
-        found = _by_error_or_rate(form, x, options, basis, moment, influence, net)
+        found = _by_error_or_rate(form, x, options, basis, moment, influence, net, guide)
     if found is None:
         return _lossless(form, options.level, "gain_below_gate")
     if found.nbytes * _TRY_LOSSLESS > form.array.nbytes:
@@ -166,33 +172,61 @@ def _by_error_or_rate(
     moment: ArrayLike | None,
     influence: ArrayLike | None,
     net: Net | None,
+    guide: Guide,
 ) -> Draft | None:
     """Mode rate, gradient, or bounded with l2: each domain that may pay is tried, and the smallest kept."""
     shape = rows_of(form.array.shape)
     size = lossy.rms_of(x)
     if not quantise.usable(size * 1e-6, form.dtype) or not quantise.usable(size * 1e3, form.dtype):
         return None
-    drafts = []
+    target = max(options.bits - guide.more_bits, _LEAST_BITS)
+    tried: list[tuple[float, Domain, Draft]] = []
+    measured = Measured()
     for domain, own in _domains(form, x, shape, options, basis, influence):
+        name: Domain = "plain" if domain.basis is None else "basis"
         upper = _moment(moment, shape[1]) if domain.plain and domain.finite and options.mode == "rate" else None
-        trial = _trial(domain, options, size, upper, net if options.denoiser else None)
-        if trial is not None:
-            ops, pieces = lossy.coded(domain, trial, form.array.reshape(-1), "small", hold_basis=own)
-            bound = options.bound if options.mode == "bounded" else None
-            quality = trial.quality if bound is None else trial.quality.model_copy(update={"bound": bound})
-            named = None if own else domain.basis
-            drafts.append(Draft(ops, pieces, "none" if bound is None else "l2", quality, basis=named, gains=trial.gains))
-            if domain.basis is not None:
-                drafts[-1].reason = domain.basis.record.get("fallback_reason")
-    if not drafts:
+        trial = _trial(domain, options, size, upper, net if options.denoiser else None, target, guide.factors.get(name))
+        if trial is None:
+            continue
+        shared = bool(guide.share) and domain.basis is basis is not None
+        ops, pieces = lossy.coded(domain, trial, form.array.reshape(-1), "small", hold_basis=own or shared)
+        bound = options.bound if options.mode == "bounded" else None
+        quality = trial.quality if bound is None else trial.quality.model_copy(update={"bound": bound})
+        named = None if own or shared else domain.basis
+        made = Draft(ops, pieces, "none" if bound is None else "l2", quality, basis=named, gains=trial.gains, measured=measured)
+        if domain.basis is not None:
+            made.reason = domain.basis.record.get("fallback_reason")
+        held = sum(len(piece.data) for piece in lossy.basis_pieces(basis)) if shared and basis is not None else 0
+        bits = 8 * (made.nbytes - held) / x.size
+        measured.domains[name] = Found(float(np.log2(trial.step / _planned(domain, options.bits))), bits)
+        cost = made.nbytes - held + held / max(guide.share, 1)
+        # A step that was not searched gives other bits: an error counts as it would at equal ones.
+        tried.append((cost if bound is not None else quality.rel_l2**2 * 4.0 ** (8 * cost / x.size), name, made))
+    if not tried:
         return None
-    smallest = options.mode == "bounded"
-    best = min(drafts, key=lambda draft: draft.nbytes if smallest else draft.quality.rel_l2)
+    best = min(tried, key=lambda each: each[0])[2]
+    _note_gains(measured, tried, best, options, net)
     if options.denoiser and net is None:
         best.reason = "not_trained"
     if options.qae and best.reason is None and not any(op.op == "transform" for op in best.ops):
-        best.reason = next((draft.reason for draft in drafts if draft.reason), "gain_below_gate")
+        best.reason = next((draft.reason for _, _, draft in tried if draft.reason), "gain_below_gate")
     return best
+
+
+def _note_gains(
+    measured: Measured, tried: list[tuple[float, Domain, Draft]], best: Draft, options: CompressionOptions, net: Net | None
+) -> None:
+    """What each option gained that was tried: the refiners over none, the basis over none."""
+    left = best.gains or {}
+    refiners = {"table": options.table, "spectral": options.spectral, "denoiser": options.denoiser and net is not None}
+    for name, asked in refiners.items():
+        if asked:
+            measured.gains[name] = 1 - min(
+                (part for key, part in left.items() if key in (name, *_NETS.get(name, ()))), default=1.0
+            )
+    costs = {name: cost for cost, name, _ in tried}
+    if "basis" in costs and costs.get("plain", 0) > 0:
+        measured.gains["basis"] = 1 - costs["basis"] / costs["plain"]
 
 
 def _domains(
@@ -214,15 +248,27 @@ def _domains(
         return [*found, (lossy.domain_of(x, form.dtype, shape, basis=basis), False)]
     kind = "qae" if options.qae else options.transform
     if kind in ("klt", "qae", "fourier") and shape[0] > 1 and shape[1] <= MAX_COLUMNS:
-        learnt = learn_basis(x.reshape(shape), kind=kind, seed=options.seed)
+        samples = options.dropout_samples if options.dropout else None
+        learnt = learn_basis(x.reshape(shape), kind=kind, seed=options.seed, dropout=samples)
         found.append((lossy.domain_of(x, form.dtype, shape, basis=learnt), True))
     return found
 
 
+def _planned(domain: lossy.Domain, bits: float) -> float:
+    """The step that normal values would need for so many bits, about."""
+    return float(lossy.rms_of(domain.values.reshape(-1)) * 2.0 ** (2.0 - bits))
+
+
 def _trial(
-    domain: lossy.Domain, options: CompressionOptions, size: float, upper: NDArray[np.float64] | None, net: Net | None
+    domain: lossy.Domain,
+    options: CompressionOptions,
+    size: float,
+    upper: NDArray[np.float64] | None,
+    net: Net | None,
+    target: float,
+    factor: float | None = None,
 ) -> lossy.Trial | None:
-    """The step that keeps the bound or gives the bits."""
+    """The step that keeps the bound or gives the bits; with a factor the planned one times that, if it gives nearly the bits."""
     rows = domain.x.shape
     spectral = options.spectral and (options.refine_ms == 0 or refine.spectral_ms(rows) <= options.refine_ms)
     # Where rounding is calibrated, the error is not white and a small one is not the aim.
@@ -241,15 +287,19 @@ def _trial(
         _, pieces = lossy.coded(domain, trial, domain.x.reshape(-1), "small", hold_basis=False)
         return 8 * sum(len(piece.data) for piece in pieces) / domain.x.size, trial
 
-    spread = float(lossy.rms_of(domain.values.reshape(-1)))
-    found = search.step_for(bits, options.bits, spread * 2.0 ** (2.0 - options.bits))
+    planned = _planned(domain, options.bits)
+    if factor is not None and abs(bits(planned * factor)[0] - target) < _NEARLY_BITS:
+        return at(planned * factor)
+    found = search.step_for(bits, target, planned)
     return found if upper is not None else at(found.step)
 
 
 def step_of(x: NDArray[Any], options: CompressionOptions) -> float:
     """The step that rate mode finds for a matrix [rows, columns] of floats."""
     domain = lossy.domain_of(x.reshape(-1), "float64" if x.dtype == np.float64 else "float32", (x.shape[0], x.shape[1]))
-    found = _trial(domain, options.changed({"table": False, "spectral": False}), lossy.rms_of(x.reshape(-1)), None, None)
+    found = _trial(
+        domain, options.changed({"table": False, "spectral": False}), lossy.rms_of(x.reshape(-1)), None, None, options.bits
+    )
     if found is None:
         raise ProblemError(must_be("x", "a matrix that a step can code", Shown("another")))
     return found.step

@@ -12,11 +12,13 @@ from qstream.compression.decode import restore
 from qstream.compression.dtypes import DTYPES, LOSSY, as_floats, canonical, from_floats
 from qstream.compression.encode import Compressed, compress
 from qstream.compression.header import digest
-from qstream.compression.memory import Memory, TensorMemory, fits, fresh, is_of, last_step, note, place
+from qstream.compression.learning import AheadOfBlocks, coded_by_series
+from qstream.compression.memory import Memory, TensorMemory, bare, fits, fresh, is_of, last_step, note, place
 from qstream.compression.stream_options import EncodeOptions
 from qstream.errors import BlockError, OptionError
 from qstream.module.draft import Draft
 from schemas.bfloat16 import from_bfloat16, to_bfloat16
+from schemas.solver import SolverRecord
 from schemas.tensors import ITEM_BYTES, CompressedBlock, TensorBlock, TensorPolicy, TensorQuality
 from schemas.wording import Shown, must_be
 
@@ -28,17 +30,25 @@ class Coded(NamedTuple):
     base_step: int | None = None
     reason: str | None = None
     kept: bool = False
+    switched_off: tuple[str, ...] = ()
+    solver: SolverRecord | None = None
 
 
 def coded_block(
-    block: TensorBlock, options: EncodeOptions, memory: Memory, codebook: Codebook | None = None
+    block: TensorBlock,
+    options: EncodeOptions,
+    memory: Memory,
+    codebook: Codebook | None = None,
+    ahead: AheadOfBlocks | None = None,
 ) -> tuple[CompressedBlock, Memory]:
-    """A coded block, and what is kept after it; `BlockError` leaves what is kept as it was."""
-    coded, memory = _coded(block, options, memory, codebook)
+    """A coded block, and what is kept after it; `BlockError` and `NotYet` leave what is kept as it was."""
+    coded, memory = _coded(block, options, memory, codebook, ahead)
     return _frame(block, coded), memory
 
 
-def _coded(block: TensorBlock, options: EncodeOptions, memory: Memory, codebook: Codebook | None) -> tuple[Coded, Memory]:
+def _coded(
+    block: TensorBlock, options: EncodeOptions, memory: Memory, codebook: Codebook | None, ahead: AheadOfBlocks | None
+) -> tuple[Coded, Memory]:
     if digest(block.data) != block.digest:
         raise BlockError("checksum", must_be("data", f"bytes of digest {block.digest}", Shown(digest(block.data))))
     chosen = by_policy(options, block.policy)
@@ -46,9 +56,8 @@ def _coded(block: TensorBlock, options: EncodeOptions, memory: Memory, codebook:
     if chosen.mode == "delta":
         return _delta(block, values, chosen, memory)
     if chosen.mode == "gradient" and block.dtype in LOSSY:
-        return _gradient(block, values, chosen, memory, codebook)
-    given = block.influence if chosen.mode == "rate" else None
-    return Coded(_compress(block, values, chosen, influence=given, codebook=codebook)), memory
+        return _gradient(block, values, chosen, memory, codebook, ahead)
+    return _by_series(block, values, chosen, memory, codebook, ahead)
 
 
 def by_policy(options: EncodeOptions, policy: TensorPolicy | None) -> EncodeOptions:
@@ -57,17 +66,33 @@ def by_policy(options: EncodeOptions, policy: TensorPolicy | None) -> EncodeOpti
         return options
     wanted = policy.model_dump(exclude_none=True)
     if policy.mode != options.mode:
-        wanted |= {"denoiser": False, "qae": False, "transform": "auto"}
+        wanted |= {"denoiser": False, "qae": False, "dropout": False, "transform": "auto"}
     try:
         return options.changed(wanted)
     except OptionError as exc:
         raise BlockError("bad_frame", str(exc)) from exc
 
 
+def _by_series(
+    block: TensorBlock,
+    values: NDArray[Any],
+    options: EncodeOptions,
+    memory: Memory,
+    codebook: Codebook | None,
+    ahead: AheadOfBlocks | None,
+) -> tuple[Coded, Memory]:
+    """By what earlier blocks taught; only a block that teaches something is kept in mind."""
+    before = None if memory is None else memory.now.learned
+    room = memory is None or (memory.now.base is None and memory.now.residual is None)
+    answer = coded_by_series(block, values, options, before, codebook, ahead, room=room)
+    if answer.learned is not before:
+        memory = memory or bare(block)
+        memory.set(learned=answer.learned)
+    return Coded(answer.done, reason=answer.reason, switched_off=answer.switched_off, solver=answer.solver), memory
+
+
 def _compress(block: TensorBlock, values: NDArray[Any], options: EncodeOptions, **more: Any) -> Compressed:
-    # A circuit takes seconds to train: the records behind this one do not wait for that.
-    quick = options.changed({"qae": False}) if options.qae else options
-    return compress(values, quick, name=block.tensor_id, step=block.step, **more)
+    return compress(values, options, name=block.tensor_id, step=block.step, **more)
 
 
 def _delta(block: TensorBlock, values: NDArray[Any], options: EncodeOptions, memory: Memory) -> tuple[Coded, Memory]:
@@ -95,33 +120,40 @@ def _delta(block: TensorBlock, values: NDArray[Any], options: EncodeOptions, mem
 
 
 def _gradient(
-    block: TensorBlock, values: NDArray[Any], options: EncodeOptions, memory: Memory, codebook: Codebook | None
+    block: TensorBlock,
+    values: NDArray[Any],
+    options: EncodeOptions,
+    memory: Memory,
+    codebook: Codebook | None,
+    ahead: AheadOfBlocks | None,
 ) -> tuple[Coded, Memory]:
     if not fits(block, 2 * (block.tensor_nbytes // ITEM_BYTES[block.dtype]), options.state_bytes):
-        return Coded(_compress(block, values, options, codebook=codebook), None, "state_limit"), memory
+        coded, memory = _by_series(block, values, options, memory, codebook, ahead)
+        return coded._replace(reason="state_limit"), memory
     memory, changed = _memory(block, memory, base=False)
     last = _checked_step(block, memory)
     if last == block.step:  # sent twice: what was owed went with the first
-        return Coded(_compress(block, values, options, codebook=codebook)), memory
+        return _by_series(block, values, options, memory, codebook, ahead)
     at = place(block)
     assert memory.now.residual is not None  # `is_of` has seen it
     floats = as_floats(canonical(values).array, block.dtype)
     owed = from_bfloat16(memory.now.residual[at]).reshape(floats.shape)
     wanted = floats if last is None else (floats + owed).astype(floats.dtype)
     given = np.ascontiguousarray(from_floats(wanted, block.dtype)).reshape(floats.shape)
-    done = _compress(block, given, options, codebook=codebook)
+    coded, kept = _by_series(block, given, options, memory, codebook, ahead)
+    assert kept is memory  # which it was given
     with np.errstate(invalid="ignore", over="ignore"):
-        lost = (wanted - as_floats(restore(done, codebook=codebook).array, block.dtype)).astype(np.float32)
+        lost = (wanted - as_floats(restore(coded.done, codebook=codebook).array, block.dtype)).astype(np.float32)
     memory.edit("residual")[at] = to_bfloat16(np.where(np.isfinite(lost), lost, 0).astype(np.float32)).reshape(-1)
     note(memory, block, anchor=True)
-    return Coded(done, None, "shape_changed" if changed else None), memory
+    return coded._replace(reason="shape_changed") if changed else coded, memory
 
 
 def _memory(block: TensorBlock, memory: Memory, *, base: bool) -> tuple[Draft[TensorMemory], bool]:
     """What is kept of this tensor, and whether something else was kept under its name."""
     if memory is not None and is_of(memory.now, block, base=base):
         return memory, False
-    return fresh(block, base=base), memory is not None
+    return fresh(block, memory, base=base), memory is not None and bool(len(memory.now.step))
 
 
 def _checked_step(block: TensorBlock, memory: Draft[TensorMemory]) -> int | None:
@@ -152,5 +184,7 @@ def _frame(block: TensorBlock, coded: Coded) -> CompressedBlock:
         quality=quality,
         ops=tuple(op.op for op in done.header.ops),
         fallback_reason=coded.reason or done.fallback_reason,
+        switched_off=coded.switched_off,
+        solver=coded.solver,
         data=np.frombuffer(done.data, np.uint8),
     )

@@ -330,6 +330,14 @@ def _basis(header: Header, parts: Parts, basis: Basis | None, columns: int) -> B
     return basis
 
 
+def basis_within(header: Header, data: Any) -> Basis | None:
+    """The basis that travels in a block that has been restored, for those that name it; None without one."""
+    op: Transform | None = header.op(Transform)
+    if op is None or op.kind == "fourier" or header.basis_digest is not None:
+        return None
+    return _basis(header, Parts(header, read(data, size_of(header.dtype, header.shape)).payload(0)), None, op.width)
+
+
 def _weights(header: Header, parts: Parts, columns: int) -> NDArray[np.float32] | None:
     return None if header.op(Weights) is None else parts.get("weights", 4 * columns).view("<f4")
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from numpy.typing import ArrayLike
 
 from qstream.compression import lossy
 from qstream.compression.basis import Basis
-from qstream.compression.chains import UNMEASURED, draft
+from qstream.compression.chains import UNMEASURED, Draft, draft
 from qstream.compression.codebook import Codebook
 from qstream.compression.decode import decode
 from qstream.compression.dtypes import Form, as_floats, canonical, rows_of
+from qstream.compression.guide import NO_GUIDE, Guide, Measured
 from qstream.compression.header import MAX_NAME, Header, Promise, Quality, Raw, Reason, SplitFloat, digest, write
 from qstream.compression.nets import Net
 from qstream.compression.options import CompressionOptions
@@ -35,12 +36,15 @@ class Compressed:
         The container: a safetensors file with the header in its metadata.
     header
         What the container says about the tensor.
+    measured
+        What was tried; for who codes a series.
     """
 
     data: bytes
     header: Header
     nbytes: int
     size: int
+    measured: Measured = field(default_factory=Measured)
 
     @property
     def bits_per_value(self) -> float:
@@ -94,6 +98,7 @@ def compress(
     codebook: Codebook | None = None,
     name: str = "tensor",
     step: int = 0,
+    guide: Guide = NO_GUIDE,
 ) -> Compressed:
     """Code a tensor of any shape and strides.
 
@@ -114,6 +119,8 @@ def compress(
         Where the basis for a tensor of this name is, if none is given by itself.
     name, step
         Of the tensor, for the header.
+    guide
+        What earlier blocks of a series have taught.
 
     Raises
     ------
@@ -128,10 +135,10 @@ def compress(
     net = None if codebook is None else codebook.nets.get(name)
     if basis is None and codebook is not None:
         basis = codebook.for_tensor(name, rows_of(form.array.shape)[1])
-    header, pieces = coded(
-        form, chosen, base=given, basis=basis, moment=moment, influence=influence, net=net, name=name, step=step
-    )
-    return Compressed(write([header], [piece.data for piece in pieces]), header, form.array.nbytes, form.array.size)
+    made = draft(form, chosen, given, basis, moment, influence, net, guide)
+    header = _header(form, chosen, made, given, name, step)
+    data = write([header], [piece.data for piece in made.pieces])
+    return Compressed(data, header, form.array.nbytes, form.array.size, made.measured)
 
 
 def coded(
@@ -140,16 +147,19 @@ def coded(
     *,
     base: Form | None = None,
     basis: Basis | None = None,
-    moment: ArrayLike | None = None,
-    influence: ArrayLike | None = None,
     net: Net | None = None,
     name: str = "tensor",
     step: int = 0,
 ) -> tuple[Header, list[Piece]]:
     """The header and parts of a tensor; see `compress`."""
+    made = draft(form, options, base, basis, None, None, net)
+    return _header(form, options, made, base, name, step), made.pieces
+
+
+def _header(form: Form, options: CompressionOptions, made: Draft, base: Form | None, name: str, step: int) -> Header:
+    """The header, after what was made has been decoded and compared."""
     if len(name) > MAX_NAME or step < 0:
         raise ProblemError(must_be("name and step", f"at most {MAX_NAME} characters, and 0 or more", (name, step)))
-    made = draft(form, options, base, basis, moment, influence, net)
     fields: dict[str, Any] = {
         "step": step,
         "as_bits": form.as_bits,
@@ -171,7 +181,7 @@ def coded(
     header = Header.model_construct(name=name, dtype=form.dtype, shape=form.array.shape, ops=ops, parts=parts, **given)
     if options.verify:
         _verify(header, made.pieces, form, base, made.basis)
-    return header, made.pieces
+    return header
 
 
 def _verify(header: Header, pieces: list[Piece], form: Form, base: Form | None, basis: Basis | None) -> None:

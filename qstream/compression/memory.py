@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from qstream.compression.learned import HeldBasis, Learned, without_rows
 from qstream.module.draft import Draft
 from schemas.frame import Axes, Count, Frame, Name
 from schemas.tensors import ITEM_BYTES, TensorBlock, TensorPart
@@ -20,7 +21,8 @@ BLOCK_BYTES: Final = 2048
 class TensorMemory(Frame):
     """State of one tensor; `base` and `residual` are the whole tensor's, in C order, and each agent keeps at most one.
 
-    `step` is -1 for a block that has not come yet; `start` and `count` are the values that it had.
+    `step` is -1 for a block that has not come yet; `start` and `count` are the values that it had. Who codes keeps what it has
+    `learned`, who restores the newest `basis` that travelled.
     """
 
     dtype: Name
@@ -31,9 +33,19 @@ class TensorMemory(Frame):
     since_anchor: Annotated[NDArray[np.int32], Axes("blocks")]
     base: Annotated[NDArray[np.uint8], Axes("bytes")] | None = None
     residual: Annotated[NDArray[np.uint16], Axes("values", wire="BF16")] | None = None
+    learned: Learned | None = None
+    basis: HeldBasis | None = None
 
 
 Memory = Draft[TensorMemory] | None
+
+
+def bare(part: TensorPart) -> Draft[TensorMemory]:
+    """Nothing of the tensor's values, and no room for them."""
+    none = np.zeros(0, np.int64)
+    return Draft(
+        TensorMemory(dtype=part.dtype, shape=part.shape, step=none, start=none, count=none, since_anchor=none.astype(np.int32))
+    )
 
 
 def fits(part: TensorPart, nbytes: int, limit: int) -> bool:
@@ -41,8 +53,8 @@ def fits(part: TensorPart, nbytes: int, limit: int) -> bool:
     return nbytes <= limit and part.blocks <= max(MAX_BLOCKS, limit // BLOCK_BYTES)
 
 
-def fresh(part: TensorPart, *, base: bool) -> Draft[TensorMemory]:
-    """Nothing of the tensor yet: room for its values (`base`), or else for residuals."""
+def fresh(part: TensorPart, before: Memory, *, base: bool) -> Draft[TensorMemory]:
+    """Nothing of the tensor's values yet: room for them (`base`), or else for residuals; what was learnt before stays."""
     none = np.zeros(part.blocks, np.int64)
     empty = {"base": np.zeros(part.tensor_nbytes, np.uint8)} if base else {"residual": np.zeros(math.prod(part.shape), np.uint16)}
     return Draft(
@@ -53,6 +65,8 @@ def fresh(part: TensorPart, *, base: bool) -> Draft[TensorMemory]:
             start=none,
             count=none,
             since_anchor=none.astype(np.int32),
+            learned=None if before is None or before.now.learned is None else without_rows(before.now.learned),
+            basis=None if before is None else before.now.basis,
             **empty,
         )
     )
@@ -72,8 +86,9 @@ def last_step(memory: TensorMemory, part: TensorPart) -> int | None:
 
 
 def is_same(draft: Draft[TensorMemory], state: TensorMemory | None) -> bool:
-    """Whether no block was noted since the draft was made of the state."""
-    return state is not None and draft.now.step is state.step
+    """Whether no block was noted, and nothing learnt, since the draft was made of the state."""
+    now = draft.now
+    return state is not None and now.step is state.step and now.learned is state.learned and now.basis is state.basis
 
 
 def place(part: TensorPart, itemsize: int = 1) -> slice:

@@ -21,6 +21,11 @@ VIOLATIONS: Final = Counter(
 )
 OPERATIONS: Final = Counter("qstream_compression_operations_total", "Coded blocks whose chain has an operation", ["operation"])
 FALLBACKS: Final = Counter("qstream_compression_fallbacks_total", "Blocks that were not coded as asked for", ["reason"])
+SWITCHED_OFF: Final = Counter(
+    "qstream_compression_switched_off_blocks_total",
+    "Blocks for which an option was not tried, since it did not pay for earlier ones",
+    ["role", "option"],
+)
 RESTORED_BYTES: Final = Counter("qstream_decompression_restored_bytes_total", "Bytes of restored blocks", ["role"])
 WAITING: Final = Counter(
     "qstream_decompression_waiting_blocks_total",
@@ -57,6 +62,8 @@ def _coded(block: CompressedBlock) -> None:
         OPERATIONS.labels(operation).inc()
     if block.fallback_reason is not None:
         FALLBACKS.labels(block.fallback_reason).inc()
+    for option in block.switched_off:
+        SWITCHED_OFF.labels(block.role, option).inc()
     VIOLATIONS.labels(block.role).inc(is_above_bound(block))
 
 

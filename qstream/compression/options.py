@@ -73,6 +73,10 @@ class CompressionOptions(ModuleOptions):
     denoiser: bool = Field(
         default=False, description="a net of the codebook, trained for the tensor, corrects what is restored, where that pays"
     )
+    dropout: bool = Field(
+        default=False, description="the circuit of qae does without wires that Monte-Carlo dropout finds harmless"
+    )
+    dropout_samples: int = Field(default=64, ge=1, le=10_000, description="random subsets that dropout tries")
     table: bool = Field(default=True, description="values of one multiple are restored as their centre, where that pays")
     spectral: bool = Field(default=True, description="singular values that the error explains are shrunk, where that pays")
     refine_ms: float = Field(
@@ -92,6 +96,8 @@ class CompressionOptions(ModuleOptions):
             raise OptionError(must_be("option qae", f"false with mode {self.mode}, whose promise a basis would break", True))
         if self.denoiser and self.mode not in ("rate", "gradient"):
             raise OptionError(must_be("option denoiser", f"false with mode {self.mode}: it would break the promise", True))
+        if self.dropout and (exact or every_value):
+            raise OptionError(must_be("option dropout", f"false with mode {self.mode}: it would break the promise", True))
         if self.qae and self.transform in ("none", "fourier"):
             raise OptionError(must_be("option qae", f"false with transform {self.transform}", True))
         if self.mode == "bounded" and self.bound_kind in ("point", "l2") and self.bound >= 1:

@@ -8,6 +8,7 @@ from typing import Any, Final, Generic, Self, TypeVar
 from qstream.compression.books import NO_BOOKS, Books, codebook_of, read_books
 from qstream.compression.codebook import Codebook
 from qstream.compression.coding import coded_block
+from qstream.compression.learning import AheadOfBlocks
 from qstream.compression.memory import Memory, TensorMemory, is_same
 from qstream.compression.restoring import restored_block
 from qstream.compression.stream_options import DecodeOptions, EncodeOptions
@@ -35,19 +36,20 @@ class BlockProcessor(Processor[TensorMemory], Generic[Chosen]):
     state = TensorMemory
     state_ttl_s = TTL_S
 
-    def __init__(self, options: Chosen, books: Books = NO_BOOKS) -> None:
+    def __init__(self, options: Chosen, books: Books = NO_BOOKS, ahead: AheadOfBlocks | None = None) -> None:
         self.options = options
         self.books = books
+        self.ahead = ahead
 
     def answer(self, block: Any, memory: Memory, codebook: Codebook | None) -> tuple[Frame, Memory]:
         """The block's answer, and what is kept after it; a `ProblemError` leaves what is kept as it was."""
         raise NotImplementedError
 
     def configure(self, options: Mapping[str, Scalar]) -> Self:
-        return type(self)(self.options.changed(options), self.books)
+        return type(self)(self.options.changed(options), self.books, self.ahead)
 
     def with_tables(self, rows: Mapping[str, Mapping[str, Frame]]) -> Self:
-        return type(self)(self.options, read_books(rows.get(TENSOR_CODEBOOK.name, {}), self.books))
+        return type(self)(self.options, read_books(rows.get(TENSOR_CODEBOOK.name, {}), self.books), self.ahead)
 
     def warm(self) -> None:
         from qstream.compression.warm import warm  # noqa: PLC0415 - codes tensors
@@ -70,17 +72,21 @@ class BlockProcessor(Processor[TensorMemory], Generic[Chosen]):
 
 
 class CompressionProcessor(BlockProcessor[EncodeOptions]):
-    """Codes each block by itself; mode delta steps on the block that came before, mode gradient adds what that one lost."""
+    """Codes each block by itself; mode delta steps on the block that came before, mode gradient adds what that one lost.
+
+    With `ahead`, bases are computed while records go on, and a record that needs one which is late waits (`NotYet`); without,
+    they are computed with that record. Both give the same bytes.
+    """
 
     name = "compression"
     inputs = (TENSOR_BLOCK,)
     outputs = (TENSOR_COMPRESSED,)
 
-    def __init__(self, options: EncodeOptions | None = None, books: Books = NO_BOOKS) -> None:
-        super().__init__(options or EncodeOptions(), books)
+    def __init__(self, options: EncodeOptions | None = None, books: Books = NO_BOOKS, ahead: AheadOfBlocks | None = None) -> None:
+        super().__init__(options or EncodeOptions(), books, ahead)
 
     def answer(self, block: Any, memory: Memory, codebook: Codebook | None) -> tuple[CompressedBlock, Memory]:
-        return coded_block(block, self.options, memory, codebook)
+        return coded_block(block, self.options, memory, codebook, self.ahead)
 
 
 class DecompressionProcessor(BlockProcessor[DecodeOptions]):
@@ -94,8 +100,8 @@ class DecompressionProcessor(BlockProcessor[DecodeOptions]):
     inputs = (TENSOR_COMPRESSED,)
     outputs = (TENSOR_RESTORED,)
 
-    def __init__(self, options: DecodeOptions | None = None, books: Books = NO_BOOKS) -> None:
-        super().__init__(options or DecodeOptions(), books)
+    def __init__(self, options: DecodeOptions | None = None, books: Books = NO_BOOKS, ahead: AheadOfBlocks | None = None) -> None:
+        super().__init__(options or DecodeOptions(), books, ahead)
 
     def answer(self, block: Any, memory: Memory, codebook: Codebook | None) -> tuple[RestoredBlock, Memory]:
         return restored_block(block, self.options, memory, codebook)

@@ -7,11 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qstream.compression.basis import Basis
 from qstream.compression.codebook import Codebook
-from qstream.compression.decode import Restored, restore
+from qstream.compression.decode import Restored, basis_within, restore
 from qstream.compression.dtypes import DTYPES
 from qstream.compression.header import Header, digest, read
-from qstream.compression.memory import Memory, TensorMemory, fits, fresh, is_of, last_step, note, place
+from qstream.compression.learned import MAX_LEARNT, basis_of, is_other
+from qstream.compression.learned import held as held_basis
+from qstream.compression.memory import Memory, TensorMemory, bare, fits, fresh, is_of, last_step, note, place
 from qstream.compression.stream_options import DecodeOptions
 from qstream.errors import BlockError
 from qstream.module.draft import Draft
@@ -29,21 +32,37 @@ def restored_block(
     fitting = fits(block, block.tensor_nbytes, options.state_bytes)
     known = memory if memory is not None and fitting and is_of(memory.now, block, base=True) else None
     held = None if known is None else _held(known, block)
-    if header.basis_digest is not None and (codebook is None or codebook.by_digest(header.basis_digest) is None):
-        return _skipped(block, TensorSkip.NO_BASIS), memory
+    basis = None
+    if header.basis_digest is not None:
+        basis = _basis(header.basis_digest, memory, codebook)
+        if basis is None:
+            return _skipped(block, TensorSkip.NO_BASIS), memory
     if header.base_digest is not None:
         if held is not None and header.digest == digest(held):  # sent twice
             return _frame(block, held, verified=True), memory
         if held is None or digest(held) != header.base_digest:
             return _skipped(block, TensorSkip.NO_BASE if fitting else TensorSkip.STATE_LIMIT), memory
     base = None if held is None else held.view(DTYPES[block.dtype]).reshape(block.block_shape)
-    found = restore(block.data, options, base=base if header.base_digest is not None else None, codebook=codebook)
+    found = restore(block.data, options, base=base if header.base_digest is not None else None, basis=basis, codebook=codebook)
     data = np.ascontiguousarray(found.array).reshape(-1).view(np.uint8)
     if block.kept and fitting and found.promise == "exact":
-        memory = known or fresh(block, base=True)
+        memory = known or fresh(block, memory, base=True)
         memory.edit("base")[place(block, ITEM_BYTES[block.dtype])] = data
         note(memory, block, anchor=block.anchor)
+    travelled = basis_within(header, block.data)
+    if travelled is not None and travelled.columns <= MAX_LEARNT and (memory is None or is_other(memory.now.basis, travelled)):
+        memory = memory or bare(block)
+        memory.set(basis=held_basis(travelled))
     return _frame(block, data, verified=found.verified, refined=_refined(found)), memory
+
+
+def _basis(digest_: str, memory: Memory, codebook: Codebook | None) -> Basis | None:
+    """The basis of this digest, of the codebook or of the newest block that one travelled with."""
+    found = None if codebook is None else codebook.by_digest(digest_)
+    if found is None and memory is not None and memory.now.basis is not None:
+        held = basis_of(memory.now.basis)
+        found = held if held.digest == digest_ else None
+    return found
 
 
 def _header(block: CompressedBlock, options: DecodeOptions) -> Header:

@@ -20,8 +20,18 @@ class EncodeOptions(CompressionOptions):
     refine_ms: float = Field(
         default=40.0, ge=0, le=600_000, description="estimated work of a refiner above which it is left out; 0: no limit"
     )
+    plan_ms: float = Field(
+        default=500.0,
+        ge=0,
+        le=600_000,
+        description="time of records from when there are enough rows until their basis is in force",
+    )
+    qae_ms: float = Field(default=20_000.0, ge=0, le=3_600_000, description="the same of a basis by a circuit")
     anchor_every: int = Field(
-        default=64, ge=1, le=1_000_000, description="mode delta: of so many steps one needs no earlier one, for readers that join"
+        default=64,
+        ge=1,
+        le=1_000_000,
+        description="one in so many deltas, or blocks that share a basis, needs no earlier one, for readers that join",
     )
     state_bytes: int = Field(
         default=STATE_BYTES,

@@ -122,7 +122,7 @@ def test_what_a_gradient_lost_is_added_to_the_next():
     gradient = rng.standard_normal((32, 64)).astype(np.float32)
     both, sums = Both(mode="gradient"), []
     total = np.zeros_like(gradient)
-    for step in range(12):
+    for step in range(24):
         data = both.restore(both.code(block(gradient, step))).data
         assert data is not None
         total += data.view(np.float32).reshape(gradient.shape)
