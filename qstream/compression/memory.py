@@ -53,7 +53,7 @@ def fits(part: TensorPart, nbytes: int, limit: int) -> bool:
     return nbytes <= limit and part.blocks <= max(MAX_BLOCKS, limit // BLOCK_BYTES)
 
 
-def fresh(part: TensorPart, before: Memory, *, base: bool) -> Draft[TensorMemory]:
+def fresh(part: TensorPart, before: Memory = None, *, base: bool) -> Draft[TensorMemory]:
     """Nothing of the tensor's values yet: room for them (`base`), or else for residuals; what was learnt before stays."""
     none = np.zeros(part.blocks, np.int64)
     empty = {"base": np.zeros(part.tensor_nbytes, np.uint8)} if base else {"residual": np.zeros(math.prod(part.shape), np.uint16)}
@@ -106,7 +106,7 @@ def note(draft: Draft[TensorMemory], part: TensorPart, *, anchor: bool) -> None:
 
 def hold(block: TensorBlock, memory: Draft[TensorMemory] | None) -> Draft[TensorMemory]:
     """With the values of a block that travels another way, for deltas to step on."""
-    known = memory if memory is not None and is_of(memory.now, block, base=True) else fresh(block, base=True)
+    known = memory if memory is not None and is_of(memory.now, block, base=True) else fresh(block, memory, base=True)
     known.edit("base")[place(block, ITEM_BYTES[block.dtype])] = block.data
     note(known, block, anchor=True)
     return known
