@@ -21,7 +21,7 @@ from qstream.errors import ConfigError
 from qstream.testing.java_kafka import JavaKafka
 from qstream.testing.real_kafka import ADDRESS_SETTING, real_kafka
 
-pytest_plugins = ["tests.order", "tests.skipped"]
+pytest_plugins = ["tests.kernels", "tests.order", "tests.skipped"]
 
 # A busy machine draws slowly and answers late, which proves nothing about the code; in CI the same examples each time.
 settings.register_profile(

@@ -1,36 +1,26 @@
-"""Order: side by side (`pytest -n`), tests that wait longest begin first, and what shares a server stays in one process.
+"""Order: side by side (`pytest -n`), tests that wait for servers are spread among those that compute, so that no processor idles.
 
-The kernels are compiled once, into a cache on disk: by one process at the very start, while the others run tests that need
-none. Processes that come to the same kernel together would each compile it.
+What takes longest begins first. Tests that need kernels begin a little later than the others, as one process compiles these at
+the very start. What shares a server stays in one process.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
+
+from tests.kernels import needs_kernels
 
 # Each runs a broker, a store and three workers or more: two at a time leave a small machine room for the others.
 CHAOS_LANES = 2
-FIRST = ("tests/unit/routing/test_warm.py", "tests/chaos", "tests/stream")
+WARM = "tests/unit/routing/test_warm.py"
+CHAOS = "tests/chaos"
+STREAM = "tests/stream"
+LONGEST = ("tests/stream/test_demo", "tests/stream/test_wheels.py")
 # Tests that share servers with all others, or nothing: each may run in any process.
-APART = (*FIRST[1:], "tests/unit/schemas")
-NEED_KERNELS = (
-    "tests/unit/routing",
-    "tests/unit/energy",
-    "tests/unit/compression",
-    "tests/unit/cli/routing",
-    "tests/unit/cli/compression",
-    "tests/unit/agents",
-    "tests/unit/demo",
-    "tests/unit/testing",
-    "tests/unit/test_docs.py",
-    "tests/conformance",
-)
-
-
-def rank(item: pytest.Item) -> int:
-    """The place of a test among those that begin first; after them those that need no kernel, then those that need one."""
-    first = (n for n, part in enumerate(FIRST) if item.nodeid.startswith(part))
-    return next(first, len(FIRST) + item.nodeid.startswith(NEED_KERNELS))
+APART = (CHAOS, STREAM, "tests/unit/schemas")
+KERNELS_AT = 0.2  # of a run: about when they are compiled
 
 
 def group(item: pytest.Item) -> str | None:
@@ -44,13 +34,26 @@ def group(item: pytest.Item) -> str | None:
     return file if "module" in scopes or not file.startswith(APART) else None
 
 
+def places(items: Sequence[pytest.Item]) -> dict[str, float]:
+    """When each test begins, as a share of the run, by its id."""
+    found: dict[str, float] = {}
+    for waits in (True, False):
+        for begin, kernels in ((0.0, False), (KERNELS_AT, True)):
+            chosen = [item for item in items if item.nodeid.startswith(STREAM) == waits and needs_kernels(item) == kernels]
+            chosen.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
+            found |= {item.nodeid: begin + (1 - begin) * n / len(chosen) for n, item in enumerate(chosen)}
+    found |= {item.nodeid: needs_kernels(item) - 2.0 for item in items if item.nodeid.startswith(CHAOS)}
+    return found | {item.nodeid: -3.0 for item in items if item.nodeid.startswith(WARM)}
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("numprocesses", None) is None and not hasattr(config, "workerinput"):
         return
-    items.sort(key=rank)
+    begin = places(items)
+    items.sort(key=lambda item: begin[item.nodeid])
     for n, item in enumerate(items):
-        name = f"chaos-{n % CHAOS_LANES}" if item.nodeid.startswith("tests/chaos") else group(item)
+        name = f"chaos-{n % CHAOS_LANES}" if item.nodeid.startswith(CHAOS) else group(item)
         if name is not None:
             item.add_marker(pytest.mark.xdist_group(name))
 

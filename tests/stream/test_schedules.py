@@ -43,7 +43,7 @@ def test_graphs_are_scheduled_at_once_and_solved_later_also_by_another_worker(
             publisher.publish(TASK_GRAPH, given[0])
             publisher.publish(TASK_GRAPH, given[1])
             publisher.flush()
-            wait_until(lambda: len(schedules()) == 3)
+            wait_until(lambda: len(schedules()) >= 3)  # the solved one may come as well, or from the next worker
         with LoopThread(build_loop(energy.AGENT, settings)):
             wait_until(lambda: len(schedules()) == 4)
     found = schedules()

@@ -33,6 +33,7 @@ from tests.scales import PINGS, PONGS, Scales, ScalesState
 
 AGENT = Agent(name="scales", purpose="weighs", topics=(PINGS, PONGS, LEARN_COMMAND), processor=lambda _: Scales())
 LETTERS = dead_letter_topic("scales")
+START_S = 600.0  # where no cache has the kernels, they are compiled for a minute of a processor that may be busy
 
 
 @pytest.fixture
@@ -158,6 +159,7 @@ def test_what_routing_learns_is_seen_stopped_by_the_kill_switch_frozen_carried_a
             assert invoke("control", "routing", "--set", f"learn={learn}", *kafka).exit_code == 0
             wait_until(lambda: worker.loop.controlled.processor.options.learn == learn)
 
+        wait_until(lambda: worker.loop.warm, START_S)
         for model, experts in (("m", 8), ("n", 6)):
             publisher.publish(EXPERTS_TOPOLOGY, _topology(model, experts))
         before = send(5)

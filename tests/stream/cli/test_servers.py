@@ -19,7 +19,7 @@ from qstream.stream.client import PlanSubscriber, Publisher
 from qstream.testing.rig import wait_until
 from schemas.topics import CONTROL, EXPERTS_TOPOLOGY, ROUTING_PLAN, TOKENS_BATCH, TOPICS
 
-READY_S = 240.0
+READY_S = 600.0  # where no cache has the kernels, they are compiled for a minute of a processor that may be busy
 
 
 def ready(port: int) -> bool:
@@ -106,7 +106,7 @@ def test_an_agent_and_its_topics_may_come_up_in_any_order(started, invoke, bare_
     assert (code, status["ready"], page(port, "healthz")[0]) == (503, False, 200)
     assert {TOKENS_BATCH.name, ROUTING_PLAN.name, CONTROL.name, "qstream.routing.dlq.v1"} <= set(status["missing_topics"])
     assert invoke("topics", "apply", "-b", bare_kafka).exit_code == 0
-    wait_until(lambda: ready(port))
+    wait_until(lambda: ready(port), READY_S)
     assert page(port, "readyz")[1]["missing_topics"] == []
     process.terminate()
     assert process.wait() == 0
