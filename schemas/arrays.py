@@ -43,7 +43,7 @@ def as_array(value: Any, dtype: np.dtype[Any], axes: tuple[str, ...], plain: Sch
         raise _refusal(dtype, axes, type(value).__name__)
     if array.ndim != len(axes) or (array.ndim > 1 and array.size == 0):
         raise _refusal(dtype, axes, f"shape {list(array.shape)}")
-    if dtype.kind == "f" and not _all_finite(array):
+    if dtype.kind == "f" and not all_finite(array):
         raise ValueError(must("finite numbers", Shown("NaN or infinity")))
     flags = array.flags
     if not flags.c_contiguous:
@@ -61,14 +61,14 @@ def _reader(dtype: np.dtype[Any], axes: tuple[str, ...], plain: SchemaValidator)
     def read(value: Any) -> NDArray[Any]:
         if type(value) is np.ndarray and value.dtype == dtype and value.ndim == rank and (rank == 1 or value.size):
             flags = value.flags
-            if flags.c_contiguous and not flags.writeable and not (is_float and not _all_finite(value)):
+            if flags.c_contiguous and not flags.writeable and not (is_float and not all_finite(value)):
                 return value
         return as_array(value, dtype, axes, plain)
 
     return read
 
 
-def _all_finite(array: NDArray[Any]) -> bool:
+def all_finite(array: NDArray[Any]) -> bool:
     """Whether no number is NaN or infinite. For few numbers, Python is quicker than one call of NumPy."""
     if array.size <= SMALL and math.isfinite(sum(array.ravel().tolist())):  # a sum that overflows says nothing
         return True

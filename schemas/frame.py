@@ -26,6 +26,7 @@ from pydantic_core import core_schema, to_json
 from schemas.arrays import array_schema, extremes
 from schemas.layout import METADATA, Read, usual_layout
 from schemas.parse import looks_like_json, read_json
+from schemas.repeated import read_repeated
 from schemas.wording import Shown, must, must_be
 
 ContentType = Literal["application/vnd.safetensors", "application/json"]
@@ -109,11 +110,15 @@ class Frame(BaseModel):
     read-only: a writable array is copied, a read-only one shared. No value is converted on the way in but an int to a
     float. Reading ignores unknown header fields and arrays (a newer minor producer), takes the last of repeated names,
     refuses another frame or major version, and allocates nothing before the size is checked.
+
+    `CHANGING` names the fields, in their order, in which the headers of one sender differ from record to record: the rest is then
+    read once (`schemas.repeated`). They must be of type `Count`, and no rule may join them, or numbers of arrays, to others.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore", allow_inf_nan=False, arbitrary_types_allowed=True)
     VERSION: ClassVar[int] = 1
     MAX_BYTES: ClassVar[int] = MAX_MESSAGE_BYTES
+    CHANGING: ClassVar[tuple[str, ...]] = ()
     arrays: ClassVar[dict[str, tuple[str, ...]]] = {}
     dtypes: ClassVar[dict[str, np.dtype[Any]]] = {}
     codes: ClassVar[dict[str, frozenset[str]]] = {}
@@ -297,6 +302,11 @@ def _read_json(cls: type[Frame], text: bytes | str) -> dict[str, Any]:
 
 def _from_safetensors(cls: type[Frame], data: bytes) -> Any:
     """A frame of the header fields and the declared arrays of a safetensors body."""
+    frame = read_repeated(cls, data, _read_safetensors) if cls.CHANGING else None
+    return _read_safetensors(cls, data) if frame is None else frame
+
+
+def _read_safetensors(cls: type[Frame], data: bytes) -> Any:
     header, arrays = usual_layout(data, cls.dtypes, cls.codes) or _any_layout(cls, data)
     metadata = header.get(METADATA) or {}
     if HEADER_KEY not in metadata:

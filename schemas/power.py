@@ -5,7 +5,7 @@ In all of these -1 means not reported, or none, for quantities that are otherwis
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, ClassVar, Final, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +46,8 @@ class GpuTelemetry(Frame):
     counters ``energy_mj``, ``clock_event_reasons`` and ``progress``, the work done so far in `progress_unit`. Unknown names are
     ignored. -1 in `value` and 2**64 - 1 in `count` mean not reported.
     """
+
+    CHANGING: ClassVar[tuple[str, ...]] = ("ts_ns", "seq")
 
     domain: Name = Field(description="the power domain that one plan covers")
     ts_ns: TimeNs = Field(description="time of the readings, ns since 1970")
