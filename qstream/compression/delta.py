@@ -23,6 +23,7 @@ from schemas.wording import Shown, must_be
 
 Bytes = NDArray[np.uint8]
 _MOST: Final = 1 << 31  # values of one tensor: counts and gaps are 32 bits
+_U: Final = np.uint64
 _NO_STEPS: Final = 15  # in place of a Rice parameter: every step of the class is 1
 
 
@@ -51,10 +52,9 @@ def decode(parts: Parts, op: DeltaExponent | Xor, planes: SplitFloat | None, bas
 def _by_exponent(new: NDArray[np.uint16], base: NDArray[np.uint16]) -> Piece:
     many = int(np.count_nonzero(new != base))
     gaps, steps, group = np.empty(many, np.int64), np.empty(many, np.int64), np.empty(many, np.uint8)
-    _scan(read_only(base), read_only(new), gaps, steps, group)
-    changed = np.bincount(group, minlength=256)
-    more = np.bincount(group, np.abs(steps) - 1, 256)
-    gap_rice = _parameter(np.bincount(group, gaps, 256), changed, 31)
+    changed, waited, more = np.zeros((3, 256), np.int64)
+    _scan(read_only(base), read_only(new), gaps, steps, group, changed, waited, more)
+    gap_rice = _parameter(waited, changed, 31)
     step_rice = np.where(more > 0, _parameter(more, changed, _NO_STEPS - 1), _NO_STEPS)
     # A code has at most 33 ones, 32 bits and a sign; a class of a head at most 90 bits.
     out = np.zeros(many * 17 + 256 * 12 + 16, np.uint8)
@@ -83,7 +83,8 @@ def _ordered(u: Any) -> Any:
 
 
 @compiled
-def _scan(base: Any, new: Any, gaps: Any, steps: Any, group: Any) -> None:
+def _scan(base: Any, new: Any, gaps: Any, steps: Any, group: Any, changed: Any, waited: Any, more: Any) -> None:
+    """Every change, and by class how many there are, the sum of their gaps and that of their steps beyond 1."""
     since = np.zeros(256, np.int64)
     m = 0
     for i in range(len(base)):
@@ -91,20 +92,27 @@ def _scan(base: Any, new: Any, gaps: Any, steps: Any, group: Any) -> None:
         e = b >> 7 & 255
         if new[i] == b:
             since[e] += 1
-        else:
-            gaps[m], steps[m], group[m] = since[e], _ordered(new[i]) - _ordered(b), e
-            since[e] = 0
-            m += 1
+            continue
+        step = _ordered(new[i]) - _ordered(b)
+        gaps[m], steps[m], group[m] = since[e], step, e
+        changed[e] += 1
+        waited[e] += since[e]
+        more[e] += abs(step) - 1
+        since[e] = 0
+        m += 1
 
 
 @compiled
 def _put(out: Any, at: Any, value: Any, count: Any) -> Any:
-    """Append the lowest `count` bits, the highest first; returns the position after them."""
-    for k in range(count):
-        if value >> (count - 1 - k) & 1:
-            out[at >> 3] |= 128 >> (at & 7)
-        at += 1
-    return at
+    """Append the lowest `count` bits, at most 56, the highest first, to zeros; returns the position after them.
+
+    Eight bytes are written at once: their unsigned indices let the compiler see that.
+    """
+    first = _U(at) >> _U(3)
+    word = _U(out[first]) << _U(56) | (_U(value) & ((_U(1) << _U(count)) - _U(1))) << _U(64 - count - (at & 7))
+    for k in range(8):
+        out[first + _U(k)] = np.uint8(word >> _U(56 - 8 * k))
+    return at + count
 
 
 @compiled
@@ -113,7 +121,10 @@ def _put_rice(out: Any, at: Any, value: Any, k: Any) -> Any:
     quotient = value >> k
     if quotient >= 32:
         return _put(out, _put(out, at, 0xFFFFFFFF, 32), value, 32)
-    return _put(out, _put(out, at, (1 << (quotient + 1)) - 2, quotient + 1), value, k)
+    ones = (1 << (quotient + 1)) - 2
+    if quotient + 1 + k <= 56:
+        return _put(out, at, ones << k | value & ((1 << k) - 1), quotient + 1 + k)
+    return _put(out, _put(out, at, ones, quotient + 1), value, k)
 
 
 @compiled
@@ -144,21 +155,29 @@ def _write(out: Any, gaps: Any, steps: Any, group: Any, changed: Any, gap_rice: 
 
 
 @compiled
+def _ahead(data: Any, at: Any) -> Any:
+    """The 64 bits from the byte of the bit `at` on, moved so that this bit is the highest."""
+    word, first = _U(0), _U(at) >> _U(3)
+    for k in range(8):
+        word |= _U(data[first + _U(k)]) << _U(56 - 8 * k)
+    return word << _U(at & 7)
+
+
+@compiled
 def _get(data: Any, at: Any, count: Any) -> Any:
     """`count` bits, at most 32, of data with 8 bytes of room behind."""
-    word = np.int64(0)
-    for k in range(5):
-        word = word << 8 | data[(at >> 3) + k]
-    return word >> (40 - count - (at & 7)) & ((np.int64(1) << count) - 1)
+    return np.int64(_ahead(data, at) >> _U(32) >> _U(32 - count))
 
 
 @compiled
 def _get_rice(data: Any, at: Any, k: Any) -> Any:
     """(number, position after it)."""
+    word = _ahead(data, at)
     quotient = 0
-    while quotient < 32 and data[at >> 3] >> (7 - (at & 7)) & 1:
+    while quotient < 32 and word >> _U(63):
         quotient += 1
-        at += 1
+        word <<= _U(1)
+    at += quotient
     if quotient == 32:
         return _get(data, at, 32), at + 32
     return quotient << k | _get(data, at + 1, k), at + 1 + k

@@ -23,7 +23,7 @@ from qstream.errors import BlockError, ProblemError
 from schemas.wording import Shown, must_be
 
 _DEFAULT: Final = CompressionOptions()
-_SUPPOSED: Final = {name: field.default for name, field in Header.model_fields.items()}
+_SUPPOSED: Final = {name: field.get_default(call_default_factory=True) for name, field in Header.model_fields.items()}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -177,8 +177,10 @@ def _header(form: Form, options: CompressionOptions, made: Draft, base: Form | N
     if made.quality is not UNMEASURED:
         given["quality"] = made.quality
     ops, parts = tuple(made.ops), tuple(piece.part for piece in made.pieces)
-    # Every field is our own; a reader checks them all, and here that would be half of the time of a small tensor.
-    header = Header.model_construct(name=name, dtype=form.dtype, shape=form.array.shape, ops=ops, parts=parts, **given)
+    given |= {"name": name, "dtype": form.dtype, "shape": form.array.shape, "ops": ops, "parts": parts}
+    # Every field is our own; a reader checks them all, and here that and copies of defaults would be half of the time of a
+    # small tensor.
+    header = Header.model_construct(set(given), **(_SUPPOSED | given))
     if options.verify:
         _verify(header, made.pieces, form, base, made.basis)
     return header

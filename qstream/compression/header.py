@@ -202,7 +202,7 @@ class Header(_Model):
     ops: tuple[Op, ...] = Field(max_length=MAX_OPS)
     parts: tuple[Part, ...] = Field(max_length=MAX_PARTS)
     quality: Quality = Quality()
-    gains: dict[str, Figure] = {}
+    gains: dict[str, Figure] = Field(default_factory=dict)
     fallback_reason: Reason | None = None
 
     def op(self, kind: type[_Model]) -> Any:

@@ -245,7 +245,7 @@ def put_escapes(parts: Parts, values: NDArray[Any]) -> None:
 def measured(x: Floats, raw: NDArray[Any], dtype: str, escapes: int, bound: float | None = None) -> Quality:
     """What a reader's values are away from the tensor's, over finite ones."""
     with np.errstate(invalid="ignore", over="ignore"):
-        away = (x.reshape(-1) - as_floats(raw, dtype)).astype(np.float32 if dtype != "float64" else np.float64)
+        away = x.reshape(-1) - as_floats(raw, dtype)
         power, error = _power(x.reshape(-1)), _power(away)
         worst = max(float(away.max(initial=0)), -float(away.min(initial=0)))
         if not (np.isfinite(worst) and np.isfinite(error) and np.isfinite(power)):

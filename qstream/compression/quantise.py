@@ -69,17 +69,15 @@ def quantise(x: Floats, dtype: str, step: float, eps: float, low_bits: int) -> M
     if DTYPES[dtype].itemsize == 2:
         restored, before = _rounded(restored, dtype), bad
         bad = before | _too_far(x, restored, eps)
-    return Multiples(high, low if low_bits else None, np.flatnonzero(bad), restored)
+    return Multiples(high, low if low_bits else None, np.flatnonzero(bad.view(np.bool_)), restored)
 
 
 def restored(high: Bytes, low: Bytes | None, step: float, low_bits: int, dtype: str, out: Floats) -> None:
     """Write the multiples times the step into `out`, as floats of the type that they were computed in."""
-    nothing = np.empty(0, np.uint8)
-    if low is None and len(high) > 1024:
-        table = (np.arange(256) - 128).astype(out.dtype) * out.dtype.type(step)
-        _look_up(read_only(high), read_only(table), out)
+    if low is None:
+        _restore_high(read_only(high), out.dtype.type(step), out)
     else:
-        _restore(read_only(high), read_only(nothing if low is None else low), out.dtype.type(step), low_bits, out)
+        _restore(read_only(high), read_only(low), out.dtype.type(step), low_bits, out)
     if DTYPES[dtype].itemsize == 2:
         out[:] = _rounded(out, dtype)
 
@@ -129,16 +127,15 @@ def _quantise(x: Any, step: Any, inverse: Any, eps: Any, low_bits: Any, high: An
 def _restore(high: Any, low: Any, step: Any, low_bits: Any, out: Any) -> None:
     middle = 128 << low_bits
     for i in range(len(high)):
-        s = np.int32(high[i]) << low_bits
-        if low_bits:
-            s |= low[i]
+        s = np.int32(high[i]) << low_bits | low[i]
         out[i] = out.dtype.type(s - middle) * step
 
 
 @compiled
-def _look_up(high: Any, table: Any, out: Any) -> None:
+def _restore_high(high: Any, step: Any, out: Any) -> None:
+    """Without low bits: 32-bit arithmetic throughout, on many values at once."""
     for i in range(len(high)):
-        out[i] = table[high[i]]
+        out[i] = out.dtype.type(np.int32(np.int32(high[i]) - np.int32(128))) * step
 
 
 @compiled
