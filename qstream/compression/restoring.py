@@ -45,6 +45,7 @@ def restored_block(
     base = None if held is None else held.view(DTYPES[block.dtype]).reshape(block.block_shape)
     found = restore(block.data, options, base=base if header.base_digest is not None else None, basis=basis, codebook=codebook)
     data = np.ascontiguousarray(found.array).reshape(-1).view(np.uint8)
+    data.flags.writeable = False  # so that the frame shares it
     if block.kept and fitting and found.promise == "exact":
         memory = known or fresh(block, memory, base=True)
         memory.edit("base")[place(block, ITEM_BYTES[block.dtype])] = data

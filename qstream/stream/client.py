@@ -108,6 +108,13 @@ class Publisher:
         failed = [self._failed.popleft() for _ in range(len(self._failed))]
         self._producers.raise_if_failed(failed, left)
 
+    def require_confirmed(self) -> None:
+        """`DeliveryFailed` if something that was queued has failed by now; waits for nothing."""
+        with self._fatal_named():
+            self._producers.flush(0.0)
+        if failed := [self._failed.popleft() for _ in range(len(self._failed))]:
+            self._producers.raise_if_failed(failed, 0)
+
     def __enter__(self) -> Self:
         return self
 

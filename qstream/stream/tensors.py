@@ -38,6 +38,7 @@ if TYPE_CHECKING:  # the codec and its kernels are loaded where tensors are code
     from qstream.compression.local import LocalEncoder
     from qstream.compression.options import CompressionOptions
 
+BLOCK_BYTES: Final = 1 << 19
 CLAIM_OVER: Final = 64 << 20
 QUEUE_KBYTES: Final = 64 << 10  # of records on their way; librdkafka's default holds 1 GiB
 CONFIRM_MS: Final = 60_000  # for a queue that is full of blocks
@@ -48,8 +49,9 @@ class TensorPublisher:
     """Publishes steps of tensors as blocks, or a step that is too large for blocks as one archive in a `BlobStore`.
 
     `publish` queues and returns; it waits while 64 MiB are on their way, and the arrays may change once it has returned.
-    `flush` returns when the broker has everything, and raises `DeliveryFailed` if it has not; leaving the ``with`` block
-    flushes, after an error for one second. Use it from one thread.
+    `flush` returns when the broker has everything, and raises `DeliveryFailed` if it has not, as the next `publish` does: what
+    is not confirmed in a minute, or the setting delivery_timeout_ms, is lost. Leaving the ``with`` block flushes, after an
+    error for one second. Use it from one thread.
 
     Parameters
     ----------
@@ -76,7 +78,7 @@ class TensorPublisher:
         bootstrap_servers: str,
         *,
         encode: Literal["agent", "local"] = "agent",
-        block_bytes: int = 1 << 19,
+        block_bytes: int = BLOCK_BYTES,
         claim_over: int = CLAIM_OVER,
         blobs: BlobStore | None = None,
         options: CompressionOptions | None = None,
@@ -98,7 +100,8 @@ class TensorPublisher:
             warm()
             self._coder = LocalEncoder(options)
         base = (settings or load_settings()).with_kafka_defaults({"queue.buffering.max.kbytes": str(QUEUE_KBYTES)})
-        base = base.model_copy(update={"delivery_timeout_ms": max(base.delivery_timeout_ms, CONFIRM_MS)})
+        if "delivery_timeout_ms" not in base.model_fields_set:
+            base = base.model_copy(update={"delivery_timeout_ms": CONFIRM_MS})
         self._publisher = Publisher(bootstrap_servers, "qstream/tensors", base)
 
     def publish(
@@ -144,7 +147,10 @@ class TensorPublisher:
             Nothing was sent then, but for errors of coding in mode local.
         StoreUnavailable
             The store of blobs cannot be written.
+        DeliveryFailed
+            The broker has not confirmed something that was published before.
         """
+        self._publisher.require_confirmed()
         if not tensors:
             raise ProblemError(must_be("tensors", "at least one", 0))
         forms = {name: canonical(array, (dtypes or {}).get(name)) for name, array in tensors.items()}

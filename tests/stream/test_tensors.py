@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -214,3 +215,15 @@ def test_a_step_that_does_not_come_back_whole_is_explained_and_no_file_is_writte
         f"Error: blobs must be given: step 1 of {model!r} is in a blob, got None\n",
     )
     assert not out.exists()
+
+
+def test_the_page_on_moving_tensors_works_as_it_stands(tensor_kafka: str, model: str):
+    page = (Path(__file__).parents[2] / "docs/pages/howto/tensors.md").read_text()
+    sends, reads, blob, _ = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    names: dict[str, Any] = {}
+    for block in (sends, reads, blob):
+        here = block.replace("localhost:9092", tensor_kafka).replace("my-moe", model).replace('"large"', f'"{model}-large"')
+        exec(compile(here, "tensors.md", "exec"), names)
+        if block is reads:
+            assert_same(names["held"], names["weights"])
+    assert_same(names["step"].tensors, {"up": np.zeros((1024, 1024), np.float32)})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import typer
 
@@ -17,6 +18,9 @@ from qstream.state.blobs import BlobStore
 from schemas.tensors import TensorPolicy
 from schemas.topics import TENSOR_BLOCK, TENSOR_COMPRESSED, TENSOR_MANIFEST
 from schemas.wording import must_be
+
+EMBEDDED_BYTES: Final = 5 << 20
+EMBEDDED_BLOCK_BYTES: Final = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +43,17 @@ def send(file: Path, given: Sending, bootstrap_servers: str | None, *, as_json: 
     """Publish the tensors of a file as one step, with what it takes to make the same file of them again."""
     from qstream.compression.files import tensors_of  # noqa: PLC0415 - numpy and the codec, which help does not need
     from qstream.compression.formats.read import read_layout  # noqa: PLC0415
-    from qstream.stream.tensors import CLAIM_OVER, TensorPublisher  # noqa: PLC0415
+    from qstream.stream.tensors import BLOCK_BYTES, CLAIM_OVER, TensorPublisher  # noqa: PLC0415
 
     policy = _policy(given)
     layout = read_layout(file, stored=True)
     tensors = tensors_of(layout)
     settings = client_settings(bootstrap_servers)
-    require_topics(reach(settings), [TENSOR_COMPRESSED if given.local else TENSOR_BLOCK, TENSOR_MANIFEST])
+    cluster = reach(settings)
+    require_topics(cluster, [TENSOR_COMPRESSED if given.local else TENSOR_BLOCK, TENSOR_MANIFEST])
     blobs = None if given.blobs is None else BlobStore(given.blobs)
+    if cluster.embedded and len(layout.data) > EMBEDDED_BYTES:
+        typer.echo("warning: an embedded broker keeps 5 MiB of a partition: blocks that are not read in time are lost", err=True)
     progress = Progress("sent", sum(array.nbytes for array in tensors.values()))
     blocks = 0
 
@@ -59,6 +66,7 @@ def send(file: Path, given: Sending, bootstrap_servers: str | None, *, as_json: 
         with TensorPublisher(
             settings.bootstrap_servers,
             encode="local" if given.local else "agent",
+            block_bytes=EMBEDDED_BLOCK_BYTES if cluster.embedded else BLOCK_BYTES,
             blobs=blobs,
             claim_over=CLAIM_OVER if given.claim_over is None else given.claim_over,
             settings=settings,
