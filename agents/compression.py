@@ -30,6 +30,7 @@ AGENT = Agent(
     examples="qstream.compression.examples:records",
     example_options={"mode": "delta", "anchor_every": 4},
     commands="qstream.cli.compression.commands:app",
+    scenes={"compression": "qstream.demo.compression.scene:CompressionScene"},
     lines="qstream.cli.compression.lines:line",
     observe="qstream.compression.metrics:observe",
     settings={"port": 6072, "max_key_bytes": 5 << 19},  # of one tensor at most 2.5 MiB are kept

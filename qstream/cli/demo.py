@@ -66,6 +66,8 @@ def demo(
     while a model trains, and kills the worker that learns. The scene `energy` plays an hour of real requests to a modelled
     rack of 16 GPUs, whose clocks and power limits the agent sets: caps are probed, the budget falls, a node is cut off. A
     modelled second is over only when the agent has answered it: a slow machine takes longer than asked, and measures the same.
+    The scene `compression` trains the same kind of model by two workers: weights, gradients and activations travel through two
+    agents, and what returns is compared with what was sent.
     With --json and no FILE, stdout has the figures alone, and the rest is on stderr.
 
     \b

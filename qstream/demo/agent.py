@@ -45,6 +45,7 @@ class AgentProcess:
         kafka: Mapping[str, str],
         options: Mapping[str, object],
     ) -> None:
+        self.name = agent
         self.log = folder / f"{agent}.log"
         self._newest = "starting"
         self.port = free_ports(1)[0]

@@ -25,11 +25,15 @@ class Scene(Protocol):
 
     agent: str
     """Name of the agent in the registry."""
+    others: Sequence[str]
+    """Names of agents that run next to it with their defaults, the last one of which answers; empty for none."""
     options: Mapping[str, Scalar]
-    """Options that the agent starts with."""
+    """Options that `agent` starts with."""
     step_key: str
     """Key of all records of a scene that goes in step with the agent, else empty. Such records have the times of their frames;
-    after each step the stage waits until the agent has processed it and its plans have come; it goes on until `steps` ends."""
+    after each step the stage waits until the agent has processed it and its plans have come. Such a scene `ends` by itself."""
+    ends: bool
+    """Whether `steps` ends by itself, after the seconds or more; else the stage ends it."""
     switch: Mapping[str, Scalar]
     """Options that an operator changes half-way; empty for none."""
     kill_s: float
@@ -50,7 +54,7 @@ class Scene(Protocol):
         ...
 
     def steps(self, seconds: float) -> Iterator[Frames]:
-        """Endless input; the stage stops when the `seconds` are over. In step: all there is, in `seconds` or more."""
+        """Input of `seconds`: all there is, in as many or more, where it `ends`; else without end, and the stage stops."""
         ...
 
     def published(self, frame: Frame, at_s: float) -> None:
@@ -101,6 +105,8 @@ class Scene(Protocol):
 class InStepScene:
     """What scenes share that go in step with their agent, with neither a switch nor a kill."""
 
+    others: Sequence[str] = ()
+    ends = True
     switch: Mapping[str, Scalar] = {}
     kill_s = math.inf
     max_waiting = 1_000_000

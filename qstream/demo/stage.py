@@ -1,4 +1,4 @@
-"""The stage of every scene: servers, the agent as a process, the stream, and what is shown and kept of it."""
+"""The stage of every scene: servers, agents as processes, the stream, and what is shown and kept of it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -55,10 +55,10 @@ Arrivals = queue.SimpleQueue[tuple[float, Frame]]
 @dataclass(slots=True)
 class Run:
     """What the phases of a run share. `seconds` of streaming, from the first frame to the last; `published` records of the
-    agent's inputs; `plans` and `letters` that arrived."""
+    agent's inputs; `plans` and `letters` that arrived. The first of `agents` is the one that the scene is about."""
 
     scene: Scene
-    agent: AgentProcess
+    agents: Sequence[AgentProcess]
     publisher: Publisher
     subscribers: Sequence[PlanSubscriber[Any]]
     arrivals: Arrivals
@@ -72,8 +72,17 @@ class Run:
     letters: int = 0
 
     @property
+    def alive(self) -> bool:
+        return all(agent.alive for agent in self.agents)
+
+    @property
     def goes_on(self) -> bool:
-        return self.agent.alive and not self.signals and not self.gave_up
+        return self.alive and not self.signals and not self.gave_up
+
+    def state(self) -> tuple[str, str]:
+        """The first agent that is not ready, else the first, and its state."""
+        states = [(agent.name, agent.state()) for agent in self.agents]
+        return next((each for each in states if each[1] != "ready"), states[0])
 
     def collect(self, wait_s: float = 0.0) -> None:
         """Give the scene what has arrived; wait up to `wait_s` for the first."""
@@ -114,7 +123,7 @@ def run_scene(scene: Scene, seconds: float, json_path: Path | None, seed: int, p
                 if ready:
                     stream(run, seconds, seconds / 2 if switch and scene.switch else math.inf)
                     drain(run)
-                figures, faults, log_tail = run.figures(), find_faults(run, ready), run.agent.log_tail()
+                figures, faults, log_tail = run.figures(), find_faults(run, ready), end_of_log(run)
                 view.say("stopping the agent and the servers")
         except KeyboardInterrupt:
             return 128 + signal.SIGINT
@@ -164,27 +173,33 @@ def caught_signals() -> Iterator[list[int]]:
 
 @contextmanager
 def started(scene: Scene, view: View, signals: list[int]) -> Iterator[Run]:
-    """Broker, store, agent and subscribers; all gone on exit."""
-    agent = find_agent(scene.agent)
+    """Broker, store, agents and subscribers; all gone on exit."""
+    agents = [find_agent(name) for name in (scene.agent, *scene.others)]
+    inputs = {topic for agent in agents for topic in agent.topics}
+    topics = inputs | {agent.dead_letters for agent in agents}
     arrivals: Arrivals = queue.SimpleQueue()
     view.say("starting the embedded Kafka and Redis")
     with (
         tempfile.TemporaryDirectory(prefix="qstream-demo-") as folder,
-        EmbeddedKafka(partitions_of_topics() | {t.name: t.partitions for t in (*agent.topics, agent.dead_letters)}) as kafka,
+        EmbeddedKafka(partitions_of_topics() | {topic.name: topic.partitions for topic in topics}) as kafka,
         EmbeddedRedis() as redis,
         Publisher(kafka.bootstrap_servers, "demo", load_settings(kafka=QUIET)) as publisher,
     ):
         published = 0
         for topic, frame in scene.first():
             publish(publisher, scene, topic, frame)
-            published += topic in agent.topics
+            published += topic in inputs
         publisher.flush()
-        with (
-            AgentProcess(scene.agent, Path(folder), kafka.bootstrap_servers, redis.url, PROMPT, scene.options) as process,
-            followed(agent, kafka.bootstrap_servers, arrivals, EVERY_PLAN_NS if scene.step_key else None) as subscribers,
-            following(agent, kafka.bootstrap_servers, scene.step_key) as in_step,
-        ):
-            yield Run(scene, process, publisher, subscribers, arrivals, view, signals, in_step, published)
+        with ExitStack() as stack:
+            processes = []
+            for agent in agents:
+                options = scene.options if agent.name == scene.agent else {}
+                process = AgentProcess(agent.name, Path(folder), kafka.bootstrap_servers, redis.url, PROMPT, options)
+                processes.append(stack.enter_context(process))
+            now_ns = EVERY_PLAN_NS if scene.step_key else None
+            subscribers = stack.enter_context(followed(agents, kafka.bootstrap_servers, arrivals, now_ns))
+            in_step = stack.enter_context(following(agents[0], kafka.bootstrap_servers, scene.step_key))
+            yield Run(scene, processes, publisher, subscribers, arrivals, view, signals, in_step, published)
 
 
 @contextmanager
@@ -206,13 +221,14 @@ def publish(publisher: Publisher, scene: Scene, topic: Topic, frame: Frame) -> N
 
 @contextmanager
 def followed(
-    agent: Agent, bootstrap_servers: str, arrivals: Arrivals, now_ns: int | None
+    agents: Sequence[Agent], bootstrap_servers: str, arrivals: Arrivals, now_ns: int | None
 ) -> Iterator[Sequence[PlanSubscriber[Any]]]:
     """Put all plans and dead letters on the queue, with the time of arrival, each topic from a thread of its own.
 
     Plans that are over at `now_ns`, by default at the time of arrival, are left out.
     """
-    topics = [*(topic for topic in agent.topics if topic.role == "plan"), agent.dead_letters]
+    plans = [topic for agent in agents for topic in agent.topics if topic.role == "plan"]
+    topics = list(dict.fromkeys([*plans, *(agent.dead_letters for agent in agents)]))
     settings = load_settings(kafka=PROMPT | QUIET)
     subscribers = [PlanSubscriber(topic, topic.frame, bootstrap_servers, from_start=True, settings=settings) for topic in topics]
     closed = threading.Event()
@@ -236,11 +252,10 @@ def followed(
 
 
 def wait_ready(run: Run) -> bool:
-    """Wait for the agent, then let the scene load what it needs."""
+    """Wait for the agents, then let the scene load what it needs."""
     deadline_s = time.monotonic() + READY_S
-    name = run.scene.agent
     while run.goes_on and time.monotonic() < deadline_s:
-        state = run.agent.state()
+        name, state = run.state()
         if state == "ready":
             run.view.say("loading the scene")
             run.scene.warm()
@@ -265,15 +280,15 @@ def stream(run: Run, seconds: float, switch_s: float) -> None:
             switch_s = math.inf
         if run.seconds >= kill_s:
             run.view.say(f"the {run.scene.agent} agent is killed (SIGKILL), another one starts")
-            run.agent.kill_and_replace()
+            run.agents[0].kill_and_replace()
             run.scene.killed()
             kill_s = math.inf
         if run.seconds >= 1.0 and run.view.due():
             run.figures()
-            run.view.show(run.scene, run.agent.state())
+            run.view.show(run.scene, run.state()[1])
         while run.scene.waiting > run.scene.max_waiting and run.goes_on:
             run.collect(0.1)
-        if not run.goes_on or (run.in_step is None and run.seconds >= seconds):
+        if not run.goes_on or (not run.scene.ends and run.seconds >= seconds):
             return
 
 
@@ -309,7 +324,7 @@ def drain(run: Run) -> None:
     run.view.say("waiting for the last plans")
     run.publisher.flush()
     deadline_s = time.monotonic() + DRAIN_S
-    while run.agent.alive and time.monotonic() < deadline_s and left_to_come(run):
+    while run.alive and time.monotonic() < deadline_s and left_to_come(run):
         run.collect(0.1)
 
 
@@ -322,14 +337,18 @@ def left_to_come(run: Run) -> bool:
 
 def find_faults(run: Run, ready: bool) -> list[str]:
     """Why the run is not a success, in sentences."""
-    faults, name = [], run.scene.agent
-    if not run.agent.alive:
-        faults.append(f"The {name} agent ended.")
-    elif not ready:
-        faults.append(f"The {name} agent was not ready within {READY_S:.0f} s.")
+    faults = [f"The {agent.name} agent ended." for agent in run.agents if not agent.alive]
+    if not faults and not ready:
+        faults.append(f"The {run.state()[0]} agent was not ready within {READY_S:.0f} s.")
     if run.scene.waiting:
-        faults.append(f"{run.scene.waiting} frames got no plan from the {name} agent.")
+        faults.append(f"{run.scene.waiting} frames got no plan from the {run.agents[-1].name} agent.")
     return faults
+
+
+def end_of_log(run: Run) -> str:
+    """Of the agent that ended, else of the one that is not ready, else of the scene's."""
+    at_fault = next((agent.name for agent in run.agents if not agent.alive), run.state()[0])
+    return next(agent for agent in run.agents if agent.name == at_fault).log_tail()
 
 
 def circumstances(scene: Scene) -> dict[str, Any]:

@@ -38,8 +38,10 @@ class LearnScene:
     """Ten readings a second; each answer forecasts the next second, and the reading a second later says how the guess did."""
 
     agent = "meter"
+    others = ()
     options: Mapping[str, Scalar] = {}
     step_key = ""
+    ends = False
     switch: Mapping[str, Scalar] = {}
     kill_s = 8.0
     packages = ("numba",)

@@ -52,8 +52,10 @@ class RoutingScene:
     """A small model trains on Python's own sources; each layer's routing of each step is a token batch."""
 
     agent = "routing"
+    others = ()
     options = OPTIONS
     step_key = ""
+    ends = False
     switch: Mapping[str, Scalar] = {"colocate": True}
     kill_s = math.inf
     packages = ("torch", "numba")

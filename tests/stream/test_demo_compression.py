@@ -1,0 +1,43 @@
+"""The compression scene as a user runs it: real broker, store and both agents, a model that trains, and every block compared."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        importlib.util.find_spec("torch") is None and os.environ.get("CI") != "true", reason="the demo extra is not installed"
+    ),
+]
+FIGURES = {
+    *("seconds", "steps", "tensors", "blocks", "bits", "ratio", "rel_l2", "peers", "mismatches", "bound_violations"),
+    *("loss", "loss_uncompressed", "latency_ms", "dead_letters", "lost"),
+}
+CIRCUMSTANCES = {"seed", "machine", "versions", "options", "switch"}
+
+
+def test_every_block_returns_as_promised_and_the_model_learns_from_restored_gradients() -> None:
+    command = [sys.executable, "-m", "qstream.cli", "demo", "compression", "--plain", "--seconds", "1", "--json", "-"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "identical" in done.stderr
+    figures = json.loads(done.stdout)
+    assert figures.keys() == FIGURES | CIRCUMSTANCES
+    for name in ("mismatches", "bound_violations", "dead_letters", "lost"):
+        assert figures[name] == 0, name
+    assert figures["steps"] >= 3
+    assert figures["tensors"] == 22 + 2 * 22 + 2  # weights, gradients of two workers, activations of two blocks
+    assert figures["rel_l2"]["weight"] == 0
+    assert 0 < figures["rel_l2"]["activation"] <= 0.05
+    assert figures["ratio"]["gradient"] > 12
+    assert figures["bits"]["activation"] < figures["peers"]["activation"]["int8_bits"]
+    assert 0 < figures["loss"] < 5.6
+    assert abs(figures["loss"] - figures["loss_uncompressed"]) < 0.2
+    assert 0 < figures["latency_ms"]["p50"] <= figures["latency_ms"]["p99"]
