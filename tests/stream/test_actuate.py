@@ -78,7 +78,7 @@ def test_without_kafka_defaults_come_back_when_the_plan_is_over_and_later_plans_
             ahead_ns.append(LATER_NS)
             wait_until(lambda: limits(gpus) == {700})
             wait_until(lambda: any("not confirmed" in text for text in said))
-            assert [ack.result for ack in acks] == [("ok", "ok"), ("expired", "expired")]
+            wait_until(lambda: [ack.result for ack in acks] == [("ok", "ok"), ("expired", "expired")])
             broker.set_broker_up()
             with Publisher(broker.bootstrap_servers) as planner:
                 planner.publish(ENERGY_PLAN, plan(gpus, 2, LATER_NS))

@@ -212,7 +212,7 @@ def test_a_key_that_expires_leaves_the_index_and_ticks_no_more_though_nothing_el
         rig.publish([Ping.of("a", 2), Ping.of("c", 1)])
         wait_until(lambda: rig.committed_records() == 4)
         wait_until(lambda: indexed(rig, raw) == {"b"})
-        assert set(running.loop.ledger.keys.all()) == {"b"}
+        wait_until(lambda: set(running.loop.ledger.keys.all()) == {"b"})
         rig.publish([Ping.of("a", 3)])
         wait_until(lambda: rig.committed_records() == 5)
     assert not {event_id for event_id, _ in rig.pongs() if event_id.startswith("tick/a/0/")}

@@ -115,7 +115,7 @@ def test_a_batch_holds_no_more_records_than_allowed(rig: Rig, batches: list[list
 def test_a_batch_holds_no_more_bytes_than_allowed_and_one_record(rig: Rig, batches: list[list[Message]]):
     big = [Ping.of(f"name-{i % 3}", *range(1000)) for i in range(40)]  # 8 KB each
     rig.publish(big)
-    with rig.loop(max_batch_bytes=50_000, batch_window_ms=50):
+    with rig.loop(max_batch_bytes=50_000, batch_window_ms=1000):
         wait_until(lambda: rig.committed_records() == 40)
     sizes = [sum(len(m.value()) for m in batch) for batch in batches]
     largest = max(len(ping.encode()) for ping in big)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import pytest
 from redis.crc import key_slot
@@ -90,8 +91,14 @@ def test_a_node_that_does_not_answer_makes_the_store_unavailable_and_is_used_aga
         with pytest.raises(StoreUnavailable, match="Timeout"):
             hasty.load_all(KEYS)
         cluster[1].resume()
-        wait_until(hasty.ping)
-        assert isinstance(hasty.save_all([Write("late", Stored(), tally(1), {P0: 1}, {P0: epoch})])[0], Stored)
+        write = Write("late", Stored(), tally(1), {P0: 1}, {P0: epoch})
+
+        def saved() -> bool:
+            with suppress(StoreUnavailable):  # a busy machine may need longer than that for an answer
+                return isinstance(hasty.save_all([write])[0], Stored)
+            return False
+
+        wait_until(saved)
 
 
 def test_a_key_is_read_and_written_while_its_slot_moves_to_another_node(store: StateStore[Tally], cluster: list[Server]) -> None:
@@ -179,7 +186,7 @@ def test_workers_go_on_when_sentinels_name_another_primary(make_rig: MakeRig) ->
             wait_until(lambda: rig.committed_records() == 200, saying=running.loop.status)
             rig.publish(sent[200:])
             wait_until(lambda: rig.committed_records() == 300)
-            assert not running.loop.status().degraded
+            wait_until(lambda: not running.loop.status().degraded)
         with StateStore(f"redis://127.0.0.1:{servers[1].port}/0", rig.sample.name, Tally, 5000) as store:
             for name in {ping.name for ping in sent}:
                 assert store.load(name).state == Tally.of(*(ping for ping in sent if ping.name == name))

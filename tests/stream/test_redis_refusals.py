@@ -23,6 +23,7 @@ from qstream.testing.rig import Rig, wait_until
 from qstream.testing.sample import Ping, Tally
 
 MakeRig = Callable[..., Rig]
+PATIENT_MS = 20_000  # a Redis that refuses answers; a late answer on a busy machine would be another fault
 BY_NAME = ("eval", "evalsha", "hgetall", "pttl", "hmget", "hset", "hscan")
 SCRIPTS = (store_file._CAS, store_file._NEXT_EPOCH, KEYS_SCRIPT)
 USED = {*BY_NAME, *(word.lower() for text in SCRIPTS for word in re.findall(r"redis\.call\('(\w+)'", text))}
@@ -89,7 +90,7 @@ def test_a_worker_without_a_right_is_not_ready_and_says_so_until_it_has_it(
     make_rig: MakeRig, redis_server: EmbeddedRedis, raw: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     grant(raw, *(right for right in RIGHTS if right != "hset"))
-    rig = make_rig(redis_url=url_of(redis_server))
+    rig = make_rig(redis_url=url_of(redis_server), redis_timeout_ms=PATIENT_MS)
     sent = [Ping.of(f"name-{n % 3}", n) for n in range(30)]
     rig.publish(sent)
     with rig.loop() as running:
@@ -119,7 +120,7 @@ def test_what_turns_useless_under_a_worker_is_said_once_and_lasts_until_it_is_ov
         "without a right": (lambda: grant(raw, *(r for r in RIGHTS if r != "hset")), lambda: grant(raw, *RIGHTS)),
     }[turns]
     grant(raw, *RIGHTS)
-    rig = make_rig(redis_url=url_of(redis_server))
+    rig = make_rig(redis_url=url_of(redis_server), redis_timeout_ms=PATIENT_MS)
     sent = [Ping.of(f"name-{n % 6}", n) for n in range(200)]
     with rig.loop() as running:
         rig.publish(sent[:60])

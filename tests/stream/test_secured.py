@@ -321,8 +321,8 @@ def test_an_agent_that_lacks_a_right_is_not_ready_and_says_which(without, words,
     with start(rig, entry(*agent_rights(rig, lacking), *seeing)) as worker:
         wait_until(lambda: right in worker.loop.status().lacks)
         assert not worker.loop.status().ready
-        found = [record for record in caplog.records if record.levelno >= logging.ERROR and right in record.getMessage()]
-        assert len(found) == 1
+        said = wait_until(lambda: [r for r in caplog.records if r.levelno >= logging.ERROR and right in r.getMessage()])
+        assert len(said) == 1
 
 
 def test_an_agent_that_may_write_nowhere_is_not_ready_until_it_may(entry, secured, rig):

@@ -14,6 +14,7 @@ from qstream.stream.client import Publisher
 from qstream.stream.decode import ATTEMPTS_HEADER, decode
 from qstream.stream.read import read_all
 from qstream.stream.redrive import MAX_ATTEMPTS
+from qstream.testing.rig import wait_until
 from schemas.deadletter import DeadLetter
 from schemas.frame import JSON
 from schemas.topics import CONTROL, EXPERTS_LOAD, PLACEMENT_ACK, PLACEMENT_PLAN, ROUTING_DLQ
@@ -227,7 +228,8 @@ def test_a_missing_topic_holds_up_no_other_and_what_went_is_not_sent_again(clust
     lost = forge(cluster, PLACEMENT_ACK.name, b"x")
     (genuine,) = bury((b"z", BAD, []))
     admin = AdminClient({"bootstrap.servers": cluster})
-    admin.delete_topics([PLACEMENT_ACK.name])[PLACEMENT_ACK.name].result(10)
+    admin.delete_topics([PLACEMENT_ACK.name])[PLACEMENT_ACK.name].result(120)
+    wait_until(lambda: PLACEMENT_ACK.name not in admin.list_topics(timeout=60).topics)
     result = invoke("dlq", "redrive", "--all", "-b", cluster)
     assert result.exit_code == 1
     assert f"the cluster lacks {PLACEMENT_ACK.name}" in result.stderr

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -254,18 +255,26 @@ def test_many_threads_are_all_answered(runtime: QuantumRuntime):
     assert {plan(result) for result in found} == {plan(solve(request(math.inf), "exact"))}
 
 
+def at_rest(runtime: QuantumRuntime) -> bool:
+    """Whether no device starts or works."""
+    devices: Any = runtime.health()["devices"]
+    return not any(slots["starting"] or slots["busy"] for slots in devices.values())
+
+
 def test_requests_leave_threads_and_processes_as_they_were(runtime: QuantumRuntime):
     small = SolveRequest(problem(2), p=1, shots=1)
     solvers = ("auto", "qaoa", "device:lightning.qubit", "device:missing", "device:nobody")
     for name in solvers:
         runtime.solve(small, name)
     me = psutil.Process()
+    assert eventually(lambda: at_rest(runtime))  # what other tests killed has its successor
     before = threading.active_count(), len(me.children(recursive=True))
     for turn in range(200):
         runtime.solve(small, solvers[turn % len(solvers)])
-    assert threading.active_count() == before[0]
-    assert len(me.children(recursive=True)) == before[1]
-    assert not [child for child in me.children(recursive=True) if child.status() == psutil.STATUS_ZOMBIE]
+    assert eventually(lambda: at_rest(runtime))
+    now = threading.active_count(), len(me.children(recursive=True))
+    assert all(after <= first for first, after in zip(before, now, strict=True)), (before, now)  # what other tests began may end
+    assert eventually(lambda: not [child for child in me.children(recursive=True) if child.status() == psutil.STATUS_ZOMBIE])
 
 
 def test_after_its_end_it_still_answers_and_nothing_is_left(runtime: QuantumRuntime, orders: Path):
@@ -277,7 +286,8 @@ def test_after_its_end_it_still_answers_and_nothing_is_left(runtime: QuantumRunt
     _, alive = psutil.wait_procs(children, timeout=120)
     assert not alive
     assert ticket.done
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("qstream")]
+    # A worker that another test ran here may still compute something that nothing waits for.
+    assert eventually(lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("qstream")])
     for name in ("device:lightning.qubit", "device:inline", "qaoa"):
         assert reason(runtime.solve(request(), name)) is Reason.UNAVAILABLE
     refused = runtime.submit(request(), "qaoa").refused
@@ -307,7 +317,7 @@ def test_a_runtime_of_wrong_numbers_is_not_begun(wrong: dict[str, object]):
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(ProblemError, match=next(iter(wrong))):
         QuantumRuntime(**wrong)  # type: ignore[arg-type]
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert eventually(lambda: len(os.listdir("/proc/self/fd")) <= before)  # clients of other tests may just be connecting
 
 
 def test_a_closed_runtime_says_so_to_late_requests():

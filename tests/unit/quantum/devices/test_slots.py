@@ -249,8 +249,12 @@ def test_ten_thousand_calls_leave_threads_and_processes_as_they_were(keeper: Kee
     me = psutil.Process()
     before = threading.active_count(), len(me.children(recursive=True)), me.num_fds()
     call(10_000)
-    now = threading.active_count(), len(me.children(recursive=True)), me.num_fds()
-    assert all(after <= first for first, after in zip(before, now, strict=True)), (before, now)  # what other tests began may end
+
+    def as_before() -> bool:
+        now = threading.active_count(), len(me.children(recursive=True)), me.num_fds()
+        return all(after <= first for first, after in zip(before, now, strict=True))
+
+    assert eventually(as_before)  # what other tests began may end, and their clients may just be connecting
     assert not [child for child in me.children(recursive=True) if child.status() == psutil.STATUS_ZOMBIE]
     lanes.close()
     slots.close()
@@ -339,5 +343,6 @@ def test_the_loss_of_the_process_that_forks_devices_is_healed_and_nothing_is_lef
     user.join()
     _, alive = psutil.wait_procs(children, timeout=120)
     assert not alive
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("qstream")]
+    # A worker that another test ran here may still compute something that nothing waits for.
+    assert eventually(lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("qstream")])
     assert reason_of(slots) is Reason.UNAVAILABLE
