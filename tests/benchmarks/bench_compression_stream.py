@@ -7,7 +7,7 @@ Blocks are 512 KiB of bfloat16 weights, 20 a second: tensors of four blocks each
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import Any, Final
 
@@ -15,13 +15,12 @@ import numpy as np
 from confluent_kafka import Consumer
 
 from qstream.compression.header import digest
-from qstream.config import Settings
 from qstream.stream.client import Publisher
 from schemas.bfloat16 import to_bfloat16
 from schemas.frame import SAFETENSORS
 from schemas.tensors import RestoredBlock, TensorBlock, TensorPolicy
 from schemas.topics import TENSOR_BLOCK, TENSOR_RESTORED, TOPICS
-from tests.benchmarks.worker import Servers, servers, worker
+from tests.benchmarks.worker import servers, worker
 
 Row = tuple[str, float, str, str]
 
@@ -30,7 +29,6 @@ COLUMNS: Final = 1024
 BLOCKS: Final = 4  # of a tensor
 TENSORS: Final = 5
 STEPS: Final = 20
-WARM_UP: Final = 40  # blocks
 RATE: Final = 20.0  # blocks a second
 PATIENCE_S: Final = 60.0
 CHANGED: Final = 0.006  # of the values, by a step
@@ -43,55 +41,50 @@ POLICIES: Final[Mapping[str, TensorPolicy | None]] = {
 
 def rows() -> list[Row]:
     """What, value, unit and target of each measurement."""
-    found: list[Row] = []
-    with servers(TOPICS) as at:
-        settings: dict[str, Any] = {"options": {"state_bytes": 1 << 21}}
-        with (
-            worker("agents.compression:AGENT", at, **settings) as coding,
-            worker("agents.decompression:AGENT", at, **settings) as restoring,
-        ):
-            ready_s = [coding.await_ready(), restoring.await_ready()]
-            found.append(("start of both agents to ready", max(ready_s), "s", "-"))
-            for name, policy in POLICIES.items():
-                cpu_s, began = [each.cpu_s() for each in (coding, restoring)], time.perf_counter()
-                taken_s, sent = through(at, name, policy)
-                wall_s = time.perf_counter() - began
-                p50, p99 = 1e3 * np.percentile(taken_s[WARM_UP:], [50, 99])
-                target = "<= 80" if name == "lossless" else "-"
-                label = f"512 KiB block through both agents, {name}, {RATE:.0f} a second"
-                found += [(f"{label}: p50", p50, "ms", "-"), (f"{label}: p99", p99, "ms", target)]
-                found.append(("  blocks lost", sent - len(taken_s), "", "0"))
-                for who, running, before in zip(("coding", "restoring"), (coding, restoring), cpu_s, strict=True):
-                    found.append((f"  CPU of {who}", 1e2 * (running.cpu_s() - before) / wall_s, "% of a core", "-"))
-            for who, running in (("coding", coding), ("restoring", restoring)):
-                found.append((f"memory of {who}", running.resident_mib(), "MiB", "-"))
-    return found
-
-
-def through(at: Servers, name: str, policy: TensorPolicy | None) -> tuple[list[float], int]:
-    """Seconds from the call that publishes each block to its restored bytes in a reader's hand, and how many were sent."""
-    sent: dict[tuple[str, int, int], tuple[float, str]] = {}
-    taken: list[float] = []
-    config = {"bootstrap.servers": at.kafka, "group.id": f"bench.{name}", "fetch.wait.max.ms": 50}
-    patient = Settings(bootstrap_servers=at.kafka, delivery_timeout_ms=60_000)
+    settings: dict[str, Any] = {"options": {"state_bytes": 1 << 21}}
     with (
-        closing(Consumer(config | {"auto.offset.reset": "latest"})) as reader,
-        Publisher(at.kafka, settings=patient) as publisher,
+        servers(TOPICS) as at,
+        worker("agents.compression:AGENT", at, **settings) as coding,
+        worker("agents.decompression:AGENT", at, **settings) as restoring,
+        closing(Consumer({"bootstrap.servers": at.kafka, "group.id": "bench.reader", "auto.offset.reset": "latest"})) as reader,
+        Publisher(at.kafka) as publisher,
     ):
+        agents = {"coding": coding, "restoring": restoring}
+        ready_s = [running.await_ready() for running in agents.values()]
+        found: list[Row] = [("start of both agents to ready", max(ready_s), "s", "-")]
         reader.subscribe([TENSOR_RESTORED.name])
         while not reader.assignment():
             reader.poll(0.1)
-        start, quiet = time.perf_counter() + 0.5, 0.0
-        for number, block in enumerate(blocks(name, policy)):
-            due = start + number / RATE
-            while (wait_s := due - time.perf_counter()) > 0:
-                take(reader, wait_s, sent, taken)
-            sent[block.tensor_id, block.step, block.block] = time.perf_counter(), block.digest
-            publisher.publish(TENSOR_BLOCK, block)
-        quiet = time.perf_counter()
-        while len(taken) < len(sent) and time.perf_counter() - quiet < PATIENCE_S:
-            take(reader, 0.1, sent, taken)
-    return taken, len(sent)
+        through(publisher, reader, blocks("warm-up", None))  # of the broker and of connections too
+        for name, policy in POLICIES.items():
+            sent, cpu_s = blocks(name, policy), {who: running.cpu_s() for who, running in agents.items()}
+            began = time.perf_counter()
+            taken_s = through(publisher, reader, sent)
+            wall_s = time.perf_counter() - began
+            p50, p99 = 1e3 * np.percentile(taken_s, [50, 99])
+            label = f"512 KiB block through both agents, {name}, {RATE:.0f} a second"
+            found += [(f"{label}: p50", p50, "ms", "-"), (f"{label}: p99", p99, "ms", "<= 80")]
+            found.append(("  blocks lost", len(sent) - len(taken_s), "", "0"))
+            for who, running in agents.items():
+                found.append((f"  CPU of {who}", 1e2 * (running.cpu_s() - cpu_s[who]) / wall_s, "% of a core", "-"))
+        found += [(f"memory of {who}", running.resident_mib(), "MiB", "-") for who, running in agents.items()]
+    return found
+
+
+def through(publisher: Publisher, reader: Consumer, given: Sequence[TensorBlock]) -> list[float]:
+    """Seconds from the call that publishes each block to its restored bytes in a reader's hand, of those that came."""
+    sent: dict[tuple[str, int, int], tuple[float, str]] = {}
+    taken: list[float] = []
+    start = time.perf_counter()
+    for number, block in enumerate(given):
+        while (wait_s := start + number / RATE - time.perf_counter()) > 0:
+            take(reader, wait_s, sent, taken)
+        sent[block.tensor_id, block.step, block.block] = time.perf_counter(), block.digest
+        publisher.publish(TENSOR_BLOCK, block)
+    quiet = time.perf_counter()
+    while len(taken) < len(sent) and time.perf_counter() - quiet < PATIENCE_S:
+        take(reader, 0.1, sent, taken)
+    return taken
 
 
 def take(reader: Consumer, wait_s: float, sent: Mapping[tuple[str, int, int], tuple[float, str]], taken: list[float]) -> None:
