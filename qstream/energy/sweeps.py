@@ -52,7 +52,7 @@ class Sweep:
     knob: Knob = "power_limit_w"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "levels", ascending_levels(self.levels))
+        object.__setattr__(self, "levels", ascending_levels(self.levels, least=2))
         for name in ("time_s", "power_w"):
             object.__setattr__(self, name, positive(name, getattr(self, name), len(self.levels)))
         checked_knob(self.knob)
@@ -69,11 +69,13 @@ def checked_knob(knob: str) -> Knob:
     return knob
 
 
-def ascending_levels(levels: ArrayLike) -> Floats:
-    """Levels [K] of a knob, checked."""
+def ascending_levels(levels: ArrayLike, *, least: int = 1) -> Floats:
+    """Levels [K] of a knob, `least` or more, checked."""
     found: Floats = array("levels", levels, np.float64, "K")
-    if not 2 <= len(found) <= MAX_LEVELS:
-        raise ProblemError(must_be("levels", f"2 to {MAX_LEVELS} levels, the default last", Shown(f"{len(found)} levels")))
+    if not least <= len(found) <= MAX_LEVELS:
+        raise ProblemError(
+            must_be("levels", f"of {least} to {MAX_LEVELS} levels, the default last", Shown(f"{len(found)} levels"))
+        )
     if not (np.isfinite(found).all() and found[0] > 0 and (np.diff(found) > 0).all()):
         raise ProblemError(must_be("levels", "finite, above 0 and ascending", found.tolist()))
     return found

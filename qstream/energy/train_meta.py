@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -47,9 +47,11 @@ def train_meta(
     LearnError
         No domain has 80 solved schedules or more.
     """
-    series = _series(frames)
+    gaps = gaps_of(frames)
+    series = _series(gaps)
     if not series:
-        raise LearnError(must_be("frames", f"{LEAST} or more solved EnergySchedules of a domain", Shown("fewer")))
+        most = max(map(len, gaps.values()), default=0)
+        raise LearnError(must_be("frames", f"{LEAST} or more solved EnergySchedules of one domain", Shown(f"{most} at most")))
     known = [int(len(chance) * (1 - HELD_OUT)) for _, chance, _ in series]
     older = [(one[0][:end], one[1][:end], one[2][:end]) for one, end in zip(series, known, strict=True)]
     arrays = _fit(older, seed, rounds, clock, deadline_s)
@@ -75,13 +77,13 @@ def gaps_of(frames: Iterable[Frame]) -> dict[str, list[float]]:
     return {domain: [came for _, came in sorted(made.values())] for domain, made in sorted(found.items())}
 
 
-def _series(frames: Iterable[Frame]) -> list[Series]:
+def _series(gaps: Mapping[str, list[float]]) -> list[Series]:
     found = []
-    for gaps in gaps_of(frames).values():
-        if len(gaps) < LEAST:
+    for mine in gaps.values():
+        if len(mine) < LEAST:
             continue
         state, features, chance, came = regime.start(), [], [], []
-        for each in gaps:
+        for each in mine:
             state, seen = regime.observe(state, each)
             features.append(seen.features)
             chance.append(state.rate)

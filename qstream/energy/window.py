@@ -281,8 +281,8 @@ def peak_bound_w(window: TaskWindow, tasks: Tasks) -> float:
         late = np.minimum(b, last + long) - np.maximum(a, last)
         shared = np.where(exists[:, :, None], np.clip(np.minimum(early, late), 0, None) * window.power_w[:, :, None], np.inf)
         bound = max(bound, float(((shared.min(1).sum(0) + base[b] - base[a]) / (b - a)).max()))
-    # Each task draws on top of the base somewhere.
-    return max(bound, float(watts.min(1).max() + window.base.min()))
+    # Tasks that start together, or one alone, draw on top of the base somewhere.
+    return max(bound, float(np.bincount(window.unit, watts.min(1)).max() + window.base.min()))
 
 
 def _by_task(name: str, value: ArrayLike, tasks: int) -> Ints:

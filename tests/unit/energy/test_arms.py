@@ -82,7 +82,7 @@ def test_a_trained_network_foresees_bursts_better_than_the_running_mean_and_nois
 
 
 def test_windows_of_too_few_domains_are_not_trained_on():
-    with pytest.raises(LearnError, match="80 or more solved EnergySchedules of a domain, got fewer"):
+    with pytest.raises(LearnError, match="80 or more solved EnergySchedules of one domain, got 79 at most"):
         train_meta(schedules([0.0] * 79), seed=0, deadline_s=1)
 
 

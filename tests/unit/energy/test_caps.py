@@ -52,6 +52,13 @@ def test_the_least_energy_of_what_is_not_too_slow_is_accepted_and_never_what_was
     assert best_cap(levels, [3], [1.0], [200.0]) == 3
 
 
+def test_a_gpu_with_one_level_has_nothing_to_measure_next() -> None:
+    assert next_cap([250.0], [0], [60.0], [230.0]) is None
+    assert best_cap([250.0], [0], [60.0], [230.0]) == 0
+    with pytest.raises(ProblemError, match="levels must be of 2 to 1024 levels, the default last, got 1 levels"):
+        Sweep("v100", [250.0], [60.0], [230.0])
+
+
 def test_probing_stops_at_its_limit_and_when_every_level_was_measured() -> None:
     sweep = Sweep("v100", [100.0, 150.0, 200.0, 250.0], [1.01, 1.0, 1.0, 1.0], [90.0, 140.0, 180.0, 200.0])
     assert len(probed(sweep, max_probes=2)) <= 3
@@ -113,7 +120,7 @@ ONE: dict[str, Any] = {"levels": [100.0, 200.0], "visited": [1], "time_s": [1.0]
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"levels": [200.0]}, "levels must be 2 to 1024 levels, the default last, got 1 levels"),
+        ({"levels": []}, "levels must be of 1 to 1024 levels, the default last, got 0 levels"),
         ({"levels": [200.0, 100.0]}, "levels must be finite, above 0 and ascending"),
         ({"visited": [0]}, "visited must be the default's index, 1, first"),
         ({"visited": [1, 1], "time_s": [1.0, 1.0], "power_w": [1.0, 1.0]}, "visited must be different indices from 0 to 1"),

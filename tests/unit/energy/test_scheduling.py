@@ -95,6 +95,11 @@ def test_twenty_tasks_get_the_peak_that_cp_sat_proves(seed: int) -> None:
     assert schedule(window).peak_w == pytest.approx(solver.value(peak))
 
 
+def test_tasks_that_start_together_are_in_the_bound_together() -> None:
+    plan = schedule(TaskWindow(6, [2, 3, 1], [400.0, 300.0, 200.0], [0] * 3, [3] * 3, together=[(0, 1)]))
+    assert (plan.peak_w, plan.bound_w, plan.status) == (700.0, 700.0, "optimal")
+
+
 def test_equal_arguments_give_equal_plans_and_a_spent_deadline_the_simple_one() -> None:
     window = random_window(3, 25, 20)
     one, two = schedule(window, seed=4), schedule(window, seed=4)
