@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate, chain
+from itertools import accumulate, groupby
+from operator import itemgetter
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qstream.arguments import read_only
 from qstream.energy import guard
 from qstream.energy.memory import EnergyState
 from qstream.errors import ProblemError
-from schemas.power import GpuTelemetry, PowerTopology
+from schemas.power import MAX_GPUS, GpuTelemetry, PowerTopology
 from schemas.wording import Shown, must_be
 
 METRICS: Final = (
@@ -27,6 +29,7 @@ Int64s = NDArray[np.int64]
 Float32s = NDArray[np.float32]
 Uint64s = NDArray[np.uint64]
 _UNREPORTED: Final = 2**64 - 1
+_NONE: Final[Int64s] = read_only(np.empty(0, np.int64))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,11 +71,11 @@ def gather(frames: Sequence[GpuTelemetry], at_ns: Sequence[int], now: EnergyStat
     rows = _rows(frames, topology, faults)
     if senders:
         _find_other_nodes(frames, rows, topology, faults)
-    row, value = _columns(frames, rows)
+    row, value = _joined(rows), _values(frames, rows)
     if guard.in_milliwatts(value[LIMITS:], topology.limit_max_w[row]):
         _find_other_units(frames, rows, topology, faults)
-        row, value = _columns(frames, rows)
-    count = _side_by_side([_counts(frame) for frame, mine in zip(frames, rows, strict=True) if mine], COUNTERS, np.uint64)
+        row, value = _joined(rows), _values(frames, rows)
+    count = _counts(frames, rows)
     power, instant, clock, active, percent, enforced, limit = value
     power = np.where(power == -1, instant, power)
     place = _Places({"": 0})
@@ -103,24 +106,28 @@ def _active(sm_active: Float32s, percent: Float32s) -> Float32s:
     return np.where(sm_active >= 0, np.clip(sm_active / busy, 0.0, 1.0), -1.0).astype(np.float32)
 
 
-def _rows(frames: Sequence[GpuTelemetry], topology: PowerTopology, faults: dict[int, ProblemError]) -> list[list[int]]:
+def _rows(frames: Sequence[GpuTelemetry], topology: PowerTopology, faults: dict[int, ProblemError]) -> list[Int64s]:
     """Rows of the GPUs of each frame; none, and a fault, where one is not in the topology."""
-    known, rows = _index(topology.uuid), list[list[int]]()
+    rows_of, rows = _finder(topology.uuid), list[Int64s]()
     for at, frame in enumerate(frames):
         try:
-            rows.append([known[uuid] for uuid in frame.uuid])
+            rows.append(rows_of(frame.uuid))
         except KeyError as exc:
             faults[at] = ProblemError(must_be("uuid", f"a GPU of the topology of {topology.domain}", exc.args[0]))
-            rows.append([])
+            rows.append(_NONE)
     return rows
 
 
+def _joined(rows: Sequence[Int64s]) -> Int64s:
+    return np.concatenate((_NONE, *rows))
+
+
 def _find_other_nodes(
-    frames: Sequence[GpuTelemetry], rows: list[list[int]], topology: PowerTopology, faults: dict[int, ProblemError]
+    frames: Sequence[GpuTelemetry], rows: list[Int64s], topology: PowerTopology, faults: dict[int, ProblemError]
 ) -> None:
     """Take out the frames of GPUs that are on another node; a rack, or the domain, may send those of several nodes."""
     known = _index(topology.node)
-    node = topology.node_of_gpu[list(chain.from_iterable(rows))]
+    node = topology.node_of_gpu[_joined(rows)]
     frame_of = np.repeat(np.arange(len(frames)), [len(mine) for mine in rows])
     sender = np.array([known.get(frame.node, -1) for frame in frames], np.int64)
     for at in np.unique(frame_of[node != sender[frame_of]]).tolist():
@@ -128,25 +135,55 @@ def _find_other_nodes(
         if sender[at] >= 0 or (len(nodes) == 1 and name not in (topology.domain, *topology.inner)):
             shown = topology.node[int(nodes[nodes != sender[at]][0])]
             faults[at] = ProblemError(must_be("node", f"{shown!r}, where the topology has these GPUs", name))
-            rows[at] = []
+            rows[at] = _NONE
 
 
 @lru_cache(maxsize=256)
-def _index(uuids: tuple[str, ...]) -> dict[str, int]:
-    return {uuid: row for row, uuid in enumerate(uuids)}
+def _index(names: tuple[str, ...]) -> dict[str, int]:
+    return {name: place for place, name in enumerate(names)}
 
 
-def _columns(frames: Sequence[GpuTelemetry], rows: list[list[int]]) -> tuple[Int64s, Float32s]:
-    """Row of each sample, and the metrics: float32 [METRICS, N]."""
-    blocks = [_picked(frame.value, _where(METRICS, frame.metric), -1) for frame, mine in zip(frames, rows, strict=True) if mine]
-    return np.array(list(chain.from_iterable(rows)), np.int64), _side_by_side(blocks, METRICS, np.float32)
+@lru_cache(maxsize=256)
+def _finder(uuids: tuple[str, ...]) -> Callable[[tuple[str, ...]], Int64s]:
+    """What gives the rows of named GPUs, which a sender names in each of its frames; `KeyError` for one that is not there."""
+    known = _index(uuids)
+
+    @lru_cache(maxsize=MAX_GPUS)
+    def rows_of(named: tuple[str, ...]) -> Int64s:
+        return read_only(np.array([known[uuid] for uuid in named], np.int64))
+
+    return rows_of
 
 
-def _counts(frame: GpuTelemetry) -> Uint64s:
-    """The counters of a frame: uint64 [COUNTERS, gpus]."""
-    if frame.count is None:
-        return np.full((len(COUNTERS), len(frame.uuid)), _UNREPORTED, np.uint64)
-    return _picked(frame.count, _where(COUNTERS, frame.counter), _UNREPORTED)
+def _values(frames: Sequence[GpuTelemetry], rows: Sequence[Int64s]) -> Float32s:
+    """The metrics of all samples: float32 [METRICS, N]."""
+    return _picked(METRICS, -1, np.float32, [(frame.metric, frame.value) for frame in _with_rows(frames, rows)])
+
+
+def _counts(frames: Sequence[GpuTelemetry], rows: Sequence[Int64s]) -> Uint64s:
+    """The counters of all samples: uint64 [COUNTERS, N]."""
+    blocks = [
+        (("",), np.full((1, len(frame.uuid)), _UNREPORTED, np.uint64)) if frame.count is None else (frame.counter, frame.count)
+        for frame in _with_rows(frames, rows)
+    ]
+    return _picked(COUNTERS, _UNREPORTED, np.uint64, blocks)
+
+
+def _with_rows(frames: Sequence[GpuTelemetry], rows: Sequence[Int64s]) -> Iterable[GpuTelemetry]:
+    return (frame for frame, mine in zip(frames, rows, strict=True) if len(mine))
+
+
+def _picked(
+    wanted: tuple[str, ...], unreported: int, dtype: type[Any], blocks: Iterable[tuple[tuple[str, ...], NDArray[Any]]]
+) -> NDArray[Any]:
+    """The wanted rows of blocks [names, gpus] side by side, in their order; `unreported` where a block has none of that name."""
+    found = [np.empty((len(wanted), 0), dtype)]
+    for names, alike in groupby(blocks, itemgetter(0)):
+        at, absent = _where(wanted, names)
+        rows = np.concatenate([block for _, block in alike], axis=1)[at]
+        rows[absent] = unreported
+        found.append(rows)
+    return np.concatenate(found, axis=1) if len(found) > 2 else found[-1]
 
 
 @lru_cache(maxsize=256)
@@ -156,30 +193,17 @@ def _where(wanted: tuple[str, ...], names: tuple[str, ...]) -> tuple[NDArray[np.
     return np.array(at, np.intp), [row for row, place in enumerate(at) if place < 0]
 
 
-def _picked(array: NDArray[Any], places: tuple[NDArray[np.intp], list[int]], unreported: int) -> NDArray[Any]:
-    """The rows of an array that are wanted, in their order."""
-    at, absent = places
-    block = array[at]
-    if absent:
-        block[absent] = unreported
-    return block
-
-
-def _side_by_side(blocks: list[NDArray[Any]], names: tuple[str, ...], dtype: type[Any]) -> NDArray[Any]:
-    return np.concatenate(blocks, axis=1) if blocks else np.empty((len(names), 0), dtype)
-
-
 def _find_other_units(
-    frames: Sequence[GpuTelemetry], rows: list[list[int]], topology: PowerTopology, faults: dict[int, ProblemError]
+    frames: Sequence[GpuTelemetry], rows: list[Int64s], topology: PowerTopology, faults: dict[int, ProblemError]
 ) -> None:
     """Take out the frames whose limits are in another unit than W."""
     for at, frame in enumerate(frames):
         for name in METRICS[LIMITS:]:
             limit = frame.value[frame.metric.index(name)] if name in frame.metric else np.empty(0)
-            if rows[at] and len(limit) and guard.in_milliwatts(limit, topology.limit_max_w[rows[at]]):
+            if len(rows[at]) and len(limit) and guard.in_milliwatts(limit, topology.limit_max_w[rows[at]]):
                 shown = Shown(f"{float(limit.max()):g}")
                 faults[at] = ProblemError(must_be(name, "in watts, at most ten times limit_max_w", shown))
-                rows[at] = []
+                rows[at] = _NONE
 
 
 class _Places(dict[str, int]):
@@ -190,12 +214,14 @@ class _Places(dict[str, int]):
         return place
 
 
-def _jobs(frames: Sequence[GpuTelemetry], rows: list[list[int]], place: _Places) -> Int64s:
+def _jobs(frames: Sequence[GpuTelemetry], rows: Sequence[Int64s], place: _Places) -> Int64s:
     """The place of each sample's job."""
-    found: list[int] = []
-    for frame, mine in zip(frames, rows, strict=True):
-        if mine:
-            found += [place[name] for name in frame.job] or [NO_JOB] * len(mine)
+    known, found = dict[tuple[str, ...], list[int]](), list[int]()
+    for frame in _with_rows(frames, rows):
+        jobs = known.get(frame.job)
+        if jobs is None:
+            jobs = known[frame.job] = [place[name] for name in frame.job]
+        found += jobs or [NO_JOB] * len(frame.uuid)
     return np.array(found, np.int64)
 
 
