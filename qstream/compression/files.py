@@ -19,6 +19,7 @@ from qstream.compression.decode import Refined
 from qstream.compression.dtypes import canonical
 from qstream.compression.encode import coded
 from qstream.compression.formats import safetensors
+from qstream.compression.formats.deflated import deflated
 from qstream.compression.formats.layout import Format, Layout
 from qstream.compression.formats.numpy_files import npz_of
 from qstream.compression.formats.read import mapped, read_layout
@@ -42,6 +43,7 @@ class FileRecord(BaseModel):
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     spans: tuple[tuple[int, int], ...]
     members: tuple[tuple[str, int, int], ...] = ()
+    deflated: tuple[tuple[int, int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +118,10 @@ def compress_file(
     record = FileRecord(
         format=layout.format,
         nbytes=len(layout.data),
-        sha256=hashlib.sha256(layout.data.data).hexdigest() if exact else None,
+        sha256=layout.sha256 if exact else None,
         spans=tuple((span.start, span.nbytes) for span in layout.spans),
-        members=layout.members if not exact else (),
+        members=layout.members if not exact or layout.deflated else (),
+        deflated=layout.deflated,
     )
     data = write([*headers, header], [*pieces, *(piece.data for piece in found)], {"file": record.model_dump(mode="json")})
     target = Path(out) if out is not None else source.with_name(source.name + SUFFIX)
@@ -164,12 +167,11 @@ def restore_file(
             unpacked.append(Packed(header, nbytes, len(contents.payload(n)), now() - begin, found.refined))
 
     whole = _joined(record, rest, arrays())
-    verified = record.sha256 is not None and chosen.verify
-    if verified and hashlib.sha256(whole.data).hexdigest() != record.sha256:
+    data, same = _made(record, whole)
+    if record.sha256 is not None and chosen.verify and not same and not record.deflated:
         raise BlockError("checksum", must_be("the file", f"of sha256 {record.sha256}", Shown("another")))
-    data = npz_of(whole, record.members) if record.format == "npz" and record.members else whole.data
     write_whole(target, data)
-    return FileReport(target, tuple(unpacked), len(data), len(contents.data), verified)
+    return FileReport(target, tuple(unpacked), len(data), len(contents.data), same and chosen.verify)
 
 
 def open_archive(path: Path, options: RestoreOptions) -> tuple[Contents, FileRecord]:
@@ -192,9 +194,10 @@ def tensors_of(layout: Layout) -> dict[str, NDArray[Any]]:
     record = FileRecord(
         format=layout.format,
         nbytes=len(layout.data),
-        sha256=hashlib.sha256(layout.data.data).hexdigest(),
+        sha256=layout.sha256,
         spans=tuple((span.start, span.nbytes) for span in layout.spans),
         members=layout.members,
+        deflated=layout.deflated,
     )
     header, pieces = coded(canonical(layout.rest()), CompressionOptions(), name=REST)
     big = [span.name for span in layout.spans if span.dtype.byteorder == ">"]
@@ -216,9 +219,17 @@ def file_of(tensors: Mapping[str, NDArray[Any]], file: NDArray[np.uint8] | None)
         raise BlockError("bad_frame", must_be("tensors of the file", f"{names}", Shown(f"{[*tensors]}")))
     rest = one_of(contents, 0, RestoreOptions(), None).array
     arrays = ((name, array.astype(array.dtype.newbyteorder(">")) if name in big else array) for name, array in tensors.items())
-    whole = _joined(record, rest, arrays)
-    if hashlib.sha256(whole.data).hexdigest() == record.sha256:
-        return whole.data, True
+    return _made(record, _joined(record, rest, arrays))
+
+
+def _made(record: FileRecord, whole: NDArray[np.uint8]) -> tuple[bytes | memoryview, bool]:
+    """The file, and whether it has the sha256 of the one that was packed.
+
+    An npz file of other bytes is written without deflate: its arrays changed, or another zlib deflates in another way.
+    """
+    data = deflated(whole, record.deflated) if record.deflated else whole.data
+    if record.sha256 is not None and hashlib.sha256(data).hexdigest() == record.sha256:
+        return data, True
     return npz_of(whole, record.members) if record.members else whole.data, False
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -28,17 +29,27 @@ class Span:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layout:
-    """A file's bytes and its tensors, in the order of their bytes; `members` are the files of an npz: name, start, size."""
+    """A file's bytes and its tensors, in the order of their bytes; `members` are the files of an npz: name, start, size.
+
+    Where members are `deflated` (start, size, level) in the file, `source` are its bytes and `data` those without deflate.
+    """
 
     format: Format
     data: NDArray[np.uint8]
     spans: tuple[Span, ...]
     members: tuple[tuple[str, int, int], ...] = ()
     metadata: dict[str, str] = field(default_factory=dict)
+    deflated: tuple[tuple[int, int, int], ...] = ()
+    source: NDArray[np.uint8] | None = None
 
     def array(self, span: Span) -> NDArray[Any]:
         """The tensor of a span."""
         return self.data[span.start : span.start + span.nbytes].view(span.dtype).reshape(span.shape)
+
+    @property
+    def sha256(self) -> str:
+        """Of the file."""
+        return hashlib.sha256((self.data if self.source is None else self.source).data).hexdigest()
 
     def rest(self) -> NDArray[np.uint8]:
         """All bytes that are of no tensor, one after the other."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import struct
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -13,13 +12,12 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from qstream.compression.formats.deflated import begin_of, inflated
 from qstream.compression.formats.layout import Layout, Span, known, ordered
 from qstream.errors import BlockError
 from schemas.wording import Shown, must_be
 
 MAGIC: Final = b"\x93NUMPY"
-ZIP: Final = b"PK\x03\x04"
-_LOCAL: Final = 30  # bytes of a local header before the name
 
 
 def npy_layout(data: NDArray[np.uint8]) -> Layout:
@@ -31,25 +29,26 @@ def npy_layout(data: NDArray[np.uint8]) -> Layout:
 def npz_layout(data: NDArray[np.uint8], *, stored: bool = False) -> Layout:
     """Where the arrays of an npz file are.
 
-    Those of deflated members are not among them, as their bytes could not be made again; with `stored` such a file is first
-    rewritten without deflate.
+    Deflated members are taken apart where zlib makes the same bytes of them again; otherwise their arrays are not among those
+    found. With `stored` such a file is first rewritten without deflate.
     """
     infos = _members(data)
     if stored and any(info.compress_type != zipfile.ZIP_STORED for info in infos):
         return npz_layout(_rewritten(data, infos))
+    apart = inflated(data, infos) if any(info.compress_type != zipfile.ZIP_STORED for info in infos) else None
+    whole = data if apart is None else apart.data
     spans, members = [], []
     for info in infos:
-        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
+        if apart is None and (info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1):
             continue
-        head = data[info.header_offset : info.header_offset + _LOCAL].tobytes()
-        if len(head) < _LOCAL or head[:4] != ZIP:
-            raise BlockError("bad_frame", must_be(f"member {info.filename!r}", "behind a local header", Shown("other bytes")))
-        begin = info.header_offset + _LOCAL + sum(struct.unpack("<HH", head[26:30]))
+        begin = begin_of(data, info) if apart is None else apart.begins[info.filename]
         members.append((info.filename, begin, info.file_size))
-        span = _span(info.filename.removesuffix(".npy"), data, begin, info.file_size)
+        span = _span(info.filename.removesuffix(".npy"), whole, begin, info.file_size)
         if span is not None:
             spans.append(span)
-    return ordered("npz", data, spans, members=tuple(members))
+    if apart is None:
+        return ordered("npz", data, spans, members=tuple(members))
+    return ordered("npz", whole, spans, members=tuple(members), deflated=apart.members, source=data)
 
 
 def npz_of(data: NDArray[np.uint8], members: Sequence[tuple[str, int, int]]) -> bytes:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qstream.compression.formats import numpy_files, safetensors
+from qstream.compression.formats.deflated import ZIP
 from qstream.compression.formats.layout import Layout
 from qstream.errors import BlockError
 from schemas.wording import Shown, must_be
@@ -41,7 +42,7 @@ def layout_of(data: NDArray[np.uint8], *, stored: bool = False) -> Layout:
     head = data[:8].tobytes()
     if head.startswith(numpy_files.MAGIC):
         return numpy_files.npy_layout(data)
-    if head.startswith(numpy_files.ZIP):
+    if head.startswith(ZIP):
         return numpy_files.npz_layout(data, stored=stored)
     if head.startswith(_PICKLES):
         raise BlockError("dtype", must_be("file", "safetensors, npy or npz: save its tensors by safetensors", Shown("a pickle")))
