@@ -77,6 +77,10 @@ class TensorRefined(_Record):
     execution: Execution = Field(default="classical")
     reason: Name | None = Field(default=None, description="why it was not applied")
     difference: float | None = Field(default=None, ge=0, description="how far a circuit is from what was computed")
+    twin_difference: float | None = Field(default=None, ge=0, description="how far the circuit's classical twin is from it")
+    n: Count | None = Field(default=None, description="qubits of the circuit")
+    depth: Count | None = Field(default=None, description="how often the circuit applies the matrix that it is about")
+    shots: Count | None = Field(default=None, description="samples of the circuit; 0: amplitudes were read")
 
 
 class TensorClaim(_Record):

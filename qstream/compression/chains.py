@@ -9,11 +9,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from qstream.compression import delta, integers, lossy, point, quantise, refine, rounding, search, split
+from qstream.compression import delta, integers, lossy, point, prune, quantise, refine, rounding, search, split
 from qstream.compression.basis import MAX_COLUMNS, Basis, learn_basis
 from qstream.compression.dtypes import LOSSY, Form, as_floats, from_floats, rows_of
 from qstream.compression.guide import NO_GUIDE, Domain, Found, Guide, Measured
-from qstream.compression.header import Int8, Promise, Quality, Reason, digest
+from qstream.compression.header import Correction, Int8, Promise, Quality, Reason, digest
 from qstream.compression.nets import Net
 from qstream.compression.options import CompressionOptions
 from qstream.compression.parts import Level, Piece, code, stored
@@ -29,6 +29,8 @@ _SAMPLE: Final = 65_536
 _LEAST_WEIGHT: Final = 0.25
 _NEARLY_BITS: Final = 0.5
 _LEAST_BITS: Final = 0.05
+_LEAST_PRUNED: Final = 8  # columns
+_DOMAINS: Final[dict[str, Domain]] = {"basis": "basis", "dropout": "pruned"}
 _NETS: Final = {"denoiser": ("lstm",)}
 _MOST_MOMENT: Final = 8192  # columns
 
@@ -73,7 +75,7 @@ def draft(
         return _lossless(form, options.level, "not_needed")
     x = as_floats(form.array.reshape(-1), form.dtype)
     if options.mode == "int8":
-        found = _int8(form, x, options)
+        found = _int8(form, x, options, net if options.denoiser else None)
     elif options.mode == "bounded" and options.bound_kind == "point":
         found = _point(form, x, options)
     elif options.mode == "bounded" and options.bound_kind != "l2":
@@ -103,17 +105,29 @@ def _delta(form: Form, base: Form | None, level: Level) -> Draft:
     return Draft([*ops], pieces, digest=digest(form.raw), base_digest=digest(base.raw))
 
 
-def _int8(form: Form, x: NDArray[Any], options: CompressionOptions) -> Draft | None:
+def _int8(form: Form, x: NDArray[Any], options: CompressionOptions, net: Net | None) -> Draft | None:
     shape = rows_of(form.array.shape)
     if not np.isfinite(x).all():
         return None
     values, scales = integers.quantise(x.reshape(shape), options.int8_scale)
-    raw = from_floats(integers.restored(values, scales).reshape(-1), form.dtype)
+    plain = integers.restored(values, scales)
+    raw = from_floats(plain.reshape(-1), form.dtype)
     pieces = [code("values", values.reshape(-1).view(np.uint8), options.level), stored("scales", scales.astype("<f4"))]
     quality = lossy.measured(x, raw, form.dtype, 0)
-    return Draft(
-        [Int8(op="int8", scale=options.int8_scale)], pieces, "none", quality, digest(np.ascontiguousarray(raw).view(np.uint8))
-    )
+    made = Draft([Int8(op="int8", scale=options.int8_scale)], pieces, "none", quality)
+    if net is not None:
+        corrected = from_floats(net.correct(plain, integers.spread(scales, shape)).reshape(-1), form.dtype)
+        better = lossy.measured(x, corrected, form.dtype, 0)
+        left = (better.rel_l2 / quality.rel_l2) ** 2 if quality.rel_l2 > 0 else 1.0
+        made.measured.gains["denoiser"] = 1 - left
+        if left < refine.GATE:
+            made.ops.append(Correction(op="net", kind=net.kind, digest=net.digest))
+            made.quality, made.gains = better, {net.kind: left}
+            return made
+    made.digest = digest(np.ascontiguousarray(raw).view(np.uint8))
+    if options.denoiser:
+        made.reason = "not_trained" if net is None else "gain_below_gate"
+    return made
 
 
 def _point(form: Form, x: NDArray[Any], options: CompressionOptions) -> Draft | None:
@@ -183,7 +197,7 @@ def _by_error_or_rate(
     tried: list[tuple[float, Domain, Draft]] = []
     measured = Measured()
     for domain, own in _domains(form, x, shape, options, basis, influence):
-        name: Domain = "plain" if domain.basis is None else "basis"
+        name: Domain = "pruned" if domain.pruned is not None else "plain" if domain.basis is None else "basis"
         upper = _moment(moment, shape[1]) if domain.plain and domain.finite and options.mode == "rate" else None
         trial = _trial(domain, options, size, upper, net if options.denoiser else None, target, guide.factors.get(name))
         if trial is None:
@@ -210,6 +224,8 @@ def _by_error_or_rate(
         best.reason = "not_trained"
     if options.qae and best.reason is None and not any(op.op == "transform" for op in best.ops):
         best.reason = next((draft.reason for _, _, draft in tried if draft.reason), "gain_below_gate")
+    if options.dropout and not options.qae and best.reason is None and not any(op.op == "prune" for op in best.ops):
+        best.reason = "gain_below_gate" if any(name == "pruned" for _, name, _ in tried) else "too_few_rows"
     return best
 
 
@@ -225,8 +241,9 @@ def _note_gains(
                 (part for key, part in left.items() if key in (name, *_NETS.get(name, ()))), default=1.0
             )
     costs = {name: cost for cost, name, _ in tried}
-    if "basis" in costs and costs.get("plain", 0) > 0:
-        measured.gains["basis"] = 1 - costs["basis"] / costs["plain"]
+    for option, domain in _DOMAINS.items():
+        if domain in costs and costs.get("plain", 0) > 0:
+            measured.gains[option] = 1 - costs[domain] / costs["plain"]
 
 
 def _domains(
@@ -240,7 +257,12 @@ def _domains(
     """Domains to try, each with whether its basis must travel with the data."""
     weights = None if influence is None else _weights(influence, shape[1])
     found = [(lossy.domain_of(x, form.dtype, shape, weights=weights), False)]
-    if options.transform == "none" or not found[0][0].finite or weights is not None:
+    if not found[0][0].finite or weights is not None:
+        return found
+    if options.dropout and shape[1] >= _LEAST_PRUNED and shape[0] >= 2 * min(shape[1], prune.GROUP):
+        less = prune.pruned(found[0][0].x, options.keep, samples=options.dropout_samples, seed=options.seed)
+        found.append((lossy.domain_of(x, form.dtype, shape, pruned=less), False))
+    if options.transform == "none":
         return found
     if basis is not None:
         if basis.columns != shape[1]:
@@ -255,8 +277,9 @@ def _domains(
 
 
 def _planned(domain: lossy.Domain, bits: float) -> float:
-    """The step that normal values would need for so many bits, about."""
-    return float(lossy.rms_of(domain.values.reshape(-1)) * 2.0 ** (2.0 - bits))
+    """The step that normal values would need for so many bits, about; those that are left out give theirs to the others."""
+    each = bits * domain.x.size / domain.values.size
+    return float(lossy.rms_of(domain.values.reshape(-1)) * 2.0 ** (2.0 - each))
 
 
 def _trial(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,6 +20,7 @@ from qstream.compression.header import (
     Header,
     Int8,
     Promise,
+    Prune,
     Quantise,
     QuantisePoint,
     Raw,
@@ -38,6 +39,9 @@ from qstream.compression.parts import Parts, Piece
 from qstream.errors import BlockError
 from schemas.wording import Shown, must_be
 
+if TYPE_CHECKING:
+    from qstream.compression.checks import Check
+
 Bytes = NDArray[np.uint8]
 
 
@@ -51,12 +55,14 @@ class Refined:
     Attributes
     ----------
     execution
-        ``classical``; for a check by a circuit (``qsvt``, ``qft``) how that was simulated.
+        ``classical``; for a check by a circuit (``qsvt``, ``qft``, ``hhl``) how that was simulated.
     reason
         Why it was not applied: ``not_needed``, by an option or because there is nothing to check, or ``library_missing``,
         without its codebook.
     difference, twin_difference
         Of a check: how far the circuit's answer and that of its classical twin are from what was computed, relative.
+    detail
+        Of a check: its record, such as qubits ``n``, ``depth``, ``success_probability``, ``condition`` and ``seconds``.
     """
 
     name: str
@@ -65,6 +71,7 @@ class Refined:
     reason: str | None = None
     difference: float | None = None
     twin_difference: float | None = None
+    detail: Mapping[str, float | str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -143,7 +150,7 @@ def restored(
     out: NDArray[Any] | None = None,
 ) -> Restored:
     """The tensor of a header and its parts; `base` are the bytes of the base."""
-    net = _net(header, codebook) if options.denoiser else None
+    net = _net(header, codebook) if getattr(options, _switch(header)) else None
     raw = decode(header, parts, base=base, basis=basis, net=net, spectral=options.spectral, verify=options.verify)
     approved = header.op(Spectral) is None or options.spectral
     verified = options.verify and header.digest is not None and approved
@@ -163,7 +170,7 @@ def _refined(header: Header, options: RestoreOptions, net: Net | None) -> Iterat
     for name, left in header.gains.items():
         reason = None
         if name in ("denoiser", "lstm") and net is None:
-            reason = "library_missing" if options.denoiser else "not_needed"
+            reason = "library_missing" if getattr(options, name) else "not_needed"
         elif name == "spectral" and not options.spectral:
             reason = "not_needed"
         yield Refined(name, left, reason=reason)
@@ -171,28 +178,38 @@ def _refined(header: Header, options: RestoreOptions, net: Net | None) -> Iterat
 
 def _checked(header: Header, parts: Parts, options: RestoreOptions, basis: Basis | None, raw: Bytes) -> Iterator[Refined]:
     """What circuits make of a sample, as far as the options ask for it and the block has something to check."""
-    if not (options.qsvt or options.qft):
+    if not (options.qsvt or options.qft or options.hhl):
         return
-    from qstream.compression.checks import cosines_by_qft, spectral_by_qsvt  # noqa: PLC0415 - circuits, which most never need
+    from qstream.compression.checks import cosines_by_qft, spectral_by_qsvt, weights_by_hhl  # noqa: PLC0415 - circuits, which most never need
 
     smooth, rotated = header.op(Spectral), header.op(Transform)
     shape, dtype = rows_of(header.shape), DTYPES[header.dtype]
-    found = {}
+    found: dict[str, Check | str | None] = {}
+    if options.hhl:
+        held = lossy.pruned_within(parts, header.op(Prune), shape[1])
+        systems = [] if held is None else [system for _, system in held.systems()]
+        found["hhl"] = weights_by_hhl(systems, options.clock, options.max_condition)
     if options.qsvt:
         before = None
         if smooth is not None:
             before = decode(header, parts, basis=basis, spectral=False).view(dtype)
             before = as_floats(before, header.dtype).reshape(shape)
-        found["qsvt"] = None if before is None else spectral_by_qsvt(before, smooth.threshold)
+        found["qsvt"] = None if before is None else spectral_by_qsvt(before, smooth.threshold, options.degree)
     if options.qft:
         cosines = rotated is not None and rotated.kind == "fourier"
         row = as_floats(raw.view(dtype)[: shape[1]], header.dtype)
         found["qft"] = cosines_by_qft(row) if cosines else None
     for name, check in found.items():
-        if check is None:
-            yield Refined(name, reason="not_needed")
+        if check is None or isinstance(check, str):
+            yield Refined(name, reason=check or "not_needed")
         else:
-            yield Refined(name, None, check.execution, None, check.difference, check.twin_difference)
+            yield Refined(name, None, check.execution, None, check.difference, check.twin_difference, check.detail)
+
+
+def _switch(header: Header) -> str:
+    """The option that the header's net depends on."""
+    op: Correction | None = header.op(Correction)
+    return "denoiser" if op is None else op.kind
 
 
 def _net(header: Header, codebook: Codebook | None) -> Net | None:
@@ -226,7 +243,7 @@ def decode(
     if isinstance(first, DeltaExponent | Xor):
         return _stepped(header, parts, first, base, verify)
     if isinstance(first, Int8):
-        return _from_int8(header, parts, first)
+        return _from_int8(header, parts, first, net)
     if isinstance(first, QuantisePoint):
         shape, bound = rows_of(header.shape), header.quality.bound
         if bound is None or not 0 < bound < 1:
@@ -255,14 +272,17 @@ def _stepped(header: Header, parts: Parts, op: DeltaExponent | Xor, base: Bytes 
     return delta.decode(parts, op, planes, base)
 
 
-def _from_int8(header: Header, parts: Parts, op: Int8) -> Bytes:
+def _from_int8(header: Header, parts: Parts, op: Int8, net: Net | None) -> Bytes:
     _require_lossy(header)
     shape = rows_of(header.shape)
     rows, columns = integers.groups_of(shape, op.scale)
     scales = parts.get("scales", 4 * rows * columns).view("<f4").reshape(rows, columns)
     values = parts.get("values", shape[0] * shape[1]).view(np.int8).reshape(shape)
     with np.errstate(over="ignore", invalid="ignore"):
-        return np.ascontiguousarray(from_floats(integers.restored(values, scales).reshape(-1), header.dtype)).view(np.uint8)
+        matrix = integers.restored(values, scales)
+        if net is not None:
+            matrix = net.correct(matrix, integers.spread(scales, shape))
+        return np.ascontiguousarray(from_floats(matrix.reshape(-1), header.dtype)).view(np.uint8)
 
 
 def _from_multiples(header: Header, parts: Parts, basis: Basis | None, net: Net | None, *, spectral: bool) -> Bytes:
@@ -272,12 +292,14 @@ def _from_multiples(header: Header, parts: Parts, basis: Basis | None, net: Net 
     _require_lossy(header)
     shape = rows_of(header.shape)
     held, weights = _basis(header, parts, basis, shape[1]), _weights(header, parts, shape[1])
-    plain = held is None and weights is None
+    pruned = lossy.pruned_within(parts, header.op(Prune), shape[1])
+    coded = (shape[0], shape[1] if pruned is None else int(pruned.kept.sum()))
+    plain = held is None and weights is None and pruned is None
     work = np.dtype(np.float64 if header.dtype == "float64" and held is None else np.float32)
     if not quantise.usable(op.step, header.dtype):
         raise BlockError("bad_frame", must_be("step", "a number that the type of the tensor can hold", op.step))
-    high, low = lossy.symbols(parts, op, header.op(Classes), shape)
-    y = np.empty(shape[0] * shape[1], work)
+    high, low = lossy.symbols(parts, op, header.op(Classes), coded)
+    y = np.empty(coded[0] * coded[1], work)
     # A promise for each value is kept in the tensor's own type, the others before it is rounded to that.
     own = header.dtype if header.promise == "bound" else work.name
     quantise.restored(high, low, op.step, op.low_bits, own, y)
@@ -289,7 +311,10 @@ def _from_multiples(header: Header, parts: Parts, basis: Basis | None, net: Net 
         lossy.put_escapes(parts, raw)
         return raw.view(np.uint8)
     _put_floats(header, parts, y, plain)
-    matrix = lossy.undo(y.reshape(shape), held, weights)
+    try:
+        matrix = lossy.undo(y.reshape(coded), held, weights, pruned)
+    except np.linalg.LinAlgError as exc:
+        raise BlockError("bad_frame", must_be("correlations of kept columns", "positive definite", Shown("others"))) from exc
     if smooth is not None:
         matrix = refine.smoothed(matrix, smooth.threshold)
     if net is not None:

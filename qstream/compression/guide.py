@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 
-Domain = Literal["plain", "basis"]
+Domain = Literal["plain", "basis", "pruned"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,6 +102,13 @@ class Transform(_Model):
     width: int = Field(ge=1, le=4096)
 
 
+class Prune(_Model):
+    """Columns that are left out; the reader predicts them from the others."""
+
+    op: Literal["prune"]
+    kept: int = Field(ge=1, le=4096)
+
+
 class Weights(_Model):
     """Each column's step is the common one times its weight."""
 
@@ -145,6 +152,7 @@ Op = Annotated[
     | QuantisePoint
     | Int8
     | Transform
+    | Prune
     | Weights
     | Classes
     | Table

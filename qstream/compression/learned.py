@@ -22,7 +22,7 @@ from schemas.tensors import TensorBlock
 
 MAX_LEARNT: Final = 512  # columns of a basis that is learnt: its second moment takes 1 MiB
 ROWS: Final = 4  # a column, for a basis
-OPTIONS: Final = ("basis", "table", "spectral", "denoiser")
+OPTIONS: Final = ("basis", "table", "spectral", "denoiser", "dropout")
 _RANGE: Final = 4.0  # of a step, log2
 _KEPT: Final = 64
 _bases: dict[str, Basis] = {}  # of held ones, so that their vectors are made orthonormal once
@@ -58,6 +58,7 @@ class Learned(Frame):
     gates: GateState
     plain: RateState | None = None
     basis_rate: RateState | None = None
+    pruned_rate: RateState | None = None
     rows: Rows | None = None
     begun_ns: TimeNs | None = None
     basis: HeldBasis | None = None
@@ -91,7 +92,11 @@ def due(learned: Learned) -> dict[str, bool]:
 
 def guide_of(learned: Learned, anchor_every: int) -> Guide:
     """How the next block is coded: steps that need no search, and whether a basis travels with it, once in `anchor_every`."""
-    known: Mapping[Domain, RateState | None] = {"plain": learned.plain, "basis": learned.basis_rate}
+    known: Mapping[Domain, RateState | None] = {
+        "plain": learned.plain,
+        "basis": learned.basis_rate,
+        "pruned": learned.pruned_rate,
+    }
     factors = {name: rate.factor(state) for name, state in known.items() if state is not None}
     travels = anchor_every > 0 and (learned.since_anchor < 0 or learned.since_anchor + 1 >= anchor_every)
     return Guide(factors, anchor_every if travels else 0, learned.more_bits)
@@ -104,7 +109,7 @@ def taught(
     tried = np.array([name in gains for name in OPTIONS])
     gates, on = gate.learn(learned.gates, [gains.get(name, 0.0) for name in OPTIONS], tried)
     fields: dict[str, Any] = {"gates": gates, "more_bits": more_bits}
-    for field, name in (("plain", "plain"), ("basis_rate", "basis")):
+    for field, name in (("plain", "plain"), ("basis_rate", "basis"), ("pruned_rate", "pruned")):
         found = domains.get(name)  # type: ignore[call-overload]
         if found is not None:
             state = getattr(learned, field) or rate.start(limit=_RANGE)

@@ -25,7 +25,7 @@ from schemas.solver import SolverRecord
 from schemas.tensors import TensorBlock
 
 AheadOfBlocks = Ahead[Planned[Basis]]
-_SWITCHES: Final = ("table", "spectral", "denoiser")
+_SWITCHES: Final = ("table", "spectral", "denoiser", "dropout")
 
 
 class Answer(NamedTuple):
@@ -101,7 +101,11 @@ def coded_by_series(
             left_out = ("basis", *left_out)
         elif learned.begun_ns is None:
             learned = _with_rows(block, values, columns, learned, options, ahead)
-    asked = {"basis": options.qae or options.transform == "klt", "denoiser": options.denoiser}
+    asked = {
+        "basis": options.qae or options.transform == "klt",
+        "denoiser": options.denoiser,
+        "dropout": options.dropout and not options.qae,
+    }
     if reason is None and any(asked.get(name) for name in left_out):
         reason = "gain_below_gate"
     elif reason is None and learned.basis is None and asked["basis"] and not has_book:

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from qstream.compression import classes, quantise, refine
 from qstream.compression.basis import Basis
 from qstream.compression.dtypes import as_floats, from_floats
-from qstream.compression.header import Classes, Correction, Quality, Quantise, Spectral, Table, Transform, Weights
+from qstream.compression.header import Classes, Correction, Prune, Quality, Quantise, Spectral, Table, Transform, Weights
 from qstream.compression.nets import Net
 from qstream.compression.parts import Level, Parts, Piece, code, stored
+from qstream.compression.prune import Pruned, moment_size
 from qstream.errors import BlockError
 from schemas.wording import Shown, must_be
 
@@ -41,11 +42,12 @@ class Domain:
     finite: bool
     basis: Basis | None = None
     weights: NDArray[np.float32] | None = None
+    pruned: Pruned | None = None
 
     @property
     def plain(self) -> bool:
-        """Values are quantised as they are."""
-        return self.basis is None and self.weights is None
+        """All values are quantised as they are."""
+        return self.basis is None and self.weights is None and self.pruned is None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -106,24 +108,34 @@ def attempt(
 
 def back(domain: Domain, y: Floats) -> Floats:
     """Quantised values [n] as the tensor's matrix [rows, columns]."""
-    return undo(y.reshape(domain.values.shape), domain.basis, domain.weights)
+    return undo(y.reshape(domain.values.shape), domain.basis, domain.weights, domain.pruned)
 
 
-def undo(y: Floats, basis: Basis | None, weights: NDArray[np.float32] | None) -> Floats:
-    """Values of the matrix in the tensor's own units."""
+def undo(y: Floats, basis: Basis | None, weights: NDArray[np.float32] | None, pruned: Pruned | None) -> Floats:
+    """Values of the matrix in the tensor's own units, those of pruned columns predicted."""
+    if pruned is not None:
+        return pruned.back(y)
     if basis is not None:
         return basis.back(y)
     return y if weights is None else y * weights
 
 
 def domain_of(
-    x: Floats, dtype: str, shape: tuple[int, int], *, basis: Basis | None = None, weights: NDArray[np.float32] | None = None
+    x: Floats,
+    dtype: str,
+    shape: tuple[int, int],
+    *,
+    basis: Basis | None = None,
+    weights: NDArray[np.float32] | None = None,
+    pruned: Pruned | None = None,
 ) -> Domain:
     """The domain of a tensor's values [n], as floats."""
     matrix = x.reshape(shape)
     finite = bool(np.isfinite(x).all())
     if finite and basis is not None:
         return Domain(matrix, basis.forward(matrix), dtype, finite, basis)
+    if finite and pruned is not None:
+        return Domain(matrix, pruned.forward(matrix), dtype, finite, pruned=pruned)
     if finite and weights is not None:
         return Domain(matrix, np.ascontiguousarray(matrix / weights), dtype, finite, None, weights)
     return Domain(matrix, matrix, dtype, finite)
@@ -139,6 +151,9 @@ def coded(
         ops.append(Transform(op="transform", kind=domain.basis.kind, width=domain.basis.columns))
         if hold_basis:
             pieces += basis_pieces(domain.basis)
+    if domain.pruned is not None:
+        ops.append(Prune(op="prune", kept=int(domain.pruned.kept.sum())))
+        pieces += pruned_pieces(domain.pruned)
     if domain.weights is not None:
         ops.append(Weights(op="weights"))
         pieces.append(stored("weights", domain.weights.astype("<f4")))
@@ -206,6 +221,29 @@ def basis_pieces(basis: Basis) -> list[Piece]:
         stored("scale", basis.scale.astype("<f4")),
         mean,
     ]
+
+
+def pruned_pieces(pruned: Pruned) -> list[Piece]:
+    """What the reader predicts pruned columns by."""
+    return [
+        stored("kept", np.packbits(pruned.kept)),
+        stored("moment", pruned.moment.astype("<f2")),
+        stored("mean", pruned.mean.astype("<f4")),
+        stored("spread", pruned.spread.astype("<f4")),
+    ]
+
+
+def pruned_within(parts: Parts, op: Prune | None, columns: int) -> Pruned | None:
+    """The same of coded data."""
+    if op is None:
+        return None
+    kept = np.unpackbits(parts.get("kept", -(-columns // 8)).view(np.uint8), count=columns).astype(np.bool_)
+    moment = parts.get("moment", 2 * moment_size(columns)).view("<f2")
+    mean, spread = (parts.get(name, 4 * columns).view("<f4") for name in ("mean", "spread"))
+    sound = all(np.isfinite(each).all() for each in (moment, mean, spread)) and np.all(np.abs(moment) <= 1.01)
+    if int(kept.sum()) != op.kept or not sound or np.any(spread < 0):
+        raise BlockError("bad_frame", must_be("pruned columns", f"{op.kept} kept, with correlations", Shown("others")))
+    return Pruned(kept, moment, mean, spread)
 
 
 def symbols(parts: Parts, op: Quantise, split: Classes | None, shape: tuple[int, int]) -> tuple[Any, Any]:

@@ -56,17 +56,17 @@ class Net:
         """xxh3-64 of the parameters: its name in coded data."""
         return digest(b"".join(np.ascontiguousarray(self.parameters[name], "<f4").tobytes() for name in SHAPES[self.kind]))
 
-    def correct(self, y: NDArray[Any], step: float) -> Floats:
-        """Restored values [rows, columns] with their correction."""
+    def correct(self, y: NDArray[Any], step: float | Floats) -> Floats:
+        """Restored values [rows, columns] with their correction; steps of values, rows or all of them."""
         rms = float(np.sqrt(np.mean(np.square(y, dtype=np.float64))))
         if not rms > 0:
             return y.astype(np.float32)
         apply = _convolved if self.kind == "denoiser" else _recurrent
-        out = np.empty(y.shape, np.float32)
+        out, steps = np.empty(y.shape, np.float32), np.broadcast_to(np.asarray(step, np.float32), y.shape)
         for begin in range(0, len(y), _ROWS):
             part = slice(begin, begin + _ROWS)
-            seen = np.stack([y[part] / rms, np.full(y[part].shape, step / rms)], axis=-1).astype(np.float32)
-            out[part] = y[part] + np.float32(step) * apply(seen, self.parameters)
+            seen = np.stack([y[part] / rms, steps[part] / rms], axis=-1).astype(np.float32)
+            out[part] = y[part] + steps[part] * apply(seen, self.parameters)
         return out
 
 

@@ -22,19 +22,19 @@ Restoring = Literal["sparse_activations", "dense_weights", "embeddings", "noisy"
 _EVERY_VALUE: Final = ("rms", "abs", "range", "point")
 _ROWS: Final[Mapping[Scenario, Mapping[str, Any]]] = {
     "archive": {"mode": "rate", "level": "small", "qae": True, "denoiser": True},
-    "gradient_sync": {"mode": "gradient", "target_bits": 1.0},
-    "inference": {"mode": "rate", "target_bits": 4.4, "qae": True},
-    "cpu_only": {"mode": "int8", "int8_scale": "row"},
+    "gradient_sync": {"mode": "gradient", "target_bits": 1.0, "dropout": True},
+    "inference": {"mode": "rate", "target_bits": 4.4, "qae": True, "dropout": True},
+    "cpu_only": {"mode": "int8", "int8_scale": "row", "denoiser": True},
     "weight_sync": {"mode": "delta"},
     "kv_cache": {"mode": "bounded", "bound_kind": "l2", "bound": 0.03, "transform": "klt"},
     "optimizer": {"mode": "bounded", "bound_kind": "point", "bound": 0.125, "level": "small"},
 }
 
 _RESTORING: Final[Mapping[Restoring, Mapping[str, Any]]] = {
-    "sparse_activations": {"qsvt": True},
-    "dense_weights": {},
+    "sparse_activations": {"hhl": True, "qsvt": True},
+    "dense_weights": {"lstm": True},
     "embeddings": {},
-    "noisy": {"qsvt": True},
+    "noisy": {"qsvt": True, "lstm": True},
 }
 
 
@@ -74,9 +74,12 @@ class CompressionOptions(ModuleOptions):
         default=False, description="a net of the codebook, trained for the tensor, corrects what is restored, where that pays"
     )
     dropout: bool = Field(
-        default=False, description="the circuit of qae does without wires that Monte-Carlo dropout finds harmless"
+        default=False,
+        description="columns are left out and predicted from the others, where that pays; Monte-Carlo dropout says which, and"
+        " which wires the circuit of qae can do without",
     )
     dropout_samples: int = Field(default=64, ge=1, le=10_000, description="random subsets that dropout tries")
+    keep: float = Field(default=0.5, gt=0, lt=1, description="part of the columns that dropout keeps")
     table: bool = Field(default=True, description="values of one multiple are restored as their centre, where that pays")
     spectral: bool = Field(default=True, description="singular values that the error explains are shrunk, where that pays")
     refine_ms: float = Field(
@@ -94,7 +97,7 @@ class CompressionOptions(ModuleOptions):
             raise OptionError(must_be("option transform", allowed, self.transform))
         if self.qae and (exact or every_value):
             raise OptionError(must_be("option qae", f"false with mode {self.mode}, whose promise a basis would break", True))
-        if self.denoiser and self.mode not in ("rate", "gradient"):
+        if self.denoiser and self.mode not in ("rate", "gradient", "int8"):
             raise OptionError(must_be("option denoiser", f"false with mode {self.mode}: it would break the promise", True))
         if self.dropout and (exact or every_value):
             raise OptionError(must_be("option dropout", f"false with mode {self.mode}: it would break the promise", True))
@@ -129,7 +132,21 @@ class RestoreOptions(ModuleOptions):
     qft: bool = Field(
         default=False, description="a cosine transform is also done by a simulated circuit, on one row, and compared"
     )
-    denoiser: bool = Field(default=True, description="apply the net that the encoder approved, where the codebook has it")
+    hhl: bool = Field(
+        default=False,
+        description="one column of what predicts pruned channels is also solved by a simulated circuit, and compared",
+    )
+    clock: int = Field(default=8, ge=1, le=16, description="hhl: qubits of the clock, three more than log2 of the condition")
+    max_condition: float = Field(
+        default=1e4, ge=1, le=1e12, description="hhl: condition of a system above which it is left alone"
+    )
+    degree: int = Field(
+        default=80, ge=2, le=1000, multiple_of=2, description="qsvt: of the polynomial; 80 is as steep as the refiner"
+    )
+    denoiser: bool = Field(default=True, description="apply the convolution that the encoder approved, where the codebook has it")
+    lstm: bool = Field(
+        default=False, description="apply the LSTM that the encoder approved, where the codebook has it: takes long"
+    )
     verify: bool = Field(default=True, description="compare digests of the base and of what is restored")
     max_tensor_bytes: int = Field(default=2**30, ge=1, le=2**50, description="largest tensor that is restored")
 

@@ -45,6 +45,7 @@ class DecodeOptions(RestoreOptions):
     """How blocks are restored."""
 
     state_bytes: int = Field(default=STATE_BYTES, ge=0, le=MAX_STATE_BYTES, description=f"{_KEPT}; 0: none")
+    sample_every: int = Field(default=100, ge=1, le=1_000_000, description="hhl, qsvt and qft check one block in so many")
 
 
 class LocalEncodeOptions(EncodeOptions):

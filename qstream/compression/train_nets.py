@@ -22,11 +22,11 @@ _HELD_OUT: Final = 5  # one row in so many
 
 
 class Pair(NamedTuple):
-    """Values [rows, columns], what a reader got, the step; and what a simpler refiner made of it, if any."""
+    """Values [rows, columns], what a reader got, the step of all or of each; and what a simpler refiner made of it, if any."""
 
     x: NDArray[Any]
     restored: NDArray[Any]
-    step: float
+    step: float | NDArray[Any]
     peer: NDArray[Any] | None = None
 
 
@@ -109,8 +109,9 @@ def _prepared(pair: Pair) -> tuple[Tensor, Tensor]:
     rows = np.arange(len(pair.x)) % _HELD_OUT != 0
     rms = float(np.sqrt(np.mean(np.square(pair.restored, dtype=np.float64)))) or 1.0
     y = pair.restored[rows].astype(np.float32)
-    seen = np.stack([y / rms, np.full(y.shape, pair.step / rms)], axis=-1).astype(np.float32)
-    wanted = ((pair.x[rows].astype(np.float32) - y) / pair.step).astype(np.float32)
+    step = np.broadcast_to(np.asarray(pair.step, np.float32), pair.x.shape)[rows]
+    seen = np.stack([y / rms, step / rms], axis=-1).astype(np.float32)
+    wanted = ((pair.x[rows].astype(np.float32) - y) / np.where(step > 0, step, 1)).astype(np.float32)
     return torch.from_numpy(seen), torch.from_numpy(wanted)
 
 

@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from qstream.compression import lossy, quantise, refine
+from qstream.compression import integers, lossy, quantise, refine
 from qstream.compression.basis import MAX_COLUMNS, learn_basis
 from qstream.compression.chains import step_of
 from qstream.compression.codebook import Codebook
@@ -26,7 +26,7 @@ def train_codebook(
     *,
     kind: What = "klt",
     role: str = "other",
-    bits: float = 4.4,
+    bits: float | None = 4.4,
     steps: int | None = None,
     seed: int = 0,
 ) -> Codebook:
@@ -38,7 +38,7 @@ def train_codebook(
     Parameters
     ----------
     bits
-        Of rate mode, in which the net's tensors will be coded.
+        Of rate mode, in which the net's or table's tensors will be coded; None: mode int8, a scale for each row.
     steps
         Of a net's training; else 500, an lstm 150.
 
@@ -69,21 +69,39 @@ def train_codebook(
 
 
 def _with_nets(
-    used: dict[str, list[NDArray[Any]]], kind: Literal["denoiser", "lstm"], role: str, bits: float, steps: int | None, seed: int
+    used: dict[str, list[NDArray[Any]]],
+    kind: Literal["denoiser", "lstm"],
+    role: str,
+    bits: float | None,
+    steps: int | None,
+    seed: int,
 ) -> Codebook:
     from qstream.compression.train_nets import Pair, train_net  # noqa: PLC0415 - torch, which nothing else here needs
 
-    options, nets = CompressionOptions(mode="rate", target_bits=bits), {}
+    nets = {}
     for name, found in used.items():
-        pairs = []
-        for x in (x for x in found if len(x) >= 10 and lossy.rms_of(x.reshape(-1)) > 0):
-            flat = x.astype(np.float32).reshape(-1)
-            step = step_of(flat.reshape(x.shape), options)
-            made = quantise.quantise(flat, "float32", step, np.inf, 0)
-            made.restored[made.escapes] = flat[made.escapes]
-            tabled = made.restored + refine.shift(refine.centroids(flat, made.high, step), step, made.high)
-            pairs.append(Pair(flat.reshape(x.shape), made.restored.reshape(x.shape), step, tabled.reshape(x.shape)))
+        pairs = [
+            Pair(x, *(_by_rate(x, bits) if bits is not None else _by_int8(x)))
+            for x in (x.astype(np.float32) for x in found)
+            if len(x) >= 10 and lossy.rms_of(x.reshape(-1)) > 0
+        ]
         net = train_net(pairs, kind, steps=steps, seed=seed) if pairs else None
         if net is not None and net.record["left"] < refine.GATE * min(net.record["peer"], 1.0):
             nets[name] = net
     return Codebook({}, role, nets)
+
+
+def _by_rate(x: NDArray[Any], bits: float) -> tuple[NDArray[Any], float, NDArray[Any]]:
+    """What a reader of rate mode gets, the step, and what a table makes of it."""
+    flat = x.reshape(-1)
+    step = step_of(x, CompressionOptions(mode="rate", target_bits=bits))
+    made = quantise.quantise(flat, "float32", step, np.inf, 0)
+    made.restored[made.escapes] = flat[made.escapes]
+    tabled = made.restored + refine.shift(refine.centroids(flat, made.high, step), step, made.high)
+    return made.restored.reshape(x.shape), step, tabled.reshape(x.shape)
+
+
+def _by_int8(x: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], None]:
+    """The same of mode int8, which has no table."""
+    values, scales = integers.quantise(x, "row")
+    return integers.restored(values, scales), integers.spread(scales, x.shape), None

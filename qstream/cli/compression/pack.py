@@ -34,8 +34,14 @@ def pack(
     level: Annotated[str, typer.Option(help="fast, balanced or small.")] = "balanced",
     transform: Annotated[str, typer.Option(help="auto, none, klt or fourier.")] = "auto",
     qae: Annotated[bool, typer.Option("--qae", help="Of rate, gradient and l2: find a basis by a simulated circuit.")] = False,
+    dropout: Annotated[
+        bool,
+        typer.Option("--dropout", help="Of rate, gradient and l2: leave columns out that the others tell, and wires of --qae."),
+    ] = False,
     codebook: Annotated[Path | None, typer.Option(metavar="FILE", help="Bases that train has learnt.")] = None,
-    denoiser: Annotated[bool, typer.Option("--denoiser", help="Of rate and gradient: nets of the codebook correct.")] = False,
+    denoiser: Annotated[
+        bool, typer.Option("--denoiser", help="Of rate, gradient and int8: nets of the codebook correct.")
+    ] = False,
     side_file: Annotated[Path | None, typer.Option(metavar="FILE", help="Where each tensor's chain goes, as JSON.")] = None,
     export: Annotated[
         str | None, typer.Option(metavar="FORMAT", help="Write a file for engines: vllm-patch or compressed-tensors.")
@@ -61,7 +67,8 @@ def pack(
     from qstream.compression import CompressionOptions, compress_file  # noqa: PLC0415 - numpy and kernels, not for help
     from qstream.compression.warm import warm  # noqa: PLC0415
 
-    given: dict[str, object] = {"mode": mode, "level": level, "transform": transform, "qae": qae, "denoiser": denoiser}
+    given: dict[str, object] = {"mode": mode, "level": level, "transform": transform, "qae": qae, "dropout": dropout}
+    given["denoiser"] = denoiser
     if bits is not None:
         given["target_bits"] = bits
     if bound is not None:

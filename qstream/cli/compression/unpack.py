@@ -23,6 +23,8 @@ def unpack(
     spectral: Annotated[bool, typer.Option("--spectral/--no-spectral", help="Apply the approved spectral refiners.")] = True,
     qsvt: Annotated[bool, typer.Option("--qsvt", help="Check spectral refiners by a simulated circuit.")] = False,
     qft: Annotated[bool, typer.Option("--qft", help="Check cosine transforms by a simulated circuit.")] = False,
+    hhl: Annotated[bool, typer.Option("--hhl", help="Check what predicts pruned columns by a simulated circuit.")] = False,
+    lstm: Annotated[bool, typer.Option("--lstm", help="Apply approved LSTMs of the codebook; takes long.")] = False,
     max_tensor_bytes: Annotated[int, typer.Option(help="Largest tensor that is restored.")] = 2**30,
     as_json: AsJson = False,
 ) -> None:
@@ -37,7 +39,7 @@ def unpack(
     """
     from qstream.compression import RestoreOptions, restore_file  # noqa: PLC0415 - numpy and kernels, which help does not need
 
-    given = {"spectral": spectral, "qsvt": qsvt, "qft": qft, "max_tensor_bytes": max_tensor_bytes}
+    given = {"spectral": spectral, "qsvt": qsvt, "qft": qft, "hhl": hhl, "lstm": lstm, "max_tensor_bytes": max_tensor_bytes}
     options = RestoreOptions().changed(given)
     report = restore_file(file, options, out=out, base=base, codebook=opened(codebook), clock=time.perf_counter)
     if as_json:

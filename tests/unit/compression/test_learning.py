@@ -11,7 +11,7 @@ import pytest
 from qstream.ahead import Ahead
 from qstream.compression.header import digest
 from qstream.compression.processor import CompressionProcessor, DecompressionProcessor
-from qstream.compression.stream_options import EncodeOptions
+from qstream.compression.stream_options import DecodeOptions, EncodeOptions
 from qstream.contract import Batch
 from qstream.errors import NotYet
 from qstream.state.fields import MAX_CHUNK_BYTES, pack
@@ -149,6 +149,21 @@ def test_a_circuit_s_basis_is_in_force_after_its_own_time_and_its_record_travels
     assert solver is not None
     assert (solver.solver, solver.execution, solver.n, solver.depth) == ("qae", "simulated-statevector", 2, 16)
     assert solver.objective == pytest.approx(solver.twin, rel=0.01)
+
+
+def test_pruned_blocks_are_checked_by_a_circuit_one_in_so_many_and_noise_is_not_pruned_again_and_again() -> None:
+    options: dict[str, Any] = {"mode": "rate", "target_bits": 4.0, "dropout": True, "transform": "none"}
+    into, back = (
+        Feed(CompressionProcessor(EncodeOptions(**options))),
+        Feed(DecompressionProcessor(DecodeOptions(hhl=True, sample_every=2, clock=10))),
+    )
+    found = sent(into, cache(3))
+    assert all("prune" in each.ops for each in found)
+    checks = [[r.name for r in back.send(each, 1000).events[0].frame.refined if r.n] for each in found]  # type: ignore[attr-defined]
+    assert checks == [["hhl"], [], ["hhl"]]
+    off = coded(noise(3), **options)
+    assert [each.fallback_reason for each in off] == 3 * ["gain_below_gate"]
+    assert "dropout" in off[-1].switched_off
 
 
 def test_the_state_of_the_widest_rows_is_kept_in_small_fields() -> None:

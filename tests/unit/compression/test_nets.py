@@ -61,6 +61,29 @@ def test_a_trained_denoiser_corrects_other_rows_and_travels_in_a_codebook() -> N
     assert compress(noise, RATE).fallback_reason == "not_trained"
 
 
+def with_outliers(seed: int) -> np.ndarray:
+    """Smooth rows next to one large value each, which makes the scale of a row coarse."""
+    x = smooth_rows(seed)
+    x[:, 0] = 100
+    return x
+
+
+def test_a_denoiser_corrects_whole_numbers_with_a_scale_a_row_where_that_pays() -> None:
+    int8 = CompressionOptions.recommended("cpu_only")
+    book = train_codebook([("h", with_outliers(1))], kind="denoiser", bits=None, steps=150)
+    x = with_outliers(2)
+    done, plain = compress(x, int8, codebook=book, name="h"), compress(x, int8.changed({"denoiser": False}))
+    assert [op["op"] for op in done.ops] == ["int8", "net"]
+    assert done.quality.rel_l2 < 0.95 * plain.quality.rel_l2
+    back = restore(done.data, codebook=book).array
+    assert np.linalg.norm(back - x) == pytest.approx(done.quality.rel_l2 * np.linalg.norm(x), rel=1e-3)
+    assert np.array_equal(restore(done.data).array, restore(plain.data).array)
+    noise = np.random.default_rng(3).standard_normal((40, 80)).astype(np.float32)
+    harmed = compress(noise, int8, codebook=book, name="h")
+    assert (harmed.fallback_reason, harmed.header.parts) == ("gain_below_gate", compress(noise, int8).header.parts)
+    assert compress(x, int8).fallback_reason == "not_trained"
+
+
 def test_a_net_that_is_no_better_than_a_table_is_left_out() -> None:
     noise = np.random.default_rng(4).standard_normal((60, 100)).astype(np.float32)
     assert train_codebook([("w", noise)], kind="lstm", steps=5).nets == {}
@@ -72,6 +95,13 @@ def test_an_lstm_learns_from_the_columns_before() -> None:
     net = train_net([Pair(x, y, 0.5)], "lstm", steps=150)
     assert net.record["left"] < 0.8
     assert np.square(net.correct(y, 0.5) - x).sum() < 0.8 * np.square(y - x).sum()
+    book = Codebook({}, nets={"s": net})
+    done = compress(x, RATE, codebook=book, name="s")
+    assert done.ops[-1]["op"] == "net"
+    plain = restore(done, codebook=book)
+    assert (plain.refined[0].name, plain.refined[0].reason) == ("lstm", "not_needed")
+    fine = restore(done, RestoreOptions(lstm=True), codebook=book)
+    assert np.square(fine.array - x).sum() < 0.9 * np.square(plain.array - x).sum()
 
 
 def test_a_damaged_codebook_is_refused() -> None:
