@@ -28,7 +28,7 @@ INFO_LABELS = {"version", "python"}
 # Each has few values, whatever is streamed.
 BOUNDED = {"agent", "topic", "stage", "error", "kind", "model", "outcome", "solver", "reason"}
 BOUNDED |= {"learner", "arm", "verdict", "use", "domain", "state", "result", "horizon"}
-BOUNDED |= {"role", "promise", "operation", "correction"}
+BOUNDED |= {"role", "promise", "operation", "option", "correction"}
 METRICS = ["qstream.metrics", "qstream.learn.metrics", *sorted({f"{find_agent(name).package}.metrics" for name in files()})]
 COLLECTORS = [
     value
