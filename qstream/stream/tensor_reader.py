@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from numpy.typing import ArrayLike
@@ -15,8 +16,9 @@ from qstream.config import Settings, load_settings
 from qstream.errors import ConfigError
 from qstream.state.blobs import BlobStore
 from qstream.stream.client import PlanSubscriber
-from schemas.frame import Frame
-from schemas.tensors import CompressedBlock, RestoredBlock, TensorManifest, TensorPart
+from qstream.stream.read import frame_of, read_all
+from schemas.frame import Frame, FrameError
+from schemas.tensors import CompressedBlock, RestoredBlock, TensorManifest, TensorPart, TensorSkip
 from schemas.topics import TENSOR_COMPRESSED, TENSOR_MANIFEST, TENSOR_RESTORED, Topic
 from schemas.wording import must_be
 
@@ -24,7 +26,9 @@ if TYPE_CHECKING:  # the codec and its kernels are loaded where tensors are rest
     from qstream.compression.local import LocalDecoder
 
 _POLL_S: Final = 0.1
+_ORDER_S: Final = 10.0  # between a manifest and the blocks that were sent after it
 F = TypeVar("F", bound=Frame)
+Item = TensorManifest | TensorStep | Whole | Incomplete
 Wanted = Callable[[TensorManifest | TensorPart], bool]
 
 
@@ -51,7 +55,12 @@ class TensorSubscriber:
     wanted
         Which restored blocks and manifests count, such as ``lambda part: part.role == "weight"``; None: all.
     from_start
-        Also what was published before.
+        Also what was published before, of steps in blobs the newest of each series.
+
+    Attributes
+    ----------
+    skipped
+        How many blocks could not be restored, by reason: they wait for a step that is whole, or a codebook.
 
     Raises
     ------
@@ -82,6 +91,8 @@ class TensorSubscriber:
         self._assembler = TensorAssembler(max_bytes=max_bytes, max_open=max_open, timeout_s=timeout_s)
         self._steps = StepCollector(max_bytes=max_bytes, timeout_s=timeout_s)
         self._ready: deque[TensorStep] = deque()
+        self.skipped: Counter[str] = Counter()
+        self._newest: dict[tuple[str, str], int] = {}  # step that was announced last, by model and role
         self._decoder: LocalDecoder | None = None
         if bases is not None:
             from qstream.compression.local import LocalDecoder  # noqa: PLC0415 - the codec
@@ -90,7 +101,8 @@ class TensorSubscriber:
             self._decoder = LocalDecoder(given, max_bytes)
         base = settings or load_settings()
         at = bootstrap_servers
-        self._manifests = _reader(TENSOR_MANIFEST, TensorManifest, at, base, from_start)
+        self._manifests = _reader(TENSOR_MANIFEST, TensorManifest, at, base, from_start=False)
+        self._before: deque[TensorManifest] = deque(_kept(base, at) if from_start else ())
         self._blocks: PlanSubscriber[RestoredBlock] | PlanSubscriber[CompressedBlock] = (
             _reader(TENSOR_RESTORED, RestoredBlock, at, base, from_start)
             if bases is None
@@ -147,17 +159,21 @@ class TensorSubscriber:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _items(self, timeout_s: float | None) -> Iterator[TensorManifest | TensorStep | Whole | Incomplete | None]:
+    def _items(self, timeout_s: float | None) -> Iterator[Item | None]:
         """What the records bring, a step where a manifest has it in a blob; None whenever none came for a moment."""
         begun_s = time.monotonic()
         while True:
-            manifest = self._manifests.poll(0.0)
-            if manifest is not None and self.model in (None, manifest.model) and self._wanted(manifest):
-                yield manifest if manifest.claim is None else self._opened(manifest)
+            manifest = self._next_manifest(0.0)
+            if manifest is not None:
+                yield from self._announced(manifest)
             block = self._blocks.poll(0.0 if manifest is not None else _POLL_S)
             now_s = time.monotonic()
             restored = None if block is None or self.model not in (None, block.model) else self._restored(block)
+            if restored is not None and isinstance(block, CompressedBlock) and restored.skip_reason is TensorSkip.NO_BASE:
+                yield from self._awaited(block)
+                restored = self._restored(block)
             if restored is not None and self._wanted(restored):
+                self.skipped.update([] if restored.skip_reason is None else [str(restored.skip_reason)])
                 yield from self._assembler.add(restored, now_s)
             else:
                 yield from self._assembler.expire(now_s)
@@ -167,6 +183,24 @@ class TensorSubscriber:
             yield None
             if timeout_s is not None and now_s - begun_s >= timeout_s:
                 return
+
+    def _next_manifest(self, timeout_s: float) -> TensorManifest | None:
+        return self._before.popleft() if self._before else self._manifests.poll(timeout_s)
+
+    def _announced(self, manifest: TensorManifest) -> Iterator[Item]:
+        key = manifest.model, manifest.role
+        self._newest[key] = max(manifest.step, self._newest.get(key, -1))
+        if self.model in (None, manifest.model) and self._wanted(manifest):
+            yield manifest if manifest.claim is None else self._opened(manifest)
+
+    def _awaited(self, block: CompressedBlock) -> Iterator[Item]:
+        """The manifests up to the step that the block steps on: that may be in a blob, and topics have no order between them."""
+        key, base_step = (block.model, block.role), block.base_step or 0
+        deadline_s = time.monotonic() + _ORDER_S
+        while self.blobs is not None and self._newest.get(key, -1) < base_step and time.monotonic() < deadline_s:
+            if (manifest := self._next_manifest(_POLL_S)) is not None:
+                yield from self._announced(manifest)
+        self._newest[key] = max(base_step, self._newest.get(key, -1))  # what has not come by now is not waited for again
 
     def _restored(self, block: RestoredBlock | CompressedBlock) -> RestoredBlock:
         if isinstance(block, RestoredBlock):
@@ -187,6 +221,17 @@ class TensorSubscriber:
             for tensor_id, array in whole.items():
                 self._decoder.rebase(tensor_id, array)
         return step_of(manifest, {tensor_id: Whole(tensor_id, manifest.step, array) for tensor_id, array in whole.items()})
+
+
+def _kept(settings: Settings, bootstrap_servers: str) -> list[TensorManifest]:
+    """The manifests that the topic has, of those of blobs the newest of each series: later deltas step on that."""
+    there = settings.model_copy(update={"bootstrap_servers": bootstrap_servers})
+    found = []
+    for message in read_all(there, TENSOR_MANIFEST.name):
+        with suppress(FrameError):  # passed over, as every reader does
+            found.append(frame_of(message, TensorManifest))
+    newest = {one.series: one.step for one in sorted(found, key=lambda one: one.step) if one.claim is not None}
+    return [one for one in found if one.claim is None or one.step == newest[one.series]]
 
 
 def _reader(topic: Topic, frame: type[F], bootstrap_servers: str, settings: Settings, from_start: bool) -> PlanSubscriber[F]:

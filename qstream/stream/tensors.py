@@ -147,6 +147,8 @@ class TensorPublisher:
             Nothing was sent then, but for errors of coding in mode local.
         StoreUnavailable
             The store of blobs cannot be written.
+        FrameError
+            A field is wrong, or the names of the tensors are too many for one record: about 10,000.
         DeliveryFailed
             The broker has not confirmed something that was published before.
         """
@@ -166,6 +168,7 @@ class TensorPublisher:
             "format": "blocks",
         }
         found = TensorManifest.build(**manifest)
+        found.encode()  # so that one that is too large is refused before its blocks are sent
         more = influence or {}
         blocks = [self._blocks(form, name, found, policy, more.get(name)) for name, form in forms.items()]
         if self._coder is not None:

@@ -137,10 +137,17 @@ def test_deltas_of_a_trainer_are_restored_on_the_bases_of_an_engine_whether_or_n
             assert (step.step, step.complete) == (n, True)
             assert_same(step.tensors, weights(n))
         with TensorSubscriber(tensor_kafka, bases=weights(3), model=model, timeout_s=PATIENCE_S) as other:
+            late = TensorSubscriber(tensor_kafka, bases={}, model=model, timeout_s=PATIENCE_S)
             trainer.publish(weights(4), model=model, step=4, policy=DELTA)
             trainer.flush()
             (step,) = steps_of(other, 1)
             assert_same(step.tensors, weights(4))
+        with late:
+            (step,) = steps_of(late, 1)
+            assert step.missing == {"up": (0, 1, 2, 3), "norm": (0,)}
+            assert late.skipped == {"no_base": 5}
+        with TensorSubscriber(tensor_kafka, bases={}, blobs=blobs, model=model, from_start=True) as restarted:
+            assert [(step.step, step.complete) for step in steps_of(restarted, 5)] == [(n, True) for n in range(5)]
 
 
 def test_a_blob_that_is_not_what_its_manifest_says_is_refused_and_reading_goes_on(tensor_kafka: str, model: str, tmp_path: Path):

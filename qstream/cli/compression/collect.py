@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -75,22 +75,19 @@ def collect(
 
 
 class Wanted:
-    """Which blocks and manifests count, those that came, and why some could not be restored."""
+    """Which blocks and manifests count; those that come are shown as progress."""
 
     def __init__(self, series: str, model: str, role: str, step: int | None) -> None:
         self.series, self.model, self.role, self.step = series, model, role, step
-        self.skipped: Counter[str] = Counter()
         self.progress = Progress("received")
 
     def __call__(self, frame: TensorManifest | TensorPart) -> bool:
-        """Whether it is of the step, which is noted."""
+        """Whether it is of the step."""
         mine = frame.series == self.series if isinstance(frame, TensorManifest) else frame.tensor_id.startswith(f"{self.series}/")
         if not mine or frame.role != self.role or self.step not in (None, frame.step):
             return False
         if isinstance(frame, RestoredBlock):
             self.progress.add(frame.nbytes)
-            if frame.skip_reason is not None:
-                self.skipped[str(frame.skip_reason)] += 1
         return True
 
 
@@ -134,7 +131,7 @@ def _awaited(
         for found in subscriber.steps(patience_s):
             if found.complete:
                 return found
-            raise Transient(_lacking(found, wanted))
+            raise Transient(_lacking(found, subscriber.skipped))
     which = "no step" if wanted.step is None else f"step {wanted.step}"
     raise Transient(
         f"{which} of {wanted.series} came in {patience_s:g} s; it is published by: qstream publish FILE --tensors --model"
@@ -142,14 +139,14 @@ def _awaited(
     )
 
 
-def _lacking(step: TensorStep, wanted: Wanted) -> str:
+def _lacking(step: TensorStep, skipped: Mapping[str, int]) -> str:
     """What of a step has not come."""
     lost = [f"{name} ({_blocks(blocks)})" for name, blocks in step.missing.items()]
     named = ", ".join(lost[:MOST_NAMED]) + (f" and {len(lost) - MOST_NAMED} more" if len(lost) > MOST_NAMED else "")
     total = len(step.manifest.tensors)
-    text = f"step {step.step} of {wanted.series} is incomplete: {len(lost)} of {total} tensors have not come back: {named}"
-    if wanted.skipped:
-        why = ", ".join(f"{count} {reason}" for reason, count in wanted.skipped.items())
+    text = f"step {step.step} of {step.manifest.series} is incomplete: {len(lost)} of {total} tensors have not come back: {named}"
+    if skipped:
+        why = ", ".join(f"{count} {reason}" for reason, count in skipped.items())
         text += f"; blocks that could not be restored: {why}"
     return f"{text}; see qstream dlq list, and whether both agents run"
 

@@ -13,6 +13,7 @@ from qstream.config import Settings
 from qstream.errors import BlockError, ConfigError, DeliveryFailed, ProblemError
 from qstream.stream.tensors import TensorPublisher
 from qstream.testing.rig import wait_until
+from schemas.frame import FrameError
 
 NOWHERE = "127.0.0.1:1"
 QUIET = Settings(delivery_timeout_ms=100).with_kafka_defaults({"log_level": "0"})
@@ -38,8 +39,9 @@ def test_the_publish_after_a_failed_one_says_so():
         ({"tensors": {"up": np.array(["a"])}}, BlockError, "dtype of the array must be one of"),
         ({"tensors": {"up": np.zeros((1,) * 9)}}, BlockError, "array must be one of at most 8 axes"),
         ({"tensors": {"x" * 200: np.zeros(4)}}, ProblemError, "1 to 200 characters"),
-        ({"step": -1}, ValueError, "step"),
-        ({"role": "noise"}, ValueError, "role"),
+        ({"tensors": dict.fromkeys(map("{:0190}".format, range(6000)), 0.0)}, FrameError, "TensorManifest.v1 must be at most"),
+        ({"step": -1}, FrameError, "step"),
+        ({"role": "noise"}, FrameError, "role"),
     ],
 )
 def test_what_cannot_be_published_is_refused_before_anything_is_sent(given: dict[str, Any], error: type[Exception], words: str):
