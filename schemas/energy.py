@@ -86,7 +86,7 @@ class EnergyPlan(VersionedPlan):
     served: Names = Field(default=(), description="served models, which `active_replicas` counts")
     progress: float = Field(default=0.0, ge=0, le=1, description="part of the targets whose progress is measured")
     drawn_w: float = Field(default=0.0, ge=0, description="watts drawn by the newest readings, and the nodes' overheads")
-    stale_gpus: Count = Field(default=0, description="GPUs of the domain whose readings are old, or of which none came")
+    stale_gpus: Count = Field(default=0, description="GPUs of the domain without recent readings")
     acks: dict[AckResult, Count] = Field(
         default_factory=dict, description="targets acknowledged since the plan before, by result; without dry runs"
     )

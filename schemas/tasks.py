@@ -105,7 +105,7 @@ class TaskGraph(Frame):
             )
 
     def _check_order(self) -> None:
-        """Edges make no cycle: tasks without open predecessors are taken away until none is left."""
+        """Edges form no cycle: tasks without open predecessors are removed until none is left."""
         if self.edges is None:
             return
         left, edges = np.ones(len(self.task), bool), self.edges

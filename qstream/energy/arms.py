@@ -158,7 +158,7 @@ def gap(peak_w: float, bound_w: float) -> float:
 
 
 def loss(arm: Arm, peak_w: float, bound_w: float, circuits: int) -> float:
-    """What a window costs: its gap, the logarithm of the time that the arm takes, and a price of asking for circuits at all, so
+    """What a window costs: its gap, the logarithm of the time that the arm takes, and a price of asking for circuits, so
     that the classical arm answers where the bound is reached without them."""
     asked = 0.0 if arm in ("soonest", "list") else _ASKED
     return gap(peak_w, bound_w) + asked + _TIME * math.log1p(_BASE_MS[arm] + _CIRCUIT_MS * circuits)

@@ -20,7 +20,7 @@ _SEVEN: Final = np.uint64(7)  # one of eight tasks tries another mode
 
 class Tasks(NamedTuple):
     """What does not change: tasks by unit (``task[first[u]:first[u + 1]]``) and the `unit` of each; `near` [N, 2, P], the
-    predecessors and successors of each task, -1 beyond the last; `duration` [N, M] in slots, 0 where there is no such mode, and
+    predecessors and successors of each task, -1 beyond the last; `duration` [N, M] in slots, 0 where a mode is missing, and
     `power` [N, M]; the earliest and latest start of each unit, which its edges allow with the fastest modes; the slot `end` [N]
     before which each task is over; the `node` and `gpus` of each task, and the GPUs that a node has, `room` [nodes, T]."""
 

@@ -16,7 +16,7 @@ def default_prior(knob: str) -> CapPrior:
     """Return the bundled prior of a knob.
 
     ``power_limit_w``: 164 measured sweeps of training jobs on P100, V100 and RTX 6000. ``sm_clock_mhz``: 200 modelled ones, as
-    no licensed measurements of clocks are at hand. `ProblemError` if there is no such knob.
+    no measurements of clocks with a free licence were found. `ProblemError` for an unknown knob.
     """
     name = checked_knob(knob)
     with resources.files("qstream.energy.priors").joinpath(f"{name}.npz").open("rb") as file, np.load(file) as stored:

@@ -24,7 +24,7 @@ class Children(Frame):
 
     `seen_ns` is when each demanded last (0: never); `upper_w`, `held_w`, `held_ns`, `watts` and `value` are from that demand, -1
     beyond the last point. `allotted_w` is the budget that it was given last, at `allotted_ns` (0: none), and `ceiling_w` the
-    highest one since that which the child is known to hold.
+    highest one since the one that the child is known to hold.
     """
 
     seen_ns: Times
@@ -99,9 +99,9 @@ def charged_w(children: Children, topology: PowerTopology) -> Floats:
     return np.maximum(said, children.ceiling_w)
 
 
-def given(children: Children, told: Bools, budget_w: Floats, at_ns: NDArray[np.int64]) -> Children:
+def given(children: Children, sent: Bools, budget_w: Floats, at_ns: NDArray[np.int64]) -> Children:
     """What is known after budgets were given."""
-    rows = np.flatnonzero(told).tolist()
+    rows = np.flatnonzero(sent).tolist()
     ceiling = np.maximum(children.ceiling_w, budget_w)
     return _changed(children, rows, {"allotted_w": budget_w[rows], "allotted_ns": at_ns[rows], "ceiling_w": ceiling[rows]})
 

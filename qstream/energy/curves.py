@@ -28,7 +28,7 @@ def value_curve(
     Parameters
     ----------
     power_w, value, domain, budget_w
-        As of `allocate`; the budgets inside the domain, without the one that is to be divided.
+        As of `allocate`; the budgets inside the domain, without the one to divide.
     points
         The most points of the curve, 2 or more.
 

@@ -31,7 +31,7 @@ def demand_of(
     Parameters
     ----------
     watts, value
-        float64 [rows, K]: what may be chosen of each GPU or child of `rows`, NaN where there is no such level.
+        float64 [rows, K]: what may be chosen of each GPU or child of `rows`, NaN where a level is missing.
     fixed_w, upper_w
         float64 [GPUs or children]: what those draw that cannot be changed (0 for `rows`), and the most of each.
     """

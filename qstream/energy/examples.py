@@ -31,7 +31,7 @@ SECONDS = 20
 def records() -> list[Record]:
     """Two nodes with two GPUs each for 20 s: caps are measured, a budget falls, a node goes silent, a target is refused, a graph
     of tasks comes, and what its tasks came to; learners are reset; with a repeated record, one of an unknown GPU, one in
-    milliwatts, one under another topology, a demand of a domain that is no child, demand on more replicas than there are, and
+    milliwatts, one under another topology, a demand of a domain that is not a child, demand on more replicas than there are, and
     graphs that come twice, that take too many GPUs, and whose time is over."""
     given: list[tuple[Topic, Frame, int]] = [(POWER_TOPOLOGY, topology(2600.0), 0)]
     for second in range(1, SECONDS):
@@ -99,7 +99,7 @@ def graph(**fields: Any) -> TaskGraph:
 
 
 def load(second: int) -> ServingLoad:
-    """A window of demand that falls, on a model of which one replica is a GPU."""
+    """A window of falling demand on a model with one GPU a replica."""
     return ServingLoad(
         domain="row-1", ts_ns=second * 10**9, model="chat", window_s=3.0, tokens_s=4000.0 / second, capacity_tokens_s=500.0,
         replicas=5 if second == 9 else 3,

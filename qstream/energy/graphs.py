@@ -62,7 +62,7 @@ class GraphPlan:
 
 
 def alone(graph: TaskGraph) -> GraphProblem:
-    """A graph of which nothing is known but what it says itself."""
+    """A graph by itself, without a domain around it."""
     base = np.zeros(graph.slots) if graph.base_w is None else graph.base_w.astype(np.float64)
     return GraphProblem(graph, 0, base)
 

@@ -77,7 +77,7 @@ def in_milliwatts(limit_w: ArrayLike, most_w: ArrayLike) -> bool:
 
 
 def plausible(power_w: ArrayLike, most_w: ArrayLike) -> Bools:
-    """Which samples of power can be measurements: neither negative, nor blank, nor far above the highest limit."""
+    """Which samples of power can be measurements: not negative, blank, or far above the highest limit."""
     power, most = np.asarray(power_w, np.float64), np.asarray(most_w, np.float64)
     ceiling = np.where(most > 0, MOST_OVER_LIMIT * most, BLANK_FLOAT)
     fits: Bools = np.isfinite(power) & (power >= 0) & (power < BLANK_FLOAT) & (power <= ceiling)
@@ -132,7 +132,7 @@ def paced(
     forced: Bools,
     job: NDArray[np.int64] | None = None,
 ) -> Floats:
-    """Targets that change neither too often, too little, nor too many at once: float64 [G].
+    """Targets that do not change too often, by too little, or too many at once: float64 [G].
 
     Raises pass at once. What a budget forces down (`forced`) does too. Ranks of one `job`, as in `one_per_job`, change together.
 
@@ -178,7 +178,7 @@ def one_per_job(target: Floats, job: NDArray[np.int64]) -> Floats:
 
 
 def ramped(wanted_w: Floats, applied_w: Floats, *, ramp_w_s: float | None, elapsed_s: float) -> Floats:
-    """Targets of which the sum changes by `ramp_w_s` at most: raises first give way, then falls by one part of each."""
+    """Targets whose sum changes by `ramp_w_s` at most: raises are cut first, then each fall by the same part."""
     if ramp_w_s is None:
         return wanted_w
     step = wanted_w - applied_w

@@ -64,7 +64,7 @@ class HeldGraph(Frame):
         return self.begin_ns + int(self.slots * self.slot_s * 1e9)
 
     def due_ns(self, plan_ms: float) -> int | None:
-        """From when on its better schedule is to be published; None while it is not being solved."""
+        """When its better schedule is due; None while it is not being solved."""
         return self.planning.due_ns(time_ms(len(self.task), plan_ms)) if self.planning.active else None
 
     def problem(self) -> GraphProblem | None:
@@ -122,7 +122,7 @@ class HeldGraph(Frame):
 
 
 def held(problem: GraphProblem, found: GraphPlan, digest: str, version: int) -> HeldGraph:
-    """A graph with its first schedule, to be solved in its turn."""
+    """A graph with its first schedule, waiting to be solved."""
     graph = problem.graph
     return HeldGraph(
         graph_id=graph.graph_id,

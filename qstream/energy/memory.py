@@ -157,7 +157,7 @@ Memory = Draft[EnergyState]
 
 
 def fresh(topology: PowerTopology, version: int = 0) -> Memory:
-    """A domain of which nothing is known but its topology."""
+    """A domain of which only the topology is known."""
     children = fresh_children(len(topology.child)) if topology.child else None
     arrays = empty(max(1, len(topology.uuid)), len(topology.node))  # a domain without GPUs has one row that nothing reads
     return Draft(EnergyState(topology=topology, in_force=InForce(version=version), children=children, **arrays))

@@ -26,7 +26,7 @@ SIMPLE_SAVED: Final = Gauge(
 SLOWDOWN: Final = Gauge("qstream_energy_slowdown_worst_ratio", "Expected slowdown of the GPU that is slowed most", ["domain"])
 TARGETS: Final = Gauge("qstream_energy_targets", "Targets of the newest plan by their reason", ["domain", "reason"])
 STATES: Final = Gauge("qstream_energy_states", "Targets of the newest plan by their state", ["domain", "state"])
-STALE: Final = Gauge("qstream_energy_stale_gpus", "GPUs whose readings are old, or of which none came", ["domain"])
+STALE: Final = Gauge("qstream_energy_stale_gpus", "GPUs without recent readings", ["domain"])
 ACKS: Final = Counter(
     "qstream_energy_acknowledgements_total", "Targets that actuators acknowledged, by what became of them", ["domain", "result"]
 )

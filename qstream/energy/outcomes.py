@@ -26,7 +26,7 @@ _NONE: Final = 1e6  # no such mode
 
 class UnseenState(Frame):
     """The version in use, and a ring of the tasks that it was asked for: number i stands at ``i % 128``, with what its graph
-    declared and what version `by` said of it, as curves (1e6 where there is no such mode)."""
+    declared and what version `by` said of it, as curves (1e6 where a mode is missing)."""
 
     pinned: VersionState
     asked: Count = 0

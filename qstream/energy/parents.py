@@ -28,12 +28,12 @@ ROUNDING_W: Final = 1e-6
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Division:
-    """Budgets of the children: `charge_w` before, `budget_w` from now on, both float64 [children]; `told` are given theirs;
+    """Budgets of the children: `charge_w` before, `budget_w` from now on, both float64 [children]; `sent` are given theirs;
     `missing_w`, what the least budgets of all lack."""
 
     charge_w: Floats
     budget_w: Floats
-    told: Bools
+    sent: Bools
     missing_w: float
 
 
@@ -55,11 +55,11 @@ def divide(
     change = np.abs(budget - children.allotted_w)
     over = bool((room < -ROUNDING_W).any())
     least_step = np.maximum(LEAST_STEP * children.allotted_w, max(deadband_w, LEAST_STEP_W))
-    told = (children.allotted_ns == 0) | resent | (change >= least_step)
-    told |= over & (budget < children.allotted_w - LEAST_STEP_W)
+    sent = (children.allotted_ns == 0) | resent | (change >= least_step)
+    sent |= over & (budget < children.allotted_w - LEAST_STEP_W)
     least = np.where(silent, charge, children.watts[:, 0])
     missing = float(np.maximum(tree.charged_w(least) - tree.budget_w, 0.0).max())
-    return Division(charge, budget, told & ~silent, missing)
+    return Division(charge, budget, sent & ~silent, missing)
 
 
 def _wanted(children: Children, tree: Tree, charge: Floats, silent: Bools) -> Floats:
@@ -98,12 +98,12 @@ def parent_events(memory: Memory, record: Record, options: EnergyOptions) -> lis
     since_s = (at_ns - children.allotted_ns) / 1e9
     resent = (children.held_ns != children.allotted_ns) & (since_s > 2 * options.plan_s)
     division = divide(children, topology, tree, silent=silent, resent=resent, deadband_w=options.deadband_w)
-    times = np.where(division.told, np.maximum(at_ns, children.allotted_ns + 1), children.allotted_ns)
-    memory.set(children=given(children, division.told, division.budget_w, times))
+    times = np.where(division.sent, np.maximum(at_ns, children.allotted_ns + 1), children.allotted_ns)
+    memory.set(children=given(children, division.sent, division.budget_w, times))
     events = [_plan(memory, record, options, tree, division)]
     if topology.parent:
         events.append(_demand(now, record, tree, division, silent))
-    rows = sorted(np.flatnonzero(division.told).tolist(), key=lambda row: division.budget_w[row] - children.allotted_w[row])
+    rows = sorted(np.flatnonzero(division.sent).tolist(), key=lambda row: division.budget_w[row] - children.allotted_w[row])
     part = division.budget_w / max(float(division.budget_w.sum()), 1e-9)
     for n, row in enumerate(rows):
         budget = PowerBudget(

@@ -25,8 +25,8 @@ ROUNDING_W: Final = 1e-6
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answer:
-    """Limits that are wanted and who must be parked; `missing_w` is what a budget lacks even then; `bound` of `value`, the sum
-    of speeds."""
+    """Limits that are wanted and who must be parked; `missing_w` is what a budget is short of even then; `bound` is that of
+    `value`, the sum of speeds."""
 
     limit_w: Floats
     parked: Bools
@@ -167,7 +167,7 @@ def _raised_last(view: View, limit: Floats, applied: Floats) -> Floats:
 
 
 def _choice(view: View, options: EnergyOptions, answer: Answer, limit: Floats) -> Choice:
-    """The targets, with what is to be expected of each."""
+    """The targets, and what to expect of each."""
     now, knobs, rows = view.now, view.knobs, np.arange(len(limit))
     lost = (view.age == guard.Age.LOST) & knobs.targetable & (limit >= view.fixed_w - ROUNDING_W)
     level = np.maximum(now.level, 0)

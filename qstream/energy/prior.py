@@ -17,7 +17,7 @@ from qstream.energy.sweeps import GRIDS, Knob, Sweep, axis, on_grid, same_knob
 
 SAME_GPU: Final = 3.0  # weight of a sweep of the same model
 _LIKE: Final = 0.15  # in the default's draw over its limit: how near counts as like
-_ANY: Final = 0.02  # weight of a sweep that is not like the job at all
+_ANY: Final = 0.02  # weight of a sweep that is nothing like the job
 _OWN: Final = 0.01  # standard deviation of what no past sweep shows
 _OWN_LENGTH: Final = 0.12
 _OWN_POWER: Final = 0.3  # of the variance of time

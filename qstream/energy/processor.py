@@ -206,7 +206,7 @@ class EnergyProcessor(Processor[EnergyState]):
         return self._publish(record, memory, at_once=False) if planned_ns > 0 else []
 
     def _serve(self, memory: Memory, load: ServingLoad) -> bool:
-        """Take a window of demand in; whether another number of replicas is to be active."""
+        """Take a window of demand in; whether the number of active replicas should change."""
         before = memory.now.served
         memory.set(served=served(before, load, memory.now.topology))
         return [each.active for each in before] != [each.active for each in memory.now.served]

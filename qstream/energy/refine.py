@@ -31,7 +31,7 @@ _PRICE: Final = 1.5  # of a slot by which an edge is broken, in deviations of th
 _PRICED: Final = 256  # random choices that this deviation is taken from
 _PATIENCE: Final = 4  # windows in a row that did not lower the peak
 _CONTROL: Final = 7
-_LOOKED_AT: Final = 64  # samples of which one must keep to the nodes' GPUs
+_LOOKED_AT: Final = 64  # samples; one of them must fit the GPUs of the nodes
 _ROUNDING: Final = 1e-9
 _AT_ONCE: Final = 4096  # choices whose loads are in memory together
 

@@ -41,7 +41,7 @@ class Scheduler:
     models: Models = field(default_factory=Models)
 
     def take(self, name: Name, graph: TaskGraph, memory: Memory) -> list[Event]:
-        """The simple schedule of a graph at once, to be solved in its turn; nothing for one that is known, or over and measured.
+        """The simple schedule of a graph at once, to be solved later; nothing for one that is known, or over and measured.
 
         Raises
         ------
@@ -91,7 +91,7 @@ class Scheduler:
         return len(records)
 
     def due(self, name: Name, now_ns: int, memory: Memory) -> list[Event]:
-        """The better schedules that are to be published now; `NotYet` while one is not ready."""
+        """The better schedules that are due now; `NotYet` while one is not ready."""
         events: list[Event] = []
         while (graph := self._due(now_ns, memory)) is not None:
             stamp = name(len(events))
@@ -101,7 +101,7 @@ class Scheduler:
         return events
 
     def _due(self, now_ns: int, memory: Memory) -> HeldGraph | None:
-        """The graph whose better schedule is to be published now."""
+        """The graph whose better schedule is due now."""
         for graph in memory.now.graphs:
             due_ns = graph.due_ns(self.options.plan_ms)
             if due_ns is not None and now_ns >= due_ns:
@@ -109,7 +109,7 @@ class Scheduler:
         return None
 
     def _begin(self, stamp: Stamp, memory: Memory) -> list[Line]:
-        """Have the next graph solved: one at a time, so that each is told what the ones before it take; and lines to log."""
+        """Have the next graph solved: one at a time, so that each knows what the ones before it take. Returns lines to log."""
         graphs = memory.now.graphs
         at = next((at for at, held in enumerate(graphs) if held.graph is not None), None)
         if at is None or any(held.planning.active for held in graphs) or (graph := graphs[at].graph) is None:

@@ -84,7 +84,7 @@ def schedule(
     Parameters
     ----------
     options
-        `EnergyOptions`, of which the circuits' are read; by default there are none.
+        `EnergyOptions`; only those of circuits are read. By default no circuits run.
     deadline_s
         Seconds from the call; the best schedule at hand is returned.
     runtime

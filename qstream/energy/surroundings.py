@@ -68,7 +68,7 @@ def _base_w(graph: TaskGraph, now: EnergyState, others: Sequence[HeldGraph], los
 
 
 def _measured_w(now: EnergyState, others: Sequence[HeldGraph], lost: Bools) -> float:
-    """What GPUs and nodes draw besides the tasks that run now; GPUs that are not heard any more are charged at their default."""
+    """What GPUs and nodes draw besides the tasks that run now; lost GPUs are charged at their default."""
     topology = now.topology
     idle = np.zeros(len(topology.uuid)) if topology.idle_w is None else np.maximum(topology.idle_w, 0)
     default = np.where(topology.limit_default_w > 0, topology.limit_default_w, idle)

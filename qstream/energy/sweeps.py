@@ -63,7 +63,7 @@ class Sweep:
 
 
 def checked_knob(knob: str) -> Knob:
-    """The knob; `ProblemError` if there is no such knob."""
+    """The knob; `ProblemError` for an unknown one."""
     if knob not in KNOBS:
         raise ProblemError(must_be("knob", f"one of {', '.join(KNOBS)}", knob))
     return knob

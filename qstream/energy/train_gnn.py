@@ -64,7 +64,7 @@ def train_gnn(
     Raises
     ------
     LearnError
-        There are fewer than 20 graphs of which two tasks were measured.
+        Fewer than 20 graphs have two measured tasks.
     """
     graphs = _graphs(frames)
     if len(graphs) < LEAST:

@@ -74,8 +74,8 @@ def view_of(memory: Memory, options: EnergyOptions, now_ns: int) -> View:
     stuck = (now.stuck_ns > 0) & (now_ns - now.stuck_ns < STUCK_NS)
     saving = (now.level >= 0) & (now.level == now.accepted) & (now.level < LEVELS - 1)
     heard = (now.peak_w >= 0).sum(1) > 1  # for more than a moment
-    deaf = runs_out(now, options, now_ns) & (now.applied_ns > 0)  # plans of a dry run are not to be taken
-    movable = knobs.targetable & fresh & ~stuck & ~deaf
+    expiring = runs_out(now, options, now_ns) & (now.applied_ns > 0)  # nothing is set in a dry run
+    movable = knobs.targetable & fresh & ~stuck & ~expiring
     want = np.where(saving, now.want_w, np.maximum(now.want_w, now.draw_w[:, -1])).astype(np.float64)
     fixed = np.where(age == guard.Age.LOST, np.maximum(enforced, default_w(now)), enforced)
     tree = tree_of(topology, now.budgets, now_ns, held_until_ns(options, now_ns))

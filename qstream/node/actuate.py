@@ -60,7 +60,7 @@ def run_actuator(
 
 
 def act(actuator: Actuator, plan: EnergyPlan | None, now_ns: int) -> list[EnergyAck]:
-    """Put the defaults back if the plan in force is over, then take the new one; what is to be acknowledged."""
+    """Put the defaults back if the plan in force is over, then take the new one. Returns the acknowledgements."""
     acks = [actuator.tick(now_ns), None if plan is None else actuator.take(plan, now_ns)]
     return [ack for ack in acks if ack is not None]
 

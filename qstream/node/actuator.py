@@ -41,7 +41,7 @@ class _Target:
 
 @dataclass(slots=True)
 class _Work:
-    """Targets of one call by uuid, and which knobs of each are to be set."""
+    """Targets of one call by uuid, and which knobs of each to set."""
 
     targets: dict[str, _Target] = field(default_factory=dict)
     knobs: dict[str, tuple[Knob, ...]] = field(default_factory=dict)

@@ -13,7 +13,7 @@ from schemas.wording import Shown, must_be
 
 
 class FiledNvml(FakeNvml):
-    """A `FakeNvml` of which each write is a line of a file: what was asked for, and what is enforced since then.
+    """A `FakeNvml` that appends each write to a file: what was asked for, and what is enforced since then.
 
     Processes that open the same file have the same GPUs: one sets limits, and another reads what GPUs draw under them. Power,
     energy and progress are each process's own.

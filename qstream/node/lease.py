@@ -40,7 +40,7 @@ class Lease(BaseModel):
 
 
 def read_lease(path: Path | None, domain: str, node: str) -> Lease:
-    """The lease of the file, or a new one where there is no file.
+    """The lease in the file, or a new one if the file does not exist.
 
     Raises
     ------
@@ -66,13 +66,13 @@ def write_lease(path: Path | None, lease: Lease) -> None:
     """Replace the file, whole or not at all, and have it on the disk; `LeaseUnreadable` if that fails."""
     if path is None:
         return
-    beside = path.with_name(path.name + ".new")
+    new = path.with_name(path.name + ".new")
     try:
-        with beside.open("wb") as file:
+        with new.open("wb") as file:
             file.write(lease.model_dump_json().encode())
             file.flush()
             os.fsync(file.fileno())
-        beside.replace(path)
+        new.replace(path)
     except OSError as exc:
         raise LeaseUnreadable(must_be(f"state file {path}", "writable", Shown(str(exc.strerror)))) from exc
 

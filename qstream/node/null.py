@@ -31,8 +31,8 @@ class NullDevice:
 
     def set_power_limit_w(self, uuid: str, watts: float) -> None:
         """Refused."""
-        raise DeviceDenied(f"{uuid} is no GPU of this node")
+        raise DeviceDenied(f"{uuid} is not a GPU of this node")
 
     def set_sm_clock_cap_mhz(self, uuid: str, mhz: float | None) -> None:
         """Refused."""
-        raise DeviceDenied(f"{uuid} is no GPU of this node")
+        raise DeviceDenied(f"{uuid} is not a GPU of this node")

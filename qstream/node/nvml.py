@@ -36,7 +36,7 @@ class NvmlGpus:
     Raises
     ------
     ConfigError
-        There is no driver, or no GPU.
+        No driver or no GPU was found.
     """
 
     def __init__(self, library: Any = None) -> None:

@@ -38,7 +38,7 @@ def run_telemetry(
 ) -> int:
     """Publish what the source reads, every `interval_s`, until `stop` is set or `count` records are sent; their number.
 
-    A source that fails and a broker that is away are troubles, and the loop goes on. A source that may hang is to be given as
+    A source that fails and a broker that is away are troubles, and the loop goes on. Pass a source that may hang as
     `within` it.
     """
     published, due_s = 0, time.monotonic()

@@ -61,7 +61,7 @@ def zeusd_source(place: str, domain: str, node: str, uuids: Mapping[str, str], *
 
 
 class ZeusdDevice:
-    """GPUs that the daemon sets and that `reads` reads: what the daemon says of its own work is not taken for read back."""
+    """GPUs that the daemon sets and that `reads` reads: what the daemon reports of its own writes does not count as read back."""
 
     def __init__(self, reads: Device, place: str, uuids: Mapping[str, str], *, token: str = "") -> None:
         self._reads, self._place, self._names, self._token = reads, place, uuids, token

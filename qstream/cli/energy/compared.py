@@ -1,4 +1,4 @@
-"""A plan from recordings next to default and uniform limits: the table, and what else is to be known of it."""
+"""A plan from recordings next to default and uniform limits: the table, and the facts below it."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Compared:
         ]
 
     def facts(self) -> list[str]:
-        """What else is to be known."""
+        """The lines below the table."""
         plan = self.offline.plan
         gpus = f"{len(plan.uuid)} of {counted(len(self.topology.uuid), 'GPU')} may be given targets"
         lines = [f"{counted(self.read.frames, 'record')}; {gpus}; {solver_text(plan.solver)}"]

@@ -1,4 +1,4 @@
-"""The modelled rack that `--example` plans from: two nodes with four GPUs each, of which half decode and half train."""
+"""The modelled rack that `--example` plans from: two nodes with four GPUs each; half decode and half train."""
 
 from __future__ import annotations
 

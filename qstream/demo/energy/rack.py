@@ -28,7 +28,7 @@ class Rack:
 
     A serving GPU decodes all the time: its steps are its progress, and its power rises with the requests of its batch. The
     first training GPU's progress is the steps of `training`, which learns as fast as the GPU's clock allows. The last GPU of the
-    rack has not opted in. `uncapped` are the same GPUs under the same loads, of which nobody sets anything.
+    rack has not opted in. `uncapped` are the same GPUs under the same loads, without any limit or cap.
     """
 
     def __init__(self, seed: int) -> None:

@@ -29,7 +29,7 @@ class Training:
         self.first_loss = self.loss = -1.0
 
     def advance(self, seconds: float, speed: float) -> None:
-        """Do the steps of so many modelled seconds at a speed, of which 1 is full."""
+        """Train for so many modelled seconds at a speed; 1 is full speed."""
         self._due += seconds * speed * STEPS_S
         while self.steps < int(self._due):
             self._step()

@@ -150,7 +150,7 @@ def _dps(given: Exported) -> str:
         default = [math.floor(given.topology.limit_default_w[row]) for row in rows]
         nodes.append((most, name, _policy(name, watts), _policy(name, default)))
     if not nodes:
-        raise ProblemError(must_be("plan", "of a node of which each GPU is a target, for dps", Shown("no such node")))
+        raise ProblemError(must_be("plan", "for at least one node with all its GPUs as targets, for dps", Shown("none")))
     nodes.sort(key=lambda node: node[0])
     return "\n".join(
         [

@@ -42,7 +42,7 @@ def smi_frames(lines: Iterable[str], *, domain: str, node: str, zone: tzinfo | N
     Raises
     ------
     ProblemError
-        There is no zone, no power, no uuid or timestamp, or a column has another unit.
+        The zone, power, uuid or timestamp is missing, or a column has another unit.
     """
     if zone is None:
         raise ProblemError(must_be("zone", "given for times of nvidia-smi, which name none, such as UTC or Europe/Paris", None))

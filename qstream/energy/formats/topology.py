@@ -37,7 +37,7 @@ def recorded_topology(
     Raises
     ------
     ProblemError
-        There is no GPU, one is on two nodes, or one that is to opt in is not recorded.
+        There are no GPUs, one is on two nodes, or one named to opt in was not recorded.
     """
     node_of: dict[str, str] = {}
     limits: dict[str, list[float]] = {}

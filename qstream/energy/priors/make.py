@@ -41,7 +41,8 @@ def measured(folder: Path) -> list[Sweep]:
 
 
 def modelled(count: int, seed: int, clocks: int = 13) -> list[Sweep]:
-    """Jobs of which a part beta waits for the clock: time beta / x + 1 - beta, and power idle + a (linear x + the rest x^3)."""
+    """Jobs that spend a part beta of their time waiting for the clock: time beta / x + 1 - beta, power idle + a (linear x + the
+    rest x^3)."""
     rng, x = np.random.default_rng(seed), np.linspace(0.4, 1.0, clocks)
     found = []
     for _ in range(count):

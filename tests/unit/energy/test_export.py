@@ -151,7 +151,7 @@ def test_dps_leaves_out_a_node_with_a_gpu_that_is_no_target():
     text = export(exported(targets=("GPU-a", "GPU-b", "GPU-c")), "dps").decode()
     assert "# n1 is left out: DPS takes a limit for each of its GPUs, and GPU-d is not a target" in text
     assert "n1=" not in text
-    with pytest.raises(ProblemError, match="plan must be of a node of which each GPU is a target, for dps, got no such node"):
+    with pytest.raises(ProblemError, match="plan must be for at least one node with all its GPUs as targets, for dps, got none"):
         export(exported(targets=("GPU-a",)), "dps")
 
 

@@ -1,4 +1,4 @@
-"""Guard: each safety rule by itself, and a storm of targets of which none unsafe passes."""
+"""Guard: each safety rule by itself, and a storm of targets, of which no unsafe one passes."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def test_a_raise_waits_for_what_others_may_still_draw():
 def test_a_silent_child_is_charged_and_told_nothing():
     found = divided(800.0, (STEEP, FLAT), upper_w=(200.0, 450.0), silent=(False, True))
     assert found.budget_w[0] == 350
-    assert found.told.tolist() == [True, False]
+    assert found.sent.tolist() == [True, False]
 
 
 def test_budgets_between_the_domain_and_its_children_hold():

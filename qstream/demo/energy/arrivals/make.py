@@ -24,7 +24,7 @@ def by_second(file: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
 
 
 def _seconds(timestamp: str) -> float:
-    """From UTC with seven digits after the point, of which Python reads six."""
+    """UTC with seven digits after the point; Python reads six."""
     return datetime.fromisoformat(timestamp[:26]).replace(tzinfo=UTC).timestamp()
 
 
