@@ -25,8 +25,9 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 from confluent_kafka import TopicPartition as KafkaPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from qstream.compression.processor import CompressionProcessor
 from qstream.config import Settings, load_settings
-from qstream.contract import Record, TopicPartition
+from qstream.contract import Processor, Record, TopicPartition
 from qstream.embedded.redis import EmbeddedRedis
 from qstream.energy.processor import EnergyProcessor
 from qstream.errors import StoreUnavailable
@@ -38,8 +39,10 @@ from qstream.testing.java_kafka import JavaKafka
 from qstream.testing.meter import Meter
 from qstream.testing.verify import Produced, Run, verify
 from schemas.deadletter import DeadLetter
-from schemas.topics import CONTROL, MODELS, dead_letter_name
+from schemas.topics import CONTROL, MODELS, TENSOR_CODEBOOK, dead_letter_name
 from tests.chaos.cases import Case, Step, ledgers
+from tests.chaos.compression import OPTIONS as DELTAS
+from tests.chaos.compression import tensors
 from tests.chaos.energy import OPTIONS, domains
 from tests.chaos.learning import meter
 
@@ -82,9 +85,14 @@ def scene(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Scene]:
 def staged(kafka: JavaKafka, redis: EmbeddedRedis, asked: dict[str, Any], folder: Path) -> Iterator[Scene]:
     """The scene on given servers; its workers end with it."""
     topics, agent = asked.pop("topics", 1), asked.pop("agent", "")
-    case = {"": partial(ledgers, topics), "meter": meter, "energy": domains}[agent]()
-    for processor in (Meter(),) if agent == "meter" else (EnergyProcessor(),) if agent == "energy" else ():
-        processor.warm()  # its kernels are compiled by now when the workers, which start together, need them
+    case = {"": partial(ledgers, topics), "meter": meter, "energy": domains, "compression": tensors}[agent]()
+    warmed: dict[str, Callable[[], Processor[Any]]] = {
+        "meter": Meter,
+        "energy": EnergyProcessor,
+        "compression": CompressionProcessor,
+    }
+    if agent:
+        warmed[agent]().warm()  # its kernels are compiled by now when the workers, which start together, need them
     first_deaths = asked.pop("first_deaths", DEATHS)
     born: set[str] = set()
     given = {
@@ -113,7 +121,7 @@ def staged(kafka: JavaKafka, redis: EmbeddedRedis, asked: dict[str, Any], folder
 
 def create_topics(bootstrap_servers: str, case: Case) -> None:
     names = dict.fromkeys((topic.name for topic in (*case.inputs, *case.outputs)), 8)
-    names |= {dead_letter_name(case.name): 1, CONTROL.name: 1, MODELS.name: 1}
+    names |= {dead_letter_name(case.name): 1, CONTROL.name: 1, MODELS.name: 1, TENSOR_CODEBOOK.name: 1}
     admin = AdminClient({"bootstrap.servers": bootstrap_servers})
     for future in admin.create_topics([NewTopic(name, partitions) for name, partitions in names.items()]).values():
         future.result(120.0)
@@ -302,6 +310,11 @@ def test_domains_get_the_plans_of_a_run_without_faults(scene: Scene, chaos_seed:
     kills = [Fault(1.5, "kill", 0, 0.3), Fault(4.0, "kill", 1, 0.3)]
     faults = sorted([*kills, *schedule(chaos_seed, 8.0, gap_s=(0.7, 2.0))], key=lambda fault: fault.at_s)
     run_chaos(scene, chaos_seed, faults, count=1600, duration_s=8.0)
+
+
+@pytest.mark.parametrize("scene", [{"agent": "compression", "options": DELTAS}], ids=["compression"], indirect=True)
+def test_deltas_step_on_the_blocks_of_a_run_without_faults(scene: Scene, chaos_seed: int) -> None:
+    run_chaos(scene, chaos_seed, schedule(chaos_seed, 8.0, gap_s=(0.7, 2.0)), count=1600, duration_s=8.0)
 
 
 # A single broker that is killed while it rolls a transaction back may forget to mark it: then records that were never
