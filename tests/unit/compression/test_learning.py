@@ -96,7 +96,7 @@ def test_a_record_whose_basis_is_late_waits() -> None:
     state = processor.process(Batch("m/k", [feed.record(first, 1000)]), None, 0).state
     busy: Ahead[Any] = Ahead()
     over = Event()
-    busy.start("other", 0, lambda: lambda: over.wait(60))
+    busy.start("other", 0, lambda: lambda: over.wait(600))
     fresh = CompressionProcessor(EncodeOptions(**CACHE), ahead=busy)  # as after a worker's death: nothing was begun here
     late = Batch("m/k", [feed.record(second, 1000)])
     with pytest.raises(NotYet):

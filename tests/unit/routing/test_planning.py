@@ -281,7 +281,7 @@ def test_a_fault_anywhere_on_the_way_to_a_plan_costs_that_plan_in_any_case(monke
 
 def test_a_plan_that_is_late_waits_with_its_record_and_another_model_goes_on():
     ahead, gate = Ahead(), threading.Event()
-    ahead.start("elsewhere", 0, lambda: lambda: gate.wait(60))
+    ahead.start("elsewhere", 0, lambda: lambda: gate.wait(600))
     late, other = Stream(ahead=ahead), Stream(OPTIONS.changed({"placement": "off"}), ahead)
     late.send(1000, load(1))
     record = late.feed.record(tokens(1), 1100)
