@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from qstream.compression.codebook import Codebook, read_codebook
+import numpy as np
+
+from qstream.compression.codebook import Codebook, codebook_bytes, read_codebook
 from qstream.errors import BlockError
 from schemas.frame import Frame
 from schemas.tensors import TensorCodebook
@@ -45,6 +47,23 @@ def codebook_of(books: Books, tensor_id: str) -> Codebook | None:
     """The codebook of a tensor."""
     found = books.get(tensor_id)
     return None if found is None else found.codebook
+
+
+def rows_of_topic(codebook: Codebook, model: str, ts_ns: int) -> list[TensorCodebook]:
+    """What agents take: a row for each tensor, under the id that blocks of `model` have."""
+    bases = [(name, "basis", basis.digest, Codebook({name: basis}, codebook.role)) for name, basis in codebook.bases.items()]
+    nets = [(name, net.kind, net.digest, Codebook({}, codebook.role, {name: net})) for name, net in codebook.nets.items()]
+    return [
+        TensorCodebook.build(
+            tensor_id=f"{model}/{name}",
+            model=model,
+            ts_ns=ts_ns,
+            kind=kind,
+            digest=digest,
+            data=np.frombuffer(codebook_bytes(book), np.uint8),
+        )
+        for name, kind, digest, book in (*bases, *nets)
+    ]
 
 
 def _of_one(tensor_id: str, book: Codebook) -> Codebook:

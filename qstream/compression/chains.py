@@ -75,7 +75,7 @@ def draft(
         return _lossless(form, options.level, "not_needed")
     x = as_floats(form.array.reshape(-1), form.dtype)
     if options.mode == "int8":
-        found = _int8(form, x, options, net if options.denoiser else None)
+        found = _int8(form, x, options, _allowed(net, options))
     elif options.mode == "bounded" and options.bound_kind == "point":
         found = _point(form, x, options)
     elif options.mode == "bounded" and options.bound_kind != "l2":
@@ -196,10 +196,11 @@ def _by_error_or_rate(
     target = max(options.bits - guide.more_bits, _LEAST_BITS)
     tried: list[tuple[float, Domain, Draft]] = []
     measured = Measured()
+    given_net, net = net, _allowed(net, options)
     for domain, own in _domains(form, x, shape, options, basis, influence):
         name: Domain = "pruned" if domain.pruned is not None else "plain" if domain.basis is None else "basis"
         upper = _moment(moment, shape[1]) if domain.plain and domain.finite and options.mode == "rate" else None
-        trial = _trial(domain, options, size, upper, net if options.denoiser else None, target, guide.factors.get(name))
+        trial = _trial(domain, options, size, upper, net, target, guide.factors.get(name))
         if trial is None:
             continue
         shared = bool(guide.share) and domain.basis is basis is not None
@@ -220,7 +221,7 @@ def _by_error_or_rate(
         return None
     best = min(tried, key=lambda each: each[0])[2]
     _note_gains(measured, tried, best, options, net)
-    if options.denoiser and net is None:
+    if options.denoiser and (given_net is None or given_net.kind == "table"):
         best.reason = "not_trained"
     if options.qae and best.reason is None and not any(op.op == "transform" for op in best.ops):
         best.reason = next((draft.reason for _, _, draft in tried if draft.reason), "gain_below_gate")
@@ -234,7 +235,8 @@ def _note_gains(
 ) -> None:
     """What each option gained that was tried: the refiners over none, the basis over none."""
     left = best.gains or {}
-    refiners = {"table": options.table, "spectral": options.spectral, "denoiser": options.denoiser and net is not None}
+    nets = net is not None and net.kind != "table"
+    refiners = {"table": options.table, "spectral": options.spectral, "denoiser": nets}
     for name, asked in refiners.items():
         if asked:
             measured.gains[name] = 1 - min(
@@ -274,6 +276,14 @@ def _domains(
         learnt = learn_basis(x.reshape(shape), kind=kind, seed=options.seed, dropout=samples)
         found.append((lossy.domain_of(x, form.dtype, shape, basis=learnt), True))
     return found
+
+
+def _allowed(net: Net | None, options: CompressionOptions) -> Net | None:
+    """The net or table of the codebook, if the options ask for it."""
+    if net is None:
+        return None
+    asked = options.table and options.mode in ("rate", "gradient") if net.kind == "table" else options.denoiser
+    return net if asked else None
 
 
 def _planned(domain: lossy.Domain, bits: float) -> float:

@@ -169,8 +169,8 @@ def restored(
 def _refined(header: Header, options: RestoreOptions, net: Net | None) -> Iterator[Refined]:
     for name, left in header.gains.items():
         reason = None
-        if name in ("denoiser", "lstm") and net is None:
-            reason = "library_missing" if getattr(options, name) else "not_needed"
+        if header.op(Correction) is not None and net is None:
+            reason = "library_missing" if getattr(options, _switch(header)) else "not_needed"
         elif name == "spectral" and not options.spectral:
             reason = "not_needed"
         yield Refined(name, left, reason=reason)
@@ -209,7 +209,7 @@ def _checked(header: Header, parts: Parts, options: RestoreOptions, basis: Basis
 def _switch(header: Header) -> str:
     """The option that the header's net depends on."""
     op: Correction | None = header.op(Correction)
-    return "denoiser" if op is None else op.kind
+    return "lstm" if op is not None and op.kind == "lstm" else "denoiser"
 
 
 def _net(header: Header, codebook: Codebook | None) -> Net | None:

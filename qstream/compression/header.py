@@ -129,10 +129,10 @@ class Table(_Model):
 
 
 class Correction(_Model):
-    """A trained net corrects the values; a reader without it leaves them as they are."""
+    """A trained net or table corrects the values; a reader without it leaves them as they are."""
 
     op: Literal["net"]
-    kind: Literal["denoiser", "lstm"]
+    kind: Literal["denoiser", "lstm", "table"]
     digest: Digest
 
 

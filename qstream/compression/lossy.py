@@ -99,7 +99,12 @@ def attempt(
     used = None
     if domain.finite and domain.plain and net is not None:
         corrected = net.correct(back(domain, y), step).astype(y.dtype)
-        if (left := _squared(domain.x, corrected)) < refine.GATE * error:
+        left = _squared(domain.x, corrected)
+        # A trained table need not travel, so it may be a little worse than one of its own, but not than another refiner.
+        enough = (
+            min(refine.GATE * plain_error, error / refine.GATE) if net.kind == "table" and not best[1] else refine.GATE * error
+        )
+        if left < enough:
             best, used, gains = (None, None, corrected), net, {net.kind: left / plain_error}
     raw = from_floats(best[2].reshape(-1), domain.dtype)
     quality = measured(domain.x, raw, domain.dtype, len(found.escapes))

@@ -1,6 +1,6 @@
-"""Nets that correct restored values, read without torch: a residual convolution or a small LSTM along each row.
+"""Nets that correct restored values, read without torch: a residual convolution or a small LSTM along each row; or a table.
 
-Both see each value and its step, in units of the tensor's rms, and give a correction in steps.
+Nets see each value and its step, in units of the tensor's rms, and give a correction in steps; a table has one for each multiple.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from scipy.special import erf
 
 from qstream.compression.header import digest
 
-Kind = Literal["denoiser", "lstm"]
+Kind = Literal["denoiser", "lstm", "table"]
 Floats = NDArray[np.float32]
 
 WIDTH: Final = 5
+_LAST: Final = 127  # multiple of a step that a table has
 HIDDEN: Final = 16
+HELD_OUT: Final = 5  # one row in so many judges what the others trained
 # Shapes of the parameters, by name and kind.
 SHAPES: Final[Mapping[Kind, Mapping[str, tuple[int, ...]]]] = {
     "denoiser": {
@@ -39,6 +41,7 @@ SHAPES: Final[Mapping[Kind, Mapping[str, tuple[int, ...]]]] = {
         "wo": (1, HIDDEN),
         "bo": (1,),
     },
+    "table": {"centres": (256,)},
 }
 _ROWS: Final = 64  # at once: what a convolution holds stays in the cache
 
@@ -61,6 +64,8 @@ class Net:
         rms = float(np.sqrt(np.mean(np.square(y, dtype=np.float64))))
         if not rms > 0:
             return y.astype(np.float32)
+        if self.kind == "table":
+            return self._centred(y, step)
         apply = _convolved if self.kind == "denoiser" else _recurrent
         out, steps = np.empty(y.shape, np.float32), np.broadcast_to(np.asarray(step, np.float32), y.shape)
         for begin in range(0, len(y), _ROWS):
@@ -68,6 +73,17 @@ class Net:
             seen = np.stack([y[part] / rms, steps[part] / rms], axis=-1).astype(np.float32)
             out[part] = y[part] + steps[part] * apply(seen, self.parameters)
         return out
+
+    def _centred(self, y: NDArray[Any], step: float | Floats) -> Floats:
+        moved = self.parameters["centres"][centred_index(y, step)]
+        return np.asarray(y + np.asarray(step, np.float32) * moved, np.float32)
+
+
+def centred_index(y: NDArray[Any], step: float | Floats) -> NDArray[np.intp]:
+    """Entries of a table for restored values; what is beyond it has the entry 0, which is none's."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        q = np.rint(y / np.where(np.asarray(step) > 0, step, 1))
+    return np.where(np.abs(q) <= _LAST, q + _LAST + 1, 0).astype(np.intp)
 
 
 def _convolved(seen: Floats, p: Mapping[str, Floats]) -> Floats:

@@ -10,15 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from qstream.compression.nets import HIDDEN, SHAPES, WIDTH, Kind, Net
+from qstream.compression.nets import HELD_OUT, HIDDEN, SHAPES, WIDTH, Kind, Net
 from qstream.errors import ProblemError
 from qstream.learn.fit import one_thread
 from schemas.wording import Shown, must_be
 
-STEPS: Final[dict[Kind, int]] = {"denoiser": 500, "lstm": 150}
+STEPS: Final[dict[str, int]] = {"denoiser": 500, "lstm": 150}
 _RATE: Final = 3e-3
 _BATCH_VALUES: Final = 8192
-_HELD_OUT: Final = 5  # one row in so many
 
 
 class Pair(NamedTuple):
@@ -76,8 +75,8 @@ def train_net(pairs: Sequence[Pair], kind: Kind, *, steps: int | None = None, se
         A pair is no matrix of ten rows or more.
     """
     for pair in pairs:
-        if pair.x.ndim != 2 or pair.x.shape != pair.restored.shape or len(pair.x) < 2 * _HELD_OUT:
-            allowed = f"matrices of one shape with {2 * _HELD_OUT} rows or more"
+        if pair.x.ndim != 2 or pair.x.shape != pair.restored.shape or len(pair.x) < 2 * HELD_OUT:
+            allowed = f"matrices of one shape with {2 * HELD_OUT} rows or more"
             raise ProblemError(must_be("pair", allowed, Shown(f"{pair.x.shape} and {pair.restored.shape}")))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -106,7 +105,7 @@ def _fit(net: Any, pairs: Sequence[Pair], count: int, seed: int) -> None:
 
 def _prepared(pair: Pair) -> tuple[Tensor, Tensor]:
     """Inputs [rows, columns, 2] and corrections in steps of the rows to learn from."""
-    rows = np.arange(len(pair.x)) % _HELD_OUT != 0
+    rows = np.arange(len(pair.x)) % HELD_OUT != 0
     rms = float(np.sqrt(np.mean(np.square(pair.restored, dtype=np.float64)))) or 1.0
     y = pair.restored[rows].astype(np.float32)
     step = np.broadcast_to(np.asarray(pair.step, np.float32), pair.x.shape)[rows]
@@ -118,7 +117,7 @@ def _prepared(pair: Pair) -> tuple[Tensor, Tensor]:
 def _judged(net: Net, pairs: Sequence[Pair]) -> dict[str, Any]:
     before = after = peer = 0.0
     for pair in pairs:
-        rows = np.arange(len(pair.x)) % _HELD_OUT == 0
+        rows = np.arange(len(pair.x)) % HELD_OUT == 0
         x = pair.x[rows].astype(np.float64)
         before += float(np.square(x - pair.restored[rows]).sum())
         after += float(np.square(x - net.correct(pair.restored, pair.step)[rows]).sum())

@@ -13,11 +13,12 @@ from qstream.compression.basis import MAX_COLUMNS, learn_basis
 from qstream.compression.chains import step_of
 from qstream.compression.codebook import Codebook
 from qstream.compression.dtypes import LOSSY, as_floats, canonical, rows_of
+from qstream.compression.nets import HELD_OUT, Net, centred_index
 from qstream.compression.options import CompressionOptions
 from qstream.errors import ProblemError
 from schemas.wording import Shown, must_be
 
-What = Literal["klt", "qae", "denoiser", "lstm"]
+What = Literal["klt", "qae", "denoiser", "lstm", "table"]
 _LEAST_ROWS: Final = 4  # a column, for a basis
 
 
@@ -30,7 +31,7 @@ def train_codebook(
     steps: int | None = None,
     seed: int = 0,
 ) -> Codebook:
-    """Learn a basis or a net for each name from the rows of all tensors of that name.
+    """Learn a basis, a net or a table for each name from the rows of all tensors of that name.
 
     Tensors of other types than floats and with values that are not finite are left out, and for bases names with fewer than 4
     rows a column. A net is kept only where it corrects held-out rows better than the centroid table, by 2 %.
@@ -65,6 +66,10 @@ def train_codebook(
         raise ProblemError(must_be("tensors", allowed, Shown("none")))
     if kind == "klt" or kind == "qae":
         return Codebook({name: learn_basis(np.concatenate(found), kind=kind, seed=seed) for name, found in used.items()}, role)
+    if kind == "table":
+        if bits is None:
+            raise ProblemError(must_be("bits", "given for a table", None))
+        return _with_tables(used, role, bits)
     return _with_nets(used, kind, role, bits, steps, seed)
 
 
@@ -89,6 +94,27 @@ def _with_nets(
         if net is not None and net.record["left"] < refine.GATE * min(net.record["peer"], 1.0):
             nets[name] = net
     return Codebook({}, role, nets)
+
+
+def _with_tables(used: dict[str, list[NDArray[Any]]], role: str, bits: float) -> Codebook:
+    """Centres of the values that are rounded to each multiple, from four rows of five; the others judge."""
+    tables = {}
+    for name, found in used.items():
+        sums, counts, judged = np.zeros(256), np.zeros(256), []
+        for x in (x.astype(np.float32) for x in found if lossy.rms_of(x.reshape(-1).astype(np.float64)) > 0):
+            y, step, tabled = _by_rate(x, bits)
+            at, away = centred_index(y, step), (x.astype(np.float64) - y) / step
+            seen = (at > 0) & (np.arange(len(x)) % HELD_OUT != 0)[:, None]
+            sums += np.bincount(at[seen], away[seen], 256)
+            counts += np.bincount(at[seen], minlength=256)
+            judged.append((x[::HELD_OUT], y[::HELD_OUT], tabled[::HELD_OUT], step))
+        table = Net("table", {"centres": (sums / np.maximum(counts, 1)).astype(np.float32)})
+        before = sum(float(np.square(x - y).sum()) for x, y, _, _ in judged) or 1.0
+        left = sum(float(np.square(x - table.correct(y, step)).sum()) for x, y, _, step in judged) / before
+        peer = sum(float(np.square(x - tabled).sum()) for x, _, tabled, _ in judged) / before
+        if left < refine.GATE:
+            tables[name] = Net("table", table.parameters, {"left": left, "peer": peer, "steps": 0, "rows": sum(map(len, found))})
+    return Codebook({}, role, tables)
 
 
 def _by_rate(x: NDArray[Any], bits: float) -> tuple[NDArray[Any], float, NDArray[Any]]:

@@ -30,7 +30,7 @@ def smooth_rows(seed: int) -> np.ndarray:
     return np.stack([np.convolve(row, np.ones(6) / 6, "same") for row in noise]).astype(np.float32)
 
 
-@pytest.mark.parametrize("kind", SHAPES)
+@pytest.mark.parametrize("kind", ["denoiser", "lstm"])
 def test_numpy_computes_what_torch_does(kind: str) -> None:
     torch.manual_seed(1)
     model = _Convolution() if kind == "denoiser" else _Recurrence()
@@ -111,3 +111,21 @@ def test_a_damaged_codebook_is_refused() -> None:
     for wrong in (data[:50], data.replace(b'\\"lstm\\"', b'\\"mlst\\"'), data.replace(b"h.wo", b"h.ow")):
         with pytest.raises(BlockError, match=r"^bad_frame"):
             read_codebook(wrong)
+
+
+def test_a_trained_table_serves_tensors_of_its_name_and_does_not_travel() -> None:
+    rng = np.random.default_rng(7)
+    options = CompressionOptions(mode="rate", target_bits=2.0, spectral=False)
+    book = read_codebook(codebook_bytes(train_codebook([("g", rng.laplace(size=(64, 128)))], kind="table", bits=2.0)))
+    assert book.nets["g"].record["left"] == pytest.approx(book.nets["g"].record["peer"], abs=0.02)
+    x = rng.laplace(size=(64, 128)).astype(np.float32)
+    done, own = compress(x, options, codebook=book, name="g"), compress(x, options)
+    assert (done.ops[-1]["op"], done.ops[-1]["kind"], own.ops[-1]["op"]) == ("net", "table", "table")
+    assert done.payload_bytes < own.payload_bytes
+    assert done.quality.rel_l2 < 1.02 * own.quality.rel_l2
+    back = restore(done, codebook=book)
+    assert np.linalg.norm(back.array - x) == pytest.approx(done.quality.rel_l2 * np.linalg.norm(x), rel=1e-4)
+    assert (back.refined[0].name, back.refined[0].reason) == ("table", None)
+    assert restore(done).refined[0].reason == "library_missing"
+    noise = rng.uniform(-1, 1, (64, 128)).astype(np.float32)
+    assert train_codebook([("u", noise)], kind="table", bits=4.0).nets == {}
