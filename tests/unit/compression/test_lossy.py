@@ -46,6 +46,17 @@ def test_no_value_leaves_its_bound(dtype: str, kind: str) -> None:
         assert done.promise in ("bound", "exact")
 
 
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_none_of_a_million_values_of_any_distribution_leaves_its_bound(dtype: str) -> None:
+    rng = np.random.default_rng(9)
+    options = CompressionOptions(mode="bounded", bound=0.05)
+    for distribution in DISTRIBUTIONS:
+        given = with_specials(drawn(rng, distribution, dtype, (1000, 1000)))
+        found = errors(given, restore(compress(given, options)).array, dtype)
+        x = as_floats(given, dtype).astype(np.float64)
+        assert found.max() <= 0.05 * np.sqrt(np.mean(np.square(x[np.isfinite(x)]))) * (1 + 1e-9), distribution
+
+
 def test_a_bound_costs_what_theory_says() -> None:
     given = np.random.default_rng(2).standard_normal((512, 512)).astype(np.float32)
     for level, most in (("balanced", 0.09), ("small", 0.02)):
