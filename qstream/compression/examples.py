@@ -60,7 +60,7 @@ def coded_records() -> list[Record]:
     changes: tuple[dict[str, Any], ...] = ({"data": bytes_}, {"dtype": "int32"}, {"base_digest": "0" * 16})
     for at, change in zip(DAMAGED, changes, strict=True):
         coded.insert(at, coded[at].model_copy(update=change))
-    del coded[5]
+    del coded[2]
     coded.insert(6, coded[6])
     return _records(TENSOR_COMPRESSED, coded)
 

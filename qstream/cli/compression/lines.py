@@ -47,6 +47,7 @@ def _compressed(block: CompressedBlock) -> str:
         ratio,
         _quality(block.promise, block.quality),
         block.fallback_reason,
+        f"without {', '.join(block.switched_off)}" if block.switched_off else None,
     )
 
 

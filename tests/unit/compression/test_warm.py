@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
+import pytest
 
 from qstream.compression import CompressionOptions, classes, compress, delta, quantise, rans, restore, split
 from qstream.compression.warm import warm
@@ -32,3 +36,13 @@ def test_warming_compiles_what_every_caller_needs() -> None:
     after = {(room, name): len(getattr(room, name).signatures) for room, names in FORMS.items() for name in names}
     assert after == before
     assert all(after[room, name] <= most for room, names in FORMS.items() for name, most in names.items())
+
+
+@pytest.mark.parametrize("name", ["compression", "decompression"])
+def test_a_warmed_agent_has_loaded_neither_torch_nor_pennylane(name: str) -> None:
+    code = (
+        "import sys; from agents.registry import find_agent, start_processor; from qstream.config import Settings\n"
+        f"start_processor(find_agent({name!r}), Settings()).warm()\n"
+        "print([m for m in ('torch', 'pennylane', 'pandas') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
