@@ -46,9 +46,10 @@ class LocalEncoder:
             self._memory[block.tensor_id] = hold(block, self._memory.get(block.tensor_id))
         self._anchored(block)
 
-    def anchor_step(self, tensors: Iterable[str]) -> int:
-        """The newest step from which a reader can restore all blocks of these tensors."""
-        return min(step for tensor_id in tensors for step in self._anchors[tensor_id].values())
+    def anchor_step(self, tensors: Iterable[str]) -> int | None:
+        """The newest step from which a reader can restore all blocks of these tensors; None if there is none yet."""
+        steps = [step for tensor_id in tensors for step in self._anchors.get(tensor_id, {-1: -1}).values()]
+        return None if min(steps) < 0 else min(steps)
 
     def _anchored(self, block: TensorBlock) -> None:
         steps = self._anchors.setdefault(block.tensor_id, {})
@@ -69,22 +70,21 @@ class LocalDecoder:
 
     def __init__(self, bases: Mapping[str, ArrayLike], max_tensor_bytes: int) -> None:
         self.options = LocalDecodeOptions(max_tensor_bytes=max_tensor_bytes)
-        self._bases: dict[str, ArrayLike] = dict(bases)
+        self._bases: dict[str, Form] = {}
         self._memory: dict[str, Memory] = {}
+        for tensor_id, array in bases.items():
+            self.rebase(tensor_id, array)
 
-    def rebase(self, tensor_id: str, array: NDArray[Any]) -> None:
-        """Take a tensor that came another way."""
-        self._bases[tensor_id] = array
+    def rebase(self, tensor_id: str, array: ArrayLike) -> None:
+        """Take a tensor that came another way; it may be given as its bits."""
+        self._bases[tensor_id] = canonical(array)
         self._memory.pop(tensor_id, None)
 
     def restore(self, block: CompressedBlock) -> RestoredBlock:
         """A restored block; errors as `restoring.restored_block` raises them."""
-        memory = self._memory.get(block.tensor_id)
-        base = self._bases.get(block.tensor_id)
-        if base is not None:
-            form = canonical(base)
-            if (form.dtype, form.array.shape) == (block.dtype, block.shape):
-                memory = seeded(block, form.raw, memory)
+        memory, base = self._memory.get(block.tensor_id), self._bases.get(block.tensor_id)
+        if block.base_digest is not None and base is not None and base.array.nbytes == block.tensor_nbytes:
+            memory = seeded(block, base.raw, memory)
         frame, self._memory[block.tensor_id] = restored_block(block, self.options, memory)
         return frame
 

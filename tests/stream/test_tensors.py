@@ -111,7 +111,11 @@ def test_ten_mebibytes_in_blocks_come_back_bit_for_bit_with_the_step_that_they_a
         "count": np.array(3),
         "none": np.empty((0, 4), np.int8),
     }
-    with TensorSubscriber(agents, model=model, timeout_s=PATIENCE_S) as subscriber, TensorPublisher(agents) as publisher:
+    small_queue = Settings(delivery_timeout_ms=60_000).with_kafka_defaults({"queue.buffering.max.kbytes": "1024"})
+    with (
+        TensorSubscriber(agents, model=model, timeout_s=PATIENCE_S) as subscriber,
+        TensorPublisher(agents, settings=small_queue) as publisher,
+    ):
         manifest = publisher.publish(sent, model=model, step=1)
         publisher.flush()
         (step,) = steps_of(subscriber, 1)
