@@ -31,7 +31,7 @@ Row = tuple[str, float, str, str]
 
 GPUS: Final = 1024
 BATCH: Final = 128  # records
-SECONDS: Final = 60  # of readings
+SECONDS: Final = 65  # of readings: the first choice of caps comes after 60
 RECORDS: Final = 24_000  # through the worker
 PACE: Final = 2  # seconds of readings a second, for the time of a plan
 PLANS: Final = 200
@@ -58,7 +58,7 @@ class Domain:
         self.energy_mj, self.progress = np.zeros(gpus), np.zeros(gpus)
         self.uuid = tuple(f"GPU-{number:08x}-6a2f-4c1e-9d3b" for number in range(gpus))
         self.job = tuple(f"job-{number}" for number in range(gpus))
-        self.rng, self.start_ms = rng, int(time.time()) * 1000
+        self.rng, self.start_ms = rng, int(time.time()) // 10 * 10_000  # so that ticks fall on the same seconds in each run
 
     def topology(self) -> PowerTopology:
         gpus = len(self.uuid)
@@ -135,7 +135,7 @@ def tick_rows() -> list[Row]:
     ticks = [1e3 * (took - plain) for took, _, plans in batches if plans]
     return [
         (f"CPU of a tick over {GPUS} GPUs that probe: median", statistics.median(ticks), "ms", "-"),
-        ("  the longest of a minute", max(ticks), "ms", "-"),
+        ("  the longest: a tenth of the GPUs choose their next caps", max(ticks), "ms", "-"),
     ]
 
 
@@ -196,6 +196,7 @@ def plan_rows() -> list[Row]:
         closing(Consumer({"bootstrap.servers": at.kafka, "group.id": "bench.ear", "auto.offset.reset": "earliest"})) as ear,
     ):
         running.await_ready()
+        domain.start_ms = int(time.time()) * 1000  # now: plans of an older time would be over
         publisher.publish(POWER_TOPOLOGY, domain.topology(), timestamp_ms=domain.start_ms)
         publisher.flush()
         ear.subscribe([ECHOED.name])
