@@ -20,7 +20,7 @@ STREAM = "tests/stream"
 LONGEST = ("tests/stream/test_demo", "tests/stream/test_wheels.py")
 # Tests that share servers with all others, or nothing: each may run in any process.
 APART = (CHAOS, STREAM, "tests/unit/schemas")
-KERNELS_AT = 0.2  # of a run: about when they are compiled
+KERNELS_AT = 0.3  # of a run: about when they are compiled
 
 
 def group(item: pytest.Item) -> str | None:
