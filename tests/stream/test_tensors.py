@@ -196,17 +196,19 @@ def test_blocks_in_any_order_repeated_and_read_again_make_the_tensor_and_a_lost_
         assert (whole.step, whole.array.tobytes()) == (2, (-array).tobytes())
 
 
-@pytest.mark.parametrize("how", ["agents", "local", "blob"])
+@pytest.mark.parametrize("how", ["agents", "local", "base", "blob"])
 def test_a_file_that_is_published_is_collected_byte_for_byte(agents: str, model: str, tmp_path: Path, how: str):
     file, out = tmp_path / "weights.safetensors", tmp_path / "same.safetensors"
     file.write_bytes(written(weights(1), {"format": "pt"}))
-    more = {"agents": (), "local": ("--local",), "blob": ("--blobs", tmp_path.as_uri(), "--claim-over", 1000)}[how]
+    delta = ("--local", "--mode", "delta")
+    blob = ("--blobs", tmp_path.as_uri(), "--claim-over", 1000)
+    more: tuple[object, ...] = {"agents": (), "local": ("--local",), "base": delta, "blob": blob}[how]
     at = ("-b", agents)
     sent = invoke("publish", file, "--tensors", "--model", model, "--step", 5, *more, *at)
     assert sent.exit_code == 0, sent.output
     assert sent.stdout.startswith(f"published step 5 of {model}: 2 tensors, ")
-    blobs = more[:2] if how == "blob" else ()
-    result = invoke("compression", "collect", model, "--out", out, *blobs, *at, "--timeout", f"{PATIENCE_S:.0f}s", "--json")
+    given = {"blob": blob[:2], "base": ("--base", file)}.get(how, ())
+    result = invoke("compression", "collect", model, "--out", out, *given, *at, "--timeout", f"{PATIENCE_S:.0f}s", "--json")
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     assert (found["step"], found["identical"]) == (5, True)
