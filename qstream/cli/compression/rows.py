@@ -12,6 +12,7 @@ from qstream.cli.output import counted, print_table
 if TYPE_CHECKING:
     from qstream.compression.files import FileReport, Packed
 
+_TIMED = 1_000_000  # bytes: a smaller tensor's time is that of loading what codes it
 COLUMNS = ("tensor", "dtype", "shape", "mode", "bits", "ratio", "rel L2", "error/bound", "MB/s", "note")
 
 
@@ -31,7 +32,7 @@ def print_rows(report: FileReport) -> None:
     """The table and its total."""
     print_table(COLUMNS, [_texts(_row(each)) for each in report.tensors])
     seconds = sum(each.seconds for each in report.tensors)
-    speed = f", {report.file_bytes / seconds / 1e6:.0f} MB/s" if seconds else ""
+    speed = f", {report.file_bytes / seconds / 1e6:.0f} MB/s" if seconds and report.file_bytes >= _TIMED else ""
     typer.echo(
         f"{counted(len(report.tensors), 'tensor')}: file {report.file_bytes:,} bytes, archive {report.archive_bytes:,},"
         f" ratio {report.file_bytes / report.archive_bytes:.3f}{speed}"
@@ -58,7 +59,7 @@ def _row(each: Packed) -> dict[str, Any]:
         "rel_l2": quality.rel_l2,
         "error_over_bound": worst,
         "escapes": quality.escapes,
-        "mb_s": each.nbytes / each.seconds / 1e6 if each.seconds else None,
+        "mb_s": each.nbytes / each.seconds / 1e6 if each.seconds and each.nbytes >= _TIMED else None,
         "fallback_reason": header.fallback_reason,
         "refined": [asdict(refined) for refined in each.refined],
     }
