@@ -201,6 +201,8 @@ class PowerTopology(Frame):
             raise ValueError(must_be("child", "empty in a domain that has GPUs or nodes", self.child[0]))
         if self.domain in (*self.child, self.parent):
             raise ValueError(must_be("child and parent", "other domains than this one", self.domain))
+        if self.parent in self.child:
+            raise ValueError(must_be("parent", "a domain that is not a child of this one", self.parent))
         if self.child and self.child_w is None:
             raise ValueError(must_be("child_w", "given where there are children", None))
         for field in ("child_w", "inner_of_child"):

@@ -26,16 +26,19 @@ def acknowledge(memory: Memory, ack: EnergyAck) -> None:
     Raises
     ------
     ProblemError
-        A GPU is not in the topology.
+        A GPU is not in the topology, or not on the node that acknowledges.
     """
-    now = memory.now
-    known = {uuid: row for row, uuid in enumerate(now.topology.uuid)}
+    now, topology = memory.now, memory.now.topology
+    known = {uuid: row for row, uuid in enumerate(topology.uuid)}
     for uuid in ack.uuid:
         if uuid not in known:
-            raise ProblemError(must_be("uuid", f"a GPU of the topology of {now.topology.domain}", uuid))
+            raise ProblemError(must_be("uuid", f"a GPU of the topology of {topology.domain}", uuid))
+    rows = np.array([known[uuid] for uuid in ack.uuid], np.int64)
+    for node in topology.node_of_gpu[rows].tolist():
+        if topology.node[node] != ack.node:
+            raise ProblemError(must_be("node", f"{topology.node[node]!r}, where the topology has these GPUs", ack.node))
     if ack.dry_run:
         return
-    rows = np.array([known[uuid] for uuid in ack.uuid], np.int64)
     late = np.array([result == "expired" for result in ack.result], bool) & (now.acked_ns[rows] < _time_of(memory, ack))
     failed = late | np.array([result not in AS_ASKED for result in ack.result], bool)
     read = ack.enforced_limit_w > 0

@@ -74,14 +74,21 @@ def test_readings_from_another_node_than_their_gpus_are_on_are_a_dead_letter(sen
     assert f"node must be 'node-0', where the topology has these GPUs, got '{sender}'" in letter.error_message
 
 
-def test_an_acknowledgement_of_a_stranger_is_a_dead_letter(feed):
+@pytest.mark.parametrize(
+    ("node", "uuid", "message"),
+    [
+        ("node-0", "GPU-x", "uuid must be a GPU of the topology of d, got 'GPU-x'"),
+        ("node-9", "GPU-node-0-1", "node must be 'node-0', where the topology has these GPUs, got 'node-9'"),
+    ],
+)
+def test_an_acknowledgement_that_contradicts_the_topology_is_a_dead_letter(feed, node, uuid, message):
     one = np.array([300], np.float32)
     ack = EnergyAck(
-        domain="d", ts_ns=1, node="node-0", plan_id="p", uuid=("GPU-x",), result=("ok",),
+        domain="d", ts_ns=1, node=node, plan_id="p", uuid=(uuid,), result=("ok",),
         applied_limit_w=one, enforced_limit_w=one, applied_clock_mhz=one,
     )  # fmt: skip
     (letter,) = feed.send(ack, at_ms=(START_S + 1) * 1000).dead
-    assert "uuid must be a GPU of the topology of d, got 'GPU-x'" in letter.error_message
+    assert message in letter.error_message
 
 
 def test_tasks_that_start_together_and_wait_for_each_other_are_a_dead_letter(feed):

@@ -57,6 +57,11 @@ def test_what_cannot_be_is_refused(frame, wrong, message):
     assert message in str(caught.value)
 
 
+def test_a_cycle_of_domains_is_refused():
+    with pytest.raises(FrameError, match="parent must be a domain that is not a child of this one, got 'row-1'"):
+        PowerTopology.build(domain="site", budget_w=1.0, parent="row-1", child=("row-1", "row-2"), child_w=watts(1, 1))
+
+
 def test_a_topology_without_gpus_is_refused():
     none = np.empty(0, np.float32)
     with pytest.raises(FrameError, match="length of uuid must be 1 to 1024 GPUs, got 0"):
