@@ -56,6 +56,7 @@ class Draft:
         return sum(len(piece.data) for piece in self.pieces)
 
 
+@np.errstate(over="ignore", invalid="ignore")  # values may be NaN, infinite, or as large as their type allows
 def draft(
     form: Form,
     options: CompressionOptions,

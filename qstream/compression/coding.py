@@ -119,6 +119,7 @@ def _delta(block: TensorBlock, values: NDArray[Any], options: EncodeOptions, mem
     return coded, memory
 
 
+@np.errstate(over="ignore", invalid="ignore")  # values may be NaN, infinite, or as large as their type allows
 def _gradient(
     block: TensorBlock,
     values: NDArray[Any],
@@ -142,8 +143,7 @@ def _gradient(
     given = np.ascontiguousarray(from_floats(wanted, block.dtype)).reshape(floats.shape)
     coded, kept = _by_series(block, given, options, memory, codebook, ahead)
     assert kept is memory  # which it was given
-    with np.errstate(invalid="ignore", over="ignore"):
-        lost = (wanted - as_floats(restore(coded.done, codebook=codebook).array, block.dtype)).astype(np.float32)
+    lost = (wanted - as_floats(restore(coded.done, codebook=codebook).array, block.dtype)).astype(np.float32)
     memory.edit("residual")[at] = to_bfloat16(np.where(np.isfinite(lost), lost, 0).astype(np.float32)).reshape(-1)
     note(memory, block, anchor=True)
     return coded._replace(reason="shape_changed") if changed else coded, memory

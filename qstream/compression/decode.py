@@ -139,6 +139,7 @@ def restore(
     return restored(header, Parts(header, contents.payload(0)), chosen, base=held, basis=basis, codebook=codebook, out=out)
 
 
+@np.errstate(over="ignore", invalid="ignore")  # values may be NaN, infinite, or as large as their type allows
 def restored(
     header: Header,
     parts: Parts,
@@ -197,8 +198,7 @@ def _checked(header: Header, parts: Parts, options: RestoreOptions, basis: Basis
         found["qsvt"] = None if before is None else spectral_by_qsvt(before, smooth.threshold, options.degree)
     if options.qft:
         cosines = rotated is not None and rotated.kind == "fourier"
-        row = as_floats(raw.view(dtype)[: shape[1]], header.dtype)
-        found["qft"] = cosines_by_qft(row) if cosines else None
+        found["qft"] = cosines_by_qft(as_floats(raw.view(dtype)[: shape[1]], header.dtype)) if cosines else None
     for name, check in found.items():
         if check is None or isinstance(check, str):
             yield Refined(name, reason=check or "not_needed")

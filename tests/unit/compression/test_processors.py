@@ -14,7 +14,7 @@ from qstream.contract import Batch
 from qstream.state.fields import MAX_CHUNK_BYTES, pack
 from qstream.testing.checks import check_processor
 from qstream.testing.feed import Feed
-from schemas.tensors import CompressedBlock, RestoredBlock, TensorBlock, TensorCodebook, TensorPolicy, TensorSkip
+from schemas.tensors import ITEM_BYTES, CompressedBlock, RestoredBlock, TensorBlock, TensorCodebook, TensorPolicy, TensorSkip
 
 TENSOR = "m/w"
 
@@ -128,6 +128,21 @@ def test_what_a_gradient_lost_is_added_to_the_next():
         total += data.view(np.float32).reshape(gradient.shape)
         sums.append(float(np.linalg.norm(total / (step + 1) - gradient) / np.linalg.norm(gradient)))
     assert sums[-1] < 0.3 * sums[0]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64", "complex64"])
+def test_random_bits_pass_every_mode_without_a_warning(dtype):
+    rng, shape = np.random.default_rng(11), (12, 16)
+    both = Both()
+    both.back = Feed(DecompressionProcessor(DecodeOptions(qsvt=True, qft=True)))
+    bounds = [TensorPolicy(mode="bounded", bound_kind=kind, bound=0.1) for kind in ("rms", "abs", "range", "point", "l2")]
+    for step, policy in enumerate([*(TensorPolicy(mode=mode) for mode in ("rate", "gradient", "gradient", "int8")), *bounds]):
+        data = rng.integers(0, 256, 12 * 16 * ITEM_BYTES[dtype], dtype=np.uint8)
+        frame = block(data, step, dtype=dtype, shape=shape, count=192, policy=policy)
+        found = both.restore(both.code(frame))
+        assert found.data is not None
+        exact = found.promise == "exact" and policy.mode != "gradient"
+        assert not exact or found.data.tobytes() == data.tobytes()
 
 
 def test_a_policy_chooses_in_place_of_the_options():
