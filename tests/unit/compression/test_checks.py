@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from qstream.compression import CompressionOptions, RestoreOptions, compress, restore
-from qstream.compression.checks import cosines_by_qft, spectral_by_qsvt
+from qstream.compression.checks import Check, cosines_by_qft, spectral_by_qsvt, weights_by_hhl
+from qstream.compression.prune import System
 
 CHECKED = RestoreOptions(qsvt=True, qft=True)
 
@@ -50,3 +51,15 @@ def test_cosines_travel_without_a_basis() -> None:
     back = restore(done, CHECKED)
     assert np.linalg.norm(back.array - rows) <= 0.03 * np.linalg.norm(rows)
     assert next(each for each in back.refined if each.name == "qft").difference < 1e-12
+
+
+@pytest.mark.parametrize("condition", [2.0, 7.0, 31.0])
+def test_hhl_agrees_with_cholesky_the_better_the_smaller_the_condition(condition: float) -> None:
+    rng = np.random.default_rng(4)
+    axes = np.linalg.qr(rng.standard_normal((8, 8)))[0]
+    system = System((axes * np.geomspace(1, condition, 8)) @ axes.T, rng.standard_normal((8, 3)))
+    found = weights_by_hhl([system], clock=8, max_condition=1e4)
+    assert isinstance(found, Check)
+    assert found.difference < condition / 2**8
+    assert found.twin_difference < 1e-12
+    assert found.detail["condition"] == pytest.approx(condition)
