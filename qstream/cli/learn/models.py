@@ -149,7 +149,9 @@ def require_gain(model: Model, force: bool) -> None:
     if not force and not (gain is not None and gain > 0):
         shown = "unknown" if gain is None else f"{gain:.3g}"
         raise ConfigError(
-            must_be("lowest gain over the twin, of 95 %", "above 0 (--force publishes it all the same)", Shown(shown))
+            must_be(
+                "the gain over the twin, at the low end of its 95 % interval,", "above 0 (--force publishes anyway)", Shown(shown)
+            )
         )
 
 
