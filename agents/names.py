@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pkgutil
-from importlib.metadata import EntryPoint, entry_points
+from collections.abc import Callable
+from functools import cache
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from typing import Final
 
 import agents
@@ -17,9 +19,15 @@ def files() -> list[str]:
     return [module.name for module in pkgutil.iter_modules(agents.__path__) if module.name not in NOT_AGENTS]
 
 
+@cache
+def _points(read: Callable[..., EntryPoints]) -> tuple[EntryPoint, ...]:
+    """Read once: it opens a file of each package that is installed."""
+    return tuple(read(group=ENTRY_POINTS))
+
+
 def points(name: str | None = None) -> list[EntryPoint]:
     """Agents of other packages, all or those of one name."""
-    return [point for point in entry_points(group=ENTRY_POINTS) if name in (None, point.name)]
+    return [point for point in _points(entry_points) if name in (None, point.name)]
 
 
 def agent_names() -> tuple[str, ...]:
