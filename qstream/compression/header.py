@@ -293,7 +293,7 @@ def _json(view: memoryview) -> tuple[str, int]:
     if length > min(MAX_HEADER_BYTES, len(view) - 8):
         raise BlockError("bad_frame", must_be("length of the header", f"at most {len(view) - 8} bytes", length))
     try:
-        text = json.loads(bytes(view[8 : 8 + length]))["__metadata__"]["qstream"]
+        text = json.loads(str(view[8 : 8 + length], "utf-8"))["__metadata__"]["qstream"]
     except (ValueError, KeyError, TypeError, RecursionError) as exc:
         allowed = "a safetensors file with the entry qstream in its metadata"
         raise BlockError("bad_frame", must_be("data", allowed, Shown(f"{type(exc).__name__}"))) from exc

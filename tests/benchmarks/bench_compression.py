@@ -53,7 +53,7 @@ def lossless(stick: ModuleType, tensors: dict[str, Any]) -> list[Row]:
             ("  encode, decoded and compared", score["encode_mb_s"], "MB/s", "-"),
             ("  decode", score["decode_mb_s"], "MB/s", "-"),
         ]
-    return [*found, *encoding_in_turns(weights)]
+    return [*found, *encoding_in_turns(weights), *decoding_in_turns(weights)]
 
 
 def encoding_in_turns(arrays: list[Any]) -> list[Row]:
@@ -66,7 +66,7 @@ def encoding_in_turns(arrays: list[Any]) -> list[Row]:
     }
     if importlib.util.find_spec("zipnn") is not None:
         coder = importlib.import_module("zipnn").ZipNN(input_format="byte", bytearray_dtype="bfloat16")
-        calls["ZipNN"] = lambda: [coder.compress(bytearray(copy)) for copy in copies]  # it changes what it is given
+        calls["ZipNN"] = lambda: [coder.compress(bytearray(copy)) for copy in copies]
         calls["copies"] = lambda: [bytearray(copy) for copy in copies]
     if importlib.util.find_spec("blosc2") is not None:
         blosc2 = importlib.import_module("blosc2")
@@ -75,7 +75,7 @@ def encoding_in_turns(arrays: list[Any]) -> list[Row]:
         ]
     took = in_turns(calls)
     if "ZipNN" in took:
-        took["ZipNN"] -= took.pop("copies")
+        took["ZipNN"] -= took.pop("copies")  # what it is given must be copied first
     found: list[Row] = [(f"  balanced, encode, {name}", sum(map(_nbytes, arrays)) / us, "MB/s", "-") for name, us in took.items()]
     return found + [
         (f"    {what}, by {name}'s speed", took[name] / took[what], "x", target)
@@ -83,6 +83,19 @@ def encoding_in_turns(arrays: list[Any]) -> list[Row]:
         if name in took
         for what in ("decoded and compared", "without verify")
     ]
+
+
+def decoding_in_turns(arrays: list[Any]) -> list[Row]:
+    """Balanced decoding, with what was decoded compared, next to blosc2's."""
+    coded = [bfloat16(CompressionOptions())(array) for array in arrays]
+    calls: dict[str, Callable[[], Any]] = {"ours": lambda: [decoded(data) for data in coded]}
+    if importlib.util.find_spec("blosc2") is not None:
+        blosc2 = importlib.import_module("blosc2")
+        others = [blosc2.compress2(array, typesize=2, codec=blosc2.Codec.ZSTD, clevel=1, nthreads=1) for array in arrays]
+        calls["blosc2"] = lambda: [blosc2.decompress2(data) for data in others]
+    took = in_turns(calls)
+    found: list[Row] = [(f"  balanced, decode, {name}", sum(map(_nbytes, arrays)) / us, "MB/s", "-") for name, us in took.items()]
+    return found + [("    by blosc2's speed", took["blosc2"] / took["ours"], "x", ">= 1") for name in took if name == "blosc2"]
 
 
 def _nbytes(array: Any) -> int:
