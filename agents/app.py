@@ -99,6 +99,7 @@ def run(agent: Agent, settings: Settings, loglevel: str = "INFO") -> None:
 
     `ConfigError` if the pages' port is taken. A cluster that does not answer, or lacks topics, is waited for.
     """
+    settings = agent.with_settings(settings)
     if settings.port:
         require_free(settings.host, settings.port)
     if loglevel != "DEBUG":

@@ -124,7 +124,12 @@ class Settings(BaseModel):
     )
     drain_s: float = Field(default=8.0, gt=0, le=600, description="seconds to finish the batch in hand after SIGTERM")
     host: str = Field(default="127.0.0.1", description="address of the pages /healthz, /readyz and /metrics")
-    port: int = Field(default=6066, ge=0, le=65535, description="port of these pages; 0: none are served")
+    port: int = Field(
+        default=6066,
+        ge=0,
+        le=65535,
+        description="port of these pages; 0: none are served; where none is given, some agents have another one",
+    )
 
     def kafka_properties(self) -> dict[str, str]:
         """The properties of `kafka` as they are, passwords included: for a client, never for a message."""

@@ -64,7 +64,7 @@ def run(
         delivery=delivery,
         worker_id=worker_id,
     )
-    settings = settings.model_copy(update={"options": settings.options | parse_options(changes or [])})
+    settings = found.with_settings(settings.model_copy(update={"options": settings.options | parse_options(changes or [])}))
     processor = start_processor(found, settings)
     if settings.port:
         worker.require_free(settings.host, settings.port)  # before servers are started and their addresses printed
