@@ -132,7 +132,7 @@ def _awaited(
             if found.complete:
                 return found
             raise Transient(_lacking(found, subscriber.skipped))
-    which = "no step" if wanted.step is None else f"step {wanted.step}"
+    which = "no step" if wanted.step is None else f"no step {wanted.step}"
     raise Transient(
         f"{which} of {wanted.series} came in {patience_s:g} s; it is published by: qstream publish FILE --tensors --model"
         f" {wanted.model} --step N, and comes back where the agents compression and decompression run"

@@ -48,7 +48,7 @@ class Replica:
             self._optimizer.zero_grad()
             (loss + BALANCE_WEIGHT * balance_loss).backward()
         found = {name: parameter.grad.numpy().copy() for name, parameter in self._named.items()}
-        return Work(float(loss), found, activations)
+        return Work(loss.item(), found, activations)
 
     def step(self, gradients: Arrays) -> None:
         """One step of Adam with these gradients, whose common norm is clipped to 1."""
@@ -61,7 +61,7 @@ class Replica:
     def loss(self, batch: TextBatch) -> float:
         """Cross-entropy of a batch (nats a byte)."""
         with one_thread(), torch.no_grad():
-            return float(self._loss(batch)[0])
+            return float(self._loss(batch)[0].item())
 
     def weights(self) -> Arrays:
         """The weights as they are."""
