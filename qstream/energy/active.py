@@ -15,6 +15,7 @@ from schemas.wording import Shown, must_be
 _RATE: Final = 0.2  # of the smoothed demand
 _ERRORS: Final = 90  # windows whose errors give the margin
 _MARGIN: Final = 0.95  # quantile of them
+_MOST_ERROR: Final = 1e30  # a larger relative error counts as this one: demand after hours without any
 _PATIENCE: Final = 3  # windows before one replica is parked
 
 
@@ -75,10 +76,11 @@ def active_step(state: Active, asked: float, capacity: float, most: int, least: 
     """The state after one more window. Arguments as of `plan_active`, which are not checked here; `least` is for this window."""
     errors, level = state.errors, state.level
     if level > 0:
-        errors = (*errors, asked / level - 1)[-_ERRORS:]
+        errors = (*errors, min(_MOST_ERROR, asked / level - 1))[-_ERRORS:]
     level = asked if level < 0 else level + _RATE * (asked - level)
     margin = max(0.0, float(np.quantile(errors, _MARGIN))) if errors else 0.0
-    need = min(most, max(least, int(np.ceil(level * (1 + margin) / capacity - 1e-9))))
+    # The lesser is rounded: the quotient of two finite numbers may be infinite.
+    need = min(most, max(least, int(np.ceil(min(most, level * (1 + margin) / capacity - 1e-9)))))
     if need > state.active:
         return Active(need, 0, level, errors)
     below = state.below + 1 if need < state.active else 0

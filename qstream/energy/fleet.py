@@ -140,6 +140,8 @@ def _nested(above: Ints, budgets: int) -> Ints:
         gpu, column = np.argwhere((above < -1) | (above >= budgets))[0]
         allowed = f"-1 (none) or a budget from 0 to {budgets - 1}"
         raise ProblemError(must_be(f"domain[{gpu}, {column}]", allowed, int(above[gpu, column])))
+    if not budgets:
+        return above
     size = np.bincount(above[above >= 0], minlength=budgets)
     # Ascending by members, equal ones by number; what is absent last.
     rank = np.where(above >= 0, size[above] * (budgets + 1) + above, np.iinfo(np.int64).max)

@@ -118,7 +118,9 @@ def test_budgets_that_hold_everything_are_proven_optimal_and_an_exact_fit_is_use
         found = allocate(power, value, [[0], [0]], budget)
         assert list(found.level) == [1, 1]
         assert found.status == "optimal"
-    assert list(allocate(power, value, np.empty((2, 0), int), []).level) == [1, 1]
+    for none in (np.empty((2, 0), int), [[-1], [-1]]):
+        for group in (None, [0, 0]):
+            assert list(allocate(power, value, none, [], group=group).level) == [1, 1]
 
 
 def test_equal_input_gives_equal_bytes() -> None:

@@ -46,6 +46,14 @@ def test_another_number_makes_a_plan_at_once_and_a_window_counts_once():
     assert loop.run(20)[-1].active_replicas.tolist() == [7, 4]
 
 
+def test_demand_beyond_all_measure_asks_for_all_replicas():
+    topology, models = topology_of(rack(), 5600), ()
+    for window, tokens_s in enumerate([1e-320, 1e308, 1e-320, *[1e308] * 6]):
+        models = served(models, load(window, tokens_s, capacity_tokens_s=1e-10), topology)
+    assert models[0].active == 8
+    assert np.isfinite(models[0].errors).all()
+
+
 def test_one_more_replica_than_were_active_is_needed_where_the_objective_is_missed():
     topology = topology_of(rack(), 5600)
     models = served((), load(0, 50.0, 3, itl_p95_ms=70.0, slo_itl_ms=50.0), topology)
