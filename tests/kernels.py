@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Generator
@@ -45,7 +44,7 @@ def needs_kernels(item: pytest.Item) -> bool:
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Before the test and not in a fixture: what the kernels take on a slow machine counts for no limit of a test."""
-    if needs_kernels(item) and "PYTEST_XDIST_WORKER" in os.environ:
+    if needs_kernels(item) and hasattr(item.config, "workerinput"):  # a run that a test starts has none
         folder = Path(str(item.config._tmp_path_factory.getbasetemp())).parent  # type: ignore[attr-defined] # of all processes
         done = folder / "kernels-are-compiled"
         with alone_in(folder):
