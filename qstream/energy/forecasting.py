@@ -61,7 +61,7 @@ def _means(series: Floats, ahead: int) -> Floats:
     state, found = forecast.start(horizon=ahead, analogs=ANALOGS, past=PAST_S), np.empty(len(series))
     for t in range(len(series)):
         state, said = forecast.step(state, series[t : t + 1])
-        found[t] = said.mean[0]
+        found[t] = max(0.0, said.mean[0])  # a falling line goes on below 0, which no domain draws
     return found
 
 

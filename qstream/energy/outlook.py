@@ -107,7 +107,7 @@ def _stepped(outlook: Outlook, watts: float, coverage: float) -> Outlook:
         _meet(new, row, horizon, series, count)
         high = np.empty(len(series))
         analog_maxima(series, len(series) - 1, horizon, BOUND_LENGTH, PAST_S, BOUND_NEAREST, BOUND_QUANTILE, high)
-        new["mean_w"][row] = stepped[row][1].mean[0]
+        new["mean_w"][row] = max(0.0, stepped[row][1].mean[0])
         high_w = max(float(high[-1]), LEAST_W)
         new["upper_w"][row] = high_w * max(_times(new["score"][row], count - horizon, coverage), 0.0)
         made = count % new["made_mean_w"].shape[1]

@@ -40,6 +40,11 @@ def test_short_and_constant_series_have_forecasts() -> None:
     assert all(len(each) == 0 for each in forecast_series([], 5))
 
 
+def test_watts_that_fall_to_nothing_are_not_expected_below_0() -> None:
+    mean, _ = forecast_series(np.arange(199.0, 0.0, -2.0), 5)
+    assert mean.min() == 0.0
+
+
 def test_replicas_come_at_once_and_leave_one_by_one() -> None:
     asked = np.concatenate((np.full(40, 1000.0), np.full(10, 9000.0), np.full(40, 1000.0)))
     active = plan_active(asked, 1000.0, 20)
