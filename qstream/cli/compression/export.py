@@ -34,6 +34,8 @@ def exported(file: Path, export: str, out: Path | None, base: Path | None, *, as
         line = f"{counted(count, 'changed value')}, {len(data):,} bytes"
     else:
         data, count = compressed_tensors_int8(tensors, layout.metadata)
+        if not count:
+            raise ConfigError(must_be("FILE", "one with matrices of floats whose names end in .weight", str(file)))
         said = {"path": str(target), "matrices": count, "bytes": len(data), "quantization_config": INT8_CONFIG}
         line = (
             f"{counted(count, 'matrix') if count == 1 else f'{count} matrices'} as int8, {len(data):,} bytes; config.json needs\n"

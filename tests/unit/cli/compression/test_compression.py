@@ -82,7 +82,15 @@ def test_circuits_check_what_is_restored(tmp_path: Path) -> None:
 def test_exports_are_files_for_engines(model: Path, tmp_path: Path) -> None:
     found = json.loads(run("pack", model, "--export", "vllm-patch", "--base", model, "-o", tmp_path / "p", "--json"))
     assert found["changed"] == 0
-    assert "quantization_config" in run("pack", model, "--export", "compressed-tensors", "-o", tmp_path / "q")
+    np.savez(tmp_path / "named.npz", **{"up.weight": np.load(model)["w0"]})
+    said = run("pack", tmp_path / "named.npz", "--export", "compressed-tensors", "-o", tmp_path / "q")
+    assert "1 matrix as int8" in said
+    assert "quantization_config" in said
+    done = CliRunner().invoke(
+        app, ["compression", "pack", str(model), "--export", "compressed-tensors", "-o", str(tmp_path / "x")]
+    )
+    assert (done.exit_code, "names end in .weight" in done.output) == (2, True), done.output
+    assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize(
