@@ -41,7 +41,7 @@ class Choice:
     """What a plan says, by GPU of the topology; those that are not `named` are not in it.
 
     `upper_w` is charged to the budgets, `predicted_w` expected; `slowdown` is -1 where it is not known; `gain_w` are watts
-    saved at equal work, of the `free_w` that a GPU draws without a cap.
+    saved at equal work, of the `free_w` that a GPU draws at its default limit, without a cap.
     """
 
     view: View
@@ -187,6 +187,7 @@ def _choice(view: View, options: EnergyOptions, answer: Answer, limit: Floats) -
     limited = (now.limit_w > 0) & (now.limit_w < view.limits[:, -1]) & (power >= THROTTLED * now.limit_w)
     likely = np.where(limited, np.maximum(power, now.want_w / MARGIN), power)  # what is not held back draws what it draws
     free = np.where(now.draw_w[:, -1] > 0, now.draw_w[:, -1], likely).astype(np.float64)
+    free = np.where(knobs.targetable, np.minimum(free, view.limits[:, -1]), free)  # a limit that was raised by hand saves nothing
     upper = np.where(answer.parked, parked_w(view), view.charge_w(limit))
     over = float(np.maximum(view.tree.charged_w(upper) - view.tree.budget_w, 0.0).max())
     kept = over <= ROUNDING_W or answer.status == "infeasible"

@@ -105,8 +105,12 @@ def _given(
 
         tree, frames = rack()
         return tree, read.seen(frames)
-    if not files or topology is None:
-        raise ConfigError(must_be("RECORDING and --topology", "given, or --example", Shown("not both")))
+    if topology is None:
+        if not files:
+            raise ConfigError(must_be("RECORDING and --topology", "given, or --example", Shown("neither")))
+        raise ConfigError(must_be("--topology", "given with RECORDING (qstream energy topology writes one)", None))
+    if not files:
+        raise ConfigError(must_be("RECORDING", "given with --topology: a file of GPU power", None))
     tree = read_frame(PowerTopology, topology, "--topology")
     return tree, merged(files, tree.domain, zone, [node] * len(files), read)
 

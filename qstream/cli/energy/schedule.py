@@ -44,7 +44,8 @@ def schedule(
     """Schedule tasks that depend on one another so that the highest draw is low.
 
     The schedule is compared with one that starts each task as soon as possible, and with a bound below which none can be.
-    Exit code 1 if a deadline cannot be met: the tasks at fault are named, and the schedule is the soonest.
+    Exit code 1 if the peak is above the budget, or a deadline cannot be met: then the tasks at fault are named, and the
+    schedule is the soonest.
 
     \b
     Example:
@@ -79,7 +80,7 @@ def schedule(
         print_table(TASK_HEAD, _tasks(plan, graph))
         for line in (*_facts(plan, graph), *(f"written: {path}" for path in written)):
             typer.echo(line)
-    if plan.status == "infeasible":
+    if plan.status == "infeasible" or plan.missing_w:
         raise typer.Exit(1)
 
 

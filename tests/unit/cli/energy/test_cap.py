@@ -51,8 +51,8 @@ def run(files, *words, recordings=("node-0.jsonl", "node-1.jsonl"), topology="ra
     return CliRunner().invoke(app, command, env={"COLUMNS": "200", "NO_COLOR": "1"})
 
 
-def printed(files, *words, code=0):
-    result = run(files, *words, "--json")
+def printed(files, *words, code=0, **names):
+    result = run(files, *words, "--json", **names)
     assert result.exit_code == code, result.output
     return json.loads(result.stdout)
 
@@ -72,10 +72,22 @@ def test_a_modelled_rack_can_be_planned_for_at_once(files):
     _, uniform, planned = json.loads(result.stdout)["compared"]
     assert planned["speed"] > uniform["speed"]
     assert 'name: "decode"' in Path("dynamo-power.yaml").read_text()
-    for words in (["--example", "--topology", "rack.json"], ["--example", "gpus.csv"], ["gpus.csv"], []):
-        refused = CliRunner().invoke(app, ["energy", "cap", *words])
-        assert refused.exit_code != 0
-        assert "RECORDING and --topology must be" in refused.output + str(refused.exception)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--example", "--topology", "rack.json"], "RECORDING and --topology must be absent with --example"),
+        (["--example", "gpus.csv"], "RECORDING and --topology must be absent with --example"),
+        ([], "RECORDING and --topology must be given, or --example, got neither"),
+        (["gpus.csv"], "--topology must be given with RECORDING"),
+        (["--topology", "rack.json"], "RECORDING must be given with --topology"),
+    ],
+)
+def test_what_is_missing_is_named(words, message):
+    refused = CliRunner().invoke(app, ["energy", "cap", *words])
+    assert refused.exit_code == 2
+    assert message in " ".join(refused.output.split())
 
 
 def test_the_rows_keep_what_they_say(files):
@@ -90,6 +102,20 @@ def test_the_rows_keep_what_they_say(files):
 
 def test_no_watts_are_saved_without_a_cap(files):
     data = printed(files)
+    assert [row["saved_w"] for row in data["compared"]] == [0, 0, 0]
+    assert data["plan"]["expected"]["saved_w"] == 0
+
+
+def test_a_draw_above_the_default_limit_is_no_saving(tmp_path):
+    topology = PowerTopology(
+        domain="d", budget_w=99_000.0, node=("node-0",), uuid=("GPU-a", "GPU-b"), node_of_gpu=np.zeros(2, np.int32),
+        limit_min_w=np.full(2, 100, np.float32), limit_max_w=np.full(2, 400, np.float32),
+        limit_default_w=np.full(2, 300, np.float32), opt_in=np.ones(2, np.uint8),
+    )  # fmt: skip
+    (tmp_path / "rack.json").write_bytes(topology.encode(JSON))
+    rows = [f"2026/05/04 12:00:{s:02}.100, GPU-{gpu}, 370.00 W, 400.00 W" for s in range(40) for gpu in "ab"]
+    (tmp_path / "gpus.csv").write_text("\n".join(["timestamp, uuid, power.draw [W], power.limit [W]", *rows]))
+    data = printed(tmp_path, "--zone", "UTC", recordings=["gpus.csv"])
     assert [row["saved_w"] for row in data["compared"]] == [0, 0, 0]
     assert data["plan"]["expected"]["saved_w"] == 0
 

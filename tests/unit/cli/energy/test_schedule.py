@@ -44,7 +44,7 @@ def test_the_bundled_graph_has_a_lower_peak_than_as_soon_as_possible():
 def test_with_a_topology_tasks_have_nodes_and_the_peak_stands_against_the_budget(files):
     out = files / "out.json"
     result = run(files / "tasks.json", "--topology", files / "rack.json", "--budget", "0.3kW", "--out", out)
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == 1, result.output
     plan = EnergySchedule.decode(out.read_bytes(), JSON)
     assert plan.node_of_task.min() == 0
     assert plan.peak_w > 400  # eight idle GPUs
