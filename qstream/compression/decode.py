@@ -349,9 +349,11 @@ def _basis(header: Header, parts: Parts, basis: Basis | None, columns: int) -> B
         if not (np.isfinite(scale).all() and np.isfinite(mean).all()):
             raise BlockError("bad_frame", must_be("basis", "finite", Shown("NaN or infinity")))
         return Basis(op.kind, values, scale, mean)
-    if basis is None or basis.digest != header.basis_digest:
-        got = None if basis is None else basis.digest
-        raise BlockError("basis_mismatch", must_be(f"basis of {header.name!r}", f"of digest {header.basis_digest}", got))
+    if basis is None:
+        allowed = f"given by itself or in a codebook, of digest {header.basis_digest}"
+        raise BlockError("basis_mismatch", must_be(f"basis of {header.name!r}", allowed, None))
+    if basis.digest != header.basis_digest:
+        raise BlockError("basis_mismatch", must_be(f"basis of {header.name!r}", f"of digest {header.basis_digest}", basis.digest))
     return basis
 
 

@@ -35,11 +35,15 @@ MAX_REST_BYTES: Final = 1 << 30
 
 
 class FileRecord(BaseModel):
-    """What an archive says about the file that it was made of: `spans` are start and size of each tensor among its bytes."""
+    """What an archive says about the file that it was made of: `spans` are start and size of each tensor among its bytes.
+
+    `nbytes` are those without deflate; `file_nbytes` those of the file itself, where these are others.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     format: Format
     nbytes: int = Field(ge=0)
+    file_nbytes: int | None = Field(default=None, ge=0)
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     spans: tuple[tuple[int, int], ...]
     members: tuple[tuple[str, int, int], ...] = ()
@@ -114,10 +118,11 @@ def compress_file(
         pieces += [piece.data for piece in found]
         packed.append(Packed(header, span.nbytes, sum(len(piece.data) for piece in found), now() - begin))
     header, found = coded(canonical(layout.rest()), CompressionOptions(), name=REST)
-    exact = all(each.promise == "exact" for each in headers)
+    exact, size = all(each.promise == "exact" for each in headers), source.stat().st_size
     record = FileRecord(
         format=layout.format,
         nbytes=len(layout.data),
+        file_nbytes=size if size != len(layout.data) else None,
         sha256=layout.sha256 if exact else None,
         spans=tuple((span.start, span.nbytes) for span in layout.spans),
         members=layout.members if not exact or layout.deflated else (),
@@ -126,7 +131,7 @@ def compress_file(
     data = write([*headers, header], [*pieces, *(piece.data for piece in found)], {"file": record.model_dump(mode="json")})
     target = Path(out) if out is not None else source.with_name(source.name + SUFFIX)
     write_whole(target, data)
-    return FileReport(target, tuple(packed), source.stat().st_size, len(data), exact)
+    return FileReport(target, tuple(packed), size, len(data), exact)
 
 
 def restore_file(

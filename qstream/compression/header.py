@@ -266,7 +266,10 @@ def read(data: Any, max_bytes: int) -> Contents:
     BlockError
         The bytes are no container, or a header breaks a rule; `limit` where a tensor would be larger than `max_bytes`.
     """
-    view = memoryview(data).cast("B")
+    try:
+        view = memoryview(data).cast("B")
+    except TypeError as exc:
+        raise BlockError("bad_frame", must_be("data", "contiguous bytes", Shown(type(data).__name__))) from exc
     outer, start = _json(view)
     try:
         found = _Outer.model_validate_json(outer)
@@ -291,7 +294,8 @@ def _json(view: memoryview) -> tuple[str, int]:
         raise BlockError("bad_frame", must_be("data", "a container of at least 8 bytes", Shown(f"{len(view)} bytes")))
     (length,) = struct.unpack("<Q", view[:8])
     if length > min(MAX_HEADER_BYTES, len(view) - 8):
-        raise BlockError("bad_frame", must_be("length of the header", f"at most {len(view) - 8} bytes", length))
+        allowed = f"a safetensors file, whose header is at most {len(view) - 8} bytes"
+        raise BlockError("bad_frame", must_be("data", allowed, Shown(f"a header of {length} bytes")))
     try:
         text = json.loads(str(view[8 : 8 + length], "utf-8"))["__metadata__"]["qstream"]
     except (ValueError, KeyError, TypeError, RecursionError) as exc:

@@ -34,7 +34,10 @@ def inspect(
         ("tensor", "dtype", "shape", "chain", "parts", "promise", "checks", "note"), [_texts(header) for header in headers]
     )
     kept = "byte for byte" if record.sha256 else "with its promises"
-    typer.echo(f"{counted(len(headers), 'tensor')} of a {record.format} file of {record.nbytes:,} bytes, given back {kept}")
+    size = f"{record.nbytes:,} bytes"
+    if record.file_nbytes is not None:
+        size = f"{record.file_nbytes:,} bytes, {size} without deflate"
+    typer.echo(f"{counted(len(headers), 'tensor')} of a file ({record.format}) of {size}, given back {kept}")
 
 
 def _texts(header: Any) -> tuple[str, ...]:

@@ -67,12 +67,8 @@ def pack(
     from qstream.compression import CompressionOptions, compress_file  # noqa: PLC0415 - numpy and kernels, not for help
     from qstream.compression.warm import warm  # noqa: PLC0415
 
-    given: dict[str, object] = {"mode": mode, "level": level, "transform": transform, "qae": qae, "dropout": dropout}
-    given["denoiser"] = denoiser
-    if bits is not None:
-        given["target_bits"] = bits
-    if bound is not None:
-        given["bound"], given["bound_kind"] = bound_of(bound)
+    given: dict[str, object] = {"level": level, "transform": transform, "qae": qae, "dropout": dropout, "denoiser": denoiser}
+    given |= promised(mode, bound, bits)
     if (mode == "delta") != (base is not None):
         raise ConfigError(must_be("--base", "given with --mode delta, and only then", None if base is None else str(base)))
     options = CompressionOptions().changed(given)
@@ -89,6 +85,20 @@ def pack(
     if compare:
         print_table(("tensor", "format", "bits", "rel L2"), _peer_rows(peers))
     typer.echo(f"written: {report.path}")
+
+
+def promised(mode: str, bound: str | None, bits: float | None) -> dict[str, object]:
+    """The options of --mode, --bound and --bits; `ConfigError` for a bound that is none, or what the mode does not use."""
+    fields: dict[str, object] = {"mode": mode}
+    if bound is not None:
+        fields["bound"], fields["bound_kind"] = bound_of(bound)
+        if mode != "bounded":
+            raise ConfigError(must_be("--mode", "bounded with --bound", mode))
+    if bits is not None:
+        fields["target_bits"] = bits
+        if mode not in ("rate", "gradient"):
+            raise ConfigError(must_be("--mode", "rate or gradient with --bits", mode))
+    return fields
 
 
 def bound_of(text: str) -> tuple[float, str]:

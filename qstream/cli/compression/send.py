@@ -9,7 +9,7 @@ from typing import Final
 import typer
 
 from qstream.cli.cluster import reach, require_topics
-from qstream.cli.compression.pack import bound_of
+from qstream.cli.compression.pack import promised
 from qstream.cli.options import client_settings
 from qstream.cli.output import counted, print_json
 from qstream.cli.progress import Progress, megabytes
@@ -105,10 +105,6 @@ def _policy(given: Sending) -> TensorPolicy | None:
         return None
     from qstream.compression.options import CompressionOptions  # noqa: PLC0415 - as above
 
-    fields: dict[str, object] = {"mode": given.mode}
-    if given.bound is not None:
-        fields["bound"], fields["bound_kind"] = bound_of(given.bound)
-    if given.bits is not None:
-        fields["target_bits"] = given.bits
+    fields = promised(given.mode, given.bound, given.bits)
     CompressionOptions().changed(fields)  # here, and not when the agent refuses each block
     return TensorPolicy.model_validate(fields)

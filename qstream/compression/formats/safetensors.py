@@ -49,7 +49,8 @@ def _header(data: NDArray[np.uint8]) -> tuple[dict[str, Any], int]:
         raise BlockError("bad_frame", must_be("file", "a safetensors file", Shown(f"{len(data)} bytes")))
     (size,) = struct.unpack("<Q", data[:8].tobytes())
     if size > min(MAX_HEADER_BYTES, len(data) - 8):
-        raise BlockError("bad_frame", must_be("length of the header", f"at most {len(data) - 8} bytes", size))
+        allowed = f"a safetensors file, whose header is at most {len(data) - 8} bytes"
+        raise BlockError("bad_frame", must_be("file", allowed, Shown(f"a header of {size} bytes")))
     try:
         header = json.loads(data[8 : 8 + size].tobytes())
     except (ValueError, RecursionError) as exc:

@@ -88,7 +88,7 @@ def test_what_is_no_tensor_is_refused() -> None:
         with pytest.raises(BlockError) as caught:
             compress(given)
         assert caught.value.code in ("dtype", "shape")
-    for data in (b"", b"\x80\x02}q\x00.", b'\x08\0\0\0\0\0\0\0{"a":{}}', bytes(100)):
+    for data in (b"", b"\x80\x02}q\x00.", b'\x08\0\0\0\0\0\0\0{"a":{}}', bytes(100), "text", 7, np.zeros((4, 4))[:, 1]):
         with pytest.raises(BlockError, match=r"^bad_frame"):
             restore(data)
 

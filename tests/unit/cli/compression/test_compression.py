@@ -38,6 +38,16 @@ def test_a_file_is_packed_inspected_and_given_back(model: Path, tmp_path: Path) 
     assert (tmp_path / "back.npz").read_bytes() == model.read_bytes()
 
 
+@pytest.mark.parametrize("mode", ["lossless", "int8"])
+def test_the_size_of_a_deflated_file_is_its_own(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / "deflated.npz"
+    np.savez_compressed(path, w=np.ones((64, 128), np.float32))
+    run("pack", path, "--mode", mode)
+    said = run("inspect", f"{path}.qsz")
+    assert f"1 tensor of a file (npz) of {path.stat().st_size:,} bytes, 33,0" in said
+    assert "bytes without deflate" in said
+
+
 def test_bounded_packing_is_compared_with_its_peers(model: Path) -> None:
     found = json.loads(run("pack", model, "--mode", "bounded", "--bound", "0.05rms", "--compare", "--json"))
     weight = next(row for row in found["tensors"] if row["name"] == "w0")
@@ -67,7 +77,7 @@ def test_a_codebook_of_past_tensors_packs_later_ones_smaller(tmp_path: Path) -> 
     back = np.load(tmp_path / "back.npz")["keys"]
     assert np.linalg.norm(back - days[2]) <= 0.03 * np.linalg.norm(days[2])
     done = CliRunner().invoke(app, ["compression", "unpack", str(tmp_path / "2.npz.qsz"), "-o", str(tmp_path / "x")])
-    assert (done.exit_code, "basis_mismatch" in done.output) == (1, True)
+    assert (done.exit_code, "must be given by itself or in a codebook, of digest" in done.output) == (1, True), done.output
 
 
 def test_circuits_check_what_is_restored(tmp_path: Path) -> None:
@@ -100,6 +110,8 @@ def test_exports_are_files_for_engines(model: Path, tmp_path: Path) -> None:
         (["--export", "gguf"], "--export must be one of vllm-patch"),
         (["--export", "vllm-patch"], "--base must be given"),
         (["--bound", "5"], "--bound must be a number and one of rms"),
+        (["--mode", "rate", "--bound", "0.1rms"], "--mode must be bounded with --bound, got 'rate'"),
+        (["--bits", "3"], "--mode must be rate or gradient with --bits, got 'lossless'"),
         (["--mode", "tiny"], "option mode must be 'lossless'"),
         (["--mode", "bounded", "--bound", "0abs"], "option bound must be greater than 0"),
     ],
