@@ -57,6 +57,13 @@ def named(what: str, table: Mapping[str, T], name: str) -> T:
     return table[name]
 
 
+def instance(name: str, value: object, kind: type[T]) -> T:
+    """The value; `ProblemError` that names `name` and the class unless it is of that class."""
+    if not isinstance(value, kind):
+        raise ProblemError(must_be(name, f"of class {kind.__name__}", value))
+    return value
+
+
 def whole_number(name: str, value: object, low: int, high: int) -> int:
     """The value as a plain int; `ProblemError` that names `name` unless it is a whole number in range, and not a boolean."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not low <= value <= high:

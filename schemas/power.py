@@ -16,6 +16,7 @@ from schemas.names import require_count, require_distinct
 from schemas.wording import Shown, must_be
 
 MAX_GPUS: Final = 1024  # of a domain; a larger site is a tree of domains
+MOST_LIMIT_W: Final = 10_000  # of a GPU; what is above is in milliwatts
 MAX_POINTS: Final = 64  # of a value curve
 QUANTITIES: Final = (
     "limit_min_w", "limit_max_w", "limit_default_w", "idle_w", "parked_w", "node_budget_w", "overhead_w", "inner_budget_w",
@@ -218,6 +219,9 @@ class PowerTopology(Frame):
             if array is not None and (bad := (array < 0) & (array != -1)).any():
                 raise ValueError(must_be(field, "at least 0, or -1", float(array[bad][0])))
         least, most, default = self.limit_min_w, self.limit_max_w, self.limit_default_w
+        for name, limit in (("limit_min_w", least), ("limit_max_w", most), ("limit_default_w", default)):
+            if (limit > MOST_LIMIT_W).any():
+                raise ValueError(must_be(name, f"in watts, at most {MOST_LIMIT_W:.0f}", float(limit.max())))
         for name, lower, upper, above in (
             ("limit_min_w", least, most, "limit_max_w"),
             ("limit_default_w", default, most, "limit_max_w"),

@@ -10,6 +10,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from qstream.arguments import instance
 from qstream.energy.folding import NONE_AWAITED
 from qstream.energy.levels import knobs_of
 from qstream.energy.measure import measure
@@ -70,7 +71,8 @@ def plan_energy(
     Raises
     ------
     ProblemError
-        The topology has no GPU; a frame is of another domain, contradicts the topology, or is in another unit.
+        An argument is of another class; the topology has no GPU; a frame is of another domain, contradicts the topology, or is
+        in another unit.
     """
     frames = [telemetry] if isinstance(telemetry, GpuTelemetry) else sorted(telemetry, key=lambda frame: frame.ts_ns)
     given = [budgets] if isinstance(budgets, PowerBudget) else budgets
@@ -88,11 +90,13 @@ def plan_recorded(
     """As `plan_energy`, of readings in the order of time, one after another, so that they may be more than memory holds."""
     if not topology.uuid:
         raise ProblemError(must_be("topology", "of 1 or more GPUs", Shown(f"domain {topology.domain!r} of children alone")))
-    given = (options or EnergyOptions()).changed({"seed": seed})
+    given = EnergyOptions() if options is None else instance("options", options, EnergyOptions)
+    given = given.changed({"seed": seed})
     # A node whose recording ends a little earlier is not silent, and without an actuator no cap can be tried.
     given = given.model_copy(update={"stale_s": given.lost_s, "probe": False})
     memory = replayed(topology, telemetry, given)
     for budget in budgets:
+        instance("budgets", budget, PowerBudget)
         _require_domain(budget.domain, topology.domain)
         hold(memory, budget.model_copy(update={"valid_from_ns": 0}))
     newest = memory.now.watermark_ns

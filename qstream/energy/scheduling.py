@@ -10,15 +10,17 @@ from typing import Final, Protocol
 
 import numpy as np
 
-from qstream.arguments import real_number, whole_number
+from qstream.arguments import instance, real_number, whole_number
 from qstream.energy.allocation import Status
 from qstream.energy.building import Tasks, build_to
 from qstream.energy.fleet import Ints
 from qstream.energy.refine import QaoaTerms, refined
 from qstream.energy.window import TaskWindow, peak_bound_w, tasks_of
+from qstream.errors import ProblemError
 from qstream.quantum.record import Remaining
 from qstream.quantum.window import Runtime
 from schemas.solver import Reason, SolverRecord
+from schemas.wording import must_be
 
 # Between the bound and the best so far, tried in turn: what may be reached at once, and what surely gets a little better.
 _CAPS: Final = (0.5, 0.75, 0.9, 0.97, 1 - 1e-9, 0.0)
@@ -97,6 +99,9 @@ def schedule(
     ProblemError
         An argument breaks a rule. A deadline of a task that cannot be met is a status, not an error.
     """
+    instance("window", window, TaskWindow)
+    if options is not None and not hasattr(options, "deterministic"):
+        raise ProblemError(must_be("options", "EnergyOptions, or None", options))
     began, drawn = clock(), whole_number("seed", seed, 0, 2**63 - 1)
     end_s = math.inf if deadline_s is None else real_number("deadline_s", deadline_s, 0.0)
     tasks, late = tasks_of(window)

@@ -10,6 +10,7 @@ from typing import Final, Literal, TypeVar
 
 import numpy as np
 
+from qstream.energy.formats.recording import MAX_NAME, is_name
 from qstream.energy.guard import Fault, decreases_first, is_newer, target_faults
 from qstream.errors import ConfigError
 from qstream.node.device import CLOCK, LIMIT, Device, DeviceDenied, DeviceLost, Knob
@@ -77,7 +78,7 @@ class Actuator:
     Raises
     ------
     ConfigError
-        The mode is unknown, or `verify_s` is not above 0.
+        The mode is unknown, `domain` or `node` names nothing, `allow` is one text, or `verify_s` is not above 0.
     """
 
     def __init__(
@@ -93,6 +94,11 @@ class Actuator:
     ) -> None:
         if mode not in MODES:
             raise ConfigError(must_be("mode", " or ".join(MODES), mode))
+        for name, text in (("domain", domain), ("node", node)):
+            if not is_name(text):
+                raise ConfigError(must_be(name, f"1 to {MAX_NAME} printable characters", text))
+        if isinstance(allow, str):
+            raise ConfigError(must_be("allow", "several uuids, such as a list of them", allow))
         if not verify_s > 0:
             raise ConfigError(must_be("verify_s", "above 0", verify_s))
         self.device, self.domain, self.node, self.mode = device, domain, node, mode

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Literal, get_args
@@ -9,6 +10,7 @@ from typing import Final, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from qstream.arguments import real_number, whole_number
 from qstream.errors import ProblemError
 from qstream.node.device import CLOCK, LIMIT, DeviceDenied, DeviceLost, Knob
 from schemas.power import GpuTelemetry
@@ -71,15 +73,14 @@ class FakeNvml:
     """
 
     def __init__(self, gpus: int = 8, *, node: str = "node-0", model: str = "h100", seed: int = 0) -> None:
-        if not 1 <= gpus <= 72:
-            raise ProblemError(must_be("gpus", "1 to 72", gpus))
+        gpus, drawn = whole_number("gpus", gpus, 1, 72), whole_number("seed", seed, 0, 2**63 - 1)
         if model not in MODELS:
             raise ProblemError(must_be("model", f"one of {', '.join(MODELS)}", model))
         self.node, self.model, self.kind = node, model, MODELS[model]
         self.uuids = tuple(f"GPU-{node}-{index}" for index in range(gpus))
         self.writes: list[tuple[str, str, float | None]] = []
         self._at = {uuid: index for index, uuid in enumerate(self.uuids)}
-        self._rng = np.random.default_rng(seed)
+        self._rng = np.random.default_rng(drawn)
         self._now_ns, self._boots, self._seq = 0, 0, 0
         self._beta, self._activity = np.full(gpus, 0.15), np.zeros(gpus)
         self._faults: dict[tuple[str, str], How] = {}
@@ -102,8 +103,8 @@ class FakeNvml:
 
     def advance(self, seconds: float) -> None:
         """Let time pass: power averages, energy and progress rise."""
-        if not seconds > 0:
-            raise ProblemError(must_be("seconds", "above 0", seconds))
+        if not real_number("seconds", seconds) > 0 or math.isinf(seconds):
+            raise ProblemError(must_be("seconds", "finite and above 0", seconds))
         power, speed, _, _ = self._physics()
         keep = np.exp(-seconds / AVERAGED_S)
         self._mean_w = keep * self._mean_w + (1 - keep) * power

@@ -14,7 +14,7 @@ import typer
 from qstream.cli.output import counted
 from qstream.errors import ConfigError, ProblemError
 from schemas.power import GpuTelemetry
-from schemas.wording import must_be
+from schemas.wording import Shown, must_be
 
 WATTS: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(W|kW|MW)?\s*")
 SCALE: Final = {None: 1.0, "W": 1.0, "kW": 1e3, "MW": 1e6}
@@ -47,6 +47,11 @@ def merged(
     paths: Sequence[Path], domain: str, zone: str | None, nodes: Sequence[str | None], read: Read
 ) -> Iterator[GpuTelemetry]:
     """The frames of files, one a node or more, in the order of time; `nodes` are for files that name none."""
+    taken: set[Path] = set()
+    for path in paths:
+        if path.resolve() in taken:
+            raise ConfigError(must_be("RECORDING", "files that are named once each", Shown(f"{path} twice")))
+        taken.add(path.resolve())
     files = (_frames(path, domain, node, zone, read) for path, node in zip(paths, nodes, strict=True))
     return read.seen(heapq.merge(*files, key=lambda frame: frame.ts_ns))
 

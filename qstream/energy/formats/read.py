@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
@@ -54,12 +55,18 @@ def stream_recording(
     A file without power is refused at its end.
     """
     try:
-        with Path(path).open(encoding="utf-8-sig", errors="replace") as lines:
+        with Path(path).open(encoding=_encoding(path), errors="replace") as lines:
             first = lines.read(SNIFFED)
             lines.seek(0)
             yield from _reader(path, first, lines, domain, node, zone)
     except OSError as exc:
         raise ProblemError(must_be(f"recording {path}", "a text file", Shown(str(exc.strerror)))) from exc
+
+
+def _encoding(path: Path | str) -> str:
+    """UTF-16 where the file's first bytes say so, as those that PowerShell's ``>`` writes; else UTF-8."""
+    with Path(path).open("rb") as file:
+        return "utf-16" if file.read(2) in (BOM_UTF16_LE, BOM_UTF16_BE) else "utf-8-sig"
 
 
 def _reader(

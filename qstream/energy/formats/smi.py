@@ -86,6 +86,8 @@ def _columns(header: list[str]) -> dict[int, str]:
         name, _, unit = title.partition(" [")
         if name in COLUMNS:
             metric, wanted = COLUMNS[name]
+            if wanted and not unit:
+                raise ProblemError(must_be("nvidia-smi's header", f"with units: {name} [{wanted}] (drop nounits)", title))
             if unit.removesuffix("]") != wanted:
                 raise ProblemError(must_be(f"unit of {name}", wanted or "absent", unit.removesuffix("]")))
             if metric not in found.values():

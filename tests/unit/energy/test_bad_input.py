@@ -135,6 +135,18 @@ def test_a_budget_of_another_domain_is_refused(nodes):
         plan_energy(topology_of(nodes, 1400), frames, budgets=PowerBudget(domain="e", budget_w=1.0))
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"options": {}}, "options must be of class EnergyOptions, got {}"),
+        ({"budgets": [500.0]}, "budgets must be of class PowerBudget, got 500.0"),
+    ],
+)
+def test_an_argument_of_another_class_is_named(nodes, wrong, message):
+    with pytest.raises(ProblemError, match=message):
+        plan_energy(topology_of(nodes, 1400), [], **wrong)
+
+
 @pytest.mark.parametrize("watts", [-5.0, float("nan"), 140737488355328.0, 841.0])
 def test_a_power_that_cannot_be_a_measurement_is_left_out(nodes, watts):
     frames = list(readings(nodes, 25))

@@ -53,6 +53,20 @@ def test_rows_of_nvidia_smi_become_a_frame_for_each_round(tmp_path):
     assert "power_w" not in second.metric
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-8-sig"])
+def test_a_recording_is_decoded_as_its_first_bytes_say(tmp_path, encoding):
+    path = tmp_path / "recording"
+    text = "\ufeff" + SMI if encoding == "utf-16-be" else SMI
+    path.write_bytes(text.replace("\n", "\r\n").encode(encoding))
+    assert read_recording(path, domain="d", zone="UTC") == read_recording(written(tmp_path, SMI), domain="d", zone="UTC")
+
+
+def test_cells_without_units_count_where_the_header_has_them(tmp_path):
+    bare = SMI.replace(" W,", ",").replace(" MHz", "")
+    with_units = read_recording(written(tmp_path, SMI), domain="d", zone="UTC")
+    assert read_recording(written(tmp_path, bare), domain="d", zone="UTC") == with_units
+
+
 def test_both_namings_of_dcgm_give_equal_frames_and_partitions_count_once(tmp_path):
     old = read_recording(written(tmp_path, DCGM.format(**OLD)), domain="d")
     new = read_recording(written(tmp_path, DCGM.format(**NEW)), domain="d")
@@ -130,6 +144,7 @@ def test_json_lines_are_the_frames_of_the_domain(tmp_path):
         (SMI, "Mars/Base", "zone must be a time zone, such as UTC or Europe/Paris, got 'Mars/Base'"),
         (SMI.replace("power.draw [W]", "fan.speed [%]"), "UTC", r"header must be given a column power.draw \[W\]"),
         (SMI.replace("power.draw [W]", "power.draw [mW]"), "UTC", "unit of power.draw must be W, got 'mW'"),
+        (SMI.replace(" [W]", ""), "UTC", r"header must be with units: power.draw \[W\] \(drop nounits\), got 'power.draw'"),
         (SMI.replace("uuid", "serial"), "UTC", "header must be given a column uuid"),
         ('DCGM_FI_DEV_SM_CLOCK{uuid="a"} 1980\n', None, "no line with the power of a GPU"),
         (SMI.replace(" W,", "].").replace(" W\n", "].\n"), "UTC", "CSV must be given the power of a GPU, got no row with it"),

@@ -227,6 +227,13 @@ def test_a_wrong_window_is_named_with_its_value_and_rule(changed: dict[str, Any]
         TaskWindow(**(ONE | changed))
 
 
+def test_arguments_of_another_class_are_named() -> None:
+    with pytest.raises(ProblemError, match="window must be of class TaskWindow, got 5"):
+        schedule(5)  # type: ignore[arg-type]
+    with pytest.raises(ProblemError, match=r"options must be EnergyOptions, or None, got \{\}"):
+        schedule(TaskWindow(**ONE), options={})  # type: ignore[arg-type]
+
+
 def test_wrong_nodes_are_named() -> None:
     window = TaskWindow(**ONE)
     with pytest.raises(ProblemError, match="gpus must be of 2 counts, one for each task, got 1 counts"):

@@ -295,6 +295,19 @@ def test_time_between_two_readings_back_is_above_0(gpus):
         Actuator(gpus, domain="d", node="n", verify_s=0)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"allow": "GPU-x"}, "allow must be several uuids, such as a list of them, got 'GPU-x'"),
+        ({"node": ""}, "node must be 1 to 200 printable characters, got ''"),
+        ({"domain": ""}, "domain must be 1 to 200 printable characters, got ''"),
+    ],
+)
+def test_a_wrong_argument_is_named(gpus, wrong, message):
+    with pytest.raises(ConfigError, match=message):
+        Actuator(gpus, **{"domain": "d", "node": "n"} | wrong)
+
+
 def test_one_actuator_a_state_file(tmp_path):
     path = tmp_path / "folder" / "state.json"
     taken = pytest.raises(ConfigError, match=r"--state must be of one actuator, got .*state\.json, which another one has")

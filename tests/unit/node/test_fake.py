@@ -92,7 +92,10 @@ def test_after_a_reboot_counters_and_limits_begin_again_in_another_order():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: FakeNvml(0), "gpus must be 1 to 72, got 0"),
+        (lambda: FakeNvml(0), "gpus must be a whole number from 1 to 72, got 0"),
+        (lambda: FakeNvml(1.5), "gpus must be a whole number from 1 to 72, got 1.5"),
+        (lambda: FakeNvml(seed=-1), "seed must be a whole number from 0 to .*, got -1"),
+        (lambda: FakeNvml(1).advance(float("inf")), "seconds must be finite and above 0, got inf"),
         (lambda: FakeNvml(model="x1"), "model must be one of v100, a100, h100, h200, b200, got 'x1'"),
         (lambda: FakeNvml(1).load("GPU-9", 0.5, 0.5), "uuid must be one of GPU-node-0-0, got 'GPU-9'"),
         (lambda: FakeNvml(1).fail("GPU-node-0-0", "fan", "lost"), "knob must be power_limit_w or sm_clock_mhz, got 'fan'"),

@@ -26,6 +26,11 @@ def watts(*values):
         (GpuTelemetry, {"workload": ("sing", "")}, "workload.0 must be 'prefill', 'decode', 'train', 'other' or ''"),
         (PowerTopology, {"uuid": ("a",) * 4}, "uuid must be distinct names"),
         (PowerTopology, {"limit_min_w": watts(701, 200, 200, 200)}, "limit_min_w must be at most limit_max_w, 700 W, of GPU-0"),
+        (
+            PowerTopology,
+            {"limit_max_w": watts(700_000, 700, 700, 700)},
+            "limit_max_w must be in watts, at most 10000, got 700000",
+        ),
         (PowerTopology, {"limit_default_w": watts(100, 700, 700, 700)}, "limit_min_w must be at most limit_default_w, 100 W"),
         (PowerTopology, {"idle_w": watts(-2, 1, 1, 1)}, "idle_w must be at least 0, or -1, got -2.0"),
         (PowerTopology, {"node_of_gpu": np.array([0, 0, 1, 2], np.int32)}, "node_of_gpu must be 0 to 1, a node of `node`"),

@@ -226,6 +226,12 @@ def test_wrong_words_are_refused_and_nothing_is_written(files, words, message):
     assert not list(Path().iterdir())
 
 
+def test_a_recording_named_twice_is_refused(files):
+    result = run(files, recordings=("node-0.jsonl", "../" + files.name + "/node-0.jsonl"))
+    assert result.exit_code == 2
+    assert "RECORDING must be files that are named once each, got" in " ".join(result.output.split())
+
+
 def test_an_input_is_never_overwritten(files):
     result = run(files, "--out", str(files / "rack.json"))
     assert "an output must be a file of its own" in result.output + str(result.exception)
