@@ -201,7 +201,9 @@ def _by_error_or_rate(
     for domain, own in _domains(form, x, shape, options, basis, influence):
         name: Domain = "pruned" if domain.pruned is not None else "plain" if domain.basis is None else "basis"
         upper = _moment(moment, shape[1]) if domain.plain and domain.finite and options.mode == "rate" else None
-        trial = _trial(domain, options, size, upper, net, target, guide.factors.get(name))
+        # A basis that travels counts among the target's bits.
+        travels = 8 * sum(len(piece.data) for piece in lossy.basis_pieces(domain.basis)) / x.size if own and domain.basis else 0.0
+        trial = _trial(domain, options, size, upper, net, max(target - travels, _LEAST_BITS), guide.factors.get(name))
         if trial is None:
             continue
         shared = bool(guide.share) and domain.basis is basis is not None

@@ -76,6 +76,15 @@ def test_a_rate_is_met(mode: str, dtype: str) -> None:
     assert restore(done).array.dtype == given.dtype
 
 
+def test_a_basis_that_travels_counts_among_the_bits_of_a_rate() -> None:
+    rng = np.random.default_rng(12)
+    given = (rng.standard_normal((500, 32)) @ (rng.standard_normal((32, 32)) * 0.7 ** np.arange(32)[:, None])).astype(np.float32)
+    done = compress(given, CompressionOptions(mode="rate", transform="klt"))
+    assert "basis" in [part.name for part in done.header.parts]
+    assert 8 * done.payload_bytes / done.size == pytest.approx(4.4, abs=0.05)
+    assert done.quality.rel_l2 < 0.5 * compress(given, CompressionOptions(mode="rate")).quality.rel_l2
+
+
 def test_the_spectral_refiner_helps_low_rank_values_and_is_left_out_of_noise() -> None:
     rng = np.random.default_rng(4)
     noise = rng.standard_normal((256, 192)).astype(np.float32)
