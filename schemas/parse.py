@@ -8,7 +8,7 @@ from typing import Any, Final
 from pydantic_core import from_json
 
 WHITE_SPACE: Final = b" \t\r\n"  # of JSON
-_UTF_16: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+UTF_16: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def read_json(text: bytes | str, *, allow_inf_nan: bool = False) -> Any:
@@ -24,7 +24,7 @@ def read_json(text: bytes | str, *, allow_inf_nan: bool = False) -> Any:
 
 def as_utf8(text: bytes) -> bytes:
     """The text in UTF-8 and without a byte order mark, which says that it is UTF-8 or UTF-16; `ValueError` if it is not."""
-    if text.startswith(_UTF_16):
+    if text.startswith(UTF_16):
         return text.decode("utf-16").encode()
     return text.removeprefix(codecs.BOM_UTF8)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
@@ -13,6 +12,7 @@ from qstream.energy.formats.recording import MAX_NAME, POWER, Recording, is_name
 from qstream.energy.formats.smi import smi_frames
 from qstream.errors import ProblemError
 from schemas.frame import JSON, FrameError
+from schemas.parse import UTF_16
 from schemas.power import GpuTelemetry
 from schemas.wording import Shown, must_be
 
@@ -66,7 +66,7 @@ def stream_recording(
 def _encoding(path: Path | str) -> str:
     """UTF-16 where the file's first bytes say so, as those that PowerShell's ``>`` writes; else UTF-8."""
     with Path(path).open("rb") as file:
-        return "utf-16" if file.read(2) in (BOM_UTF16_LE, BOM_UTF16_BE) else "utf-8-sig"
+        return "utf-16" if file.read(2) in UTF_16 else "utf-8-sig"
 
 
 def _reader(
