@@ -69,11 +69,16 @@ def train(
                 publisher.publish(TENSOR_CODEBOOK, row)
     trained: dict[str, Any] = {**codebook.bases, **codebook.nets}
     records: dict[str, dict[str, Any]] = {name: each.record for name, each in trained.items()}
+    left_out = list(dict.fromkeys(span.name for layout in layouts for span in layout.spans if span.name not in trained))
     if as_json:
-        print_json({"path": str(out), "role": role, "trained": records, "published": [row.tensor_id for row in rows]})
+        said = {"path": str(out), "role": role, "trained": records, "left_out": left_out}
+        print_json(said | {"published": [row.tensor_id for row in rows]})
         return
     print_table(("tensor", "kind", "trained on", "note"), [_texts(name, each) for name, each in trained.items()])
     typer.echo(f"{counted(len(records), 'tensor')}\nwritten: {out}")
+    if left_out:
+        why = "fewer than 4 rows a column" if what in ("basis", "qae") else "no gain over a table"
+        typer.echo(f"left out: {', '.join(left_out)}: {why}, or no matrix of finite floats")
     if rows:
         typer.echo(f"published: {', '.join(row.tensor_id for row in rows)}")
 
