@@ -144,13 +144,12 @@ def test_old_results_make_room():
 def test_the_thread_lives_while_there_is_something_to_compute():
     ahead = Ahead()
     for turn in range(3):
-        ahead.start("a", turn, lambda: lambda: threading.current_thread().name)
+        ahead.start("a", turn, lambda: threading.current_thread)
         assert ahead.settle(LONG_S)
-        assert ahead.result("a", turn, of("here")) == "qstream ahead"
-        for thread in threading.enumerate():
-            if thread.name == "qstream ahead":
-                thread.join(LONG_S)
-        assert not any(thread.name == "qstream ahead" for thread in threading.enumerate())
+        thread = ahead.result("a", turn, lambda: threading.current_thread)
+        assert thread.name == "qstream ahead"
+        thread.join(LONG_S)
+        assert not thread.is_alive()
 
 
 def test_a_process_does_not_wait_for_what_is_computed_ahead():

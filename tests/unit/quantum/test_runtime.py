@@ -49,7 +49,13 @@ def orders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def runtime(orders: Path) -> Iterator[QuantumRuntime]:
+def of_others() -> set[object]:
+    """The threads and processes that other tests of this run have left here."""
+    return {*threading.enumerate(), *psutil.Process().children(recursive=True)}
+
+
+@pytest.fixture(scope="module")
+def runtime(orders: Path, of_others: set[object]) -> Iterator[QuantumRuntime]:
     simulated = [spec for spec in DEFAULT_POOL.devices if spec.name == "lightning.qubit"]
     inline = DeviceSpec(name="inline", pennylane="lightning.qubit", seeded=True, mode="inline", max_wires=8)
     devices = [
@@ -277,17 +283,16 @@ def test_requests_leave_threads_and_processes_as_they_were(runtime: QuantumRunti
     assert eventually(lambda: not [child for child in me.children(recursive=True) if child.status() == psutil.STATUS_ZOMBIE])
 
 
-def test_after_its_end_it_still_answers_and_nothing_is_left(runtime: QuantumRuntime, orders: Path):
+def test_after_its_end_it_still_answers_and_nothing_is_left(runtime: QuantumRuntime, of_others: set[object], orders: Path):
     (orders / "late").write_text("hang")
     ticket = runtime.submit(request(math.inf), "device:late")
-    # Not the servers of other tests of this run.
-    children = [child for child in psutil.Process().children(recursive=True) if "python" in child.name()]
+    children = [child for child in psutil.Process().children(recursive=True) if child not in of_others]
     runtime.close()
     _, alive = psutil.wait_procs(children, timeout=120)
     assert not alive
     assert ticket.done
-    # A worker that another test ran here may still compute something that nothing waits for.
-    assert eventually(lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("qstream")])
+    left = {thread for thread in threading.enumerate() if thread.name.startswith("qstream")} - of_others
+    assert eventually(lambda: not any(thread.is_alive() for thread in left))
     for name in ("device:lightning.qubit", "device:inline", "qaoa"):
         assert reason(runtime.solve(request(), name)) is Reason.UNAVAILABLE
     refused = runtime.submit(request(), "qaoa").refused

@@ -32,7 +32,13 @@ ANSWER = Answer(np.ones(1, np.int8), 0.0, "search")
 
 
 @pytest.fixture(scope="module")
-def keeper() -> Iterator[Keeper]:
+def of_others() -> set[object]:
+    """The threads and processes that other tests of this run have left here."""
+    return {*threading.enumerate(), *psutil.Process().children(recursive=True)}
+
+
+@pytest.fixture(scope="module")
+def keeper(of_others: set[object]) -> Iterator[Keeper]:
     keeper = Keeper()
     try:
         yield keeper
@@ -327,7 +333,9 @@ def test_nothing_outlives_an_owner_that_is_killed():
     assert not alive
 
 
-def test_the_loss_of_the_process_that_forks_devices_is_healed_and_nothing_is_left_at_the_end(keeper: Keeper, tmp_path: Path):
+def test_the_loss_of_the_process_that_forks_devices_is_healed_and_nothing_is_left_at_the_end(
+    keeper: Keeper, of_others: set[object], tmp_path: Path
+):
     orders = tmp_path / "orders"
     slots = add(keeper, misbehaving(orders, probe_s=0.1))
     psutil.Process(pids_of(slots)[0]).parent().kill()
@@ -336,13 +344,12 @@ def test_the_loss_of_the_process_that_forks_devices_is_healed_and_nothing_is_lef
     orders.write_text("hang")
     user = threading.Thread(target=lambda: reason_of(slots))
     user.start()
-    # Not the servers of other tests of this run.
-    children = [child for child in psutil.Process().children(recursive=True) if "python" in child.name()]
+    children = [child for child in psutil.Process().children(recursive=True) if child not in of_others]
     assert len(children) >= 2
     keeper.close()
     user.join()
     _, alive = psutil.wait_procs(children, timeout=120)
     assert not alive
-    # A worker that another test ran here may still compute something that nothing waits for.
-    assert eventually(lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("qstream")])
+    left = {thread for thread in threading.enumerate() if thread.name.startswith("qstream")} - of_others
+    assert eventually(lambda: not any(thread.is_alive() for thread in left))
     assert reason_of(slots) is Reason.UNAVAILABLE
