@@ -13,9 +13,11 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
+from qstream.arguments import read_only
 from qstream.compression import rans
 from qstream.compression.header import Header, Part, digest
 from qstream.errors import BlockError
+from qstream.kernels import compiled
 from schemas.wording import Shown, must_be
 
 Bytes = NDArray[np.uint8]
@@ -104,12 +106,7 @@ def _smallest(plane: Bytes, level: Level, matches: bool, context: Bytes | None, 
 
 def entropy_of_sample(plane: Bytes) -> float:
     """Bits a byte of an ideal order-0 coder, from about 1,024 bytes spread over the plane."""
-    if len(plane) == 0:
-        return 0.0
-    stride = max(1, len(plane) // _SAMPLE)
-    counts = np.bincount(plane[::stride] if stride > 1 else plane, minlength=256)
-    # A sample of n looks (symbols - 1) / (2 n ln 2) bits too even (Miller 1955).
-    return entropy_of(counts) + float((np.count_nonzero(counts) - 1) / (2 * np.log(2) * counts.sum()))
+    return float(_sampled_bits(read_only(plane), max(1, len(plane) // _SAMPLE)))
 
 
 def entropy_of(counts: NDArray[Any]) -> float:
@@ -172,3 +169,18 @@ _DECODERS: Final[dict[str, Callable[[Bytes, int, Bytes | None], Bytes | None]]] 
     "zstd": _unzstd,
     "rans": rans.decode,
 }
+
+
+@compiled
+def _sampled_bits(plane: Any, stride: Any) -> Any:
+    """A sample of n looks (symbols - 1) / (2 n ln 2) bits too even (Miller 1955)."""
+    counts = np.zeros(256, np.int64)
+    for i in range(0, len(plane), stride):
+        counts[plane[i]] += 1
+    total = counts.sum()
+    bits, symbols = 0.0, 0
+    for count in counts:
+        if count > 0:
+            bits += count * np.log2(total / count)
+            symbols += 1
+    return (bits + (symbols - 1) / (2 * np.log(2))) / total if total else 0.0

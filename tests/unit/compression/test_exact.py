@@ -7,6 +7,7 @@ import pytest
 
 from qstream.compression import BlockError, CompressionOptions, compress, rans, restore
 from qstream.compression.dtypes import DTYPES
+from qstream.compression.parts import entropy_of, entropy_of_sample
 from tests.unit.compression.values import drawn, of_bits, stepped, with_specials
 
 LEVELS = ("fast", "balanced", "small")
@@ -94,6 +95,15 @@ def test_equal_calls_give_equal_bytes_and_out_is_written_to() -> None:
     assert data == compress(given.copy()).data
     assert restore(memoryview(data), out=out).array is out
     assert same(out, given)
+
+
+@pytest.mark.parametrize("size", [1, 513, 4096, 5000])
+def test_the_sampled_entropy_is_that_of_the_counts(size: int) -> None:
+    plane = np.random.default_rng(size).binomial(40, 0.3, size).astype(np.uint8)
+    counts = np.bincount(plane[:: max(1, size // 1024)], minlength=256)
+    expected = entropy_of(counts) + (np.count_nonzero(counts) - 1) / (2 * np.log(2) * counts.sum())
+    assert entropy_of_sample(plane) == pytest.approx(expected, rel=1e-12, abs=1e-12)
+    assert entropy_of_sample(plane[:0]) == 0.0
 
 
 def test_rans_reaches_the_entropy_of_each_context() -> None:
