@@ -34,7 +34,7 @@ class _Known(NamedTuple):
 
 
 def read_repeated(cls: type[Frame], data: bytes, read: Read) -> Any:
-    """The frame of a body whose header is, but for the numbers of `cls.CHANGING`, that of one that was read before; else None.
+    """The frame of a body whose header was read before, apart from the numbers of `cls.CHANGING`; else None.
 
     A header is taken for known only if it was shown that these numbers, where they stand, give those fields, and that the rest
     is a valid frame. So what comes of a body is what `read` makes of it; a body with a fault is left to `read`, which names it.

@@ -97,7 +97,7 @@ class _Open:
 
 
 class TensorAssembler:
-    """Joins blocks; pure but for what it holds: times come in as arguments.
+    """Joins blocks. It has state but does no I/O: times come in as arguments.
 
     A newer step of a tensor closes the older one, so does `timeout_s`; where more than `max_bytes` or `max_open` tensors would be
     open, the one that was begun first is closed. A tensor takes its own bytes and `BLOCK_BYTES` a block from its first block on.

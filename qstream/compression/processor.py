@@ -92,7 +92,7 @@ class CompressionProcessor(BlockProcessor[EncodeOptions]):
 class DecompressionProcessor(BlockProcessor[DecodeOptions]):
     """Restores each block by itself; a delta from the newest values of its block, which exact blocks leave.
 
-    A block whose base or basis is not here is no dead letter: it gives a `RestoredBlock` with a `skip_reason`, and the next
+    A block whose base or basis is missing is not a dead letter: it gives a `RestoredBlock` with a `skip_reason`, and the next
     anchor puts that right.
     """
 

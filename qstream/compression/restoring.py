@@ -64,7 +64,7 @@ def restored_block(
 
 
 def _sampled(block: CompressedBlock, options: DecodeOptions) -> DecodeOptions:
-    """Without checks by circuits, but for one block in so many: which one is the same on each delivery."""
+    """Leave the checks by circuits to one block in so many, the same one on each delivery."""
     asked = options.hhl or options.qsvt or options.qft
     if not asked or (block.step * block.blocks + block.block) % options.sample_every == 0:
         return options

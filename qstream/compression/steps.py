@@ -58,7 +58,7 @@ class _Open:
 
 
 class StepCollector:
-    """Joins tensors to steps; pure but for what it holds: times come in as arguments.
+    """Joins tensors to steps. It has state but does no I/O: times come in as arguments.
 
     Tensors of one id come in the order of their steps, those of different ids in any order, and manifests before or after their
     tensors. A step is given up when a tensor that it lacks comes of a newer step, when nothing of it has come for `timeout_s`, or

@@ -303,7 +303,7 @@ def wait_answered(run: Run, in_step: InStep) -> None:
 
 
 def unanswered(run: Run, in_step: InStep) -> int:
-    """Records that are not processed yet, of which the scene is told; once all are, plans that have not come."""
+    """Records not processed yet, which the scene learns; once all are, plans that have not come."""
     run.scene.behind(run.published - in_step.processed())
     if run.scene.waiting:
         return run.scene.waiting  # without asking for each topic of plans, a thousand times in a scene

@@ -144,7 +144,7 @@ class TensorPublisher:
         ------
         BlockError, ProblemError
             A tensor is of an unknown type or has more than 8 axes, an id is too long, or a blob is too large for its store.
-            Nothing was sent then, but for errors of coding in mode local.
+            Nothing was sent then, except where coding fails in mode local.
         StoreUnavailable
             The store of blobs cannot be written.
         FrameError

@@ -1,4 +1,4 @@
-"""Clients that stop fetching: whoever reads by them goes on by a new one, with the next record, and quiet logs are left alone."""
+"""Clients that stop fetching: their readers go on with the next record by a new client, and clients of quiet logs stay."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ def test_a_round_of_many_parts_does_not_wait_for_records_between_them(rig: Rig, 
     with rig.loop(sample) as running:
         loop, poll = running.loop, running.loop.intake.poll
         monkeypatch.setattr(loop.intake, "poll", lambda wait_s: waits.append((loop.ticks.is_behind, wait_s)) or poll(wait_s))
-        wait_until(lambda: any(wait_s > 0 for _, wait_s in waits))  # while there is no key that ticks
+        wait_until(lambda: any(wait_s > 0 for _, wait_s in waits))  # while no key ticks
         rig.publish([Ping.of(f"name-{i}", i) for i in range(40)])
         wait_until(lambda: len([1 for behind, _ in waits if behind]) >= 40)
     assert {wait_s for behind, wait_s in waits if behind} == {0.0}

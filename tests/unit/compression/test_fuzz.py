@@ -1,6 +1,6 @@
 """Ten thousand damaged and lying blocks, archives and frames: an error with a code or the same tensor, within the memory limit.
 
-Damage is found by checks. A liar makes the checks fit: then a tensor may come back that nobody coded, but of the declared size.
+Checks find damage. Where a sender made them fit, a tensor that was never coded may come back, but of the declared size.
 """
 
 from __future__ import annotations
