@@ -102,15 +102,14 @@ class Scene(Protocol):
         ...
 
 
-class InStepScene:
-    """What scenes share that go in step with their agent, with neither a switch nor a kill."""
+class PlainScene:
+    """What a scene leaves as it is where it has no switch and no kill, ends with the stage, and does not go in step."""
 
     others: Sequence[str] = ()
-    ends = True
+    step_key = ""
+    ends = False
     switch: Mapping[str, Scalar] = {}
     kill_s = math.inf
-    max_waiting = 1_000_000
-    _behind = 0
 
     def warm(self) -> None:
         return
@@ -120,6 +119,17 @@ class InStepScene:
 
     def killed(self) -> None:
         raise AssertionError("this scene kills no agent")
+
+    def behind(self, records: int) -> None:
+        raise AssertionError("this scene does not go in step with its agent")
+
+
+class InStepScene(PlainScene):
+    """The same for scenes that go in step with their agent."""
+
+    ends = True
+    max_waiting = 1_000_000
+    _behind = 0
 
     def behind(self, records: int) -> None:
         self._behind = records

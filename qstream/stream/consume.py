@@ -105,8 +105,9 @@ class Intake:
         """Leave the group, which loses all partitions, and join it by a new client: the logs of these partitions were replaced.
 
         Their next owner begins at their start, if it knows no better. Why a client cannot stay, `read.Reading.begin_again` says.
-        The new one is not a static member: that would take back what the old one had, perhaps none of a topic that was just missing,
-        and no other member would then look for the new partitions. The group forgets the old one after the session's time.
+        The new one is not a static member: that would take back what the old one had, perhaps none of a topic that was just
+        missing, and no other member would then look for the new partitions. The group forgets the old one after the
+        session's time.
         """
         self.commit(dict.fromkeys(replaced, 0))
         self.close()

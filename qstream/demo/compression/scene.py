@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
@@ -19,7 +18,7 @@ from qstream.demo.compression.screen import line, panel, report
 from qstream.demo.compression.training import Arrays, Replica, mean, shares
 from qstream.demo.routing.model import Shape
 from qstream.demo.routing.text import TextBatch, batches, load_corpus
-from qstream.demo.scene import Frames
+from qstream.demo.scene import Frames, PlainScene
 from schemas.bfloat16 import to_bfloat16
 from schemas.control import Scalar
 from schemas.frame import Frame
@@ -49,7 +48,7 @@ NEXT: Final = """next
   what it does   qstream/compression/README.md: modes, promises, and what each toggle is worth"""
 
 
-class CompressionScene:
+class CompressionScene(PlainScene):
     """A step each: weights, the gradients of two workers and activations are published as blocks, coded by one agent and
     restored by another. The optimizer waits for the gradients and takes what came back, so that a slow machine does fewer
     steps and measures the same.
@@ -58,10 +57,7 @@ class CompressionScene:
     agent = "compression"
     others: Sequence[str] = ("decompression",)
     options: Mapping[str, Scalar] = {}
-    step_key = ""
     ends = True
-    switch: Mapping[str, Scalar] = {}
-    kill_s = math.inf
     packages = ("torch", "numba", "zstandard")
     next_steps = NEXT
 
@@ -145,15 +141,6 @@ class CompressionScene:
     def received(self, frame: Frame, at_s: float) -> Frames:
         self.score.received(frame, at_s)
         return ()
-
-    def switched(self) -> None:
-        raise AssertionError("this scene has no switch")
-
-    def killed(self) -> None:
-        raise AssertionError("this scene kills no agent")
-
-    def behind(self, records: int) -> None:
-        raise AssertionError("this scene does not go in step with its agent")
 
     @property
     def waiting(self) -> int:

@@ -19,7 +19,7 @@ from rich.text import Text
 from qstream.demo.learn.cpu import loads
 from qstream.demo.learn.models import TRAINED_S, Offers
 from qstream.demo.learn.score import Score
-from qstream.demo.scene import Frames
+from qstream.demo.scene import Frames, PlainScene
 from qstream.embedded.child import end_child, start_child
 from qstream.learn.model import parts
 from qstream.testing.readings import RATE_HZ, READINGS, SECOND, Reading
@@ -34,15 +34,11 @@ NEXT: Final = """next
   which learner  forecast and hedge where each option's loss is seen, bandit where only the chosen one's is"""
 
 
-class LearnScene:
+class LearnScene(PlainScene):
     """Ten readings a second; each answer forecasts the next second, and the reading a second later says how the guess did."""
 
     agent = "meter"
-    others = ()
     options: Mapping[str, Scalar] = {}
-    step_key = ""
-    ends = False
-    switch: Mapping[str, Scalar] = {}
     kill_s = 8.0
     packages = ("numba",)
     max_waiting = 5000
@@ -57,9 +53,6 @@ class LearnScene:
 
     def first(self) -> Frames:
         return []
-
-    def warm(self) -> None:
-        return
 
     def steps(self, seconds: float) -> Iterator[Frames]:
         """A reading each, ten a second by the clock, while a process trains."""
@@ -96,14 +89,8 @@ class LearnScene:
         self.score.received(frame, at_s)
         return ()
 
-    def switched(self) -> None:
-        return
-
     def killed(self) -> None:
         self.score.killed()
-
-    def behind(self, records: int) -> None:
-        raise AssertionError("this scene does not go in step with its agent")
 
     @property
     def waiting(self) -> int:

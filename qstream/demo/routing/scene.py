@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, Final
@@ -19,7 +18,7 @@ from qstream.demo.routing.screen import gains_table, line, panel, run_table
 from qstream.demo.routing.summary import Summary
 from qstream.demo.routing.text import batches, load_corpus
 from qstream.demo.routing.twin import Twin
-from qstream.demo.scene import Frames
+from qstream.demo.scene import Frames, PlainScene
 from qstream.routing.warm import warm
 from schemas.control import Scalar
 from schemas.frame import Frame
@@ -48,16 +47,12 @@ NEXT: Final = """next
   the dashboard  deploy/README.md: docker compose up, with Prometheus, alerts and Grafana"""
 
 
-class RoutingScene:
+class RoutingScene(PlainScene):
     """A small model trains on Python's own sources; each layer's routing of each step is a token batch."""
 
     agent = "routing"
-    others = ()
     options = OPTIONS
-    step_key = ""
-    ends = False
     switch: Mapping[str, Scalar] = {"colocate": True}
-    kill_s = math.inf
     packages = ("torch", "numba")
     # An embedded partition keeps 5 MiB, about 110 of these batches: a producer further ahead would overwrite unread ones.
     max_waiting = 64
@@ -94,12 +89,6 @@ class RoutingScene:
 
     def switched(self) -> None:
         self.score.switched = True
-
-    def killed(self) -> None:
-        raise AssertionError("this scene kills no agent")
-
-    def behind(self, records: int) -> None:
-        raise AssertionError("this scene does not go in step with its agent")
 
     @property
     def waiting(self) -> int:

@@ -1,7 +1,9 @@
-"""What tests of torch modules share."""
+"""What tests of the quantum engine share."""
 
+import threading
 from collections.abc import Iterator
 
+import psutil
 import pytest
 import torch
 
@@ -13,3 +15,9 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def of_others() -> set[object]:
+    """The threads and processes that other tests of this run have left here."""
+    return {*threading.enumerate(), *psutil.Process().children(recursive=True)}

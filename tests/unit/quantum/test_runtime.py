@@ -49,12 +49,6 @@ def orders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def of_others() -> set[object]:
-    """The threads and processes that other tests of this run have left here."""
-    return {*threading.enumerate(), *psutil.Process().children(recursive=True)}
-
-
-@pytest.fixture(scope="module")
 def runtime(orders: Path, of_others: set[object]) -> Iterator[QuantumRuntime]:
     simulated = [spec for spec in DEFAULT_POOL.devices if spec.name == "lightning.qubit"]
     inline = DeviceSpec(name="inline", pennylane="lightning.qubit", seeded=True, mode="inline", max_wires=8)

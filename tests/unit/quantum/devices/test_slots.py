@@ -32,12 +32,6 @@ ANSWER = Answer(np.ones(1, np.int8), 0.0, "search")
 
 
 @pytest.fixture(scope="module")
-def of_others() -> set[object]:
-    """The threads and processes that other tests of this run have left here."""
-    return {*threading.enumerate(), *psutil.Process().children(recursive=True)}
-
-
-@pytest.fixture(scope="module")
 def keeper(of_others: set[object]) -> Iterator[Keeper]:
     keeper = Keeper()
     try:
