@@ -105,15 +105,17 @@ class Publisher:
         """Wait until everything queued is confirmed."""
         with self._fatal_named():
             left = self._producers.flush(self._timeout_s + 1 if timeout_s is None else timeout_s)
-        failed = [self._failed.popleft() for _ in range(len(self._failed))]
-        self._producers.raise_if_failed(failed, left)
+        self._producers.raise_if_failed(self._take_failed(), left)
 
     def require_confirmed(self) -> None:
         """`DeliveryFailed` if something that was queued has failed by now; waits for nothing."""
         with self._fatal_named():
             self._producers.flush(0.0)
-        if failed := [self._failed.popleft() for _ in range(len(self._failed))]:
+        if failed := self._take_failed():
             self._producers.raise_if_failed(failed, 0)
+
+    def _take_failed(self) -> list[tuple[KafkaError, str]]:
+        return [self._failed.popleft() for _ in range(len(self._failed))]
 
     def __enter__(self) -> Self:
         return self

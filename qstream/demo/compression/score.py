@@ -32,16 +32,27 @@ class Sent(NamedTuple):
 
 
 @dataclass(slots=True)
-class Tally:
-    """Sums over the values of one role. `power` and `error` are of squares."""
+class Errors:
+    """Sums over values of their squares, `power`, and of those of their errors, `error`."""
+
+    power: float = 0.0
+    error: float = 0.0
+
+    @property
+    def rel_l2(self) -> float | None:
+        """Norm of the error to the norm of the values; 0 where every value came back as it was."""
+        return float(np.sqrt(self.error / self.power)) if self.power else None
+
+
+@dataclass(slots=True)
+class Tally(Errors):
+    """Sums over the values of one role."""
 
     values: int = 0
     raw_bytes: int = 0
     coded_bytes: int = 0
     blocks: int = 0
     exact: int = 0
-    power: float = 0.0
-    error: float = 0.0
 
     @property
     def bits(self) -> float | None:
@@ -53,27 +64,20 @@ class Tally:
         """Bytes before to bytes after."""
         return self.raw_bytes / self.coded_bytes if self.coded_bytes else None
 
-    @property
-    def rel_l2(self) -> float | None:
-        """Norm of the error to the norm of the values; 0 where every block came back as it was."""
-        return float(np.sqrt(self.error / self.power)) if self.power else None
-
 
 @dataclass(slots=True)
-class PeerTally:
+class PeerTally(Errors):
     """What int8 by row and an XOR with the step before, deflated, make of the same tensors, on the steps that are sampled."""
 
     values: int = 0
     int8_bits: float = 0.0
-    power: float = 0.0
-    error: float = 0.0
     xor_values: int = 0
     xor_bits: float = 0.0
 
     def figures(self) -> dict[str, float | None]:
         return {
             "int8_bits": self.int8_bits / self.values if self.values else None,
-            "int8_rel_l2": float(np.sqrt(self.error / self.power)) if self.power else None,
+            "int8_rel_l2": self.rel_l2,
             "xor_deflate_bits": self.xor_bits / self.xor_values if self.xor_values else None,
         }
 
