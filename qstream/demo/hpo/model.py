@@ -137,5 +137,5 @@ def _softmax(logits: Floats) -> Floats:
 
 
 def _sigmoid(x: Floats) -> Floats:
-    found: Floats = 1 / (1 + np.exp(-x))
+    found: Floats = np.reciprocal(1 + np.exp(-x))
     return found
