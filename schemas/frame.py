@@ -113,12 +113,15 @@ class Frame(BaseModel):
 
     `CHANGING` names the fields, in their order, in which the headers of one sender differ from record to record: the rest is then
     read once (`schemas.repeated`). They must be of type `Count`, and no rule may join them, or numbers of arrays, to others.
+
+    `CHUNK_BYTES` is how many bytes of an array a store writes as one: fewer for a state of which a record changes few rows.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore", allow_inf_nan=False, arbitrary_types_allowed=True)
     VERSION: ClassVar[int] = 1
     MAX_BYTES: ClassVar[int] = MAX_MESSAGE_BYTES
     CHANGING: ClassVar[tuple[str, ...]] = ()
+    CHUNK_BYTES: ClassVar[int] = 60 << 10
     arrays: ClassVar[dict[str, tuple[str, ...]]] = {}
     dtypes: ClassVar[dict[str, np.dtype[Any]]] = {}
     codes: ClassVar[dict[str, frozenset[str]]] = {}

@@ -2,7 +2,8 @@
 
 ``h`` is JSON: the header of the frame, and of each array the dtype (numpy's code, such as ``<i4``) and the shape.
 ``a:<name>:<i>`` is chunk i of the little-endian bytes of an array. Chunks hold whole rows along axis 0; only a row larger
-than a chunk is cut as well, at fixed byte counts. A frame inside the frame, alone or in lists, tuples and dicts, has fields
+than a chunk is cut as well, at fixed byte counts. A frame of which a record changes few rows may ask for smaller chunks
+(`Frame.CHUNK_BYTES`). A frame inside the frame, alone or in lists, tuples and dicts, has fields
 of its own under its path: ``h:topology``, ``a:topology.gpu_capacity:0``, ``h:learners.2``; the outer header names its class.
 """
 
@@ -69,7 +70,7 @@ def _fields(frame: Frame, path: str) -> Iterator[tuple[str, bytes]]:
     header = frame.__pydantic_serializer__.to_json(frame, exclude=left_out)  # `model_dump_json` at half its time
     yield _header_name(path), b'{"arrays":' + kinds + b',"header":' + header + b"}"
     for name, array in arrays.items():
-        for i, chunk in enumerate(_chunks(array)):
+        for i, chunk in enumerate(_chunks(array, min(cls.CHUNK_BYTES, MAX_CHUNK_BYTES))):
             yield f"{ARRAY_PREFIX}{_join(path, name)}:{i}", chunk
     for at, part in inner.items():
         yield from _fields(part, at)
@@ -160,12 +161,12 @@ def _wire(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return dtype.newbyteorder("<")
 
 
-def _chunks(array: NDArray[Any]) -> list[bytes]:
+def _chunks(array: NDArray[Any], most: int) -> list[bytes]:
     array = array.astype(_wire(array.dtype), copy=False)
-    if 0 < array.nbytes <= MAX_CHUNK_BYTES:
+    if 0 < array.nbytes <= most:
         return [array.tobytes()]
     row = array.itemsize * math.prod(array.shape[1:])
-    step = MAX_CHUNK_BYTES // row * row if 0 < row <= MAX_CHUNK_BYTES else MAX_CHUNK_BYTES
+    step = most // row * row if 0 < row <= most else most
     flat = array.reshape(-1).view(np.uint8)
     return [flat[start : start + step].tobytes() for start in range(0, flat.size, step)]
 

@@ -72,6 +72,20 @@ def test_a_frame_survives_packing_and_no_field_is_over_the_limit(state: Memory) 
     assert all(len(value) <= MAX_CHUNK_BYTES for name, value in fields.items() if name != "h")
 
 
+def test_a_frame_that_asks_for_smaller_chunks_writes_no_more_than_one_for_a_row() -> None:
+    class Fine(Memory):
+        CHUNK_BYTES = 1 << 10
+
+    mean = np.zeros(400)
+    before = pack(Fine(mean=mean))
+    mean[-1] = 1
+    after = pack(Fine(mean=mean))
+
+    assert unpack(Fine, after) == Fine(mean=mean)
+    assert max(len(value) for name, value in before.items() if name != "h") <= Fine.CHUNK_BYTES
+    assert [name for name in before if before[name] != after[name]] == ["a:mean:3"]
+
+
 @pytest.mark.parametrize("cls", [ExpertTopology, ExpertLoad, PlacementPlan])
 def test_the_frames_of_the_wire_can_be_states(cls: type[Frame]) -> None:
     assert unpack(cls, pack(cls.example())) == cls.example()
