@@ -113,8 +113,8 @@ class PauliSum:
         """Each basis that a term needs, with the energies [2^n] of its outcomes: a term is spread over all bases that show it."""
         n, spins = checked_qubits(self.n), basis_spins(self.n).astype(np.float64)
         shown = [np.concatenate([~basis, basis]) for basis in bases(n)]
-        singles = np.sum(shown, axis=0, dtype=np.float64)
-        doubles = np.einsum("ka,kb->ab", *2 * [np.array(shown, np.float64)])
+        table = np.array(shown, np.float64)
+        singles, doubles = table.sum(0), table.T @ table
         found = []
         for basis, each in zip(bases(n), shown, strict=True):
             operators = np.flatnonzero(each)[np.argsort(np.flatnonzero(each) % n)]
