@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -62,6 +63,15 @@ def seconds(text: str, name: str = "deadline") -> float:
     if value <= 0:
         raise ConfigError(must_be(name, "a time above 0, such as 50ms or 2s", text))
     return value
+
+
+def require_unused(context: typer.Context, flags: Collection[str], rule: str) -> None:
+    """`ConfigError` that names the first of the flags that is on the command line."""
+    for parameter in context.command.params:
+        name, flag = parameter.name or "", max(parameter.opts, key=len)
+        source = context.get_parameter_source(name)
+        if flag in flags and source is not None and source.name == "COMMANDLINE":
+            raise ConfigError(must_be(flag, rule, context.params[name]))
 
 
 def _redis_url(text: str | None) -> str | None:

@@ -49,8 +49,7 @@ def compress_tensors(
         As `compress` does.
     """
     chosen, types = options or CompressionOptions(), dtypes or {}
-    if chosen.mode == "delta" and base is None:
-        raise ProblemError(must_be("base", "given in mode delta", None))
+    require_arguments(chosen, base, codebook)
     headers, pieces = [], []
     for name, tensor in tensors.items():
         form = canonical(tensor, types.get(name))
@@ -59,6 +58,13 @@ def compress_tensors(
         headers.append(header)
         pieces += [piece.data for piece in found]
     return write(headers, pieces)
+
+
+def require_arguments(options: CompressionOptions, base: object, codebook: Codebook | None) -> None:
+    """`ProblemError` for a base that is missing in mode delta, and for what the mode does not use."""
+    if options.mode == "delta" and base is None:
+        raise ProblemError(must_be("base", "given in mode delta", None))
+    options.require_used(base=base, codebook=codebook)
 
 
 def coded_one(

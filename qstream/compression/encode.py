@@ -102,6 +102,9 @@ def compress(
 ) -> Compressed:
     """Code a tensor of any shape and strides.
 
+    An argument that the mode does not use is refused. A tensor that stays exact in every mode, such as a short vector, needs
+    none of them.
+
     Parameters
     ----------
     array
@@ -109,14 +112,16 @@ def compress(
     base
         For mode delta: the tensor that the reader holds, of the same type and shape.
     basis
-        Of rows like these; the data name it by its digest and do not hold it.
+        For modes rate, gradient, and bounded with l2: of rows like these; the data name it by its digest and do not hold it.
     moment : float [columns, columns]
         For mode rate: mean of x x' over the inputs x of the layer whose weight this is; rounding errors go where they do not
         matter to its output.
     influence : float [columns]
-        For mode rate: how much each column matters, such as from `influence_by_dropout`; what matters more is coded finer.
+        For modes rate, gradient, and bounded with l2: how much each column matters, such as from `influence_by_dropout`; what
+        matters more is coded finer. Not with `basis` or `moment`.
     codebook
-        Where the basis for a tensor of this name is, if none is given by itself.
+        For the same modes and int8: where the basis for a tensor of this name is, if none is given by itself, and its net. It
+        may have nothing for this name.
     name, step
         Of the tensor, for the header.
     guide
@@ -127,9 +132,10 @@ def compress(
     BlockError
         The type is unknown, there are more than 8 axes, or the base is another type or shape.
     ProblemError
-        An argument is missing or breaks a rule.
+        An argument is missing, breaks a rule, or is not used by the mode.
     """
     chosen = options or _DEFAULT
+    chosen.require_used(base=base, basis=basis, moment=moment, influence=influence, codebook=codebook)
     form = canonical(array, dtype)
     given = None if base is None else canonical(base, dtype)
     net = None if codebook is None else codebook.nets.get(name)

@@ -7,13 +7,13 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from qstream.compression.archive import coded_one, one_of
+from qstream.compression.archive import coded_one, one_of, require_arguments
 from qstream.compression.codebook import Codebook
 from qstream.compression.decode import Refined
 from qstream.compression.dtypes import canonical
@@ -65,7 +65,8 @@ class Packed:
 class FileReport:
     """A file that was packed or unpacked: where the result is, its tensors, sizes of the file and of the archive.
 
-    `verified`: the bytes of the file have the sha256 of the one that was packed.
+    `verified`: the bytes of the file have the sha256 of the one that was packed. `as_one`: an npz file that is smaller than what
+    codes its tensors is packed without looking into it.
     """
 
     path: Path
@@ -73,6 +74,15 @@ class FileReport:
     file_bytes: int
     archive_bytes: int
     verified: bool = False
+    as_one: bool = False
+
+
+class _Archive(NamedTuple):
+    """An archive, the tensors in it, and whether it gives the same file back."""
+
+    data: bytes
+    tensors: tuple[Packed, ...]
+    exact: bool
 
 
 def compress_file(
@@ -102,23 +112,47 @@ def compress_file(
     ------
     BlockError
         The file is of no known format or damaged.
+    ProblemError
+        `base` or `codebook` is not used by the mode, or `base` is missing.
     OSError
         It cannot be read, or the archive cannot be written.
     """
     source, chosen, now = Path(path), options or CompressionOptions(), clock or (lambda: 0.0)
+    require_arguments(chosen, base, codebook)
     layout = read_layout(source, stored=chosen.mode not in ("lossless", "delta"))
     held = None if base is None else _by_name(read_layout(Path(base)))
+    size = source.stat().st_size
+    made = _archive(layout, size, chosen, held, codebook, step, now)
+    as_one = False
+    if layout.format == "npz" and len(made.data) > size:
+        whole = _archive(Layout("npz", mapped(source), ()), size, chosen, None, None, step, now)
+        made, as_one = (whole, True) if len(whole.data) < len(made.data) else (made, False)
+    target = Path(out) if out is not None else source.with_name(source.name + SUFFIX)
+    write_whole(target, made.data)
+    return FileReport(target, made.tensors, size, len(made.data), made.exact, as_one)
+
+
+def _archive(
+    layout: Layout,
+    size: int,
+    options: CompressionOptions,
+    held: Mapping[str, Callable[[], NDArray[Any]]] | None,
+    codebook: Codebook | None,
+    step: int,
+    now: Callable[[], float],
+) -> _Archive:
+    """The archive of a file of `size` bytes."""
     headers, pieces, packed = [], [], []
     for span in layout.spans:
         begin = now()
         given = held.get(span.name) if held else None
         form = canonical(layout.array(span))
-        header, found = coded_one(span.name, form, None if given is None else canonical(given()), chosen, step, codebook)
+        header, found = coded_one(span.name, form, None if given is None else canonical(given()), options, step, codebook)
         headers.append(header)
         pieces += [piece.data for piece in found]
         packed.append(Packed(header, span.nbytes, sum(len(piece.data) for piece in found), now() - begin))
     header, found = coded(canonical(layout.rest()), CompressionOptions(), name=REST)
-    exact, size = all(each.promise == "exact" for each in headers), source.stat().st_size
+    exact = all(each.promise == "exact" for each in headers)
     record = FileRecord(
         format=layout.format,
         nbytes=len(layout.data),
@@ -129,9 +163,7 @@ def compress_file(
         deflated=layout.deflated,
     )
     data = write([*headers, header], [*pieces, *(piece.data for piece in found)], {"file": record.model_dump(mode="json")})
-    target = Path(out) if out is not None else source.with_name(source.name + SUFFIX)
-    write_whole(target, data)
-    return FileReport(target, tuple(packed), size, len(data), exact)
+    return _Archive(data, tuple(packed), exact)
 
 
 def restore_file(
@@ -278,5 +310,7 @@ def write_whole(path: Path, data: Any) -> None:
     try:
         beside.write_bytes(data)
         beside.replace(path)
+    except OSError as exc:  # under the name that its user knows
+        raise OSError(exc.errno, exc.strerror, str(path)) from exc
     finally:
         beside.unlink(missing_ok=True)

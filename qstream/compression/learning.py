@@ -66,7 +66,8 @@ def coded_by_series(
     by_rate = options.mode in ("rate", "gradient")
     if columns < 2 or block.dtype not in LOSSY or not (by_rate or (options.mode == "bounded" and options.bound_kind == "l2")):
         given = block.influence if options.mode == "rate" else None
-        return Answer(compress(values, plain, influence=given, codebook=codebook, **_named(block)), learned)
+        book = codebook if plain.uses("codebook") else None
+        return Answer(compress(values, plain, influence=given, codebook=book, **_named(block)), learned)
     if learned is None or learned.of != known.name_of(block, columns, options):
         reason: Reason | None = None if learned is None else "shape_changed"
         learned = known.begun(block, columns, options)
@@ -82,7 +83,8 @@ def coded_by_series(
     tried = plain.changed(changes) if changes else plain
     given = block.influence if options.mode == "rate" else None
     guide = NO_GUIDE if given is not None else known.guide_of(learned, options.anchor_every if own is not None else 0)
-    done = compress(values, tried, basis=own, influence=given, codebook=codebook, guide=guide, **_named(block))
+    basis = None if given is not None or tried.transform == "none" else own
+    done = compress(values, tried, basis=basis, influence=given, codebook=codebook, guide=guide, **_named(block))
     measured = done.measured
     if not measured.domains:  # coded exactly: nothing was tried
         return Answer(done, learned, left_out, reason)

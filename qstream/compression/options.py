@@ -9,9 +9,9 @@ from pydantic import Field, model_validator
 
 from qstream.compression.header import Mode
 from qstream.compression.parts import Level
-from qstream.errors import OptionError
+from qstream.errors import OptionError, ProblemError
 from qstream.module.options import ModuleOptions, Row
-from schemas.wording import must_be
+from schemas.wording import Shown, must_be
 
 BoundKind = Literal["rms", "abs", "range", "point", "l2"]
 Int8Scale = Literal["row", "tensor", "group"]
@@ -20,6 +20,15 @@ Scenario = Literal["archive", "gradient_sync", "inference", "cpu_only", "weight_
 
 Restoring = Literal["sparse_activations", "dense_weights", "embeddings", "noisy"]
 _EVERY_VALUE: Final = ("rms", "abs", "range", "point")
+_BY_ERROR: Final = "bounded with bound_kind l2"
+# The modes that use an argument of `compress`.
+_USED_BY: Final[Mapping[str, tuple[str, ...]]] = {
+    "base": ("delta",),
+    "moment": ("rate",),
+    "basis": ("rate", "gradient", _BY_ERROR),
+    "influence": ("rate", "gradient", _BY_ERROR),
+    "codebook": ("rate", "gradient", "int8", _BY_ERROR),
+}
 _ROWS: Final[Mapping[Scenario, Mapping[str, Any]]] = {
     "archive": {"mode": "rate", "level": "small", "qae": True, "denoiser": True},
     "gradient_sync": {"mode": "gradient", "target_bits": 1.0, "dropout": True},
@@ -106,6 +115,28 @@ class CompressionOptions(ModuleOptions):
         if self.mode == "bounded" and self.bound_kind in ("point", "l2") and self.bound >= 1:
             raise OptionError(must_be("option bound", f"below 1 with bound_kind {self.bound_kind}", self.bound))
         return self
+
+    def uses(self, argument: str) -> bool:
+        """Whether the mode uses an argument of `compress`: base, basis, moment, influence or codebook."""
+        return self._way in _USED_BY[argument]
+
+    def require_used(self, **given: object) -> None:
+        """`ProblemError` that names an argument that is given, not None, and that the mode or another argument leaves unused."""
+        held = {name for name, value in given.items() if value is not None}
+        for name in sorted(held):
+            if not self.uses(name):
+                *others, last = _USED_BY[name]
+                allowed = f"{', '.join(others)} or {last}" if others else last
+                raise ProblemError(must_be("mode", f"{allowed} where {name} is given", Shown(self._way)))
+        if "basis" in held and self.transform == "none":
+            raise ProblemError(must_be("option transform", "auto, klt or fourier where basis is given", self.transform))
+        if "influence" in held and (both := held & {"basis", "moment"}):
+            raise ProblemError(must_be(min(both), "absent where influence is given", Shown("both")))
+
+    @property
+    def _way(self) -> str:
+        """The mode, bounded with l2 apart from the others."""
+        return _BY_ERROR if self.mode == "bounded" and self.bound_kind == "l2" else self.mode
 
     @property
     def bits(self) -> float:

@@ -14,6 +14,8 @@ from qstream.compression.parts import Level, Parts, Piece, code, stored
 from qstream.kernels import compiled
 
 Bytes = NDArray[np.uint8]
+_SAMPLE: Final = 1024
+_FEW: Final = 0.25  # part of a sample
 _WORD: Final = {2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 
@@ -65,11 +67,17 @@ def encode(raw: Bytes, dtype: str, level: Level) -> tuple[tuple[Raw | SplitFloat
         code(f"plane{k}", plane, level, matches=not floats) if k < tried else stored(f"plane{k}", plane)
         for k, plane in enumerate(split)
     ]
-    if not floats:
+    if not floats or (found[-1].part.codec != "store" and _repeats(raw.view(_WORD[width]))):
         whole = code("raw", raw, level, matches=True)
         if len(whole.data) <= sum(len(piece.data) for piece in found):
             return (Raw(op="raw"),), [whole]
     return (SplitFloat(op="split_float", width=width, rotate=floats),), found  # type: ignore[arg-type]
+
+
+def _repeats(values: NDArray[Any]) -> bool:
+    """Whether the values are few different ones, of which planes tell less than whole values do."""
+    some = values[:: max(1, len(values) // _SAMPLE)]
+    return len(np.unique(some)) <= _FEW * len(some)
 
 
 def decode(parts: Parts, op: Raw | SplitFloat, nbytes: int) -> Bytes:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from qstream.cli.cluster import reach, require_topics
-from qstream.cli.options import AsJson, BootstrapServers, client_settings
+from qstream.cli.options import AsJson, BootstrapServers, client_settings, require_unused
 from qstream.cli.output import counted, print_json, print_table
+from qstream.cli.paths import require_folder_of, require_readable
 from qstream.errors import ConfigError
 from qstream.stream.client import Publisher
 from schemas.topics import TENSOR_CODEBOOK
@@ -23,6 +24,7 @@ KINDS: Final = {"basis": "klt", "qae": "qae", "denoiser": "denoiser", "lstm": "l
 
 
 def train(
+    context: typer.Context,
     files: Annotated[list[Path], typer.Argument(metavar="FILES", help="safetensors, npy or npz files of past tensors.")],
     *,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The codebook.")],
@@ -53,8 +55,12 @@ def train(
 
     if what not in KINDS:
         raise ConfigError(must_be("--what", f"one of {', '.join(KINDS)}", what))
+    if what in ("basis", "qae"):
+        require_unused(context, ("--bits", "--int8"), f"absent with --what {what}, which does not use it")
     if publish != (model is not None):
         raise ConfigError(must_be("--model", "given with --publish, and only then", model))
+    require_readable("FILES", *files)
+    require_folder_of("--out", out)
     settings = client_settings(bootstrap_servers)
     if publish:
         require_topics(reach(settings), [TENSOR_CODEBOOK])

@@ -13,6 +13,7 @@ import typer
 from qstream.cli.cluster import reach, require_topics
 from qstream.cli.options import AsJson, BootstrapServers, client_settings, seconds
 from qstream.cli.output import counted, print_json
+from qstream.cli.paths import require_folder_of, require_readable
 from qstream.cli.progress import Progress, megabytes
 from qstream.config import Settings
 from qstream.errors import Transient
@@ -55,6 +56,8 @@ def collect(
     from qstream.compression.cutting import series_of  # noqa: PLC0415 - numpy, which help does not need
     from qstream.compression.files import file_of, write_whole  # noqa: PLC0415
 
+    require_readable("--base", base)
+    require_folder_of("--out", out)
     patience_s = seconds(timeout, "--timeout")
     settings = client_settings(bootstrap_servers)
     require_topics(reach(settings), [TENSOR_RESTORED if base is None else TENSOR_COMPRESSED, TENSOR_MANIFEST])

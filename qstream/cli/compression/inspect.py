@@ -9,6 +9,7 @@ import typer
 
 from qstream.cli.options import AsJson
 from qstream.cli.output import counted, print_json, print_table
+from qstream.cli.paths import require_readable
 
 
 def inspect(
@@ -22,6 +23,7 @@ def inspect(
     Example:
       qstream compression inspect model.safetensors.qsz
     """
+    require_readable("FILE", file)
     from qstream.compression.files import REST, open_archive  # noqa: PLC0415 - numpy and kernels, which help does not need
     from qstream.compression.options import RestoreOptions  # noqa: PLC0415
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import time
 from pathlib import Path
@@ -13,15 +14,21 @@ import typer
 from qstream.cli.compression.codebooks import opened
 from qstream.cli.compression.export import exported
 from qstream.cli.compression.rows import print_rows, rows_of
-from qstream.cli.options import AsJson
+from qstream.cli.options import AsJson, require_unused
 from qstream.cli.output import print_json, print_table
+from qstream.cli.paths import require_folder_of, require_readable
 from qstream.errors import ConfigError
 from schemas.wording import must_be
 
 BOUND: Final = re.compile(r"^\s*([0-9.]+(?:[eE][-+]?\d+)?)\s*(rms|abs|range|point|l2)\s*$")
+NOT_OF_EXPORTS: Final = (
+    *("--mode", "--bound", "--bits", "--level", "--transform", "--qae", "--dropout", "--codebook", "--denoiser"),
+    *("--side-file", "--compare"),
+)
 
 
 def pack(
+    context: typer.Context,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A safetensors, npy or npz file.")],
     *,
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="The archive; else FILE.qsz.")] = None,
@@ -61,7 +68,13 @@ def pack(
       qstream compression pack new.safetensors --mode delta --base old.safetensors
       qstream compression pack new.safetensors --export vllm-patch --base old.safetensors
     """
+    require_readable("FILE", file)
+    require_readable("--base", base)
+    require_readable("--codebook", codebook)
+    require_folder_of("--out", out)
+    require_folder_of("--side-file", side_file)
     if export is not None:
+        require_unused(context, NOT_OF_EXPORTS, "absent with --export, which does not use it")
         exported(file, export, out, base, as_json=as_json)
         return
     from qstream.compression import CompressionOptions, compress_file  # noqa: PLC0415 - numpy and kernels, not for help
@@ -72,6 +85,8 @@ def pack(
     if (mode == "delta") != (base is not None):
         raise ConfigError(must_be("--base", "given with --mode delta, and only then", None if base is None else str(base)))
     options = CompressionOptions().changed(given)
+    if codebook is not None and not options.uses("codebook"):
+        raise ConfigError(must_be("--mode", "rate, gradient, int8, or bounded with l2, where --codebook is given", mode))
     warm()
     report = compress_file(file, options, out=out, base=base, codebook=opened(codebook), clock=time.perf_counter)
     if side_file is not None:
@@ -105,13 +120,12 @@ def bound_of(text: str) -> tuple[float, str]:
     """A bound such as 0.05rms as number and kind; `ConfigError` if it is none."""
     found = BOUND.match(text)
     try:
-        return (float(found[1]), found[2]) if found else _no_bound(text)
+        bound, kind = (float(found[1]), found[2]) if found else (0.0, "")
     except ValueError:
-        return _no_bound(text)
-
-
-def _no_bound(text: str) -> tuple[float, str]:
-    raise ConfigError(must_be("--bound", "a number and one of rms, abs, range, point and l2, such as 0.05rms", text))
+        bound, kind = 0.0, ""
+    if not 0 < bound < math.inf:
+        raise ConfigError(must_be("--bound", "a number above 0 and one of rms, abs, range, point and l2, such as 0.05rms", text))
+    return bound, kind
 
 
 def _compared(file: Path) -> dict[str, Any]:

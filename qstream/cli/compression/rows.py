@@ -24,6 +24,7 @@ def rows_of(report: FileReport) -> dict[str, Any]:
         "archive_bytes": report.archive_bytes,
         "ratio": report.file_bytes / report.archive_bytes,
         "identical": report.verified,
+        "as_one": report.as_one,
         "tensors": [_row(each) for each in report.tensors],
     }
 
@@ -31,6 +32,8 @@ def rows_of(report: FileReport) -> dict[str, Any]:
 def print_rows(report: FileReport) -> None:
     """The table and its total."""
     print_table(COLUMNS, [_texts(_row(each)) for each in report.tensors])
+    if report.as_one:
+        typer.echo("packed as one: the file is smaller than what codes its tensors one by one")
     seconds = sum(each.seconds for each in report.tensors)
     speed = f", {report.file_bytes / seconds / 1e6:.0f} MB/s" if seconds and report.file_bytes >= _TIMED else ""
     typer.echo(

@@ -12,6 +12,7 @@ from qstream.cli.cluster import reach, require_topics
 from qstream.cli.compression.pack import promised
 from qstream.cli.options import client_settings
 from qstream.cli.output import counted, print_json
+from qstream.cli.paths import require_readable
 from qstream.cli.progress import Progress, megabytes
 from qstream.errors import ConfigError
 from qstream.state.blobs import BlobStore
@@ -45,6 +46,7 @@ def send(file: Path, given: Sending, bootstrap_servers: str | None, *, as_json: 
     from qstream.compression.formats.read import read_layout  # noqa: PLC0415
     from qstream.stream.tensors import BLOCK_BYTES, CLAIM_OVER, TensorPublisher  # noqa: PLC0415
 
+    require_readable("FILE", file)
     policy = _policy(given)
     layout = read_layout(file, stored=True)
     tensors = tensors_of(layout)

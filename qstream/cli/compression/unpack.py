@@ -12,6 +12,7 @@ from qstream.cli.compression.codebooks import opened
 from qstream.cli.compression.rows import print_rows, rows_of
 from qstream.cli.options import AsJson
 from qstream.cli.output import print_json
+from qstream.cli.paths import require_folder_of, require_readable
 
 
 def unpack(
@@ -37,6 +38,10 @@ def unpack(
       qstream compression unpack model.safetensors.qsz --out model.safetensors
       qstream compression unpack new.safetensors.qsz --base old.safetensors --out new.safetensors
     """
+    require_readable("FILE", file)
+    require_readable("--base", base)
+    require_readable("--codebook", codebook)
+    require_folder_of("--out", out)
     from qstream.compression import RestoreOptions, restore_file  # noqa: PLC0415 - numpy and kernels, which help does not need
 
     given = {"spectral": spectral, "qsvt": qsvt, "qft": qft, "hhl": hhl, "lstm": lstm, "max_tensor_bytes": max_tensor_bytes}

@@ -57,6 +57,15 @@ def test_repeats_are_found_in_what_is_no_float() -> None:
     assert compress(np.zeros((300, 300), np.float32)).ratio > 500
 
 
+def test_floats_that_are_few_different_ones_are_coded_as_a_whole() -> None:
+    rng = np.random.default_rng(15)
+    given = rng.choice(rng.standard_normal(16), (300, 300))
+    for level, least in (("balanced", 7), ("small", 9)):
+        done = compress(given, CompressionOptions(level=level))
+        assert done.ratio > least
+        assert same(restore(done).array, given)
+
+
 def test_a_delta_chain_of_twenty_steps_gives_each_tensor() -> None:
     rng = np.random.default_rng(5)
     held = now = drawn(rng, "normal", "bfloat16", (96, 128)).view(np.uint16)

@@ -69,6 +69,18 @@ def test_a_file_comes_back_byte_for_byte(tmp_path: Path, kind: str) -> None:
     assert hashlib.sha256(back.path.read_bytes()).digest() == hashlib.sha256(path.read_bytes()).digest()
 
 
+@pytest.mark.parametrize("mode", ["lossless", "int8"])
+def test_a_deflated_file_of_which_the_tensors_would_take_more_is_packed_as_one(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / "file.npz"
+    np.savez_compressed(path, **{f"layer.{n}.step": np.array(n) for n in range(100)})
+    packed = compress_file(path, CompressionOptions(mode=mode))
+    assert packed.archive_bytes < packed.file_bytes
+    assert packed.as_one
+    back = restore_file(packed.path, out=tmp_path / "back.npz")
+    assert back.verified
+    assert back.path.read_bytes() == path.read_bytes()
+
+
 def test_deflated_members_are_packed_as_tensors_and_deflated_again(tmp_path: Path) -> None:
     rng = np.random.default_rng(5)
     path = tmp_path / "file.npz"

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from qstream.compression import (
+    Codebook,
     CompressionOptions,
     RestoreOptions,
     codebook_bytes,
@@ -16,7 +17,7 @@ from qstream.compression import (
     train_codebook,
 )
 from qstream.compression.dtypes import as_floats
-from qstream.errors import OptionError
+from qstream.errors import OptionError, ProblemError
 from tests.unit.compression.values import DISTRIBUTIONS, drawn, with_specials
 
 FLOATS = ("float32", "float16", "bfloat16", "float64")
@@ -130,6 +131,34 @@ def test_input_moments_steer_rounding_errors_away_from_the_output() -> None:
     plain = output_error(restore(compress(weight, rate)).array)
     assert output_error(restore(compress(weight, rate, moment=moment)).array) < 0.5 * plain
     assert output_error(restore(compress(weight, rate, influence=np.diag(moment))).array) < 0.8 * plain
+
+
+@pytest.mark.parametrize(
+    ("options", "given", "said"),
+    [
+        ({}, "base", "mode must be delta where base is given, got lossless"),
+        (
+            {"mode": "bounded"},
+            "basis",
+            "mode must be rate, gradient or bounded with bound_kind l2 where basis is given, got bounded",
+        ),
+        ({"mode": "gradient"}, "moment", "mode must be rate where moment is given, got gradient"),
+        ({"mode": "int8"}, "influence", "mode must be rate, gradient or bounded with bound_kind l2 where influence is given"),
+        (
+            {"mode": "delta"},
+            "codebook",
+            "mode must be rate, gradient, int8 or bounded with bound_kind l2 where codebook is given",
+        ),
+        ({"mode": "rate", "transform": "none"}, "basis", "option transform must be auto, klt or fourier where basis is given"),
+        ({"mode": "rate"}, "influence moment", "moment must be absent where influence is given, got both"),
+        ({"mode": "rate"}, "basis influence", "basis must be absent where influence is given, got both"),
+    ],
+)
+def test_an_argument_that_nothing_would_use_is_refused(options: dict[str, str], given: str, said: str) -> None:
+    x = np.random.default_rng(14).standard_normal((64, 8)).astype(np.float32)
+    known = {"base": x, "basis": learn_basis(x), "moment": np.eye(8), "influence": np.ones(8), "codebook": Codebook({})}
+    with pytest.raises(ProblemError, match=said):
+        compress(x, CompressionOptions(**options), **{name: known[name] for name in given.split()})
 
 
 @pytest.mark.parametrize("scale", ["tensor", "row", "group"])

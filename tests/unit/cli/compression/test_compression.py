@@ -41,7 +41,7 @@ def test_a_file_is_packed_inspected_and_given_back(model: Path, tmp_path: Path) 
 @pytest.mark.parametrize("mode", ["lossless", "int8"])
 def test_the_size_of_a_deflated_file_is_its_own(tmp_path: Path, mode: str) -> None:
     path = tmp_path / "deflated.npz"
-    np.savez_compressed(path, w=np.ones((64, 128), np.float32))
+    np.savez_compressed(path, w=np.random.default_rng(4).standard_normal((64, 128)).astype(np.float32))
     run("pack", path, "--mode", mode)
     said = run("inspect", f"{path}.qsz")
     assert f"1 tensor of a file (npz) of {path.stat().st_size:,} bytes, 33,0" in said
@@ -111,16 +111,64 @@ def test_exports_are_files_for_engines(model: Path, tmp_path: Path) -> None:
         (["--mode", "delta"], "--base must be given with --mode delta"),
         (["--export", "gguf"], "--export must be one of vllm-patch"),
         (["--export", "vllm-patch"], "--base must be given"),
-        (["--bound", "5"], "--bound must be a number and one of rms"),
+        (["--bound", "5"], "--bound must be a number above 0 and one of rms"),
         (["--mode", "rate", "--bound", "0.1rms"], "--mode must be bounded with --bound, got 'rate'"),
         (["--bits", "3"], "--mode must be rate or gradient with --bits, got 'lossless'"),
         (["--mode", "tiny"], "option mode must be 'lossless'"),
-        (["--mode", "bounded", "--bound", "0abs"], "option bound must be greater than 0"),
+        *(
+            (
+                ["--mode", "bounded", "--bound", bound],
+                f"--bound must be a number above 0 and one of rms, abs, range, point and l2, such as 0.05rms, got '{bound}'",
+            )
+            for bound in ("0", "0abs", "nan", "nanrms", "-1rms", "infl2", "1e999rms")
+        ),
+        (
+            ["--mode", "bounded", "--bound", "0.1rms", "--codebook", __file__],
+            "--mode must be rate, gradient, int8, or bounded with l2",
+        ),
+        (["--export", "compressed-tensors", "--level", "small"], "--level must be absent with --export, which does not use it"),
+        (["--export", "compressed-tensors", "--compare"], "--compare must be absent with --export, which does not use it"),
     ],
 )
 def test_wrong_usage_ends_with_two_and_one_line(model: Path, arguments: list[str], said: str) -> None:
     done = CliRunner().invoke(app, ["compression", "pack", str(model), *arguments])
     assert (done.exit_code, said in done.output) == (2, True), done.output
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "compression pack {none}",
+        "compression pack {none} --export compressed-tensors",
+        "compression pack {here} --mode delta --base {none}",
+        "compression pack {here} --mode rate --codebook {none}",
+        "compression pack {here} --out {none}/x",
+        "compression unpack {none}",
+        "compression unpack {here} --base {none}",
+        "compression unpack {here} --codebook {none}",
+        "compression inspect {none}",
+        "compression train {here} {none} --out x",
+        "compression collect m --out x --base {none}",
+        "publish {none} --tensors --model m --step 1",
+    ],
+)
+def test_a_path_that_does_not_lead_to_a_file_is_named(model: Path, tmp_path: Path, words: str) -> None:
+    none = str(tmp_path / "none")
+    done = CliRunner().invoke(app, words.format(none=none, here=model).split())
+    assert (done.exit_code, "Errno" in done.output) == (2, False), done.output
+    assert "must be a file" in done.output
+    assert f"got '{none}" in done.output
+
+
+def test_a_file_that_cannot_be_written_is_named_as_its_user_knows_it(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    done = CliRunner().invoke(app, ["compression", "pack", str(model), "--out", str(tmp_path / "folder")])
+    assert (done.exit_code, f"'{tmp_path / 'folder'}'" in done.output) == (1, True), done.output
+
+
+def test_what_training_does_not_use_is_refused(model: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["compression", "train", str(model), "--out", str(tmp_path / "b"), "--bits", "2"])
+    assert (done.exit_code, "--bits must be absent with --what basis" in done.output) == (2, True), done.output
 
 
 def test_bounds_are_numbers_with_a_kind() -> None:
