@@ -65,6 +65,9 @@ class TensorQuality(_Record):
     rel_l2: float = Field(default=0.0, ge=0, description="norm of the error to the norm of the values")
     escapes: Count = Field(default=0, description="values that travel as they are, next to the coded ones")
     bound: float | None = Field(default=None, ge=0, description="what was promised; none without a bound")
+    max_relative_error: float | None = Field(
+        default=None, ge=0, description="largest error as a part of its value, where `bound` is one"
+    )
 
 
 class TensorRefined(_Record):

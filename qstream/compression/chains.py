@@ -135,6 +135,8 @@ def _point(form: Form, x: NDArray[Any], options: CompressionOptions) -> Draft | 
     original, shape = form.array.reshape(-1), rows_of(form.array.shape)
     ops, pieces, raw, escapes = point.encode(x, original, form.dtype, shape, options.bound, options.level)
     quality = lossy.measured(x, raw, form.dtype, escapes, options.bound)
+    worst = point.largest_error(x, as_floats(raw, form.dtype))
+    quality = quality.model_copy(update={"max_relative_error": worst})
     return Draft(ops, pieces, "bound", quality, digest(raw.view(np.uint8)))
 
 

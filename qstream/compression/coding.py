@@ -67,6 +67,8 @@ def by_policy(options: EncodeOptions, policy: TensorPolicy | None) -> EncodeOpti
     wanted = policy.model_dump(exclude_none=True)
     if policy.mode != options.mode:
         wanted |= {"denoiser": False, "qae": False, "dropout": False, "transform": "auto"}
+        if options.mode in ("rate", "gradient"):  # its bits are those of its own mode
+            wanted = {"target_bits": None} | wanted
     try:
         return options.changed(wanted)
     except OptionError as exc:
@@ -172,6 +174,7 @@ def _frame(block: TensorBlock, coded: Coded) -> CompressedBlock:
         rel_l2=found.rel_l2,
         escapes=found.escapes,
         bound=found.bound,
+        max_relative_error=found.max_relative_error,
     )
     return CompressedBlock(
         **block.part,

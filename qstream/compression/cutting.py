@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,10 @@ MAX_ID: Final = 200  # characters
 
 
 def series_of(model: str, role: Role, worker: str | None = None) -> str:
-    """The name of what one publisher sends of a model, with which the ids of its tensors begin."""
+    """The name of what one publisher sends of a model, with which the ids of its tensors begin; `ProblemError` for a role that is
+    not known."""
+    if role not in get_args(Role):
+        raise ProblemError(must_be("role", f"one of {', '.join(get_args(Role))}", role))
     if role == "weight" and worker is None:
         return model
     return "/".join((model, role) if worker is None else (model, role, worker))

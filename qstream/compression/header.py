@@ -184,13 +184,15 @@ Figure = Annotated[float, AfterValidator(_shortened)]
 class Quality(_Model):
     """What the encoder measured: the largest error, the relative L2 error, values kept apart, and the bound in absolute terms.
 
-    `max_abs_error` and `rel_l2` are over finite values; `bound` is None where none was promised.
+    `max_abs_error` and `rel_l2` are over finite values; `bound` is None where none was promised. Where it is a part of each value
+    `max_relative_error` is, too.
     """
 
     max_abs_error: Figure = 0.0
     rel_l2: Figure = 0.0
     escapes: int = Field(default=0, ge=0)
     bound: float | None = None
+    max_relative_error: Figure | None = None
 
 
 class Header(_Model):

@@ -86,6 +86,14 @@ def restored(
     return np.asarray(np.where(sign, -found, found))
 
 
+def largest_error(x: NDArray[Any], back: NDArray[Any]) -> float:
+    """The largest error as a part of its value, over finite values other than zero."""
+    with np.errstate(invalid="ignore"):
+        seen = np.isfinite(x) & (x != 0)
+        away = np.abs(back.astype(np.float64) - x)[seen] / np.abs(x[seen].astype(np.float64))
+    return float(away.max(initial=0.0))
+
+
 def _low_bits(away: NDArray[np.float64]) -> int:
     if not len(away):
         return 0

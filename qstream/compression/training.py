@@ -16,10 +16,11 @@ from qstream.compression.dtypes import LOSSY, as_floats, canonical, rows_of
 from qstream.compression.nets import HELD_OUT, Net, centred_index
 from qstream.compression.options import CompressionOptions
 from qstream.errors import ProblemError
+from schemas.tensors import Role
 from schemas.wording import Shown, must_be
 
 What = Literal["klt", "qae", "denoiser", "lstm", "table"]
-_LEAST_ROWS: Final = 4  # a column, for a basis
+_LEAST_ROWS: Final = 2  # a column, for a basis
 
 
 def train_codebook(
@@ -33,7 +34,7 @@ def train_codebook(
 ) -> Codebook:
     """Learn a basis, a net or a table for each name from the rows of all tensors of that name.
 
-    Tensors of other types than floats and with values that are not finite are left out, and for bases names with fewer than 4
+    Tensors of other types than floats and with values that are not finite are left out, and for bases names with fewer than 2
     rows a column. A net is kept only where it corrects held-out rows better than the centroid table, by 2 %.
 
     Parameters
@@ -50,6 +51,8 @@ def train_codebook(
     """
     if kind not in get_args(What):
         raise ProblemError(must_be("kind", f"one of {', '.join(get_args(What))}", kind))
+    if role not in get_args(Role):
+        raise ProblemError(must_be("role", f"one of {', '.join(get_args(Role))}", role))
     rows: dict[tuple[str, int], list[NDArray[Any]]] = {}
     for name, tensor in tensors:
         form = canonical(tensor)

@@ -83,7 +83,7 @@ def train(
     print_table(("tensor", "kind", "trained on", "note"), [_texts(name, each) for name, each in trained.items()])
     typer.echo(f"{counted(len(records), 'tensor')}\nwritten: {out}")
     if left_out:
-        why = "fewer than 4 rows a column" if what in ("basis", "qae") else "no gain over a table"
+        why = "fewer than 2 rows a column" if what in ("basis", "qae") else "no gain over a table"
         typer.echo(f"left out: {', '.join(left_out)}: {why}, or no matrix of finite floats")
     if rows:
         typer.echo(f"published: {', '.join(row.tensor_id for row in rows)}")

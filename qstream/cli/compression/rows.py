@@ -47,10 +47,9 @@ def _row(each: Packed) -> dict[str, Any]:
     values = 1
     for n in header.shape:
         values *= n
-    bound = quality.bound if header.promise == "bound" and not _relative(header) else None
-    worst = quality.max_abs_error / bound if bound else None
-    if header.promise == "l2" and quality.bound:
-        worst = quality.rel_l2 / quality.bound
+    error = quality.max_abs_error if quality.max_relative_error is None else quality.max_relative_error
+    if header.promise == "l2":
+        error = quality.rel_l2
     return {
         "name": header.name,
         "dtype": header.dtype,
@@ -60,7 +59,7 @@ def _row(each: Packed) -> dict[str, Any]:
         "bits": 8 * each.payload_bytes / values if values else 0.0,
         "ratio": each.nbytes / each.payload_bytes if each.payload_bytes else 1.0,
         "rel_l2": quality.rel_l2,
-        "error_over_bound": worst,
+        "error_over_bound": error / quality.bound if quality.bound else None,
         "escapes": quality.escapes,
         "mb_s": each.nbytes / each.seconds / 1e6 if each.seconds and each.nbytes >= _TIMED else None,
         "fallback_reason": header.fallback_reason,
@@ -73,11 +72,6 @@ def _check(refined: dict[str, Any]) -> str:
     if refined["difference"] is not None:
         return f"{refined['name']} within {refined['difference']:.0e} ({refined['execution']})"
     return f"{refined['name']} {refined['reason']}" if refined["reason"] else ""
-
-
-def _relative(header: Any) -> bool:
-    """The bound is a part of each value, so that one error says nothing of it."""
-    return any(op.op == "quantise_point" for op in header.ops)
 
 
 def _texts(row: dict[str, Any]) -> tuple[str, ...]:

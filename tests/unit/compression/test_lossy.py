@@ -45,6 +45,9 @@ def test_no_value_leaves_its_bound(dtype: str, kind: str) -> None:
         size = {"rms": np.sqrt(np.mean(x**2)), "abs": 1.0, "range": x.max() - x.min(), "point": np.abs(x)}[kind]
         assert (found <= bound * size * (1 + 1e-9)).all(), distribution
         assert done.promise in ("bound", "exact")
+        if kind == "point" and done.promise == "bound":
+            worst = float(np.max(found[x != 0] / np.abs(x[x != 0]), initial=0))
+            assert worst <= (done.quality.max_relative_error or 0) <= worst * (1 + 2e-5), distribution
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -110,6 +113,10 @@ def test_a_basis_of_earlier_rows_saves_bits_and_is_named_by_its_digest() -> None
     back = restore(with_basis, basis=basis).array
     assert np.linalg.norm(back - rows[1000:]) <= 0.03 * np.linalg.norm(rows[1000:])
     book = train_codebook([("keys", rows[:1000]), ("few", rows[:100])])
+    assert set(book.bases) == {"keys"}
+    assert set(train_codebook([("few", rows[:128])], role="kv_cache").bases) == {"few"}
+    with pytest.raises(ProblemError, match=r"role must be one of weight, .* got 'keys'"):
+        train_codebook([("keys", rows)], role="keys")
     named = compress(rows[1000:], options, codebook=book, name="keys")
     assert named.header.basis_digest == basis.digest
     assert np.array_equal(restore(named, codebook=read_codebook(codebook_bytes(book))).array, back)

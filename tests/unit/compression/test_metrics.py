@@ -50,7 +50,9 @@ def test_blocks_are_counted_in_and_out_and_those_that_wait_by_their_reason() -> 
     [
         ("bound", ("quantise",), {"max_abs_error": 0.1, "bound": 0.1}, False),
         ("bound", ("quantise",), {"max_abs_error": 0.1001, "bound": 0.1}, True),
-        ("bound", ("quantise_point",), {"max_abs_error": 5.0, "bound": 0.1}, False),
+        ("bound", ("quantise",), {"max_abs_error": 0.0117188, "bound": 0.01171875}, False),  # six digits, rounded up
+        ("bound", ("quantise_point",), {"max_abs_error": 5.0, "max_relative_error": 0.1, "bound": 0.1}, False),
+        ("bound", ("quantise_point",), {"max_abs_error": 5.0, "max_relative_error": 0.1001, "bound": 0.1}, True),
         ("l2", ("quantise",), {"rel_l2": 0.02, "max_abs_error": 5.0, "bound": 0.03}, False),
         ("l2", ("quantise",), {"rel_l2": 0.04, "bound": 0.03}, True),
         ("none", ("quantise",), {"rel_l2": 0.9, "max_abs_error": 5.0}, False),

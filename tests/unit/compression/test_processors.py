@@ -7,6 +7,7 @@ import pytest
 
 from qstream.compression.basis import learn_basis
 from qstream.compression.codebook import Codebook, codebook_bytes
+from qstream.compression.coding import by_policy
 from qstream.compression.header import digest
 from qstream.compression.processor import CompressionProcessor, DecompressionProcessor
 from qstream.compression.stream_options import DecodeOptions, EncodeOptions
@@ -143,6 +144,14 @@ def test_random_bits_pass_every_mode_without_a_warning(dtype):
         assert found.data is not None
         exact = found.promise == "exact" and policy.mode != "gradient"
         assert not exact or found.data.tobytes() == data.tobytes()
+
+
+def test_bits_of_the_agent_are_not_those_of_another_mode():
+    options = EncodeOptions(mode="rate", target_bits=4.0)
+    assert by_policy(options, TensorPolicy(mode="gradient")).bits == 1.0
+    assert by_policy(options, TensorPolicy(mode="gradient", target_bits=2.0)).bits == 2.0
+    assert by_policy(options, TensorPolicy(mode="rate")).bits == 4.0
+    assert by_policy(EncodeOptions(target_bits=4.0), TensorPolicy(mode="rate")).bits == 4.0
 
 
 def test_a_policy_chooses_in_place_of_the_options():

@@ -57,6 +57,8 @@ def test_a_series_is_a_model_a_role_of_it_or_one_worker_of_that():
     assert series_of("m", "weight") == "m"
     assert series_of("m", "optimizer") == "m/optimizer"
     assert series_of("m", "gradient", "w1") == "m/gradient/w1"
+    with pytest.raises(ProblemError, match=r"role must be one of weight, gradient, .* got 'gradients'"):
+        series_of("m", "gradients")
 
 
 @pytest.mark.parametrize(("name", "block_bytes"), [("x" * 200, 4096), ("", 4096), ("x", 4095), ("x", 960_001)])

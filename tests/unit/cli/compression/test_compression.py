@@ -70,7 +70,7 @@ def test_a_codebook_of_past_tensors_packs_later_ones_smaller(tmp_path: Path) -> 
         np.savez(tmp_path / f"{n}.npz", keys=rows)
     run("train", tmp_path / "0.npz", tmp_path / "1.npz", "--role", "kv_cache", "-o", tmp_path / "book")
     np.savez(tmp_path / "more.npz", keys=days[0], bias=np.ones(9))
-    assert "left out: bias: fewer than 4 rows a column" in run("train", tmp_path / "more.npz", "-o", tmp_path / "more")
+    assert "left out: bias: fewer than 2 rows a column" in run("train", tmp_path / "more.npz", "-o", tmp_path / "more")
     small = ("pack", tmp_path / "2.npz", "--mode", "bounded", "--bound", "0.03l2", "--json")
     alone = json.loads(run(*small))
     found = json.loads(run(*small, "--codebook", tmp_path / "book"))
