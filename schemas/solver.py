@@ -54,6 +54,9 @@ SOLVERS: Final[Mapping[str, str]] = {
     "cp-sat": "OR-tools' branch and bound",
     "qae": "an autoencoder's circuit, trained to find a basis",
     "klt": "eigenvectors of the covariance",
+    "sobol": "points of a scrambled Sobol sequence",
+    "gp": "a Gaussian process and its expected improvement",
+    "vqc": "a circuit that minimises a Hamiltonian fitted to what was observed",
 }
 
 

@@ -11,6 +11,7 @@ from schemas.deadletter import DeadLetter
 from schemas.energy import EnergyAck, EnergyPlan
 from schemas.experts import ExpertLoad, ExpertTopology
 from schemas.frame import JSON, SAFETENSORS, ContentType, Frame
+from schemas.hpo import StudyBest, StudySpec, TrialRecord, TrialReport, TrialSuggestion
 from schemas.learning import Decisions, LearnCommand
 from schemas.model import ModelPart
 from schemas.placement import PlacementAck, PlacementPlan
@@ -147,6 +148,19 @@ TENSOR_MANIFEST = Topic(
     "which tensors make one step of a series, and where they are",
     compacted=True,
 )
+HPO_STUDY = Topic("qstream.hpo.study.v1", StudySpec, "study", "input", "studies: spaces, objectives and budgets", compacted=True)
+HPO_TRIAL = Topic(
+    "qstream.hpo.trial.v1",
+    TrialReport,
+    "study",
+    "input",
+    "asks, heartbeats and results of workers, in one order",
+    retention_ms=7 * DAY_MS,
+    broker_time=True,
+)
+HPO_SUGGESTION = Topic("qstream.hpo.suggestion.v1", TrialSuggestion, "study", "plan", "the one answer to each ask")
+HPO_HISTORY = Topic("qstream.hpo.history.v1", TrialRecord, "study", "plan", "what became of each trial", retention_ms=30 * DAY_MS)
+HPO_BEST = Topic("qstream.hpo.best.v1", StudyBest, "study", "plan", "recommended configurations of studies", compacted=True)
 LEARN_DECISION = Topic(
     "qstream.learn.decision.v1",
     Decisions,
@@ -196,6 +210,7 @@ ROUTING_DLQ = dead_letter_topic("routing")
 ENERGY_DLQ = dead_letter_topic("energy")
 COMPRESSION_DLQ = dead_letter_topic("compression")
 DECOMPRESSION_DLQ = dead_letter_topic("decompression")
+HPO_DLQ = dead_letter_topic("hpo")
 
 TOPICS: tuple[Topic, ...] = (
     TOKENS_BATCH,
@@ -219,6 +234,11 @@ TOPICS: tuple[Topic, ...] = (
     TENSOR_COMPRESSED,
     TENSOR_RESTORED,
     TENSOR_MANIFEST,
+    HPO_STUDY,
+    HPO_TRIAL,
+    HPO_SUGGESTION,
+    HPO_HISTORY,
+    HPO_BEST,
     LEARN_DECISION,
     LEARN_COMMAND,
     CONTROL,
@@ -227,5 +247,6 @@ TOPICS: tuple[Topic, ...] = (
     ENERGY_DLQ,
     COMPRESSION_DLQ,
     DECOMPRESSION_DLQ,
+    HPO_DLQ,
 )
 BY_NAME = {topic.name: topic for topic in TOPICS}

@@ -1,0 +1,20 @@
+"""Hyperparameter search: trial results in, suggestions out, exactly one for every free worker."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from schemas.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from qstream.hpo.options import HpoOptions as HpoOptions
+    from qstream.hpo.problem import Limit as Limit
+    from qstream.hpo.problem import Observation as Observation
+    from qstream.hpo.space import SearchSpace as SearchSpace
+
+__all__ = ["HpoOptions", "Limit", "Observation", "SearchSpace"]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {"HpoOptions": ".options", "Limit": ".problem", "Observation": ".problem", "SearchSpace": ".space"},
+)

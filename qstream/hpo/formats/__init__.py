@@ -1,0 +1,1 @@
+"""Formats that users have: files of spaces and of past metrics, and the samplers of other tools."""

@@ -1,0 +1,182 @@
+"""Problem: what is known of a study as sorted arrays, and where its random numbers come from.
+
+d parameters, n results, f failed trials, p pending ones, m results of an older study, L limits. Objectives are minimised here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qstream.errors import ProblemError
+from qstream.hpo.axis import Array
+from qstream.hpo.space import Params, SearchSpace
+from schemas.hpo import TrialState
+from schemas.wording import Shown, must_be
+
+Numbers = NDArray[np.int64]
+FAILED: tuple[TrialState, ...] = ("failed", "infeasible")
+LEAST_PART = 1e-6  # of a lower limit: what is below counts as this, so that its ratio stays finite
+
+
+class Limit(NamedTuple):
+    """A metric that must stay on one side of a value."""
+
+    metric: str
+    op: Literal["<=", ">="]
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """The outcome of a trial; `value` is the objective, to be minimised, and None unless the state is complete."""
+
+    trial: int
+    params: Params
+    value: float | None
+    state: TrialState = "complete"
+    metrics: Mapping[str, float] | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Problem:
+    """The arrays that a solver sees, each sorted by trial number.
+
+    `trial` is the number of the trial to suggest. `limit_value` is at most 1 where a limit is kept (`ratio`), and NaN where a
+    trial did not report the metric. Pruned trials are in none of the arrays.
+    """
+
+    space: SearchSpace
+    trial: int
+    seed: int
+    number: Numbers  # [n]
+    unit: Array  # [n, d]
+    value: Array  # [n]
+    limit_value: Array  # [n, L]
+    failed_number: Numbers  # [f]
+    failed_unit: Array  # [f, d]
+    pending_number: Numbers  # [p]
+    pending_unit: Array  # [p, d]
+    prior_unit: Array  # [m, d]
+    prior_value: Array  # [m]
+    limits: tuple[Limit, ...] = ()
+
+
+def gather(
+    space: SearchSpace,
+    observations: Iterable[Observation],
+    pending: Mapping[int, Params] | None = None,
+    trial: int = 0,
+    seed: int = 0,
+    prior: Iterable[tuple[Params, float]] | None = None,
+    limits: Sequence[Limit] = (),
+) -> Problem:
+    """Bring outcomes in any order into the arrays of a problem.
+
+    Raises
+    ------
+    ProblemError
+        A configuration is not of the space, a value is not finite, or a trial occurs twice.
+    """
+    seen = sorted(observations, key=lambda found: found.trial)
+    numbers = [found.trial for found in seen] + sorted(pending or ())
+    if twice := {number for number in numbers if numbers.count(number) > 1} if len(set(numbers)) < len(numbers) else set():
+        raise ProblemError(must_be("observations and pending", "of distinct trials", Shown(f"trial {min(twice)} twice")))
+    complete = [found for found in seen if found.state == "complete"]
+    failed = [found for found in seen if found.state in FAILED]
+    running, rows = sorted((pending or {}).items()), list(prior or ())
+    return Problem(
+        space=space,
+        trial=trial,
+        seed=seed,
+        number=np.array([found.trial for found in complete], np.int64),
+        unit=_encode(space, [found.params for found in complete]),
+        value=_finite([found.value for found in complete], [f"value of trial {found.trial}" for found in complete]),
+        limit_value=_ratios(complete, limits),
+        failed_number=np.array([found.trial for found in failed], np.int64),
+        failed_unit=_encode(space, [found.params for found in failed]),
+        pending_number=np.array([number for number, _ in running], np.int64),
+        pending_unit=_encode(space, [params for _, params in running]),
+        prior_unit=_encode(space, [params for params, _ in rows]),
+        prior_value=_finite([value for _, value in rows], [f"value of prior row {at}" for at in range(len(rows))]),
+        limits=tuple(limits),
+    )
+
+
+def ratio(limit: Limit, value: float) -> float:
+    """How much of a limit a metric uses: at most 1 if it is kept.
+
+    value / limit for an upper limit and limit / value for a lower one, where these are positive; else 1 + their difference.
+    """
+    if limit.value <= 0:
+        return 1.0 + (value - limit.value if limit.op == "<=" else limit.value - value)
+    return value / limit.value if limit.op == "<=" else limit.value / max(value, LEAST_PART * limit.value)
+
+
+def warp(values: Array) -> Array:
+    """Losses as a model sees them, float64 [n]: bad ones pulled in by a logarithm, then mean 0 and deviation 1; equal ones are 0.
+
+    t = (y - median) / s, where s is the RMS of the lower half's distances to the median; t for t <= 0, log(1 + t) above.
+    """
+    if not len(values):
+        return np.zeros(0)
+    distance = values - np.median(values)
+    scale = _rms(distance[distance < 0]) or _rms(distance)
+    if not scale:
+        return np.zeros(len(values))
+    t = distance / scale
+    z = np.where(t > 0, np.log1p(np.maximum(t, 0)), t)
+    z = z - z.mean()
+    standard: Array = z / z.std()
+    return standard
+
+
+def rng(seed: int, stream: int, trial: int) -> np.random.Generator:
+    """The random numbers of one purpose (`stream`) of one trial: Philox, whose counter has a range of its own for each trial."""
+    return np.random.Generator(np.random.Philox(key=np.array([seed, stream], np.uint64), counter=[0, 0, 0, trial]))
+
+
+def sobol(d: int, seed: int, index: int) -> Array:
+    """Point `index` of a scrambled Sobol sequence in the unit cube, float64 [d]."""
+    point: Array = _sobol_points(d, seed, max(64, 1 << index.bit_length()))[index]
+    return point
+
+
+@lru_cache(maxsize=64)
+def _sobol_points(d: int, seed: int, count: int) -> Array:
+    from scipy.stats import qmc  # noqa: PLC0415 takes a second to import
+
+    points: Array = qmc.Sobol(d, scramble=True, rng=np.random.Generator(np.random.PCG64(seed))).random(count)
+    points.flags.writeable = False
+    return points
+
+
+def _encode(space: SearchSpace, rows: Sequence[Params]) -> Array:
+    return np.stack([space.encode(params) for params in rows]) if rows else np.zeros((0, space.size))
+
+
+def _finite(values: Sequence[float | None], names: Sequence[str]) -> Array:
+    for value, name in zip(values, names, strict=True):
+        if value is None or isinstance(value, bool) or not math.isfinite(value):
+            raise ProblemError(must_be(name, "a finite number", value))
+    return np.array(values, np.float64)
+
+
+def _ratios(complete: Sequence[Observation], limits: Sequence[Limit]) -> Array:
+    found = np.full((len(complete), len(limits)), np.nan)
+    for row, seen in enumerate(complete):
+        for column, limit in enumerate(limits):
+            value = (seen.metrics or {}).get(limit.metric)
+            if value is not None:
+                found[row, column] = ratio(limit, float(_finite([value], [f"{limit.metric} of trial {seen.trial}"])[0]))
+    return found
+
+
+def _rms(distance: Array) -> float:
+    return math.sqrt(float((distance**2).mean())) if len(distance) else 0.0
