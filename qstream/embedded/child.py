@@ -11,8 +11,9 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import MutableSequence, Sequence
+from collections.abc import Mapping, MutableSequence, Sequence
 from concurrent.futures import Future
+from contextlib import nullcontext
 from pathlib import Path
 
 Child = subprocess.Popen[bytes]
@@ -36,8 +37,10 @@ def log_end(log: Path, lines: int) -> list[str]:
     return log.read_text(errors="replace").splitlines()[-lines:] if log.exists() else []
 
 
-def start_child(command: Sequence[str], log: Path, folder: Path) -> Child:
-    """Start a server that the kernel kills when this process dies, however it dies.
+def start_child(
+    command: Sequence[str], log: Path, folder: Path, *, errors: Path | None = None, environment: Mapping[str, str] | None = None
+) -> Child:
+    """Start a program that the kernel kills when this process dies, however it dies.
 
     It runs in a session of its own, so that Ctrl-C reaches the program first, which then closes its servers in order.
 
@@ -46,9 +49,13 @@ def start_child(command: Sequence[str], log: Path, folder: Path) -> Child:
     command
         Absolute path of the program, then its arguments.
     log
-        Appended with standard output and standard error.
+        Appended with standard output, and with standard error unless that goes to `errors`.
     folder
         Working directory.
+    errors
+        Appended with standard error.
+    environment
+        All its variables; None: those of this process.
 
     Raises
     ------
@@ -60,13 +67,14 @@ def start_child(command: Sequence[str], log: Path, folder: Path) -> Child:
 
     def start_and_reap() -> None:
         try:
-            with log.open("ab") as output:
+            with log.open("ab") as output, nullcontext(output) if errors is None else errors.open("ab") as error_output:
                 child = subprocess.Popen(
                     launcher,
                     stdin=subprocess.DEVNULL,
                     stdout=output,
-                    stderr=subprocess.STDOUT,
+                    stderr=error_output,
                     cwd=folder,
+                    env=environment,
                     start_new_session=True,
                 )
         except OSError as exc:

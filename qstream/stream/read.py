@@ -19,6 +19,7 @@ from qstream.stream.cause import Cause, denied, open_client
 from qstream.stream.faults import raise_if_fatal
 from qstream.stream.headers import CONTENT_TYPE, headers_of
 from qstream.stream.identity import PERIOD_S, Identities
+from qstream.stream.partition import partition_of_key
 from qstream.stream.stall import Stall
 from schemas.deadletter import DeadLetter
 from schemas.frame import Frame, body_type
@@ -32,13 +33,14 @@ _MOVING = {KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE,
 _UNKNOWN = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_PARTITION, KafkaError._UNKNOWN_TOPIC}
 
 
-def read_all(settings: Settings, topic: str) -> Iterator[Message]:
-    """Every record that the topic holds when the call begins, in order within a partition.
+def read_all(settings: Settings, topic: str, key: str | None = None) -> Iterator[Message]:
+    """Every record that the topic holds when the call begins, in order within a partition; with `key` those of that key alone.
 
     Records of aborted transactions are passed over. `Transient` if the topic is absent or the broker stops answering.
     """
     consumer, spans = open_reader(settings, topic)
-    left = {partition: high for partition, (low, high) in spans.items() if high > low}
+    wanted = spans.keys() if key is None else {partition_of_key(key.encode(), len(spans))}
+    left = {partition: high for partition, (low, high) in spans.items() if high > low and partition in wanted}
     try:
         consumer.assign([KafkaPartition(topic, partition, OFFSET_BEGINNING) for partition in left])
         deadline = time.monotonic() + _ANSWER_S
@@ -52,7 +54,7 @@ def read_all(settings: Settings, topic: str) -> Iterator[Message]:
             if message.error() is not None and not ended:
                 continue
             end = left.get(message.partition(), 0)
-            if not ended and message.offset() < end:
+            if not ended and message.offset() < end and (key is None or message.key() == key.encode()):
                 yield message
             if ended or message.offset() + 1 >= end:
                 left.pop(message.partition(), None)

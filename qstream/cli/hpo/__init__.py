@@ -1,0 +1,1 @@
+"""The commands of the hpo module, one file a command."""

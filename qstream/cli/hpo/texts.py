@@ -1,0 +1,35 @@
+"""Texts: trials, parameters and studies as a person reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from qstream.cli.hpo.outcome import Verdict
+from qstream.cli.hpo.slots import Answer
+from qstream.cli.output import joined
+from schemas.control import Scalar
+
+
+def params_text(params: Mapping[str, Scalar]) -> str:
+    """``lr=0.001 batch=32``, numbers with five digits.
+
+    >>> params_text({"lr": 0.0010000001, "batch": 32, "adam": True})
+    'lr=0.001 batch=32 adam=true'
+    """
+    return " ".join(f"{name}={value_text(value)}" for name, value in params.items())
+
+
+def value_text(value: Scalar) -> str:
+    """One value, a number with five digits."""
+    return str(value).lower() if isinstance(value, bool) else f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
+def trial_text(answer: Answer, verdict: Verdict, objective: str, took_s: float) -> str:
+    """A trial that has ended, as a line."""
+    again = f" (attempt {answer.attempt + 1})" if answer.attempt else ""
+    found = verdict.metrics.get(objective)
+    if verdict.state == "complete" and found is not None:
+        what = f"{objective} {found:.6g}"
+    else:
+        what = joined(f"{verdict.state}{f' {verdict.reason}' if verdict.reason else ''}", verdict.says or None)
+    return joined(f"trial {answer.trial}{again}", what, params_text(answer.params), answer.source or None, f"{took_s:.1f} s")
