@@ -8,13 +8,24 @@ from schemas.lazy import lazy_names
 
 if TYPE_CHECKING:
     from qstream.hpo.options import HpoOptions as HpoOptions
+    from qstream.hpo.plan import Exhausted as Exhausted
+    from qstream.hpo.plan import Suggestion as Suggestion
+    from qstream.hpo.plan import suggest as suggest
     from qstream.hpo.problem import Limit as Limit
     from qstream.hpo.problem import Observation as Observation
     from qstream.hpo.space import SearchSpace as SearchSpace
 
-__all__ = ["HpoOptions", "Limit", "Observation", "SearchSpace"]
+__all__ = ["Exhausted", "HpoOptions", "Limit", "Observation", "SearchSpace", "Suggestion", "suggest"]
 
 __getattr__, __dir__ = lazy_names(
     __name__,
-    {"HpoOptions": ".options", "Limit": ".problem", "Observation": ".problem", "SearchSpace": ".space"},
+    {
+        "Exhausted": ".plan",
+        "HpoOptions": ".options",
+        "Limit": ".problem",
+        "Observation": ".problem",
+        "SearchSpace": ".space",
+        "Suggestion": ".plan",
+        "suggest": ".plan",
+    },
 )

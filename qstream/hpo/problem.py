@@ -124,17 +124,31 @@ def warp(values: Array) -> Array:
 
     t = (y - median) / s, where s is the RMS of the lower half's distances to the median; t for t <= 0, log(1 + t) above.
     """
+    t, _, _ = _bent(values)
+    z = t - t.mean() if len(t) else t
+    standard: Array = z / z.std() if z.any() else z
+    return standard
+
+
+def unwarp(values: Array, z: Array) -> Array:
+    """The losses, float64 [m], that `warp` would take to z if they were among these values."""
+    t, median, scale = _bent(values)
+    wanted = t.mean() + z * (t.std() or 1.0)
+    found: Array = median + scale * np.where(wanted > 0, np.expm1(np.clip(wanted, 0, 700)), wanted)
+    return found
+
+
+def _bent(values: Array) -> tuple[Array, float, float]:
+    """t of `warp`, the median and s; s is 0 where all values are equal."""
     if not len(values):
-        return np.zeros(0)
-    distance = values - np.median(values)
+        return np.zeros(0), 0.0, 0.0
+    median = float(np.median(values))
+    distance = values - median
     scale = _rms(distance[distance < 0]) or _rms(distance)
     if not scale:
-        return np.zeros(len(values))
+        return np.zeros(len(values)), median, 0.0
     t = distance / scale
-    z = np.where(t > 0, np.log1p(np.maximum(t, 0)), t)
-    z = z - z.mean()
-    standard: Array = z / z.std()
-    return standard
+    return np.where(t > 0, np.log1p(np.maximum(t, 0)), t), median, scale
 
 
 def rng(seed: int, stream: int, trial: int) -> np.random.Generator:

@@ -144,6 +144,11 @@ class SearchSpace:
         return np.repeat(np.arange(self.size), widths)
 
     @cached_property
+    def cells(self) -> NDArray[np.int64]:
+        """How many values each parameter has, int64 [d]; 0: a float without steps."""
+        return np.array([axis.cells for axis in self._axes])
+
+    @cached_property
     def cardinality(self) -> int | None:
         """How many configurations there are; None if a float has no steps."""
         if any(not axis.cells for axis in self._axes):
@@ -154,6 +159,10 @@ class SearchSpace:
     def discrete(self) -> bool:
         """Whether there are finitely many configurations."""
         return self.cardinality is not None
+
+    def centre(self, number: int, cell: NDArray[np.int64]) -> Array:
+        """Coordinates of cells of one parameter, which must have cells."""
+        return centres(self._axes[number], cell)
 
     def to_points(self, unit: Array) -> Array:
         """Points as numbers, float64 [n, d]: numbers as they are, choices by their index (`StudySpec.prior_points`)."""

@@ -1,0 +1,133 @@
+"""Fitting: which trials kernel parameters are fitted on, so that they are ready before they are needed.
+
+Theta is a function of the settled trials alone: those below a number M that moves in steps behind the running ones. Any order
+of arrival gives the same set, and a fit can be computed in another thread from the moment its set is complete.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from qstream.hpo import gp
+from qstream.hpo.options import HpoOptions
+from qstream.hpo.problem import Problem, rng, warp
+
+Vec = NDArray[np.float64]
+
+LEAST: Final = 3  # results from which on theta is fitted
+MOST: Final = 150  # results that it is fitted on
+_EACH: Final = 40  # trials up to which theta is fitted for each
+_STREAM: Final = 3  # of random numbers
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fit:
+    """Kernel parameters that are needed: `key` is a digest of all that they depend on."""
+
+    key: str
+    trials: int  # M: they are fitted on trials with lower numbers
+    problem: Problem  # of these trials
+    options: HpoOptions
+
+    def compute(self) -> Vec:
+        """Theta float64 [T]; pure, and free of the GIL for most of its time."""
+        covariance = covariance_of(self.problem, self.options)
+        if len(self.problem.value) < LEAST:
+            return covariance.start()
+        at = thin(self.problem.value, MOST, rng(self.problem.seed, _STREAM, self.trials))
+        x = self.problem.space.features(self.problem.unit[at])
+        return gp.fit(covariance, x, warp(self.problem.value)[at], exact=self.options.exact_objective)
+
+
+def due(problem: Problem, options: HpoOptions) -> Fit:
+    """The fit that a suggestion for this problem needs."""
+    return _fit(problem, options, settled(problem.trial, problem.pending_number))
+
+
+def upcoming(problem: Problem, options: HpoOptions) -> Fit | None:
+    """The fit of the trials that have settled since, if it differs from the one that is due: it can be started."""
+    now = settled(problem.trial, problem.pending_number)
+    running = int(problem.pending_number.min()) if len(problem.pending_number) else problem.trial
+    ready = max((m for m in grid(running) if m <= running), default=0)
+    return _fit(problem, options, ready) if ready > now else None
+
+
+def settled(trial: int, pending: NDArray[np.int64]) -> int:
+    """M: the largest of `grid` that lies a lag below the running trials, a quarter of which count as stragglers.
+
+    Parameters
+    ----------
+    trial
+        The number of the trial to suggest.
+    pending : int64 [p]
+        Numbers of the trials that run, in order.
+    """
+    low = int(pending[len(pending) // 4]) if len(pending) else trial
+    return max((m for m in grid(low) if m <= low - (1 if m < _EACH else m // 25)), default=0)
+
+
+def grid(most: int) -> list[int]:
+    """Values of M up to `most`: 10, 11, ..., 40, then in steps of a twelfth."""
+    found = list(range(10, min(most, _EACH) + 1))
+    m = _EACH
+    while (m := m + max(2, m // 12)) <= most:
+        found.append(m)
+    return found
+
+
+def covariance_of(problem: Problem, options: HpoOptions) -> gp.Covariance:
+    """The covariance that the options name, for the features of the space."""
+    return gp.COVARIANCES[options.kernel](problem.space.groups)
+
+
+def thin(value: Vec, most: int, random: np.random.Generator) -> NDArray[np.int64]:
+    """Indices of at most `most` values, in order: the best third, and others that are drawn."""
+    if len(value) <= most:
+        return np.arange(len(value))
+    order = np.argsort(value, kind="stable")
+    third = most // 3
+    return np.sort(np.r_[order[:third], order[third:][random.permutation(len(value) - third)[: most - third]]])
+
+
+def _fit(problem: Problem, options: HpoOptions, trials: int) -> Fit:
+    kept = problem.number < trials if trials else np.ones(len(problem.number), bool)
+    part = replace(
+        problem,
+        trial=trials,
+        number=problem.number[kept],
+        unit=problem.unit[kept],
+        value=problem.value[kept],
+        limit_value=problem.limit_value[kept],
+        failed_unit=problem.failed_unit[problem.failed_number < trials],
+        failed_number=problem.failed_number[problem.failed_number < trials],
+        pending_number=problem.pending_number[:0],
+        pending_unit=problem.pending_unit[:0],
+    )
+    return Fit(digest(part, options), trials, part, options)
+
+
+def digest(problem: Problem, options: HpoOptions) -> str:
+    """16 hexadecimal digits of all that a suggestion for the problem is computed from."""
+    state = xxhash.xxh3_64(f"{problem.space.digest} {problem.trial} {problem.seed} {problem.limits}".encode())
+    state.update(options.model_dump_json(exclude={"seed", "deadline_ms"}).encode())
+    for array in (
+        problem.number,
+        problem.unit,
+        problem.value,
+        problem.limit_value,
+        problem.failed_number,
+        problem.failed_unit,
+        problem.pending_number,
+        problem.pending_unit,
+        problem.prior_unit,
+        problem.prior_value,
+    ):
+        state.update(str(array.shape).encode())
+        state.update(np.ascontiguousarray(array).tobytes())
+    found: str = state.hexdigest()
+    return found

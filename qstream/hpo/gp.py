@@ -1,0 +1,330 @@
+"""Gaussian process on features of the unit cube: covariances, marginal likelihood, posterior, rows for pending trials.
+
+Letters: n points, F features, B points that are asked about, T kernel parameters. ``theta`` float64 [T] holds logarithms: what
+a covariance has of its own, then the signal's variance and the noise's. Values are standardised and minimised.
+Source: Rasmussen and Williams, Gaussian Processes for Machine Learning (2006), algorithm 2.1 and section 5.4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qstream.errors import ProblemError
+from schemas.wording import must_be
+
+Vec = NDArray[np.float64]
+Mat = NDArray[np.float64]
+Index = NDArray[np.int64]
+
+FLOOR: Final = 1e-8  # added to the noise
+EXACT: Final = float(np.log(1e-8))  # log noise of an objective without noise
+JITTERS: Final = (0.0, 1e-6, 1e-4, 1e-2)
+ITERATIONS: Final = 30
+_START: Final = (float(np.log(0.7)), 0.0, -7.0)  # log of a length scale, of the signal's variance, of the noise's
+_BOUNDS: Final = ((-3.5, 3.0), (-4.0, 4.0), (-16.0, 2.0))
+_LENGTH_PRIOR = 0.1
+_CELLS = 1 << 14  # covariances at a time, so that they stay in the cache
+_ROOT5 = float(np.sqrt(5.0))
+
+
+class NotPositive(ProblemError):
+    """A covariance matrix has no Cholesky factor, even with jitter."""
+
+
+class Covariance(Protocol):
+    """A covariance function of the features of one space; pure. The noise in ``theta[-1]`` is not its business."""
+
+    def start(self) -> Vec:
+        """Where the fit of theta begins, float64 [T]."""
+
+    def bounds(self) -> Mat:
+        """Least and largest theta, float64 [T, 2]."""
+
+    def log_prior(self, theta: Vec) -> tuple[float, Vec]:
+        """Log density of theta up to a constant, and its gradient [T]."""
+
+    def gram(self, theta: Vec, x: Mat) -> Mat:
+        """Covariances of points [n, F] with each other, without noise: [n, n]."""
+
+    def cross(self, theta: Vec, x: Mat, y: Mat) -> Mat:
+        """Covariances of [B, F] with [n, F]: [B, n]."""
+
+    def diagonal(self, theta: Vec, x: Mat) -> Vec:
+        """Variance of each of [B, F]: [B]."""
+
+    def pull(self, theta: Vec, x: Mat, y: Mat, weight: Mat) -> Mat:
+        """Sum over n of weight[b, n] dk(x_b, y_n)/dx_b: [B, F]. The variance at a point must be constant."""
+
+    def slope(self, theta: Vec, x: Mat, weight: Mat) -> Vec:
+        """Sum over pairs of weight[i, j] dk(x_i, x_j)/dtheta for a symmetric weight: [T], 0 for the noise."""
+
+
+def matern(squared: Mat) -> Mat:
+    """Matern 5/2 of squared scaled distances."""
+    r = np.sqrt(squared)
+    r *= _ROOT5
+    value = squared * (5.0 / 3.0)
+    value += r
+    value += 1.0
+    np.negative(r, out=r)
+    value *= np.exp(r, out=r)
+    return value
+
+
+def matern_slope(squared: Mat) -> Mat:
+    """Derivative of `matern` by the squared distance."""
+    r = np.sqrt(squared)
+    r *= -_ROOT5
+    slope = r - 1.0
+    slope *= np.exp(r, out=r)
+    slope *= 5.0 / 6.0
+    return slope
+
+
+def rbf(squared: Mat) -> Mat:
+    """Squared exponential of squared scaled distances."""
+    found: Mat = np.exp(-0.5 * squared)
+    return found
+
+
+def rbf_slope(squared: Mat) -> Mat:
+    """Derivative of `rbf` by the squared distance."""
+    return -0.5 * rbf(squared)
+
+
+@dataclass(frozen=True, slots=True)
+class Stationary:
+    """s2 g(r2), r2 the squared distance of features in length scales, one scale a parameter of the space.
+
+    `groups` int64 [F] names the parameter of each feature. Prior: -.1 sum(l^2 + l^-2), Gamma(2, 1) of s2, Gamma(1.1, 30) of the
+    noise, as in Optuna's GPSampler.
+    """
+
+    groups: Index
+    shape: Callable[[Mat], Mat]
+    shape_slope: Callable[[Mat], Mat]
+
+    @property
+    def lengths(self) -> int:
+        return int(self.groups.max()) + 1
+
+    def start(self) -> Vec:
+        return np.array([_START[0]] * self.lengths + [*_START[1:]])
+
+    def bounds(self) -> Mat:
+        return np.array([_BOUNDS[0]] * self.lengths + [*_BOUNDS[1:]])
+
+    def log_prior(self, theta: Vec) -> tuple[float, Vec]:
+        wide = np.exp(2.0 * theta[:-2])
+        s2, noise = np.exp(theta[-2:])
+        value = -_LENGTH_PRIOR * float((wide + 1.0 / wide).sum()) + theta[-2] - s2 + 0.1 * theta[-1] - 30.0 * noise
+        return float(value), np.r_[-2.0 * _LENGTH_PRIOR * (wide - 1.0 / wide), 1.0 - s2, 0.1 - 30.0 * noise]
+
+    def gram(self, theta: Vec, x: Mat) -> Mat:
+        found: Mat = np.exp(theta[-2]) * self.shape(_squared_own(self._scaled(theta, x)))
+        return found
+
+    def cross(self, theta: Vec, x: Mat, y: Mat) -> Mat:
+        value = self.shape(_squared(self._scaled(theta, x), self._scaled(theta, y)))
+        value *= np.exp(theta[-2])
+        return value
+
+    def diagonal(self, theta: Vec, x: Mat) -> Vec:
+        return np.full(len(x), np.exp(theta[-2]))
+
+    def pull(self, theta: Vec, x: Mat, y: Mat, weight: Mat) -> Mat:
+        a, b = self._scaled(theta, x), self._scaled(theta, y)
+        weighted = self.shape_slope(_squared(a, b))
+        weighted *= weight
+        found: Mat = (2.0 * np.exp(theta[-2])) * (weighted.sum(1)[:, None] * a - weighted @ b) / np.exp(theta[self.groups])
+        return found
+
+    def slope(self, theta: Vec, x: Mat, weight: Mat) -> Vec:
+        z = self._scaled(theta, x)
+        squared = _squared_own(z)
+        s2 = np.exp(theta[-2])
+        m = weight * self.shape_slope(squared)
+        by_feature = 4.0 * s2 * ((z * (m @ z)).sum(0) - (z * z * m.sum(1)[:, None]).sum(0))
+        by_signal = s2 * float(np.vdot(weight, self.shape(squared)))
+        found: Vec = np.r_[np.bincount(self.groups, by_feature, self.lengths), by_signal, 0.0]
+        return found
+
+    def _scaled(self, theta: Vec, x: Mat) -> Mat:
+        found: Mat = x / np.exp(theta[self.groups])
+        return found
+
+
+def _squared(a: Mat, b: Mat) -> Mat:
+    found = a @ (-2.0 * b.T)
+    found += (a * a).sum(1)[:, None]
+    found += (b * b).sum(1)
+    return np.maximum(found, 0.0, out=found)
+
+
+def _squared_own(a: Mat) -> Mat:
+    found = _squared(a, a)
+    np.fill_diagonal(found, 0.0)
+    return found
+
+
+COVARIANCES: Final[Mapping[str, Callable[[Index], Covariance]]] = {
+    "matern": lambda groups: Stationary(groups, matern, matern_slope),
+    "rbf": lambda groups: Stationary(groups, rbf, rbf_slope),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Posterior:
+    """A process that has seen points: all that a prediction needs."""
+
+    covariance: Covariance
+    theta: Vec
+    x: Mat  # [n, F]
+    inverse: Mat  # [n, n] inverse of the lower Cholesky factor of the covariance with noise
+    weight: Vec  # [n] inverse covariance times values
+
+    @property
+    def noise(self) -> float:
+        return float(np.exp(self.theta[-1])) + FLOOR
+
+
+def evidence(covariance: Covariance, theta: Vec, x: Mat, z: Vec) -> tuple[float, Vec]:
+    """Log marginal likelihood of values float64 [n] at points float64 [n, F], and its gradient [T].
+
+    Raises
+    ------
+    NotPositive
+        The covariance matrix has no Cholesky factor.
+    """
+    gram = covariance.gram(theta, x)
+    inverse, log_root = _inverse_factor(gram, float(np.exp(theta[-1])) + FLOOR)
+    half = inverse @ z
+    weight = half @ inverse
+    value = -0.5 * float(half @ half) - log_root - 0.5 * len(z) * float(np.log(2.0 * np.pi))
+    pull = np.outer(weight, weight)
+    pull -= inverse.T @ inverse
+    gradient = 0.5 * covariance.slope(theta, x, pull)
+    gradient[-1] += 0.5 * float(np.exp(theta[-1])) * float(np.trace(pull))
+    return value, gradient
+
+
+def fit(covariance: Covariance, x: Mat, z: Vec, *, exact: bool = False) -> Vec:
+    """Kernel parameters of the largest posterior density, by L-BFGS from ``covariance.start()``; pure.
+
+    Parameters
+    ----------
+    x, z : float64 [n, F], float64 [n]
+        Features, and standardised values.
+    exact
+        The values have no noise: it stays at 1e-8.
+    """
+    from scipy.optimize import fmin_l_bfgs_b  # noqa: PLC0415 slow to import, needed from the first fit on
+
+    start, bounds = covariance.start(), covariance.bounds()
+    if exact:
+        start[-1], bounds[-1] = EXACT, EXACT
+
+    def loss(theta: Vec) -> tuple[float, Vec]:
+        prior, prior_slope = covariance.log_prior(theta)
+        try:
+            value, slope = evidence(covariance, theta, x, z)
+        except NotPositive:
+            return 1e10, np.zeros_like(theta)  # the line search turns back
+        return -(value + prior), -(slope + prior_slope)
+
+    found = fmin_l_bfgs_b(loss, start, bounds=bounds, maxiter=ITERATIONS, maxfun=2 * ITERATIONS)[0]
+    return np.asarray(found, np.float64)
+
+
+def posterior(covariance: Covariance, theta: Vec, x: Mat, z: Vec) -> Posterior:
+    """The process after values float64 [n] at features float64 [n, F].
+
+    Raises
+    ------
+    NotPositive
+        No Cholesky factor, whatever of `JITTERS` is added.
+    """
+    gram = covariance.gram(theta, x)
+    for jitter in JITTERS:
+        try:
+            inverse, _ = _inverse_factor(gram, float(np.exp(theta[-1])) + FLOOR + jitter)
+        except NotPositive:
+            continue
+        return Posterior(covariance, theta, x, inverse, (inverse @ z) @ inverse)
+    raise NotPositive(must_be("a covariance matrix", "positive definite", float(np.abs(gram).max())))
+
+
+def _inverse_factor(gram: Mat, noise: float) -> tuple[Mat, float]:
+    """Inverse of the lower Cholesky factor of gram + noise I, and the sum of the factor's log diagonal."""
+    from scipy.linalg import lapack  # noqa: PLC0415
+
+    matrix = gram.copy(order="F")
+    matrix[np.diag_indices_from(matrix)] += noise
+    factor, failed = lapack.dpotrf(matrix, lower=1, clean=1, overwrite_a=1)
+    if failed:
+        raise NotPositive(must_be("a covariance matrix", "positive definite", float(noise)))
+    log_root = float(np.log(np.diag(factor)).sum())
+    inverse, failed = lapack.dtrtri(factor, lower=1, overwrite_c=1)
+    if failed:
+        raise NotPositive(must_be("a covariance matrix", "positive definite", float(noise)))
+    return np.ascontiguousarray(inverse), log_root
+
+
+def extend(known: Posterior, x: Mat) -> Posterior:
+    """The process after values at points [p, F] that are just what it predicts there (kriging believer), row by row.
+
+    The mean stays as it is everywhere; the variance falls. Equal to `posterior` of all points with the believed values.
+    """
+    n, p = len(known.x), len(x)
+    points = np.concatenate([known.x, x])
+    inverse = np.zeros((n + p, n + p))
+    inverse[:n, :n] = known.inverse
+    covariance = known.covariance.cross(known.theta, x, points)
+    own = known.covariance.diagonal(known.theta, x) + known.noise
+    for i in range(p):
+        m = n + i
+        row = inverse[:m, :m] @ covariance[i, :m]
+        root = np.sqrt(max(own[i] - float(row @ row), FLOOR))
+        inverse[m, :m] = -(row @ inverse[:m, :m]) / root
+        inverse[m, m] = 1.0 / root
+    return replace(known, x=points, inverse=inverse, weight=np.r_[known.weight, np.zeros(p)])
+
+
+def predict(known: Posterior, x: Mat) -> tuple[Vec, Vec]:
+    """Mean and variance of the function (without noise) at features float64 [B, F]: both float64 [B]."""
+    mean, spread = np.empty(len(x)), known.covariance.diagonal(known.theta, x)
+    rows = max(_CELLS // len(known.x), 1)
+    for at in range(0, len(x), rows):
+        cross = known.covariance.cross(known.theta, x[at : at + rows], known.x)
+        half = cross @ known.inverse.T
+        mean[at : at + rows] = cross @ known.weight
+        spread[at : at + rows] -= np.einsum("bn,bn->b", half, half)
+    return mean, np.maximum(spread, FLOOR)
+
+
+def predict_with_slope(known: Posterior, x: Mat) -> tuple[Vec, Vec, Callable[[Vec, Vec], Mat]]:
+    """As `predict`, and a function of (dl/dmean [B], dl/dvariance [B]) that gives dl/dx [B, F]."""
+    cross = known.covariance.cross(known.theta, x, known.x)
+    half = cross @ known.inverse.T
+    spread = known.covariance.diagonal(known.theta, x) - np.einsum("bn,bn->b", half, half)
+
+    def pull(by_mean: Vec, by_variance: Vec) -> Mat:
+        weight = half @ known.inverse
+        weight *= (-2.0 * by_variance)[:, None]
+        weight += by_mean[:, None] * known.weight
+        return known.covariance.pull(known.theta, x, known.x, weight)
+
+    return cross @ known.weight, np.maximum(spread, FLOOR), pull
+
+
+def leave_one_out_density(known: Posterior, z: Vec) -> Vec:
+    """Log density of each value float64 [n] under the process that has seen all others (equation 5.10 to 5.12): [n]."""
+    precision = np.einsum("ij,ij->j", known.inverse, known.inverse)
+    gap = known.weight / precision
+    found: Vec = 0.5 * (np.log(precision) - precision * gap * gap - np.log(2.0 * np.pi))
+    return found[: len(z)]

@@ -1,0 +1,138 @@
+"""Suggestions as a pure function: of any order, for any kind of space, until a space is used up."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from qstream.hpo import fitting, plan
+from qstream.hpo.options import HpoOptions
+from qstream.hpo.plan import Exhausted, Suggestion, fit_due, fit_next, suggest, suggest_from
+from qstream.hpo.problem import Observation, gather
+from qstream.hpo.space import SearchSpace
+
+MIXED = SearchSpace.load(
+    [
+        {"name": "lr", "type": "float", "low": 1e-5, "high": 0.1, "scale": "log"},
+        {"name": "batch", "type": "ordinal", "choices": [16, 32, 64]},
+        {"name": "optimizer", "type": "categorical", "choices": ["adam", "sgd", "lion"]},
+        {"name": "momentum", "type": "float", "low": 0.0, "high": 0.99, "when": {"parameter": "optimizer", "values": ["sgd"]}},
+    ]
+)
+SMALL = HpoOptions(optimizer="gp", candidates=64, starts=3)
+
+
+def observed(space: SearchSpace, n: int, seed: int = 0) -> list[Observation]:
+    unit = space.snap(np.random.default_rng(seed).random((n, space.size)))
+    loss = ((space.features(unit) - 0.3) ** 2).sum(1)
+    return [Observation(i, space.decode(u), float(v)) for i, (u, v) in enumerate(zip(unit, loss, strict=True))]
+
+
+def same(a: Suggestion, b: Suggestion) -> bool:
+    return a.unit.tobytes() == b.unit.tobytes() and (a.params, a.predicted, a.solver, a.digest) == (
+        b.params,
+        b.predicted,
+        b.solver,
+        b.digest,
+    )
+
+
+def test_a_hundred_orders_of_arrival_give_the_same_bytes() -> None:
+    seen, random = observed(MIXED, 10), np.random.default_rng(0)
+    pending = {11: seen[3].params, 12: seen[5].params, 14: seen[1].params}
+    least = SMALL.changed({"candidates": 16, "starts": 1})
+    first = suggest(MIXED, seen, pending=pending, trial=15, seed=7, options=least)
+    assert first.source == "gp"
+    for _ in range(100):
+        order = [seen[i] for i in random.permutation(len(seen))]
+        shuffled = dict(sorted(pending.items(), key=lambda _: random.random()))
+        assert same(first, suggest(MIXED, order, pending=shuffled, trial=15, seed=7, options=least))
+
+
+@pytest.mark.parametrize("optimizer", ["auto", "gp", "hybrid", "sobol"])
+def test_the_first_trials_are_sobol_points_and_each_seed_has_its_own(optimizer: str) -> None:
+    options = SMALL.changed({"optimizer": optimizer})
+    points = [suggest(MIXED, [], trial=t, seed=s, options=options) for s in (0, 1) for t in range(4)]
+    assert {point.source for point in points} == {"sobol"}
+    assert len({point.unit.tobytes() for point in points}) == 8
+
+
+def test_what_is_suggested_is_of_the_space_and_says_where_it_comes_from() -> None:
+    found = suggest(MIXED, observed(MIXED, 12), trial=12, options=SMALL)
+    assert MIXED.encode(found.params) == pytest.approx(found.unit, abs=0)
+    assert found.solver.solver == "gp"
+    assert found.predicted is not None
+    assert found.predicted.std > 0
+    assert found.fallback_reason is None
+
+
+def test_parameters_fitted_ahead_give_the_same_suggestion() -> None:
+    problem = gather(MIXED, observed(MIXED, 30), {}, 30, 3)
+    fit = fit_due(problem, SMALL)
+    assert fit is not None
+    assert same(suggest_from(problem, SMALL), suggest_from(problem, SMALL, theta=fit.compute()))
+
+
+def test_a_fit_that_is_due_was_announced_while_its_trials_were_the_newest() -> None:
+    seen = observed(MIXED, 60)
+    announced = set()
+    for n in range(12, 60):
+        problem = gather(MIXED, seen[:n], {}, n, 0)
+        due, coming = fit_due(problem, SMALL), fit_next(problem, SMALL)
+        assert due is not None
+        if n > 12:
+            assert due.key in announced
+        announced |= {due.key} | ({coming.key} if coming else set())
+
+
+def test_a_straggler_holds_no_fit_up_and_a_result_above_m_changes_none() -> None:
+    assert fitting.settled(200, np.array([3, 180, 190, 195, 196, 197, 198, 199])) > 150
+    seen = observed(MIXED, 60)
+    before, after = (fit_due(gather(MIXED, seen[:n], {59: seen[59].params}, 60, 0), SMALL) for n in (58, 59))
+    assert before is not None
+    assert after is not None
+    assert before.key == after.key
+
+
+def test_a_discrete_space_is_used_up_without_a_duplicate() -> None:
+    space = SearchSpace.load(
+        [{"name": "a", "type": "categorical", "choices": ["x", "y", "z"]}, {"name": "b", "type": "int", "low": 1, "high": 8}]
+    )
+    seen: list[Observation] = []
+    pending: dict[int, dict[str, object]] = {}
+    for trial in range(24):
+        found = suggest(space, seen, pending=pending, trial=trial, options=SMALL)  # type: ignore[arg-type]
+        pending[trial] = found.params  # type: ignore[assignment]
+        if trial >= 3:
+            params = pending.pop(trial - 3)
+            seen.append(Observation(trial - 3, params, float(str(params["b"]))))  # type: ignore[arg-type]
+    every = [repr(found) for found in (*(o.params for o in seen), *pending.values())]
+    assert len(set(every)) == 24
+    with pytest.raises(Exhausted, match="24 configurations"):
+        suggest(space, seen, pending=pending, trial=24, options=SMALL)  # type: ignore[arg-type]
+
+
+def test_equal_values_teach_nothing_and_sobol_goes_on() -> None:
+    seen = [Observation(o.trial, o.params, 1.0) for o in observed(MIXED, 20)]
+    found = suggest(MIXED, seen, trial=20, options=SMALL)
+    assert (found.source, found.predicted) == ("sobol", None)
+
+
+def test_failed_trials_are_not_suggested_again_where_the_space_is_discrete() -> None:
+    space = SearchSpace.load([{"name": "b", "type": "int", "low": 1, "high": 6}])
+    failed = [Observation(i, {"b": i + 1}, None, "failed") for i in range(5)]
+    assert suggest(space, failed, trial=5, options=SMALL).params == {"b": 6}
+
+
+def test_predictions_are_in_the_units_of_the_objective() -> None:
+    seen = [Observation(o.trial, o.params, 1000 + 5 * (o.value or 0)) for o in observed(MIXED, 30)]
+    found = suggest(MIXED, seen, trial=30, options=SMALL)
+    assert found.predicted is not None
+    assert 980 < found.predicted.mean < 1010
+
+
+def test_a_window_holds_the_best_and_the_newest() -> None:
+    seen = observed(MIXED, 450)
+    found = suggest(MIXED, seen, trial=450, options=SMALL)
+    assert found.source == "gp"
+    assert plan.fit_due(gather(MIXED, seen, {}, 450, 0), SMALL).trials < 450  # type: ignore[union-attr]
