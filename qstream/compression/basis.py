@@ -20,6 +20,7 @@ KINDS: Final = ("klt", "qae", "fourier")
 MAX_COLUMNS: Final = 2048
 _LEVELS: Final = 127
 _TWIN: Final = 1.01  # a circuit answers up to so many times the bits of its twin
+_TOO_WIDE: Final[dict[str, Any]] = {"fallback_reason": "deadline"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,8 +31,9 @@ class Basis:
     ----------
     kind
         How it was found.
-    values : int8 [columns, columns]
-        Column j is the j-th basis vector in units of `scale[j]`; empty for cosines, which every reader knows.
+    values : int8 [columns, width]
+        The vectors of each group of `width` neighbouring columns, which is turned by itself: column j of a group is its j-th one
+        in units of its scale. One group holds all columns but for wide rows. Empty for cosines, which every reader knows.
     scale : float32 [columns]
     mean : float32 [columns]
         What is taken off each row first.
@@ -50,6 +52,11 @@ class Basis:
         """Values of a row."""
         return len(self.mean)
 
+    @property
+    def width(self) -> int:
+        """Columns that are turned together."""
+        return self.columns if self.kind == "fourier" else self.values.shape[1]
+
     @cached_property
     def digest(self) -> str:
         """xxh3-64 of values, scale and mean: its name in coded data."""
@@ -57,19 +64,21 @@ class Basis:
 
     @cached_property
     def matrix(self) -> NDArray[np.float32]:
-        """The stored vectors made orthonormal again, by QR with the signs kept: float32 [columns, columns]."""
+        """The stored vectors made orthonormal again, by QR with the signs kept: float32 [groups, width, width]."""
         if self.kind == "fourier":
-            return _cosines(self.columns).astype(np.float32)
-        q, r = np.linalg.qr(self.values.astype(np.float64) * self.scale)
-        return (q * np.where(np.diag(r) < 0, -1.0, 1.0)).astype(np.float32)
+            return _cosines(self.columns).astype(np.float32)[None]
+        vectors = self.values.reshape(-1, self.width, self.width).astype(np.float64)
+        q, r = np.linalg.qr(vectors * self.scale.reshape(-1, 1, self.width))
+        signs = np.where(np.diagonal(r, axis1=1, axis2=2) < 0, -1.0, 1.0)
+        return np.asarray(q * signs[:, None], np.float32)
 
     def forward(self, rows: NDArray[Any]) -> NDArray[np.float32]:
         """Coefficients of rows [rows, columns]."""
-        return np.ascontiguousarray((rows.astype(np.float32) - self.mean) @ self.matrix)
+        return np.ascontiguousarray(_turned(rows.astype(np.float32) - self.mean, self.matrix))
 
     def back(self, coefficients: NDArray[np.float32]) -> NDArray[np.float32]:
         """Rows of coefficients."""
-        return coefficients @ self.matrix.T + self.mean
+        return _turned(coefficients, self.matrix.mT) + self.mean
 
 
 def learn_basis(
@@ -110,7 +119,7 @@ def learn_basis(
     if kind == "fourier":
         return cosine_basis(mean.astype(np.float32), record)
     centred = given - mean
-    return basis_of(centred.T @ centred / count, mean, record, dropout=dropout, clock=clock)
+    return basis_of((centred.T @ centred / count)[None], mean, record, dropout=dropout, clock=clock)
 
 
 def basis_of(
@@ -121,12 +130,23 @@ def basis_of(
     dropout: int | None = None,
     clock: Callable[[], float] | None = None,
 ) -> Basis:
-    """The basis of rows with this covariance and mean; `kind` and `seed` are those of the record."""
+    """The basis of rows with this covariance of each group of columns [groups, width, width], and this mean; `kind` and `seed`
+    are those of the record."""
     begun = 0.0 if clock is None else clock()
-    vectors = eigenvectors(moment)
-    found, more = _by_circuit(moment, vectors, record["seed"], dropout) if record["kind"] == "qae" else (None, {})
+    vectors, found, more = eigenvectors(moment), None, {}
+    if record["kind"] == "qae":
+        found, more = _by_circuit(moment[0], vectors[0], record["seed"], dropout) if len(moment) == 1 else (None, _TOO_WIDE)
     taken = {} if clock is None else {"seconds": clock() - begun}
-    return stored_basis("klt" if found is None else "qae", vectors if found is None else found, mean, record | more | taken)
+    return stored_basis("klt" if found is None else "qae", vectors if found is None else found[None], mean, record | more | taken)
+
+
+def _turned(rows: NDArray[np.float32], matrix: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rows [rows, columns] with each group of columns times its matrix."""
+    groups, width = matrix.shape[:2]
+    if groups == 1:
+        return rows @ matrix[0]
+    turned = rows.reshape(len(rows), groups, width).swapaxes(0, 1) @ matrix
+    return turned.swapaxes(0, 1).reshape(len(rows), groups * width)
 
 
 def _by_circuit(
@@ -143,7 +163,7 @@ def _by_circuit(
     qubits = min(fewest, qae.wires(influence[order], samples=dropout, seed=seed)) if dropout else fewest
     width = 1 << qubits
     if width > qae.WIDEST:
-        return None, {"fallback_reason": "deadline"}
+        return None, _TOO_WIDE
     # What the circuit has no wires for is turned among itself, by linear algebra.
     inner, outer, whole = order[:width], order[width:], np.zeros((columns, columns))
     kept = max(1, width // 4)
@@ -183,18 +203,18 @@ def cosine_basis(mean: NDArray[np.float32], record: dict[str, Any] | None = None
 
 
 def stored_basis(kind: Kind, vectors: NDArray[np.float64], mean: NDArray[np.float64], record: dict[str, Any]) -> Basis:
-    """Vectors as whole numbers of a scale each."""
-    scale = (np.abs(vectors).max(axis=0) / _LEVELS).astype(np.float32)
+    """Vectors [groups, width, width] as whole numbers of a scale each."""
+    scale = (np.abs(vectors).max(axis=1, keepdims=True) / _LEVELS).astype(np.float32)
     values = np.clip(np.rint(vectors / scale), -_LEVELS, _LEVELS).astype(np.int8)
-    return Basis(kind, values, scale, mean.astype(np.float32), record)
+    return Basis(kind, values.reshape(-1, vectors.shape[2]), scale.reshape(-1), mean.astype(np.float32), record)
 
 
 def eigenvectors(moment: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Columns by falling variance; each vector's largest entry is positive, so that equal rows give equal bytes."""
+    """Columns of each group by falling variance; the largest entry of each is positive, so that equal rows give equal bytes."""
     _, vectors = np.linalg.eigh(moment)
-    vectors = vectors[:, ::-1]
-    at = np.abs(vectors).argmax(axis=0)
-    return np.asarray(vectors * np.sign(vectors[at, np.arange(vectors.shape[1])]))
+    vectors = vectors[..., ::-1]
+    at = np.abs(vectors).argmax(axis=1)[:, None]
+    return np.asarray(vectors * np.sign(np.take_along_axis(vectors, at, axis=1)))
 
 
 def _cosines(columns: int) -> NDArray[np.float64]:

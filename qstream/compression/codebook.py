@@ -74,11 +74,12 @@ def read_codebook(data: Any) -> Codebook:
 def _basis(name: str, kind: Kind, arrays: Mapping[str, NDArray[Any]], record: Any) -> Basis:
     values, scale, mean = (arrays[f"{name}.{part}"] for part in ("values", "scale", "mean"))
     columns = mean.size
-    fits = values.shape == (columns, columns) and scale.shape == mean.shape == (columns,) and 1 <= columns <= MAX_COLUMNS
+    groups = values.ndim == 2 and len(values) == columns and values.shape[1] > 0 and columns % values.shape[1] == 0
+    fits = groups and scale.shape == mean.shape == (columns,) and 1 <= columns <= MAX_COLUMNS
     types = values.dtype == np.int8 and scale.dtype == mean.dtype == np.float32
     if not fits or not types or kind not in ("klt", "qae") or not (np.isfinite(scale).all() and np.isfinite(mean).all()):
         raise BlockError(
-            "bad_frame", must_be(f"basis of {name!r}", "int8 [n, n] with finite scale and mean [n]", Shown("others"))
+            "bad_frame", must_be(f"basis of {name!r}", "int8 [n, width] with finite scale and mean [n]", Shown("others"))
         )
     return Basis(kind, values, scale, mean, record if isinstance(record, dict) else {})
 

@@ -338,13 +338,15 @@ def _basis(header: Header, parts: Parts, basis: Basis | None, columns: int) -> B
     op: Transform | None = header.op(Transform)
     if op is None:
         return None
-    if op.width != columns or columns > MAX_COLUMNS:
-        raise BlockError("bad_frame", must_be("width of the transform", f"{columns}, at most {MAX_COLUMNS}", op.width))
+    if columns % op.width or columns > MAX_COLUMNS or (op.kind == "fourier" and op.width != columns):
+        raise BlockError(
+            "bad_frame", must_be("width of the transform", f"a divisor of {columns}, at most {MAX_COLUMNS}", op.width)
+        )
     if header.basis_digest is None:
         mean = parts.get("mean", 4 * columns).view("<f4")
         if op.kind == "fourier" and np.isfinite(mean).all():
             return cosine_basis(mean)
-        values = parts.get("basis", columns * columns).view(np.int8).reshape(columns, columns)
+        values = parts.get("basis", columns * op.width).view(np.int8).reshape(columns, op.width)
         scale = parts.get("scale", 4 * columns).view("<f4")
         if not (np.isfinite(scale).all() and np.isfinite(mean).all()):
             raise BlockError("bad_frame", must_be("basis", "finite", Shown("NaN or infinity")))
@@ -354,6 +356,10 @@ def _basis(header: Header, parts: Parts, basis: Basis | None, columns: int) -> B
         raise BlockError("basis_mismatch", must_be(f"basis of {header.name!r}", allowed, None))
     if basis.digest != header.basis_digest:
         raise BlockError("basis_mismatch", must_be(f"basis of {header.name!r}", f"of digest {header.basis_digest}", basis.digest))
+    if (basis.columns, basis.width) != (columns, op.width):
+        got = Shown(f"{columns} in groups of {op.width}")
+        allowed = f"{basis.columns} in groups of {basis.width}, as its basis"
+        raise BlockError("bad_frame", must_be(f"columns of {header.name!r}", allowed, got))
     return basis
 
 
@@ -362,7 +368,8 @@ def basis_within(header: Header, data: Any) -> Basis | None:
     op: Transform | None = header.op(Transform)
     if op is None or op.kind == "fourier" or header.basis_digest is not None:
         return None
-    return _basis(header, Parts(header, read(data, size_of(header.dtype, header.shape)).payload(0)), None, op.width)
+    parts = Parts(header, read(data, size_of(header.dtype, header.shape)).payload(0))
+    return _basis(header, parts, None, rows_of(header.shape)[1])
 
 
 def _weights(header: Header, parts: Parts, columns: int) -> NDArray[np.float32] | None:

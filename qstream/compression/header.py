@@ -95,7 +95,7 @@ class Int8(_Model):
 
 
 class Transform(_Model):
-    """Rows without their mean, times an orthogonal basis."""
+    """Rows without their mean, times an orthogonal basis of each group of `width` columns."""
 
     op: Literal["transform"]
     kind: Literal["klt", "qae", "fourier"]

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from qstream.compression.basis import Basis
+from qstream.compression.basis import MAX_COLUMNS, Basis
 from qstream.compression.guide import Domain, Found, Guide
 from qstream.compression.header import digest
 from qstream.compression.stream_options import EncodeOptions
@@ -20,8 +20,9 @@ from qstream.learn.rate import RateState
 from schemas.frame import Axes, Count, Frame, Name, TimeNs
 from schemas.tensors import TensorBlock
 
-MAX_LEARNT: Final = 512  # columns of a basis that is learnt: its second moment takes 1 MiB
-ROWS: Final = 4  # a column, for a basis
+MAX_LEARNT: Final = 262_144  # entries of a basis that is learnt: its second moment takes 1 MiB
+LEAST_WIDTH: Final = 32  # of its groups of columns: narrower ones save little
+ROWS: Final = 4  # a column of a group, for a basis
 OPTIONS: Final = ("basis", "table", "spectral", "denoiser", "dropout")
 _RANGE: Final = 4.0  # of a step, log2
 _KEPT: Final = 64
@@ -33,18 +34,19 @@ class HeldBasis(Frame):
 
     kind: Name
     record: str = "{}"
-    values: Annotated[NDArray[np.int8], Axes("columns", "vectors")]
+    values: Annotated[NDArray[np.int8], Axes("columns", "width")]
     scale: Annotated[NDArray[np.float32], Axes("columns")]
     mean: Annotated[NDArray[np.float32], Axes("columns")]
 
 
 class Rows(Frame):
-    """Sums of the rows that a basis will be learnt from, without `origin`, the mean of the first block's."""
+    """Sums of the rows that a basis will be learnt from, without `origin`, the mean of the first block's; of products, of columns
+    of one group, and these groups one below the other."""
 
     count: Count
     origin: Annotated[NDArray[np.float32], Axes("columns")]
     total: Annotated[NDArray[np.float32], Axes("columns")]
-    moment: Annotated[NDArray[np.float32], Axes("columns", "across")]
+    moment: Annotated[NDArray[np.float32], Axes("columns", "width")]
 
 
 class Learned(Frame):
@@ -82,7 +84,18 @@ def may_learn_basis(block: TensorBlock, columns: int, options: EncodeOptions) ->
     asked = (
         options.qae or options.transform == "klt" or (options.transform == "auto" and block.role in ("kv_cache", "activation"))
     )
-    return asked and options.mode in ("rate", "bounded") and 1 < columns <= MAX_LEARNT
+    return asked and options.mode in ("rate", "bounded") and 1 < columns <= MAX_COLUMNS and width_of(columns) > 0
+
+
+def width_of(columns: int) -> int:
+    """Columns of a group of a basis that is learnt: all that the state has room for, or else a power of two of them that divides
+    the row; 0 where that is too few."""
+    if columns**2 <= MAX_LEARNT:
+        return columns
+    width = columns & -columns
+    while columns * width > MAX_LEARNT:
+        width //= 2
+    return width if width >= LEAST_WIDTH else 0
 
 
 def due(learned: Learned) -> dict[str, bool]:
@@ -126,7 +139,8 @@ def with_rows(learned: Learned, x: NDArray[Any], ts_ns: int) -> Learned:
     held = learned.rows
     origin = wide.mean(axis=0).astype(np.float32) if held is None else held.origin
     away = wide - origin
-    total, moment = away.sum(axis=0), away.T @ away
+    width = width_of(x.shape[1])
+    total, moment = away.sum(axis=0), np.concatenate([part.T @ part for part in np.split(away, x.shape[1] // width, axis=1)])
     if held is not None:
         total, moment = total + held.total, moment + held.moment
     with np.errstate(over="ignore"):
@@ -135,7 +149,7 @@ def with_rows(learned: Learned, x: NDArray[Any], ts_ns: int) -> Learned:
         return learned
     count = len(x) + (0 if held is None else held.count)
     rows = Rows(count=count, origin=origin, total=sums[0], moment=sums[1])
-    return learned.model_copy(update={"rows": rows, "begun_ns": ts_ns if count >= ROWS * x.shape[1] else None})
+    return learned.model_copy(update={"rows": rows, "begun_ns": ts_ns if count >= ROWS * width else None})
 
 
 def without_rows(learned: Learned) -> Learned:

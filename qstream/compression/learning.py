@@ -151,7 +151,9 @@ def _plan(rows: Rows, options: EncodeOptions) -> tuple[tuple[Any, ...], Callable
 
     def prepare() -> Callable[[], Basis]:
         mean = rows.total.astype(np.float64) / rows.count
-        moment = rows.moment.astype(np.float64) / rows.count - np.outer(mean, mean)
+        width = rows.moment.shape[1]
+        own = mean.reshape(-1, width, 1)
+        moment = rows.moment.reshape(-1, width, width).astype(np.float64) / rows.count - own * own.mT
         record = {"kind": kind, "rows": rows.count, "seed": seed, "label": "classical"}
         return lambda: basis_of(moment, mean + rows.origin, record, dropout=samples)
 

@@ -153,7 +153,7 @@ def coded(
     ops: list[Any] = []
     pieces: list[Piece] = []
     if domain.basis is not None:
-        ops.append(Transform(op="transform", kind=domain.basis.kind, width=domain.basis.columns))
+        ops.append(Transform(op="transform", kind=domain.basis.kind, width=domain.basis.width))
         if hold_basis:
             pieces += basis_pieces(domain.basis)
     if domain.pruned is not None:

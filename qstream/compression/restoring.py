@@ -57,7 +57,11 @@ def restored_block(
         memory.edit("base")[place(block, ITEM_BYTES[block.dtype])] = data
         note(memory, block, anchor=block.anchor)
     travelled = basis_within(header, block.data)
-    if travelled is not None and travelled.columns <= MAX_LEARNT and (memory is None or is_other(memory.now.basis, travelled)):
+    if (
+        travelled is not None
+        and travelled.values.size <= MAX_LEARNT
+        and (memory is None or is_other(memory.now.basis, travelled))
+    ):
         memory = memory or bare(block)
         memory.set(basis=held_basis(travelled))
     return _frame(block, data, verified=found.verified, refined=_refined(found)), memory

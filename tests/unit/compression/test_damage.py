@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qstream.compression import BlockError, RestoreOptions, compress, restore
+from qstream.compression import BlockError, CompressionOptions, RestoreOptions, compress, learn_basis, restore
 from qstream.compression.header import digest
 from tests.unit.compression.chains import GOLDEN, blocks
 
@@ -74,6 +74,20 @@ def test_a_lying_header_is_refused_with_its_code(change: dict[str, object], code
     with pytest.raises(BlockError) as caught:
         restore(rewritten(data, change))
     assert caught.value.code == code
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"shape": [40, 32]}, {"shape": [80, 16], "ops": [{"op": "transform", "kind": "klt", "width": 8}]}],
+)
+def test_rows_that_do_not_fit_the_basis_that_they_name_are_refused(change: dict[str, object]) -> None:
+    rows = np.random.default_rng(3).standard_normal((80, 4)) @ np.random.default_rng(4).standard_normal((4, 16))
+    basis = learn_basis(rows)
+    data = compress(rows.astype(np.float32), CompressionOptions(mode="rate"), basis=basis).data
+    ops = [op.model_dump() for op in restore(data, basis=basis).header.ops]
+    lying = {"shape": change["shape"], "ops": [*change.get("ops", [ops[0] | {"width": 32}]), *ops[1:]]}  # type: ignore[misc]
+    with pytest.raises(BlockError, match=r"^bad_frame: columns of 'tensor' must be 16 in groups of 16, as its basis"):
+        restore(rewritten(data, lying), basis=basis)
 
 
 def test_a_bomb_is_refused_before_anything_is_allocated() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from qstream.ahead import Ahead
 from qstream.compression.header import digest
+from qstream.compression.learned import width_of
 from qstream.compression.processor import CompressionProcessor, DecompressionProcessor
 from qstream.compression.stream_options import DecodeOptions, EncodeOptions
 from qstream.contract import Batch
@@ -166,10 +167,24 @@ def test_pruned_blocks_are_checked_by_a_circuit_one_in_so_many_and_noise_is_not_
     assert "dropout" in off[-1].switched_off
 
 
-def test_the_state_of_the_widest_rows_is_kept_in_small_fields() -> None:
+def test_rows_too_wide_for_one_basis_are_turned_in_groups_of_columns() -> None:
+    assert [width_of(n) for n in (16, 384, 512, 576, 768, 1024, 2048, 600)] == [16, 384, 512, 64, 256, 256, 128, 0]
+    frames = cache(3, columns=576)
+    found = coded(frames, **CACHE)
+    assert ["transform" in each.ops for each in found] == [False, True, True]
+    assert len(found[2].data) < 0.7 * len(found[0].data)
+    reader = Feed(DecompressionProcessor())
+    for frame, each in zip(frames, found, strict=True):
+        back = reader.send(each, 1000).events[0].frame
+        x, y = (data.view(np.float32).astype(np.float64) for data in (frame.data, back.data))  # type: ignore[attr-defined]
+        assert np.linalg.norm(x - y) <= 0.0501 * np.linalg.norm(x)
+
+
+@pytest.mark.parametrize("columns", [512, 2048])
+def test_the_state_of_the_widest_rows_is_kept_in_small_fields(columns: int) -> None:
     feed: Feed[Any] = Feed(CompressionProcessor(EncodeOptions(**CACHE)))
     rng = np.random.default_rng(5)
-    feed.send(block(rng.standard_normal((64, 512)).astype(np.float32), 0), 1000)
+    feed.send(block(rng.standard_normal((64, columns)).astype(np.float32), 0), 1000)
     fields = pack(feed.state("m/k"))
     assert max(map(len, fields.values())) <= MAX_CHUNK_BYTES
     assert sum(map(len, fields.values())) <= 2_500_000

@@ -106,7 +106,7 @@ def test_a_basis_of_earlier_rows_saves_bits_and_is_named_by_its_digest() -> None
     mixing = rng.standard_normal((64, 64)) * 0.7 ** np.arange(64)[:, None]
     rows = (rng.standard_normal((1500, 64)) @ mixing).astype(np.float32)
     basis = learn_basis(rows[:1000])
-    assert np.allclose(basis.matrix.T @ basis.matrix, np.eye(64), atol=1e-5)
+    assert np.allclose(basis.matrix[0].T @ basis.matrix[0], np.eye(64), atol=1e-5)
     options = CompressionOptions(mode="bounded", bound_kind="l2", bound=0.03)
     with_basis, without = compress(rows[1000:], options, basis=basis), compress(rows[1000:], options)
     assert with_basis.payload_bytes < 0.8 * without.payload_bytes
