@@ -133,28 +133,30 @@ def basis_of(
     """The basis of rows with this covariance of each group of columns [groups, width, width], and this mean; `kind` and `seed`
     are those of the record."""
     begun = 0.0 if clock is None else clock()
-    vectors, found, more = eigenvectors(moment), None, {}
-    if record["kind"] == "qae":
-        found, more = _by_circuit(moment[0], vectors[0], record["seed"], dropout) if len(moment) == 1 else (None, _TOO_WIDE)
+    vectors = eigenvectors(moment)
+    found, more = _by_circuit(moment, vectors, record["seed"], dropout) if record["kind"] == "qae" else (None, {})
     taken = {} if clock is None else {"seconds": clock() - begun}
-    return stored_basis("klt" if found is None else "qae", vectors if found is None else found[None], mean, record | more | taken)
+    return stored_basis("klt" if found is None else "qae", vectors if found is None else found, mean, record | more | taken)
 
 
 def _turned(rows: NDArray[np.float32], matrix: NDArray[np.float32]) -> NDArray[np.float32]:
     """Rows [rows, columns] with each group of columns times its matrix."""
     groups, width = matrix.shape[:2]
     if groups == 1:
-        return rows @ matrix[0]
+        return np.asarray(rows @ matrix[0])
     turned = rows.reshape(len(rows), groups, width).swapaxes(0, 1) @ matrix
-    return turned.swapaxes(0, 1).reshape(len(rows), groups * width)
+    return np.asarray(turned.swapaxes(0, 1).reshape(len(rows), groups * width))
 
 
 def _by_circuit(
-    moment: NDArray[np.float64], vectors: NDArray[np.float64], seed: int, dropout: int | None
+    moments: NDArray[np.float64], klt: NDArray[np.float64], seed: int, dropout: int | None
 ) -> tuple[NDArray[np.float64] | None, dict[str, Any]]:
     """The basis of a trained circuit, or None where the KLT answers, and the record of both."""
     from qstream.compression import qae  # noqa: PLC0415 - the simulator, which nothing else here needs
 
+    if len(moments) > 1:
+        return None, _TOO_WIDE
+    moment, vectors = moments[0], klt[0]
     columns, influence = len(moment), np.diag(moment)
     if columns < 2 or not influence.any():
         return None, {"fallback_reason": "not_needed"}
@@ -187,7 +189,7 @@ def _by_circuit(
         "twin_bits": twin_bits,
         "twin": "klt",
     }
-    return (whole, record) if bits <= _TWIN * twin_bits else (None, record | {"fallback_reason": "twin_smaller"})
+    return (whole[None], record) if bits <= _TWIN * twin_bits else (None, record | {"fallback_reason": "twin_smaller"})
 
 
 def ideal_bits(moment: NDArray[np.float64], basis: NDArray[np.float64]) -> float:
