@@ -31,6 +31,7 @@ from qstream.contract import Processor, Record, TopicPartition
 from qstream.embedded.redis import EmbeddedRedis
 from qstream.energy.processor import EnergyProcessor
 from qstream.errors import StoreUnavailable
+from qstream.hpo.processor import HpoProcessor
 from qstream.state.store import StateStore
 from qstream.stream.producers import producer_config
 from qstream.stream.read import read_all
@@ -44,6 +45,8 @@ from tests.chaos.cases import Case, Step, ledgers
 from tests.chaos.compression import OPTIONS as DELTAS
 from tests.chaos.compression import tensors
 from tests.chaos.energy import OPTIONS, domains
+from tests.chaos.hpo import OPTIONS as SMALL_SEARCH
+from tests.chaos.hpo import studies
 from tests.chaos.learning import meter
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(1500)]
@@ -85,11 +88,12 @@ def scene(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Scene]:
 def staged(kafka: JavaKafka, redis: EmbeddedRedis, asked: dict[str, Any], folder: Path) -> Iterator[Scene]:
     """The scene on given servers; its workers end with it."""
     topics, agent = asked.pop("topics", 1), asked.pop("agent", "")
-    case = {"": partial(ledgers, topics), "meter": meter, "energy": domains, "compression": tensors}[agent]()
+    case = {"": partial(ledgers, topics), "meter": meter, "energy": domains, "compression": tensors, "hpo": studies}[agent]()
     warmed: dict[str, Callable[[], Processor[Any]]] = {
         "meter": Meter,
         "energy": EnergyProcessor,
         "compression": CompressionProcessor,
+        "hpo": HpoProcessor,
     }
     if agent:
         warmed[agent]().warm()  # its kernels are compiled by now when the workers, which start together, need them
@@ -315,6 +319,11 @@ def test_domains_get_the_plans_of_a_run_without_faults(scene: Scene, chaos_seed:
 @pytest.mark.parametrize("scene", [{"agent": "compression", "options": DELTAS}], ids=["compression"], indirect=True)
 def test_deltas_step_on_the_blocks_of_a_run_without_faults(scene: Scene, chaos_seed: int) -> None:
     run_chaos(scene, chaos_seed, schedule(chaos_seed, 8.0, gap_s=(0.7, 2.0)), count=1600, duration_s=8.0)
+
+
+@pytest.mark.parametrize("scene", [{"agent": "hpo", "options": SMALL_SEARCH}], ids=["hpo"], indirect=True)
+def test_studies_get_the_suggestions_of_a_run_without_faults(scene: Scene, chaos_seed: int) -> None:
+    run_chaos(scene, chaos_seed, schedule(chaos_seed, 8.0, gap_s=(0.7, 2.0)), count=800, duration_s=8.0)
 
 
 # A single broker that is killed while it rolls a transaction back may forget to mark it: then records that were never

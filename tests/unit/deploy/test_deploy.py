@@ -29,6 +29,7 @@ INFO_LABELS = {"version", "python"}
 BOUNDED = {"agent", "topic", "stage", "error", "kind", "model", "outcome", "solver", "reason"}
 BOUNDED |= {"learner", "arm", "verdict", "use", "domain", "state", "result", "horizon"}
 BOUNDED |= {"role", "promise", "operation", "option", "correction"}
+BOUNDED |= {"study", "source", "kernel", "status"}
 METRICS = ["qstream.metrics", "qstream.learn.metrics", *sorted({f"{find_agent(name).package}.metrics" for name in files()})]
 COLLECTORS = [
     value
@@ -304,9 +305,22 @@ ALERT_CASES = [
     pytest.param("QstreamEnergyTargetsHeld", {"HELD": "2x30", "ENERGY-AGE": "5x30"}, "5m", 1, id="held"),
     pytest.param("QstreamEnergyNodesSilent", {"LOST": "8x30", "ENERGY-AGE": "5x30"}, "2m", 1, id="silent"),
     pytest.param("QstreamEnergyNodesSilent", {"LOST": "0x30", "ENERGY-AGE": "5x30"}, "20m", 0, id="all-heard"),
+    pytest.param("QstreamHpoTrialsFail", {"HPO-FAILED": "0+6x60", "HPO-COMPLETE": "0+5x60"}, "30m", 1, id="most-trials-fail"),
+    pytest.param("QstreamHpoTrialsFail", {"HPO-FAILED": "0+4x60", "HPO-COMPLETE": "0+5x60"}, "59m", 0, id="some-trials-fail"),
+    pytest.param("QstreamHpoTrialsFail", {"HPO-FAILED": "6x60", "HPO-COMPLETE": "5x60"}, "59m", 0, id="trials-failed-long-ago"),
+    pytest.param("QstreamHpoTrialsLost", {"HPO-LOST": "_x14 1x15"}, "16m", 1, id="first-lost-trial"),
+    pytest.param("QstreamHpoTrialsLost", {"HPO-LOST": "3x30"}, "20m", 0, id="trials-lost-long-ago"),
+    pytest.param("QstreamHpoAsksSlow", {"ASK-FAST": "0+1x60", "ASK-SLOW": "0+9x60", "ASK": "0+9x60"}, "30m", 1, id="slow-asks"),
+    pytest.param("QstreamHpoAsksSlow", {"ASK-FAST": "0+9x60", "ASK-SLOW": "0+9x60", "ASK": "0+9x60"}, "59m", 0, id="fast-asks"),
     pytest.param("QstreamLearnModelUnusable", {"REFUSED": "0x30", "LACKING": "0x30"}, "20m", 0, id="all-models-are-used"),
 ]
 SERIES = {
+    "HPO-FAILED": 'qstream_hpo_trials_total{outcome="failed", instance="a"}',
+    "HPO-COMPLETE": 'qstream_hpo_trials_total{outcome="complete", instance="a"}',
+    "HPO-LOST": 'qstream_hpo_trials_total{outcome="lost", instance="a"}',
+    "ASK-FAST": 'qstream_hpo_ask_seconds_bucket{source="gp", le="0.5", instance="a"}',
+    "ASK-SLOW": 'qstream_hpo_ask_seconds_bucket{source="gp", le="5.0", instance="a"}',
+    "ASK": 'qstream_hpo_ask_seconds_bucket{source="gp", le="+Inf", instance="a"}',
     "VIOLATED": 'qstream_compression_bound_violations_total{role="weight", instance="a"}',
     "WAITING": 'qstream_decompression_waiting_blocks_total{reason="no_base", instance="a"}',
     "MISSING": 'qstream_energy_missing_watts{domain="d", instance="a"}',
