@@ -78,6 +78,7 @@ class Reason(StrEnum):
     NOT_READY = "not_ready"
     MODEL_MISSING = "model_missing"
     TWIN_IS_BETTER = "twin_is_better"
+    PRIOR_MISLEADS = "prior_misleads"
 
 
 class SolverRecord(BaseModel):

@@ -66,7 +66,7 @@ def log_below(mean: Vec, variance: Vec, bound: float) -> tuple[Vec, Vec, Vec]:
 
 def kept(problem: Problem) -> NDArray[np.bool_]:
     """Which results keep every limit, bool [n]; one that did not report a limited metric does not."""
-    return (problem.limit_value <= 1.0).all(1)
+    return np.asarray((problem.limit_value <= 1.0).all(1), np.bool_)
 
 
 def targets(problem: Problem) -> list[Target]:

@@ -7,13 +7,13 @@ of arrival gives the same set, and a fit can be computed in another thread from 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from qstream.hpo import gp
+from qstream.hpo import feasible, gp, prior
 from qstream.hpo.options import HpoOptions
 from qstream.hpo.problem import Problem, rng, warp
 
@@ -35,13 +35,42 @@ class Fit:
     options: HpoOptions
 
     def compute(self) -> Vec:
-        """Theta float64 [T]; pure, and free of the GIL for most of its time."""
-        covariance = covariance_of(self.problem, self.options)
-        if len(self.problem.value) < LEAST:
-            return covariance.start()
-        at = thin(self.problem.value, MOST, rng(self.problem.seed, _STREAM, self.trials))
-        x = self.problem.space.features(self.problem.unit[at])
-        return gp.fit(covariance, x, warp(self.problem.value)[at], exact=self.options.exact_objective)
+        """Theta float64 [...], as `split` takes it apart; pure, and free of the GIL for most of its time."""
+        problem, exact = self.problem, self.options.exact_objective
+        covariance, few = covariance_of(problem, self.options), len(problem.value) < LEAST
+        at = thin(problem.value, MOST, rng(problem.seed, _STREAM, self.trials))
+        x, z = problem.space.features(problem.unit[at]), warp(problem.value)[at]
+        parts = [covariance.start() if few else gp.fit(covariance, x, z, exact=exact)]
+        if warm(problem, self.options):
+            old = prior.fit(problem, covariance)
+            rest = z - prior.mean(prior.learnt(problem, covariance, old), x, z).value(x) if len(z) else z
+            parts += [old, old if few else gp.fit(covariance, x, rest, exact=exact, near=old)]
+        if self.options.feasibility:
+            parts.append(feasible.fit(problem))
+        return np.concatenate(parts)
+
+
+class Thetas(NamedTuple):
+    """Kernel parameters of each process: of the losses; of the old study and of what it leaves of the losses, if there is one;
+    of limits and failures, if they count."""
+
+    plain: Vec
+    old: Vec | None
+    rest: Vec | None
+    feasible: Vec | None
+
+
+def split(problem: Problem, options: HpoOptions, theta: Vec) -> Thetas:
+    """What `Fit.compute` put together."""
+    size = len(covariance_of(problem, options).start())
+    head = 3 * size if warm(problem, options) else size
+    old, rest = (theta[size : 2 * size], theta[2 * size : head]) if head > size else (None, None)
+    return Thetas(theta[:size], old, rest, theta[head:] if options.feasibility else None)
+
+
+def warm(problem: Problem, options: HpoOptions) -> bool:
+    """Whether an older study gives the prior mean."""
+    return len(problem.prior_value) >= LEAST and options.warm_start in ("mean", "both")
 
 
 def due(problem: Problem, options: HpoOptions) -> Fit:

@@ -25,6 +25,7 @@ FLOOR: Final = 1e-8  # added to the noise
 EXACT: Final = float(np.log(1e-8))  # log noise of an objective without noise
 JITTERS: Final = (0.0, 1e-6, 1e-4, 1e-2)
 ITERATIONS: Final = 30
+NEAR: Final = 0.5  # deviation of a kernel parameter from that of a related process
 _START: Final = (float(np.log(0.7)), 0.0, -7.0)  # log of a length scale, of the signal's variance, of the noise's
 _BOUNDS: Final = ((-3.5, 3.0), (-4.0, 4.0), (-16.0, 2.0))
 _LENGTH_PRIOR = 0.1
@@ -213,7 +214,7 @@ def evidence(covariance: Covariance, theta: Vec, x: Mat, z: Vec) -> tuple[float,
     return value, gradient
 
 
-def fit(covariance: Covariance, x: Mat, z: Vec, *, exact: bool = False) -> Vec:
+def fit(covariance: Covariance, x: Mat, z: Vec, *, exact: bool = False, near: Vec | None = None) -> Vec:
     """Kernel parameters of the largest posterior density, by L-BFGS from ``covariance.start()``; pure.
 
     Parameters
@@ -222,12 +223,16 @@ def fit(covariance: Covariance, x: Mat, z: Vec, *, exact: bool = False) -> Vec:
         Features, and standardised values.
     exact
         The values have no noise: it stays at 1e-8.
+    near : float64 [T], optional
+        Kernel parameters of a related process: all but the variances begin there, and are drawn there by a normal prior.
     """
     from scipy.optimize import fmin_l_bfgs_b  # noqa: PLC0415 slow to import, needed from the first fit on
 
     start, bounds = covariance.start(), covariance.bounds()
     if exact:
         start[-1], bounds[-1] = EXACT, EXACT
+    if near is not None:
+        start[:-2] = near[:-2]
 
     def loss(theta: Vec) -> tuple[float, Vec]:
         prior, prior_slope = covariance.log_prior(theta)
@@ -235,6 +240,10 @@ def fit(covariance: Covariance, x: Mat, z: Vec, *, exact: bool = False) -> Vec:
             value, slope = evidence(covariance, theta, x, z)
         except NotPositive:
             return 1e10, np.zeros_like(theta)  # the line search turns back
+        if near is not None:
+            away = (theta - near)[:-2] / NEAR
+            prior -= 0.5 * float(away @ away)
+            prior_slope[:-2] -= away / NEAR
         return -(value + prior), -(slope + prior_slope)
 
     found = fmin_l_bfgs_b(loss, start, bounds=bounds, maxiter=ITERATIONS, maxfun=2 * ITERATIONS)[0]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qstream.errors import ProblemError
-from qstream.hpo import fitting, surrogate
+from qstream.hpo import fitting, prior, surrogate
 from qstream.hpo.fitting import Fit
 from qstream.hpo.gp import NotPositive
 from qstream.hpo.options import HpoOptions
@@ -107,6 +107,8 @@ def suggest_from(problem: Problem, options: HpoOptions, *, theta: Vec | None = N
     cardinality = problem.space.cardinality
     if cardinality is not None and len(taken) >= cardinality:
         raise Exhausted(must_be("a discrete space", "larger than what was tried", Shown(f"{cardinality} configurations")))
+    if (old := _replayed(problem, options, taken)) is not None:
+        return _suggestion(problem, options, old, "warm", None, None)
     model, reason = choose(problem, options)
     if model == "gp":
         try:
@@ -115,7 +117,7 @@ def suggest_from(problem: Problem, options: HpoOptions, *, theta: Vec | None = N
         except NotPositive:
             found, reason = None, Reason.ERROR
         if found is not None:
-            return _suggestion(problem, options, found.unit, "gp", reason, found)
+            return _suggestion(problem, options, found.unit, "gp", reason or found.reason, found)
     return _suggestion(problem, options, first_points(problem, taken), "sobol", reason, None)
 
 
@@ -131,13 +133,21 @@ def fit_next(problem: Problem, options: HpoOptions) -> Fit | None:
 
 def choose(problem: Problem, options: HpoOptions) -> tuple[Model, Reason | None]:
     """Which model answers, and why it is not the one that was asked for."""
-    warm = len(problem.prior_value) > 0 and options.warm_start in ("mean", "both")
+    warm = fitting.warm(problem, options)
     initial = min(options.initial, WITH_PRIOR) if warm else options.initial
     if options.optimizer == "sobol" or problem.trial < initial or len(problem.value) < min(LEAST, initial):
         return "sobol", None
     if not warp(problem.value).any():
         return "sobol", None  # all values are equal: there is nothing to learn from
     return "gp", None
+
+
+def _replayed(problem: Problem, options: HpoOptions, taken: frozenset[bytes]) -> Vec | None:
+    """The old study's best point whose turn it is, unless it was tried already."""
+    if options.warm_start not in ("topk", "both") or problem.trial >= prior.REPLAYED:
+        return None
+    best = prior.best(problem, prior.REPLAYED)[problem.trial : problem.trial + 1]
+    return best[0] if len(best) and problem.space.keys(best)[0] not in taken else None
 
 
 def first_points(problem: Problem, taken: frozenset[bytes]) -> Vec:
@@ -181,7 +191,7 @@ def _suggestion(
         unit=unit,
         source=source,
         predicted=predicted,
-        p_feasible=None,
+        p_feasible=None if found is None else found.p_feasible,
         solver=record,
         fallback_reason=reason,
         digest=fitting.digest(problem, options),

@@ -1,8 +1,8 @@
 """Prior: what an older study of the same space says of this one, with a guard against one that misleads.
 
-A process on the old results gives the prior mean; a second one learns what is left of the new results. The guard is a function of
-all results together, so that a suggestion does not depend on the order in which they came; `qstream.learn.guard`, which bets on one
-comparison after the other, would.
+A process on the old results gives the prior mean; a second one learns what is left of the new results. The guard is a function
+of all results together, so that a suggestion does not depend on the order in which they came; `qstream.learn.guard`, which
+bets on one comparison after the other, would.
 """
 
 from __future__ import annotations

@@ -8,12 +8,14 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from qstream.hpo import acquisition, gp
-from qstream.hpo.fitting import covariance_of
+from qstream.hpo import acquisition, feasible, gp, prior
+from qstream.hpo.fitting import Thetas, covariance_of, split
 from qstream.hpo.options import HpoOptions
 from qstream.hpo.problem import Problem, rng, warp
+from schemas.solver import Reason
 
 Vec = NDArray[np.float64]
+Mat = NDArray[np.float64]
 Index = NDArray[np.int64]
 
 MOST: Final = 400  # results that the posterior is computed from
@@ -24,12 +26,14 @@ _THIN, _SEARCH = 4, 5  # streams of random numbers
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A point, what the process predicts there, and the score that it won by."""
+    """A point, what the processes predict there, and the score that it won by."""
 
     unit: Vec  # [d]
     mean: float  # of the warped loss
     std: float
     score: float
+    p_feasible: float | None  # that limits are kept and the trial does not fail; None where nothing is known of either
+    reason: Reason | None  # why the old study was left out
 
 
 def propose(problem: Problem, options: HpoOptions, theta: Vec, taken: frozenset[bytes]) -> Proposal | None:
@@ -47,17 +51,23 @@ def propose(problem: Problem, options: HpoOptions, theta: Vec, taken: frozenset[
     NotPositive
         The covariance matrix has no Cholesky factor, whatever jitter is added.
     """
-    space, z = problem.space, warp(problem.value)
-    at = _window(problem)
-    known = gp.posterior(covariance_of(problem, options), theta, space.features(problem.unit[at]), z[at])
-    mean, _ = gp.predict(known, known.x)
-    best = float(mean.min() if known.noise > NOISY else z.min())
-    if len(problem.pending_unit):
-        known = gp.extend(known, space.features(problem.pending_unit))
+    thetas, at = split(problem, options, theta), _window(problem)
+    space, kept = problem.space, feasible.kept(problem)[at]
+    x, z = space.features(problem.unit[at]), warp(problem.value)[at]
+    known, shift, reason = _losses(problem, options, thetas, x, z)
+    mean = _mean(known, shift, x)
+    limits = [] if thetas.feasible is None else feasible.terms(problem, thetas.feasible)
+    if thetas.feasible is None:
+        kept = np.ones(len(z), bool)
+    terms: list[acquisition.Term] = [*limits]
+    if kept.any() or not limits:
+        counted = kept if kept.any() else np.ones(len(z), bool)
+        best = float((mean if known.noise > NOISY else z)[counted].min())
+        terms.insert(0, acquisition.Improvement(_with_pending(known, problem), best, shift))
     found = acquisition.maximise(
-        [acquisition.Improvement(known, best)],
+        terms,
         space,
-        centres=problem.unit[at][np.argsort(mean, kind="stable")[:CENTRES]],
+        centres=problem.unit[at][np.lexsort((mean, ~kept))[:CENTRES]],
         taken=taken,
         rng=rng(problem.seed, _SEARCH, problem.trial),
         candidates=options.candidates,
@@ -66,8 +76,37 @@ def propose(problem: Problem, options: HpoOptions, theta: Vec, taken: frozenset[
     if found is None:
         return None
     unit, score = found
-    there, variance = gp.predict(known, space.features(unit[None]))
-    return Proposal(unit, float(there[0]), float(np.sqrt(variance[0])), score)
+    there = space.features(unit[None])
+    _, variance = gp.predict(known, there)
+    p_feasible = float(np.exp(sum(float(term.value(there)[0]) for term in limits))) if limits else None
+    return Proposal(unit, float(_mean(known, shift, there)[0]), float(np.sqrt(variance[0])), score, p_feasible, reason)
+
+
+def _losses(
+    problem: Problem, options: HpoOptions, thetas: Thetas, x: Mat, z: Vec
+) -> tuple[gp.Posterior, prior.Mean | None, Reason | None]:
+    """The process of the losses, the prior mean that it lies on top of, and why there is none although an old study is known."""
+    covariance = covariance_of(problem, options)
+    plain = gp.posterior(covariance, thetas.plain, x, z)
+    if thetas.old is None or thetas.rest is None:
+        return plain, None, None
+    shift = prior.mean(prior.learnt(problem, covariance, thetas.old), x, z)
+    rest = z - shift.value(x)
+    warm = gp.posterior(covariance, thetas.rest, x, rest)
+    if prior.misleads(plain, z, warm, rest):
+        return plain, None, Reason.PRIOR_MISLEADS
+    return warm, shift, None
+
+
+def _mean(known: gp.Posterior, shift: prior.Mean | None, x: Mat) -> Vec:
+    """What is expected at features [B, F]: [B]."""
+    mean = gp.predict(known, x)[0]
+    return mean if shift is None else mean + shift.value(x)
+
+
+def _with_pending(known: gp.Posterior, problem: Problem) -> gp.Posterior:
+    """The process that believes of each pending trial what it expects of it."""
+    return gp.extend(known, problem.space.features(problem.pending_unit)) if len(problem.pending_unit) else known
 
 
 def _window(problem: Problem) -> Index:

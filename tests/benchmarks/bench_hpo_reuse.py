@@ -70,7 +70,7 @@ def rows() -> list[Row]:
 
 
 def warm_starts(stick: ModuleType) -> list[Row]:
-    """Regret with 60 random trials of a sibling study, with the same trials whose values are shuffled or inverted, and without."""
+    """Regret with 60 random trials of a sibling study, with their values shuffled or inverted, and without."""
     found: list[Row] = []
     cold = regrets(stick, HpoOptions(), "cold")[0]
     found += [(f"no older study, NR@{t}", float(cold[t - 1]), "", "-") for t in AT]
@@ -122,7 +122,12 @@ def served(stick: ModuleType) -> list[Row]:
             middle.append(run.regret[29])
         asked = ("<= 20", "<= 32", "<= 10") if name == "auto" else ("-", "-", "-")
         found += [
-            (f"serving, {name}: trials to within 2 % of the best, median of {SERVED} seeds", float(np.median(trials)), "", asked[0]),
+            (
+                f"serving, {name}: trials to within 2 % of the best, median of {SERVED} seeds",
+                float(np.median(trials)),
+                "",
+                asked[0],
+            ),
             ("  largest (61: not in 60)", max(trials), "", asked[1]),
             ("  failed trials", 100 * failed / (SERVED * SERVED_TRIALS), "%", asked[2]),
             ("  NR@30", float(np.mean(middle)), "", "-"),
