@@ -81,6 +81,13 @@ class PauliSum:
         fields, couplings = (xp.asarray(part, dtype=values.dtype) for part in (self.fields, self.couplings))
         return float(self.coefficients[0]) + ((values @ couplings + fields) * values).sum(-1)
 
+    def slope_on_product(self, theta: Floats) -> Floats:
+        """Gradient of `on_product` by the angles, float64 [B, n]: what the parameter-shift rule gives, without its 2n circuits."""
+        cos, sin = np.cos(theta), np.sin(theta)
+        field = np.concatenate([cos, sin], axis=1) @ (self.couplings + self.couplings.T) + self.fields
+        slope: Floats = cos * field[:, self.n :] - sin * field[:, : self.n]
+        return slope
+
     def expectation(self, states: Array) -> Array:
         """Expectations [B] in states [B, 2^n], real or complex, numpy or torch."""
         self._check(states)

@@ -1,0 +1,229 @@
+"""VQC-H: a Hamiltonian fitted to what was observed, minimised by gradient descent on a circuit of one rotation a parameter.
+
+A parameter's place in a box is the angle of its qubit, ``theta_i = pi (u_i - a_i) / (b_i - a_i)``; the Hamiltonian is a sum of Z
+and X on qubits and pairs (`PauliSum`). A sample of its posterior is minimised (Thompson, Biometrika 1933), so that each trial
+explores. Without entangling layers all this is a trigonometric response surface, and classically trivial.
+
+d parameters, one qubit each; n results.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qstream.errors import ProblemError
+from qstream.hpo import circuit
+from qstream.hpo.options import HpoOptions
+from qstream.hpo.problem import Problem, rng, warp
+from qstream.hpo.ranks import Ranks, ranks
+from qstream.quantum.variational.observable import PauliSum, size
+from schemas.solver import Reason, SolverRecord
+from schemas.wording import must_be
+
+Vec = NDArray[np.float64]
+Mat = NDArray[np.float64]
+
+STARTS: Final = 16  # the box's centre, and random points
+NOISES: Final = (0.001, 0.01, 0.1, 0.5)
+SCALES: Final = (0.25, 4.0)  # of all prior variances
+CAUTION: Final = 0.25  # part of the posterior's deviation that a sample has
+MOST_POINTS: Final = 256  # of a fit, so that its cost does not grow
+SUCCESSES: Final = 2
+SMALLEST: Final = 2.0**-9
+PRIOR_CENTRES: Final = 10  # results below which an older study's best is the centre
+SAMPLE, START, SHOTS, CONTROL = 40, 41, 42, 43  # streams of random numbers
+
+
+@dataclass(frozen=True, eq=False)
+class Proposal:
+    """A point of the unit cube, and how it was found.
+
+    `mean` and `deviation` are what the Hamiltonian's posterior predicts there, in warped losses. `solver` has ``<H>`` of the
+    choice, of its twin and of its control, all exact, also where shots chose.
+    """
+
+    unit: Vec
+    mean: float
+    deviation: float
+    solver: SolverRecord
+    fallback_reason: Reason | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """Bayesian ridge of warped losses on the terms of the Hamiltonian; noise and scale by evidence."""
+
+    spread: Vec  # [T] prior deviation of each coefficient
+    left: Mat  # [n, k] of the singular values of the rows times the spread
+    root: Vec  # [k]
+    right: Mat  # [k, T]
+    noise: float
+
+    def mean(self, z: Vec) -> Vec:
+        """The coefficients' posterior mean, float64 [T], after warped losses [n]."""
+        along: Vec = self.root / (self.root**2 + self.noise) * (self.left.T @ z)
+        return self.spread * (along @ self.right)
+
+    def sample(self, rows: Mat, z: Vec, draw: np.random.Generator) -> Vec:
+        """One draw of the coefficients, float64 [T], with `CAUTION` times the posterior's deviation (Matheron's rule)."""
+        first = CAUTION * self.spread * draw.standard_normal(len(self.spread))
+        noise = CAUTION * np.sqrt(self.noise) * draw.standard_normal(len(z))
+        return first + self.mean(z - rows @ first - noise)
+
+    def deviation(self, row: Vec) -> float:
+        """Posterior deviation of the expectation whose terms are `row`, float64 [T]."""
+        scaled = row * self.spread
+        seen = self.right @ scaled
+        return float(np.sqrt(max(scaled @ scaled - seen @ (self.root**2 / (self.root**2 + self.noise) * seen), 0.0)))
+
+
+def propose(problem: Problem, options: HpoOptions, z: Vec | None = None) -> Proposal | None:
+    """The next trial: the lowest end point of the circuit's descent that is not taken; None if all of them are.
+
+    Parameters
+    ----------
+    problem
+        With one result at least.
+    options
+        `shots` and `circuit_layers` count. Above 10 parameters both are left out, which `fallback_reason` says.
+    z : float64 [n], optional
+        Warped losses; by default those of the problem's values.
+    """
+    if not len(problem.value):
+        raise ProblemError(must_be("results", "one or more", 0))
+    z = warp(problem.value) if z is None else z
+    d, large = problem.space.size, problem.space.size > circuit.MOST_QUBITS
+    layers, shots = (0, None) if large else (options.circuit_layers, options.shots)
+    left_out = Reason.TOO_LARGE if large and (options.circuit_layers or options.shots) else None
+    order = _order(problem, z)
+    at = order.to(problem.unit)
+    centre = order.to(problem.prior_unit)[int(problem.prior_value.argmin())] if _new(problem) else None
+    low, high = box(problem, at, centre)
+    chosen = _points_of_fit(at, z, low, high)
+    rows = circuit.design(_angles(at[chosen], low, high), layers)
+    fitted = fit(rows, z[chosen], d)
+    hamiltonian = PauliSum(d, fitted.sample(rows, z[chosen], rng(problem.seed, SAMPLE, problem.trial)))
+    exact = circuit.exact(hamiltonian, layers)
+    landscape = exact if shots is None else circuit.measured(hamiltonian, layers, shots, rng(problem.seed, SHOTS, problem.trial))
+    first = _angles((at[int(problem.value.argmin())] if centre is None else centre)[None], low, high)
+    random = np.pi * rng(problem.seed, START, problem.trial).random((STARTS - 1, d))
+    starts = np.concatenate([np.clip(first, 0, np.pi), random])
+    ends = circuit.descend(landscape, starts)
+    # Where a parameter has cells, the circuit is measured in the middle of one, which is what the trial will be.
+    unit = problem.space.snap(order.back(_points(ends, low, high)))
+    theta = _angles(order.to(unit), low, high)
+    lowest = _first_free(problem, unit, landscape.energy(theta))
+    if lowest is None:
+        return None
+    row = circuit.design(theta[lowest][None], layers)[0]
+    record = SolverRecord(
+        solver="vqc",
+        execution="simulated-statevector" if layers or shots else "simulated-product",
+        asked=("vqc",),
+        n=d,
+        depth=layers,
+        shots=shots,
+        seed=problem.seed,
+        objective=float(exact.energy(theta[lowest][None])[0]),
+        twin=circuit.twin(exact, starts),
+        control=circuit.control(exact, STARTS * circuit.STEPS, d, rng(problem.seed, CONTROL, problem.trial)),
+    )
+    return Proposal(unit[lowest], float(row @ fitted.mean(z[chosen])), fitted.deviation(row), record, left_out)
+
+
+def box(problem: Problem, unit: Mat | None = None, centre: Vec | None = None) -> tuple[Vec, Vec]:
+    """Where the circuit looks: low and high corner, float64 [d] each; a function of the sorted results alone, so it is no state.
+
+    The side is 1 at first, doubles after 2 improvements in a row, halves after max(3, d // 2 + 1) trials without one, and is 1
+    again below 2^-9 (as in TuRBO: Eriksson et al., NeurIPS 2019). The box lies inside of the cube, around the best result where
+    there is room, and is widened to hold 2d + 3 results.
+
+    Parameters
+    ----------
+    unit : float64 [n, d], optional
+        The results' points, if not those of the problem.
+    centre : float64 [d], optional
+        In place of the best result.
+    """
+    at, d = problem.unit if unit is None else unit, problem.space.size
+    patience, side, won, lost = max(3, d // 2 + 1), 1.0, 0, 0
+    for better in problem.value < np.minimum.accumulate(np.r_[np.inf, problem.value])[:-1]:
+        won, lost = (won + 1, 0) if better else (0, lost + 1)
+        if won == SUCCESSES:
+            side, won = min(1.0, 2 * side), 0
+        elif lost == patience:
+            side, lost = side / 2, 0
+        side = side if side >= SMALLEST else 1.0
+    middle = at[int(problem.value.argmin())] if centre is None else centre
+    # What the side must be at least for each result to be inside, as the box shifts at the faces of the cube.
+    needed = np.sort(_side_to_hold(middle, at))
+    side = max(side, float(needed[min(2 * d + 3, len(at)) - 1]))
+    low = np.clip(middle - side / 2, 0, 1 - side)
+    return low, low + side
+
+
+def fit(rows: Mat, z: Vec, d: int) -> Fit:
+    """Bayesian ridge on the terms of each result, float64 [n, T]."""
+    spread = np.full(size(d), 0.5 / d)
+    spread[0], spread[1 : 1 + 2 * d] = 1.0, d**-0.5
+    left, root, right = np.linalg.svd(rows * spread, full_matrices=False)
+    along = left.T @ z
+    rest, free = max(float(z @ z - along @ along), 0.0), len(z) - len(root)
+
+    def evidence(scale: float, noise: float) -> float:
+        variance = scale * root**2 + noise
+        return -float((along**2 / variance + np.log(variance)).sum() + rest / noise + free * np.log(noise))
+
+    scale, noise = max(((s, v) for s in SCALES for v in NOISES), key=lambda pair: evidence(*pair))
+    return Fit(np.sqrt(scale) * spread, left, np.sqrt(scale) * root, right, noise)
+
+
+def _new(problem: Problem) -> bool:
+    """Whether an older study knows better than this one where the good places are."""
+    return len(problem.prior_value) > 0 and len(problem.value) < PRIOR_CENTRES
+
+
+def _order(problem: Problem, z: Vec) -> Ranks:
+    """The order of unordered choices by all results, an older study's too."""
+    unit = np.concatenate([problem.unit, problem.prior_unit])
+    return ranks(problem.space, unit, np.concatenate([z, warp(problem.prior_value)]))
+
+
+def _side_to_hold(centre: Vec, at: Mat) -> Vec:
+    """The least side of a box around `centre`, shifted into the cube, that holds each point [n, d]: float64 [n]."""
+    away = 2 * np.abs(at - centre)
+    face = np.where(at > centre, at, 1 - at)  # once the box touches the other face, it grows on one side alone
+    found: Vec = np.minimum(away, face).max(1)
+    return found
+
+
+def _points_of_fit(at: Mat, z: Vec, low: Vec, high: Vec) -> NDArray[np.int64]:
+    """Which results the Hamiltonian is fitted to: those in the box, at most the best third and the newest of the others."""
+    inside = np.flatnonzero(((at >= low - 1e-9) & (at <= high + 1e-9)).all(1))
+    if len(inside) <= MOST_POINTS:
+        return inside
+    best = inside[np.argsort(z[inside], kind="stable")[: MOST_POINTS // 3]]
+    newest = np.setdiff1d(inside, best)[-(MOST_POINTS - len(best)) :]
+    return np.union1d(best, newest)
+
+
+def _first_free(problem: Problem, unit: Mat, energy: Vec) -> int | None:
+    """The row of the lowest energy whose configuration is not taken."""
+    space = problem.space
+    taken = {*space.keys(problem.unit), *space.keys(problem.failed_unit), *space.keys(problem.pending_unit)}
+    keys = space.keys(unit)
+    return next((int(row) for row in np.argsort(energy, kind="stable") if keys[row] not in taken), None)
+
+
+def _angles(unit: Mat, low: Vec, high: Vec) -> Mat:
+    found: Mat = np.pi * (unit - low) / (high - low)
+    return found
+
+
+def _points(theta: Mat, low: Vec, high: Vec) -> Mat:
+    found: Mat = np.clip(low + (high - low) * theta / np.pi, 0, 1)
+    return found
