@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from schemas.frame import Count, Int64
 
 # What was simulated of a circuit: the whole state, its feasible part, a closed form, the density matrix without or with noise,
-# its action on each eigenvalue, or the product of its unitaries.
+# its action on each eigenvalue, the product of its unitaries, or qubits that are not entangled, in closed form.
 Simulation = Literal[
     "simulated-statevector",
     "simulated-subspace",
@@ -20,6 +20,7 @@ Simulation = Literal[
     "simulated-noisy",
     "simulated-spectral",
     "simulated-gates",
+    "simulated-product",
 ]
 CLASSICAL: Final = "classical"
 DEVICE: Final = "device:"

@@ -9,6 +9,7 @@ d parameters, one qubit each; n results.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -35,7 +36,7 @@ MOST_POINTS: Final = 256  # of a fit, so that its cost does not grow
 SUCCESSES: Final = 2
 SMALLEST: Final = 2.0**-9
 PRIOR_CENTRES: Final = 10  # results below which an older study's best is the centre
-SAMPLE, START, SHOTS, CONTROL = 40, 41, 42, 43  # streams of random numbers
+SAMPLE, START, SHOTS, CONTROL, OTHERS = 40, 41, 42, 43, 44  # streams of random numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,11 +79,13 @@ class Fit:
         """Posterior deviation of the expectation whose terms are `row`, float64 [T]."""
         scaled = row * self.spread
         seen = self.right @ scaled
-        return float(np.sqrt(max(scaled @ scaled - seen @ (self.root**2 / (self.root**2 + self.noise) * seen), 0.0)))
+        variance = float(scaled @ scaled - seen @ (self.root**2 / (self.root**2 + self.noise) * seen))
+        return math.sqrt(max(variance, 0.0))
 
 
 def propose(problem: Problem, options: HpoOptions, z: Vec | None = None) -> Proposal | None:
-    """The next trial: the lowest end point of the circuit's descent that is not taken; None if all of them are.
+    """The next trial: the lowest end point of the circuit's descent that is not taken, else the lowest of 256 random points of the
+    cube; None if all of these are taken as well.
 
     Parameters
     ----------
@@ -112,12 +115,15 @@ def propose(problem: Problem, options: HpoOptions, z: Vec | None = None) -> Prop
     first = _angles((at[int(problem.value.argmin())] if centre is None else centre)[None], low, high)
     random = np.pi * rng(problem.seed, START, problem.trial).random((STARTS - 1, d))
     starts = np.concatenate([np.clip(first, 0, np.pi), random])
-    ends = circuit.descend(landscape, starts)
-    # Where a parameter has cells, the circuit is measured in the middle of one, which is what the trial will be.
-    unit = problem.space.snap(order.back(_points(ends, low, high)))
-    theta = _angles(order.to(unit), low, high)
-    lowest = _first_free(problem, unit, landscape.energy(theta))
-    if lowest is None:
+    ends = problem.space.snap(order.back(_points(circuit.descend(landscape, starts), low, high)))
+    others = problem.space.snap(rng(problem.seed, OTHERS, problem.trial).random((MOST_POINTS, d)))
+    for unit in (ends, others):
+        # Where a parameter has cells, the circuit is measured in the middle of one, which is what the trial will be.
+        theta = np.clip(_angles(order.to(unit), low, high), 0, np.pi)
+        lowest = _first_free(problem, unit, landscape.energy(theta))
+        if lowest is not None:
+            break
+    else:
         return None
     row = circuit.design(theta[lowest][None], layers)[0]
     record = SolverRecord(
