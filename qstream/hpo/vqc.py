@@ -84,8 +84,9 @@ class Fit:
 
 
 def propose(problem: Problem, options: HpoOptions, z: Vec | None = None) -> Proposal | None:
-    """The next trial: the lowest end point of the circuit's descent that is not taken, else the lowest of 256 random points of the
-    cube; None if all of these are taken as well.
+    """The next trial: the lowest end point of the circuit's descent that is not taken.
+
+    If all are taken, the lowest of 256 random points of the cube; None if all of those are taken as well.
 
     Parameters
     ----------
@@ -146,7 +147,7 @@ def box(problem: Problem, unit: Mat | None = None, centre: Vec | None = None) ->
 
     The side is 1 at first, doubles after 2 improvements in a row, halves after max(3, d // 2 + 1) trials without one, and is 1
     again below 2^-9 (as in TuRBO: Eriksson et al., NeurIPS 2019). The box lies inside of the cube, around the best result where
-    there is room, and is widened to hold 2d + 3 results.
+    there is room, and is widened to hold d + 3 results.
 
     Parameters
     ----------
@@ -167,7 +168,7 @@ def box(problem: Problem, unit: Mat | None = None, centre: Vec | None = None) ->
     middle = at[int(problem.value.argmin())] if centre is None else centre
     # What the side must be at least for each result to be inside, as the box shifts at the faces of the cube.
     needed = np.sort(_side_to_hold(middle, at))
-    side = max(side, float(needed[min(2 * d + 3, len(at)) - 1]))
+    side = max(side, float(needed[min(d + 3, len(at)) - 1]))
     low = np.clip(middle - side / 2, 0, 1 - side)
     return low, low + side
 

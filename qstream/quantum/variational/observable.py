@@ -82,7 +82,7 @@ class PauliSum:
         return float(self.coefficients[0]) + ((values @ couplings + fields) * values).sum(-1)
 
     def slope_on_product(self, theta: Floats) -> Floats:
-        """Gradient of `on_product` by the angles, float64 [B, n]: what the parameter-shift rule gives, without its 2n circuits."""
+        """Gradient of `on_product` by the angles, float64 [B, n]: what the shift rule gives, without its 2n circuits."""
         cos, sin = np.cos(theta), np.sin(theta)
         field = np.concatenate([cos, sin], axis=1) @ (self.couplings + self.couplings.T) + self.fields
         slope: Floats = cos * field[:, self.n :] - sin * field[:, : self.n]
