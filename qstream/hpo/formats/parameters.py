@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from pydantic import ValidationError
 
@@ -37,10 +37,15 @@ def of_choices(name: str, choices: Sequence[Any]) -> Parameter:
         if not isinstance(choice, bool | int | float | str):
             rule = "booleans, numbers or texts"
             raise ProblemError(must_be(f"choices of parameter {name!r}", rule, choice))
+    return parameter_of({"name": name, "type": kind_of(choices), "choices": tuple(choices)})
+
+
+def kind_of(choices: Sequence[Any]) -> Literal["categorical", "ordinal"]:
+    """Ordinal where choices are three or more numbers that rise or fall."""
     numbers = [choice for choice in choices if isinstance(choice, int | float) and not isinstance(choice, bool)]
     steps = [after - before for before, after in pairwise(numbers)]
     in_order = len(numbers) == len(choices) >= 3 and (all(s > 0 for s in steps) or all(s < 0 for s in steps))
-    return parameter_of({"name": name, "type": "ordinal" if in_order else "categorical", "choices": tuple(choices)})
+    return "ordinal" if in_order else "categorical"
 
 
 def of_numbers(name: str, low: Any, high: Any, *, whole: bool, log: bool = False, step: float | None = None) -> Parameter:
