@@ -77,7 +77,7 @@ def encode(raw: Bytes, dtype: str, level: Level) -> tuple[tuple[Raw | SplitFloat
 def _repeats(values: NDArray[Any]) -> bool:
     """Whether the values are few different ones, of which planes tell less than whole values do."""
     some = values[:: max(1, len(values) // _SAMPLE)]
-    return len(np.unique(some)) <= _FEW * len(some)
+    return len(some) >= _SAMPLE and len(np.unique(some)) <= _FEW * len(some)
 
 
 def decode(parts: Parts, op: Raw | SplitFloat, nbytes: int) -> Bytes:

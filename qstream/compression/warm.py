@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from qstream.compression import huffman
 from qstream.compression.decode import restore
 from qstream.compression.encode import compress
 from qstream.compression.options import CompressionOptions
@@ -14,6 +15,7 @@ def warm() -> None:
     bits = np.arange(2048, dtype=np.uint16).reshape(32, 64) % 700 + 16000
     x = np.sin(np.arange(2048, dtype=np.float32)).reshape(32, 64)
     bounded = CompressionOptions(mode="bounded", bound=0.05)
+    huffman.encode(np.arange(1 << 14, dtype=np.uint16).view(np.uint8) & np.uint8(63))
     for level in ("balanced", "small"):
         restore(compress(bits, CompressionOptions(level=level), dtype="bfloat16"))
         restore(compress(bits, bounded.changed({"level": level}), dtype="bfloat16"))

@@ -8,13 +8,14 @@ import sys
 import numpy as np
 import pytest
 
-from qstream.compression import CompressionOptions, classes, compress, delta, quantise, rans, restore, split
+from qstream.compression import CompressionOptions, classes, compress, delta, huffman, quantise, rans, restore, split
 from qstream.compression.warm import warm
 
 # Forms by kernel: planes of 2, 4 and 8 bytes, values of 4 and 8 bytes.
 FORMS = {
     split: {"_split_turned": 1, "_join_turned": 1, "_split": 3, "_join": 3, "_turn_back": 3},
     quantise: {"_quantise": 2, "_restore": 2, "_restore_high": 2, "_to_bfloat16": 1, "_compare": 1},
+    huffman: {"_prepared": 1, "_set_lengths": 1, "_set_table": 1, "_streams": 1, "_stream": 1},
     rans: {"_count": 1, "_fill_slots": 1, "_encode": 1, "_decode": 1},
     classes: {"_context": 1, "_count": 1},
     delta: {"_scan": 1, "_write": 1, "_apply": 1},
@@ -31,6 +32,7 @@ def test_warming_compiles_what_every_caller_needs() -> None:
         for mode in ("lossless", "bounded", "rate", "gradient", "int8"):
             for level in ("fast", "balanced", "small"):
                 restore(compress(given, CompressionOptions(mode=mode, level=level)).data)
+    assert huffman.encode(np.arange(1 << 14).astype(np.uint8) & 63) is not None
     bits = frozen.view(np.uint16)
     restore(compress(bits, CompressionOptions(mode="delta"), base=bits[::-1], dtype="bfloat16"), base=bits[::-1])
     after = {(room, name): len(getattr(room, name).signatures) for room, names in FORMS.items() for name in names}
