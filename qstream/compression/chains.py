@@ -37,7 +37,7 @@ _MOST_MOMENT: Final = 8192  # columns
 
 @dataclass(slots=True, eq=False)
 class Draft:
-    """A coded tensor before its header is written."""
+    """A coded tensor before its header is written; `shared` are bytes of a basis that other blocks pay for."""
 
     ops: list[Any]
     pieces: list[Piece]
@@ -49,6 +49,7 @@ class Draft:
     gains: dict[str, float] | None = None
     reason: Reason | None = None
     measured: Measured = field(default_factory=Measured)
+    shared: float = 0.0
 
     @property
     def nbytes(self) -> int:
@@ -85,9 +86,10 @@ def draft(
         found = _by_error_or_rate(form, x, options, basis, moment, influence, net, guide)
     if found is None:
         return _lossless(form, options.level, "gain_below_gate")
-    if found.nbytes * _TRY_LOSSLESS > form.array.nbytes:
+    cost = found.nbytes - found.shared
+    if cost * _TRY_LOSSLESS > form.array.nbytes:
         exact = _lossless(form, options.level, "gain_below_gate")
-        return exact if exact.nbytes <= found.nbytes else found
+        return exact if exact.nbytes <= cost else found
     return found
 
 
@@ -219,7 +221,8 @@ def _by_error_or_rate(
         held = sum(len(piece.data) for piece in lossy.basis_pieces(basis)) if shared and basis is not None else 0
         bits = 8 * (made.nbytes - held) / x.size
         measured.domains[name] = Found(float(np.log2(trial.step / _planned(domain, options.bits))), bits)
-        cost = made.nbytes - held + held / max(guide.share, 1)
+        made.shared = held - held / max(guide.share, 1)
+        cost = made.nbytes - made.shared
         # A step that was not searched gives other bits: an error counts as it would at equal ones.
         tried.append((cost if bound is not None else quality.rel_l2**2 * 4.0 ** (8 * cost / x.size), name, made))
     if not tried:

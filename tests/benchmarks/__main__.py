@@ -35,7 +35,7 @@ LIBRARIES = (
     "redis",
 )
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-TIMEOUT_S = 1800
+TIMEOUT_S = 3600
 _ROOT = Path(__file__).parents[2]
 _ROWS = """
 import importlib, json, sys

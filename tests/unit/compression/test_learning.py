@@ -5,6 +5,7 @@ from __future__ import annotations
 from threading import Event
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -68,6 +69,18 @@ def test_a_basis_is_learnt_travels_with_anchors_and_what_lost_it_waits_for_the_n
     late = Feed(DecompressionProcessor())
     reasons = [late.send(each, 1000).events[0].frame.skip_reason for each in found[2:6]]  # type: ignore[attr-defined]
     assert reasons == [TensorSkip.NO_BASIS, TensorSkip.NO_BASIS, None, None]
+
+
+def test_a_basis_travels_with_a_block_that_would_be_smaller_by_itself() -> None:
+    frames = [
+        block(each.data.view(np.float32).reshape(each.shape).astype(ml_dtypes.bfloat16), each.step)
+        for each in cache(8, rows=64, columns=64)
+    ]
+    found = coded(frames, **(CACHE | {"anchor_every": 64}))
+    assert ["transform" in each.ops for each in found] == [*4 * [False], *4 * [True]]
+    assert [each.anchor for each in found[4:]] == [True, False, False, False]
+    assert len(found[4].data) > frames[4].nbytes / 2
+    assert len(found[5].data) < len(found[3].data)
 
 
 def test_a_lost_state_begins_with_blocks_that_need_nothing() -> None:
