@@ -194,10 +194,15 @@ def test_hostile_records_are_dead_letters_and_the_next_ask_is_answered(
         Publisher(registry_kafka) as publisher,
         LoopThread(build_loop(hpo.AGENT, settings)),
     ):
+
+        def has_trial() -> bool:
+            """Ask, until the study has come by its own topic."""
+            publisher.publish(HPO_TRIAL, TrialReport(study=STUDY, worker="a", ts_ns=0))
+            publisher.flush()
+            return any(b'"run"' in message.value() for message in answers.read())
+
         publisher.publish(HPO_STUDY, spec())
-        publisher.publish(HPO_TRIAL, TrialReport(study=STUDY, worker="a", ts_ns=0))
-        publisher.flush()
-        wait_until(lambda: any(b'"run"' in message.value() for message in answers.read()))
+        wait_until(has_trial)
         for topic, bad, _ in hostile:
             value = bad if isinstance(bad, bytes) else json.dumps(bad).encode()
             publisher.publish_raw(topic.name, STUDY.encode(), value)
