@@ -25,24 +25,26 @@ MANY: Final = 64  # cells above which a number is climbed as if it were continuo
 NEIGHBOURS: Final = 1024
 
 _HALF_LOG_2PI = 0.5 * float(np.log(2.0 * np.pi))
-_FAR = -1e5  # below it 1 - |z| Mills' ratio is 1 / z^2 to more digits than it can be computed
+_FAR = 1e3  # from here on 1 - |z| Mills' ratio is its series, and could not be computed as a difference
 
 
 def log_improvement(z: Vec) -> tuple[Vec, Vec]:
-    """Log of h(z) = phi(z) + z Phi(z), and its derivative Phi / h: float64 [B] each; finite for every finite z."""
-    from scipy.special import erfcx, log_ndtr  # noqa: PLC0415
+    """Log of h(z) = phi(z) + z Phi(z), and its derivative Phi / h: float64 [B] each; finite for every finite z.
 
-    value = np.empty_like(z)
-    near, far = z >= -1.0, z < _FAR
-    middle = ~near & ~far
-    a = z[near]
-    value[near] = np.log(np.exp(-0.5 * a * a - _HALF_LOG_2PI) + a * np.exp(log_ndtr(a)))
-    b = -z[middle]
-    value[middle] = -0.5 * b * b - _HALF_LOG_2PI + np.log1p(-b * np.sqrt(0.5 * np.pi) * erfcx(b / np.sqrt(2.0)))
-    c = -z[far]
-    value[far] = -0.5 * c * c - _HALF_LOG_2PI - 2.0 * np.log(c)
-    slope = np.where(far, -z, np.exp(log_ndtr(np.where(far, 0.0, z)) - np.where(far, 0.0, value)))
-    return value, slope
+    With Mills' ratio M(a) = Phi(-a) / phi(a): h(-a) = phi(a) (1 - a M), and h(a) = a + h(-a).
+    """
+    from scipy.special import erfcx  # noqa: PLC0415
+
+    a = np.abs(z)
+    mills = np.sqrt(0.5 * np.pi) * erfcx(a * np.sqrt(0.5))
+    per_square = 1.0 / np.maximum(a, _FAR) ** 2
+    rest = np.where(a < _FAR, 1.0 - a * mills, per_square * (1.0 - per_square * (3.0 - 15.0 * per_square)))
+    log_density = -0.5 * a * a - _HALF_LOG_2PI
+    density = np.exp(log_density)
+    above = z > 0.0
+    h = np.where(above, a + density * rest, 1.0)
+    value = np.where(above, np.log(h), log_density + np.log(rest))
+    return value, np.where(above, (1.0 - density * mills) / h, mills / rest)
 
 
 def log_expected_improvement(mean: Vec, variance: Vec, best: float) -> tuple[Vec, Vec, Vec]:

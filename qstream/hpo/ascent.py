@@ -80,11 +80,13 @@ class _Memory:
         self.step = np.zeros((MEMORY, *shape))
         self.change = np.zeros((MEMORY, *shape))
         self.curve = np.zeros((MEMORY, shape[0]))  # 1 / (step . change); 0: empty
+        self.used = 0  # places that any start has filled, from the end
 
     def add(self, rows: Index, step: Mat, change: Mat) -> None:
         """A step of some starts; one along which the score is not concave is left out."""
         curve = np.einsum("bd,bd->b", step, change)
         kept = curve > 1e-12
+        self.used = min(self.used + 1, MEMORY)
         rows = rows[kept]
         for array, new in ((self.step, step[kept]), (self.change, change[kept]), (self.curve, 1.0 / curve[kept])):
             array[:-1, rows] = array[1:, rows]
@@ -96,21 +98,29 @@ def _direction(memory: _Memory, rows: Index, x: Mat, slope: Mat, moves: NDArray[
     open_ = moves & ~((x <= 0.0) & (slope < 0.0)) & ~((x >= 1.0) & (slope > 0.0))
     free_slope = slope * open_
     q = free_slope.copy()
-    step, change, curve = memory.step[:, rows], memory.change[:, rows], memory.curve[:, rows]
-    along = np.zeros_like(curve)
-    for i in range(MEMORY - 1, -1, -1):
-        along[i] = curve[i] * np.einsum("bd,bd->b", step[i], q)
-        q -= along[i][:, None] * change[i]
-    known = curve[-1] > 0.0
-    size = np.einsum("bd,bd->b", change[-1], change[-1])
-    q *= np.where(known, 1.0 / np.where(known, curve[-1] * size, 1.0), 1.0)[:, None]
-    for i in range(MEMORY):
-        back = curve[i] * np.einsum("bd,bd->b", change[i], q)
-        q += (along[i] - back)[:, None] * step[i]
-    q *= open_
+    known = np.zeros(len(rows), bool)
+    if memory.used:
+        used = slice(-memory.used, None)
+        known, q = _two_loops(memory.step[used, rows], memory.change[used, rows], memory.curve[used, rows], q)
+        q *= open_
     uphill = known & (np.einsum("bd,bd->b", q, free_slope) > 0.0)
     q = np.where(uphill[:, None], q, free_slope)
     longest = np.abs(q).max(1)
     most = np.where(uphill, np.minimum(longest, _LONGEST), _FIRST_STEP)
     found: Mat = q * (most / np.maximum(longest, 1e-300))[:, None]
     return found
+
+
+def _two_loops(step: Mat, change: Mat, curve: Mat, q: Mat) -> tuple[NDArray[np.bool_], Mat]:
+    """Which starts have a history, and the inverse curvature times q [B, d]; arrays of histories are [used, B, ...]."""
+    along = np.zeros_like(curve)
+    for i in range(len(curve) - 1, -1, -1):
+        along[i] = curve[i] * np.einsum("bd,bd->b", step[i], q)
+        q -= along[i][:, None] * change[i]
+    known = curve[-1] > 0.0
+    size = np.einsum("bd,bd->b", change[-1], change[-1])
+    q *= np.where(known, 1.0 / np.where(known, curve[-1] * size, 1.0), 1.0)[:, None]
+    for i in range(len(curve)):
+        back = curve[i] * np.einsum("bd,bd->b", change[i], q)
+        q += (along[i] - back)[:, None] * step[i]
+    return known, q

@@ -42,11 +42,19 @@ def test_a_hundred_orders_of_arrival_give_the_same_bytes() -> None:
     pending = {11: seen[3].params, 12: seen[5].params, 14: seen[1].params}
     least = SMALL.changed({"candidates": 16, "starts": 1})
     first = suggest(MIXED, seen, pending=pending, trial=15, seed=7, options=least)
+    assert same(first, suggest(MIXED, seen[::-1], pending=pending, trial=15, seed=7, options=least))
+    fit = fit_due(gather(MIXED, seen, pending, 15, 7), least)
+    assert fit is not None
+    theta = fit.compute()
     assert first.source == "gp"
     for _ in range(100):
         order = [seen[i] for i in random.permutation(len(seen))]
         shuffled = dict(sorted(pending.items(), key=lambda _: random.random()))
-        assert same(first, suggest(MIXED, order, pending=shuffled, trial=15, seed=7, options=least))
+        problem = gather(MIXED, order, shuffled, 15, 7)
+        due = fit_due(problem, least)
+        assert due is not None
+        assert due.key == fit.key
+        assert same(first, suggest_from(problem, least, theta=theta))
 
 
 @pytest.mark.parametrize("optimizer", ["auto", "gp", "hybrid", "sobol"])
