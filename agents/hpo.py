@@ -30,6 +30,7 @@ AGENT = Agent(
     options="qstream.hpo.options:HpoOptions",
     examples="qstream.hpo.examples:records",
     example_options={"explore": 4, "initial": 3, "candidates": 64, "starts": 2},
+    commands="qstream.cli.hpo.commands:app",
     lines="qstream.cli.hpo.lines:line",
     observe="qstream.hpo.metrics:observe",
     # An answer goes out with its whole batch, and each takes 10 to 50 ms: small batches answer soon.

@@ -18,6 +18,7 @@ from schemas.wording import must_be
 LOCAL_BROKER: Final = "localhost:9092"
 # librdkafka's own complaints would hide the one line that says what is wrong.
 QUIET: Final = {"log_level": "2"}
+UNITS_S: Final = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 START_HINT: Final = "name one by --bootstrap-servers or QSTREAM_BOOTSTRAP_SERVERS, or start one by: qstream broker"
 
 
@@ -57,9 +58,9 @@ OptionChanges = Annotated[
 
 
 def seconds(text: str, name: str = "deadline") -> float:
-    """A time as ``50ms`` or ``2s``; `ConfigError` for anything else."""
-    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)(ms|s)", text)
-    value = float(found[1]) * (1e-3 if found[2] == "ms" else 1.0) if found else 0.0
+    """A time as ``50ms``, ``2s``, ``45m`` or ``2h``; `ConfigError` for anything else."""
+    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)(ms|s|m|h)", text)
+    value = float(found[1]) * UNITS_S[found[2]] if found else 0.0
     if value <= 0:
         raise ConfigError(must_be(name, "a time above 0, such as 50ms or 2s", text))
     return value

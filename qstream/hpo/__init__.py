@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from qstream.hpo.problem import Limit as Limit
     from qstream.hpo.problem import Observation as Observation
     from qstream.hpo.space import SearchSpace as SearchSpace
+    from qstream.hpo.study import Study as Study
+    from qstream.hpo.study import Trial as Trial
 
-__all__ = ["Exhausted", "HpoOptions", "Limit", "Observation", "SearchSpace", "Suggestion", "suggest"]
+__all__ = ["Exhausted", "HpoOptions", "Limit", "Observation", "SearchSpace", "Study", "Suggestion", "Trial", "suggest"]
 
 __getattr__, __dir__ = lazy_names(
     __name__,
@@ -25,7 +27,9 @@ __getattr__, __dir__ = lazy_names(
         "Limit": ".problem",
         "Observation": ".problem",
         "SearchSpace": ".space",
+        "Study": ".study",
         "Suggestion": ".plan",
+        "Trial": ".study",
         "suggest": ".plan",
     },
 )

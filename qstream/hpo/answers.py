@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from qstream.hpo import memory
 from qstream.hpo.memory import HpoState, Memory
+from qstream.hpo.plan import Suggestion
 from qstream.hpo.trials import RETRY_S, Answer
 from schemas.hpo import Basis, BestPoint, Prediction, StudyBest, TrialSuggestion
 from schemas.solver import SolverRecord
@@ -18,9 +19,8 @@ def suggestion_frame(answer: Answer, now: HpoState | None, *, study: str, plan_i
     lease_s, new = (None if now is None or answer.status != "run" else now.spec.lease_s), answer.suggestion
     found: dict[str, Any] = {}
     if new is not None and now is not None:
-        expected = new.predicted
         found = {
-            "predicted": None if expected is None else Prediction(mean=memory.sign(now) * expected.mean, std=expected.std),
+            "predicted": predicted(new, now),
             "p_feasible": new.p_feasible,
             "fallback_reason": new.fallback_reason,
             "model": Basis(observations=answer.observations, pending=answer.pending, digest=new.digest),
@@ -43,6 +43,12 @@ def suggestion_frame(answer: Answer, now: HpoState | None, *, study: str, plan_i
         repeated=answer.repeated,
         **found,
     )
+
+
+def predicted(suggestion: Suggestion, now: HpoState) -> Prediction | None:
+    """What the model expects of a suggestion, in the direction of the study's objective."""
+    expected = suggestion.predicted
+    return None if expected is None else Prediction(mean=memory.sign(now) * expected.mean, std=expected.std)
 
 
 def best_frame(draft: Memory, *, plan_id: str, ts_ns: int) -> StudyBest:

@@ -158,11 +158,12 @@ def _result(draft: Memory, report: TrialReport, now_ns: int) -> list[TrialRecord
 
 
 def _added(draft: Memory, report: TrialReport, now_ns: int) -> TrialRecord:
-    """A result that was never suggested becomes a trial of its own; one of the same time and params is the same, sent twice."""
+    """A result that was never suggested becomes a trial of its own. With time and params of a trial it is that one's, sent
+    twice, or given back from the history of a study that still has it."""
     now = draft.now
     unit = memory.space(now).encode(report.params or {})
     if now.unit is not None:
-        same = (now.source == USER) & (now.asked_ns == report.ts_ns) & (now.unit == unit).all(1)
+        same = (now.asked_ns == report.ts_ns) & (now.unit == unit).all(1)
         if same.any():
             return _record(now, report, int(np.flatnonzero(same)[0]), now_ns, "duplicate")
     if now.trials >= MAX_TRIALS:

@@ -23,9 +23,10 @@ def restore(
     bootstrap_servers: BootstrapServers = None,
     as_json: AsJson = False,
 ) -> None:
-    """Publish the results that the history topic keeps as results of the study again.
+    """Give a study whose state was lost its results back.
 
-    For a study whose state in Redis was lost: the agent makes it again from its record on the topic of studies, without trials.
+    The results that the history topic keeps are published again. For a study whose state in Redis was lost: the agent makes
+    it again from its record on the topic of studies, without trials.
     The results get new numbers there. Those that the study still has are recognized and change nothing, so that the command
     may be run twice, and on a study that has lost nothing.
 

@@ -24,12 +24,12 @@ def value_text(value: Scalar) -> str:
     return str(value).lower() if isinstance(value, bool) else f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
-def trial_text(answer: Answer, verdict: Verdict, objective: str, took_s: float) -> str:
-    """A trial that has ended, as a line."""
+def trial_text(answer: Answer, verdict: Verdict, objective: str, took_s: float, *, best: bool) -> str:
+    """A trial that has ended, as a line; `best` says that it is better than those of this worker before it."""
     again = f" (attempt {answer.attempt + 1})" if answer.attempt else ""
     found = verdict.metrics.get(objective)
     if verdict.state == "complete" and found is not None:
-        what = f"{objective} {found:.6g}"
+        what = f"{objective} {found:.6g}{' (best)' if best else ''}"
     else:
         what = joined(f"{verdict.state}{f' {verdict.reason}' if verdict.reason else ''}", verdict.says or None)
-    return joined(f"trial {answer.trial}{again}", what, params_text(answer.params), answer.source or None, f"{took_s:.1f} s")
+    return joined(f"trial {answer.trial}{again}", what, params_text(answer.params), f"{took_s:.1f} s", answer.source or None)
