@@ -33,6 +33,7 @@ AGENT = Agent(
     commands="qstream.cli.hpo.commands:app",
     lines="qstream.cli.hpo.lines:line",
     observe="qstream.hpo.metrics:observe",
+    scenes={"hpo": "qstream.demo.hpo.scene:HpoScene"},
     # An answer goes out with its whole batch, and each takes 10 to 50 ms: small batches answer soon.
     settings={"port": 6074, "max_batch_records": 16},
 )

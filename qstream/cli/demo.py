@@ -67,7 +67,8 @@ def demo(
     rack of 16 GPUs, whose clocks and power limits the agent sets: caps are probed, the budget falls, a node is cut off. A
     modelled second is over only when the agent has answered it: a slow machine takes longer than asked, and measures the same.
     The scene `compression` trains the same kind of model by two workers: weights, gradients and activations travel through two
-    agents, and what returns is compared with what was sent.
+    agents, and what returns is compared with what was sent. The scene `hpo` tunes a small language model by two studies, one
+    with the defaults and one by Sobol points; half-way a worker is killed, and its trial goes out again.
     With --json and no FILE, stdout has the figures alone, and the rest is on stderr.
 
     \b

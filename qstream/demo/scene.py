@@ -49,6 +49,10 @@ class Scene(Protocol):
         """What must be on the topics before the agent starts."""
         ...
 
+    def connected(self, bootstrap_servers: str) -> None:
+        """Where the broker is, said before `first`: to scenes with processes of their own."""
+        ...
+
     def warm(self) -> None:
         """Load what `steps` needs, once the agent has compiled its kernels."""
         ...
@@ -110,6 +114,9 @@ class PlainScene:
     ends = False
     switch: Mapping[str, Scalar] = {}
     kill_s = math.inf
+
+    def connected(self, bootstrap_servers: str) -> None:
+        return
 
     def warm(self) -> None:
         return

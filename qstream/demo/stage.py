@@ -186,6 +186,7 @@ def started(scene: Scene, view: View, signals: list[int]) -> Iterator[Run]:
         Publisher(kafka.bootstrap_servers, "demo", load_settings(kafka=QUIET)) as publisher,
     ):
         published = 0
+        scene.connected(kafka.bootstrap_servers)
         for topic, frame in scene.first():
             publish(publisher, scene, topic, frame)
             published += topic in inputs
