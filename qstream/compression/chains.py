@@ -57,7 +57,6 @@ class Draft:
         return sum(len(piece.data) for piece in self.pieces)
 
 
-@np.errstate(over="ignore", invalid="ignore")  # values may be NaN, infinite, or as large as their type allows
 def draft(
     form: Form,
     options: CompressionOptions,
@@ -75,6 +74,20 @@ def draft(
         return _lossless(form, options.level)
     if form.dtype not in LOSSY or form.array.size == 0 or (form.array.ndim < 2 and form.array.size < SMALL):
         return _lossless(form, options.level, "not_needed")
+    return _lossy(form, options, basis, moment, influence, net, guide)
+
+
+@np.errstate(over="ignore", invalid="ignore")  # values may be NaN, infinite, or as large as their type allows
+def _lossy(
+    form: Form,
+    options: CompressionOptions,
+    basis: Basis | None,
+    moment: ArrayLike | None,
+    influence: ArrayLike | None,
+    net: Net | None,
+    guide: Guide,
+) -> Draft:
+    """The chain that keeps the promise, or the exact one where that is smaller."""
     x = as_floats(form.array.reshape(-1), form.dtype)
     if options.mode == "int8":
         found = _int8(form, x, options, _allowed(net, options))

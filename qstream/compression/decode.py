@@ -139,7 +139,6 @@ def restore(
     return restored(header, Parts(header, contents.payload(0)), chosen, base=held, basis=basis, codebook=codebook, out=out)
 
 
-@np.errstate(over="ignore", invalid="ignore")  # values may be NaN, infinite, or as large as their type allows
 def restored(
     header: Header,
     parts: Parts,
@@ -151,7 +150,8 @@ def restored(
     out: NDArray[Any] | None = None,
 ) -> Restored:
     """The tensor of a header and its parts; `base` are the bytes of the base."""
-    net = _net(header, codebook) if getattr(options, _switch(header)) else None
+    op: Correction | None = header.op(Correction)
+    net = None if op is None or codebook is None or not _asked(op, options) else codebook.net_by_digest(op.digest)
     raw = decode(header, parts, base=base, basis=basis, net=net, spectral=options.spectral, verify=options.verify)
     approved = header.op(Spectral) is None or options.spectral
     verified = options.verify and header.digest is not None and approved
@@ -163,15 +163,16 @@ def restored(
             raise BlockError("shape", must_be("out", f"{array.dtype} {array.shape}", Shown(f"{out.dtype} {out.shape}")))
         out[...] = array
         array = out
-    refined = (*_refined(header, options, net), *_checked(header, parts, options, basis, raw))
-    return Restored(array, header, verified, refined)
+    checks = _checked(header, parts, options, basis, raw) if options.qsvt or options.qft or options.hhl else ()
+    return Restored(array, header, verified, (*_refined(header, options, net), *checks) if header.gains or checks else ())
 
 
 def _refined(header: Header, options: RestoreOptions, net: Net | None) -> Iterator[Refined]:
     for name, left in header.gains.items():
         reason = None
-        if header.op(Correction) is not None and net is None:
-            reason = "library_missing" if getattr(options, _switch(header)) else "not_needed"
+        op: Correction | None = header.op(Correction)
+        if op is not None and net is None:
+            reason = "library_missing" if _asked(op, options) else "not_needed"
         elif name == "spectral" and not options.spectral:
             reason = "not_needed"
         yield Refined(name, left, reason=reason)
@@ -179,8 +180,6 @@ def _refined(header: Header, options: RestoreOptions, net: Net | None) -> Iterat
 
 def _checked(header: Header, parts: Parts, options: RestoreOptions, basis: Basis | None, raw: Bytes) -> Iterator[Refined]:
     """What circuits make of a sample, as far as the options ask for it and the block has something to check."""
-    if not (options.qsvt or options.qft or options.hhl):
-        return
     from qstream.compression.checks import cosines_by_qft, spectral_by_qsvt, weights_by_hhl  # noqa: PLC0415 - circuits, which most never need
 
     smooth, rotated = header.op(Spectral), header.op(Transform)
@@ -206,15 +205,9 @@ def _checked(header: Header, parts: Parts, options: RestoreOptions, basis: Basis
             yield Refined(name, None, check.execution, None, check.difference, check.twin_difference, check.detail)
 
 
-def _switch(header: Header) -> str:
-    """The option that the header's net depends on."""
-    op: Correction | None = header.op(Correction)
-    return "lstm" if op is not None and op.kind == "lstm" else "denoiser"
-
-
-def _net(header: Header, codebook: Codebook | None) -> Net | None:
-    op: Correction | None = header.op(Correction)
-    return None if op is None or codebook is None else codebook.net_by_digest(op.digest)
+def _asked(op: Correction, options: RestoreOptions) -> bool:
+    """Whether the options have this net applied."""
+    return options.lstm if op.kind == "lstm" else options.denoiser
 
 
 def _base_bytes(header: Header, dtype: str, shape: tuple[int, ...], raw: Bytes) -> Bytes:
@@ -248,7 +241,8 @@ def decode(
         shape, bound = rows_of(header.shape), header.quality.bound
         if bound is None or not 0 < bound < 1:
             raise BlockError("bad_frame", must_be("bound of a point chain", "above 0 and below 1", bound))
-        found = point.decode(parts, first, header.op(Classes), header.dtype, shape, bound)
+        with np.errstate(over="ignore", invalid="ignore"):
+            found = point.decode(parts, first, header.op(Classes), header.dtype, shape, bound)
         return found.reshape(-1).view(np.uint8)
     return _from_multiples(header, parts, basis, net, spectral=spectral)
 
@@ -285,6 +279,7 @@ def _from_int8(header: Header, parts: Parts, op: Int8, net: Net | None) -> Bytes
         return np.ascontiguousarray(from_floats(matrix.reshape(-1), header.dtype)).view(np.uint8)
 
 
+@np.errstate(over="ignore", invalid="ignore")  # values may be NaN, infinite, or as large as their type allows
 def _from_multiples(header: Header, parts: Parts, basis: Basis | None, net: Net | None, *, spectral: bool) -> Bytes:
     op: Quantise | None = header.op(Quantise)
     if op is None:

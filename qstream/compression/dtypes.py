@@ -26,6 +26,7 @@ DTYPES: Final[dict[str, np.dtype[Any]]] = {
     **{name: np.dtype(name) for name in (*_PLAIN, *_FLOATS, "complex64", "complex128")},
     **_EXTRA,
 }
+_BITS: Final = {name: np.dtype(f"u{dtype.itemsize}") for name, dtype in DTYPES.items() if dtype.itemsize <= 8}
 SPLIT: Final = (*_FLOATS, "bfloat16", "complex64", "complex128")  # whose exponents form a plane of their own
 LOSSY: Final = (*_FLOATS, "bfloat16")  # whose values may be coded with an error
 _NAMES: Final = {dtype: name for name, dtype in DTYPES.items()}
@@ -67,7 +68,8 @@ def canonical(array: Any, dtype: str | None = None) -> Form:
     given = np.asarray(array)
     if given.ndim > MAX_AXES:
         raise BlockError("shape", must_be("array", f"one of at most {MAX_AXES} axes", Shown(f"{given.ndim} axes")))
-    big = given.dtype.byteorder == ">" or (given.dtype.byteorder == "=" and not np.little_endian)
+    order = given.dtype.byteorder
+    big = order == ">" or (order == "=" and not np.little_endian)
     little = given.astype(given.dtype.newbyteorder("<")) if big else given
     whole = little.flags.c_contiguous and little.flags.aligned
     plain = little if whole else np.require(little, requirements=["C", "A"]).reshape(given.shape)
@@ -87,7 +89,7 @@ def canonical(array: Any, dtype: str | None = None) -> Form:
 
 def bits_of(dtype: str) -> np.dtype[Any]:
     """Whole numbers of the size of a type."""
-    return np.dtype(f"u{DTYPES[dtype].itemsize}")
+    return _BITS[dtype]
 
 
 def size_of(dtype: str, shape: Sequence[int]) -> int:

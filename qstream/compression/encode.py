@@ -15,7 +15,7 @@ from qstream.compression.codebook import Codebook
 from qstream.compression.decode import decode
 from qstream.compression.dtypes import Form, as_floats, canonical, rows_of
 from qstream.compression.guide import NO_GUIDE, Guide, Measured
-from qstream.compression.header import MAX_NAME, Header, Promise, Quality, Raw, Reason, SplitFloat, digest, write
+from qstream.compression.header import MAX_NAME, SUPPOSED, Header, Promise, Quality, Raw, Reason, SplitFloat, digest, write
 from qstream.compression.nets import Net
 from qstream.compression.options import CompressionOptions
 from qstream.compression.parts import Piece
@@ -23,7 +23,6 @@ from qstream.errors import BlockError, ProblemError
 from schemas.wording import Shown, must_be
 
 _DEFAULT: Final = CompressionOptions()
-_SUPPOSED: Final = {name: field.get_default(call_default_factory=True) for name, field in Header.model_fields.items()}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -178,15 +177,12 @@ def _header(form: Form, options: CompressionOptions, made: Draft, base: Form | N
         "gains": made.gains or {},
         "fallback_reason": made.reason,
     }
-    # What is as every reader supposes is not written.
-    given = {key: value for key, value in fields.items() if value != _SUPPOSED[key]}
+    given = {key: value for key, value in fields.items() if value != SUPPOSED[key]}
     if made.quality is not UNMEASURED:
         given["quality"] = made.quality
     ops, parts = tuple(made.ops), tuple(piece.part for piece in made.pieces)
     given |= {"name": name, "dtype": form.dtype, "shape": form.array.shape, "ops": ops, "parts": parts}
-    # Every field is our own; a reader checks them all, and here that and copies of defaults would be half of the time of a
-    # small tensor.
-    header = Header.model_construct(set(given), **(_SUPPOSED | given))
+    header = Header.trusted(given)
     if options.verify:
         _verify(header, made.pieces, form, base, made.basis)
     return header
@@ -194,7 +190,7 @@ def _header(form: Form, options: CompressionOptions, made: Draft, base: Form | N
 
 def _verify(header: Header, pieces: list[Piece], form: Form, base: Form | None, basis: Basis | None) -> None:
     """Decode as a reader does and compare; a difference would be a fault of this package."""
-    if isinstance(header.ops[0], Raw | SplitFloat):  # a rearrangement of bytes, so that the coded planes are all there is to see
+    if isinstance(header.ops[0], (Raw, SplitFloat)):  # a rearrangement of bytes, so that the coded planes are all there is to see
         if not all(piece.is_kept() for piece in pieces):
             raise BlockError("checksum", must_be(f"restored {header.name!r}", "what was given", Shown("something else")))
         return

@@ -50,8 +50,10 @@ def encode(plane: Bytes) -> bytes | None:
     if size < _LEAST or size >= 1 << 32:
         return None
     held = _scratch()
-    given = read_only(plane if plane.ctypes.data % 8 == 0 else plane.copy())
-    pairs, words = given[:whole].view(np.uint16), given[:whole].view(np.uint64)
+    words = read_only(plane[:whole]).view(np.uint64)
+    if not words.flags.aligned:
+        words = read_only(words.copy())
+    pairs = words.view(np.uint16)
     streams = held.words.data.cast("B")
     pieces: list[Any] = [_MAGIC, size.to_bytes(4, "little")]
     tables = max(1, whole // _TABLE)
@@ -64,11 +66,11 @@ def encode(plane: Bytes) -> bytes | None:
         for at in range(begin, end, _BLOCK):
             count = min(_BLOCK, end - at)
             sizes = _streams(pairs[at // 2 : (at + count) // 2], held.table, held.words)
-            body = len(tree) + 6 + sum(sizes)
+            a, b, c, d = sizes
+            body = len(tree) + 6 + a + b + c + d
             block = (at + count == size) | 2 << 1 | (5 + body + 1) << 3
             head = block | (kind | 3 << 2 | count << 4 | body << 22) << 24
-            jumps = b"".join(used.to_bytes(2, "little") for used in sizes[:3])
-            pieces += [head.to_bytes(8, "little"), tree, jumps]
+            pieces += [head.to_bytes(8, "little"), tree, (a | b << 16 | c << 32).to_bytes(6, "little")]
             pieces += [bytes(streams[k * _ROOM : k * _ROOM + used]) for k, used in enumerate(sizes)]
             pieces.append(b"\0")  # no sequences
             tree, kind = b"", 3  # by the table of the block before

@@ -43,14 +43,10 @@ class Piece(NamedTuple):
         if self.plain is None or self.part.codec == "store":
             return True
         found = _DECODERS[self.part.codec](np.frombuffer(self.data, np.uint8), len(self.plain), None)
-        return found is not None and digest(found) == digest(self.plain)
+        return found is not None and len(found) == len(self.plain) and bool(_same(read_only(found), read_only(self.plain)))
 
 
-class Chosen(NamedTuple):
-    """A codec's name and what it made."""
-
-    codec: Literal["store", "zstd", "rans"]
-    data: Any
+Chosen = tuple[Literal["store", "zstd", "rans"], Any]  # a codec, and what it made
 
 
 _own = threading.local()  # compressors must not be shared by threads
@@ -83,26 +79,29 @@ def code(
 
     With `matches` repeats of strings are looked for as well; with `context` each symbol is coded by the table of its context.
     """
-    best = _smallest(plane, level, matches, context, contexts)
-    return Piece(Part(name, len(best.data), len(plane), best.codec, digest(best.data)), best.data, plane)
+    codec, data = _smallest(plane, level, matches, context, contexts)
+    return Piece(Part(name, len(data), len(plane), codec, digest(data)), data, plane)
 
 
 def _smallest(plane: Bytes, level: Level, matches: bool, context: Bytes | None, contexts: int) -> Chosen:
-    raw = Chosen("store", plane.data)
+    raw: Chosen = "store", plane.data
     if context is not None:
-        return min(raw, Chosen("rans", rans.encode(plane, context, contexts)), key=lambda each: len(each.data))
+        return min(raw, ("rans", rans.encode(plane, context, contexts)), key=_size)
     bits = entropy_of_sample(plane) if len(plane) > _SMALL else 0.0
     if bits > 8 * WORTH and not matches:
         return raw
-    found = [raw]
+    best = raw
     if level == "small" and bits <= 8 * WORTH:
-        found.append(Chosen("rans", rans.encode(plane)))
+        best = "rans", rans.encode(plane)
     elif bits <= 8 * WORTH:
-        found.append(Chosen("zstd", huffman.encode(plane) or _zstd(None).compress(plane)))
+        best = "zstd", huffman.encode(plane) or _zstd(None).compress(plane)
     if matches or 0 < bits < _REPEATS:
-        found.append(Chosen("zstd", _zstd(_MATCHES[level]).compress(plane)))
-    best = min(found, key=lambda each: len(each.data))
-    return best if len(best.data) < WORTH * len(plane) else raw
+        best = min(best, ("zstd", _zstd(_MATCHES[level]).compress(plane)), key=_size)
+    return best if _size(best) < WORTH * len(plane) else raw
+
+
+def _size(chosen: Chosen) -> int:
+    return len(chosen[1])
 
 
 def entropy_of_sample(plane: Bytes) -> float:
@@ -156,7 +155,7 @@ def _stored(data: Bytes, size: int, context: Bytes | None) -> Bytes | None:
 
 def _unzstd(data: Bytes, size: int, context: Bytes | None) -> Bytes | None:
     try:
-        if zstandard.get_frame_parameters(data.data).content_size != size:
+        if zstandard.frame_content_size(data.data) != size:
             return None
         held = _own.__dict__.setdefault("decompressor", None) or zstandard.ZstdDecompressor()
         _own.decompressor = held
@@ -170,6 +169,14 @@ _DECODERS: Final[dict[str, Callable[[Bytes, int, Bytes | None], Bytes | None]]] 
     "zstd": _unzstd,
     "rans": rans.decode,
 }
+
+
+@compiled
+def _same(a: Any, b: Any) -> Any:
+    unlike = np.uint8(0)
+    for i in range(len(a)):  # wider numbers would be fewer at a time
+        unlike = np.uint8(unlike | np.uint8(a[i] ^ b[i]))
+    return unlike == 0
 
 
 @compiled

@@ -14,9 +14,15 @@ from qstream.compression.parts import Level, Parts, Piece, code, stored
 from qstream.kernels import compiled
 
 Bytes = NDArray[np.uint8]
+_WORD: Final = {2: np.uint16, 4: np.uint32, 8: np.uint64}
+_RAW: Final = (Raw(op="raw"),)
+_SPLIT: Final = {
+    (width, rotate): (SplitFloat(op="split_float", width=width, rotate=rotate),)  # type: ignore[arg-type]
+    for width in _WORD
+    for rotate in (False, True)
+}
 _SAMPLE: Final = 1024
 _FEW: Final = 0.25  # part of a sample
-_WORD: Final = {2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 
 def planes(raw: Bytes, width: int, *, rotate: bool) -> Bytes:
@@ -59,7 +65,7 @@ def encode(raw: Bytes, dtype: str, level: Level) -> tuple[tuple[Raw | SplitFloat
     width = known.itemsize // (2 if known.kind == "c" else 1)
     floats = dtype in SPLIT
     if width == 1 or len(raw) == 0:
-        return (Raw(op="raw"),), [code("raw", raw, level, matches=not floats)]
+        return _RAW, [code("raw", raw, level, matches=not floats)]
     split = planes(raw, width, rotate=floats)
     # The lowest planes of floats are noise: only the first is tried at the fast level.
     tried = 1 if floats and level == "fast" else width
@@ -70,8 +76,8 @@ def encode(raw: Bytes, dtype: str, level: Level) -> tuple[tuple[Raw | SplitFloat
     if not floats or (found[-1].part.codec != "store" and _repeats(raw.view(_WORD[width]))):
         whole = code("raw", raw, level, matches=True)
         if len(whole.data) <= sum(len(piece.data) for piece in found):
-            return (Raw(op="raw"),), [whole]
-    return (SplitFloat(op="split_float", width=width, rotate=floats),), found  # type: ignore[arg-type]
+            return _RAW, [whole]
+    return _SPLIT[width, floats], found
 
 
 def _repeats(values: NDArray[Any]) -> bool:

@@ -7,6 +7,7 @@ import pytest
 
 from qstream.compression import BlockError, CompressionOptions, compress, rans, restore
 from qstream.compression.dtypes import DTYPES
+from qstream.compression.header import Header
 from qstream.compression.parts import entropy_of, entropy_of_sample
 from tests.unit.compression.values import drawn, of_bits, stepped, with_specials
 
@@ -95,6 +96,19 @@ def test_a_delta_needs_its_own_base() -> None:
         assert caught.value.code in ("base_mismatch", "dtype")
     with pytest.raises(BlockError, match=r"^shape: base must be bfloat16 \(20, 30\)"):
         compress(base, DELTA, base=base[:5], dtype="bfloat16")
+
+
+def test_a_header_of_our_own_fields_is_the_one_that_a_reader_checks() -> None:
+    for given, options in (
+        (np.ones((40, 50), np.float32), {}),
+        (np.eye(64), {"mode": "rate"}),
+        (np.arange(9) > 3, {"level": "fast"}),
+    ):
+        header = compress(given, CompressionOptions(**options), name='a "name"').header
+        checked = Header.model_validate_json(header.model_dump_json(exclude_unset=True))
+        assert checked == header
+        assert checked.model_fields_set == header.model_fields_set
+        assert checked.model_dump_json() == header.model_dump_json()
 
 
 def test_equal_calls_give_equal_bytes_and_out_is_written_to() -> None:

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from qstream.compression import CompressionOptions, classes, compress, delta, huffman, quantise, rans, restore, split
+from qstream.compression import CompressionOptions, classes, compress, delta, huffman, parts, quantise, rans, restore, split
 from qstream.compression.warm import warm
 
 # Forms by kernel: planes of 2, 4 and 8 bytes, values of 4 and 8 bytes.
@@ -16,6 +16,7 @@ FORMS = {
     split: {"_split_turned": 1, "_join_turned": 1, "_split": 3, "_join": 3, "_turn_back": 3},
     quantise: {"_quantise": 2, "_restore": 2, "_restore_high": 2, "_to_bfloat16": 1, "_compare": 1},
     huffman: {"_prepared": 1, "_set_lengths": 1, "_set_table": 1, "_streams": 1, "_stream": 1},
+    parts: {"_same": 1, "_sampled_bits": 1},
     rans: {"_count": 1, "_fill_slots": 1, "_encode": 1, "_decode": 1},
     classes: {"_context": 1, "_count": 1},
     delta: {"_scan": 1, "_write": 1, "_apply": 1},
