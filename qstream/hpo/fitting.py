@@ -6,7 +6,8 @@ of arrival gives the same set, and a fit can be computed in another thread from 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -25,29 +26,36 @@ _EACH: Final = 40  # trials up to which theta is fitted for each
 _STREAM: Final = 3  # of random numbers
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Fit:
-    """Kernel parameters that are needed: `key` is a digest of all that they depend on."""
+    """Kernel parameters that are needed: `key` is a digest of all that they depend on, so that fits of one key are equal."""
 
     key: str
-    trials: int  # M: they are fitted on trials with lower numbers
-    problem: Problem  # of these trials
-    options: HpoOptions
+    trials: int = field(compare=False)  # M: they are fitted on trials with lower numbers
+    problem: Problem = field(compare=False)  # of these trials
+    options: HpoOptions = field(compare=False)
 
     def compute(self) -> Vec:
-        """Theta float64 [...], as `split` takes it apart; pure, and free of the GIL for most of its time."""
-        problem, exact = self.problem, self.options.exact_objective
-        covariance, few = covariance_of(problem, self.options), len(problem.value) < LEAST
-        at = thin(problem.value, MOST, rng(problem.seed, _STREAM, self.trials))
-        x, z = problem.space.features(problem.unit[at]), warp(problem.value)[at]
-        parts = [covariance.start() if few else gp.fit(covariance, x, z, exact=exact)]
-        if warm(problem, self.options):
-            old = prior.fit(problem, covariance)
-            rest = z - prior.mean(prior.learnt(problem, covariance, old), x, z).value(x) if len(z) else z
-            parts += [old, old if few else gp.fit(covariance, x, rest, exact=exact, near=old)]
-        if self.options.feasibility:
-            parts.append(feasible.fit(problem))
-        return np.concatenate(parts)
+        """Theta float64 [...], as `split` takes it apart; pure, and free of the GIL for most of its time. The last are kept."""
+        return _theta(self)
+
+
+@lru_cache(maxsize=16)
+def _theta(fit: Fit) -> Vec:
+    problem, exact = fit.problem, fit.options.exact_objective
+    covariance, few = covariance_of(problem, fit.options), len(problem.value) < LEAST
+    at = thin(problem.value, MOST, rng(problem.seed, _STREAM, fit.trials))
+    x, z = problem.space.features(problem.unit[at]), warp(problem.value)[at]
+    parts = [covariance.start() if few else gp.fit(covariance, x, z, exact=exact)]
+    if warm(problem, fit.options):
+        old = prior.fit(problem, covariance)
+        rest = z - prior.mean(prior.learnt(problem, covariance, old), x, z).value(x) if len(z) else z
+        parts += [old, old if few else gp.fit(covariance, x, rest, exact=exact, near=old)]
+    if fit.options.feasibility:
+        parts.append(feasible.fit(problem))
+    theta = np.concatenate(parts)
+    theta.flags.writeable = False
+    return theta
 
 
 class Thetas(NamedTuple):
