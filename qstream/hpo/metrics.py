@@ -57,7 +57,7 @@ def _suggestion(found: TrialSuggestion, solver_s: float | None) -> None:
         ASK_SECONDS.labels(found.source).observe(solver_s)
     if found.solver.solver == "gp" and found.solver.variant is not None:
         KERNELS.labels(found.solver.variant).inc()
-    if found.fallback_reason is Reason.TWIN_IS_BETTER:
+    if found.fallback_reason is Reason.PRIOR_MISLEADS:
         WARM_STARTS_DROPPED.inc()
 
 
