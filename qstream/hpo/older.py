@@ -1,4 +1,4 @@
-"""Older: results of an older search, as rows, from a CSV file or from a saved study, as the prior of a new one."""
+"""Older: results of an older search, as rows, from a CSV file, a saved study or a study of Optuna, as the prior of a new one."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from qstream.errors import ProblemError
 from qstream.hpo import memory
+from qstream.hpo.formats.optuna_study import load_optuna
 from qstream.hpo.formats.past import OnBad, Past, checked, read_csv
 from qstream.hpo.memory import HpoState
 from qstream.hpo.space import Params, SearchSpace
@@ -31,12 +32,15 @@ def older_rows(
     rename: Mapping[str, str] | None = None,
     on_bad: OnBad = "refuse",
 ) -> Past:
-    """The rows of an older search; of a saved study those that the space holds. `rename` is for the columns of a file.
+    """The rows of an older search; of a saved study those that the space holds. A URL is a storage of Optuna, with
+    ``#NAME`` where it has several studies. `rename` is for the columns of a file.
 
     `ProblemError` names the row, or the line and column, that does not fit, unless `on_bad` says to drop it.
     """
     if not isinstance(older, str | Path):
         return checked(list(older), space, on_bad)
+    if isinstance(older, str) and "://" in older:
+        return _of_optuna(space, older, direction, on_bad)
     path = Path(older)
     if path.suffix == SAVED:
         return checked(_of_state(read_state(path), objective, direction), space, "drop")
@@ -60,6 +64,15 @@ def read_state(path: Path) -> HpoState:
         raise ProblemError(must_be("a saved study", "a file that can be read", Shown(f"{path}: {exc.strerror}"))) from exc
     except FrameError as exc:
         raise ProblemError(must_be("a saved study", "the state of one, as safetensors", Shown(f"{path}: {exc}"))) from exc
+
+
+def _of_optuna(space: SearchSpace, storage: str, direction: Direction, on_bad: OnBad) -> Past:
+    """The completed trials of a study of Optuna, at ``URL`` or ``URL#NAME``."""
+    url, _, name = storage.partition("#")
+    found = load_optuna(url, name or None, space, on_bad)
+    if found.direction != direction:
+        raise ProblemError(must_be("direction of the study of Optuna", f"that of this one, {direction}", found.direction))
+    return found.past
 
 
 def _of_state(state: HpoState, objective: str, direction: Direction) -> list[Row]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from qstream.errors import ProblemError
 from qstream.hpo.axis import Array
+from qstream.hpo.sobol import sobol as sobol
 from qstream.hpo.space import Params, SearchSpace
 from schemas.hpo import TrialState
 from schemas.wording import Shown, must_be
@@ -154,21 +154,6 @@ def _bent(values: Array) -> tuple[Array, float, float]:
 def rng(seed: int, stream: int, trial: int) -> np.random.Generator:
     """The random numbers of one purpose (`stream`) of one trial: Philox, whose counter has a range of its own for each trial."""
     return np.random.Generator(np.random.Philox(key=np.array([seed, stream], np.uint64), counter=[0, 0, 0, trial]))
-
-
-def sobol(d: int, seed: int, index: int) -> Array:
-    """Point `index` of a scrambled Sobol sequence in the unit cube, float64 [d]."""
-    point: Array = _sobol_points(d, seed, max(64, 1 << index.bit_length()))[index]
-    return point
-
-
-@lru_cache(maxsize=64)
-def _sobol_points(d: int, seed: int, count: int) -> Array:
-    from scipy.stats import qmc  # noqa: PLC0415 takes a second to import
-
-    points: Array = qmc.Sobol(d, scramble=True, rng=np.random.Generator(np.random.PCG64(seed))).random(count)
-    points.flags.writeable = False
-    return points
 
 
 def _encode(space: SearchSpace, rows: Sequence[Params]) -> Array:

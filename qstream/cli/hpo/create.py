@@ -40,7 +40,7 @@ def create(
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Seed of all suggestions.")] = None,
     status: Annotated[str | None, typer.Option(help="open, paused (no new trials) or closed (none ever).")] = None,
-    prior: Annotated[Path | None, typer.Option(metavar="FILE", help="Past results, as CSV or as a saved study.")] = None,
+    prior: Annotated[str | None, typer.Option(metavar="FILE", help="Past results: CSV, a saved study, a URL of Optuna.")] = None,
     rename: Annotated[
         list[str] | None, typer.Option(metavar="THEIRS=OURS", help="Of --prior, a column under another name; may be repeated.")
     ] = None,

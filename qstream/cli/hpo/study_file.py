@@ -48,9 +48,9 @@ def study_of(path: Path, given: Mapping[str, Any], ts_ns: int, options: Mapping[
 
 
 def with_prior(
-    spec: StudySpec, past: Path | None, *, rename: Mapping[str, str] | None = None, on_bad: OnBad = "refuse"
+    spec: StudySpec, past: str | Path | None, *, rename: Mapping[str, str] | None = None, on_bad: OnBad = "refuse"
 ) -> StudySpec:
-    """The study with the results of a file as its prior; `ConfigError` for a file that does not fit."""
+    """The study with the results of a file, or of a storage of Optuna, as its prior; `ConfigError` for what does not fit."""
     if past is None:
         return spec
     try:
@@ -62,7 +62,7 @@ def with_prior(
         raise ConfigError(f"--prior: {exc}") from exc
 
 
-def say_dropped(path: Path, found: Past) -> None:
+def say_dropped(path: str | Path, found: Past) -> None:
     """Say on stderr what was left out of a file."""
     if found.dropped:
         typer.echo(printable(f"{path}: {counted(len(found.dropped), 'fault')} dropped, the first: {found.dropped[0]}"), err=True)

@@ -26,7 +26,7 @@ def suggest(
         Path | None, typer.Option("--history", metavar="FILE", help="Past results of this search, as CSV or as a saved study.")
     ] = None,
     prior: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Results of an older search, as CSV or as a saved study.")
+        str | None, typer.Option(metavar="FILE", help="Results of an older search: CSV, a saved study, a URL of Optuna.")
     ] = None,
     count: Annotated[int, typer.Option(min=1, max=MAX_COUNT, help="How many, all different, to be run at one time.")] = 1,
     objective: Annotated[str | None, typer.Option(help="The column that decides; else loss.")] = None,

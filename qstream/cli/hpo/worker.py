@@ -43,7 +43,7 @@ def worker(
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="With --local: seed of all suggestions.")] = None,
     prior: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="With --local: past results, as CSV or as a saved study.")
+        str | None, typer.Option(metavar="FILE", help="With --local: past results: CSV, a saved study, a URL of Optuna.")
     ] = None,
     save: Annotated[
         Path | None, typer.Option(metavar="FILE", help="With --local: keep the study here (.safetensors), and go on with it.")

@@ -12,6 +12,7 @@ from qstream.errors import ProblemError
 from qstream.hpo import SearchSpace
 from qstream.hpo.formats.history import best_json, json_lines, row, write_csv
 from qstream.hpo.formats.past import checked, read_csv
+from qstream.hpo.older import older_rows
 from schemas.hpo import StudyBest, StudySpec, TrialRecord
 
 SPACE = SearchSpace(StudySpec.example().parameters)  # lr, batch_size 16|32|64, optimizer adam|sgd, momentum if sgd
@@ -155,6 +156,11 @@ def test_a_study_of_optuna_is_a_space_and_past_results(tmp_path):
     assert found.direction == "maximize"
     assert [(p.name, p.type) for p in found.space.parameters] == [("lr", "float"), ("n", "ordinal")]
     assert found.past.rows == (({"lr": 1e-3, "n": 16}, 0.0), ({"lr": 1e-2, "n": 64}, 1.0))
+    assert older_rows(found.space, f"{storage}#old", "loss", "maximize") == found.past
+    with pytest.raises(
+        ProblemError, match=r"direction of the study of Optuna must be that of this one, minimize, got 'maximize'"
+    ):
+        older_rows(found.space, storage, "loss", "minimize")
     narrow = SearchSpace.load([{"name": "lr", "type": "float", "low": 1e-5, "high": 5e-3}])
     assert load_optuna(storage, "old", narrow, "drop").past.rows == (({"lr": 1e-3}, 0.0),)
     with pytest.raises(ProblemError, match=r"study of Optuna must be one of old, got 'new'"):
