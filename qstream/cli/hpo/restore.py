@@ -25,10 +25,9 @@ def restore(
 ) -> None:
     """Give a study whose state was lost its results back.
 
-    The results that the history topic keeps are published again. For a study whose state in Redis was lost: the agent makes
-    it again from its record on the topic of studies, without trials.
-    The results get new numbers there. Those that the study still has are recognized and change nothing, so that the command
-    may be run twice, and on a study that has lost nothing.
+    For a study whose state in Redis was lost: the agent makes it again from its record on the topic of studies, without
+    trials, and this publishes the results again that the history topic keeps. They get new numbers, and do not count for
+    max_trials. Results that the study still has are recognized and change nothing, so that the command may be run twice.
 
     \b
     Example:

@@ -10,11 +10,11 @@ from typing import Annotated, Any
 import typer
 
 from qstream.cli.hpo.records import find_study, newest_of, records_of
-from qstream.cli.hpo.texts import params_text
+from qstream.cli.hpo.texts import keeps, params_text
 from qstream.cli.options import AsJson, BootstrapServers, client_settings
 from qstream.cli.output import counted, print_json, print_table, printable
 from qstream.config import Settings
-from schemas.hpo import StudyBest, StudySpec, TrialRecord, TrialReport, TrialSuggestion
+from schemas.hpo import BestPoint, StudyBest, StudySpec, TrialRecord, TrialReport, TrialSuggestion
 from schemas.topics import HPO_BEST, HPO_HISTORY, HPO_SUGGESTION, HPO_TRIAL
 
 REPEATED = ("duplicate", "superseded")  # outcomes of reports that changed nothing
@@ -25,8 +25,8 @@ class Seen:
     """What the topics say of the trials of a study."""
 
     spec: StudySpec
-    best: StudyBest | None
-    outcome: dict[int, str] = field(default_factory=dict)
+    published: StudyBest | None
+    ended: dict[int, TrialRecord] = field(default_factory=dict)
     repeated: Counter[str] = field(default_factory=Counter)
     running: dict[int, TrialSuggestion] = field(default_factory=dict)
     heard_ns: dict[tuple[int, int], int] = field(default_factory=dict)
@@ -40,20 +40,35 @@ class Seen:
         """Whether the trial goes out again at the next ask."""
         return self.silent_s(trial, now_ns) > (self.running[trial].lease_s or self.spec.lease_s)
 
+    def best(self, count: int = 5) -> list[BestPoint]:
+        """The best trials that keep all limits, best first. The published ones are as old as the last change of the best."""
+        sign = 1.0 if self.spec.direction == "minimize" else -1.0
+        expected = {point.trial: point.predicted for point in self.published.points} if self.published is not None else {}
+        kept = [record for record in self.ended.values() if record.outcome == "complete" and keeps(record.metrics, self.spec)]
+        return [
+            BestPoint(
+                trial=record.trial,
+                params=record.params,
+                value=record.metrics[self.spec.objective],
+                predicted=expected.get(record.trial),
+            )
+            for record in sorted(kept, key=lambda record: (sign * record.metrics[self.spec.objective], record.trial))[:count]
+        ]
+
     def as_data(self, now_ns: int) -> dict[str, Any]:
         """All of it, for machines."""
-        counts = Counter(self.outcome.values())
-        spec, best = self.spec, self.best
+        counts = Counter(record.outcome for record in self.ended.values())
+        spec = self.spec
         return {
             "study": spec.study,
             "status": spec.status,
-            "ended": best is not None and best.ended,
+            "ended": self.published is not None and self.published.ended,
             "objective": spec.objective,
             "direction": spec.direction,
             "max_trials": spec.max_trials,
             "trials": {name: counts[name] for name in ("complete", "failed", "infeasible", "pruned", "lost")},
             "repeated": {name: self.repeated[name] for name in REPEATED},
-            "best": [] if best is None else [point.model_dump() for point in best.points],
+            "best": [point.model_dump() for point in self.best()],
             "running": [
                 {
                     "trial": trial,
@@ -94,13 +109,9 @@ def show(
     state = "done" if data["ended"] else seen.spec.status
     head = f"{study}: {seen.spec.direction} {seen.spec.objective}; {trials} of {seen.spec.max_trials}; {state}"
     typer.echo(printable(head))
-    if seen.best is not None and seen.best.points:
-        expected = [("" if point.predicted is None else f"{point.predicted:.6g}") for point in seen.best.points]
-        rows = [
-            (str(point.trial), f"{point.value:.6g}", text, params_text(point.params))
-            for point, text in zip(seen.best.points, expected, strict=True)
-        ]
-        print_table(("best trial", seen.spec.objective, "expected", "parameters"), rows, styles=["green"])
+    if best := seen.best():
+        rows = [(str(point.trial), f"{point.value:.6g}", params_text(point.params)) for point in best]
+        print_table(("best trial", seen.spec.objective, "parameters"), rows, styles=["green"])
     if data["running"]:
         print_table(("running", "attempt", "worker", "last heard", "parameters"), [_row(held) for held in data["running"]])
     if repeated := ", ".join(f"{number} {name}" for name, number in data["repeated"].items() if number):
@@ -114,9 +125,9 @@ def look(settings: Settings, study: str) -> Seen:
         if record.outcome in REPEATED:
             seen.repeated[record.outcome] += 1
         else:
-            seen.outcome[record.trial] = record.outcome
+            seen.ended[record.trial] = record
     for _, plan in records_of(settings, HPO_SUGGESTION, TrialSuggestion, study):
-        if plan.trial is not None and plan.trial not in seen.outcome:
+        if plan.trial is not None and plan.trial not in seen.ended:
             seen.running[plan.trial] = plan
     for message, report in records_of(settings, HPO_TRIAL, TrialReport, study):
         if report.trial is not None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from qstream.cli.hpo.outcome import Verdict
 from qstream.cli.hpo.slots import Answer
 from qstream.cli.output import joined
 from schemas.control import Scalar
+from schemas.hpo import StudySpec
 
 
 def params_text(params: Mapping[str, Scalar]) -> str:
@@ -33,3 +35,9 @@ def trial_text(answer: Answer, verdict: Verdict, objective: str, took_s: float, 
     else:
         what = joined(f"{verdict.state}{f' {verdict.reason}' if verdict.reason else ''}", verdict.says or None)
     return joined(f"trial {answer.trial}{again}", what, params_text(answer.params), f"{took_s:.1f} s", answer.source or None)
+
+
+def keeps(metrics: Mapping[str, float], spec: StudySpec) -> bool:
+    """Whether metrics keep all limits of a study; one that was not reported keeps none."""
+    values = [(limit, metrics.get(limit.metric, math.nan)) for limit in spec.limits]
+    return all(value <= limit.value if limit.op == "<=" else value >= limit.value for limit, value in values)

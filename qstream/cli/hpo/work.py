@@ -26,7 +26,7 @@ from qstream.cli.hpo.records import find_study
 from qstream.cli.hpo.remote import Remote
 from qstream.cli.hpo.slots import Answer, Desk, Slots
 from qstream.cli.hpo.study_file import limit_of, study_of, with_prior
-from qstream.cli.hpo.texts import params_text, trial_text
+from qstream.cli.hpo.texts import keeps, params_text, trial_text
 from qstream.cli.names import parse_options
 from qstream.cli.output import counted, print_json, printable
 from qstream.config import Settings
@@ -117,7 +117,9 @@ def _run(desk: Desk, names: Sequence[str], spec: StudySpec, work: Work, stop: th
 
     def ended(answer: Answer, verdict: Verdict, took_s: float) -> None:
         nonlocal least
-        value = sign * verdict.metrics[spec.objective] if verdict.state == "complete" and _keeps(verdict, spec) else math.inf
+        value = (
+            sign * verdict.metrics[spec.objective] if verdict.state == "complete" and keeps(verdict.metrics, spec) else math.inf
+        )
         best, least = value < least, min(value, least)
         if work.as_json:
             print_json(_as_data(answer, verdict, took_s))
@@ -182,12 +184,6 @@ def _folder(logs: Path | None) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _keeps(verdict: Verdict, spec: StudySpec) -> bool:
-    """Whether all limits are kept."""
-    values = [(limit, verdict.metrics.get(limit.metric, math.nan)) for limit in spec.limits]
-    return all(value <= limit.value if limit.op == "<=" else value >= limit.value for limit, value in values)
 
 
 def _as_data(answer: Answer, verdict: Verdict, took_s: float) -> dict[str, Any]:
