@@ -14,8 +14,7 @@ from qstream.kernels import compiled
 
 Bytes = NDArray[np.uint8]
 
-# Half octaves of a value's expected size in steps: below the first nearly all are zero, above the last few values are.
-LOWEST: Final = -8
+# Half octaves of a value's expected size in steps, from -8 on: below that nearly all are zero, above the last few values are.
 COUNT: Final = 24
 _OFFSET: Final = 128
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,6 @@ from qstream.errors import BlockError
 from schemas.wording import Shown, must_be
 
 Floats = NDArray[Any]
-_LEVEL_OF_CLASSES: Final[Level] = "small"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

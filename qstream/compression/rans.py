@@ -18,7 +18,7 @@ Bytes = NDArray[np.uint8]
 PRECISION: Final = 13  # frequencies of a context sum to 2**13
 TOTAL: Final = 1 << PRECISION
 LANES: Final = 4
-LOW: Final = 1 << 16  # states lie in [2**16, 2**32)
+# States lie in [2**16, 2**32).
 # A table holds the logarithm of each frequency in eighths of an octave: 0 absent, 1 for one.
 _FREQUENCY: Final = np.concatenate([[0], np.rint(np.exp2(np.arange(1, 256) / 8 - 1 / 8)).astype(np.int64)])
 _OCTAVE: Final = 8

@@ -83,6 +83,22 @@ def test_a_basis_travels_with_a_block_that_would_be_smaller_by_itself() -> None:
     assert len(found[5].data) < len(found[3].data)
 
 
+@pytest.mark.parametrize("options", [CACHE, {"mode": "rate", "target_bits": 3.0, "plan_ms": 50.0}, {"mode": "gradient"}])
+def test_workers_that_follow_dead_ones_go_on_with_what_those_had_learnt(options: dict[str, Any]) -> None:
+    frames = cache(6)
+    without = coded(frames, **options)
+    into, back = Feed(CompressionProcessor(EncodeOptions(**options))), Feed(DecompressionProcessor())
+    found, came = [], []
+    for frame in frames:
+        found += sent(into, [frame])
+        came += [event.frame for event in back.send(found[-1], 1000).events]
+        into.restart(CompressionProcessor(EncodeOptions(**options)))
+        back.restart(DecompressionProcessor())
+    assert [each.data.tobytes() for each in found] == [each.data.tobytes() for each in without]
+    assert ("transform" in found[-1].ops and not found[-1].anchor) == (options["mode"] != "gradient")
+    assert [each.skip_reason for each in came] == 6 * [None]  # type: ignore[attr-defined]
+
+
 def test_a_lost_state_begins_with_blocks_that_need_nothing() -> None:
     frames = cache(5)
     assert not coded(frames, **CACHE)[3].anchor
