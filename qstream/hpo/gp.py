@@ -197,10 +197,12 @@ class Posterior:
     x: Mat  # [n, F]
     inverse: Mat  # [n, n] inverse of the lower Cholesky factor of the covariance with noise
     weight: Vec  # [n] inverse covariance times values
+    jitter: float = 0.0
 
     @property
     def noise(self) -> float:
-        return float(np.exp(self.theta[-1])) + FLOOR
+        """Variance that the values have on top of the function's."""
+        return float(np.exp(self.theta[-1])) + FLOOR + self.jitter
 
 
 def evidence(covariance: Covariance, theta: Vec, x: Mat, z: Vec) -> tuple[float, Vec]:
@@ -283,7 +285,7 @@ def posterior(covariance: Covariance, theta: Vec, x: Mat, z: Vec) -> Posterior:
             inverse, _ = _inverse_factor(gram, float(np.exp(theta[-1])) + FLOOR + jitter)
         except NotPositive:
             continue
-        return Posterior(covariance, theta, x, inverse, (inverse @ z) @ inverse)
+        return Posterior(covariance, theta, x, inverse, (inverse @ z) @ inverse, jitter)
     raise NotPositive(must_be("a covariance matrix", "positive definite", float(np.abs(gram).max())))
 
 
@@ -325,14 +327,21 @@ def extend(known: Posterior, x: Mat) -> Posterior:
 
 def predict(known: Posterior, x: Mat) -> tuple[Vec, Vec]:
     """Mean and variance of the function (without noise) at features float64 [B, F]: both float64 [B]."""
+    from scipy.linalg.blas import dtrmm  # noqa: PLC0415
+
     mean, spread = np.empty(len(x)), known.covariance.diagonal(known.theta, x)
     rows = max(_CELLS // len(known.x), 1)
     for at in range(0, len(x), rows):
         cross = known.covariance.cross(known.theta, x[at : at + rows], known.x)
-        half = cross @ known.inverse.T
         mean[at : at + rows] = cross @ known.weight
-        spread[at : at + rows] -= np.einsum("bn,bn->b", half, half)
+        half = dtrmm(1.0, known.inverse.T, cross.T, trans_a=1, overwrite_b=1)  # inverse @ cross.T, of which half is 0
+        spread[at : at + rows] -= np.einsum("nb,nb->b", half, half)
     return mean, np.maximum(spread, FLOOR)
+
+
+def fitted(known: Posterior, z: Vec) -> Vec:
+    """Mean of the function at the points of the values float64 [n] that the process has seen: [n]."""
+    return z - known.noise * known.weight[: len(z)]
 
 
 def predict_with_slope(known: Posterior, x: Mat) -> tuple[Vec, Vec, Callable[[Vec, Vec], Mat]]:

@@ -55,7 +55,7 @@ def propose(problem: Problem, options: HpoOptions, theta: Vec, taken: frozenset[
     space, kept = problem.space, feasible.kept(problem)[at]
     x, z = space.features(problem.unit[at]), warp(problem.value)[at]
     known, shift, reason = _losses(problem, options, thetas, x, z)
-    mean = _mean(known, shift, x)
+    mean = gp.fitted(known, z)  # also of values beyond a prior mean: it is added and taken away
     limits = [] if thetas.feasible is None else feasible.terms(problem, thetas.feasible)
     if thetas.feasible is None:
         kept = np.ones(len(z), bool)

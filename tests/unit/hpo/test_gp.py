@@ -70,6 +70,12 @@ def test_a_prediction_of_many_points_is_that_of_each(covariance: gp.Covariance) 
     assert variance == pytest.approx(np.array([gp.predict(known, x[None])[1][0] for x in asked]), abs=1e-10)
 
 
+def test_the_mean_at_seen_points_needs_no_covariances(covariance: gp.Covariance) -> None:
+    x, z = points(40), values(40)
+    known = gp.posterior(covariance, theta_of(covariance), x, z)
+    assert gp.fitted(known, z) == pytest.approx(gp.predict(known, x)[0], abs=1e-10)
+
+
 def test_density_of_a_value_left_out_is_that_of_a_process_without_it(covariance: gp.Covariance) -> None:
     theta, x, z = theta_of(covariance), points(20), values(20)
     found = gp.leave_one_out_density(gp.posterior(covariance, theta, x, z), z)
