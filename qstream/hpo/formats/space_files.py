@@ -79,12 +79,13 @@ def read_file(path: Path) -> Any:
     except (OSError, UnicodeDecodeError) as exc:
         raise ProblemError(must_be("a file of a space", f"readable text ({exc})", str(path))) from exc
     try:
-        return json.loads(text, object_pairs_hook=_distinct)
-    except json.JSONDecodeError:
-        pass
-    try:
-        return yaml.load(text, _Loader)
-    except (yaml.YAMLError, RecursionError) as exc:
+        try:
+            return json.loads(text, object_pairs_hook=_distinct)
+        except json.JSONDecodeError:
+            return yaml.load(text, _Loader)
+    except ProblemError:
+        raise
+    except (ValueError, yaml.YAMLError, RecursionError) as exc:  # ValueError: a date that is none, a number of 5,000 digits
         reason = " ".join(str(exc).split())
         raise ProblemError(must_be("a file of a space", f"JSON or YAML ({reason})", str(path))) from exc
 
