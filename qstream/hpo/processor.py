@@ -32,8 +32,9 @@ class HpoProcessor(Processor[HpoState]):
     """Hands trials to workers, takes their results, and says which configurations are best.
 
     Each record is judged by its own timestamp and by the records before it, so that any split into batches gives the same.
-    A result of a study that is not there waits for it (`Transient`); an ask is told to wait at once. A report that cannot be
-    of the study is a dead letter, and changes nothing. Leases are looked at when a worker asks: there are no ticks.
+    A result of a study that is not there waits for it (`Transient`); an ask is told to wait at once. A result that cannot be of
+    the study is a dead letter and changes nothing; its ask is answered. Leases are looked at when a worker asks: there are no
+    ticks.
 
     With `ahead`, kernel parameters are fitted next to the records, and an ask that needs some which are late waits (`NotYet`);
     without, they are fitted with the ask. Both give the same suggestions.
@@ -72,7 +73,7 @@ class HpoProcessor(Processor[HpoState]):
         dead: list[Poison] = []
         for record in batch.records:
             try:
-                draft, more = self._take(record, draft)
+                draft, more = self._take(record, draft, dead)
             except ProblemError as exc:
                 dead.append(Poison(record, str(exc)))
             else:
@@ -81,7 +82,7 @@ class HpoProcessor(Processor[HpoState]):
             look_ahead(draft, self.options, self.fits)
         return Result(events, dead, None if draft is None else draft.state())
 
-    def _take(self, record: Record, draft: Memory | None) -> tuple[Memory | None, list[Event]]:
+    def _take(self, record: Record, draft: Memory | None, dead: list[Poison]) -> tuple[Memory | None, list[Event]]:
         """The study after a record, and its events."""
         frame = record.frame
         if isinstance(frame, StudySpec):
@@ -90,13 +91,13 @@ class HpoProcessor(Processor[HpoState]):
             return draft, self._best(record, draft, 0) if trials.change(draft, frame) else []
         assert isinstance(frame, TrialReport)  # the loop decodes by topic
         if draft is not None:
-            return draft, self._report(record, frame, draft)
+            return draft, self._report(record, frame, draft, dead)
         if frame.state not in (None, "running"):
             raise Transient(f"study {record.key!r} is not known yet: publish it to {HPO_STUDY.name}")
         return None, [_answered(record, trials.unknown(frame.worker), None, 0)] if frame.ask else []
 
-    def _report(self, record: Record, report: TrialReport, draft: Memory) -> list[Event]:
-        """Outcomes first, then the best set if it is another one, and the answer."""
+    def _report(self, record: Record, report: TrialReport, draft: Memory, dead: list[Poison]) -> list[Event]:
+        """Outcomes first, then the best set if it is another one, and the answer. What cannot be is dead, its ask is not."""
         started = time.perf_counter()
         with draft.atomic():
             outcome = trials.report(draft, report, event_ns(record), partial(suggest, options=self.options, fits=self.fits))
@@ -106,6 +107,8 @@ class HpoProcessor(Processor[HpoState]):
                 events += self._best(record, draft, len(events))
             if outcome.answer is not None:
                 events.append(_answered(record, outcome.answer, draft.now, len(events), seconds))
+        if outcome.fault:
+            dead.append(Poison(record, outcome.fault))
         return events
 
     def _best(self, record: Record, draft: Memory, n: int) -> list[Event]:

@@ -51,11 +51,13 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What came of a report: what was recorded, the answer if it asked, and whether the best set is to be published."""
+    """What came of a report: what was recorded, the answer if it asked, and whether the best set is to be published. `fault` says
+    why its result cannot be, where its ask was answered all the same."""
 
     records: tuple[TrialRecord, ...] = ()
     answer: Answer | None = None
     best_changed: bool = False
+    fault: str = ""
 
 
 def create(spec: StudySpec) -> Memory:
@@ -91,7 +93,7 @@ def change(draft: Memory, spec: StudySpec) -> bool:
 
 
 def report(draft: Memory, report: TrialReport, now_ns: int, suggest: Suggest) -> Outcome:
-    """What a report changes, all or nothing: first its result or heartbeat, then its ask.
+    """What a report changes: first its result or heartbeat, all of it or nothing, then its ask.
 
     Parameters
     ----------
@@ -101,18 +103,26 @@ def report(draft: Memory, report: TrialReport, now_ns: int, suggest: Suggest) ->
     Raises
     ------
     ProblemError
-        The report is of a trial that was never suggested, or its metrics or params are not those of the study.
+        The report is of a trial that was never suggested, or its metrics or params are not those of the study; and it does not
+        ask. A worker that asks is free whatever it said, and must not wait for an answer in vain: then `fault` has the reason.
     """
     with draft.atomic():
         records: list[TrialRecord] = []
-        if report.state == "running":
-            _extend(draft, report, now_ns)
-        elif report.state is not None:
-            records += _result(draft, report, now_ns)
+        fault = ""
+        try:
+            with draft.atomic():
+                if report.state == "running":
+                    _extend(draft, report, now_ns)
+                elif report.state is not None:
+                    records += _result(draft, report, now_ns)
+        except ProblemError as exc:
+            if not report.ask:
+                raise
+            fault = str(exc)
         answer = _asked(draft, report.worker, now_ns, suggest, records) if report.ask else None
         best_changed = _settle(draft)
         records = [_with_best(draft.now, record) for record in records]
-        return Outcome(records=tuple(records), answer=answer, best_changed=best_changed)
+        return Outcome(records=tuple(records), answer=answer, best_changed=best_changed, fault=fault)
 
 
 def unknown(worker: str) -> Answer:

@@ -63,7 +63,7 @@ def script(rng: random.Random, count: int) -> Iterator[Step]:
             fields = {"trial": late.trial, "attempt": late.attempt, **_result(rng)}
         fault = draw_fault(rng).replace("error", "poison")
         if fault == "poison":
-            never = {"trial": 9999, "state": "complete", "metrics": {"loss": 1.0}}
+            never = {"ask": False, "trial": 9999, "state": "complete", "metrics": {"loss": 1.0}}
             yield Step(HPO_TRIAL, name, TrialReport(study=name, worker=worker, ts_ns=number, **never), fault)
         frame = TrialReport(study=name, worker=worker, ts_ns=number, **fields)
         if fault == "bytes":

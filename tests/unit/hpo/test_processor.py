@@ -159,9 +159,11 @@ def test_a_report_that_cannot_be_is_a_dead_letter_and_the_trial_keeps_its_lease(
         {"trial": 0, "attempt": 3, "state": "failed"},
         {"state": "complete", "params": {"lr": "much"}, "metrics": {"loss": 1.0}},
     ):
-        sent = feed.send(report("a", **fields), at_ms=1)
+        sent = feed.send(report("a", ask=False, **fields), at_ms=1)
         assert (len(sent.dead), sent.events) == (1, [])
-    assert feed.state(STUDY) == before
+        assert feed.state(STUDY) == before
+        sent = feed.send(report("a", **fields), at_ms=0)
+        assert (len(sent.dead), sent.events[0].frame.trial, sent.events[0].frame.repeated) == (1, 0, True)
     assert feed.send(report("a"), at_ms=2).events[0].frame.repeated
 
 

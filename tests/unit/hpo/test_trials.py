@@ -218,8 +218,17 @@ def test_a_report_that_cannot_be_names_its_fault_and_changes_nothing(fields, sai
     study.ask("a")
     before = pack(study.draft.state())
     with pytest.raises(ProblemError, match=said):
-        study.report("a", **fields)
+        study.report("a", ask=False, **fields)
     assert pack(study.draft.state()) == before
+
+
+def test_the_ask_of_a_result_that_cannot_be_is_answered():
+    study = Study.of()
+    study.ask("a")
+    outcome = study.report("a", trial=5, state="failed")
+
+    assert outcome.fault == "trial of study 'lm-small' must be one that was suggested, below 1, got 5"
+    assert (outcome.records, outcome.answer.trial, outcome.answer.repeated) == ((), 0, True)
 
 
 def test_with_trials_the_space_stays_and_budget_limits_lease_and_options_may_change():
