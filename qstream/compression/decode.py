@@ -36,6 +36,7 @@ from qstream.compression.header import (
 from qstream.compression.nets import Net
 from qstream.compression.options import RestoreOptions
 from qstream.compression.parts import Parts, Piece
+from qstream.compression.prune import Pruned
 from qstream.errors import BlockError
 from schemas.wording import Shown, must_be
 
@@ -279,7 +280,6 @@ def _from_int8(header: Header, parts: Parts, op: Int8, net: Net | None) -> Bytes
         return np.ascontiguousarray(from_floats(matrix.reshape(-1), header.dtype)).view(np.uint8)
 
 
-@np.errstate(over="ignore", invalid="ignore")  # values may be NaN, infinite, or as large as their type allows
 def _from_multiples(header: Header, parts: Parts, basis: Basis | None, net: Net | None, *, spectral: bool) -> Bytes:
     op: Quantise | None = header.op(Quantise)
     if op is None:
@@ -299,22 +299,28 @@ def _from_multiples(header: Header, parts: Parts, basis: Basis | None, net: Net 
     own = header.dtype if header.promise == "bound" else work.name
     quantise.restored(high, low, op.step, op.low_bits, own, y)
     if header.op(Table) is not None:
-        y += refine.shift(parts.get("table", 256).view(np.int8), op.step, high).astype(work)
+        with np.errstate(over="ignore", invalid="ignore"):
+            y += refine.shift(parts.get("table", 256).view(np.int8), op.step, high).astype(work)
     smooth = header.op(Spectral) if spectral else None
     if plain and smooth is None and net is None:
         raw = from_floats(y, header.dtype)
         lossy.put_escapes(parts, raw)
         return raw.view(np.uint8)
-    _put_floats(header, parts, y, plain)
+    with np.errstate(over="ignore", invalid="ignore"):  # values may be NaN, infinite, or as large as their type allows
+        _put_floats(header, parts, y, plain)
+        back = _undone(y.reshape(coded), held, weights, pruned)
+        if smooth is not None:
+            back = refine.smoothed(back, smooth.threshold)
+        if net is not None:
+            back = net.correct(back, op.step)
+        return np.ascontiguousarray(from_floats(back.reshape(-1), header.dtype)).view(np.uint8)
+
+
+def _undone(y: NDArray[Any], held: Basis | None, weights: NDArray[np.float32] | None, pruned: Pruned | None) -> NDArray[Any]:
     try:
-        matrix = lossy.undo(y.reshape(coded), held, weights, pruned)
+        return lossy.undo(y, held, weights, pruned)
     except np.linalg.LinAlgError as exc:
         raise BlockError("bad_frame", must_be("correlations of kept columns", "positive definite", Shown("others"))) from exc
-    if smooth is not None:
-        matrix = refine.smoothed(matrix, smooth.threshold)
-    if net is not None:
-        matrix = net.correct(matrix, op.step)
-    return np.ascontiguousarray(from_floats(matrix.reshape(-1), header.dtype)).view(np.uint8)
 
 
 def _put_floats(header: Header, parts: Parts, y: NDArray[Any], plain: bool) -> None:

@@ -96,7 +96,7 @@ def size_of(dtype: str, shape: Sequence[int]) -> int:
     """Bytes of a tensor; `BlockError` for a type or shape that cannot be."""
     if dtype not in DTYPES:
         raise BlockError("dtype", must_be("dtype", f"one of {', '.join(DTYPES)}", dtype))
-    if len(shape) > MAX_AXES or any(n < 0 for n in shape):
+    if len(shape) > MAX_AXES or min(shape, default=0) < 0:
         raise BlockError("shape", must_be("shape", f"at most {MAX_AXES} numbers of 0 or more", tuple(shape)))
     return math.prod(shape) * DTYPES[dtype].itemsize
 
@@ -128,6 +128,8 @@ def from_floats(values: NDArray[Any], dtype: str) -> NDArray[Any]:
     """Values in their own type again, rounded to nearest, ties to even."""
     if dtype == "bfloat16":
         return to_bfloat16(values).view(DTYPES["bfloat16"])
+    if values.dtype == DTYPES[dtype]:
+        return values
     with np.errstate(over="ignore"):
         return values.astype(DTYPES[dtype], copy=False)
 

@@ -157,8 +157,9 @@ def _unzstd(data: Bytes, size: int, context: Bytes | None) -> Bytes | None:
     try:
         if zstandard.frame_content_size(data.data) != size:
             return None
-        held = _own.__dict__.setdefault("decompressor", None) or zstandard.ZstdDecompressor()
-        _own.decompressor = held
+        held = getattr(_own, "decompressor", None)
+        if held is None:
+            held = _own.decompressor = zstandard.ZstdDecompressor()
         return np.frombuffer(held.decompress(data.data, max_output_size=size, allow_extra_data=False), np.uint8)
     except zstandard.ZstdError:
         return None
