@@ -182,9 +182,19 @@ def _squared_own(a: Mat) -> Mat:
     return found
 
 
+def _quantum(name: str) -> Callable[[Index], Covariance]:
+    def covariance(groups: Index) -> Covariance:
+        from qstream.hpo import kernels  # noqa: PLC0415 needed by those who ask for it
+
+        return kernels.covariance(name, groups)
+
+    return covariance
+
+
 COVARIANCES: Final[Mapping[str, Callable[[Index], Covariance]]] = {
     "matern": lambda groups: Stationary(groups, matern, matern_slope),
     "rbf": lambda groups: Stationary(groups, rbf, rbf_slope),
+    **{name: _quantum(name) for name in ("iqp", "reupload", "projected")},
 }
 
 

@@ -7,14 +7,14 @@ named by `fallback_reason`, never silent.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qstream.errors import ProblemError
-from qstream.hpo import fitting, prior, surrogate
+from qstream.hpo import feasible, fitting, prior, surrogate, vqc
 from qstream.hpo.fitting import Fit
 from qstream.hpo.gp import NotPositive
 from qstream.hpo.options import HpoOptions
@@ -118,6 +118,9 @@ def suggest_from(problem: Problem, options: HpoOptions, *, theta: Vec | None = N
             found, reason = None, Reason.ERROR
         if found is not None:
             return _suggestion(problem, options, found.unit, "gp", reason or found.reason, found)
+    if model == "vqc" and (end := vqc.propose(_kept(problem), options)) is not None:
+        found = surrogate.Proposal(end.unit, end.mean, end.deviation, 0.0, None, end.fallback_reason)
+        return _suggestion(problem, options, end.unit, "vqc", end.fallback_reason, found, end.solver)
     return _suggestion(problem, options, first_points(problem, taken), "sobol", reason, None)
 
 
@@ -139,7 +142,19 @@ def choose(problem: Problem, options: HpoOptions) -> tuple[Model, Reason | None]
         return "sobol", None
     if not warp(problem.value).any():
         return "sobol", None  # all values are equal: there is nothing to learn from
-    return "gp", None
+    optimizer = options.optimizer
+    if optimizer == "auto":
+        optimizer = "hybrid" if problem.space.size <= AUTO_HYBRID else "gp"
+    # An older study has explored already, and the circuit knows neither limits nor where trials fail.
+    bounded = options.feasibility and (len(problem.limits) > 0 or len(problem.failed_number) > 0)
+    explores = optimizer == "hybrid" and problem.trial < options.explore and not warm and not bounded
+    return ("vqc" if optimizer == "vqc" or explores else "gp"), None
+
+
+def _kept(problem: Problem) -> Problem:
+    """The problem for a model that knows no limits: results that break one count as the worst."""
+    kept = feasible.kept(problem)
+    return problem if kept.all() else replace(problem, value=np.where(kept, problem.value, problem.value.max()))
 
 
 def _replayed(problem: Problem, options: HpoOptions, taken: frozenset[bytes]) -> Vec | None:
@@ -173,26 +188,24 @@ def _suggestion(
     source: Source,
     reason: Reason | None,
     found: surrogate.Proposal | None,
+    record: SolverRecord | None = None,
 ) -> Suggestion:
     predicted = None
     if found is not None:
         low, mean, high = unwarp(problem.value, np.array([found.mean - found.std, found.mean, found.mean + found.std]))
         predicted = Predicted(float(mean), float(high - low) / 2)
     asked = (options.optimizer,) if options.optimizer in ("gp", "vqc", "sobol") else ("vqc", "gp")
-    record = SolverRecord(
-        solver=source,
-        asked=asked,
-        n=problem.space.size,
-        seed=problem.seed,
-        objective=None if found is None else found.score,
-    )
+    if record is None:
+        record = SolverRecord(
+            solver=source, n=problem.space.size, seed=problem.seed, objective=None if found is None else found.score
+        )
     return Suggestion(
         params=problem.space.decode(unit),
         unit=unit,
         source=source,
         predicted=predicted,
         p_feasible=None if found is None else found.p_feasible,
-        solver=record,
+        solver=record.model_copy(update={"asked": asked}),
         fallback_reason=reason,
         digest=fitting.digest(problem, options),
     )

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from qstream.arguments import real_number
 from qstream.errors import ProblemError
 from qstream.quantum.variational.embedding import angle
+from qstream.quantum.variational.gates import Array, namespace
 from schemas.wording import Shown, must_be
 
 Matrix = NDArray[np.float64]
@@ -49,7 +50,8 @@ class Fidelity:
     def __call__(self, x: ArrayLike, y: ArrayLike | None = None) -> Matrix:
         a, b = pair(x, y)
         states = self.embed(a)
-        return gram(states) if b is None else cross_gram(states, self.embed(b))
+        found: Matrix = gram(states) if b is None else cross_gram(states, self.embed(b))
+        return found
 
 
 @dataclass(frozen=True)
@@ -177,22 +179,26 @@ def pair(x: ArrayLike, y: ArrayLike | None) -> tuple[Matrix, Matrix | None]:
     return a, b
 
 
-def gram(states: States) -> Matrix:
-    """Fidelities [N, N] of all pairs of states [N, 2^n], exactly symmetric."""
-    real, imaginary = np.ascontiguousarray(states.real), np.ascontiguousarray(states.imag)
-    both = np.concatenate([real, imaginary], axis=1)
-    twist = imaginary @ real.T
-    overlap = both @ both.T
-    twist = twist - twist.T
-    fidelities: Matrix = overlap * overlap + twist * twist
-    return fidelities
+def gram(states: Array) -> Array:
+    """Fidelities [N, N] of all pairs of states [N, 2^n], exactly symmetric; of torch tensors a tensor, with its gradient."""
+    xp = namespace(states)
+    if not _complex(states):
+        overlap = states @ states.T
+        return overlap * overlap
+    both = xp.concat([states.real, states.imag], 1)
+    twist = states.imag @ states.real.T
+    overlap, twist = both @ both.T, twist - twist.T
+    return overlap * overlap + twist * twist
 
 
-def cross_gram(left: States, right: States) -> Matrix:
-    """Fidelities [N, M] of states [N, 2^n] with states [M, 2^n]."""
+def cross_gram(left: Array, right: Array) -> Array:
+    """Fidelities [N, M] of states [N, 2^n] with states [M, 2^n]; of torch tensors a tensor."""
     overlap = left @ right.conj().T
-    result: Matrix = overlap.real**2 + overlap.imag**2
-    return result
+    return overlap.real**2 + overlap.imag**2 if _complex(overlap) else overlap * overlap
+
+
+def _complex(states: Array) -> bool:
+    return states.dtype in (namespace(states).complex64, namespace(states).complex128)
 
 
 def bloch_vectors(states: States) -> Matrix:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from qstream.hpo import fitting, plan
 from qstream.hpo.options import HpoOptions
 from qstream.hpo.plan import Exhausted, Suggestion, fit_due, fit_next, suggest, suggest_from
-from qstream.hpo.problem import Observation, gather
+from qstream.hpo.problem import Limit, Observation, gather
 from qstream.hpo.space import SearchSpace
 
 MIXED = SearchSpace.load(
@@ -57,12 +59,36 @@ def test_a_hundred_orders_of_arrival_give_the_same_bytes() -> None:
         assert same(first, suggest_from(problem, least, theta=theta))
 
 
-@pytest.mark.parametrize("optimizer", ["auto", "gp", "hybrid", "sobol"])
+@pytest.mark.parametrize("optimizer", ["auto", "gp", "vqc", "hybrid", "sobol"])
 def test_the_first_trials_are_sobol_points_and_each_seed_has_its_own(optimizer: str) -> None:
     options = SMALL.changed({"optimizer": optimizer})
     points = [suggest(MIXED, [], trial=t, seed=s, options=options) for s in (0, 1) for t in range(4)]
     assert {point.source for point in points} == {"sobol"}
     assert len({point.unit.tobytes() for point in points}) == 8
+
+
+def test_hybrid_explores_by_the_circuit_then_refines_and_goes_over_at_once_where_limits_or_an_older_study_are_known() -> None:
+    seen, options = observed(MIXED, 24), SMALL.changed({"optimizer": "hybrid"})
+    assert [suggest(MIXED, seen[:n], trial=n, options=options).source for n in (9, 10, 19, 20)] == ["sobol", "vqc", "vqc", "gp"]
+    assert suggest(MIXED, seen, trial=24, options=SMALL.changed({"optimizer": "vqc"})).source == "vqc"
+    older = [(each.params, each.value) for each in seen]
+    assert suggest(MIXED, seen[:12], trial=12, options=options, prior=older).source == "gp"
+    failed = [*seen[:11], replace(seen[11], state="failed", value=None)]
+    assert suggest(MIXED, failed, trial=12, options=options).source == "gp"
+    found = suggest(MIXED, seen[:12], trial=12, options=options)
+    assert (found.solver.solver, found.solver.execution, found.solver.asked) == ("vqc", "simulated-product", ("vqc", "gp"))
+    assert found.predicted is not None
+
+
+def test_a_circuit_that_knows_no_limits_takes_what_breaks_one_for_the_worst() -> None:
+    seen = [replace(each, metrics={"ms": 9.0 if each.trial == 3 else 1.0}) for each in observed(MIXED, 12)]
+    best = [replace(each, value=-5.0) if each.trial == 3 else each for each in seen]
+    options, limit = SMALL.changed({"optimizer": "vqc"}), [Limit("ms", "<=", 5.0)]
+    worst = max(each.value for each in seen if each.trial != 3)
+    plain = [replace(each, value=worst) if each.trial == 3 else each for each in best]
+    assert suggest(MIXED, best, trial=12, options=options, limits=limit).unit.tobytes() == (
+        suggest(MIXED, plain, trial=12, options=options).unit.tobytes()
+    )
 
 
 def test_what_is_suggested_is_of_the_space_and_says_where_it_comes_from() -> None:

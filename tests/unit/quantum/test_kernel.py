@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 import pennylane as qml
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -26,12 +27,14 @@ from qstream.quantum.kernel import (
     alignment,
     bloch_vectors,
     centred,
+    cross_gram,
     fit_ridge,
     fit_svm,
+    gram,
     nystrom,
     product_features,
 )
-from qstream.quantum.variational.embedding import amplitude, angle, iqp
+from qstream.quantum.variational.embedding import amplitude, angle, iqp, product_state
 
 amplitude_2 = partial(amplitude, n=2)
 KERNELS: tuple[Kernel, ...] = (
@@ -255,3 +258,16 @@ def test_a_wrong_gamma_is_told_at_once(gamma: object) -> None:
 def test_a_product_names_a_column_that_is_none() -> None:
     with pytest.raises(ProblemError, match="more than 5 features"):
         Product((((5,), Rbf()),))(np.zeros((3, 2)))
+
+
+@pytest.mark.parametrize("embed", [angle, iqp, product_state])
+def test_gram_matrices_of_torch_tensors_are_those_of_numpy_and_have_their_gradient(embed):
+    x = points(4, 2)
+    tensor = torch.tensor(x, requires_grad=True)
+    states = embed(tensor)
+    assert gram(states).detach().numpy() == pytest.approx(gram(embed(x)), abs=1e-12)
+    assert cross_gram(states[:2], states).detach().numpy() == pytest.approx(gram(embed(x))[:2], abs=1e-12)
+    gram(states)[0, 1].backward()
+    step = 1e-6 * np.eye(8).reshape(8, 4, 2)
+    rises = [(gram(embed(x + e))[0, 1] - gram(embed(x - e))[0, 1]) / 2e-6 for e in step]
+    assert tensor.grad.numpy().ravel() == pytest.approx(rises, abs=1e-8)
