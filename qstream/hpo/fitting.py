@@ -22,6 +22,7 @@ Vec = NDArray[np.float64]
 
 LEAST: Final = 3  # results from which on theta is fitted
 MOST: Final = 150  # results that it is fitted on
+EVERY: Final = 10  # settled trials between two choices of a kernel
 _EACH: Final = 40  # trials up to which theta is fitted for each
 _STREAM: Final = 3  # of random numbers
 
@@ -43,7 +44,7 @@ class Fit:
 @lru_cache(maxsize=16)
 def _theta(fit: Fit) -> Vec:
     problem, exact = fit.problem, fit.options.exact_objective
-    covariance, few = covariance_of(problem, fit.options), len(problem.value) < LEAST
+    covariance, few = covariance_of(problem, fit.options, fit.trials), len(problem.value) < LEAST
     at = thin(problem.value, MOST, rng(problem.seed, _STREAM, fit.trials))
     x, z = problem.space.features(problem.unit[at]), warp(problem.value)[at]
     parts = [covariance.start() if few else gp.fit(covariance, x, z, exact=exact)]
@@ -70,7 +71,7 @@ class Thetas(NamedTuple):
 
 def split(problem: Problem, options: HpoOptions, theta: Vec) -> Thetas:
     """What `Fit.compute` put together."""
-    size = len(covariance_of(problem, options).start())
+    size = problem.space.size + 2  # of every kernel: length scales, signal, noise
     head = 3 * size if warm(problem, options) else size
     old, rest = (theta[size : 2 * size], theta[2 * size : head]) if head > size else (None, None)
     return Thetas(theta[:size], old, rest, theta[head:] if options.feasibility else None)
@@ -117,9 +118,30 @@ def grid(most: int) -> list[int]:
     return found
 
 
-def covariance_of(problem: Problem, options: HpoOptions) -> gp.Covariance:
-    """The covariance that the options name, for the features of the space."""
-    return gp.COVARIANCES[options.kernel](problem.space.groups)
+def covariance_of(problem: Problem, options: HpoOptions, trials: int | None = None) -> gp.Covariance:
+    """The covariance that the options name, for the features of the space; `auto` judges by the settled trials.
+
+    `trials` is M, where it is not that of the problem.
+    """
+    name: str = options.kernel
+    if name == "auto":
+        m = settled(problem.trial, problem.pending_number) if trials is None else trials
+        part = _fit(problem, options, m // EVERY * EVERY) if m >= EVERY else None
+        name = "matern" if part is None else _best_kernel(part)
+    return gp.COVARIANCES[name](problem.space.groups)
+
+
+@lru_cache(maxsize=256)
+def _best_kernel(fit: Fit) -> str:
+    """The kernel with the best leave-one-out log density of the settled results, each fitted to them; Matern of equals."""
+    problem, density = fit.problem, {"matern": -np.inf}
+    at = thin(problem.value, MOST, rng(problem.seed, _STREAM, fit.trials))
+    x, z = problem.space.features(problem.unit[at]), warp(problem.value)[at]
+    for name, make in gp.COVARIANCES.items() if len(z) >= LEAST else ():
+        covariance = make(problem.space.groups)
+        theta = gp.fit(covariance, x, z, exact=fit.options.exact_objective)
+        density[name] = float(gp.leave_one_out_density(gp.posterior(covariance, theta, x, z), z).mean())
+    return max(density, key=lambda name: density[name])
 
 
 def thin(value: Vec, most: int, random: np.random.Generator) -> NDArray[np.int64]:

@@ -120,6 +120,7 @@ class Head(Protocol):
         """Gradient by the left states of ``sum weight * cross(left, right)``, for `Embedding.pull`."""
 
 
+@dataclass(frozen=True)
 class Fidelity:
     """``|<psi|phi>|^2``."""
 
@@ -134,6 +135,7 @@ class Fidelity:
         return np.asarray(2 * (weight * overlap) @ right)
 
 
+@dataclass(frozen=True)
 class Bloch:
     """``exp(-|b - b'|^2 / 2)`` of the qubits' Bloch vectors: a projected kernel (Huang et al., Nat. Commun. 2021), gamma 1."""
 
@@ -193,8 +195,7 @@ class Quantum:
         return float(value), np.r_[-2.0 * _LENGTH_PRIOR * (wide - 1.0 / wide), 1.0 - s2, 0.1 - 30.0 * noise]
 
     def gram(self, theta: Vec, x: Mat) -> Mat:
-        parts = [self.head.own(self.embedding.states(self._angles(theta, x, register))) for register in self._registers]
-        return self._product(theta, [*parts, self._hamming(theta, x, x)])
+        return self.gram_with_slope(theta, x)[0]
 
     def cross(self, theta: Vec, x: Mat, y: Mat) -> Mat:
         return self._product(theta, self._parts(theta, x, y))
@@ -214,20 +215,26 @@ class Quantum:
         found[:, columns] = 2 * (every @ y[:, columns] - every.sum(1)[:, None] * x[:, columns]) / scale
         return found
 
-    def slope(self, theta: Vec, x: Mat, weight: Mat) -> Vec:
-        parts = self._parts(theta, x, x)
-        every = weight * self._product(theta, parts)
-        by_feature = np.zeros(x.shape[1])
-        for number, columns in enumerate(self._registers):
-            others = self._product(theta, [part for at, part in enumerate(parts) if at != number])
-            pulled = self._register_pull(theta, x, x, weight * others, columns)
-            by_feature[columns] = -2 * (pulled * self._angles(theta, x, columns)).sum(0)
-        columns = self._choices
-        at = x[:, columns]
-        apart = (at * at * every.sum(1)[:, None]).sum(0) - (at * (every @ at)).sum(0)
-        by_feature[columns] = 2 * apart / self._scale(theta, columns)
-        found: Vec = np.r_[np.bincount(self.groups, by_feature, self.lengths), every.sum(), 0.0]
-        return found
+    def gram_with_slope(self, theta: Vec, x: Mat) -> tuple[Mat, Callable[[Mat], Vec]]:
+        registers = self._registers
+        angles = [self._angles(theta, x, columns) for columns in registers]
+        states = [self.embedding.states(each) for each in angles]
+        parts = [*(self.head.own(each) for each in states), self._hamming(theta, x, x)]
+        gram = self._product(theta, parts)
+
+        def slope(weight: Mat) -> Vec:
+            by_feature = np.zeros(x.shape[1])
+            for number, columns in enumerate(registers):
+                others = weight * self._product(theta, [part for at, part in enumerate(parts) if at != number])
+                pulled = self.embedding.pull(angles[number], self.head.slope(states[number], states[number], others))
+                by_feature[columns] = -2 * (pulled * angles[number]).sum(0)
+            at, every = x[:, self._choices], weight * gram
+            apart = (at * at * every.sum(1)[:, None]).sum(0) - (at * (every @ at)).sum(0)
+            by_feature[self._choices] = 2 * apart / self._scale(theta, self._choices)
+            found: Vec = np.r_[np.bincount(self.groups, by_feature, self.lengths), every.sum(), 0.0]
+            return found
+
+        return gram, slope
 
     @property
     def _registers(self) -> list[Index]:

@@ -10,6 +10,7 @@ d parameters, one qubit each; n results.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,6 +28,7 @@ from schemas.wording import must_be
 
 Vec = NDArray[np.float64]
 Mat = NDArray[np.float64]
+Search = Callable[[circuit.Landscape, Mat], Mat]
 
 STARTS: Final = 16  # the box's centre, and random points
 NOISES: Final = (0.001, 0.01, 0.1, 0.5)
@@ -83,7 +85,7 @@ class Fit:
         return math.sqrt(max(variance, 0.0))
 
 
-def propose(problem: Problem, options: HpoOptions, z: Vec | None = None) -> Proposal | None:
+def propose(problem: Problem, options: HpoOptions, z: Vec | None = None, search: Search = circuit.descend) -> Proposal | None:
     """The next trial: the lowest end point of the circuit's descent that is not taken.
 
     If all are taken, the lowest of 256 random points of the cube; None if all of those are taken as well.
@@ -96,6 +98,8 @@ def propose(problem: Problem, options: HpoOptions, z: Vec | None = None) -> Prop
         `shots` and `circuit_layers` count. Above 10 parameters both are left out, which `fallback_reason` says.
     z : float64 [n], optional
         Warped losses; by default those of the problem's values.
+    search
+        From a landscape and starts float64 [S, d] to end points; another one shows what descent is worth.
     """
     if not len(problem.value):
         raise ProblemError(must_be("results", "one or more", 0))
@@ -116,7 +120,7 @@ def propose(problem: Problem, options: HpoOptions, z: Vec | None = None) -> Prop
     first = _angles((at[int(problem.value.argmin())] if centre is None else centre)[None], low, high)
     random = np.pi * rng(problem.seed, START, problem.trial).random((STARTS - 1, d))
     starts = np.concatenate([np.clip(first, 0, np.pi), random])
-    ends = problem.space.snap(order.back(_points(circuit.descend(landscape, starts), low, high)))
+    ends = problem.space.snap(order.back(_points(search(landscape, starts), low, high)))
     others = problem.space.snap(rng(problem.seed, OTHERS, problem.trial).random((MOST_POINTS, d)))
     for unit in (ends, others):
         # Where a parameter has cells, the circuit is measured in the middle of one, which is what the trial will be.

@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from qstream.hpo import fitting, plan
+from qstream.hpo import fitting, gp, plan
 from qstream.hpo.options import HpoOptions
 from qstream.hpo.plan import Exhausted, Suggestion, fit_due, fit_next, suggest, suggest_from
-from qstream.hpo.problem import Limit, Observation, gather
+from qstream.hpo.problem import Limit, Observation, gather, warp
 from qstream.hpo.space import SearchSpace
 
 MIXED = SearchSpace.load(
@@ -170,3 +170,21 @@ def test_a_window_holds_the_best_and_the_newest() -> None:
     found = suggest(MIXED, seen, trial=450, options=SMALL)
     assert found.source == "gp"
     assert plan.fit_due(gather(MIXED, seen, {}, 450, 0), SMALL).trials < 450  # type: ignore[union-attr]
+
+
+def test_the_kernel_that_predicts_best_what_is_left_out_is_chosen_by_settled_trials_alone() -> None:
+    space = SearchSpace.load([{"name": name, "type": "float", "low": 0.0, "high": 1.0} for name in "ab"])
+    options = SMALL.changed({"kernel": "auto"})
+    seen = observed(space, 12)
+    problem = gather(space, seen, {}, 12, 0)
+    chosen = fitting.covariance_of(problem, options)
+    x, z = space.features(problem.unit[:10]), warp(problem.value[:10])
+    density = {}
+    for name, make in gp.COVARIANCES.items():
+        theta = gp.fit(make(space.groups), x, z)
+        density[name] = gp.leave_one_out_density(gp.posterior(make(space.groups), theta, x, z), z).mean()
+    best = gp.COVARIANCES[max(density, key=density.__getitem__)](space.groups)
+    assert (type(chosen), repr(chosen)) == (type(best), repr(best))
+    theta = fit_due(problem, options).compute()
+    assert same(suggest_from(problem, options, theta=theta), suggest_from(problem, options))
+    assert repr(fitting.covariance_of(gather(space, seen[:11], {11: seen[11].params}, 12, 0), options)) == repr(best)
