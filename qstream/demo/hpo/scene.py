@@ -90,17 +90,28 @@ class HpoScene(PlainScene):
         yield []
 
     def _work(self, workers: Workers, seconds: float) -> Iterator[Frames]:
-        began_s, own = time.monotonic(), self.score.studies[STUDIES[0]]
+        own = self.score.studies[STUDIES[0]]
+        while not self._all_hold:
+            yield from self._turn(workers)
+        began_s = time.monotonic()
         victim, heir = f"{STUDIES[0]}-0", f"{STUDIES[0]}-{WORKERS}"
         while time.monotonic() - began_s < seconds or not self._shown:
-            yield []
-            time.sleep(TURN_S)
+            yield from self._turn(workers)
             if not self.died and time.monotonic() - began_s >= seconds / 2 and f"{victim}/0" in own.held:
                 workers.kill(victim)
                 workers.start(STUDIES[0], heir)
                 self.died = victim
-            if ended := workers.ended():
-                raise Transient(f"the worker {ended[0]} ended by itself:\n{workers.log(ended[0])}")
+
+    def _turn(self, workers: Workers) -> Iterator[Frames]:
+        yield []
+        time.sleep(TURN_S)
+        if ended := workers.ended():
+            raise Transient(f"the worker {ended[0]} ended by itself:\n{workers.log(ended[0])}")
+
+    @property
+    def _all_hold(self) -> bool:
+        """Whether each worker has had a trial: the time counts from then on."""
+        return all(len(tally.held) >= WORKERS or len(tally.losses) >= WORKERS for tally in self.score.studies.values())
 
     @property
     def _shown(self) -> bool:
