@@ -67,7 +67,7 @@ def loss(params: Mapping[str, Any]) -> float:
 
 
 def spec(study: str, **changes: Any) -> StudySpec:
-    return StudySpec(study=study, ts_ns=time.time_ns(), parameters=PARAMETERS, max_trials=10_000, **changes)
+    return StudySpec(**{"study": study, "ts_ns": time.time_ns(), "parameters": PARAMETERS, "max_trials": 10_000, **changes})
 
 
 def brought(study: str, count: int) -> Iterator[TrialReport]:

@@ -83,6 +83,10 @@ class Worker:
         self.wait(self._is_ready, 0.02)
         return time.perf_counter() - self.started
 
+    def kill(self) -> None:
+        """SIGKILL, as a crash of the machine would."""
+        self._process.kill()
+
     def wait(self, condition: Callable[[], bool], pause_s: float) -> None:
         """Ask again until it holds; RuntimeError with the end of the log if that takes minutes, or if the worker ended."""
         deadline = time.monotonic() + PATIENCE_S
