@@ -23,7 +23,13 @@ LANES: Final = 4
 _FREQUENCY: Final = np.concatenate([[0], np.rint(np.exp2(np.arange(1, 256) / 8 - 1 / 8)).astype(np.int64)])
 _OCTAVE: Final = 8
 _ONE: Final = np.zeros(1, np.uint8)  # the context of all symbols where there is one table
+_SPARE: Final = LANES  # words behind the last one, which a damaged code may ask for
 _HEAD: Final = 1 + 4 * LANES
+# x // f is x * ceil(2**45 / f) >> 45 for states x below f * 2**19, and no product is as large as 2**64.
+_INVERSE: Final = np.concatenate([[0], -(-(1 << 45) // np.arange(1, TOTAL + 1))]).astype(np.uint64)
+# Numbers of kernels: all without a sign, as their indices, which are then not looked at for being negative.
+_1, _4, _8, _13, _16, _19, _45 = (np.uint64(n) for n in (1, 4, 8, 13, 16, 19, 45))
+_SLOT, _FREQUENT, _LOW = np.uint64(TOTAL - 1), np.uint64(0xFFFF), np.uint64(1 << 16)
 MAX_CONTEXTS: Final = 64
 
 
@@ -39,13 +45,13 @@ def encode(symbols: Bytes, context: Bytes | None = None, contexts: int = 1) -> b
         return b""
     symbols, context = read_only(symbols), read_only(_ONE if context is None else context)
     counts = np.zeros((contexts, 256), np.int64)
-    _count(symbols, context, counts)
+    _count(symbols, context, counts.reshape(-1))
     codes = _codes(counts)
-    frequency, start = _tables(codes)
-    words = np.empty(len(symbols) + 1, np.uint16)
-    *states, used = _encode(symbols, context, read_only(frequency), read_only(start), words)
+    table = _tables(codes)
+    words, states = np.empty(len(symbols) + 1, np.uint16), np.empty(LANES, np.uint64)
+    used = _encode(symbols, context, read_only(table), read_only(_INVERSE[table & _FREQUENT]), words, states)
     return b"".join(
-        [bytes([contexts]), _pack_tables(codes), np.array(states, "<u4").tobytes(), words[:used][::-1].astype("<u2").tobytes()]
+        [bytes([contexts]), _pack_tables(codes), states.astype("<u4").tobytes(), words[:used][::-1].astype("<u2").tobytes()]
     )
 
 
@@ -61,15 +67,15 @@ def decode(data: Bytes, size: int, context: Bytes | None = None) -> Bytes | None
     rest = data[1 + used :]
     if len(rest) < 4 * LANES or len(rest) % 2 or (context is not None and int(context.max(initial=0)) >= contexts):
         return None
-    frequency, start = _tables(codes)
-    states = rest[: 4 * LANES].copy().view("<u4").astype(np.int64)
-    words = read_only(rest[4 * LANES :].copy().view("<u2"))
-    slots = np.empty((contexts, TOTAL), np.uint8)
+    table = read_only(_tables(codes))
+    states = rest[: 4 * LANES].copy().view("<u4").astype(np.uint64)
+    words = np.zeros(len(rest) // 2 - 2 * LANES + _SPARE, np.uint16)
+    words[:-_SPARE] = rest[4 * LANES :].copy().view("<u2")
+    slots = np.empty(contexts * TOTAL, np.uint8)
     out = np.empty(size, np.uint8)
-    frequency, start = read_only(frequency), read_only(start)
-    _fill_slots(frequency, slots)
+    _fill_slots(table, slots)
     used_context = read_only(_ONE if context is None else context)
-    whole = _decode(words, read_only(states), used_context, frequency, start, read_only(slots), out)
+    whole = _decode(read_only(words), read_only(states), used_context, table, read_only(slots), out)
     return out if whole else None
 
 
@@ -81,8 +87,8 @@ def _codes(counts: NDArray[np.int64]) -> Bytes:
     return np.where(counts > 0, code, 0).astype(np.uint8)
 
 
-def _tables(codes: Bytes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Frequencies that sum to `TOTAL` in whole-number arithmetic, and their running sums: int64 [contexts, 256] each."""
+def _tables(codes: Bytes) -> NDArray[np.uint32]:
+    """Frequencies that sum to `TOTAL` in whole-number arithmetic, and from bit 16 their running sums: uint32 [contexts x 256]."""
     weight = _FREQUENCY[codes]
     present = weight > 0
     total = np.maximum(weight.sum(axis=1, keepdims=True), 1)
@@ -90,7 +96,8 @@ def _tables(codes: Bytes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     frequency = np.where(present, 1 + weight * room // total, 0)
     at = np.arange(len(codes))
     frequency[at, weight.argmax(axis=1)] += TOTAL - frequency.sum(axis=1)
-    return frequency, np.cumsum(frequency, axis=1) - frequency
+    table: NDArray[np.uint32] = (frequency | (np.cumsum(frequency, axis=1) - frequency) << 16).astype(np.uint32).reshape(-1)
+    return table
 
 
 def _pack_tables(codes: Bytes) -> bytes:
@@ -120,57 +127,88 @@ def _unpack_tables(data: Bytes, contexts: int) -> tuple[Bytes, int] | None:
 
 @compiled
 def _count(symbols: Any, context: Any, counts: Any) -> None:
-    stride = 1 if len(context) > 1 else 0
-    for i in range(len(symbols)):
-        counts[context[i * stride], symbols[i]] += 1
+    stride = np.uint64(1 if len(context) > 1 else 0)
+    for i in range(np.uint64(len(symbols))):
+        counts[np.uint64(context[i * stride]) << _8 | np.uint64(symbols[i])] += 1
 
 
 @compiled
-def _fill_slots(frequency: Any, slots: Any) -> None:
-    for c in range(frequency.shape[0]):
-        at = 0
-        for s in range(256):
-            for _ in range(frequency[c, s]):
-                slots[c, at] = s
-                at += 1
+def _fill_slots(table: Any, slots: Any) -> None:
+    at = 0
+    for k in range(len(table)):
+        for _ in range(table[k] & 0xFFFF):
+            slots[at] = k & 255
+            at += 1
 
 
 @compiled
-def _encode(symbols: Any, context: Any, frequency: Any, start: Any, words: Any) -> Any:
+def _encode(symbols: Any, context: Any, table: Any, inverse: Any, words: Any, states: Any) -> Any:
     """From the last symbol to the first; the lanes turn, so that the one written last is read first."""
-    stride = 1 if len(context) > 1 else 0
-    s0 = s1 = s2 = s3 = np.int64(65536)
-    used = 0
-    for j in range(len(symbols)):
-        i = len(symbols) - 1 - j
-        c, s = context[i * stride], symbols[i]
-        f = frequency[c, s]
-        x = s3
-        if x >= f << 19:
-            words[used] = x
-            used += 1
-            x >>= 16
-        q = np.int64(np.uint32(x) // np.uint32(f))
-        x = (q << 13) + (x - q * f) + start[c, s]
+    stride = np.uint64(1 if len(context) > 1 else 0)
+    s0, s1, s2, s3 = _LOW, _LOW, _LOW, _LOW
+    used, i = np.uint64(0), np.uint64(len(symbols))
+    for _ in range(len(symbols) % 4):
+        i -= _1
+        x, used = _push(s3, np.uint64(context[i * stride]) << _8 | np.uint64(symbols[i]), table, inverse, words, used)
         s3, s2, s1, s0 = s2, s1, s0, x
-    return s0, s1, s2, s3, used
+    for _ in range(len(symbols) // 4):  # a whole turn
+        i -= _1
+        s3, used = _push(s3, np.uint64(context[i * stride]) << _8 | np.uint64(symbols[i]), table, inverse, words, used)
+        i -= _1
+        s2, used = _push(s2, np.uint64(context[i * stride]) << _8 | np.uint64(symbols[i]), table, inverse, words, used)
+        i -= _1
+        s1, used = _push(s1, np.uint64(context[i * stride]) << _8 | np.uint64(symbols[i]), table, inverse, words, used)
+        i -= _1
+        s0, used = _push(s0, np.uint64(context[i * stride]) << _8 | np.uint64(symbols[i]), table, inverse, words, used)
+    states[0], states[1], states[2], states[3] = s0, s1, s2, s3
+    return used
 
 
 @compiled
-def _decode(words: Any, states: Any, context: Any, frequency: Any, start: Any, slots: Any, out: Any) -> bool:
-    stride = 1 if len(context) > 1 else 0
+def _push(x: Any, at: Any, table: Any, inverse: Any, words: Any, used: Any) -> Any:
+    """The state after a symbol, and the number of words; a word is written in any case, so that nothing branches."""
+    both = np.uint64(table[at])
+    f = both & _FREQUENT
+    words[used] = x
+    full = x >= f << _19
+    x = x >> _16 if full else x
+    q = x * inverse[at] >> _45
+    return (q << _13) + (x - q * f) + (both >> _16), used + np.uint64(full)
+
+
+@compiled
+def _decode(words: Any, states: Any, context: Any, table: Any, slots: Any, out: Any) -> Any:
+    """False where the words, of which the last four are no data, do not end with the symbols."""
+    stride = np.uint64(1 if len(context) > 1 else 0)
     s0, s1, s2, s3 = states[0], states[1], states[2], states[3]
-    used, available = 0, len(words)
-    for i in range(len(out)):
-        c = context[i * stride]
-        slot = s0 & 8191
-        s = slots[c, slot]
-        x = frequency[c, s] * (s0 >> 13) + slot - start[c, s]
-        if x < 65536:
-            if used == available:
-                return False
-            x = x << 16 | np.int64(words[used])
-            used += 1
+    used, available = np.uint64(0), np.uint64(len(words)) - _4
+    i = np.uint64(0)
+    for _ in range(len(out) // 4):
+        out[i], s0, used = _pull(s0, np.uint64(context[i * stride]), table, slots, words, used)
+        i += _1
+        out[i], s1, used = _pull(s1, np.uint64(context[i * stride]), table, slots, words, used)
+        i += _1
+        out[i], s2, used = _pull(s2, np.uint64(context[i * stride]), table, slots, words, used)
+        i += _1
+        out[i], s3, used = _pull(s3, np.uint64(context[i * stride]), table, slots, words, used)
+        i += _1
+        if used > available:
+            return False
+    for _ in range(len(out) % 4):
+        out[i], x, used = _pull(s0, np.uint64(context[i * stride]), table, slots, words, used)
         s0, s1, s2, s3 = s1, s2, s3, x
-        out[i] = s
-    return used == available and s0 == 65536 and s1 == 65536 and s2 == 65536 and s3 == 65536
+        i += _1
+    return used == available and s0 == _LOW and s1 == _LOW and s2 == _LOW and s3 == _LOW
+
+
+@compiled
+def _pull(x: Any, context: Any, table: Any, slots: Any, words: Any, used: Any) -> Any:
+    """A symbol, the state before it, and the number of words; a word is read in any case, so that nothing branches."""
+    slot = x & _SLOT
+    s = slots[context << _13 | slot]
+    both = np.uint64(table[context << _8 | np.uint64(s)])
+    x = (both & _FREQUENT) * (x >> _13) + slot - (both >> _16)
+    more = x << _16 | np.uint64(words[used])
+    few = x < _LOW
+    x = more if few else x
+    return s, x, used + np.uint64(few)

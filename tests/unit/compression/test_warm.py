@@ -17,7 +17,7 @@ FORMS = {
     quantise: {"_quantise": 2, "_restore": 2, "_restore_high": 2, "_to_bfloat16": 1, "_compare": 1},
     huffman: {"_prepared": 1, "_set_lengths": 1, "_set_table": 1, "_streams": 1, "_stream": 1},
     parts: {"_same": 1, "_sampled_bits": 1},
-    rans: {"_count": 1, "_fill_slots": 1, "_encode": 1, "_decode": 1},
+    rans: {"_count": 1, "_fill_slots": 1, "_encode": 1, "_push": 1, "_decode": 1, "_pull": 1},
     classes: {"_context": 1, "_count": 1},
     delta: {"_scan": 1, "_write": 1, "_apply": 1},
 }
