@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from qstream.ahead import Ahead
-from qstream.contract import Record
+from qstream.contract import Batch, Record
 from qstream.errors import OptionError, Transient
 from qstream.hpo import memory
 from qstream.hpo.examples import STUDY, records, spec
 from qstream.hpo.options import HpoOptions
 from qstream.hpo.problem import Observation, gather
 from qstream.hpo.processor import HpoProcessor
+from qstream.module.inforce import InForce
 from qstream.state.fields import pack
 from qstream.testing.checks import check_processor
 from qstream.testing.feed import Feed
@@ -81,6 +82,29 @@ def test_the_examples_try_all_that_reports_can_come_to():
 def test_any_split_into_batches_gives_the_same_bytes(seed):
     _, records = lively(seed, 30)
     check_processor(HpoProcessor(SMALL), records, splits=4, seed=seed)
+
+
+def test_results_in_a_hundred_orders_leave_the_same_state_and_the_same_next_suggestion():
+    first = Feed(HpoProcessor(SMALL))
+    first.send(spec(lease_s=1e6), at_ms=0)
+    workers = [f"w{n}" for n in range(10)]
+    for worker in workers:
+        first.send(report(worker), at_ms=1)
+    state, found = first.state(STUDY), set()
+    results = [
+        first.record(report(w, ask=False, trial=n, state=["complete", "failed"][n % 4 == 3], metrics={"loss": n * 7 % 10}), 2)
+        for n, w in enumerate(workers)
+    ]
+    ask = first.record(report("w0"), 2)
+    rng = random.Random(0)
+    for _ in range(100):
+        result = first.processor.process(Batch(STUDY, [*rng.sample(results, len(results)), ask]), state, 0)
+        (answer,) = [event.frame for event in result.events if isinstance(event.frame, TrialSuggestion)]
+        assert result.state is not None
+        assert answer.source == "gp"
+        left = result.state.model_copy(update={"in_force": InForce()})  # how often the best changed is a matter of order
+        found.add((answer.encode(), *pack(left).items()))
+    assert len(found) == 1
 
 
 def test_with_ahead_the_same_suggestions_come_and_the_same_state_is_left():

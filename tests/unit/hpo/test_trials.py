@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -364,19 +363,3 @@ def check_invariants(study: Study, counted: dict[int, float], max_running: int) 
             assert now.value[trial] == value
     complete = {n: v for n, v in counted.items() if now.outcome[n] == memory.COMPLETE}
     assert now.best == (min(complete, key=lambda n: (complete[n], n)) if complete else -1)
-
-
-def test_results_in_any_order_pose_the_same_problem_and_leave_the_same_best():
-    def after(order: list[int]) -> tuple[bytes, ...]:
-        study = Study.of(limits=(), lease_s=1000.0)
-        for n in range(8):
-            study.ask(f"w{n}")
-        for n in order:
-            study.tell(f"w{n}", n, float(n * 5 % 8), state=RESULTS[n % 3 % 2])
-        problem = memory.problem(study.draft.now, 8)
-        arrays = (problem.number, problem.unit, problem.value, problem.failed_number, problem.failed_unit)
-        return (*(array.tobytes() for array in arrays), str(study.ask("w0").params).encode(), str(study.draft.now.best).encode())
-
-    rng = random.Random(0)
-    orders = [rng.sample(range(8), 8) for _ in range(100)]
-    assert len({after(order) for order in orders}) == 1
