@@ -55,6 +55,7 @@ SOLVERS: Final[Mapping[str, str]] = {
     "cp-sat": "OR-tools' branch and bound",
     "qae": "an autoencoder's circuit, trained to find a basis",
     "klt": "eigenvectors of the covariance",
+    "warm": "the best points of an older study, tried again",
     "sobol": "points of a scrambled Sobol sequence",
     "gp": "a Gaussian process and its expected improvement",
     "vqc": "a circuit that minimises a Hamiltonian fitted to what was observed",

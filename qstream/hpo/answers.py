@@ -61,7 +61,7 @@ def best_frame(draft: Memory, *, plan_id: str, ts_ns: int) -> StudyBest:
     return StudyBest(
         plan_id=plan_id,
         ts_ns=ts_ns,
-        solver=SolverRecord(solver="incumbent" if source in (None, "warm") else source, n=len(now.spec.parameters)),
+        solver=SolverRecord(solver=source or "incumbent", n=len(now.spec.parameters)),
         version=now.in_force.version,
         base_version=base.version,
         study=now.spec.study,

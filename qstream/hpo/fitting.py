@@ -119,16 +119,17 @@ def grid(most: int) -> list[int]:
 
 
 def covariance_of(problem: Problem, options: HpoOptions, trials: int | None = None) -> gp.Covariance:
-    """The covariance that the options name, for the features of the space; `auto` judges by the settled trials.
+    """The covariance of the kernel (`kernel_of`), for the features of the space."""
+    return gp.COVARIANCES[kernel_of(problem, options, trials)](problem.space.groups)
 
-    `trials` is M, where it is not that of the problem.
-    """
-    name: str = options.kernel
-    if name == "auto":
-        m = settled(problem.trial, problem.pending_number) if trials is None else trials
-        part = _fit(problem, options, m // EVERY * EVERY) if m >= EVERY else None
-        name = "matern" if part is None else _best_kernel(part)
-    return gp.COVARIANCES[name](problem.space.groups)
+
+def kernel_of(problem: Problem, options: HpoOptions, trials: int | None = None) -> str:
+    """The kernel that the options name; `auto` judges by the settled trials. `trials` is M, where it is not the problem's."""
+    if options.kernel != "auto":
+        return options.kernel
+    m = settled(problem.trial, problem.pending_number) if trials is None else trials
+    part = _fit(problem, options, m // EVERY * EVERY) if m >= EVERY else None
+    return "matern" if part is None else _best_kernel(part)
 
 
 @lru_cache(maxsize=256)

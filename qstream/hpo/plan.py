@@ -197,7 +197,11 @@ def _suggestion(
     asked = (options.optimizer,) if options.optimizer in ("gp", "vqc", "sobol") else ("vqc", "gp")
     if record is None:
         record = SolverRecord(
-            solver=source, n=problem.space.size, seed=problem.seed, objective=None if found is None else found.score
+            solver=source,
+            variant=None if found is None else fitting.kernel_of(problem, options),
+            n=problem.space.size,
+            seed=problem.seed,
+            objective=None if found is None else found.score,
         )
     return Suggestion(
         params=problem.space.decode(unit),

@@ -73,6 +73,9 @@ def test_the_examples_try_all_that_reports_can_come_to():
     assert outcomes.keys() == {"complete", "failed", "lost", "duplicate", "superseded"}
     assert answers.keys() == {("run", False), ("run", True), ("wait", False), ("done", False)}
     assert {answer.source for answer in feed.frames(TrialSuggestion)} >= {"sobol", "gp", "retry"}
+    assert {answer.solver.variant for answer in feed.frames(TrialSuggestion) if answer.source == "gp" and answer.model} == {
+        "matern"
+    }
     assert any(record.late for record in feed.frames(TrialRecord))
     assert [best.ended for best in feed.frames(StudyBest)][-1]
     assert len(feed.dead) == 4
