@@ -174,7 +174,7 @@ def _fit(problem: Problem, options: HpoOptions, trials: int) -> Fit:
 def digest(problem: Problem, options: HpoOptions) -> str:
     """16 hexadecimal digits of all that a suggestion for the problem is computed from."""
     state = xxhash.xxh3_64(f"{problem.space.digest} {problem.trial} {problem.seed} {problem.limits}".encode())
-    state.update(options.model_dump_json(exclude={"seed", "deadline_ms"}).encode())
+    state.update(options.model_dump_json(exclude={"seed"}).encode())
     for array in (
         problem.number,
         problem.unit,

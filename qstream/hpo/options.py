@@ -63,7 +63,10 @@ class HpoOptions(ModuleOptions):
     starts: int = Field(default=6, ge=1, le=64, description="of them, from which it is maximised")
     exact_objective: bool = Field(default=False, description="the objective has no noise")
     deadline_ms: float | None = Field(
-        default=None, gt=0, le=3_600_000, description="ms for one suggestion; none: a fixed amount of work, reproducible"
+        default=None,
+        gt=0,
+        le=3_600_000,
+        description="ms for one suggestion, by what candidates take on a core of a server; none: all of them",
     )
     seed: int = Field(default=0, ge=0, lt=2**32, description="seed of studies that name none")
 

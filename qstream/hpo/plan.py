@@ -113,7 +113,8 @@ def suggest_from(problem: Problem, options: HpoOptions, *, theta: Vec | None = N
     if model == "gp":
         try:
             theta = fitting.due(problem, options).compute() if theta is None else theta
-            found = surrogate.propose(problem, options, theta, taken)
+            effort = surrogate.within(options, len(problem.value)) or options
+            found = surrogate.propose(problem, effort, theta, taken)
         except NotPositive:
             found, reason = None, Reason.ERROR
         if found is not None:
@@ -148,7 +149,11 @@ def choose(problem: Problem, options: HpoOptions) -> tuple[Model, Reason | None]
     # An older study has explored already, and the circuit knows neither limits nor where trials fail.
     bounded = options.feasibility and (len(problem.limits) > 0 or len(problem.failed_number) > 0)
     explores = optimizer == "hybrid" and problem.trial < options.explore and not warm and not bounded
-    return ("vqc" if optimizer == "vqc" or explores else "gp"), None
+    if optimizer == "vqc" or explores:
+        return "vqc", None
+    if surrogate.within(options, len(problem.value)) is None:
+        return "sobol", Reason.DEADLINE_INSUFFICIENT
+    return "gp", None
 
 
 def _kept(problem: Problem) -> Problem:

@@ -7,11 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from qstream.hpo import fitting, gp, plan
+from qstream.hpo import fitting, gp, plan, surrogate
 from qstream.hpo.options import HpoOptions
 from qstream.hpo.plan import Exhausted, Suggestion, fit_due, fit_next, suggest, suggest_from
 from qstream.hpo.problem import Limit, Observation, gather, warp
 from qstream.hpo.space import SearchSpace
+from schemas.solver import Reason
 
 MIXED = SearchSpace.load(
     [
@@ -188,3 +189,17 @@ def test_the_kernel_that_predicts_best_what_is_left_out_is_chosen_by_settled_tri
     theta = fit_due(problem, options).compute()
     assert same(suggest_from(problem, options, theta=theta), suggest_from(problem, options))
     assert repr(fitting.covariance_of(gather(space, seen[:11], {11: seen[11].params}, 12, 0), options)) == repr(best)
+
+
+def test_a_deadline_lowers_the_effort_and_below_what_a_model_needs_sobol_goes_on() -> None:
+    seen = observed(MIXED, 20)
+    plain = suggest(MIXED, seen, trial=20, options=SMALL)
+    roomy, tight = (suggest(MIXED, seen, trial=20, options=SMALL.changed({"deadline_ms": ms})) for ms in (1000.0, 5.0))
+    assert (roomy.source, roomy.unit.tobytes()) == ("gp", plain.unit.tobytes())
+    assert (tight.source, tight.fallback_reason) == ("sobol", Reason.DEADLINE_INSUFFICIENT)
+    whole = HpoOptions(deadline_ms=36.0)
+    few, some, many = (surrogate.within(whole, n) for n in (20, 200, 400))
+    assert few == whole
+    assert some is not None
+    assert surrogate.FEWEST <= some.candidates < whole.candidates
+    assert many is None
