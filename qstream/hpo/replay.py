@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Final
 
 from qstream.errors import ProblemError
 from qstream.hpo import memory, trials
@@ -14,6 +17,8 @@ from qstream.hpo.plan import Suggestion
 from qstream.hpo.suggesting import suggest
 from schemas.control import Scalar
 from schemas.hpo import MAX_RUNNING, MAX_TRIALS, StudySpec, TrialReport, TrialSuggestion
+
+RELAXED: Final = {"status": "open", "max_trials": MAX_TRIALS, "max_running": MAX_RUNNING}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,27 +39,35 @@ class Checked:
     why: str = ""
 
 
-def replayed(spec: StudySpec, asked: Iterable[Asked], options: HpoOptions) -> Iterator[Checked]:
+def replayed(specs: Sequence[tuple[int, StudySpec]], asked: Iterable[Asked], options: HpoOptions) -> Iterator[Checked]:
     """Compute again all suggestions of new trials, in their order.
 
-    What was published stands for the next ones, so that one that differs does not make all later ones differ. Budget and status
-    may have changed since: the topic of studies keeps the newest record alone. So a trial that was handed out is handed out here
-    too; where the answer is not kept any more, budget and status are taken as they are now.
+    `specs` are the study's records that are kept, each with its time in ns, the oldest first; the topic keeps the newest for
+    certain. What was published stands for the next ones, so that one that differs does not make all later ones differ. A trial
+    that was handed out is handed out here too, whatever budget and status are known; where the answer is not kept any more,
+    these decide.
     """
-    draft = trials.create(spec)
-    now = draft.now.spec
-    then = now.model_copy(update={"status": "open", "max_trials": MAX_TRIALS, "max_running": MAX_RUNNING})
+    later = deque(specs)
+    draft = trials.create(later.popleft()[1])
     for one in asked:
-        published = one.published
-        checked: list[Checked] = []
-        asks = one.report.ask and (published is None or published.status == "run")
-        draft.set(spec=now if published is None else then)
-        try:
-            report = one.report.model_copy(update={"ask": asks})
-            trials.report(draft, report, one.time_ns, partial(_again, published=published, options=options, checked=checked))
-        except ProblemError:
-            continue  # it was a dead letter
-        yield from checked
+        while later and later[0][0] <= one.time_ns:
+            with suppress(ProblemError):  # it was a dead letter
+                trials.change(draft, later.popleft()[1])
+        yield from _checked(draft, one, options)
+
+
+def _checked(draft: Memory, one: Asked, options: HpoOptions) -> list[Checked]:
+    """Take a report, and compare its suggestion if it led to a new one."""
+    published, spec = one.published, draft.now.spec
+    checked: list[Checked] = []
+    asks = one.report.ask and (published is None or published.status == "run")
+    if published is not None:
+        draft.set(spec=spec.model_copy(update=RELAXED))
+    with suppress(ProblemError):  # it was a dead letter
+        report = one.report.model_copy(update={"ask": asks})
+        trials.report(draft, report, one.time_ns, partial(_again, published=published, options=options, checked=checked))
+    draft.set(spec=spec)
+    return checked
 
 
 def _again(

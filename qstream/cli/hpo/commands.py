@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from qstream.cli.hpo.change import change
 from qstream.cli.hpo.create import create
 from qstream.cli.hpo.history import history
+from qstream.cli.hpo.mlflow import mlflow
 from qstream.cli.hpo.replay import replay
 from qstream.cli.hpo.restore import restore
 from qstream.cli.hpo.show import show
@@ -22,5 +24,5 @@ app = new_app(
       qstream hpo show lm-small
     """
 )
-for command in (create, worker, show, history, suggest, replay, restore):
+for command in (create, change, worker, show, history, suggest, replay, restore, mlflow):
     app.command()(command)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from confluent_kafka import Message
 
 from qstream.cli.ending import EXIT_FAILED
 from qstream.cli.hpo.records import find_study, records_of
@@ -12,8 +13,8 @@ from qstream.cli.hpo.texts import params_text
 from qstream.cli.names import parse_options
 from qstream.cli.options import AsJson, BootstrapServers, OptionChanges, client_settings
 from qstream.cli.output import counted, print_json, printable
-from schemas.hpo import TrialReport, TrialSuggestion
-from schemas.topics import HPO_SUGGESTION, HPO_TRIAL
+from schemas.hpo import StudySpec, TrialReport, TrialSuggestion
+from schemas.topics import HPO_STUDY, HPO_SUGGESTION, HPO_TRIAL
 
 
 def replay(
@@ -26,8 +27,8 @@ def replay(
     """Compute a study's suggestions again, and compare.
 
     Those that are others than were published are named. A suggestion is a function of the results, the running trials, its
-    number and the seed: one that differs was made by another
-    version or with other options (say by --set what the agent was run with), or under a deadline. Exit code 1 if any differs.
+    number, the seed and the study: one that differs was made by another version, with other options (say by --set what the agent
+    was run with), under a deadline, or before a change of the study whose older record is gone. Exit code 1 if any differs.
 
     \b
     Example:
@@ -38,19 +39,16 @@ def replay(
 
     options = HpoOptions().changed(parse_options(changes or []))
     settings = client_settings(bootstrap_servers)
-    spec = find_study(settings, study)
+    find_study(settings, study)
+    specs = [(_ns(message), spec) for message, spec in records_of(settings, HPO_STUDY, StudySpec, study)]
     published = {
         plan.plan_id.rpartition("/")[0]: plan for _, plan in records_of(settings, HPO_SUGGESTION, TrialSuggestion, study)
     }
     asked = [
-        Asked(
-            report,
-            message.timestamp()[1] * 1_000_000,
-            published.get(f"{message.topic()}/{message.partition()}/{message.offset()}"),
-        )
+        Asked(report, _ns(message), published.get(f"{message.topic()}/{message.partition()}/{message.offset()}"))
         for message, report in records_of(settings, HPO_TRIAL, TrialReport, study)
     ]
-    checked = list(replayed(spec, asked, options))
+    checked = list(replayed(specs, asked, options))
     different = [check for check in checked if check.why]
     if as_json:
         rows = [
@@ -72,3 +70,9 @@ def replay(
         typer.echo(f"{len(checked) - len(different)} of {counted(len(checked), 'suggestion')} are the same")
     if different:
         raise typer.Exit(EXIT_FAILED)
+
+
+def _ns(message: Message) -> int:
+    """The time of a record, in ns."""
+    time_ms: int = message.timestamp()[1]
+    return time_ms * 1_000_000

@@ -130,7 +130,7 @@ class Slots:
         self._in_row = self._started = 0
         self._closing = self._cut = False
         self.ended: Counter[str] = Counter()
-        self.why = ""
+        self.why = self._waits = ""
 
     def run(self) -> None:
         """Work until the end; `GaveUp` if the command is at fault. Commands that still run are stopped and reported PREEMPTED."""
@@ -186,11 +186,14 @@ class Slots:
             slot.done, self.why = True, answer.reason
         elif answer.status == "wait":
             slot.ask_at_s = now_s + answer.retry_after_s
+            if answer.reason != self._waits:
+                self._say(f"waiting: {answer.reason}")
+            self._waits = answer.reason
         else:
             self._begin(slot, answer, now_s)
 
     def _begin(self, slot: _Slot, answer: Answer, now_s: float) -> None:
-        slot.answer = answer
+        slot.answer, self._waits = answer, ""
         slot.beat_at_s = None if answer.lease_s is None else now_s + answer.lease_s / BEATS_A_LEASE
         self._started += 1
         try:

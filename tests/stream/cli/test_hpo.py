@@ -82,6 +82,12 @@ def test_workers_that_are_killed_or_stopped_lose_nothing_and_the_topics_tell_all
     with (tmp_path / "h.csv").open(newline="") as file:
         rows = sorted(csv.DictReader(file), key=lambda row: int(row["trial"]))
     assert [(row["trial"], row["attempt"]) for row in rows] == [("0", "1"), *((str(trial), "0") for trial in range(1, 6))]
+    (tmp_path / "other.yaml").write_text(STUDY.format(trials=6).replace("1e-5", "1e-6"))
+    other = invoke("hpo", "create", tmp_path / "other.yaml", "--name", study, "-b", cluster)
+    assert other.exit_code == 2
+    assert "parameters must be as in the study" in other.stderr
+    changed = answer_of("hpo", "change", study, "--trials", "7", "--limit", "ms<=5", "-b", cluster)
+    assert (changed["max_trials"], changed["limits"][0]["value"], changed["options"]["initial"]) == (7, 5.0, 3)
     replayed = answer_of("hpo", "replay", study, "-b", cluster)
     assert (replayed["suggestions"], replayed["same"]) == (6, 6)
 

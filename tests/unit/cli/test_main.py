@@ -23,7 +23,7 @@ from schemas.frame import FrameError
 
 LEARN = ("show", "reset", "freeze", "thaw", "export", "import", "evaluate", "log")
 SUBCOMMANDS = {"learn": LEARN, "topics": ("list", "apply"), "dlq": ("list", "show", "redrive"), "routing": ("place", "route")} | {
-    "hpo": ("create", "worker", "show", "history", "suggest", "replay", "restore")
+    "hpo": ("create", "change", "worker", "show", "history", "suggest", "replay", "restore", "mlflow")
 }
 COMMANDS = [*VERBS, *agent_names()]
 ALL = [[name] for name in COMMANDS] + [[name, sub] for name, subs in SUBCOMMANDS.items() for sub in subs]
