@@ -233,7 +233,8 @@ def _by_error_or_rate(
             made.reason = domain.basis.record.get("fallback_reason")
         held = sum(len(piece.data) for piece in lossy.basis_pieces(basis)) if shared and basis is not None else 0
         bits = 8 * (made.nbytes - held) / x.size
-        measured.domains[name] = Found(float(np.log2(trial.step / _planned(domain, options.bits))), bits)
+        planned = _planned(domain, options.bits)  # 0 where all rows are their mean
+        measured.domains[name] = Found(float(np.log2(trial.step / planned)) if planned > 0 else 0.0, bits)
         made.shared = held - held / max(guide.share, 1)
         cost = made.nbytes - made.shared
         # A step that was not searched gives other bits: an error counts as it would at equal ones.
@@ -322,7 +323,10 @@ def _trial(
     target: float,
     factor: float | None = None,
 ) -> lossy.Trial | None:
-    """The step that keeps the bound or gives the bits; with a factor the planned one times that, if it gives nearly the bits."""
+    """The step that keeps the bound or gives the bits; with a factor the planned one times that, if it gives nearly the bits.
+
+    None where no step keeps the bound, or the domain has nothing to quantise, such as rows that all are their mean.
+    """
     rows = domain.x.shape
     spectral = options.spectral and (options.refine_ms == 0 or refine.spectral_ms(rows) <= options.refine_ms)
     # Where rounding is calibrated, the error is not white and a small one is not the aim.
@@ -333,7 +337,8 @@ def _trial(
         return lossy.attempt(domain, step, table=table, spectral=spectral, moved=moved, net=net if upper is None else None)
 
     if options.mode == "bounded":
-        within = search.largest_within(partial(_error, at), options.bound, options.bound * np.sqrt(12) * size)
+        most = 4 * float(np.abs(domain.values).max()) if domain.finite else np.inf  # with this step all multiples are zero
+        within = search.largest_within(partial(_error, at), options.bound, options.bound * np.sqrt(12) * size, most)
         return None if within is None else within[1]
 
     def bits(step: float) -> tuple[float, lossy.Trial]:
@@ -342,6 +347,8 @@ def _trial(
         return 8 * sum(len(piece.data) for piece in pieces) / domain.x.size, trial
 
     planned = _planned(domain, options.bits)
+    if not quantise.usable(planned, domain.values.dtype.name):
+        return None
     if factor is not None and abs(bits(planned * factor)[0] - target) < _NEARLY_BITS:
         return at(planned * factor)
     found = search.step_for(bits, target, planned)

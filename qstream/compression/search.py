@@ -12,10 +12,13 @@ _CLOSE: Final = 0.997  # of a bound: near enough
 _NEAR_BITS: Final = 0.01
 
 
-def largest_within(attempt: Callable[[float], tuple[float, T]], bound: float, start: float) -> tuple[float, T] | None:
+def largest_within(
+    attempt: Callable[[float], tuple[float, T]], bound: float, start: float, most: float = math.inf
+) -> tuple[float, T] | None:
     """The attempt of the largest step found whose error is at most `bound`; None if no try kept it.
 
-    `attempt(step)` gives (error, result). The error grows about in proportion to the step.
+    `attempt(step)` gives (error, result). The error grows about in proportion to the step, up to `most`: larger steps give the
+    same.
     """
     best: tuple[float, T] | None = None
     low, high, step = 0.0, math.inf, start
@@ -24,12 +27,12 @@ def largest_within(attempt: Callable[[float], tuple[float, T]], bound: float, st
         if error <= bound:
             low = step
             best = (step, result)
-            if error >= _CLOSE * bound:
+            if error >= _CLOSE * bound or low >= most:
                 break
         else:
             high = step
         guess = step * (bound / error) * 0.999 if error > 0 else 2 * step
-        step = guess if low < guess < high else (low + high) / 2 if high < math.inf else 2 * step
+        step = min(guess if low < guess < high else (low + high) / 2 if high < math.inf else 2 * step, most)
     return best
 
 

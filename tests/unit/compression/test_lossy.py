@@ -210,3 +210,22 @@ def test_recommended_options_are_those_of_the_table() -> None:
     assert RestoreOptions.recommended("noisy").qsvt
     with pytest.raises(OptionError, match="scenario must be one of archive"):
         CompressionOptions.recommended("unknown")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("size", [3.7, 0.0, 1e-38])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"mode": "rate", "transform": "klt"},
+        {"mode": "rate", "transform": "fourier"},
+        {"mode": "gradient", "qae": True},
+        {"mode": "rate", "dropout": True},
+        {"mode": "bounded", "bound_kind": "l2", "dropout": True},
+        {"mode": "bounded", "bound_kind": "l2", "transform": "klt"},
+    ],
+)
+def test_rows_that_all_are_the_same_are_coded(options: dict[str, object], size: float, dtype: str) -> None:
+    given = np.full((64, 16), size, dtype)
+    back = restore(compress(given, CompressionOptions(**options))).array  # type: ignore[arg-type]
+    assert np.linalg.norm(back / (size or 1) - given / (size or 1)) <= 0.051 * 32
