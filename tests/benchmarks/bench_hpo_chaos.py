@@ -27,7 +27,7 @@ TWICE, LATE, DIES = 0.05, 0.05, 0.01
 KILLS: Final = 3
 LEASE_S: Final = 5.0
 LATER_S: Final = 1.5 * LEASE_S  # a late result comes so long after its trial was handed out
-QUIET_S: Final = 60.0  # without an answer the run is over
+QUIET_S: Final = 300.0  # without an answer the run is over
 OPTIONS: Final[dict[str, Any]] = {"optimizer": "sobol"}  # what is suggested does not matter here
 COUNTED: Final = ("complete", "failed", "infeasible", "pruned")
 

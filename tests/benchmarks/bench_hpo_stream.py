@@ -9,7 +9,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from typing import Any, Final
 
@@ -26,7 +26,7 @@ from schemas.hpo import StudySpec, TrialReport, TrialSuggestion
 from schemas.space import Parameter
 from schemas.topics import HPO_STUDY, HPO_SUGGESTION, HPO_TRIAL, TOPICS
 from tests.benchmarks.bench_latency import ASKED, ECHOED, echo_of
-from tests.benchmarks.worker import Servers, Worker, program, servers, worker
+from tests.benchmarks.worker import Servers, Worker, count_events, program, servers, worker
 
 Row = tuple[str, float, str, str]
 
@@ -48,6 +48,7 @@ STUDIES: Final = 1_000
 ASKS: Final = 100  # whose round trips are counted
 SIZES: Final = (10, 50, 100, 150, 200)  # results of the studies whose throughput is measured
 EACH: Final = 8  # workers of each
+STORE_CALLS: Final = ("evalsha", "eval", "hgetall")
 PATIENCE_S: Final = 120.0
 
 
@@ -105,12 +106,15 @@ def latency_rows() -> list[Row]:
         asked = _Asked(at, publisher, answers, ear)
         taken, echoed, share = asked.timed(running)
         found = _quantiles(taken, echoed, share)
+        late, ready = (running.metric(f'qstream_hpo_fits_total{{outcome="{outcome}"}}') for outcome in ("late", "ready"))
+        found.append(("  fits that were late", 100 * late / max(1.0, late + ready), "%", "-"))
         found.append(("store round trips an ask, one study", asked.round_trips(), "", "<= 1"))
+        before = count_events(at, HPO_SUGGESTION)
         for number in range(STUDIES):
             publisher.publish(HPO_STUDY, spec(f"other-{number}"))
             publisher.publish(HPO_TRIAL, TrialReport(study=f"other-{number}", worker="w", ts_ns=number))
         publisher.flush()
-        asked.settle()
+        running.wait(lambda: count_events(at, HPO_SUGGESTION) >= before + STUDIES, 0.5)
         found.append((f"  the same among {STUDIES:,} studies", asked.round_trips(), "", "<= 1"))
     return found
 
@@ -166,23 +170,20 @@ class _Asked:
         raise RuntimeError("no echo came")
 
     def round_trips(self) -> float:
-        """Reads of the store's connections an answer, less those of the agent at rest."""
-        rest_s, rest = self._reads(lambda: time.sleep(5.0))
-        took_s, reads = self._reads(lambda: [self.answer(f"w{number % WORKERS}") for number in range(ASKS)])
-        return (reads - rest / rest_s * took_s) / ASKS
+        """Calls of the agent to its store an answer, less those at rest; calls that go together count one by one."""
+        rest_s, rest = self._calls(lambda: time.sleep(5.0))
+        took_s, calls = self._calls(lambda: [self.answer(f"w{number % WORKERS}") for number in range(ASKS)])
+        return (calls - rest / rest_s * took_s) / ASKS
 
-    def settle(self) -> None:
-        """Wait until all that was published before is answered: the store is at rest for a second."""
-        while self._reads(lambda: time.sleep(1.0))[1] > 20:
-            pass
-
-    def _reads(self, work: Any) -> tuple[float, float]:
-        before, began = self._read_events(), time.perf_counter()
+    def _calls(self, work: Callable[[], object]) -> tuple[float, int]:
+        before, began = self._counted(), time.perf_counter()
         work()
-        return time.perf_counter() - began, self._read_events() - before - 1
+        return time.perf_counter() - began, self._counted() - before
 
-    def _read_events(self) -> int:
-        return int(self._store.info("stats")["total_reads_processed"])
+    def _counted(self) -> int:
+        """Calls that write or read a state; what a script does in the server is not counted."""
+        found = self._store.info("commandstats")
+        return sum(int(found[f"cmdstat_{name}"]["calls"]) for name in STORE_CALLS if f"cmdstat_{name}" in found)
 
 
 def _quantiles(taken: list[float], echoed: list[float], share: float) -> list[Row]:

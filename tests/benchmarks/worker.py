@@ -68,7 +68,7 @@ class Worker:
         self.started = started
         self.log = log
         self._process = psutil.Process(pid)
-        self._page = f"http://127.0.0.1:{port}/readyz"
+        self._site = f"http://127.0.0.1:{port}"
 
     def cpu_s(self) -> float:
         """User and system time of all its threads so far."""
@@ -77,6 +77,12 @@ class Worker:
 
     def resident_mib(self) -> float:
         return float(self._process.memory_info().rss) / 2**20
+
+    def metric(self, sample: str) -> float:
+        """The value of a sample of its metrics page, such as ``name{label="x"}``; 0 where it is not there."""
+        with urllib.request.urlopen(f"{self._site}/metrics", timeout=PATIENCE_S) as page:
+            lines = page.read().decode().splitlines()
+        return float(next((line.rpartition(" ")[2] for line in lines if line.rpartition(" ")[0] == sample), 0.0))
 
     def await_ready(self) -> float:
         """Seconds from the start of the process until /readyz says 200."""
@@ -97,7 +103,7 @@ class Worker:
 
     def _is_ready(self) -> bool:
         try:
-            with urllib.request.urlopen(self._page, timeout=1) as answer:
+            with urllib.request.urlopen(f"{self._site}/readyz", timeout=1) as answer:
                 return bool(answer.status == 200)
         except OSError:  # refused, or 503
             return False
