@@ -13,7 +13,7 @@ from qstream.compression import delta, integers, lossy, point, prune, quantise, 
 from qstream.compression.basis import MAX_COLUMNS, Basis, learn_basis
 from qstream.compression.dtypes import LOSSY, Form, as_floats, from_floats, rows_of
 from qstream.compression.guide import NO_GUIDE, Domain, Found, Guide, Measured
-from qstream.compression.header import Correction, Int8, Promise, Quality, Reason, digest
+from qstream.compression.header import Correction, Int8, Promise, Quality, Reason, digest, shortened
 from qstream.compression.nets import Net
 from qstream.compression.options import CompressionOptions
 from qstream.compression.parts import Level, Piece, code, stored
@@ -151,7 +151,7 @@ def _point(form: Form, x: NDArray[Any], options: CompressionOptions) -> Draft | 
     ops, pieces, raw, escapes = point.encode(x, original, form.dtype, shape, options.bound, options.level)
     quality = lossy.measured(x, raw, form.dtype, escapes, options.bound)
     worst = point.largest_error(x, as_floats(raw, form.dtype))
-    quality = quality.model_copy(update={"max_relative_error": worst})
+    quality = quality.model_copy(update={"max_relative_error": shortened(worst)})
     return Draft(ops, pieces, "bound", quality, digest(raw.view(np.uint8)))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import xxhash
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from qstream.compression.dtypes import DTYPES, size_of
 from qstream.errors import BlockError
@@ -174,13 +174,10 @@ class Part(NamedTuple):
     check: Digest
 
 
-def _shortened(value: float) -> float:
+def shortened(value: float) -> float:
     """Six digits, rounded up: enough to read, and no more than a header should hold."""
     found = float(f"{value:.6g}")
     return found if found >= value else float(f"{value * (1 + 1e-5):.6g}")
-
-
-Figure = Annotated[float, AfterValidator(_shortened)]
 
 
 class Quality(_Model):
@@ -190,11 +187,11 @@ class Quality(_Model):
     `max_relative_error` is, too.
     """
 
-    max_abs_error: Figure = 0.0
-    rel_l2: Figure = 0.0
+    max_abs_error: float = 0.0
+    rel_l2: float = 0.0
     escapes: int = Field(default=0, ge=0)
     bound: float | None = None
-    max_relative_error: Figure | None = None
+    max_relative_error: float | None = None
 
 
 class Header(_Model):
@@ -214,7 +211,7 @@ class Header(_Model):
     ops: tuple[Op, ...] = Field(max_length=MAX_OPS)
     parts: tuple[Part, ...] = Field(max_length=MAX_PARTS)
     quality: Quality = Quality()
-    gains: dict[str, Figure] = Field(default_factory=dict)
+    gains: dict[str, float] = Field(default_factory=dict)
     fallback_reason: Reason | None = None
 
     def op(self, kind: type[_Model]) -> Any:

@@ -11,7 +11,18 @@ from numpy.typing import NDArray
 from qstream.compression import classes, quantise, refine
 from qstream.compression.basis import Basis
 from qstream.compression.dtypes import as_floats, from_floats
-from qstream.compression.header import Classes, Correction, Prune, Quality, Quantise, Spectral, Table, Transform, Weights
+from qstream.compression.header import (
+    Classes,
+    Correction,
+    Prune,
+    Quality,
+    Quantise,
+    Spectral,
+    Table,
+    Transform,
+    Weights,
+    shortened,
+)
 from qstream.compression.nets import Net
 from qstream.compression.parts import Level, Parts, Piece, code, stored
 from qstream.compression.prune import Pruned, moment_size
@@ -295,7 +306,7 @@ def measured(x: Floats, raw: NDArray[Any], dtype: str, escapes: int, bound: floa
             away, exact = away[seen].astype(np.float64), x.reshape(-1)[seen].astype(np.float64)
             power, error, worst = float(exact @ exact), float(away @ away), float(np.abs(away).max(initial=0))
     relative = float(np.sqrt(error / power)) if power > 0 and np.isfinite(power) and np.isfinite(error) else 0.0
-    found: dict[str, Any] = {"max_abs_error": worst if np.isfinite(worst) else 0.0, "rel_l2": relative}
+    found: dict[str, Any] = {"max_abs_error": shortened(worst) if np.isfinite(worst) else 0.0, "rel_l2": shortened(relative)}
     if escapes:
         found["escapes"] = escapes
     if bound is not None:
