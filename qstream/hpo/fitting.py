@@ -167,6 +167,8 @@ def _fit(problem: Problem, options: HpoOptions, trials: int) -> Fit:
         failed_number=problem.failed_number[problem.failed_number < trials],
         pending_number=problem.pending_number[:0],
         pending_unit=problem.pending_unit[:0],
+        tried_number=problem.tried_number[:0],
+        tried_unit=problem.tried_unit[:0],
     )
     return Fit(digest(part, options), trials, part, options)
 
@@ -184,6 +186,8 @@ def digest(problem: Problem, options: HpoOptions) -> str:
         problem.failed_unit,
         problem.pending_number,
         problem.pending_unit,
+        problem.tried_number,
+        problem.tried_unit,
         problem.prior_unit,
         problem.prior_value,
     ):

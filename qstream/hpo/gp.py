@@ -315,10 +315,11 @@ def _inverse_factor(gram: Mat, noise: float) -> tuple[Mat, float]:
     return np.ascontiguousarray(inverse), log_root
 
 
-def extend(known: Posterior, x: Mat) -> Posterior:
+def extend(known: Posterior, x: Mat, lift: Vec | None = None) -> Posterior:
     """The process after values at points [p, F] that are just what it predicts there (kriging believer), row by row.
 
-    The mean stays as it is everywhere; the variance falls. Equal to `posterior` of all points with the believed values.
+    The mean stays as it is everywhere; the variance falls. Equal to `posterior` of all points with the believed values. With
+    `lift` [p] the values lie so much above what is predicted, and the mean rises with them.
     """
     n, p = len(known.x), len(x)
     points = np.concatenate([known.x, x])
@@ -332,7 +333,10 @@ def extend(known: Posterior, x: Mat) -> Posterior:
         root = np.sqrt(max(own[i] - float(row @ row), FLOOR))
         inverse[m, :m] = -(row @ inverse[:m, :m]) / root
         inverse[m, m] = 1.0 / root
-    return replace(known, x=points, inverse=inverse, weight=np.r_[known.weight, np.zeros(p)])
+    weight = np.r_[known.weight, np.zeros(p)]
+    if lift is not None:
+        weight += (inverse @ np.r_[np.zeros(n), lift]) @ inverse
+    return replace(known, x=points, inverse=inverse, weight=weight)
 
 
 def predict(known: Posterior, x: Mat) -> tuple[Vec, Vec]:

@@ -192,6 +192,7 @@ def problem(state: HpoState, trial: int, seed: int | None = None) -> Problem:
     unit = np.zeros((0, where.size)) if state.unit is None else state.unit
     complete = np.flatnonzero(state.outcome == COMPLETE)
     failed = np.flatnonzero((state.outcome == FAILED) | (state.outcome == INFEASIBLE))
+    tried = np.flatnonzero((state.outcome == PRUNED) | (state.outcome == LOST))
     pending = np.sort(state.active.astype(np.int64))
     return Problem(
         space=where,
@@ -205,6 +206,8 @@ def problem(state: HpoState, trial: int, seed: int | None = None) -> Problem:
         failed_unit=unit[failed],
         pending_number=pending,
         pending_unit=unit[pending],
+        tried_number=tried,
+        tried_unit=unit[tried],
         prior_unit=np.zeros((0, where.size)) if state.prior_unit is None else state.prior_unit,
         prior_value=sign(state) * state.prior_value,
         limits=limits(state),

@@ -101,9 +101,7 @@ def suggest(
 
 def suggest_from(problem: Problem, options: HpoOptions, *, theta: Vec | None = None) -> Suggestion:
     """`suggest` on arrays. `theta` is what ``fit_due(problem, options).compute()`` gives, where it is known already."""
-    taken = frozenset(
-        key for unit in (problem.unit, problem.failed_unit, problem.pending_unit) for key in problem.space.keys(unit)
-    )
+    taken = problem.taken
     cardinality = problem.space.cardinality
     if cardinality is not None and len(taken) >= cardinality:
         raise Exhausted(must_be("a discrete space", "larger than what was tried", Shown(f"{cardinality} configurations")))

@@ -49,7 +49,8 @@ class Problem:
     """The arrays that a solver sees, each sorted by trial number.
 
     `trial` is the number of the trial to suggest. `limit_value` is at most 1 where a limit is kept (`ratio`), and NaN where a
-    trial did not report the metric. Pruned trials are in none of the arrays.
+    trial did not report the metric. Pruned and lost trials say nothing of losses and failures: they are `tried`, so that they are
+    not suggested once more.
     """
 
     space: SearchSpace
@@ -63,9 +64,17 @@ class Problem:
     failed_unit: Array  # [f, d]
     pending_number: Numbers  # [p]
     pending_unit: Array  # [p, d]
+    tried_number: Numbers  # [t]
+    tried_unit: Array  # [t, d]
     prior_unit: Array  # [m, d]
     prior_value: Array  # [m]
     limits: tuple[Limit, ...] = ()
+
+    @property
+    def taken(self) -> frozenset[bytes]:
+        """Keys of all configurations that have been tried or run."""
+        points = (self.unit, self.failed_unit, self.pending_unit, self.tried_unit)
+        return frozenset(key for unit in points for key in self.space.keys(unit))
 
 
 def gather(
@@ -90,6 +99,7 @@ def gather(
         raise ProblemError(must_be("observations and pending", "of distinct trials", Shown(f"trial {min(twice)} twice")))
     complete = [found for found in seen if found.state == "complete"]
     failed = [found for found in seen if found.state in FAILED]
+    tried = [found for found in seen if found.state == "pruned"]
     running, rows = sorted((pending or {}).items()), list(prior or ())
     return Problem(
         space=space,
@@ -103,6 +113,8 @@ def gather(
         failed_unit=_encode(space, [found.params for found in failed]),
         pending_number=np.array([number for number, _ in running], np.int64),
         pending_unit=_encode(space, [params for _, params in running]),
+        tried_number=np.array([found.trial for found in tried], np.int64),
+        tried_unit=_encode(space, [found.params for found in tried]),
         prior_unit=_encode(space, [params for params, _ in rows]),
         prior_value=_finite([value for _, value in rows], [f"value of prior row {at}" for at in range(len(rows))]),
         limits=tuple(limits),

@@ -19,6 +19,7 @@ Mat = NDArray[np.float64]
 Index = NDArray[np.int64]
 
 MOST: Final = 400  # results that the posterior is computed from
+TRIED: Final = 200  # newest pruned and lost trials that count
 NOISY: Final = 1e-3  # variance of the noise from which on the best mean counts, and not the best value
 CENTRES: Final = 5  # good points around which candidates are drawn
 FEWEST: Final = 64  # candidates below which a deadline leaves too little to choose from
@@ -66,7 +67,7 @@ def propose(problem: Problem, options: HpoOptions, theta: Vec, taken: frozenset[
     if kept.any() or not limits:
         counted = kept if kept.any() else np.ones(len(z), bool)
         best = float((mean if known.noise > NOISY else z)[counted].min())
-        terms.insert(0, acquisition.Improvement(_with_pending(known, problem), best, shift))
+        terms.insert(0, acquisition.Improvement(_with_others(known, shift, problem), best, shift))
     found = acquisition.maximise(
         terms,
         space,
@@ -121,9 +122,17 @@ def _mean(known: gp.Posterior, shift: prior.Mean | None, x: Mat) -> Vec:
     return mean if shift is None else mean + shift.value(x)
 
 
-def _with_pending(known: gp.Posterior, problem: Problem) -> gp.Posterior:
-    """The process that believes of each pending trial what it expects of it."""
-    return gp.extend(known, problem.space.features(problem.pending_unit)) if len(problem.pending_unit) else known
+def _with_others(known: gp.Posterior, shift: prior.Mean | None, problem: Problem) -> gp.Posterior:
+    """The process that believes of each running trial what it expects of it.
+
+    Of a pruned or lost one it believes no better than the mean of all losses, which is 0: with less, the place where such trials
+    end would be suggested for ever.
+    """
+    running, tried = (problem.space.features(unit) for unit in (problem.pending_unit, problem.tried_unit[-TRIED:]))
+    if not len(tried):
+        return gp.extend(known, running) if len(running) else known
+    lift = np.maximum(-_mean(known, shift, tried), 0.0)
+    return gp.extend(known, np.concatenate([running, tried]), np.r_[np.zeros(len(running)), lift])
 
 
 def _window(problem: Problem) -> Index:

@@ -225,7 +225,7 @@ def _points_of_fit(at: Mat, z: Vec, low: Vec, high: Vec) -> NDArray[np.int64]:
 def _first_free(problem: Problem, unit: Mat, energy: Vec) -> int | None:
     """The row of the lowest energy whose configuration is not taken."""
     space = problem.space
-    taken = {*space.keys(problem.unit), *space.keys(problem.failed_unit), *space.keys(problem.pending_unit)}
+    taken = problem.taken
     keys = space.keys(unit)
     return next((int(row) for row in np.argsort(energy, kind="stable") if keys[row] not in taken), None)
 

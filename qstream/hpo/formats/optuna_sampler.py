@@ -103,6 +103,8 @@ def _observations(trials: Sequence[FrozenTrial], indexed: Indexed, sign: float) 
             continue
         if trial.state == TrialState.COMPLETE and trial.values and math.isfinite(trial.values[0]):
             yield Observation(trial.number, params, sign * trial.values[0], metrics=trial.constraints)
+        elif trial.state == TrialState.PRUNED:
+            yield Observation(trial.number, params, None, "pruned")
         elif trial.state in (TrialState.FAIL, TrialState.COMPLETE):
             yield Observation(trial.number, params, None, "failed")
 

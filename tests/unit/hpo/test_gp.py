@@ -60,6 +60,12 @@ def test_rows_for_pending_trials_equal_a_rebuild_with_believed_values(covariance
     extended, asked = gp.extend(known, more), np.random.default_rng(4).random((20, 5))
     for a, b in zip(gp.predict(extended, asked), gp.predict(rebuilt, asked), strict=True):
         assert a == pytest.approx(b, abs=1e-10)
+    lift = np.linspace(0, 2, 8)
+    rebuilt, lifted = (
+        gp.posterior(covariance, theta, np.r_[x, more], np.r_[z, gp.predict(known, more)[0] + lift]),
+        gp.extend(known, more, lift),
+    )
+    assert gp.predict(lifted, asked)[0] == pytest.approx(gp.predict(rebuilt, asked)[0], abs=1e-9)
 
 
 def test_a_prediction_of_many_points_is_that_of_each(covariance: gp.Covariance) -> None:

@@ -69,6 +69,19 @@ def test_limits_that_a_trial_sets_are_kept_and_failures_are_no_results():
     assert all(trial.value < 0.9 for trial in found.trials if trial.value is not None)
 
 
+def test_a_place_where_trials_are_pruned_is_left():
+    def pruned(trial) -> float:
+        x, n = trial.suggest_float("x", -1, 1), trial.suggest_int("n", 1, 8)
+        if n > 6:
+            raise optuna.TrialPruned
+        return x**2 - n
+
+    found = study()
+    found.optimize(pruned, n_trials=24)
+    assert sum(trial.state == optuna.trial.TrialState.PRUNED for trial in found.trials) <= 12
+    assert found.best_params["n"] == 6
+
+
 def test_several_objectives_are_refused():
     found = optuna.create_study(sampler=QStreamSampler(), directions=["minimize", "minimize"])
     with pytest.raises(ValueError, match="multi-objective"):

@@ -29,6 +29,8 @@ def test_outcomes_in_any_order_give_the_same_sorted_arrays():
     assert problem.number.tolist() == [0, 3, 5]
     assert problem.failed_number.tolist() == [1]
     assert problem.pending_number.tolist() == [4, 6]
+    assert problem.tried_number.tolist() == [2]
+    assert len(problem.taken) == 7
     np.testing.assert_array_equal(problem.limit_value[:, 0], [1.25, 0.5, np.nan])
     assert problem.prior_unit.shape == (0, 2)
 

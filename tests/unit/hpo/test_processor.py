@@ -142,6 +142,8 @@ def test_the_state_poses_the_problem_that_its_trials_pose():
     ]
     pending = {trial: memory.params(state, trial) for trial in state.active.tolist()}
     found = memory.problem(state, state.trials)
+    lost = {trial for trial, record in metrics.items() if record.outcome == "lost"}
+    assert set(found.tried_number.tolist()) >= lost
     wanted = gather(memory.space(state), seen, pending, state.trials, state.spec.seed, limits=memory.limits(state))
     for name in ("number", "unit", "value", "limit_value", "failed_number", "failed_unit", "pending_number", "pending_unit"):
         np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name), name)
