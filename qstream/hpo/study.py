@@ -15,7 +15,7 @@ from qstream.errors import ProblemError
 from qstream.hpo import memory, trials
 from qstream.hpo.answers import best_points, predicted
 from qstream.hpo.formats.history import row, write_csv
-from qstream.hpo.memory import SOURCES, USER, HpoState, Memory
+from qstream.hpo.memory import NOBODY, SOURCES, USER, HpoState, Memory
 from qstream.hpo.older import Older, older_rows, prior_fields, read_state
 from qstream.hpo.options import HpoOptions
 from qstream.hpo.problem import Limit
@@ -238,6 +238,12 @@ class Study:
         """
         trials.change(self._memory, spec.model_copy(update={"study": self.spec.study}))
         self._options = HpoOptions().changed(spec.options)
+
+    @property
+    def running(self) -> dict[int, str]:
+        """The trials that a worker holds, with its name."""
+        now = self._memory.now
+        return {trial: worker for trial, worker in zip(now.active.tolist(), now.worker, strict=True) if worker != NOBODY}
 
     @property
     def ended(self) -> bool:

@@ -33,7 +33,7 @@ from qstream.config import Settings
 from qstream.errors import ConfigError, ProblemError
 from qstream.hpo.study import ENDLESS_S, Study
 from qstream.node.trouble import Troubles
-from schemas.hpo import MAX_RUNNING, StudySpec
+from schemas.hpo import MAX_RUNNING, FailReason, StudySpec
 
 EXIT_STOPPED: Final = 143  # as a shell has it for SIGTERM
 
@@ -66,12 +66,12 @@ def work_there(study: str, name: str | None, settings: Settings, work: Work, sto
 def work_here(file: Path, given: Mapping[str, Any], work: Work, stop: threading.Event) -> None:
     """Search on this machine alone, over the study of a file or one that was saved; print the best."""
     save, study = given["--save"], _study(file, given)
+    names = [f"slot/{slot}" for slot in range(work.slots)]
     with held_name(str(save.resolve()), "local", "") if save is not None else nullcontext():
         if save is not None and save.exists():
-            study = _resumed(save, study)
+            study = _resumed(save, study, names)
             _say(f"going on with {save}: {counted(len(study.records()), 'trial')} so far")
         _require_fits(work.command, study.spec)
-        names = [f"slot/{slot}" for slot in range(work.slots)]
         finished = _run(Local(study, save), names, study.spec, work, stop)
     best = study.best
     if work.as_json:
@@ -100,11 +100,15 @@ def _study(file: Path, given: Mapping[str, Any]) -> Study:
         raise ConfigError(f"{file}: {exc}") from exc
 
 
-def _resumed(save: Path, fresh: Study) -> Study:
-    """The study that was saved, with what may change as it is now; `ConfigError` if it is another."""
+def _resumed(save: Path, fresh: Study, names: Sequence[str]) -> Study:
+    """The study that was saved, with what may change as it is now; `ConfigError` if it is another. Trials that were cut off in
+    slots that are not there any more are handed back."""
     try:
         study = Study.load(save)
         study.change(fresh.spec)
+        for trial, slot in study.running.items():
+            if slot not in names:
+                study.tell(trial, state="failed", worker=slot, reason=FailReason.PREEMPTED)
     except ProblemError as exc:
         raise ConfigError(f"--save: {exc}") from exc
     return study

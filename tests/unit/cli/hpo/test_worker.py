@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from qstream.cli.main import app
+from qstream.hpo import Study
 from qstream.testing.rig import wait_until
 
 TRAIN = f"{sys.executable} {Path(__file__).parent / 'train.py'}"
@@ -56,6 +57,18 @@ def test_what_commands_wrote_is_kept_where_the_user_says(folder: Path):
     assert (folder / "logs/00000.0/output").read_text().startswith("step 1\n")
     assert "trial 0  loss " in shown.stdout
     assert shown.stdout.splitlines()[-1].startswith("best: trial 0  loss ")
+
+
+def test_what_a_killed_worker_left_in_more_slots_is_run_by_fewer(folder: Path):
+    study = Study(str(folder / "space.yaml"), name="small", limits={"ms": 40}, max_trials=3)
+    for slot in range(3):
+        study.ask(f"slot/{slot}")
+    study.save(folder / "kept.safetensors")
+    shown = worker("--local", "--save", "kept.safetensors", "--command", f"{TRAIN} {{args}}", "--json")
+    assert shown.exit_code == 0, shown.output
+    *trials, end = [json.loads(line) for line in shown.stdout.splitlines()]
+    assert [(trial["trial"], trial["attempt"]) for trial in trials] == [(0, 0), (1, 1), (2, 1)]
+    assert end["ended"]
 
 
 @pytest.mark.parametrize(
