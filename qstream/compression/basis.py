@@ -157,7 +157,7 @@ def _by_circuit(
     if len(moments) > 1:
         return None, _TOO_WIDE
     moment, vectors = moments[0], klt[0]
-    columns, influence = len(moment), np.diag(moment)
+    columns, influence = len(moment), np.maximum(np.diag(moment), 0)  # sums of float32 may leave less than nothing
     if columns < 2 or not influence.any():
         return None, {"fallback_reason": "not_needed"}
     fewest = columns.bit_length() - 1

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from qstream.compression import CompressionOptions, compress, learn_basis
+from qstream.compression.basis import basis_of
 from qstream.compression.qae import diagonal_within, train, wires
 from qstream.errors import OptionError, ProblemError
 
@@ -95,6 +96,8 @@ def test_the_twin_answers_with_a_reason_where_the_circuit_does_not_pay() -> None
     wide = learn_basis(rows(384, 400), kind="qae")
     assert (wide.kind, wide.record["fallback_reason"]) == ("klt", "deadline")
     assert learn_basis(np.ones((9, 1)), kind="qae").record["fallback_reason"] == "not_needed"
+    nothing = basis_of(-np.full((1, 4, 4), 1e-60), np.zeros(4), {"kind": "qae", "seed": 0})
+    assert nothing.record["fallback_reason"] == "not_needed"
     odd = learn_basis(rows(7), kind="qae")
     assert (odd.kind, odd.record["fallback_reason"], odd.record["n"]) == ("klt", "twin_smaller", 2)
     noise = np.random.default_rng(2).standard_normal((200, 7)).astype(np.float32)
