@@ -6,9 +6,9 @@ named by `fallback_reason`, never silent.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,9 @@ from schemas.control import Scalar
 from schemas.hpo import Source
 from schemas.solver import Reason, SolverRecord
 from schemas.wording import Shown, must_be
+
+if TYPE_CHECKING:
+    from qstream.quantum.runtime import QuantumRuntime
 
 Vec = NDArray[np.float64]
 Model = Literal["gp", "vqc", "sobol"]
@@ -99,8 +102,17 @@ def suggest(
     return suggest_from(gather(space, observations, pending, trial, seed, prior, limits or ()), options or HpoOptions())
 
 
-def suggest_from(problem: Problem, options: HpoOptions, *, theta: Vec | None = None) -> Suggestion:
-    """`suggest` on arrays. `theta` is what ``fit_due(problem, options).compute()`` gives, where it is known already."""
+def suggest_from(
+    problem: Problem,
+    options: HpoOptions,
+    *,
+    theta: Vec | None = None,
+    runtime: Callable[[], QuantumRuntime] | None = None,
+) -> Suggestion:
+    """`suggest` on arrays. `theta` is what ``fit_due(problem, options).compute()`` gives, where it is known already.
+
+    `runtime` gives the one where the options' device is found. What a device chose can be repeated only if it is simulated.
+    """
     taken = problem.taken
     cardinality = problem.space.cardinality
     if cardinality is not None and len(taken) >= cardinality:
@@ -117,7 +129,7 @@ def suggest_from(problem: Problem, options: HpoOptions, *, theta: Vec | None = N
             found, reason = None, Reason.ERROR
         if found is not None:
             return _suggestion(problem, options, found.unit, "gp", reason or found.reason, found)
-    if model == "vqc" and (end := vqc.propose(_kept(problem), options)) is not None:
+    if model == "vqc" and (end := vqc.propose(_kept(problem), options, device=_device(problem, options, runtime))) is not None:
         found = surrogate.Proposal(end.unit, end.mean, end.deviation, 0.0, None, end.fallback_reason)
         return _suggestion(problem, options, end.unit, "vqc", end.fallback_reason, found, end.solver)
     return _suggestion(problem, options, first_points(problem, taken), "sobol", reason, None)
@@ -152,6 +164,15 @@ def choose(problem: Problem, options: HpoOptions) -> tuple[Model, Reason | None]
     if surrogate.within(options, len(problem.value)) is None:
         return "sobol", Reason.DEADLINE_INSUFFICIENT
     return "gp", None
+
+
+def _device(problem: Problem, options: HpoOptions, runtime: Callable[[], QuantumRuntime] | None) -> vqc.Device | None:
+    """What makes the circuit's last choice, if the options name a device."""
+    if options.device is None:
+        return None
+    from qstream.hpo.last_choice import on_device  # noqa: PLC0415 loads the devices' part of the engine
+
+    return on_device(options, runtime, problem.seed + problem.trial)
 
 
 def _kept(problem: Problem) -> Problem:

@@ -100,7 +100,9 @@ class HpoProcessor(Processor[HpoState]):
         """Outcomes first, then the best set if it is another one, and the answer. What cannot be is dead, its ask is not."""
         started = time.perf_counter()
         with draft.atomic():
-            outcome = trials.report(draft, report, event_ns(record), partial(suggest, options=self.options, fits=self.fits))
+            outcome = trials.report(
+                draft, report, event_ns(record), partial(suggest, options=self.options, fits=self.fits, runtime=self.runtime)
+            )
             seconds = time.perf_counter() - started
             events = [_event(record, HPO_HISTORY, n, found) for n, found in enumerate(outcome.records)]
             if outcome.best_changed:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
 
 from qstream.ahead import Ahead
 from qstream.errors import NotYet
@@ -14,6 +15,9 @@ from qstream.hpo.metrics import FITS
 from qstream.hpo.options import HpoOptions
 from qstream.hpo.plan import Suggestion
 from qstream.hpo.problem import Problem
+
+if TYPE_CHECKING:
+    from qstream.quantum.runtime import QuantumRuntime
 
 LATE_KEPT: Final = 1000  # fits that were waited for, so that each is counted once
 
@@ -47,11 +51,20 @@ def options_of(draft: Memory, options: HpoOptions) -> HpoOptions:
     return options.changed(draft.now.spec.options)
 
 
-def suggest(draft: Memory, trial: int, *, options: HpoOptions, fits: Fits | None = None) -> Suggestion:
+def suggest(
+    draft: Memory,
+    trial: int,
+    *,
+    options: HpoOptions,
+    fits: Fits | None = None,
+    runtime: Callable[[], QuantumRuntime] | None = None,
+) -> Suggestion:
     """The suggestion of a trial's number: a function of the study's results, running trials, options and seed alone.
 
     Kernel parameters are those that the study remembers, if they are of the same trials; else `fits` has them, or they are
     fitted here. All three give the same bytes.
+
+    `runtime` gives the one where a device is found, if the options name one.
 
     Raises
     ------
@@ -64,7 +77,7 @@ def suggest(draft: Memory, trial: int, *, options: HpoOptions, fits: Fits | None
     problem = _problem(draft, trial, chosen)
     fit = plan.fit_due(problem, chosen)
     if fit is None:
-        return plan.suggest_from(problem, chosen)
+        return plan.suggest_from(problem, chosen, runtime=runtime)
     if draft.now.theta_of != fit.key:
         theta = fit.compute() if fits is None else fits.theta(draft.now.spec.study, fit)
         draft.set(theta=theta, theta_of=fit.key)

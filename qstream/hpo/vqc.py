@@ -22,18 +22,22 @@ from qstream.hpo import circuit
 from qstream.hpo.options import HpoOptions
 from qstream.hpo.problem import Problem, rng, warp
 from qstream.hpo.ranks import Ranks, ranks
+from qstream.quantum.record import Refused
 from qstream.quantum.variational.observable import PauliSum, size
-from schemas.solver import Reason, SolverRecord
+from schemas.solver import Execution, Reason, SolverRecord
 from schemas.wording import must_be
 
 Vec = NDArray[np.float64]
 Mat = NDArray[np.float64]
+Device = Callable[[PauliSum, Mat, int], tuple[Vec, Execution]]  # of angles [B, d] and layers: expectations [B], a label
 Search = Callable[[circuit.Landscape, Mat], Mat]
 
 STARTS: Final = 16  # the box's centre, and random points
 NOISES: Final = (0.001, 0.01, 0.1, 0.5)
 SCALES: Final = (0.25, 4.0)  # of all prior variances
 CAUTION: Final = 0.25  # part of the posterior's deviation that a sample has
+DEVICE_SHOTS: Final = 256  # of an expectation on a device, where the options have none
+ON_DEVICE: Final = 4  # end points that a device measures
 MOST_POINTS: Final = 256  # of a fit, so that its cost does not grow
 SUCCESSES: Final = 2
 SMALLEST: Final = 2.0**-9
@@ -85,7 +89,14 @@ class Fit:
         return math.sqrt(max(variance, 0.0))
 
 
-def propose(problem: Problem, options: HpoOptions, z: Vec | None = None, search: Search = circuit.descend) -> Proposal | None:
+def propose(
+    problem: Problem,
+    options: HpoOptions,
+    z: Vec | None = None,
+    *,
+    search: Search = circuit.descend,
+    device: Device | None = None,
+) -> Proposal | None:
     """The next trial: the lowest end point of the circuit's descent that is not taken.
 
     If all are taken, the lowest of 256 random points of the cube; None if all of those are taken as well.
@@ -100,6 +111,8 @@ def propose(problem: Problem, options: HpoOptions, z: Vec | None = None, search:
         Warped losses; by default those of the problem's values.
     search
         From a landscape and starts float64 [S, d] to end points; another one shows what descent is worth.
+    device
+        Measures the lowest end points once more, and so makes the last choice; where it is refused, `fallback_reason` says why.
     """
     if not len(problem.value):
         raise ProblemError(must_be("results", "one or more", 0))
@@ -125,15 +138,25 @@ def propose(problem: Problem, options: HpoOptions, z: Vec | None = None, search:
     for unit in (ends, others):
         # Where a parameter has cells, the circuit is measured in the middle of one, which is what the trial will be.
         theta = np.clip(_angles(order.to(unit), low, high), 0, np.pi)
-        lowest = _first_free(problem, unit, landscape.energy(theta))
-        if lowest is not None:
+        free = _free(problem, unit, landscape.energy(theta))
+        if len(free):
             break
     else:
         return None
+    lowest, execution = int(free[0]), "simulated-statevector" if layers or shots else "simulated-product"
+    variant = None
+    if device is not None:
+        free = free[:ON_DEVICE]
+        try:
+            energy, execution = device(hamiltonian, theta[free], layers)
+            lowest, variant, shots = int(free[energy.argmin()]), options.device, shots or DEVICE_SHOTS
+        except Refused as refused:
+            left_out = refused.reason
     row = circuit.design(theta[lowest][None], layers)[0]
     record = SolverRecord(
         solver="vqc",
-        execution="simulated-statevector" if layers or shots else "simulated-product",
+        variant=variant,
+        execution=execution,
         asked=("vqc",),
         n=d,
         depth=layers,
@@ -222,12 +245,16 @@ def _points_of_fit(at: Mat, z: Vec, low: Vec, high: Vec) -> NDArray[np.int64]:
     return np.union1d(best, newest)
 
 
-def _first_free(problem: Problem, unit: Mat, energy: Vec) -> int | None:
-    """The row of the lowest energy whose configuration is not taken."""
+def _free(problem: Problem, unit: Mat, energy: Vec) -> NDArray[np.int64]:
+    """Rows whose configurations are not taken, from low to high energy, each configuration once."""
     space = problem.space
     taken = problem.taken
     keys = space.keys(unit)
-    return next((int(row) for row in np.argsort(energy, kind="stable") if keys[row] not in taken), None)
+    found: dict[bytes, int] = {}
+    for row in np.argsort(energy, kind="stable"):
+        if keys[row] not in taken:
+            found.setdefault(keys[row], int(row))
+    return np.array(list(found.values()), np.int64)
 
 
 def _angles(unit: Mat, low: Vec, high: Vec) -> Mat:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,7 +16,7 @@ from typing import Any, Final, Literal, Self
 from qstream.arguments import whole_number
 from qstream.errors import ProblemError
 from qstream.metrics import QUANTUM_FALLBACKS, QUANTUM_LATE, QUANTUM_SOLVE_SECONDS
-from qstream.quantum.devices.circuits import PROBE, Circuit, Samples
+from qstream.quantum.devices.circuits import PROBE, Circuit, Rotations, Samples
 from qstream.quantum.devices.keeper import Keeper
 from qstream.quantum.devices.lanes import Lanes
 from qstream.quantum.devices.pool import DEFAULT_POOL, DevicePool, DeviceSpec
@@ -25,7 +26,7 @@ from qstream.quantum.devices.solver import DeviceSolver, device_solver
 from qstream.quantum.order import AUTO, solve_in_order
 from qstream.quantum.record import Answer, Problem, Refused, Remaining, Solver, SolveRequest, SolveResult
 from qstream.quantum.solvers import asked, find_solver, solver_names, warm
-from schemas.solver import DEVICE, Reason
+from schemas.solver import DEVICE, Execution, Reason
 from schemas.wording import Shown, must_be
 
 UNKNOWN: Final = f"{DEVICE}unknown"
@@ -202,6 +203,33 @@ class QuantumRuntime:
             self._late.add(thread)
             thread.start()
         return Ticket(self._label(name), digest, future)
+
+    def measure(self, device: str, circuits: Sequence[Rotations], deadline_s: float) -> tuple[list[Samples], Execution]:
+        """Samples of each circuit from a device, through its slots and breaker, and the label of the answers.
+
+        Each has at most the shots that the pool allows.
+
+        Raises
+        ------
+        Refused
+            Not all circuits were measured by the deadline, whatever the reason.
+        """
+        if (refused := self._elsewhere()) is not None:
+            raise refused
+        spec = self._pool.device(device)
+        if spec.mode == "late":
+            raise Refused(Reason.DEADLINE_INSUFFICIENT, f"{spec.name} answers late")
+        if (wires := max(circuit.n for circuit in circuits)) > spec.max_wires:
+            raise Refused(Reason.TOO_LARGE, must_be("circuits", f"of at most {spec.max_wires} qubits on {spec.name}", wires))
+        due = time.monotonic() + deadline_s
+
+        def run(circuit: Rotations) -> Samples:
+            if spec.mode == "inline":
+                return self._lanes.run(lambda _: sample(spec, circuit), lambda: due - time.monotonic(), 0.0)[0]
+            return self._slots(spec).sample(circuit, lambda: due - time.monotonic())[0]
+
+        within = [replace(circuit, shots=min(circuit.shots, spec.shots)) for circuit in circuits]
+        return [run(circuit) for circuit in within], spec.execution(None)
 
     def prepare(self, *names: str, timeout_s: float = 60.0) -> dict[str, bool]:
         """Start devices and wait until each is ready, or is known not to be.

@@ -67,6 +67,34 @@ class Circuit:
 
 
 @dataclass(frozen=True, eq=False)
+class Rotations:
+    """RY on each wire, then rings of CNOTs, measured in a basis of Z and X: plain data as well.
+
+    Parameters
+    ----------
+    angles : float64 [n]
+        Of RY, radians.
+    rings
+        How far the CNOTs of each ring reach, from wire i to ``(i + reach) mod n``.
+    basis : bool [n]
+        True where X is measured.
+    shots, seed
+        As of a `Circuit`.
+    """
+
+    angles: NDArray[np.float64]
+    rings: tuple[int, ...]
+    basis: NDArray[np.bool_]
+    shots: int
+    seed: int
+
+    @property
+    def n(self) -> int:
+        """Wires."""
+        return len(self.angles)
+
+
+@dataclass(frozen=True, eq=False)
 class Samples:
     """Distinct measured bits as spins, int8 [S, n], how often each was seen, int64 [S], and the CPU time that they took."""
 
@@ -101,10 +129,15 @@ def circuit_of(
     )
 
 
-def script_of(circuit: Circuit) -> Any:
+def script_of(circuit: Circuit | Rotations) -> Any:
     """A ``QuantumScript`` that counts all wires. Built directly: neither PennyLane's queue nor its lock is taken."""
     import pennylane as qml  # noqa: PLC0415 slow to import, and not always installed
 
+    if isinstance(circuit, Rotations):
+        turns = [qml.RY(float(angle), wire) for wire, angle in enumerate(circuit.angles)]
+        turns += [qml.CNOT((wire, (wire + reach) % circuit.n)) for reach in circuit.rings for wire in range(circuit.n)]
+        turns += [qml.Hadamard(int(wire)) for wire in np.flatnonzero(circuit.basis)]
+        return qml.tape.QuantumScript(turns, [qml.counts(wires=range(circuit.n))], shots=circuit.shots)
     operators = list(_preparation(circuit.n, circuit.blocks))
     gates = _layer(circuit.n, circuit.edges, circuit.fielded, circuit.blocks)
     kinds = {name: getattr(qml, name) for name in ("IsingZZ", "RZ", "RX", "IsingXY")}
@@ -120,7 +153,7 @@ def script_of(circuit: Circuit) -> Any:
     return qml.tape.QuantumScript(operators, [qml.counts(wires=range(circuit.n))], shots=circuit.shots)
 
 
-def samples_of(result: object, circuit: Circuit) -> Samples:
+def samples_of(result: object, circuit: Circuit | Rotations) -> Samples:
     """Read a device's counts; `Refused` for anything but strings of n bits, each with a whole number of times."""
     if isinstance(result, (tuple, list)) and len(result) == 1:
         result = result[0]

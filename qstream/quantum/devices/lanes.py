@@ -7,10 +7,12 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError, ThreadPoolExecutor
+from typing import TypeVar
 
-from qstream.quantum.record import Answer, Refused, Remaining
+from qstream.quantum.record import Refused, Remaining
 from schemas.solver import Reason
 
+T = TypeVar("T")
 _SMOOTHING = 0.2
 # A solver sees this much less time than its caller has, so that it ends by itself and its answer is used.
 _RESERVE_S = 0.002
@@ -31,7 +33,7 @@ class Lanes:
         self._inside = 0
         self._wait_s = 0.0
 
-    def run(self, work: Callable[[Remaining], Answer], remaining_s: Remaining, estimate_s: float) -> tuple[Answer, float, float]:
+    def run(self, work: Callable[[Remaining], T], remaining_s: Remaining, estimate_s: float) -> tuple[T, float, float]:
         """The answer, the seconds that it waited for a thread, and its CPU time; `Refused` when no time remains."""
         self._admit(remaining_s(), estimate_s)
         stopped = threading.Event()
@@ -41,7 +43,7 @@ class Lanes:
         def left() -> float:
             return 0.0 if stopped.is_set() or self._closed else remaining_s() - reserve_s
 
-        def begin() -> tuple[Answer, float, float]:
+        def begin() -> tuple[T, float, float]:
             before_s = time.thread_time()
             waited_s = time.monotonic() - asked
             with self._lock:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qstream.install import install_hint
-from qstream.quantum.devices.circuits import Circuit, Samples, samples_of, script_of
+from qstream.quantum.devices.circuits import Circuit, Rotations, Samples, samples_of, script_of
 from qstream.quantum.devices.pool import DeviceSpec
 from qstream.quantum.record import Refused
 from schemas.solver import Reason
@@ -17,7 +17,7 @@ from schemas.solver import Reason
 INSTALL = install_hint("quantum")
 
 
-def sample(spec: DeviceSpec, circuit: Circuit) -> Samples:
+def sample(spec: DeviceSpec, circuit: Circuit | Rotations) -> Samples:
     """Measure a circuit; a simulator with a seed gives the same samples each time, as each circuit gets a new device.
 
     Raises
@@ -50,7 +50,7 @@ def open_device(spec: DeviceSpec, wires: int, seed: int) -> Any:
         raise Refused(reason, f"{type(exc).__name__}: {str(exc)[:200]}") from exc
 
 
-def _execute(spec: DeviceSpec, device: Any, circuit: Circuit) -> object:
+def _execute(spec: DeviceSpec, device: Any, circuit: Circuit | Rotations) -> object:
     script = script_of(circuit)
     if spec.pennylane.startswith("lightning."):
         # All gates are native: the preprocessing, which costs as much as the circuit, would change nothing.

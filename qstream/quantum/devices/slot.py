@@ -14,7 +14,7 @@ from typing import Literal
 
 from qstream.quantum.devices.breaker import Breaker
 from qstream.quantum.devices.channel import ChannelClosed, receive, send
-from qstream.quantum.devices.circuits import Circuit, Samples
+from qstream.quantum.devices.circuits import Circuit, Rotations, Samples
 from qstream.quantum.devices.pool import DeviceSpec
 from qstream.quantum.devices.sample import INSTALL
 from qstream.quantum.record import Refused, Remaining
@@ -70,7 +70,7 @@ class Slots:
         if importlib.util.find_spec("pennylane") is None:
             self.fault = Refused(Reason.NOT_INSTALLED, f"PennyLane is not installed: {INSTALL}")
 
-    def sample(self, circuit: Circuit, remaining_s: Remaining) -> tuple[Samples, float]:
+    def sample(self, circuit: Circuit | Rotations, remaining_s: Remaining) -> tuple[Samples, float]:
         """Samples of a circuit, and the seconds that it waited for a slot.
 
         A device that takes longer than its own timeout is killed; one that only takes longer than the request may wait is
@@ -203,7 +203,7 @@ class Slots:
                 **asdict(self.counts),
             }
 
-    def _hand_over(self, circuit: Circuit, remaining_s: Remaining) -> tuple[Slot, float]:
+    def _hand_over(self, circuit: Circuit | Rotations, remaining_s: Remaining) -> tuple[Slot, float]:
         """The slot that has the circuit now, and when it got it."""
         while True:
             slot, begun = self._take(remaining_s), time.monotonic()

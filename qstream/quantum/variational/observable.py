@@ -93,7 +93,7 @@ class PauliSum:
         self._check(states)
         xp = namespace(states)
         found = float(self.coefficients[0])
-        for basis, energies in self._measurements:
+        for basis, energies in self.measurements:
             weights = probabilities(states, basis)
             found = found + weights @ xp.asarray(energies, dtype=weights.dtype)
         return found
@@ -104,7 +104,7 @@ class PauliSum:
         Unbiased; the error falls as ``1 / sqrt(shots)``. `ProblemError` unless there is a shot for each basis.
         """
         self._check(states)
-        needed = self._measurements
+        needed = self.measurements
         if shots < len(needed):
             raise ProblemError(must_be("shots", f"{len(needed)} or more, one for each basis", shots))
         found = np.full(len(states), self.coefficients[0])
@@ -116,7 +116,7 @@ class PauliSum:
         return found
 
     @cached_property
-    def _measurements(self) -> list[tuple[NDArray[np.bool_], Floats]]:
+    def measurements(self) -> list[tuple[NDArray[np.bool_], Floats]]:
         """Each basis that a term needs, with the energies [2^n] of its outcomes: a term is spread over all bases that show it."""
         n, spins = checked_qubits(self.n), basis_spins(self.n).astype(np.float64)
         shown = [np.concatenate([~basis, basis]) for basis in bases(n)]
