@@ -151,10 +151,9 @@ def restored(
     out: NDArray[Any] | None = None,
 ) -> Restored:
     """The tensor of a header and its parts; `base` are the bytes of the base."""
-    op: Correction | None = header.op(Correction)
-    net = None if op is None or codebook is None or not _asked(op, options) else codebook.net_by_digest(op.digest)
+    net = None if codebook is None else _net(header, codebook, options)
     raw = decode(header, parts, base=base, basis=basis, net=net, spectral=options.spectral, verify=options.verify)
-    approved = header.op(Spectral) is None or options.spectral
+    approved = options.spectral or header.op(Spectral) is None
     verified = options.verify and header.digest is not None and approved
     if verified and digest(raw) != header.digest:
         raise BlockError("checksum", must_be(f"restored {header.name!r}", f"bytes of digest {header.digest}", Shown("others")))
@@ -206,6 +205,11 @@ def _checked(header: Header, parts: Parts, options: RestoreOptions, basis: Basis
             yield Refined(name, None, check.execution, None, check.difference, check.twin_difference, check.detail)
 
 
+def _net(header: Header, codebook: Codebook, options: RestoreOptions) -> Net | None:
+    op: Correction | None = header.op(Correction)
+    return None if op is None or not _asked(op, options) else codebook.net_by_digest(op.digest)
+
+
 def _asked(op: Correction, options: RestoreOptions) -> bool:
     """Whether the options have this net applied."""
     return options.lstm if op.kind == "lstm" else options.denoiser
@@ -230,11 +234,11 @@ def decode(
 ) -> Bytes:
     """The bytes of a tensor, from its parts as they were read or have just been made."""
     parts = source if isinstance(source, Parts) else Parts(header, memoryview(b"".join(piece.data for piece in source)))
-    nbytes = size_of(header.dtype, header.shape)
     first = header.ops[0] if header.ops else None
-    if isinstance(first, Raw | SplitFloat):
+    if isinstance(first, (Raw, SplitFloat)):
+        nbytes = size_of(header.dtype, header.shape)
         return split.decode(parts, _fitting(first, header, nbytes), nbytes)
-    if isinstance(first, DeltaExponent | Xor):
+    if isinstance(first, (DeltaExponent, Xor)):
         return _stepped(header, parts, first, base, verify)
     if isinstance(first, Int8):
         return _from_int8(header, parts, first, net)

@@ -290,8 +290,8 @@ def escaped(parts: Parts, size: int) -> NDArray[np.int64]:
 
 def put_escapes(parts: Parts, values: NDArray[Any]) -> None:
     """Write the exact values over those that the multiples gave; `values` are of the type that escaped."""
-    at = escaped(parts, len(values))
-    if len(at):
+    if "index" in parts:
+        at = escaped(parts, len(values))
         values[at] = parts.get("value", len(at) * values.dtype.itemsize).view(values.dtype)
 
 
