@@ -67,6 +67,8 @@ def propose(problem: Problem, options: HpoOptions, theta: Vec, taken: frozenset[
     if kept.any() or not limits:
         counted = kept if kept.any() else np.ones(len(z), bool)
         best = float((mean if known.noise > NOISY else z)[counted].min())
+        if len(problem.pending_unit):  # what a running trial is expected to reach is no improvement: else all workers get it
+            best = min(best, float(_mean(known, shift, space.features(problem.pending_unit)).min()))
         terms.insert(0, acquisition.Improvement(_with_others(known, shift, problem), best, shift))
     found = acquisition.maximise(
         terms,
