@@ -38,7 +38,9 @@ def studies() -> Case:
 
 
 def study(name: str) -> StudySpec:
-    return spec(study=name, lease_s=LEASE_S, retries=10, max_trials=10_000)
+    """Every other study by circuits."""
+    options = {"optimizer": "vqc"} if STUDIES.index(name) % 2 else {}
+    return spec(study=name, lease_s=LEASE_S, retries=10, max_trials=10_000, options=options)
 
 
 def script(rng: random.Random, count: int) -> Iterator[Step]:

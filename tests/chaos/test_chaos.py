@@ -323,7 +323,9 @@ def test_deltas_step_on_the_blocks_of_a_run_without_faults(scene: Scene, chaos_s
 
 @pytest.mark.parametrize("scene", [{"agent": "hpo", "options": SMALL_SEARCH}], ids=["hpo"], indirect=True)
 def test_studies_get_the_suggestions_of_a_run_without_faults(scene: Scene, chaos_seed: int) -> None:
-    run_chaos(scene, chaos_seed, schedule(chaos_seed, 8.0, gap_s=(0.7, 2.0)), count=800, duration_s=8.0)
+    kills = [Fault(1.5, "kill", 0, 0.3), Fault(3.0, "kill", 1, 0.3), Fault(5.5, "kill", 2, 0.3)]
+    faults = sorted([*kills, *schedule(chaos_seed, 8.0, gap_s=(0.7, 2.0))], key=lambda fault: fault.at_s)
+    run_chaos(scene, chaos_seed, faults, count=800, duration_s=8.0)
 
 
 # A single broker that is killed while it rolls a transaction back may forget to mark it: then records that were never
