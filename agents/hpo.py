@@ -24,7 +24,7 @@ def processor(settings: Settings) -> HpoProcessor:
 
 AGENT = Agent(
     name="hpo",
-    purpose="decides which configuration a free worker tries next, and which trials go out again",
+    purpose="decides which configuration a free worker tries, and which trials run again",
     topics=(HPO_STUDY, HPO_TRIAL, HPO_SUGGESTION, HPO_HISTORY, HPO_BEST),
     processor=processor,
     options="qstream.hpo.options:HpoOptions",
