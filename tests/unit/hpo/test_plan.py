@@ -50,14 +50,16 @@ def test_a_hundred_orders_of_arrival_give_the_same_bytes() -> None:
     assert fit is not None
     theta = fit.compute()
     assert first.source == "gp"
-    for _ in range(100):
+    for at in range(100):
         order = [seen[i] for i in random.permutation(len(seen))]
         shuffled = dict(sorted(pending.items(), key=lambda _: random.random()))
         problem = gather(MIXED, order, shuffled, 15, 7)
+        assert fitting.digest(problem, least) == first.digest  # of all bytes that a suggestion is computed from
         due = fit_due(problem, least)
         assert due is not None
         assert due.key == fit.key
-        assert same(first, suggest_from(problem, least, theta=theta))
+        if at % 10 == 0:
+            assert same(first, suggest_from(problem, least, theta=theta))
 
 
 @pytest.mark.parametrize("optimizer", ["auto", "gp", "vqc", "hybrid", "sobol"])
