@@ -86,11 +86,3 @@ def test_several_objectives_are_refused():
     found = optuna.create_study(sampler=QStreamSampler(), directions=["minimize", "minimize"])
     with pytest.raises(ValueError, match="multi-objective"):
         found.ask()
-
-
-def test_trials_at_one_time_are_different_where_the_model_is_sure_of_the_optimum():
-    found = study()
-    found.optimize(lambda trial: sum((trial.suggest_float(name, 0, 1) - 0.9) ** 2 for name in "xy"), n_trials=8)
-    asked = [found.ask() for _ in range(6)]
-    places = {tuple(round(trial.suggest_float(name, 0, 1), 4) for name in "xy") for trial in asked}
-    assert len(places) == 6

@@ -13,6 +13,7 @@ from qstream.hpo.plan import Exhausted, Suggestion, fit_due, fit_next, suggest, 
 from qstream.hpo.problem import Limit, Observation, gather, warp
 from qstream.hpo.space import SearchSpace
 from schemas.solver import Reason
+from schemas.space import Parameter
 
 MIXED = SearchSpace.load(
     [
@@ -205,3 +206,15 @@ def test_a_deadline_lowers_the_effort_and_below_what_a_model_needs_sobol_goes_on
     assert some is not None
     assert surrogate.FEWEST <= some.candidates < whole.candidates
     assert many is None
+
+
+def test_trials_at_one_time_are_different_where_the_model_is_sure_of_the_optimum() -> None:
+    space = SearchSpace([Parameter(name=name, type="float", low=0, high=1) for name in "xy"])
+    options, seen, pending = HpoOptions(optimizer="gp", initial=8), [], {}
+    for trial in range(14):
+        params = suggest(space, seen, pending=pending, trial=trial, seed=2, options=options).params
+        if trial < 8:
+            seen.append(Observation(trial, params, sum((float(value) - 0.9) ** 2 for value in params.values())))
+        else:
+            pending[trial] = params
+    assert len({tuple(round(float(value), 3) for value in params.values()) for params in pending.values()}) == 6
