@@ -22,6 +22,7 @@ MOST: Final = 400  # results that the posterior is computed from
 TRIED: Final = 200  # newest pruned and lost trials that count
 NOISY: Final = 1e-3  # variance of the noise from which on the best mean counts, and not the best value
 CENTRES: Final = 5  # good points around which candidates are drawn
+LIKELY: Final = 0.5  # probability that a running trial keeps the limits from which on what it is expected to reach counts
 FEWEST: Final = 64  # candidates below which a deadline leaves too little to choose from
 _THIN, _SEARCH = 4, 5  # streams of random numbers
 _FIXED_MS, _RESULT_MS = 25.0, 0.04  # what an ask takes without candidates, fit included: once, and for each result
@@ -67,8 +68,10 @@ def propose(problem: Problem, options: HpoOptions, theta: Vec, taken: frozenset[
     if kept.any() or not limits:
         counted = kept if kept.any() else np.ones(len(z), bool)
         best = float((mean if known.noise > NOISY else z)[counted].min())
-        if len(problem.pending_unit):  # what a running trial is expected to reach is no improvement: else all workers get it
-            best = min(best, float(_mean(known, shift, space.features(problem.pending_unit)).min()))
+        # What a running trial is expected to reach is no improvement: else all workers get it.
+        running = space.features(problem.pending_unit)
+        likely = np.exp(sum((term.value(running) for term in limits), np.zeros(len(running)))) > LIKELY
+        best = min(best, float(_mean(known, shift, running)[likely].min(initial=np.inf)))
         terms.insert(0, acquisition.Improvement(_with_others(known, shift, problem), best, shift))
     found = acquisition.maximise(
         terms,

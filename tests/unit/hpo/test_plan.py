@@ -218,3 +218,15 @@ def test_trials_at_one_time_are_different_where_the_model_is_sure_of_the_optimum
         else:
             pending[trial] = params
     assert len({tuple(round(float(value), 3) for value in params.values()) for params in pending.values()}) == 6
+
+
+def test_a_running_trial_that_will_break_a_limit_does_not_count_as_reached() -> None:
+    line = SearchSpace.load([{"name": "x", "type": "float", "low": 0, "high": 1}])
+    seen = [Observation(i, {"x": i / 19}, -i / 19, metrics={"ms": 2.0 * i / 19}) for i in range(14)]
+    limit = [Limit("ms", "<=", 1.0)]
+    alone, with_fast = (
+        suggest(line, seen, pending=running, trial=20, options=SMALL, limits=limit).solver.objective
+        for running in ({}, {19: {"x": 1.0}})
+    )
+    assert alone is not None
+    assert with_fast == pytest.approx(alone, abs=1.0)
