@@ -23,6 +23,7 @@ REPLAYED: Final = 3  # best old points that `topk` hands out first
 EXPECTED: Final = 0.7  # slope of new values on old means before any result
 WEIGHT: Final = 3.0  # results that this expectation counts for
 GUARDED: Final = 5  # results from which on the guard decides
+MARGIN: Final = 1.5  # nats by which the older study must predict worse: fewer are chance
 MOST_FITTED: Final = 150  # old results that kernel parameters are fitted on: the best third, and others evenly
 MOST: Final = 400  # old results that the mean is computed from
 
@@ -76,13 +77,14 @@ def mean(old: gp.Posterior, x: Mat, z: Vec) -> Mean:
 
 
 def misleads(plain: gp.Posterior, z: Vec, warm: gp.Posterior, rest: Vec) -> bool:
-    """Whether values float64 [n] are predicted better by the process that knows nothing of the old study.
+    """Whether values float64 [n] are predicted better, by `MARGIN`, by the process that knows nothing of the old study.
 
     By the sum of the log densities of each value, left out. `warm` has seen the `rest` [n] of the values beyond the prior mean.
     """
     if len(z) < GUARDED:
         return False
-    return bool(gp.leave_one_out_density(plain, z).sum() > gp.leave_one_out_density(warm, rest).sum())
+    behind = gp.leave_one_out_density(plain, z).sum() - gp.leave_one_out_density(warm, rest).sum()
+    return bool(behind > MARGIN)
 
 
 def best(problem: Problem, count: int) -> Mat:

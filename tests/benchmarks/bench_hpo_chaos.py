@@ -27,6 +27,7 @@ TWICE, LATE, DIES = 0.05, 0.05, 0.01
 KILLS: Final = 3
 LEASE_S: Final = 5.0
 LATER_S: Final = 1.5 * LEASE_S  # a late result comes so long after its trial was handed out
+PATIENCE_S: Final = 10.0  # after which a worker asks again
 QUIET_S: Final = 300.0  # without an answer the run is over
 OPTIONS: Final[dict[str, Any]] = {"optimizer": "sobol"}  # what is suggested does not matter here
 COUNTED: Final = ("complete", "failed", "infeasible", "pruned")
@@ -40,7 +41,7 @@ class Fleet:
     rng: random.Random = field(default_factory=lambda: random.Random(0))
     asks: int = 0
     named: int = 0
-    waiting: dict[tuple[str, str], float] = field(default_factory=dict)  # worker -> when it asked last
+    waiting: dict[tuple[str, str], tuple[float, TrialReport]] = field(default_factory=dict)  # when a worker asked last, and how
     due: list[tuple[float, TrialReport]] = field(default_factory=list)
     last: dict[tuple[str, str], tuple[int | None, int]] = field(default_factory=dict)  # trial and attempt of a worker
 
@@ -52,7 +53,7 @@ class Fleet:
     def ask(self, report: TrialReport) -> None:
         self.asks += report.ask
         if report.ask:
-            self.waiting[report.study, report.worker] = time.monotonic()
+            self.waiting[report.study, report.worker] = time.monotonic(), report
         self.publisher.publish(HPO_TRIAL, report)
 
     def answered(self, plan: TrialSuggestion) -> None:
@@ -90,8 +91,11 @@ class Fleet:
             self.ask(report)
 
     def turn(self) -> None:
-        """Send the late results whose time has come."""
+        """Send the late results whose time has come, and again what was not answered: answers end with their lease."""
         now_s = time.monotonic()
+        for asked_s, report in list(self.waiting.values()):
+            if now_s - asked_s > PATIENCE_S:
+                self.ask(report)
         ready = [report for at_s, report in self.due if at_s <= now_s]
         self.due = [(at_s, report) for at_s, report in self.due if at_s > now_s]
         for report in ready:
