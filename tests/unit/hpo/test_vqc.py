@@ -44,6 +44,8 @@ def problem_of(space: SearchSpace, unit: np.ndarray, value: np.ndarray, trial: i
         failed_unit=empty,
         pending_number=none,
         pending_unit=empty,
+        tried_number=none,
+        tried_unit=empty,
         prior_unit=empty,
         prior_value=np.zeros(0),
     )
