@@ -20,6 +20,8 @@ from schemas.wording import must_be
 Vec = NDArray[np.float64]
 Mat = NDArray[np.float64]
 Index = NDArray[np.int64]
+Pull = Callable[[Mat], Mat]  # weight [B, n] to the sum over n of weight[b, n] dk(x_b, y_n)/dx_b: [B, F]
+Against = Callable[[Mat], tuple[Mat, Pull]]  # points x [B, F] to their covariances [B, n] with given points y, and a pull
 
 FLOOR: Final = 1e-8  # added to the noise
 EXACT: Final = float(np.log(1e-8))  # log noise of an objective without noise
@@ -55,14 +57,11 @@ class Covariance(Protocol):
     def gram(self, theta: Vec, x: Mat) -> Mat:
         """Covariances of points [n, F] with each other, without noise: [n, n]."""
 
-    def cross(self, theta: Vec, x: Mat, y: Mat) -> Mat:
-        """Covariances of [B, F] with [n, F]: [B, n]."""
+    def against(self, theta: Vec, y: Mat) -> Against:
+        """Covariances with points [n, F]; what depends on these alone is computed once. Its pull needs a constant diagonal."""
 
     def diagonal(self, theta: Vec, x: Mat) -> Vec:
         """Variance of each of [B, F]: [B]."""
-
-    def pull(self, theta: Vec, x: Mat, y: Mat, weight: Mat) -> Mat:
-        """Sum over n of weight[b, n] dk(x_b, y_n)/dx_b: [B, F]. The variance at a point must be constant."""
 
     def gram_with_slope(self, theta: Vec, x: Mat) -> tuple[Mat, Callable[[Mat], Vec]]:
         """`gram`, and a function of a symmetric weight [n, n] that gives the sum of weight[i, j] dk(x_i, x_j)/dtheta: [T]."""
@@ -133,20 +132,27 @@ class Stationary:
         found: Mat = np.exp(theta[-2]) * self.shape(_squared_own(self._scaled(theta, x)))
         return found
 
-    def cross(self, theta: Vec, x: Mat, y: Mat) -> Mat:
-        value = self.shape(_squared(self._scaled(theta, x), self._scaled(theta, y)))
-        value *= np.exp(theta[-2])
-        return value
+    def against(self, theta: Vec, y: Mat) -> Against:
+        b, s2 = self._scaled(theta, y), float(np.exp(theta[-2]))
+
+        def covariances(x: Mat) -> tuple[Mat, Pull]:
+            a = self._scaled(theta, x)
+            squared = _squared(a, b)
+            value = self.shape(squared)
+            value *= s2
+
+            def pull(weight: Mat) -> Mat:
+                weighted = self.shape_slope(squared)
+                weighted *= weight
+                found: Mat = (2.0 * s2) * (weighted.sum(1)[:, None] * a - weighted @ b) / np.exp(theta[self.groups])
+                return found
+
+            return value, pull
+
+        return covariances
 
     def diagonal(self, theta: Vec, x: Mat) -> Vec:
         return np.full(len(x), np.exp(theta[-2]))
-
-    def pull(self, theta: Vec, x: Mat, y: Mat, weight: Mat) -> Mat:
-        a, b = self._scaled(theta, x), self._scaled(theta, y)
-        weighted = self.shape_slope(_squared(a, b))
-        weighted *= weight
-        found: Mat = (2.0 * np.exp(theta[-2])) * (weighted.sum(1)[:, None] * a - weighted @ b) / np.exp(theta[self.groups])
-        return found
 
     def gram_with_slope(self, theta: Vec, x: Mat) -> tuple[Mat, Callable[[Mat], Vec]]:
         z, s2 = self._scaled(theta, x), float(np.exp(theta[-2]))
@@ -207,6 +213,7 @@ class Posterior:
     x: Mat  # [n, F]
     inverse: Mat  # [n, n] inverse of the lower Cholesky factor of the covariance with noise
     weight: Vec  # [n] inverse covariance times values
+    against: Against  # of these points
     jitter: float = 0.0
 
     @property
@@ -295,7 +302,7 @@ def posterior(covariance: Covariance, theta: Vec, x: Mat, z: Vec) -> Posterior:
             inverse, _ = _inverse_factor(gram, float(np.exp(theta[-1])) + FLOOR + jitter)
         except NotPositive:
             continue
-        return Posterior(covariance, theta, x, inverse, (inverse @ z) @ inverse, jitter)
+        return Posterior(covariance, theta, x, inverse, (inverse @ z) @ inverse, covariance.against(theta, x), jitter)
     raise NotPositive(must_be("a covariance matrix", "positive definite", float(np.abs(gram).max())))
 
 
@@ -325,7 +332,8 @@ def extend(known: Posterior, x: Mat, lift: Vec | None = None) -> Posterior:
     points = np.concatenate([known.x, x])
     inverse = np.zeros((n + p, n + p))
     inverse[:n, :n] = known.inverse
-    covariance = known.covariance.cross(known.theta, x, points)
+    against = known.covariance.against(known.theta, points)
+    covariance = against(x)[0]
     own = known.covariance.diagonal(known.theta, x) + known.noise
     for i in range(p):
         m = n + i
@@ -336,7 +344,7 @@ def extend(known: Posterior, x: Mat, lift: Vec | None = None) -> Posterior:
     weight = np.r_[known.weight, np.zeros(p)]
     if lift is not None:
         weight += (inverse @ np.r_[np.zeros(n), lift]) @ inverse
-    return replace(known, x=points, inverse=inverse, weight=weight)
+    return replace(known, x=points, inverse=inverse, weight=weight, against=against)
 
 
 def predict(known: Posterior, x: Mat) -> tuple[Vec, Vec]:
@@ -346,7 +354,7 @@ def predict(known: Posterior, x: Mat) -> tuple[Vec, Vec]:
     mean, spread = np.empty(len(x)), known.covariance.diagonal(known.theta, x)
     rows = max(_CELLS // len(known.x), 1)
     for at in range(0, len(x), rows):
-        cross = known.covariance.cross(known.theta, x[at : at + rows], known.x)
+        cross = known.against(x[at : at + rows])[0]
         mean[at : at + rows] = cross @ known.weight
         half = dtrmm(1.0, known.inverse.T, cross.T, trans_a=1, overwrite_b=1)  # inverse @ cross.T, of which half is 0
         spread[at : at + rows] -= np.einsum("nb,nb->b", half, half)
@@ -360,7 +368,7 @@ def fitted(known: Posterior, z: Vec) -> Vec:
 
 def predict_with_slope(known: Posterior, x: Mat) -> tuple[Vec, Vec, Callable[[Vec, Vec], Mat]]:
     """As `predict`, and a function of (dl/dmean [B], dl/dvariance [B]) that gives dl/dx [B, F]."""
-    cross = known.covariance.cross(known.theta, x, known.x)
+    cross, pull_cross = known.against(x)
     half = cross @ known.inverse.T
     spread = known.covariance.diagonal(known.theta, x) - np.einsum("bn,bn->b", half, half)
 
@@ -368,7 +376,7 @@ def predict_with_slope(known: Posterior, x: Mat) -> tuple[Vec, Vec, Callable[[Ve
         weight = half @ known.inverse
         weight *= (-2.0 * by_variance)[:, None]
         weight += by_mean[:, None] * known.weight
-        return known.covariance.pull(known.theta, x, known.x, weight)
+        return pull_cross(weight)
 
     return cross @ known.weight, np.maximum(spread, FLOOR), pull
 

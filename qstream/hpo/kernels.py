@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import cache, reduce
 from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qstream.hpo.gp import Against, Pull
 from qstream.quantum.ising import basis_spins
 from qstream.quantum.kernel import bloch_vectors, cross_gram, gram
 from qstream.quantum.variational.embedding import iqp, product_state
-from qstream.quantum.variational.gates import default_ranges, ring
+from qstream.quantum.variational.gates import default_ranges, group_matrices, ring, rotate, rotation
 
 Vec = NDArray[np.float64]
 Mat = NDArray[np.float64]
@@ -33,13 +34,15 @@ _LENGTH_PRIOR: Final = 0.1
 
 
 class Embedding(Protocol):
-    """Angles as states, and how a function of the states depends on the angles."""
+    """Angles as states."""
 
-    def states(self, x: Mat) -> States:
-        """States [N, 2^m] of angles [N, m]."""
+    @property
+    def layers(self) -> int:
+        """Of the circuit."""
 
-    def pull(self, x: Mat, slope: States) -> Mat:
-        """Gradient [N, m] of f by the angles where ``df = Re sum conj(slope) dpsi``."""
+    def run(self, x: Mat) -> tuple[States, Callable[[States], Mat]]:
+        """States [N, 2^m] of angles [N, m], and the gradient [N, m] by the angles of f with ``df = Re sum conj(slope) dpsi``,
+        a function of the slope."""
 
 
 @dataclass(frozen=True)
@@ -47,19 +50,19 @@ class Iqp:
     """``variational.embedding.iqp``; the control without the phases of pairs is a product of qubits."""
 
     entangled: bool = True
+    layers: int = 1
 
-    def states(self, x: Mat) -> States:
-        if self.entangled:
-            return np.asarray(iqp(x))
-        found: States = np.exp(-0.5j * (x @ basis_spins(x.shape[1]).T)) / 2 ** (x.shape[1] / 2)
-        return found
+    def run(self, x: Mat) -> tuple[States, Callable[[States], Mat]]:
+        spins = basis_spins(x.shape[1])
+        states: States = iqp(x) if self.entangled else np.exp(-0.5j * (x @ spins.T)) / 2 ** (x.shape[1] / 2)
 
-    def pull(self, x: Mat, slope: States) -> Mat:
-        spins = basis_spins(x.shape[1]).astype(np.float64)
-        turned = (slope.conj() * self.states(x)).imag / 2
-        if not self.entangled:
-            return np.asarray(turned @ spins)
-        return np.asarray((turned * (1 + x @ spins.T)) @ spins - x * turned.sum(1)[:, None])
+        def pull(slope: States) -> Mat:
+            turned = (slope.conj() * states).imag / 2
+            if not self.entangled:
+                return np.asarray(turned @ spins)
+            return np.asarray((turned * (1 + x @ spins.T)) @ spins - x * turned.sum(1)[:, None])
+
+        return states, pull
 
 
 @dataclass(frozen=True)
@@ -67,95 +70,99 @@ class Reupload:
     """Angles about Y on each qubit and a ring of CNOTs, `UPLOADS` times (Perez-Salinas et al., Quantum 2020); real states."""
 
     entangled: bool = True
+    layers: int = UPLOADS
 
-    def states(self, x: Mat) -> States:
-        return self._layers(x)[-1]
+    def run(self, x: Mat) -> tuple[States, Callable[[States], Mat]]:
+        m = x.shape[1]
+        rings = (
+            [ring(m, reach) for reach in default_ranges(m, self.layers)] if self.entangled else [np.arange(1 << m)] * self.layers
+        )
+        gates = group_matrices(rotation(x, "Y").real)
+        turned, states = [], product_state(x)
+        for number, order in enumerate(rings):
+            turned.append(_turn(states, gates) if number else states)
+            states = turned[-1][:, order]
 
-    def pull(self, x: Mat, slope: States) -> Mat:
-        found = np.zeros_like(x)
-        for turned, order in zip(reversed(self._layers(x)), reversed(self._rings(x.shape[1])), strict=True):
-            before = np.empty_like(slope)
-            before[:, order] = slope
-            state = np.empty_like(turned)
-            state[:, order] = turned
-            for qubit in range(x.shape[1]):
-                s, t = (array.reshape(len(x), 1 << qubit, 2, -1) for array in (before, state))
-                found[:, qubit] += (s[:, :, 1] * t[:, :, 0] - s[:, :, 0] * t[:, :, 1]).sum((1, 2)) / 2
-            slope = _turn(before, -x)
-        return found
+        def pull(slope: States) -> Mat:
+            found, back = np.zeros_like(x), [gate.swapaxes(-1, -2) for gate in gates]
+            flipped, sign = _flips(m)
+            for state, order in zip(reversed(turned), reversed(rings), strict=True):
+                before = np.empty_like(slope)
+                before[:, order] = slope
+                found += np.einsum("ns,nms,ms->nm", before, state[:, flipped], sign) / 2
+                slope = _turn(before, back)
+            return found
 
-    def _layers(self, x: Mat) -> list[States]:
-        """States after each layer."""
-        found: list[States] = []
-        for order in self._rings(x.shape[1]):
-            turned = _turn(found[-1], x) if found else product_state(x)
-            found.append(turned[:, order])
-        return found
-
-    def _rings(self, m: int) -> list[Any]:
-        if not self.entangled:
-            return [np.arange(1 << m)] * UPLOADS
-        return [ring(m, reach) for reach in default_ranges(m, UPLOADS)]
+        return states, pull
 
 
-def _turn(states: States, x: Mat) -> States:
-    """RY of each angle [N, m] on its qubit of real states [N, 2^m]."""
-    for qubit in range(x.shape[1]):
-        split = states.reshape(len(x), 1 << qubit, 2, -1)
-        c, s = (f(x[:, qubit] / 2)[:, None, None] for f in (np.cos, np.sin))
-        states = np.stack([c * split[:, :, 0] - s * split[:, :, 1], s * split[:, :, 0] + c * split[:, :, 1]], 2)
-    return states.reshape(len(x), -1)
+def _turn(states: States, gates: Sequence[Any]) -> States:
+    """Real gates of each sample on its state [N, 2^m]."""
+    return np.asarray(rotate(states[:, None], gates)[:, 0])
+
+
+@cache
+def _flips(m: int) -> tuple[Index, Mat]:
+    """``-i Y`` of each qubit as index and sign [m, 2^m]: new state = sign * state[index]."""
+    qubit = 1 << np.arange(m - 1, -1, -1)
+    return np.arange(1 << m) ^ qubit[:, None], -basis_spins(m).T
 
 
 class Head(Protocol):
-    """Similarities of states."""
+    """Similarities of states, by a view of them."""
 
-    def own(self, states: States) -> Mat:
+    def view(self, states: States) -> Any:
+        """What similarities depend on, an array of N rows."""
+
+    def own(self, views: Any) -> Mat:
         """[N, N]."""
 
-    def cross(self, left: States, right: States) -> Mat:
+    def cross(self, left: Any, right: Any) -> Mat:
         """[B, N]."""
 
-    def slope(self, left: States, right: States, weight: Mat) -> States:
-        """Gradient by the left states of ``sum weight * cross(left, right)``, for `Embedding.pull`."""
+    def slope(self, states: States, left: Any, right: Any, weight: Mat) -> States:
+        """Gradient by the left states of ``sum weight * cross(left, right)``, for `Embedding.run`."""
 
 
 @dataclass(frozen=True)
 class Fidelity:
     """``|<psi|phi>|^2``."""
 
-    def own(self, states: States) -> Mat:
-        return np.asarray(gram(states))
+    def view(self, states: States) -> States:
+        return states
+
+    def own(self, views: States) -> Mat:
+        return np.asarray(gram(views))
 
     def cross(self, left: States, right: States) -> Mat:
         return np.asarray(cross_gram(left, right))
 
-    def slope(self, left: States, right: States, weight: Mat) -> States:
-        overlap = left @ right.conj().T
-        return np.asarray(2 * (weight * overlap) @ right)
+    def slope(self, states: States, left: States, right: States, weight: Mat) -> States:
+        return np.asarray(2 * (weight * (states @ right.conj().T)) @ right)
 
 
 @dataclass(frozen=True)
 class Bloch:
     """``exp(-|b - b'|^2 / 2)`` of the qubits' Bloch vectors: a projected kernel (Huang et al., Nat. Commun. 2021), gamma 1."""
 
-    def own(self, states: States) -> Mat:
-        vectors = bloch_vectors(states)
-        return _gaussian(vectors, vectors)
+    def view(self, states: States) -> Mat:
+        return bloch_vectors(states)
 
-    def cross(self, left: States, right: States) -> Mat:
-        return _gaussian(bloch_vectors(left), bloch_vectors(right))
+    def own(self, views: Mat) -> Mat:
+        return _gaussian(views, views)
 
-    def slope(self, left: States, right: States, weight: Mat) -> States:
-        a, b = bloch_vectors(left), bloch_vectors(right)
-        pulled = weight * _gaussian(a, b)
-        by_vector = (pulled @ b - pulled.sum(1)[:, None] * a).reshape(len(a), -1, 3)
-        found = np.zeros_like(left)
+    def cross(self, left: Mat, right: Mat) -> Mat:
+        return _gaussian(left, right)
+
+    def slope(self, states: States, left: Mat, right: Mat, weight: Mat) -> States:
+        pulled = weight * _gaussian(left, right)
+        by_vector = (pulled @ right - pulled.sum(1)[:, None] * left).reshape(len(left), -1, 3)
+        found = np.zeros_like(states)
         for qubit in range(by_vector.shape[1]):
-            split = left.reshape(len(left), 1 << qubit, 2, -1)
+            split = states.reshape(len(states), 1 << qubit, 2, -1)
             x, y, z = (by_vector[:, qubit, axis][:, None, None] for axis in range(3))
             zero, one = split[:, :, 0], split[:, :, 1]
-            found += 2 * np.stack([(x - 1j * y) * one + z * zero, (x + 1j * y) * zero - z * one], 2).reshape(left.shape)
+            found += 2 * np.stack([(x - 1j * y) * one + z * zero, (x + 1j * y) * zero - z * one], 2).reshape(states.shape)
         return found
 
 
@@ -197,36 +204,49 @@ class Quantum:
     def gram(self, theta: Vec, x: Mat) -> Mat:
         return self.gram_with_slope(theta, x)[0]
 
-    def cross(self, theta: Vec, x: Mat, y: Mat) -> Mat:
-        return self._product(theta, self._parts(theta, x, y))
+    def against(self, theta: Vec, y: Mat) -> Against:
+        registers = self._registers
+        seen = [self.head.view(self.embedding.run(self._angles(theta, y, columns))[0]) for columns in registers]
+
+        def covariances(x: Mat) -> tuple[Mat, Pull]:
+            runs = [self.embedding.run(self._angles(theta, x, columns)) for columns in registers]
+            views = [self.head.view(states) for states, _ in runs]
+            parts = [*map(self.head.cross, views, seen), *self._hamming(theta, x, y)]
+            cross = self._product(theta, parts)
+
+            def pull(weight: Mat) -> Mat:
+                found = np.zeros_like(x)
+                for number, columns in enumerate(registers):
+                    others = weight * self._product(theta, parts[:number] + parts[number + 1 :])
+                    states, by_angle = runs[number]
+                    slope = self.head.slope(states, views[number], seen[number], others)
+                    found[:, columns] = by_angle(slope) / self._scale(theta, columns)
+                columns, every = self._choices, weight * cross
+                # The squared distance of two choices is 1, of a choice to itself 0.
+                apart = every @ y[:, columns] - every.sum(1)[:, None] * x[:, columns]
+                found[:, columns] = 2 * apart / self._scale(theta, columns)
+                return found
+
+            return cross, pull
+
+        return covariances
 
     def diagonal(self, theta: Vec, x: Mat) -> Vec:
         return np.full(len(x), np.exp(theta[-2]))
 
-    def pull(self, theta: Vec, x: Mat, y: Mat, weight: Mat) -> Mat:
-        parts, found = self._parts(theta, x, y), np.zeros_like(x)
-        every = weight * self._product(theta, parts)
-        for number, columns in enumerate(self._registers):
-            others = self._product(theta, [part for at, part in enumerate(parts) if at != number])
-            found[:, columns] = self._register_pull(theta, x, y, weight * others, columns) / self._scale(theta, columns)
-        columns = self._choices
-        # The squared distance of two choices is 1, of a choice to itself 0.
-        scale = self._scale(theta, columns)
-        found[:, columns] = 2 * (every @ y[:, columns] - every.sum(1)[:, None] * x[:, columns]) / scale
-        return found
-
     def gram_with_slope(self, theta: Vec, x: Mat) -> tuple[Mat, Callable[[Mat], Vec]]:
         registers = self._registers
         angles = [self._angles(theta, x, columns) for columns in registers]
-        states = [self.embedding.states(each) for each in angles]
-        parts = [*(self.head.own(each) for each in states), self._hamming(theta, x, x)]
+        runs = [self.embedding.run(each) for each in angles]
+        views = [self.head.view(states) for states, _ in runs]
+        parts = [*map(self.head.own, views), *self._hamming(theta, x, x)]
         gram = self._product(theta, parts)
 
         def slope(weight: Mat) -> Vec:
             by_feature = np.zeros(x.shape[1])
-            for number, columns in enumerate(registers):
-                others = weight * self._product(theta, [part for at, part in enumerate(parts) if at != number])
-                pulled = self.embedding.pull(angles[number], self.head.slope(states[number], states[number], others))
+            for number, (columns, (states, by_angle)) in enumerate(zip(registers, runs, strict=True)):
+                others = weight * self._product(theta, parts[:number] + parts[number + 1 :])
+                pulled = by_angle(self.head.slope(states, views[number], views[number], others))
                 by_feature[columns] = -2 * (pulled * angles[number]).sum(0)
             at, every = x[:, self._choices], weight * gram
             apart = (at * at * every.sum(1)[:, None]).sum(0) - (at * (every @ at)).sum(0)
@@ -254,27 +274,18 @@ class Quantum:
         found: Mat = (x[:, columns] - 0.5) / self._scale(theta, columns)
         return found
 
-    def _parts(self, theta: Vec, x: Mat, y: Mat) -> list[Mat]:
-        """The kernel of each register, then the Hamming factor: [B, n] each."""
-        pairs = [[self.embedding.states(self._angles(theta, points, each)) for points in (x, y)] for each in self._registers]
-        return [*(self.head.cross(left, right) for left, right in pairs), self._hamming(theta, x, y)]
-
-    def _hamming(self, theta: Vec, x: Mat, y: Mat) -> Mat:
+    def _hamming(self, theta: Vec, x: Mat, y: Mat) -> list[Mat]:
+        """The factor [B, n] of the choices, if there are any."""
         columns = self._choices
+        if not len(columns):
+            return []
         root = np.sqrt(self._scale(theta, columns))
         a, b = x[:, columns] / root, y[:, columns] / root
         squared = (a * a).sum(1)[:, None] + (b * b).sum(1) - 2 * (a @ b.T)
-        found: Mat = np.exp(-np.maximum(squared, 0))
-        return found
+        return [np.exp(-np.maximum(squared, 0))]
 
     def _product(self, theta: Vec, parts: Sequence[Mat]) -> Mat:
-        return np.asarray(np.exp(theta[-2]) * reduce(np.multiply, parts))
-
-    def _register_pull(self, theta: Vec, x: Mat, y: Mat, weight: Mat, columns: Index) -> Mat:
-        """Gradient [B, m] of ``sum weight * kernel`` by the angles of a register."""
-        angles = self._angles(theta, x, columns)
-        left, right = self.embedding.states(angles), self.embedding.states(self._angles(theta, y, columns))
-        return self.embedding.pull(angles, self.head.slope(left, right, weight))
+        return np.asarray(reduce(np.multiply, parts, np.exp(theta[-2])))
 
 
 KERNELS: Final[dict[str, Callable[[bool], tuple[Embedding, Head]]]] = {

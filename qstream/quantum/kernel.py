@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from qstream.arguments import real_number
 from qstream.errors import ProblemError
+from qstream.quantum.ising import basis_spins
 from qstream.quantum.variational.embedding import angle
 from qstream.quantum.variational.gates import Array, namespace
 from schemas.wording import Shown, must_be
@@ -205,12 +206,12 @@ def bloch_vectors(states: States) -> Matrix:
     """Expectations of X, Y and Z of each qubit, [N, 3 n], of states [N, 2^n]."""
     n = states.shape[1].bit_length() - 1
     vectors = np.empty((len(states), n, 3))
+    vectors[:, :, 2] = (states.real**2 + states.imag**2) @ basis_spins(n)
     for qubit in range(n):
         split = states.reshape(len(states), 1 << qubit, 2, -1)
         zero, one = split[:, :, 0], split[:, :, 1]
         coherence = 2 * np.einsum("nab,nab->n", zero.conj(), one)
         vectors[:, qubit, 0], vectors[:, qubit, 1] = coherence.real, coherence.imag
-        vectors[:, qubit, 2] = (abs(zero) ** 2 - abs(one) ** 2).sum((1, 2))
     return vectors.reshape(len(states), -1)
 
 

@@ -78,6 +78,8 @@ def iqp(x: Array, repeats: int = 1, start: Array | None = None) -> Array:
     field = x @ spins.T
     # sum_{i<j} x_i x_j z_i z_j = ((sum_i x_i z_i)^2 - sum_i x_i^2) / 2
     diagonal = xp.exp(-0.5j * (field + (field * field - (x * x).sum(-1)[:, None]) / 2))
+    if start is None and repeats == 1:
+        return diagonal / 2 ** (n / 2)
     hadamards = group_matrices(xp.asarray(np.broadcast_to(_HADAMARD, (n, 2, 2)).copy(), dtype=diagonal.dtype, device=x.device))
     states = diagonal / 2 ** (n / 2) if start is None else diagonal * rotate(start, hadamards)
     for _ in range(repeats - 1):

@@ -57,7 +57,7 @@ def test_the_gram_matrix_is_that_of_pairs_of_circuits(name, entangled):
     angles = (x - 0.5) / np.exp(THETA[:3])
     expected = np.exp(THETA[3]) * by_pairs(name, entangled, angles)
     assert covariance.gram(THETA, x) == pytest.approx(expected, abs=1e-12)
-    assert covariance.cross(THETA, x[:2], x) == pytest.approx(expected[:2], abs=1e-12)
+    assert covariance.against(THETA, x)(x[:2])[0] == pytest.approx(expected[:2], abs=1e-12)
 
 
 def test_a_choice_is_a_factor_by_its_length_scale():
