@@ -1,8 +1,8 @@
-"""A policy class for vLLM's EPLB: the newest plan of qstream where it fits, else our own planner; vLLM need not be installed."""
+"""A policy class for vLLM's EPLB: the newest plan of qstream, or what is in force if the agent keeps it, else our own planner."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -26,9 +26,7 @@ Agree = Callable[[Any], Any]
 class Subscriber(Protocol):
     """What `newest_of` needs of ``qstream.stream.client.PlanSubscriber``."""
 
-    latest: Mapping[str, PlacementPlan]
-
-    def poll(self, timeout_s: float = 0.0) -> PlacementPlan | None: ...
+    def drain(self, timeout_s: float = 0.0) -> Iterable[PlacementPlan]: ...
 
 
 class QstreamPolicy:
@@ -37,12 +35,15 @@ class QstreamPolicy:
     Attributes
     ----------
     used : str
-        What the last answer was: ``plan VERSION``, or ``own planner: REASON``.
+        What the last answer was: ``plan VERSION``, ``kept: REASON`` of a skipped plan, or ``own planner: REASON``.
+    last : int64 [L, num_replicas] or None
+        The map of the last plan that fitted.
     """
 
     source: ClassVar[Source]
     agree: ClassVar[Agree]
     used: ClassVar[str] = ""
+    last: ClassVar[NDArray[np.int64] | None] = None
 
     @classmethod
     def rebalance_experts(
@@ -64,7 +65,8 @@ class QstreamPolicy:
             Slots, groups of experts (0 where there are none), nodes and GPUs, as in `rebalance_experts` of
             ``qstream.routing.eplb``.
         old_global_expert_indices : int [L, num_replicas], optional
-            The map in force, from which our own planner moves few experts.
+            The map in force. It stays where the agent has skipped its plan and no earlier plan is known; our own planner
+            moves few experts from it.
 
         Raises
         ------
@@ -73,9 +75,13 @@ class QstreamPolicy:
         """
         experts, num_groups = int(weight.shape[1]), num_groups or 1
         fresh = rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_ranks)[0]
-        plan, cls.used = _newest(cls.source, fresh.shape, experts, num_ranks)
+        shape = int(fresh.shape[0]), int(fresh.shape[1])
+        old = None if old_global_expert_indices is None else _numpy(old_global_expert_indices)
+        plan, cls.used = _answer(cls.source, cls.last, old, shape, experts, num_ranks)
         if plan is None:
-            plan = _near(_numpy(fresh), old_global_expert_indices, num_groups, num_nodes, num_ranks)
+            plan = _near(_numpy(fresh), old, num_groups, num_nodes, num_ranks)
+        elif cls.used.startswith("plan "):
+            cls.last = plan
         answer = cls.agree(plan)
         return fresh.new_tensor(answer) if hasattr(fresh, "new_tensor") else np.asarray(answer, np.int64)
 
@@ -98,12 +104,15 @@ def policy(source: Source, agree: Agree = lambda plan: plan) -> type[QstreamPoli
 
 
 def newest_of(subscriber: Subscriber, model: str) -> Source:
-    """The newest plan of a model that a subscriber to the placement plans has seen."""
+    """The newest placement of a model that a subscriber to the placement plans has seen; the newest skipped plan before any."""
+    newest: PlacementPlan | None = None
 
     def source() -> PlacementPlan | None:
-        while subscriber.poll(0.0) is not None:
-            pass
-        return subscriber.latest.get(model)
+        nonlocal newest
+        for plan in subscriber.drain():
+            if plan.model == model and (plan.skip_reason is None or newest is None or newest.skip_reason is not None):
+                newest = plan
+        return newest
 
     return source
 
@@ -113,8 +122,10 @@ def of_file(path: Path) -> Source:
     return lambda: bounded(path, PlacementPlan.MAX_BYTES) if path.is_file() else None
 
 
-def _newest(source: Source, shape: tuple[int, ...], experts: int, ranks: int) -> tuple[NDArray[np.int64] | None, str]:
-    """The map of the source's plan where it fits this model, and what was used."""
+def _answer(
+    source: Source, last: NDArray[Any] | None, old: NDArray[Any] | None, shape: tuple[int, int], experts: int, ranks: int
+) -> tuple[NDArray[np.int64] | None, str]:
+    """The map of the source's plan where it fits this model, of a skipped one what is in force, else None; and what was used."""
     try:
         found = source()
         plan = PlacementPlan.decode(found, body_type(found)) if isinstance(found, bytes) else found
@@ -124,13 +135,24 @@ def _newest(source: Source, shape: tuple[int, ...], experts: int, ranks: int) ->
         return None, "own planner: no plan"
     slots, gpus, version = _in_force(plan)
     if slots is None:
-        return None, f"own planner: {getattr(plan, 'skip_reason', 'no plan')}"
-    if slots.shape != tuple(shape) or gpus != ranks:
-        held = Shown(f"{list(slots.shape)} on {gpus} GPUs")
-        return None, f"own planner: {must_be(f'plan {version}', f'{list(shape)} on {ranks} GPUs', held)}"
-    if slots.max() >= experts or not all(np.unique(row).size == experts for row in slots):
+        skipped = isinstance(plan, PlacementPlan)
+        reason = getattr(plan, "skip_reason", None) or "no plan"
+        held = next((map_ for map_ in (last, old) if skipped and _holds_all(map_, shape, experts)), None)
+        return (None, f"own planner: {reason}") if held is None else (held.astype(np.int64), f"kept: {reason}")
+    if slots.shape != shape or gpus != ranks:
+        got = Shown(f"{list(slots.shape)} on {gpus} GPUs")
+        return None, f"own planner: {must_be(f'plan {version}', f'{list(shape)} on {ranks} GPUs', got)}"
+    if not _holds_all(slots, shape, experts):
         return None, f"own planner: plan {version} does not hold the experts 0 to {experts - 1} in each layer"
     return slots.astype(np.int64), f"plan {version}"
+
+
+def _holds_all(slots: NDArray[Any] | None, shape: tuple[int, int], experts: int) -> bool:
+    """Whether a map has this shape and, in each layer, every expert and no other."""
+    if slots is None or slots.shape != shape:
+        return False
+    in_range = 0 <= slots.min() <= slots.max() < experts
+    return bool(in_range and all(np.unique(row).size == experts for row in slots))
 
 
 def _in_force(plan: PlacementPlan | RoutingState) -> tuple[NDArray[np.int32] | None, int, int]:
@@ -143,11 +165,11 @@ def _in_force(plan: PlacementPlan | RoutingState) -> tuple[NDArray[np.int32] | N
     return plan.placement if plan.in_force.version else None, gpus, plan.in_force.version
 
 
-def _near(plan: NDArray[np.int64], old: Any, groups: int, nodes: int, ranks: int) -> NDArray[np.int64]:
+def _near(plan: NDArray[np.int64], old: NDArray[Any] | None, groups: int, nodes: int, ranks: int) -> NDArray[np.int64]:
     """The same plan with GPUs renamed for few moves; within a node where groups of experts belong to nodes."""
     if old is None:
         return plan
-    before = array("old_global_expert_indices", _numpy(old), np.int64, "L P")
+    before = array("old_global_expert_indices", old, np.int64, "L P")
     if before.shape != plan.shape or before.min() < 0:
         return plan
     parts = nodes if groups % nodes == 0 and ranks % nodes == 0 else 1

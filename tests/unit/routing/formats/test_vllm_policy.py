@@ -62,7 +62,7 @@ def lacking() -> PlacementPlan:
     [
         (lambda: None, "no plan"),
         (lambda: b"rubbish", "PlacementPlan"),
-        (skipped, "gain_too_small"),
+        (skipped, "gain_too_small"),  # nothing is known to be in force
         (lacking, "does not hold the experts"),
         (lambda: plan().model_copy(update={"num_gpus": 8, "slots_per_gpu": 3}), "[2, 24] on 4 GPUs, got [2, 24] on 8 GPUs"),
         (lambda: place(np.ones((1, 1, EXPERTS)), TOPOLOGY.model_copy(update={"num_layers": 1})), r"[1, 24]"),
@@ -114,21 +114,38 @@ def test_ranks_that_read_different_plans_answer_alike_where_they_agree():
     assert first.tolist() == second.tolist()
 
 
-def test_a_subscriber_is_drained_and_asked_for_the_model():
-    class Plans:
-        def __init__(self) -> None:
-            self.latest: dict[str, PlacementPlan] = {}
-            self.waiting = [plan().model_copy(update={"version": version}) for version in (7, 8)]
+def test_a_skipped_plan_leaves_in_force_what_is():
+    old = np.tile(np.arange(SLOTS) % EXPERTS, (LAYERS, 1))
+    chosen = policy(skipped)
+    assert ask(chosen, old=old).tolist() == old.tolist()
+    assert chosen.used == "kept: gain_too_small"
+    answers = [plan(), skipped()]
+    chosen = policy(lambda: answers.pop(0))
+    for _ in range(2):
+        assert ask(chosen, old=old).tolist() == plan().physical_to_logical_map.tolist()
+    assert chosen.used == "kept: gain_too_small"
 
-        def poll(self, timeout_s: float = 0.0) -> PlacementPlan | None:
-            if not self.waiting:
-                return None
-            self.latest["moe"] = self.waiting.pop(0)
-            return self.latest["moe"]
+
+def test_what_is_in_force_but_lacks_experts_is_not_kept():
+    chosen = policy(skipped)
+    found = ask(chosen, old=np.zeros((LAYERS, SLOTS), np.int64))
+    assert chosen.used == "own planner: gain_too_small"
+    assert violations(found.astype(np.int32), EXPERTS, GPUS) == 0
+
+
+def test_a_subscriber_is_drained_and_its_newest_placement_of_the_model_stays_when_later_plans_are_skipped():
+    waiting = [plan().model_copy(update={"version": 7}), skipped(), plan().model_copy(update={"version": 8}), skipped()]
+
+    class Plans:
+        def drain(self, timeout_s: float = 0.0):
+            while waiting:
+                yield waiting.pop(0)
+            yield plan().model_copy(update={"version": 9, "model": "another"})
 
     chosen = policy(newest_of(Plans(), "moe"))
-    ask(chosen)
-    assert chosen.used == "plan 8"
+    for _ in range(2):
+        ask(chosen)
+        assert chosen.used == "plan 8"
 
 
 def test_a_file_may_come_later(tmp_path):
