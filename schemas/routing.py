@@ -58,7 +58,8 @@ class RoutingPlan(Plan):
         default=None, description="the expert of each token, for a batch without `topk_ids`"
     )
     slot_ids: Annotated[NDArray[np.int32], Axes("tokens", "k")] | None = Field(
-        default=None, description="the physical slot that serves each gate choice, for a batch with `topk_ids`"
+        default=None,
+        description="the physical slot that serves each gate choice, -1 where there is none, for a batch with `topk_ids`",
     )
     expert_ids: Annotated[NDArray[np.int32], Axes("tokens", "k")] | None = Field(
         default=None,
@@ -83,11 +84,11 @@ class RoutingPlan(Plan):
             given = Shown("neither" if self.assignment is None else "both")
             raise ValueError(must_be("a routing plan", "with either assignment or slot_ids", given))
         require(self, "assignment", 0)
-        require(self, "slot_ids", 0)
+        require(self, "slot_ids", -1)
         if self.expert_ids is not None:
             if self.slot_ids is None:
                 raise ValueError(must_be("expert_ids", "absent without slot_ids", Shown(f"shape {list(self.expert_ids.shape)}")))
-            require(self, "expert_ids", 0)
+            require(self, "expert_ids", -1)
         if self.queue_token is not None or self.queue_end is not None:
             self._check_queues()
         if (self.request_id is None) != (self.request_node is None):
@@ -100,8 +101,9 @@ class RoutingPlan(Plan):
         answer = self.assignment if self.slot_ids is None else self.slot_ids
         if token is None or end is None or answer is None:
             raise ValueError(must_be("queue_token and queue_end", "given together", Shown("one of them")))
-        if len(token) != answer.size:
-            raise ValueError(must_be("queue_token", f"{answer.size} tokens, one for each choice", Shown(f"{len(token)} tokens")))
+        choices = int(np.count_nonzero(answer >= 0))
+        if len(token) != choices:
+            raise ValueError(must_be("queue_token", f"{choices} tokens, one for each choice", Shown(f"{len(token)} tokens")))
         if len(end) == 0 or end[0] < 0 or end[-1] != len(token) or (end[1:] < end[:-1]).any():
             rule = f"non-decreasing from 0 or more to {len(token)}, the length of queue_token"
             raise ValueError(must_be("queue_end", rule, Shown(str(end.tolist()))))

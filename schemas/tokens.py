@@ -55,7 +55,8 @@ class TokenBatch(Frame):
         default=None, description="index into `label_names`; -1 unknown"
     )
     topk_ids: Annotated[NDArray[np.int32], Axes("tokens", "k")] | None = Field(
-        default=None, description="the k experts that the gate chose for each token; absent: the router chooses"
+        default=None,
+        description="the k experts that the gate chose for each token, -1 for no choice (padding); absent: the router chooses",
     )
     topk_weights: Annotated[NDArray[np.float32], Axes("tokens", "k")] | None = Field(
         default=None, description="gate mass of each choice, 0 or more"
@@ -72,7 +73,7 @@ class TokenBatch(Frame):
         if self.token_names is not None and len(self.token_names) != len(self.token_id):
             raise ValueError(must_be("len(token_names)", f"{len(self.token_id)}, one a token", len(self.token_names)))
         names = len(self.label_names)
-        require(self, "topk_ids", 0)
+        require(self, "topk_ids", -1)
         require(self, "topk_weights", 0)
         require(self, "cost", 0)
         require(self, "position", 0)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from qstream.arguments import read_only
 from qstream.learn import calibration
 from qstream.learn.calibration import CalibrationState
 from qstream.learn.hedge import HedgeState
@@ -121,16 +122,23 @@ class Memory(Draft[RoutingState]):
     def add_batch(self, batch: TokenBatch, labels: int, pair_tokens: int) -> None:
         """Count the experts of a batch, its labels in at most so many rows, and a sample for co-activations of so many tokens.
 
-        The batch fits the topology. One without gate counts nothing.
+        The batch fits the topology. One without gate counts nothing, nor do choices of -1 and tokens that have no other.
         """
         if batch.topk_ids is None or batch.layer is None:
             return
-        experts = self.now.topology.num_logical_experts
-        self.add(np.bincount(batch.topk_ids.ravel(), minlength=experts), batch.layer, len(batch.token_id))
-        if batch.label is not None and labels and self.now.open_tokens <= LABELLED_TOKENS:
-            self._add_labels(batch.layer, batch.topk_ids, batch.label, batch.label_names, labels)
-        if pair_tokens and self.now.topology.num_nodes > 1:
-            self._add_sample(batch.layer, batch.topk_ids, pair_tokens)
+        experts, ids, label = self.now.topology.num_logical_experts, batch.topk_ids, batch.label
+        counted, sampled = ids, ids  # a row a token
+        if ids.min(initial=0) < 0:
+            token = np.nonzero(ids >= 0)[0]
+            counted = read_only(ids[ids >= 0][:, None])  # a row a choice
+            label = None if label is None else read_only(label[token])
+            sampled = ids[np.unique(token)]
+            sampled = np.where(sampled >= 0, sampled, sampled.max(1, keepdims=True, initial=0))  # pairs count an expert once
+        self.add(np.bincount(counted.ravel(), minlength=experts), batch.layer, len(sampled))
+        if label is not None and labels and self.now.open_tokens <= LABELLED_TOKENS:
+            self._add_labels(batch.layer, counted, label, batch.label_names, labels)
+        if pair_tokens and self.now.topology.num_nodes > 1 and len(sampled):
+            self._add_sample(batch.layer, sampled, pair_tokens)
 
     def _add_labels(
         self, layer: int, topk_ids: NDArray[np.int32], label: NDArray[np.int32], names: tuple[str, ...], most: int

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from qstream.arguments import array
+from qstream.arguments import array, read_only
 from qstream.errors import ProblemError
 from qstream.kernels import compiled
 from qstream.routing.problem import capacities, check_ids, check_load, plan_array
@@ -193,8 +193,10 @@ def _local_of_requests(
         if batch.topk_ids.max() >= experts:
             raise ProblemError(must_be("topk_ids", f"experts 0 to {experts - 1}, as in the topology", int(batch.topk_ids.max())))
         own = np.zeros((requests, nodes))
-        _add_choices(batch.topk_ids, request, local[layer], own)
-        total += own / (np.bincount(request, minlength=requests)[:, None] * batch.topk_ids.shape[1]) - here
+        token, choice = np.nonzero(batch.topk_ids >= 0)
+        _add_choices(read_only(batch.topk_ids[token, choice][:, None]), request[token], local[layer], own)
+        choices = np.bincount(request[token], minlength=requests)[:, None]
+        total += np.where(choices > 0, own / np.maximum(choices, 1) - here, 0.0)
     total /= layers
     return total
 

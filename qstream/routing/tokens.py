@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -40,8 +41,8 @@ def route_tokens(
 
     With ``options.capacity_factor`` f an expert takes at most ceil(f K T / E) of the T tokens that chose K experts each, and
     the tokens get the K distinct experts with the most gate mass under that limit (`assign_candidates`); without gate
-    weights all choices of the gate count alike. This changes a model's output. With ``options.queues`` the plan holds each
-    expert's queue of tokens.
+    weights all choices of the gate count alike. This changes a model's output. A choice of -1 (padding) gets the slot -1. With
+    ``options.queues`` the plan holds each expert's queue of tokens.
 
     Parameters
     ----------
@@ -76,7 +77,7 @@ def route_tokens(
         route = _to_slots(batch, batch.topk_ids, slots[batch.layer], topology, chosen)
     token, end = None, None
     if chosen.queues:
-        token, end = queue_columns(route.experts, batch.token_id, topology.num_logical_experts)
+        token, end = queue_columns(*_queued(route.experts, batch.token_id), topology.num_logical_experts)
         token, end = read_only(token), read_only(end)
     return RoutingPlan(
         plan_id=plan_id or batch.batch_id,
@@ -116,6 +117,14 @@ def _by_hash(batch: TokenBatch, topology: ExpertTopology, options: RoutingOption
     )
 
 
+def _queued(experts: NDArray[np.int32], token_id: NDArray[np.uint64]) -> tuple[NDArray[np.int32], NDArray[np.uint64]]:
+    """Experts and the tokens that stand in their queues, without the choices of padding."""
+    if experts.min(initial=0) >= 0:
+        return experts, token_id
+    chosen = experts >= 0
+    return experts[chosen], token_id[np.nonzero(chosen)[0]]
+
+
 def _to_slots(
     batch: TokenBatch, experts: NDArray[np.int32], row: NDArray[np.int32], topology: ExpertTopology, options: RoutingOptions
 ) -> _Route:
@@ -129,22 +138,37 @@ def _to_slots(
     given = topology.gpu_capacity
     live = None if given is None else np.repeat(given > 0, topology.slots_per_gpu).tobytes()
     slots_of, counts = _layer_maps(row.tobytes(), topology.num_logical_experts, live)
-    slot_ids = read_only(choose_replica(batch.token_id, experts, slots_of, counts, options.seed + (batch.layer or 0)))
-    per_slot = np.bincount(slot_ids.ravel(), minlength=topology.num_slots)
+    padded = experts.min(initial=0) < 0
+    asked = np.maximum(experts, 0) if padded else experts
+    slot_ids = choose_replica(batch.token_id, asked, slots_of, counts, options.seed + (batch.layer or 0))
+    slot_ids = read_only(np.where(experts >= 0, slot_ids, np.int32(-1)) if padded else slot_ids)
+    per_slot = np.bincount(slot_ids[slot_ids >= 0] if padded else slot_ids.ravel(), minlength=topology.num_slots)
     load = per_slot.reshape(topology.num_gpus, -1).sum(1)
     metrics = _metrics(load, _copies(batch, slot_ids, topology), given, limit)
     return _Route(experts, slot_ids, limit is not None, metrics, solver)
 
 
 def _within(batch: TokenBatch, topk_ids: NDArray[np.int32], topology: ExpertTopology, factor: float) -> CapacityPlan:
-    """Experts of each token within `factor` times their even share, as many as the gate chose."""
+    """Experts of each token within `factor` times their even share, as many as the gate chose; behind them -1 for no choice."""
+    chosen = topk_ids >= 0
+    served = chosen.any(1)
+    if not served.all() and served.any():
+        weights = None if batch.topk_weights is None else batch.topk_weights[served]
+        part = batch.model_copy(update={"topk_ids": topk_ids[served], "topk_weights": weights})
+        found = _within(part, topk_ids[served], topology, factor)
+        assignment = np.full_like(topk_ids, -1)
+        assignment[served] = found.assignment
+        return replace(found, assignment=assignment)
     (tokens, k), experts = topk_ids.shape, topology.num_logical_experts
     if k > experts:
         rule = f"at most {experts} choices a token under a capacity, as many as there are experts"
         raise ProblemError(must_be("topk_ids", rule, k))
     weights = np.ones((tokens, k), np.float32) if batch.topk_weights is None else _above_others(batch.topk_weights)
     room = even_capacity(tokens, experts, factor, k)
-    return assign_candidates(topk_ids, weights, room, k=k)
+    found = assign_candidates(topk_ids, weights, room, k=k)
+    if chosen.all():
+        return found
+    return replace(found, assignment=np.where(np.arange(k) < chosen.sum(1)[:, None], found.assignment, np.int32(-1)))
 
 
 def _above_others(weights: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -226,6 +250,13 @@ def _copies(batch: TokenBatch, slot_ids: NDArray[np.int32], topology: ExpertTopo
     shape = topology.num_gpus, topology.num_nodes, topology.slots_per_gpu
     node_of_gpu, node_of_slot = _nodes(*shape, None if given is None else given.tobytes())
     source = batch.src_rank
+    if slot_ids.min(initial=0) < 0:
+        served = (slot_ids >= 0).any(1)
+        if not served.any():
+            return 0.0
+        source = None if source is None else source[served]
+        slot_ids = slot_ids[served]
+        slot_ids = np.where(slot_ids >= 0, slot_ids, slot_ids.max(1, keepdims=True))  # a slot that is counted anyway
     if source is None or source.min() < 0:
         return cross_node_copies(slot_ids[:, None], node_of_slot[None], np.full(len(slot_ids), -1)) - 1.0
     if source.max() >= topology.num_gpus:

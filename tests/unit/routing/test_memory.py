@@ -136,6 +136,24 @@ def test_gate_choices_are_counted_by_label_in_the_order_in_which_labels_come():
     assert by_label(memory) == {name: expected(batches, name) for name in "abc"}
 
 
+def test_padding_counts_nowhere():
+    batch = labelled("ab", [0, 1, 1, 0, 1, 1])
+    ids = np.full((12, 3), -1, np.int32)
+    ids[::2, :2] = batch.topk_ids
+    columns = {"topk_ids": ids, "label": np.repeat(batch.label, 2), "token_id": np.repeat(batch.token_id, 2)}
+    found, plain = Memory.fresh(NODES, windows=1), Memory.fresh(NODES, windows=1)
+    found.add_batch(batch.model_copy(update=columns), 16, 1000)
+    plain.add_batch(batch, 16, 1000)
+    assert found.now.open_tokens == plain.now.open_tokens == 6
+    assert found.now.open_count.tolist() == plain.now.open_count.tolist()
+    assert by_label(found) == by_label(plain)
+    pairs = []
+    for memory in (found, plain):
+        begin_plan(memory, 0, True)
+        pairs.append(kept_coactivation(memory.now, 1000)().tolist())
+    assert pairs[0] == pairs[1]
+
+
 def test_labels_beyond_the_first_ones_count_as_other():
     memory = Memory.fresh(NODES, windows=1)
     batches = [labelled("abcd", [0, 1, 2, 3, 3], 1, 1), labelled("eda", [0, 1, 2, 2], 0, 2)]

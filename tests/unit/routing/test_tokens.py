@@ -220,3 +220,40 @@ def test_choices_without_weight_are_kept_where_there_is_room() -> None:
     assert plan.expert_ids is not None
     assert np.sort(plan.expert_ids, 1).tolist() == chosen.tolist()
     assert (plan.metrics.gate_kept, plan.metrics.off_candidate) == (1.0, 0.0)
+
+
+def padded(batch: TokenBatch) -> TokenBatch:
+    """The batch with rows of padding between its tokens, and a third choice that no token has."""
+    assert batch.topk_ids is not None
+    ids = np.full((2 * len(batch.token_id), 3), -1, np.int32)
+    ids[::2, :2] = batch.topk_ids
+    token = np.repeat(batch.token_id, 2)
+    rank = None if batch.src_rank is None else np.repeat(batch.src_rank, 2)
+    return batch.model_copy(update={"topk_ids": ids, "token_id": token, "src_rank": rank})
+
+
+@pytest.mark.parametrize("rank", [None, np.arange(400, dtype=np.int32) % 4])
+def test_padding_is_served_by_no_slot_and_changes_nothing_for_the_others(rank: np.ndarray | None) -> None:
+    batch = gated(src_rank=rank)
+    found, plain = (route_tokens(given, TOPOLOGY, RoutingOptions(queues=True)) for given in (padded(batch), batch))
+    assert found.slot_ids is not None
+    assert plain.slot_ids is not None
+    assert found.slot_ids[::2, :2].tolist() == plain.slot_ids.tolist()
+    assert (found.slot_ids[1::2] == -1).all()
+    assert (found.slot_ids[:, 2] == -1).all()
+    assert found.metrics == plain.metrics
+    assert queued(found) == queued(plain)
+
+
+def test_padding_takes_no_room_of_experts_with_a_capacity() -> None:
+    plan = route_tokens(padded(gated()), TOPOLOGY, RoutingOptions(capacity_factor=1.0, queues=True))
+    assert plan.expert_ids is not None
+    assert (plan.expert_ids[1::2] == -1).all()
+    assert (plan.expert_ids[::2] >= 0).sum(1).tolist() == [2] * 400
+    assert max(map(len, queued(plan))) <= np.ceil(3 * 400 / 16)
+
+
+def test_a_batch_of_padding_alone_has_a_plan() -> None:
+    plan = route_tokens(gated(topk_ids=np.full((400, 2), -1, np.int32)), TOPOLOGY, RoutingOptions(capacity_factor=1.0))
+    assert plan.slot_ids is not None
+    assert (plan.slot_ids == -1).all()

@@ -173,9 +173,9 @@ def test_placements_that_contradict_themselves_are_refused(fields, said):
     [
         ({"slot_ids": None}, "must be with either assignment or slot_ids, got neither"),
         ({"assignment": [0, 1, 2]}, "must be with either assignment or slot_ids, got both"),
-        ({"slot_ids": [[0, -1]]}, "slot_ids must be >= 0, got values from -1 to 0"),
+        ({"slot_ids": [[0, -2]]}, "slot_ids must be >= -1, got values from -2 to 0"),
         ({"slot_ids": None, "assignment": [-1]}, "assignment must be >= 0, got values from -1 to -1"),
-        ({"expert_ids": [[0, -1], [0, 1], [0, 1]]}, "expert_ids must be >= 0, got values from -1 to 1"),
+        ({"expert_ids": [[0, -2], [0, 1], [0, 1]]}, "expert_ids must be >= -1, got values from -2 to 1"),
         ({"expert_ids": [[0, 1]]}, "axis 'tokens' of expert_ids must be as long as in slot_ids, 3, got 1"),
         (
             {"slot_ids": None, "assignment": [0, 1, 2], "expert_ids": [[0]] * 3},

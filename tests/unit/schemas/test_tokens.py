@@ -59,7 +59,7 @@ def test_any_valid_batch_survives_both_forms(batch, round_trip):
             {"topk_ids": [[0], [1]], "topk_weights": [[0.5, 0.5], [1, 0]], "layer": 0},
             "axis 'k' of topk_weights must be as long as in topk_ids, 1, got 2",
         ),
-        ({"topk_ids": [[0], [-1]], "layer": 0}, "topk_ids must be >= 0, got values from -1 to 0"),
+        ({"topk_ids": [[0], [-2]], "layer": 0}, "topk_ids must be >= -1, got values from -2 to 0"),
         ({"topk_ids": [[0], [1]], "topk_weights": [[0.5], [-1]], "layer": 0}, "topk_weights must be >= 0, got values from -1"),
         ({"token_names": ("a",)}, "len(token_names) must be 2, one a token, got 1"),
         ({"cost": [1.0, -0.5]}, "cost must be >= 0, got values from -0.5 to 1.0"),
@@ -315,7 +315,7 @@ def test_text_of_any_kind_is_taken(labels):
         (table(topk_id_0=[1, None, 3]), "column 'topk_id_0' must be filled in every row, got empty cells"),
         (table(topk_id_0=["1", "2", "3"]), "topk_ids must be int32 [tokens, k] without an empty axis, got a str"),
         (table(topk_id_0=[1, 2, 2**31]), "topk_ids must be int32 [tokens, k] without an empty axis, got values beyond"),
-        (table(topk_id_0=[1, 2, -1]), "topk_ids must be >= 0, got values from -1"),
+        (table(topk_id_0=[1, 2, -2]), "topk_ids must be >= -1, got values from -2"),
         (table(topk_weight_0=[1.0, 1.0, 1.0]), "topk_ids must be given with topk_weights, got None"),
         (
             table(topk_id_0=[1, 2, 3], topk_weight_0=["a", "b", "c"]),
