@@ -16,6 +16,8 @@ MAX_PARAMETERS: Final = 64
 MAX_CHOICES: Final = 256
 MAX_INT: Final = 2**53  # whole numbers up to it are exact as float64
 MAX_STEPS: Final = 2**32
+LARGEST: Final = 1e300  # of a bound, so that no difference, step or cell overflows
+SMALLEST: Final = 1e-300  # of a difference, so that a millionth of it is not rounded to 0
 
 Number = Int64 | float
 ParameterType = Literal["float", "int", "categorical", "ordinal"]
@@ -69,11 +71,11 @@ class Parameter(BaseModel):
                 raise self._fault(field, f"given with type {self.type}", None)
             if self.type == "int" and value is not None and (value != math.floor(value) or abs(value) > MAX_INT):
                 raise self._fault(field, "a whole number of at most 2^53", value)
+            if value is not None and abs(value) > LARGEST:
+                raise self._fault(field, f"at most {LARGEST:g} in size", value)
         low, high, step = float(self.low or 0), float(self.high or 0), self.step
         if low >= high:
             raise self._fault("low", f"below high, {self.high}", self.low)
-        if not math.isfinite(high - low):
-            raise self._fault("high", "at most 1.8e308 above low", self.high)
         if step is not None and step > high - low:
             raise self._fault("step", f"at most high - low, {high - low:g}", step)
         self._check_resolution(low, high)
@@ -85,13 +87,13 @@ class Parameter(BaseModel):
     def _check_resolution(self, low: float, high: float) -> None:
         """Values can be told apart: cells are numbered, and a float has a million places between its bounds."""
         largest = max(abs(low), abs(high))
-        if self.type == "float" and high - low < largest * 2.0**-28:
-            raise self._fault("high", f"at least {largest * 2.0**-28:g} above low", self.high)
+        if self.type == "float" and high - low < (least := max(largest * 2.0**-28, SMALLEST)):
+            raise self._fault("high", f"at least {least:g} above low", self.high)
         step = self.step if self.step is not None else 1 if self.type == "int" else None
         if step is not None and (high - low) / step > MAX_STEPS:
             raise self._fault("step", f"at least {(high - low) / MAX_STEPS:g}, (high - low) / 2^32", step)
-        if self.type == "float" and step is not None and step < largest * 2.0**-40:
-            raise self._fault("step", f"at least {largest * 2.0**-40:g}", step)
+        if self.type == "float" and step is not None and step < (least := max(largest * 2.0**-40, SMALLEST)):
+            raise self._fault("step", f"at least {least:g}", step)
 
     def _check_choices(self) -> None:
         for field in ("low", "high", "step"):
@@ -125,12 +127,16 @@ def allows(parameter: Parameter, value: Scalar) -> bool:
     """Whether the parameter may have this value."""
     if parameter.choices is not None:
         return index_of(parameter, value) is not None
-    if isinstance(value, bool | str) or not bounds(parameter)[0] <= value <= bounds(parameter)[1]:
+    low, high = bounds(parameter)
+    try:
+        if isinstance(value, bool | str) or not low <= value <= high:
+            return False
+    except (TypeError, ValueError):  # it is neither text nor number
         return False
     step = grid_step(parameter)
     if step is None:
         return True
-    steps = (value - bounds(parameter)[0]) / step
+    steps = (value - low) / step
     return abs(steps - round(steps)) <= 1e-6
 
 

@@ -19,7 +19,7 @@ from schemas.hpo import MAX_PRIOR, Direction
 from schemas.wording import Shown, must_be
 
 SAVED: Final = ".safetensors"
-Older = Iterable[tuple[Params, float]] | str | Path
+Older = Iterable[tuple[Params, float]] | str | Path | HpoState
 Row = tuple[Params, float]
 
 
@@ -32,18 +32,20 @@ def older_rows(
     rename: Mapping[str, str] | None = None,
     on_bad: OnBad = "refuse",
 ) -> Past:
-    """The rows of an older search; of a saved study those that the space holds. A URL is a storage of Optuna, with
+    """The rows of an older search; of a study those that the space holds. A URL is a storage of Optuna, with
     ``#NAME`` where it has several studies. `rename` is for the columns of a file.
 
     `ProblemError` names the row, or the line and column, that does not fit, unless `on_bad` says to drop it.
     """
+    if isinstance(older, HpoState):
+        return checked(_of_state(older, objective, direction), space, "drop")
     if not isinstance(older, str | Path):
         return checked(list(older), space, on_bad)
     if isinstance(older, str) and "://" in older:
         return _of_optuna(space, older, direction, on_bad)
     path = Path(older)
     if path.suffix == SAVED:
-        return checked(_of_state(read_state(path), objective, direction), space, "drop")
+        return older_rows(space, read_state(path), objective, direction)
     return read_csv(path, space, objective=objective, rename=rename, on_bad=on_bad)
 
 

@@ -6,7 +6,7 @@ named by `fallback_reason`, never silent.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -18,7 +18,7 @@ from qstream.hpo import feasible, fitting, prior, surrogate, vqc
 from qstream.hpo.fitting import Fit
 from qstream.hpo.gp import NotPositive
 from qstream.hpo.options import HpoOptions
-from qstream.hpo.problem import Limit, Observation, Problem, gather, rng, sobol, unwarp, warp
+from qstream.hpo.problem import Limits, Observation, Problem, gather, rng, sobol, unwarp, warp
 from qstream.hpo.space import Params, SearchSpace
 from schemas.control import Scalar
 from schemas.hpo import Source
@@ -73,7 +73,7 @@ def suggest(
     seed: int = 0,
     options: HpoOptions | None = None,
     prior: Iterable[tuple[Params, float]] | None = None,
-    limits: Sequence[Limit] | None = None,
+    limits: Limits | None = None,
 ) -> Suggestion:
     """The configuration that trial number `trial` should evaluate. Pure: any order of observations gives the same bytes.
 
@@ -90,7 +90,7 @@ def suggest(
     prior
         Results of an older study of the same space.
     limits
-        Metrics of the observations that must keep a limit.
+        The largest value of other metrics by name, or `Limit`s.
 
     Raises
     ------
@@ -99,7 +99,7 @@ def suggest(
     Exhausted
         Every configuration of a discrete space is taken.
     """
-    return suggest_from(gather(space, observations, pending, trial, seed, prior, limits or ()), options or HpoOptions())
+    return suggest_from(gather(space, observations, pending, trial, seed, prior, limits), options or HpoOptions())
 
 
 def suggest_from(
@@ -217,7 +217,7 @@ def _suggestion(
     predicted = None
     if found is not None:
         low, mean, high = unwarp(problem.value, np.array([found.mean - found.std, found.mean, found.mean + found.std]))
-        predicted = Predicted(float(mean), float(high - low) / 2)
+        predicted = Predicted(float(mean), float(high / 2 - low / 2))
     asked = (options.optimizer,) if options.optimizer in ("gp", "vqc", "sobol") else ("vqc", "gp")
     if record is None:
         record = SolverRecord(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +17,14 @@ from qstream.errors import ProblemError
 from qstream.hpo.axis import Array
 from qstream.hpo.sobol import sobol as sobol
 from qstream.hpo.space import Params, SearchSpace
-from schemas.hpo import TrialState
+from schemas.hpo import MetricLimit, TrialState
 from schemas.wording import Shown, must_be
 
 Numbers = NDArray[np.int64]
 FAILED: tuple[TrialState, ...] = ("failed", "infeasible")
 LEAST_PART = 1e-6  # of a lower limit: what is below counts as this, so that its ratio stays finite
+LARGEST_RATIO = 1e100  # in size: what uses more of a limit counts as this, so that squares of ratios stay finite
+LEAST_BROKEN = math.nextafter(1.0, 2.0)  # ratio of a limit that is broken by less than a float can say
 
 
 class Limit(NamedTuple):
@@ -31,6 +33,9 @@ class Limit(NamedTuple):
     metric: str
     op: Literal["<=", ">="]
     value: float
+
+
+Limits = Mapping[str, float] | Iterable[Limit | MetricLimit]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +89,7 @@ def gather(
     trial: int = 0,
     seed: int = 0,
     prior: Iterable[tuple[Params, float]] | None = None,
-    limits: Sequence[Limit] = (),
+    limits: Limits | None = None,
 ) -> Problem:
     """Bring outcomes in any order into the arrays of a problem.
 
@@ -97,7 +102,7 @@ def gather(
     numbers = [found.trial for found in seen] + sorted(pending or ())
     if twice := {number for number in numbers if numbers.count(number) > 1} if len(set(numbers)) < len(numbers) else set():
         raise ProblemError(must_be("observations and pending", "of distinct trials", Shown(f"trial {min(twice)} twice")))
-    complete = [found for found in seen if found.state == "complete"]
+    complete, kept = [found for found in seen if found.state == "complete"], limits_of(limits)
     failed = [found for found in seen if found.state in FAILED]
     tried = [found for found in seen if found.state == "pruned"]
     running, rows = sorted((pending or {}).items()), list(prior or ())
@@ -108,7 +113,7 @@ def gather(
         number=np.array([found.trial for found in complete], np.int64),
         unit=_encode(space, [found.params for found in complete]),
         value=_finite([found.value for found in complete], [f"value of trial {found.trial}" for found in complete]),
-        limit_value=_ratios(complete, limits),
+        limit_value=_ratios(complete, kept),
         failed_number=np.array([found.trial for found in failed], np.int64),
         failed_unit=_encode(space, [found.params for found in failed]),
         pending_number=np.array([number for number, _ in running], np.int64),
@@ -117,7 +122,7 @@ def gather(
         tried_unit=_encode(space, [found.params for found in tried]),
         prior_unit=_encode(space, [params for params, _ in rows]),
         prior_value=_finite([value for _, value in rows], [f"value of prior row {at}" for at in range(len(rows))]),
-        limits=tuple(limits),
+        limits=kept,
     )
 
 
@@ -127,8 +132,31 @@ def ratio(limit: Limit, value: float) -> float:
     value / limit for an upper limit and limit / value for a lower one, where these are positive; else 1 + their difference.
     """
     if limit.value <= 0:
-        return 1.0 + (value - limit.value if limit.op == "<=" else limit.value - value)
-    return value / limit.value if limit.op == "<=" else limit.value / max(value, LEAST_PART * limit.value)
+        found = 1.0 + (value - limit.value if limit.op == "<=" else limit.value - value)
+    else:
+        found = value / limit.value if limit.op == "<=" else limit.value / max(value, LEAST_PART * limit.value)
+    if value <= limit.value if limit.op == "<=" else value >= limit.value:
+        return max(min(found, 1.0), -LARGEST_RATIO)
+    return min(max(found, LEAST_BROKEN), LARGEST_RATIO)
+
+
+def limits_of(limits: Limits | None) -> tuple[Limit, ...]:
+    """Limits from {metric: largest value} or limits of any form; `ProblemError` if a value is not a finite number."""
+    if isinstance(limits, Mapping):
+        limits = [Limit(metric, "<=", value) for metric, value in limits.items()]
+    return tuple(Limit(limit.metric, limit.op, finite(limit.value, f"limit of {limit.metric!r}")) for limit in limits or ())
+
+
+def finite(value: Any, name: str) -> float:
+    """A number of Python, NumPy or PyTorch as a float; `ProblemError`, with the name, if it is none, or not finite."""
+    if not isinstance(value, bool | np.bool_ | str | bytes):
+        try:
+            found = float(value)
+        except (TypeError, ValueError, OverflowError):  # OverflowError: a whole number of more than 308 digits
+            found = math.nan
+        if math.isfinite(found):
+            return found
+    raise ProblemError(must_be(name, "a finite number", value))
 
 
 def warp(values: Array) -> Array:
@@ -146,14 +174,17 @@ def unwarp(values: Array, z: Array) -> Array:
     """The losses, float64 [m], that `warp` would take to z if they were among these values."""
     t, median, scale = _bent(values)
     wanted = t.mean() + z * (t.std() or 1.0)
-    found: Array = median + scale * np.where(wanted > 0, np.expm1(np.clip(wanted, 0, 700)), wanted)
-    return found
+    found = median + scale * np.where(wanted > 0, np.expm1(np.clip(wanted, 0, 700)), wanted)
+    size = _size(values)
+    most = math.ldexp(np.finfo(np.float64).max, min(-size, 0))
+    return np.asarray(np.ldexp(np.clip(found, -most, most), size), np.float64)
 
 
 def _bent(values: Array) -> tuple[Array, float, float]:
-    """t of `warp`, the median and s; s is 0 where all values are equal."""
+    """t of `warp`, the median and s, both in units of 2^`_size`; s is 0 where all values are equal."""
     if not len(values):
         return np.zeros(0), 0.0, 0.0
+    values = np.ldexp(values, -_size(values))
     median = float(np.median(values))
     distance = values - median
     scale = _rms(distance[distance < 0]) or _rms(distance)
@@ -161,6 +192,11 @@ def _bent(values: Array) -> tuple[Array, float, float]:
         return np.zeros(len(values)), median, 0.0
     t = distance / scale
     return np.where(t > 0, np.log1p(np.maximum(t, 0)), t), median, scale
+
+
+def _size(values: Array) -> int:
+    """The power of two above all values: divided by it, which rounds nothing, no difference overflows, and no square vanishes."""
+    return math.frexp(float(np.abs(values).max(initial=0.0)))[1]
 
 
 def rng(seed: int, stream: int, trial: int) -> np.random.Generator:
@@ -173,10 +209,7 @@ def _encode(space: SearchSpace, rows: Sequence[Params]) -> Array:
 
 
 def _finite(values: Sequence[float | None], names: Sequence[str]) -> Array:
-    for value, name in zip(values, names, strict=True):
-        if value is None or isinstance(value, bool) or not math.isfinite(value):
-            raise ProblemError(must_be(name, "a finite number", value))
-    return np.array(values, np.float64)
+    return np.array([finite(value, name) for value, name in zip(values, names, strict=True)], np.float64)
 
 
 def _ratios(complete: Sequence[Observation], limits: Sequence[Limit]) -> Array:
@@ -185,7 +218,7 @@ def _ratios(complete: Sequence[Observation], limits: Sequence[Limit]) -> Array:
         for column, limit in enumerate(limits):
             value = (seen.metrics or {}).get(limit.metric)
             if value is not None:
-                found[row, column] = ratio(limit, float(_finite([value], [f"{limit.metric} of trial {seen.trial}"])[0]))
+                found[row, column] = ratio(limit, finite(value, f"{limit.metric} of trial {seen.trial}"))
     return found
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from qstream.errors import ProblemError
 from qstream.hpo.axis import Array, axis_of, cells_of, centres, points_of, unit_of, units_of_points, value_of
+from qstream.hpo.formats.parameters import parameter_of
 from qstream.hpo.formats.space_files import read_space
 from schemas.control import Scalar
 from schemas.space import Parameter, allowed_values, allows, check_parameters
@@ -34,8 +35,9 @@ class SearchSpace:
     {'lr': 0.001}
     """
 
-    def __init__(self, parameters: Sequence[Parameter]) -> None:
-        self.parameters = tuple(parameters)
+    def __init__(self, parameters: Sequence[Parameter | Mapping[str, Any]]) -> None:
+        """`parameters`, or mappings of their fields."""
+        self.parameters = tuple(parameter_of(fields) for fields in parameters)
         try:
             check_parameters(self.parameters)
         except ValueError as exc:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from qstream.hpo.formats.history import row, write_csv
 from qstream.hpo.memory import NOBODY, SOURCES, USER, HpoState, Memory
 from qstream.hpo.older import Older, older_rows, prior_fields, read_state
 from qstream.hpo.options import HpoOptions
-from qstream.hpo.problem import Limit
+from qstream.hpo.problem import Limits, finite, limits_of
 from qstream.hpo.space import Params, SearchSpace
 from qstream.hpo.suggesting import suggest
 from qstream.module.draft import Draft
@@ -30,7 +30,6 @@ from schemas.hpo import (
     Direction,
     FailReason,
     IdleReason,
-    MetricLimit,
     Outcome,
     Prediction,
     Source,
@@ -53,7 +52,6 @@ _ENDINGS: Final[Mapping[int, Outcome]] = {
 }
 ENDLESS_S: Final = 2_592_000.0  # the longest lease that there is
 Space = SearchSpace | str | Path | Mapping[str, Any] | Sequence[Any]
-Limits = Mapping[str, float] | Iterable[Limit | MetricLimit]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +82,8 @@ class Study:
     seed, options
         Of all suggestions: the same seed, options and results give the same.
     prior
-        Results of an older search: rows of (params, value), the path of a CSV file, or of a saved study. Rows of a saved study
-        that lie outside of the space are dropped; others must fit.
+        Results of an older search: rows of (params, value), the path of a CSV file or of a saved study, or a `Study`. Rows of a
+        study that lie outside of the space are dropped; others must fit.
     max_trials
         Trials that are handed out, at most.
     lease_s
@@ -111,7 +109,7 @@ class Study:
         limits: Limits | None = None,
         seed: int = 0,
         options: HpoOptions | None = None,
-        prior: Older | None = None,
+        prior: Older | Study | None = None,
         max_trials: int = MAX_TRIALS,
         lease_s: float | None = None,
         retries: int = 2,
@@ -124,7 +122,7 @@ class Study:
             "parameters": found.parameters,
             "objective": objective,
             "direction": direction,
-            "limits": _limits(limits),
+            "limits": tuple(limit._asdict() for limit in limits_of(limits)),
             "seed": seed,
             "options": _changed(options or HpoOptions()),
             "max_trials": max_trials,
@@ -132,7 +130,8 @@ class Study:
             "lease_s": float(ENDLESS_S if lease_s is None else lease_s),
             "retries": retries,
         }
-        rows = () if prior is None else older_rows(found, prior, objective, direction).rows
+        older = prior._memory.now if isinstance(prior, Study) else prior
+        rows = () if older is None else older_rows(found, older, objective, direction).rows
         self._adopt(trials.create(_built({**fields, **prior_fields(found, rows)})))
 
     @classmethod
@@ -205,11 +204,12 @@ class Study:
         """
         if metrics is not None and not isinstance(metrics, Mapping):
             metrics = {self.spec.objective: metrics}
-        holder, newest = self._holder(number)
+        trial, attempt = _whole(number), _whole(attempt)
+        holder, newest = self._holder(trial, attempt)
         fields = {
             "worker": worker if worker is not None else holder,
             "ask": False,
-            "trial": number,
+            "trial": trial,
             "attempt": newest if attempt is None else attempt,
             "state": state,
             "metrics": None if metrics is None else _floats(metrics),
@@ -300,12 +300,14 @@ class Study:
                 self._records[record.trial] = record
         return outcome
 
-    def _holder(self, number: int) -> tuple[str, int]:
-        """Who holds a trial, or a name that no worker has; and its newest attempt."""
+    def _holder(self, number: int | None, attempt: int | None) -> tuple[str, int]:
+        """Who holds that attempt of a trial (None: the newest), or a name that no worker has; and the newest attempt."""
         now = self._memory.now
-        rows = np.flatnonzero(now.active == number)
-        newest = int(now.attempt[number]) if 0 <= number < now.trials else 0
-        return (now.worker[int(rows[0])] if len(rows) else "") or "#", newest
+        if number is None or not 0 <= number < now.trials:
+            return "#", 0
+        newest = int(now.attempt[number])
+        rows = np.flatnonzero(now.active == number).tolist() if attempt in (None, newest) else []
+        return (now.worker[rows[0]] if rows else NOBODY) or "#", newest
 
 
 def _built(fields: Mapping[str, Any]) -> StudySpec:
@@ -313,13 +315,6 @@ def _built(fields: Mapping[str, Any]) -> StudySpec:
         return StudySpec.build(**fields)
     except FrameError as exc:
         raise ProblemError(str(exc)) from exc
-
-
-def _limits(limits: Limits | None) -> tuple[MetricLimit, ...]:
-    """Limits as frames have them."""
-    if isinstance(limits, Mapping):
-        return tuple(MetricLimit(metric=metric, value=float(value)) for metric, value in limits.items())
-    return tuple(MetricLimit(metric=limit.metric, op=limit.op, value=float(limit.value)) for limit in limits or ())
 
 
 def _changed(options: HpoOptions) -> dict[str, Scalar]:
@@ -330,10 +325,7 @@ def _changed(options: HpoOptions) -> dict[str, Scalar]:
 
 def _floats(metrics: Mapping[str, float]) -> dict[str, float]:
     """Metrics as frames have them; NumPy's numbers are numbers too."""
-    try:
-        return {name: float(value) for name, value in metrics.items()}
-    except (TypeError, ValueError) as exc:
-        raise ProblemError(must_be("metrics", "numbers by name", dict(metrics))) from exc
+    return {name: finite(value, f"metric {name!r}") for name, value in metrics.items()}
 
 
 def _reason(reason: str) -> FailReason:
@@ -343,8 +335,13 @@ def _reason(reason: str) -> FailReason:
         raise ProblemError(must_be("reason", f"one of {', '.join(FailReason)}", reason)) from exc
 
 
+def _whole(number: int | None) -> int | None:
+    """Whole numbers of NumPy as those of Python; what is none is refused with the report."""
+    return int(number) if isinstance(number, np.integer) else number
+
+
 def _ns(now_s: float | None) -> int:
-    return time.time_ns() if now_s is None else int(now_s * 1e9)
+    return time.time_ns() if now_s is None else int(finite(now_s, "now_s") * 1e9)
 
 
 def _record(now: HpoState, trial: int) -> TrialRecord:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 from qstream.errors import ProblemError
+from qstream.hpo.problem import finite
 from qstream.hpo.space import SearchSpace
 from schemas.control import Scalar
 from schemas.space import Parameter, allowed_values, allows
@@ -80,14 +81,13 @@ def checked(rows: Sequence[tuple[Mapping[str, Scalar], float]], space: SearchSpa
     for number, (params, value) in enumerate(rows):
         try:
             space.encode(params)
-            if isinstance(value, bool) or not math.isfinite(value):
-                raise ProblemError(must_be("the objective", "a finite number", value))
+            found = finite(value, "the objective")
         except ProblemError as exc:
             if on_bad == "refuse":
                 raise ProblemError(f"row {number}: {exc}") from exc
             dropped.append(f"row {number}: {exc}")
         else:
-            kept.append((dict(params), float(value)))
+            kept.append((dict(params), found))
     return Past(tuple(kept), tuple(dropped))
 
 

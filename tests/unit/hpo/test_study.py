@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from qstream.errors import OptionError, ProblemError
@@ -57,6 +58,15 @@ def test_a_trial_of_a_silent_worker_goes_out_again_and_each_result_counts_once()
     assert [row["value"] for row in study.history()] == [0.5]
 
 
+def test_a_result_of_an_earlier_attempt_is_late_whether_or_not_it_names_its_worker():
+    study = Study(SPACE, lease_s=10)
+    first, second = study.ask(now_s=0), study.ask(now_s=100)
+    assert (first.number, second.number, second.attempt) == (0, 0, 1)
+    assert study.tell(np.int64(0), np.float32(0.5), attempt=np.int64(0), now_s=101) == "late"
+    assert study.tell(0, 0.6, attempt=1, now_s=102) == "superseded"
+    assert study.tell(0, 0.5, attempt=0, now_s=103) == "duplicate"
+
+
 def test_a_heartbeat_keeps_a_trial_and_a_preempted_one_goes_out_again_at_once():
     study = Study(SPACE, lease_s=10)
     study.ask("a", now_s=0)
@@ -81,7 +91,9 @@ def test_failures_are_kept_with_their_reason_and_are_no_loss():
         (lambda study: study.tell(7, 0.5), "trial of study 'study' must be one that was suggested"),
         (lambda study: study.tell(0, math.nan), "finite"),
         (lambda study: study.tell(0, {"acc": 1.0}), "must be with the objective, 'loss'"),
-        (lambda study: study.tell(0, "good"), "metrics must be numbers by name"),
+        (lambda study: study.tell(0, "good"), "metric 'loss' must be a finite number, got 'good'"),
+        (lambda study: study.tell(0, True), "metric 'loss' must be a finite number, got True"),
+        (lambda study: study.tell(0, 0.5, now_s=math.nan), "now_s must be a finite number"),
         (lambda study: study.tell(0, state="failed", reason="BORED"), "reason must be one of OOM"),
         (lambda study: study.add({"lr": 7.0, "act": "relu"}, 0.1), "parameter 'lr' must be"),
         (lambda study: study.add({"lr": 0.01, "act": "relu"}, math.inf), "finite"),
@@ -148,8 +160,8 @@ def test_an_older_study_is_a_prior_as_rows_as_csv_and_as_it_was_saved(tmp_path: 
         ({name.removeprefix("param."): value for name, value in row.items() if name.startswith("param.")}, row["value"])
         for row in old.history()
     ]
-    asked = [searched(7, prior=prior).history() for prior in (rows, tmp_path / "old.csv", tmp_path / "old.safetensors")]
-    assert asked[0] == asked[1] == asked[2]
+    asked = [searched(7, prior=prior).history() for prior in (rows, tmp_path / "old.csv", tmp_path / "old.safetensors", old)]
+    assert asked[0] == asked[1] == asked[2] == asked[3]
     assert asked[0] != searched(7).history()
 
 
