@@ -23,6 +23,7 @@ Vec = NDArray[np.float64]
 LEAST: Final = 3  # results from which on theta is fitted
 MOST: Final = 150  # results that it is fitted on
 EVERY: Final = 10  # settled trials between two choices of a kernel
+KERNELS: Final = tuple(gp.COVARIANCES)
 _EACH: Final = 40  # trials up to which theta is fitted for each
 _STREAM: Final = 3  # of random numbers
 
@@ -44,10 +45,12 @@ class Fit:
 @lru_cache(maxsize=16)
 def _theta(fit: Fit) -> Vec:
     problem, exact = fit.problem, fit.options.exact_objective
-    covariance, few = covariance_of(problem, fit.options, fit.trials), len(problem.value) < LEAST
+    kernel, few = kernel_of(problem, fit.options, fit.trials), len(problem.value) < LEAST
+    covariance = gp.COVARIANCES[kernel](problem.space.groups)
     at = thin(problem.value, MOST, rng(problem.seed, _STREAM, fit.trials))
     x, z = problem.space.features(problem.unit[at]), warp(problem.value)[at]
-    parts = [covariance.start() if few else gp.fit(covariance, x, z, exact=exact)]
+    parts = [np.array([KERNELS.index(kernel), *_compared(fit, kernel)])]
+    parts.append(covariance.start() if few else gp.fit(covariance, x, z, exact=exact))
     if warm(problem, fit.options):
         old = prior.fit(problem, covariance)
         rest = z - prior.mean(prior.learnt(problem, covariance, old), x, z).value(x) if len(z) else z
@@ -59,10 +62,20 @@ def _theta(fit: Fit) -> Vec:
     return theta
 
 
-class Thetas(NamedTuple):
-    """Kernel parameters of each process: of the losses; of the old study and of what it leaves of the losses, if there is one;
-    of limits and failures, if they count."""
+class Densities(NamedTuple):
+    """Mean leave-one-out log densities of the settled results: under a quantum kernel, its classical twin, its control."""
 
+    kernel: float
+    twin: float
+    control: float
+
+
+class Thetas(NamedTuple):
+    """The kernel, and how it compares if it is a quantum one; kernel parameters of each process: of the losses; of the old study
+    and of what it leaves of the losses, if there is one; of limits and failures, if they count."""
+
+    kernel: str
+    compared: Densities | None
     plain: Vec
     old: Vec | None
     rest: Vec | None
@@ -71,10 +84,13 @@ class Thetas(NamedTuple):
 
 def split(problem: Problem, options: HpoOptions, theta: Vec) -> Thetas:
     """What `Fit.compute` put together."""
+    kernel, compared, theta = KERNELS[int(theta[0])], None, theta[1:]
+    if kernel in gp.QUANTUM:
+        compared, theta = Densities(*theta[:3].tolist()), theta[3:]
     size = problem.space.size + 2  # of every kernel: length scales, signal, noise
     head = 3 * size if warm(problem, options) else size
     old, rest = (theta[size : 2 * size], theta[2 * size : head]) if head > size else (None, None)
-    return Thetas(theta[:size], old, rest, theta[head:] if options.feasibility else None)
+    return Thetas(kernel, compared, theta[:size], old, rest, theta[head:] if options.feasibility else None)
 
 
 def warm(problem: Problem, options: HpoOptions) -> bool:
@@ -118,31 +134,37 @@ def grid(most: int) -> list[int]:
     return found
 
 
-def covariance_of(problem: Problem, options: HpoOptions, trials: int | None = None) -> gp.Covariance:
-    """The covariance of the kernel (`kernel_of`), for the features of the space."""
-    return gp.COVARIANCES[kernel_of(problem, options, trials)](problem.space.groups)
-
-
-def kernel_of(problem: Problem, options: HpoOptions, trials: int | None = None) -> str:
-    """The kernel that the options name; `auto` judges by the settled trials. `trials` is M, where it is not the problem's."""
+def kernel_of(problem: Problem, options: HpoOptions, trials: int) -> str:
+    """The kernel that the options name; `auto` takes the one under which the results below trial M, `trials`, are likeliest, each
+    left out of a fit to all: Matern of equals."""
     if options.kernel != "auto":
         return options.kernel
-    m = settled(problem.trial, problem.pending_number) if trials is None else trials
-    part = _fit(problem, options, m // EVERY * EVERY) if m >= EVERY else None
-    return "matern" if part is None else _best_kernel(part)
+    part = _tenth(problem, options, trials)
+    if trials < EVERY or len(part.problem.value) < LEAST:
+        return "matern"
+    return max(KERNELS, key=lambda kernel: _density(part, kernel))
 
 
-@lru_cache(maxsize=256)
-def _best_kernel(fit: Fit) -> str:
-    """The kernel with the best leave-one-out log density of the settled results, each fitted to them; Matern of equals."""
-    problem, density = fit.problem, {"matern": -np.inf}
+def _compared(fit: Fit, kernel: str) -> tuple[float, ...]:
+    """`Densities` of a quantum kernel; of others nothing."""
+    part = _tenth(fit.problem, fit.options, fit.trials)
+    return (_density(part, kernel), _density(part, "matern"), _density(part, kernel, False)) if kernel in gp.QUANTUM else ()
+
+
+def _tenth(problem: Problem, options: HpoOptions, trials: int) -> Fit:
+    """The trials that kernels are compared on: they change with every `EVERY` settled ones, so that it costs little."""
+    return _fit(problem, options, trials // EVERY * EVERY)
+
+
+@lru_cache(maxsize=1024)
+def _density(fit: Fit, kernel: str, entangled: bool = True) -> float:
+    """Mean leave-one-out log density of the results under a kernel that is fitted to them, without entangling gates if asked."""
+    problem, make = fit.problem, (gp.COVARIANCES if entangled else gp.CONTROLS)[kernel]
+    covariance = make(problem.space.groups)
     at = thin(problem.value, MOST, rng(problem.seed, _STREAM, fit.trials))
     x, z = problem.space.features(problem.unit[at]), warp(problem.value)[at]
-    for name, make in gp.COVARIANCES.items() if len(z) >= LEAST else ():
-        covariance = make(problem.space.groups)
-        theta = gp.fit(covariance, x, z, exact=fit.options.exact_objective)
-        density[name] = float(gp.leave_one_out_density(gp.posterior(covariance, theta, x, z), z).mean())
-    return max(density, key=lambda name: density[name])
+    theta = covariance.start() if len(z) < LEAST else gp.fit(covariance, x, z, exact=fit.options.exact_objective)
+    return float(gp.leave_one_out_density(gp.posterior(covariance, theta, x, z), z).mean())
 
 
 def thin(value: Vec, most: int, random: np.random.Generator) -> NDArray[np.int64]:

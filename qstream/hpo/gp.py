@@ -45,6 +45,10 @@ class NotPositive(ProblemError):
 class Covariance(Protocol):
     """A covariance function of the features of one space; pure. The noise in ``theta[-1]`` is not its business."""
 
+    @property
+    def layers(self) -> int:
+        """Of the circuits that are simulated; 0 where there are none."""
+
     def start(self) -> Vec:
         """Where the fit of theta begins, float64 [T]."""
 
@@ -111,6 +115,10 @@ class Stationary:
     groups: Index
     shape: Callable[[Mat], Mat]
     shape_slope: Callable[[Mat], Mat]
+
+    @property
+    def layers(self) -> int:
+        return 0
 
     @property
     def lengths(self) -> int:
@@ -188,20 +196,22 @@ def _squared_own(a: Mat) -> Mat:
     return found
 
 
-def _quantum(name: str) -> Callable[[Index], Covariance]:
+def _quantum(name: str, entangled: bool = True) -> Callable[[Index], Covariance]:
     def covariance(groups: Index) -> Covariance:
         from qstream.hpo import kernels  # noqa: PLC0415 needed by those who ask for it
 
-        return kernels.covariance(name, groups)
+        return kernels.covariance(name, groups, entangled)
 
     return covariance
 
 
+QUANTUM: Final = ("iqp", "reupload", "projected")
 COVARIANCES: Final[Mapping[str, Callable[[Index], Covariance]]] = {
     "matern": lambda groups: Stationary(groups, matern, matern_slope),
     "rbf": lambda groups: Stationary(groups, rbf, rbf_slope),
-    **{name: _quantum(name) for name in ("iqp", "reupload", "projected")},
+    **{name: _quantum(name) for name in QUANTUM},
 }
+CONTROLS: Final = {name: _quantum(name, entangled=False) for name in QUANTUM}  # the same without entangling gates
 
 
 @dataclass(frozen=True, slots=True)

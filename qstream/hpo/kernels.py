@@ -186,6 +186,10 @@ class Quantum:
     head: Head
 
     @property
+    def layers(self) -> int:
+        return self.embedding.layers if self._registers else 0
+
+    @property
     def lengths(self) -> int:
         return int(self.groups.max()) + 1
 

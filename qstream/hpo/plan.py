@@ -130,8 +130,8 @@ def suggest_from(
         if found is not None:
             return _suggestion(problem, options, found.unit, "gp", reason or found.reason, found)
     if model == "vqc" and (end := vqc.propose(_kept(problem), options, device=_device(problem, options, runtime))) is not None:
-        found = surrogate.Proposal(end.unit, end.mean, end.deviation, 0.0, None, end.fallback_reason)
-        return _suggestion(problem, options, end.unit, "vqc", end.fallback_reason, found, end.solver)
+        found = surrogate.Proposal(end.unit, end.mean, end.deviation, end.solver, None, end.fallback_reason)
+        return _suggestion(problem, options, end.unit, "vqc", end.fallback_reason, found)
     return _suggestion(problem, options, first_points(problem, taken), "sobol", reason, None)
 
 
@@ -212,21 +212,13 @@ def _suggestion(
     source: Source,
     reason: Reason | None,
     found: surrogate.Proposal | None,
-    record: SolverRecord | None = None,
 ) -> Suggestion:
     predicted = None
     if found is not None:
         low, mean, high = unwarp(problem.value, np.array([found.mean - found.std, found.mean, found.mean + found.std]))
         predicted = Predicted(float(mean), float(high / 2 - low / 2))
     asked = (options.optimizer,) if options.optimizer in ("gp", "vqc", "sobol") else ("vqc", "gp")
-    if record is None:
-        record = SolverRecord(
-            solver=source,
-            variant=None if found is None else fitting.kernel_of(problem, options),
-            n=problem.space.size,
-            seed=problem.seed,
-            objective=None if found is None else found.score,
-        )
+    record = SolverRecord(solver=source, n=problem.space.size, seed=problem.seed) if found is None else found.solver
     return Suggestion(
         params=problem.space.decode(unit),
         unit=unit,

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qstream.hpo import acquisition, feasible, gp, prior
-from qstream.hpo.fitting import Thetas, covariance_of, split
+from qstream.hpo.fitting import Thetas, split
 from qstream.hpo.options import HpoOptions
 from qstream.hpo.problem import Problem, rng, warp
-from schemas.solver import Reason
+from schemas.solver import CLASSICAL, Reason, SolverRecord
 
 Vec = NDArray[np.float64]
 Mat = NDArray[np.float64]
@@ -31,12 +31,12 @@ _CANDIDATE_MS = (1.5e-5, 2.5e-8)  # what a candidate takes, for each result and 
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A point, what the processes predict there, and the score that it won by."""
+    """A point, what a model predicts there, and how it was found."""
 
     unit: Vec  # [d]
     mean: float  # of the warped loss
     std: float
-    score: float
+    solver: SolverRecord
     p_feasible: float | None  # that limits are kept and the trial does not fail; None where nothing is known of either
     reason: Reason | None  # why the old study was left out
 
@@ -59,7 +59,7 @@ def propose(problem: Problem, options: HpoOptions, theta: Vec, taken: frozenset[
     thetas, at = split(problem, options, theta), _window(problem)
     space, kept = problem.space, feasible.kept(problem)[at]
     x, z = space.features(problem.unit[at]), warp(problem.value)[at]
-    known, shift, reason = _losses(problem, options, thetas, x, z)
+    known, shift, reason = _losses(problem, thetas, x, z)
     mean = gp.fitted(known, z)  # also of values beyond a prior mean: it is added and taken away
     limits = [] if thetas.feasible is None else feasible.terms(problem, thetas.feasible)
     if thetas.feasible is None:
@@ -88,7 +88,8 @@ def propose(problem: Problem, options: HpoOptions, theta: Vec, taken: frozenset[
     there = space.features(unit[None])
     _, variance = gp.predict(known, there)
     p_feasible = float(np.exp(sum(float(term.value(there)[0]) for term in limits))) if limits else None
-    return Proposal(unit, float(_mean(known, shift, there)[0]), float(np.sqrt(variance[0])), score, p_feasible, reason)
+    mean_there, record = float(_mean(known, shift, there)[0]), _record(problem, thetas, known.covariance, score)
+    return Proposal(unit, mean_there, float(np.sqrt(variance[0])), record, p_feasible, reason)
 
 
 def within(options: HpoOptions, results: int) -> HpoOptions | None:
@@ -105,11 +106,24 @@ def within(options: HpoOptions, results: int) -> HpoOptions | None:
     return None if candidates < least else options.model_copy(update={"candidates": min(candidates, options.candidates)})
 
 
-def _losses(
-    problem: Problem, options: HpoOptions, thetas: Thetas, x: Mat, z: Vec
-) -> tuple[gp.Posterior, prior.Mean | None, Reason | None]:
+def _record(problem: Problem, thetas: Thetas, covariance: gp.Covariance, score: float) -> SolverRecord:
+    """How a point was found: of a classical kernel the score is the objective, of a quantum one how well it predicts.
+
+    Scores of two processes cannot be compared, each believes its own; densities of the same results can.
+    """
+    record = SolverRecord(solver="gp", variant=thetas.kernel, n=problem.space.size, seed=problem.seed, objective=score)
+    if thetas.compared is None:
+        return record
+    kernel, twin, control = thetas.compared
+    execution = "simulated-statevector" if covariance.layers else CLASSICAL  # choices alone need no qubit
+    return record.model_copy(
+        update={"execution": execution, "depth": covariance.layers, "objective": kernel, "twin": twin, "control": control}
+    )
+
+
+def _losses(problem: Problem, thetas: Thetas, x: Mat, z: Vec) -> tuple[gp.Posterior, prior.Mean | None, Reason | None]:
     """The process of the losses, the prior mean that it lies on top of, and why there is none although an old study is known."""
-    covariance = covariance_of(problem, options)
+    covariance = gp.COVARIANCES[thetas.kernel](problem.space.groups)
     plain = gp.posterior(covariance, thetas.plain, x, z)
     if thetas.old is None or thetas.rest is None:
         return plain, None, None
