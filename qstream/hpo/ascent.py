@@ -54,7 +54,7 @@ def climb(
         tried = np.clip(x[live] + part[live, None] * direction[live], 0.0, 1.0)
         moved = tried - x[live]
         found, found_slope = score(tried, live)
-        promised = _ARMIJO * np.einsum("bd,bd->b", slope[live], moved)
+        promised = _ARMIJO * np.vecdot(slope[live], moved)
         good = found >= value[live] + np.maximum(promised, 0.0)
         done = ~np.isfinite(found) & good
         gained = found - value[live]
@@ -84,7 +84,7 @@ class _Memory:
 
     def add(self, rows: Index, step: Mat, change: Mat) -> None:
         """A step of some starts; one along which the score is not concave is left out."""
-        curve = np.einsum("bd,bd->b", step, change)
+        curve = np.vecdot(step, change)
         kept = curve > 1e-12
         self.used = min(self.used + 1, MEMORY)
         rows = rows[kept]
@@ -103,7 +103,7 @@ def _direction(memory: _Memory, rows: Index, x: Mat, slope: Mat, moves: NDArray[
         used = slice(-memory.used, None)
         known, q = _two_loops(memory.step[used, rows], memory.change[used, rows], memory.curve[used, rows], q)
         q *= open_
-    uphill = known & (np.einsum("bd,bd->b", q, free_slope) > 0.0)
+    uphill = known & (np.vecdot(q, free_slope) > 0.0)
     q = np.where(uphill[:, None], q, free_slope)
     longest = np.abs(q).max(1)
     most = np.where(uphill, np.minimum(longest, _LONGEST), _FIRST_STEP)
@@ -115,12 +115,12 @@ def _two_loops(step: Mat, change: Mat, curve: Mat, q: Mat) -> tuple[NDArray[np.b
     """Which starts have a history, and the inverse curvature times q [B, d]; arrays of histories are [used, B, ...]."""
     along = np.zeros_like(curve)
     for i in range(len(curve) - 1, -1, -1):
-        along[i] = curve[i] * np.einsum("bd,bd->b", step[i], q)
+        along[i] = curve[i] * np.vecdot(step[i], q)
         q -= along[i][:, None] * change[i]
     known = curve[-1] > 0.0
-    size = np.einsum("bd,bd->b", change[-1], change[-1])
+    size = np.vecdot(change[-1], change[-1])
     q *= np.where(known, 1.0 / np.where(known, curve[-1] * size, 1.0), 1.0)[:, None]
     for i in range(len(curve)):
-        back = curve[i] * np.einsum("bd,bd->b", change[i], q)
+        back = curve[i] * np.vecdot(change[i], q)
         q += (along[i] - back)[:, None] * step[i]
     return known, q

@@ -34,7 +34,7 @@ NEAR: Final = 0.5  # deviation of a kernel parameter from that of a related proc
 _START: Final = (float(np.log(0.7)), 0.0, -7.0)  # log of a length scale, of the signal's variance, of the noise's
 _BOUNDS: Final = ((-3.5, 3.0), (-4.0, 4.0), (-16.0, 2.0))
 _LENGTH_PRIOR = 0.1
-_CELLS = 1 << 16  # covariances at a time, so that they stay in the cache
+_CELLS = 1 << 15  # covariances at a time, so that the few arrays of them stay in a core's own cache
 _ROOT5 = float(np.sqrt(5.0))
 
 
@@ -73,12 +73,11 @@ class Covariance(Protocol):
 
 def matern(squared: Mat) -> Mat:
     """Matern 5/2 of squared scaled distances."""
-    value = squared * 5.0
-    r = np.sqrt(value)
-    value *= 1.0 / 3.0
-    value += r
+    r = np.sqrt(squared)
+    r *= -_ROOT5
+    value = squared * (5.0 / 3.0)
+    value -= r
     value += 1.0
-    np.negative(r, out=r)
     value *= np.exp(r, out=r)
     return value
 
@@ -183,9 +182,9 @@ class Stationary:
 def _squared(a: Mat, b: Mat) -> Mat:
     """|a|^2 - 2 a b + |b|^2 of all pairs as one product."""
     left = np.empty((len(a), a.shape[1] + 2))
-    left[:, :-2], left[:, -2], left[:, -1] = -2.0 * a, np.einsum("nf,nf->n", a, a), 1.0
+    left[:, :-2], left[:, -2], left[:, -1] = -2.0 * a, np.vecdot(a, a), 1.0
     right = np.empty((len(b), a.shape[1] + 2))
-    right[:, :-2], right[:, -2], right[:, -1] = b, 1.0, np.einsum("nf,nf->n", b, b)
+    right[:, :-2], right[:, -2], right[:, -1] = b, 1.0, np.vecdot(b, b)
     found: Mat = left @ right.T
     return np.maximum(found, 0.0, out=found)
 
@@ -367,7 +366,7 @@ def predict(known: Posterior, x: Mat) -> tuple[Vec, Vec]:
         cross = known.against(x[at : at + rows])[0]
         mean[at : at + rows] = cross @ known.weight
         half = dtrmm(1.0, known.inverse.T, cross.T, trans_a=1, overwrite_b=1)  # inverse @ cross.T, of which half is 0
-        spread[at : at + rows] -= np.einsum("nb,nb->b", half, half)
+        spread[at : at + rows] -= np.vecdot(half.T, half.T)
     return mean, np.maximum(spread, FLOOR)
 
 
@@ -380,7 +379,7 @@ def predict_with_slope(known: Posterior, x: Mat) -> tuple[Vec, Vec, Callable[[Ve
     """As `predict`, and a function of (dl/dmean [B], dl/dvariance [B]) that gives dl/dx [B, F]."""
     cross, pull_cross = known.against(x)
     half = cross @ known.inverse.T
-    spread = known.covariance.diagonal(known.theta, x) - np.einsum("bn,bn->b", half, half)
+    spread = known.covariance.diagonal(known.theta, x) - np.vecdot(half, half)
 
     def pull(by_mean: Vec, by_variance: Vec) -> Mat:
         weight = half @ known.inverse
