@@ -134,7 +134,8 @@ def ratio(limit: Limit, value: float) -> float:
     if limit.value <= 0:
         found = 1.0 + (value - limit.value if limit.op == "<=" else limit.value - value)
     else:
-        found = value / limit.value if limit.op == "<=" else limit.value / max(value, LEAST_PART * limit.value)
+        least = max(LEAST_PART * limit.value, math.ulp(0.0))  # a part of the smallest numbers is 0
+        found = value / limit.value if limit.op == "<=" else limit.value / max(value, least)
     if value <= limit.value if limit.op == "<=" else value >= limit.value:
         return max(min(found, 1.0), -LARGEST_RATIO)
     return min(max(found, LEAST_BROKEN), LARGEST_RATIO)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from qstream.errors import ProblemError
@@ -62,6 +62,7 @@ def test_warped_losses_are_finite_in_order_and_the_same_in_any_unit(values: list
 
 @settings(max_examples=120, deadline=None)
 @given(FINITE | HUGE, FINITE | HUGE, st.sampled_from(["<=", ">="]))
+@example(0.0, 5e-324, ">=")
 def test_a_ratio_is_finite_and_above_one_just_where_the_limit_is_broken(value: float, bound: float, op: Any):
     found = ratio(Limit("ms", op, bound), value)
     assert math.isfinite(found * found)
