@@ -25,9 +25,10 @@ def rebalance_experts(
     """Place the replicas of all layers, as ``eplb.rebalance_experts`` does.
 
     Groups of experts stay on one node where `num_groups` is a multiple of `num_nodes` (hierarchical), else every GPU may hold
-    every expert (global). ``"eplb"`` repeats the published algorithm bit for bit, ties going to the lower index. ``"default"``
-    packs with `place_window`: no GPU holds an expert twice, the fullest GPU is lighter, and GPUs need not divide among the nodes
-    (it is global then, and where a node has too few experts to fill a GPU).
+    every expert (global). ``"eplb"`` repeats the published algorithm, identical up to ties: the published code sorts unstably,
+    here ties go to the lower index. ``"default"`` packs with `place_window`: no GPU holds an expert twice, the fullest GPU is
+    lighter, and GPUs need not divide among the nodes (it is global then, and where a node has too few experts to fill a GPU).
+    Where a GPU has more slots than there are experts, duplicates are unavoidable, and both are the published algorithm.
 
     Parameters
     ----------
@@ -67,7 +68,13 @@ def rebalance_experts(
         num_groups = num_nodes = 1
     if load.shape[1] % num_groups:
         raise ProblemError(must_be("num_groups", f"a divisor of the {load.shape[1]} experts", num_groups))
-    if algorithm == "eplb":
+    if algorithm == "default" and num_replicas > num_gpus * load.shape[1]:
+        algorithm = "eplb"
+        if num_gpus % num_nodes:
+            num_groups = num_nodes = 1
+    if not len(load):
+        plan = rank = np.empty((0, num_replicas), np.int64)
+    elif algorithm == "eplb":
         plan, rank = _published(load.astype(np.float32), num_replicas, num_groups, num_nodes, num_gpus)
     elif algorithm == "default":
         plan, rank = _ours(load, num_replicas, num_groups, num_nodes, num_gpus)

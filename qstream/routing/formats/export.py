@@ -1,4 +1,4 @@
-"""A placement plan as the files that engines load: SGLang, TensorRT-LLM, vLLM-Ascend, ExFlow, NumPy, and the plan itself."""
+"""A placement plan as the files that engines load: SGLang, vLLM, TensorRT-LLM, Ascend, ExFlow, NumPy, and the plan itself."""
 
 from __future__ import annotations
 
@@ -42,6 +42,11 @@ def _sglang(plan: PlacementPlan, _: Sequence[int]) -> bytes:
     return _json({"physical_to_logical_map": _map(plan).tolist()})
 
 
+def _vllm(plan: PlacementPlan, _: Sequence[int]) -> bytes:
+    """For vLLM's initial map: the bare rows, one a MoE layer."""
+    return _json(_map(plan).tolist())
+
+
 def _tensorrt_llm(plan: PlacementPlan, layer_ids: Sequence[int]) -> bytes:
     """For ``moe_config.load_balancer``: a static placement, which no layer updates."""
     rows = [f"  {layer}: [{', '.join(map(str, row))}]\n" for layer, row in zip(layer_ids, _map(plan).tolist(), strict=True)]
@@ -50,7 +55,7 @@ def _tensorrt_llm(plan: PlacementPlan, layer_ids: Sequence[int]) -> bytes:
 
 
 def _ascend(plan: PlacementPlan, _: Sequence[int]) -> bytes:
-    """For ``expert_map_path``: readers take the MoE layers by position."""
+    """For ``expert_map_path`` of the older model runner; V2 does not read it. Readers take the MoE layers by position."""
     by_gpu = _map(plan).reshape(-1, plan.num_gpus, plan.slots_per_gpu).tolist()
     layers = [
         {
@@ -91,6 +96,7 @@ def _plan(plan: PlacementPlan, _: Sequence[int]) -> bytes:
 
 EXPORTERS: Final[Mapping[str, Exporter]] = {
     "sglang": _sglang,
+    "vllm": _vllm,
     "tensorrt-llm": _tensorrt_llm,
     "ascend": _ascend,
     "exflow": _exflow,
@@ -99,6 +105,7 @@ EXPORTERS: Final[Mapping[str, Exporter]] = {
 }
 FILE_NAMES: Final[Mapping[str, str]] = {
     "sglang": "placement.json",
+    "vllm": "physical_to_logical_map.json",
     "tensorrt-llm": "moe_load_balancer.yaml",
     "ascend": "expert_map.json",
     "exflow": "placement.csv",

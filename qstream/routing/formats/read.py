@@ -91,7 +91,8 @@ def from_tree(
 
 
 def read_placement(path: Path) -> NDArray[np.int64]:
-    """A placement int64 [L, P] from a file: any that `export` writes except ExFlow's, or an array ``physical_to_logical_map``.
+    """A placement int64 [L, P] from a file: any that `export` writes except ExFlow's, an array ``physical_to_logical_map``, or
+    a dump of SGLang's recorder with ``last_physical_to_logical_map``.
 
     Raises
     ------
@@ -118,7 +119,7 @@ def fitting(name: str, plan: NDArray[np.int64], layers: int, slots: int, experts
 def _map_of_tree(name: str, tree: Tree) -> NDArray[np.int64]:
     if "layer_list" in tree:
         return numbers("device_expert", _ascend_lists(tree["layer_list"]), 2)
-    field = "physical_to_logical_map" if "physical_to_logical_map" in tree else "array"
+    field = next((name for name in ("physical_to_logical_map", sglang.MAP) if name in tree), "array")
     if tree.get(field) is None:
         found = Shown(f"the names {sorted(tree)[:8]}")
         raise ProblemError(must_be(name, "a file with physical_to_logical_map or layer_list", found))
@@ -134,13 +135,15 @@ def _ascend_lists(layers: Any) -> list[list[Any]]:
 
 
 def _map_of_yaml(path: Path) -> NDArray[np.int64]:
-    """The lists of ``initial_global_assignments``, in brackets, as TensorRT-LLM and we write them."""
+    """The lists of ``initial_global_assignments``, in brackets or with a line for each expert."""
     if not path.is_file():
         raise ConfigError(must_be("a placement", "an existing file", str(path)))
     text = as_utf8(bounded(path, MAX_YAML_BYTES)).decode(errors="replace")
     rows = {int(layer): cells for layer, cells in re.findall(r"^ +(\d{1,4}): *\[([^]]*)\]", text, re.MULTILINE)}
+    blocks = re.findall(r"^ +(\d{1,4}): *\r?\n((?: *- [^\n]*(?:\n|\Z))+)", text, re.MULTILINE)
+    rows |= {int(layer): re.sub(r"^ *- ", ",", lines, flags=re.MULTILINE)[1:] for layer, lines in blocks}
     if not rows:
-        allowed = "a file with a list in brackets for each layer below initial_global_assignments"
+        allowed = "a file with a list for each layer below initial_global_assignments"
         raise ProblemError(must_be(path.name, allowed, Shown("no list")))
     return numbers("initial_global_assignments", [_yaml_experts(layer, rows[layer]) for layer in sorted(rows)], 2)
 
@@ -180,7 +183,7 @@ def _choices(tree: Tree, experts: int | None) -> Recording:
     """``topk_ids_of_layer`` [L, T, K] in one piece."""
     choices = numbers(sglang.TOKENS, tree[sglang.TOKENS], 3, least=-1)
     if tree.get(sglang.MAP) is not None:
-        slots = numbers(sglang.MAP, tree[sglang.MAP], 2)
+        slots = numbers(sglang.MAP, tree[sglang.MAP], 2, least=-1)
         choices = to_experts(sglang.TOKENS, choices, slots)
         experts = 1 + int(slots.max()) if experts is None else experts
     return sglang.tokens_of(sglang.windows_of(choices), experts)

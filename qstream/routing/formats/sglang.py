@@ -133,7 +133,7 @@ def _record(name: str, record: dict[str, Any], place: int) -> _Record:
 
 def _maps_of(trees: Sequence[Tree]) -> list[NDArray[np.int64] | None]:
     """The map of each dump, or None for all."""
-    maps = [None if tree.get(MAP) is None else numbers(MAP, tree[MAP], 2) for tree in trees]
+    maps = [None if tree.get(MAP) is None else numbers(MAP, tree[MAP], 2, least=-1) for tree in trees]
     missing = sum(slots is None for slots in maps)
     if 0 < missing < len(maps):
         raise ProblemError(must_be(MAP, "given in all dumps or in none", Shown(f"{missing} of {len(maps)} without")))

@@ -1,4 +1,4 @@
-"""Slots as experts: counts and gate choices that an engine keeps by physical slot, by the map of what each slot held."""
+"""Slots as experts: counts and gate choices that an engine keeps by physical slot, by the map of what each slot held; -1 none."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ def by_expert(field: str, physical: NDArray[np.int64], slots: NDArray[np.int64],
     check_size("history", (windows, layers, known))
     history = np.zeros((windows, layers, known), np.int64)
     for slot, expert in enumerate(slots.T):  # [L]: within one slot no expert repeats, so the sum needs no atomics
-        history[:, np.arange(layers), expert] += physical[:, :, slot]
+        held = np.flatnonzero(expert >= 0)
+        history[:, held, expert[held]] += physical[:, held, slot]
     return history
 
 
@@ -36,8 +37,9 @@ def pairs_by_expert(field: str, pairs: NDArray[np.int64], slots: NDArray[np.int6
     known = _experts_of(field, slots, experts)
     check_size(field, (layers, known, known))
     together = np.zeros((layers, known, known), np.int64)
-    for layer, held in enumerate(slots):
-        np.add.at(together[layer], np.ix_(held, held), pairs[layer])
+    for layer, row in enumerate(slots):
+        held = np.flatnonzero(row >= 0)
+        np.add.at(together[layer], np.ix_(row[held], row[held]), pairs[layer][np.ix_(held, held)])
     return together
 
 

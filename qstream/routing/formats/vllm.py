@@ -35,7 +35,7 @@ def read_window(tree: Tree, placement: NDArray[np.int64] | None, experts: int | 
         return recording(TOOL, numbers(name, tree[name], (2, 3)))
     window = numbers(PHYSICAL, tree[PHYSICAL], (2, 3))
     steps, ordered = unrolled(window[None] if window.ndim == 2 else window, _step(tree, len(window)))
-    own = numbers(SLOTS, tree[SLOTS], 2) if SLOTS in tree else None
+    own = numbers(SLOTS, tree[SLOTS], 2, least=-1) if SLOTS in tree else None
     slots = slots_of(PHYSICAL, steps.shape, placement, experts) if own is None else own
     return recording(TOOL, steps if slots is None else by_expert(PHYSICAL, steps, slots, experts), ordered=ordered)
 

@@ -126,12 +126,32 @@ def test_torch_is_not_imported_for_arrays() -> None:
         ("num_groups", [[1, 1]], (2, 0, 1, 1)),
         ("num_nodes", [[1, 1]], (2, 1, 0, 1)),
         ("num_gpus", [[1, 1]], (2, 1, 1, 0)),
-        ("slots_per_gpu", [[1, 1]], (4, 1, 1, 1)),
     ],
 )
 def test_bad_input_is_named(field: str, weight: Any, numbers: tuple[int, int, int, int]) -> None:
     with pytest.raises(ProblemError, match=f"^{field} must be "):
         rebalance_experts(np.array(weight), *numbers)
+
+
+@pytest.mark.parametrize("algorithm", ["default", "eplb"])
+@pytest.mark.parametrize("numbers", [(12, 1, 1, 4), (12, 4, 2, 4)])
+def test_a_model_without_layers_has_maps_without_layers(algorithm: Any, numbers: tuple[int, int, int, int]) -> None:
+    maps = rebalance_experts(np.ones((0, 8)), *numbers, algorithm)
+    assert [len(part) for part in maps] == [0, 0, 0]
+    assert maps[0].shape == (0, 12)
+    assert maps[2].shape == (0, 8)
+
+
+def test_more_slots_on_a_gpu_than_experts_hold_experts_twice() -> None:
+    for numbers in ((16, 1, 1, 4), (18, 3, 3, 2)):
+        maps = rebalance_experts(np.array([[5.0, 1.0, 1.0]]), *numbers)
+        assert set(maps[0][0].tolist()) == {0, 1, 2}
+        assert maps_agree(maps)
+
+
+def test_groups_that_are_not_used_need_not_divide_the_experts() -> None:
+    plan = rebalance_experts(np.ones((1, 10)), 12, 4, 3, 12, "eplb")[0]
+    assert set(plan[0].tolist()) == set(range(10))
 
 
 def test_the_published_algorithm_refuses_gpus_that_do_not_divide_among_nodes() -> None:

@@ -42,6 +42,10 @@ def test_sglang_reads_a_row_of_experts_a_layer(plan):
     assert data["physical_to_logical_map"] == slots(plan)
 
 
+def test_vllm_reads_bare_rows(plan):
+    assert json.loads(export(plan, "vllm")) == slots(plan)
+
+
 def test_tensorrt_llm_reads_the_assignments_by_the_model_s_layer_numbers(plan):
     data = yaml.safe_load(export(plan, "tensorrt-llm", [3, 4, 7]))
     assert data == {
@@ -94,6 +98,7 @@ def test_the_plan_itself_can_be_published(plan):
         (n, f"a.{e}")
         for n, e in (
             ("sglang", "json"),
+            ("vllm", "json"),
             ("tensorrt-llm", "yaml"),
             ("ascend", "json"),
             ("numpy", "npz"),
@@ -112,8 +117,8 @@ def test_the_same_plan_gives_the_same_bytes(plan, name):
 
 
 def test_what_cannot_be_exported_is_told(plan):
-    with pytest.raises(ConfigError, match=r"export must be one of sglang, .*, got 'vllm'"):
-        export(plan, "vllm")
+    with pytest.raises(ConfigError, match=r"export must be one of sglang, .*, got 'megatron'"):
+        export(plan, "megatron")
     with pytest.raises(ProblemError, match="layer_ids must be 3 numbers, one for each layer of the plan, got 2"):
         export(plan, "sglang", [1, 2])
     kept = plan.model_copy(update={"physical_to_logical_map": None, "skip_reason": "gain_too_small"})
