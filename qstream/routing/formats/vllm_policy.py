@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
 from collections.abc import Callable, Iterable
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qstream.arguments import array
-from qstream.errors import ProblemError, QstreamError
+from qstream.errors import ConfigError, ProblemError, QstreamError
 from qstream.routing.eplb import rebalance_experts
 from qstream.routing.formats.files import bounded
 from qstream.routing.memory import RoutingState
-from qstream.routing.migrate import align
+from qstream.routing.rebalance import with_few_moves
 from schemas.frame import FrameError, body_type
 from schemas.placement import PlacementPlan
 from schemas.wording import Shown, must_be
 
 Source = Callable[[], PlacementPlan | RoutingState | bytes | None]
 Agree = Callable[[Any], Any]
+_ABSTRACT: Final = "vllm.distributed.eplb.policy.abstract"
 
 
 class Subscriber(Protocol):
@@ -66,7 +69,7 @@ class QstreamPolicy:
             ``qstream.routing.eplb``.
         old_global_expert_indices : int [L, num_replicas], optional
             The map in force. It stays where the agent has skipped its plan and no earlier plan is known; our own planner
-            moves few experts from it.
+            moves few experts from it. Slots of -1 hold nothing; GPUs that have come or gone are the last ones.
 
         Raises
         ------
@@ -79,7 +82,9 @@ class QstreamPolicy:
         old = None if old_global_expert_indices is None else _numpy(old_global_expert_indices)
         plan, cls.used = _answer(cls.source, cls.last, old, shape, experts, num_ranks)
         if plan is None:
-            plan = _near(_numpy(fresh), old, num_groups, num_nodes, num_ranks)
+            load = _numpy(weight).astype(np.float64)
+            plan = None if old is None else _own(load, old, num_replicas, num_groups, num_nodes, num_ranks)
+            plan = _numpy(fresh) if plan is None else plan
         elif cls.used.startswith("plan "):
             cls.last = plan
         answer = cls.agree(plan)
@@ -99,7 +104,13 @@ def policy(source: Source, agree: Agree = lambda plan: plan) -> type[QstreamPoli
         Every rank calls the policy, and all must give the same answer or weights are lost. Where each rank reads the source
         itself, pass a function that gives rank 0's map to all, such as a broadcast over the group; it takes and returns
         int64 [L, P].
+
+    Raises
+    ------
+    ConfigError
+        The vLLM that is imported is an older one, which takes three maps from a policy.
     """
+    _refuse_three_maps()
     return type("QstreamPolicy", (QstreamPolicy,), {"source": staticmethod(source), "agree": staticmethod(agree)})
 
 
@@ -165,17 +176,26 @@ def _in_force(plan: PlacementPlan | RoutingState) -> tuple[NDArray[np.int32] | N
     return plan.placement if plan.in_force.version else None, gpus, plan.in_force.version
 
 
-def _near(plan: NDArray[np.int64], old: NDArray[Any] | None, groups: int, nodes: int, ranks: int) -> NDArray[np.int64]:
-    """The same plan with GPUs renamed for few moves; within a node where groups of experts belong to nodes."""
-    if old is None:
-        return plan
-    before = array("old_global_expert_indices", old, np.int64, "L P")
-    if before.shape != plan.shape or before.min() < 0:
-        return plan
-    parts = nodes if groups % nodes == 0 and ranks % nodes == 0 else 1
-    pairs = zip(np.split(before, parts, axis=1), np.split(plan, parts, axis=1), strict=True)
-    named = [align(was.astype(np.int32), new.astype(np.int32), ranks // parts) for was, new in pairs]
-    return np.concatenate(named, axis=1).astype(np.int64)
+def _own(
+    load: NDArray[np.float64], old: NDArray[Any], slots: int, groups: int, nodes: int, ranks: int
+) -> NDArray[np.int64] | None:
+    """Our own plan near the map in force, whose GPUs may have come or gone at the end; None if nothing can be kept."""
+    layers, experts = load.shape
+    if old.ndim != 2 or len(old) != layers or slots > experts * ranks:
+        return None
+    before = np.full((layers, slots), -1, np.int64)
+    width = min(slots, old.shape[1])
+    before[:, :width] = old[:, :width]
+    return with_few_moves(load, np.where(before < experts, before, -1), groups, nodes, ranks)
+
+
+def _refuse_three_maps() -> None:
+    """`ConfigError` if the vLLM that is imported takes three maps from a policy, as it did before it took one."""
+    base = getattr(sys.modules.get(_ABSTRACT), "AbstractEplbPolicy", None)
+    declared = "" if base is None else str(inspect.signature(base.rebalance_experts).return_annotation)
+    if "tuple" in declared.lower():
+        found = Shown(f"{version('vllm')}, which takes three")
+        raise ConfigError(must_be("vllm", "a version that takes one map from an EPLB policy", found))
 
 
 def _numpy(value: Any) -> NDArray[Any]:

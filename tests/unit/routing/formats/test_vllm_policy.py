@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
+import types
 
 import numpy as np
 import pytest
 
-from qstream.errors import ProblemError, StoreUnavailable
+from qstream.errors import ConfigError, ProblemError, StoreUnavailable
 from qstream.module.inforce import InForce
 from qstream.routing.formats.export import export
 from qstream.routing.formats.vllm_policy import newest_of, of_file, policy
@@ -92,6 +94,47 @@ def test_groups_stay_on_one_node_though_few_experts_move():
     for row in found:
         for group in range(4):
             assert len(set(node_of[row // 4 == group])) == 1
+
+
+def test_loads_that_drift_move_few_experts_at_nearly_the_same_balance():
+    old, drifted = ask(policy(lambda: None)), (WEIGHT * np.random.default_rng(1).normal(1, 0.1, WEIGHT.shape)).round()
+    near, fresh = (ask(policy(lambda: None), drifted, old=map_).astype(np.int32) for map_ in (old, None))
+    moved = [moved_experts(old.astype(np.int32), found, GPUS) for found in (near, fresh)]
+    assert moved[0] <= moved[1] / 2
+    assert balancedness(near, drifted, GPUS) > balancedness(fresh, drifted, GPUS) - 0.02
+
+
+def test_nodes_that_change_names_move_nothing():
+    old = ask(policy(lambda: None), groups=4).reshape(LAYERS, NODES, -1)[:, ::-1].reshape(LAYERS, -1)
+    assert moved_experts(old.astype(np.int32), ask(policy(lambda: None), groups=4, old=old).astype(np.int32), GPUS) == 0
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("width", [SLOTS - 6, SLOTS, SLOTS + 6])
+def test_gpus_that_come_and_go_leave_the_others_nearly_as_they_are(groups, width):
+    old = np.full((LAYERS, width), -1)
+    old[:, : SLOTS - 6] = ask(policy(lambda: None), groups=groups)[:, : SLOTS - 6]
+    found = ask(policy(lambda: None), groups=groups, old=old).astype(np.int32)
+    assert violations(found, EXPERTS, GPUS) == 0
+
+
+def test_more_slots_on_a_gpu_than_experts_are_filled():
+    found = policy(lambda: None).rebalance_experts(np.ones((1, 3)), 16, 1, 1, 4, np.full((1, 16), -1))
+    assert set(found[0].tolist()) == {0, 1, 2}
+
+
+def test_a_vllm_that_takes_three_maps_is_refused_by_name(monkeypatch):
+    class AbstractEplbPolicy:
+        @classmethod
+        def rebalance_experts(cls, weight) -> tuple[object, object, object]:
+            raise NotImplementedError
+
+    module = types.ModuleType("abstract")
+    module.AbstractEplbPolicy = AbstractEplbPolicy
+    monkeypatch.setitem(sys.modules, "vllm.distributed.eplb.policy.abstract", module)
+    monkeypatch.setattr("qstream.routing.formats.vllm_policy.version", lambda name: "0.16.0")
+    with pytest.raises(ConfigError, match=r"vllm must be a version that takes one map .*, got 0\.16\.0, which takes three"):
+        policy(lambda: None)
 
 
 def test_tensors_in_tensors_out():
