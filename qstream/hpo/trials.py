@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from qstream.errors import OptionError, ProblemError
 from qstream.hpo import memory
-from qstream.hpo.memory import LOST, NOBODY, OUTCOMES, RUNNING, SOURCES, USER, HpoState, Memory
+from qstream.hpo.holding import give_back, hand_over, hold, lease, release, row_of
+from qstream.hpo.memory import LOST, OUTCOMES, RUNNING, SOURCES, USER, HpoState, Memory
 from qstream.hpo.options import HpoOptions
 from qstream.hpo.plan import Exhausted, Suggestion
 from schemas.control import Scalar
@@ -140,9 +140,9 @@ def _check_options(spec: StudySpec) -> None:
 def _extend(draft: Memory, report: TrialReport, now_ns: int) -> None:
     """A heartbeat: the holder of the trial keeps it for another lease."""
     trial = _known(draft.now, report)
-    row = _row_of(draft.now, report.worker)
+    row = row_of(draft.now, report.worker)
     if row is not None and draft.now.active[row] == trial:
-        _lease(draft, row, now_ns)
+        lease(draft, row, now_ns)
 
 
 def _result(draft: Memory, report: TrialReport, now_ns: int) -> list[TrialRecord]:
@@ -157,11 +157,11 @@ def _result(draft: Memory, report: TrialReport, now_ns: int) -> list[TrialRecord
     if report.attempt > draft.now.attempt[trial]:
         rule = f"one that was handed out, at most {draft.now.attempt[trial]}"
         raise ProblemError(must_be(f"attempt of trial {trial}", rule, report.attempt))
-    row = _row_of(draft.now, report.worker)
+    row = row_of(draft.now, report.worker)
     held = row is not None and int(draft.now.active[row]) == trial
     if report.reason is FailReason.PREEMPTED:
         if held and row is not None:
-            _give_back(draft, row, now_ns)
+            give_back(draft, row, now_ns)
         return []  # it says nothing of the configuration: the trial goes out again
     _count(draft, report, trial, now_ns)
     return [_record(draft.now, report, trial, now_ns, _ending(report), late=not held)]
@@ -201,22 +201,22 @@ def _count(draft: Memory, report: TrialReport, trial: int, now_ns: int) -> None:
             if limit.metric in metrics:
                 draft.edit("limit_value")[trial, column] = metrics[limit.metric]
                 draft.edit("limit_seen")[trial, column] = 1
-    _free(draft, trial)
+    release(draft, trial)
 
 
 def _asked(draft: Memory, worker: str, now_ns: int, suggest: Suggest, records: list[TrialRecord]) -> Answer:
     """The answer to an ask: the trial that the worker holds, else the lowest expired one, else a new one, else none."""
     now = draft.now
-    row = _row_of(now, worker)
+    row = row_of(now, worker)
     if row is not None:
-        _lease(draft, row, now_ns)
+        lease(draft, row, now_ns)
         return _run(now, worker, int(now.active[row]), repeated=True)
     if now.spec.status != "paused":
         row = _reissued(draft, worker, now_ns, records)
         if row is not None:
             return _run(now, worker, int(now.active[row]))
-    free = now.asked < now.spec.max_trials and now.trials < MAX_TRIALS and not now.exhausted
-    if free and now.spec.status == "open" and len(now.active) < now.spec.max_running:
+    left = now.asked < now.spec.max_trials and now.trials < MAX_TRIALS and not now.exhausted
+    if left and now.spec.status == "open" and len(now.active) < now.spec.max_running:
         try:
             suggestion = suggest(draft, now.trials)
         except Exhausted:
@@ -236,8 +236,7 @@ def _reissued(draft: Memory, worker: str, now_ns: int, records: list[TrialRecord
             records.append(_lost(draft, row, trial, now_ns))
             continue
         draft.edit("attempt")[trial] = attempt + 1
-        draft.set(worker=_replaced(draft.now.worker, row, worker))
-        _lease(draft, row, now_ns)
+        hand_over(draft, row, worker, now_ns)
         return row
     return None
 
@@ -248,7 +247,7 @@ def _lost(draft: Memory, row: int, trial: int, now_ns: int) -> TrialRecord:
     worker = now.worker[row] or "nobody"
     draft.edit("outcome")[trial] = LOST
     draft.edit("done_ns")[trial] = now_ns
-    _free(draft, trial)
+    release(draft, trial)
     return TrialRecord(
         study=now.spec.study,
         trial=trial,
@@ -267,13 +266,7 @@ def _started(draft: Memory, worker: str, now_ns: int, suggestion: Suggestion) ->
     pending = tuple(np.sort(draft.now.active).tolist())
     observations = int(np.isin(draft.now.outcome, OBSERVED).sum())
     trial = memory.append(draft, suggestion.unit, source=SOURCES.index(suggestion.source), asked_ns=now_ns)
-    now = draft.now
-    draft.set(
-        active=_frozen(np.append(now.active, np.int32(trial))),
-        lease_ns=_frozen(np.append(now.lease_ns, np.int64(0))),
-        worker=(*now.worker, worker),
-    )
-    _lease(draft, len(now.active) - 1, now_ns)
+    hold(draft, trial, worker, now_ns)
     return Answer(
         worker=worker,
         status="run",
@@ -365,41 +358,3 @@ def _ending(report: TrialReport) -> Ending:
 def _source(now: HpoState, trial: int) -> Source | None:
     """What proposed a trial; None for a user."""
     return SOURCES[int(now.source[trial])]
-
-
-def _row_of(now: HpoState, worker: str) -> int | None:
-    """The row of the trial that a worker holds."""
-    return now.worker.index(worker) if worker in now.worker else None
-
-
-def _lease(draft: Memory, row: int, now_ns: int) -> None:
-    draft.edit("lease_ns")[row] = now_ns + int(draft.now.spec.lease_s * 1e9)
-
-
-def _give_back(draft: Memory, row: int, now_ns: int) -> None:
-    """Nobody holds the trial any more: it goes out again with the next ask."""
-    draft.set(worker=_replaced(draft.now.worker, row, NOBODY))
-    draft.edit("lease_ns")[row] = now_ns
-
-
-def _free(draft: Memory, trial: int) -> None:
-    """The trial runs no longer."""
-    now = draft.now
-    rows = np.flatnonzero(now.active == trial)
-    if len(rows):
-        row = int(rows[0])
-        draft.set(
-            active=_frozen(np.delete(now.active, row)),
-            lease_ns=_frozen(np.delete(now.lease_ns, row)),
-            worker=now.worker[:row] + now.worker[row + 1 :],
-        )
-
-
-def _replaced(workers: tuple[str, ...], row: int, worker: str) -> tuple[str, ...]:
-    return (*workers[:row], worker, *workers[row + 1 :])
-
-
-def _frozen(array: NDArray[Any]) -> NDArray[Any]:
-    """Read-only, so that the next state shares it."""
-    array.flags.writeable = False
-    return array

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +14,7 @@ from qstream.hpo.formats.distributions import Indexed, indexed_ray
 from qstream.hpo.formats.space_files import Source
 from qstream.hpo.options import HpoOptions
 from qstream.hpo.plan import Exhausted, suggest
-from qstream.hpo.problem import Observation
+from qstream.hpo.problem import Observation, finite
 from qstream.hpo.space import SearchSpace
 from schemas.hpo import TrialState
 from schemas.wording import must_be
@@ -82,10 +81,9 @@ class QStreamSearcher(Searcher):  # type: ignore[misc] # Ray has no types
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         if trial_id in self._trials:
-            value = (result or {}).get(str(self._metric))
-            done = not error and isinstance(value, int | float) and math.isfinite(value)
-            state: TrialState = "complete" if done else "failed"
-            self._trials[trial_id] |= {"state": state, "value": float(value) if done and value is not None else None}
+            value = None if error else _number((result or {}).get(str(self._metric)))
+            state: TrialState = "failed" if value is None else "complete"
+            self._trials[trial_id] |= {"state": state, "value": value}
 
     def add_evaluated_point(
         self,
@@ -130,6 +128,14 @@ class QStreamSearcher(Searcher):  # type: ignore[misc] # Ray has no types
                 must_be("metric and mode of a QStreamSearcher", "a metric, and min or max", (self._metric, self._mode))
             )
         return self._space, self._indexed
+
+
+def _number(value: Any) -> float | None:
+    """A metric of Python, NumPy or PyTorch; None if it is no finite number."""
+    try:
+        return finite(value, "metric")
+    except ProblemError:
+        return None
 
 
 def _nested(params: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
 from qstream.errors import ProblemError
@@ -69,6 +70,13 @@ def test_trials_are_nested_as_ray_gives_them_and_a_restored_searcher_goes_on(tmp
     other = QStreamSearcher({"x": tune.uniform(0, 1)}, "loss", "min")
     with pytest.raises(ProblemError, match="space of the saved searcher must be that of this one"):
         other.restore(str(tmp_path / "state.json"))
+
+
+def test_a_metric_of_numpy_is_a_result():
+    searcher = QStreamSearcher({"n": tune.choice([1, 2, 3])}, "loss", "min", FAST)
+    searcher.suggest("a")
+    searcher.on_trial_complete("a", {"loss": np.float32(0.5)})
+    assert [(trial["state"], trial["value"]) for trial in searcher._trials.values()] == [("complete", 0.5)]
 
 
 def test_errors_teach_and_a_used_up_space_is_finished():

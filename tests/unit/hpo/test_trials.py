@@ -104,6 +104,16 @@ def test_an_expired_trial_goes_out_again_under_its_number_until_its_retries_are_
     assert (found[2].answer.status, found[2].answer.reason) == ("done", "budget_spent")
 
 
+def test_a_lost_trial_goes_out_again_within_a_second_of_its_lease_where_a_worker_waits():
+    study = Study.of(max_trials=1, lease_s=60.0)
+    study.ask("a")
+    study.at_s = 0.3
+    while (answer := study.ask("b")).status == "wait":
+        study.at_s += trials.RETRY_S
+    assert (answer.trial, answer.attempt) == (0, 1)
+    assert 60.0 <= study.at_s <= 61.0
+
+
 def test_the_lowest_expired_trial_goes_first_and_before_any_new_one():
     study = Study.of()
     for worker in WORKERS:
