@@ -38,7 +38,10 @@ def older_rows(
     `ProblemError` names the row, or the line and column, that does not fit, unless `on_bad` says to drop it.
     """
     if isinstance(older, HpoState):
-        return checked(_of_state(older, objective, direction), space, "drop")
+        found = checked(_of_state(older, objective, direction), space, "drop")
+        if found.dropped and not found.rows:
+            raise ProblemError(f"no trial of the saved study fits the space, the first: {found.dropped[0]}")
+        return found
     if not isinstance(older, str | Path):
         return checked(list(older), space, on_bad)
     if isinstance(older, str) and "://" in older:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -124,4 +125,4 @@ def _say(spec: StudySpec, as_json: bool) -> None:
     prior = f", {counted(rows, 'result')} of an older study" if rows else ""
     what = f"{counted(len(spec.parameters), 'parameter')}, {spec.direction} {spec.objective}"
     typer.echo(printable(f"{spec.study}: {what}, at most {counted(spec.max_trials, 'trial')}{prior}, {spec.status}"))
-    typer.echo(printable(f"next: qstream hpo worker {spec.study} --command '...'"))
+    typer.echo(printable(f"next: qstream hpo worker {shlex.quote(spec.study)} --command '...'"))

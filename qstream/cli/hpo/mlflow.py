@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import os
+from typing import Annotated, Final
 
 import typer
 
@@ -11,6 +12,8 @@ from qstream.cli.options import AsJson, BootstrapServers, client_settings
 from qstream.cli.output import counted, print_json, printable
 from schemas.hpo import TrialRecord
 from schemas.topics import HPO_HISTORY
+
+RETRIES: Final = "3"  # of a request; MLflow's own 7 keep silent for minutes where no server answers
 
 
 def mlflow(
@@ -37,6 +40,8 @@ def mlflow(
     settings = client_settings(bootstrap_servers)
     spec = find_study(settings, study)
     records = [record for _, record in records_of(settings, HPO_HISTORY, TrialRecord, study)]
+    typer.echo(printable(f"{study}: {counted(len(records), 'record')} to {tracking_uri}"), err=True)
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", RETRIES)
     about = {"study": study, "objective": spec.objective, "experiment": experiment}
     found = export(records, tracking_uri, direction=spec.direction, **about)
     if as_json:

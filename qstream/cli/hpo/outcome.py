@@ -63,9 +63,9 @@ def verdict_of(ended: Ended, objective: str) -> Verdict:
         )
     value = _number(said.get(objective))
     if value is None:
-        return Verdict(
-            "failed", reason=FailReason.USER, says=f"its last line of JSON must have a number {objective!r}, got {sorted(said)}"
-        )
+        got = f"{said[objective]!r:.80}" if objective in said else f"{sorted(said)}"
+        says = f"its last line of JSON must have a number {objective!r}, got {got}"
+        return Verdict("failed", reason=FailReason.USER, says=says)
     if not math.isfinite(value):
         return Verdict("failed", reason=FailReason.NAN, says=f"{objective} is {value}")
     return Verdict("complete", _finite(said))

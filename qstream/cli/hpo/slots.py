@@ -165,7 +165,8 @@ class Slots:
             slot.asked, slot.patience_s = Report(slot.name), SECOND_TRY_S
         else:
             slot.patience_s = min(2 * slot.patience_s, LAST_TRY_S)
-            self._say(f"{slot.name}: no answer yet; asking again, and then in {slot.patience_s:.0f} s")
+            again = f"asking again, and then in {slot.patience_s:.0f} s"
+            self._say(f"{slot.name}: no answer yet; does an agent run (qstream run hpo)? {again}")
         slot.ask_at_s = now_s + slot.patience_s
         self._desk.send(slot.asked)
 

@@ -36,7 +36,12 @@ def study_of(path: Path, given: Mapping[str, Any], ts_ns: int, options: Mapping[
         limits = fields.get("limits", ())
         if isinstance(limits, Mapping):
             limits = [{"metric": metric, "value": value} for metric, value in limits.items()]
-        fields |= {"limits": tuple(_limit(limit) for limit in limits), "options": {**fields.get("options", {}), **options}}
+        if not isinstance(limits, list | tuple):
+            raise ProblemError(must_be("limits", "a mapping {metric: largest value}, or a list", limits))
+        own = fields.get("options", {})
+        if not isinstance(own, Mapping):
+            raise ProblemError(must_be("options", "a mapping {name: value}", own))
+        fields |= {"limits": tuple(_limit(limit) for limit in limits), "options": {**own, **options}}
         if "lease_s" in fields:
             fields["lease_s"] = _float(fields["lease_s"])
         spec = StudySpec.build(**fields | {"ts_ns": ts_ns})

@@ -31,9 +31,11 @@ from qstream.cli.names import parse_options
 from qstream.cli.output import counted, print_json, printable
 from qstream.config import Settings
 from qstream.errors import ConfigError, ProblemError
+from qstream.hpo.older import SAVED
 from qstream.hpo.study import ENDLESS_S, Study
 from qstream.node.trouble import Troubles
 from schemas.hpo import MAX_RUNNING, FailReason, StudySpec
+from schemas.wording import must_be
 
 EXIT_STOPPED: Final = 143  # as a shell has it for SIGTERM
 
@@ -66,13 +68,15 @@ def work_there(study: str, name: str | None, settings: Settings, work: Work, sto
 def work_here(file: Path, given: Mapping[str, Any], work: Work, stop: threading.Event) -> None:
     """Search on this machine alone, over the study of a file or one that was saved; print the best."""
     save, study = given["--save"], _study(file, given)
+    if save is not None and (save.suffix != SAVED or not save.absolute().parent.is_dir()):
+        raise ConfigError(must_be("--save", f"a {SAVED} file in a folder that is there", str(save)))
     names = [f"slot/{slot}" for slot in range(work.slots)]
     with held_name(str(save.resolve()), "local", "") if save is not None else nullcontext():
         if save is not None and save.exists():
             study = _resumed(save, study, names)
             _say(f"going on with {save}: {counted(len(study.records()), 'trial')} so far")
         _require_fits(work.command, study.spec)
-        finished = _run(Local(study, save), names, study.spec, work, stop)
+        finished = _run(Local(study, save), names, study.spec, work, stop, best=study.best and study.best.value)
     best = study.best
     if work.as_json:
         print_json({"best": best and best.model_dump(), "trials": len(study.records()), "ended": study.ended})
@@ -114,21 +118,24 @@ def _resumed(save: Path, fresh: Study, names: Sequence[str]) -> Study:
     return study
 
 
-def _run(desk: Desk, names: Sequence[str], spec: StudySpec, work: Work, stop: threading.Event) -> bool:
-    """Run trials, print each and a summary; whether it came to its end and was not stopped before."""
-
-    sign, least = 1.0 if spec.direction == "minimize" else -1.0, math.inf
+def _run(
+    desk: Desk, names: Sequence[str], spec: StudySpec, work: Work, stop: threading.Event, *, best: float | None = None
+) -> bool:
+    """Run trials, print each and a summary; whether it came to its end and was not stopped before. `best` is the value of the
+    best trial so far, if it is known."""
+    sign = 1.0 if spec.direction == "minimize" else -1.0
+    least = math.inf if best is None else sign * best
 
     def ended(answer: Answer, verdict: Verdict, took_s: float) -> None:
         nonlocal least
         value = (
             sign * verdict.metrics[spec.objective] if verdict.state == "complete" and keeps(verdict.metrics, spec) else math.inf
         )
-        best, least = value < least, min(value, least)
+        better, least = value < least, min(value, least)
         if work.as_json:
             print_json(_as_data(answer, verdict, took_s))
         else:
-            typer.echo(printable(trial_text(answer, verdict, spec.objective, took_s, best=best)))
+            typer.echo(printable(trial_text(answer, verdict, spec.objective, took_s, best=better)))
 
     with _folder(work.logs) as folder:
 

@@ -134,9 +134,13 @@ def _columns(
 
 
 def _objective(names: Sequence[str], prefix: str, objective: str, rename: Mapping[str, str]) -> int | None:
-    """The column of the objective: under its name, under a name that was renamed to it, or our own history's ``value``."""
+    """The column of the objective: under its name, under a name that was renamed to it, or ``value`` next to our own parameters.
+
+    With a column for each metric, ``value`` is that of one of them, and not of another that is asked for.
+    """
     renamed = [name for name in names if objective in (rename.get(name), rename.get(name.removeprefix(prefix)))]
-    for name in (*renamed, prefix + objective, objective, *(("value",) if prefix == OWN[1] else ())):
+    alone = prefix == OWN[1] and not any(name.startswith(prefix) for name in names)
+    for name in (*renamed, prefix + objective, objective, *(("value",) if alone else ())):
         if name in names:
             return names.index(name)
     return None

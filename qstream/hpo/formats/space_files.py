@@ -73,21 +73,24 @@ def read_study(source: Source) -> StudyFile:
 
 
 def read_file(path: Path) -> Any:
-    """What a JSON or YAML file holds. `ProblemError` if it cannot be read or parsed, or has a key twice."""
+    """What a JSON or YAML file holds. `ProblemError` if it cannot be read, is no mapping or list, or has a key twice."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as exc:
         raise ProblemError(must_be("a file of a space", f"readable text ({exc})", str(path))) from exc
     try:
         try:
-            return json.loads(text, object_pairs_hook=_distinct)
+            found = json.loads(text, object_pairs_hook=_distinct)
         except json.JSONDecodeError:
-            return yaml.load(text, _Loader)
+            found = yaml.load(text, _Loader)
     except ProblemError:
         raise
     except (ValueError, yaml.YAMLError, RecursionError) as exc:  # ValueError: a date that is none, a number of 5,000 digits
         reason = " ".join(str(exc).split())
         raise ProblemError(must_be("a file of a space", f"JSON or YAML ({reason})", str(path))) from exc
+    if not isinstance(found, Mapping | list):  # a text would be taken for another path
+        raise ProblemError(must_be("what a file of a space holds", "a mapping or a list", found))
+    return found
 
 
 class _Loader(yaml.SafeLoader):

@@ -67,6 +67,8 @@ def test_a_history_that_was_written_is_read_again(file):
     )
     example = TrialRecord.example()
     assert read_csv(file(out.getvalue()), SPACE).rows == ((example.params, 2.41),)
+    with pytest.raises(ProblemError, match=r"among them the objective, metric\.accuracy, got"):  # and not the loss in its place
+        read_csv(file(out.getvalue()), SPACE, objective="accuracy")
     first = json.loads(next(json_lines(rows)))
     assert (first["param.lr"], first["duration_s"], first["late"]) == (0.0021, 59.0, False)
     assert json.loads(best_json(StudyBest.example()))["best"][0]["params"]["batch_size"] == 32

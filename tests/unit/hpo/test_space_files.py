@@ -206,7 +206,8 @@ def test_a_space_that_contradicts_itself_is_refused_by_parameter_rule_and_value(
         ('{"x": 1, "x": 2}', "keys of a mapping must be distinct, got 'x' twice"),
         ("? [1]\n: 2\n", "keys of a mapping must be text, got"),
         ("!!python/object/apply:os.getcwd []", "a file of a space must be JSON or YAML (could not determine a constructor"),
-        ("", "parameters must be a list, or a mapping by name, got NoneType"),
+        ("", "what a file of a space holds must be a mapping or a list, got None"),
+        ("lr,loss\n1,2\n", "what a file of a space holds must be a mapping or a list, got 'lr,loss 1,2'"),
     ],
 )
 def test_a_file_that_is_no_space_says_why(tmp_path, text, message):

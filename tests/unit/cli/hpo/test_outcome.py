@@ -47,7 +47,13 @@ def test_a_failure_says_its_exit_code_and_last_line():
 
 
 @pytest.mark.parametrize(
-    ("output", "said"), [("", "no line of JSON"), ("done", "no line of JSON"), ('{"acc": 1}', "'loss', got ['acc']")]
+    ("output", "said"),
+    [
+        ("", "no line of JSON"),
+        ("done", "no line of JSON"),
+        ('{"acc": 1}', "'loss', got ['acc']"),
+        ('{"loss": "1"}', "'loss', got '1'"),
+    ],
 )
 def test_a_good_exit_without_the_objective_is_a_failure(output: str, said: str):
     found = judge(output)

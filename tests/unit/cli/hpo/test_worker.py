@@ -71,6 +71,33 @@ def test_what_a_killed_worker_left_in_more_slots_is_run_by_fewer(folder: Path):
     assert end["ended"]
 
 
+def test_a_search_that_goes_on_calls_nothing_best_that_is_not(folder: Path):
+    study = Study(str(folder / "space.yaml"), name="small", limits={"ms": 40}, max_trials=1)
+    study.tell(study.ask().number or 0, {"loss": -100.0, "ms": 3.0})
+    study.save(folder / "kept.safetensors")
+    shown = worker("--local", "--trials", "2", "--save", "kept.safetensors", "--command", f"{TRAIN} {{args}}")
+    assert shown.exit_code == 0, shown.output
+    assert "trial 1  loss " in shown.stdout
+    assert "(best)" not in shown.stdout
+    assert shown.stdout.splitlines()[-1].startswith("best: trial 0  loss -100")
+
+
+@pytest.mark.parametrize(
+    ("fields", "rule"),
+    [
+        ("limits: 5", "limits must be a mapping {metric: largest value}, or a list, got 5"),
+        ("limits: fast", "limits must be a mapping {metric: largest value}, or a list, got 'fast'"),
+        ("options: 3", "options must be a mapping {name: value}, got 3"),
+        ("options:", "options must be a mapping {name: value}, got None"),
+    ],
+)
+def test_a_field_of_a_study_that_is_of_another_kind_is_named(folder: Path, fields: str, rule: str):
+    (folder / "space.yaml").write_text(f"{fields}\nparameters: [{{name: lr, type: int, low: 1, high: 3}}]")
+    shown = worker("--local", "--command", "true")
+    assert shown.exit_code == 2
+    assert f"space.yaml: {rule}" in shown.output
+
+
 @pytest.mark.parametrize(
     ("words", "rule"),
     [
@@ -82,6 +109,8 @@ def test_what_a_killed_worker_left_in_more_slots_is_run_by_fewer(folder: Path):
         (("--local", "--command", "true", "--objective", "ms"), "limits must be one a metric, none of the objective"),
         (("--local", "--command", "true", "--set", "optimizer=best"), "option optimizer must be"),
         (("--local", "--command", "true", "--prior", "absent.csv"), "a file of past metrics must be readable CSV"),
+        (("--local", "--command", "true", "--save", "kept.txt"), "--save must be a .safetensors file in a folder that is there"),
+        (("--local", "--command", "true", "--save", "none/a.safetensors"), "--save must be a .safetensors file in a folder"),
         (("--command", "true", "--trials", "3"), "--trials must be absent without --local"),
     ],
 )
