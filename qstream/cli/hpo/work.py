@@ -76,7 +76,7 @@ def work_here(file: Path, given: Mapping[str, Any], work: Work, stop: threading.
             study = _resumed(save, study, names)
             _say(f"going on with {save}: {counted(len(study.records()), 'trial')} so far")
         _require_fits(work.command, study.spec)
-        finished = _run(Local(study, save), names, study.spec, work, stop, best=study.best and study.best.value)
+        finished = _run(Local(study, save), names, study.spec, work, stop, best=None if study.best is None else study.best.value)
     best = study.best
     if work.as_json:
         print_json({"best": best and best.model_dump(), "trials": len(study.records()), "ended": study.ended})
