@@ -78,12 +78,13 @@ LABELS_MERGED = Counter(
 _given: dict[str, set[str]] = {}
 
 
-def bounded_label(label: str, value: str, most: int = MAX_LABEL_VALUES) -> str:
-    """The value for a label, or ``other`` beyond the first `most` ones: else any producer could exhaust the metrics."""
+def bounded_label(label: str, value: str, most: int | None = None) -> str:
+    """The value for a label, or ``other`` beyond the first `most` ones, by default `MAX_LABEL_VALUES`: else any producer could
+    exhaust the metrics."""
     values = _given.setdefault(label, set())
     if value in values:
         return value
-    if len(values) >= most:
+    if len(values) >= (MAX_LABEL_VALUES if most is None else most):
         LABELS_MERGED.labels(label).inc()
         return OTHER
     values.add(value)

@@ -14,7 +14,7 @@ from qstream.cli.hpo.texts import keeps, params_text
 from qstream.cli.options import AsJson, BootstrapServers, client_settings
 from qstream.cli.output import counted, print_json, print_table, printable
 from qstream.config import Settings
-from schemas.hpo import BestPoint, StudyBest, StudySpec, TrialRecord, TrialReport, TrialSuggestion
+from schemas.hpo import BestPoint, FailReason, StudyBest, StudySpec, TrialRecord, TrialReport, TrialSuggestion
 from schemas.topics import HPO_BEST, HPO_HISTORY, HPO_SUGGESTION, HPO_TRIAL
 
 REPEATED = ("duplicate", "superseded")  # outcomes of reports that changed nothing
@@ -30,15 +30,20 @@ class Seen:
     repeated: Counter[str] = field(default_factory=Counter)
     running: dict[int, TrialSuggestion] = field(default_factory=dict)
     heard_ns: dict[tuple[int, int], int] = field(default_factory=dict)
+    handed_back: set[tuple[int, int]] = field(default_factory=set)
 
     def silent_s(self, trial: int, now_ns: int) -> float:
         """For how long nothing was heard of a trial that runs."""
         held = self.running[trial]
         return (now_ns - max(held.ts_ns, self.heard_ns.get((trial, held.attempt), 0))) / 1e9
 
+    def is_handed_back(self, trial: int) -> bool:
+        """Whether the worker that had the trial was stopped, and said so."""
+        return (trial, self.running[trial].attempt) in self.handed_back
+
     def is_expired(self, trial: int, now_ns: int) -> bool:
         """Whether the trial goes out again at the next ask."""
-        return self.silent_s(trial, now_ns) > (self.running[trial].lease_s or self.spec.lease_s)
+        return self.is_handed_back(trial) or self.silent_s(trial, now_ns) > (self.running[trial].lease_s or self.spec.lease_s)
 
     def best(self, count: int = 5) -> list[BestPoint]:
         """The best trials that keep all limits, best first. The published ones are as old as the last change of the best."""
@@ -78,6 +83,7 @@ class Seen:
                     "source": held.source,
                     "silent_s": round(self.silent_s(trial, now_ns), 1),
                     "expired": self.is_expired(trial, now_ns),
+                    "handed_back": self.is_handed_back(trial),
                 }
                 for trial, held in sorted(self.running.items())
             ],
@@ -132,11 +138,14 @@ def look(settings: Settings, study: str) -> Seen:
     for message, report in records_of(settings, HPO_TRIAL, TrialReport, study):
         if report.trial is not None:
             seen.heard_ns[report.trial, report.attempt] = message.timestamp()[1] * 1_000_000
+            if report.reason is FailReason.PREEMPTED:
+                seen.handed_back.add((report.trial, report.attempt))
     return seen
 
 
 def _row(held: dict[str, Any]) -> tuple[str, ...]:
-    silent = f"{held['silent_s']:.0f} s ago{', goes out again' if held['expired'] else ''}"
+    handed_back = ", handed back" if held["handed_back"] else ""
+    silent = f"{held['silent_s']:.0f} s ago{handed_back}{', goes out again' if held['expired'] else ''}"
     return (
         str(held["trial"]),
         counted(held["attempt"] + 1, "try").replace("trys", "tries"),

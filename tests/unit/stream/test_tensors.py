@@ -41,7 +41,7 @@ def test_the_publish_after_a_failed_one_says_so():
         ({"tensors": {"x" * 200: np.zeros(4)}}, ProblemError, "1 to 200 characters"),
         ({"tensors": dict.fromkeys(map("{:0190}".format, range(6000)), 0.0)}, FrameError, "TensorManifest.v1 must be at most"),
         ({"step": -1}, FrameError, "step"),
-        ({"role": "noise"}, FrameError, "role"),
+        ({"role": "noise"}, ProblemError, "role"),
     ],
 )
 def test_what_cannot_be_published_is_refused_before_anything_is_sent(given: dict[str, Any], error: type[Exception], words: str):

@@ -303,7 +303,7 @@ def test_one_window_alone_has_no_unseen_column(tmp_path, history):
         (("--gpus", 4, "--nodes", 8), 2, "--nodes must be at most the 4 GPUs, got 8"),
         (("--gpus", 4, "--out", "x"), 2, "--export must be given with --out"),
         (("--gpus", 4, "--seed", 2**32), 2, "--seed"),
-        (("--gpus", 4, "--export", "vllm", "--out", "x"), 2, "--export must be one of sglang"),
+        (("--gpus", 4, "--export", "megatron", "--out", "x"), 2, "--export must be one of sglang"),
         (("--gpus", 4, "--slots", 24, "--export", "exflow", "--out", "x"), 1, "each expert once, for exflow, got 24 slots"),
         (("--gpus", 4, "--previous", "none.json"), 2, "none.json"),
         (("--gpus", 0), 2, "--gpus"),
