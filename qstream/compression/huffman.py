@@ -167,7 +167,7 @@ def _set_lengths(number: Any, lengths: Any) -> None:
 def _set_table(lengths: Any, table: Any, tree: Any) -> Any:
     """Of each pair the code, and from bit 27 its length; the second symbol comes first, in streams that are written from the end.
 
-    The tree holds the lengths as weights of four bits, but for the last symbol, whose weight the others tell; its bytes.
+    The tree holds the lengths as weights of four bits, except for the last symbol, whose weight the others tell; its bytes.
     """
     number, begin = np.zeros(13, np.int64), np.zeros(13, np.int64)
     symbol, n, longest = np.zeros(129, np.int64), 0, 0

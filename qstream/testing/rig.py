@@ -7,7 +7,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
@@ -96,6 +97,16 @@ class Tail:
             self._next[message.partition()] = message.offset() + 1
         elif error.code() == KafkaError._PARTITION_EOF:  # the marks of transactions are not messages, but they end here
             self._next[message.partition()] = message.offset()
+
+
+@contextmanager
+def reading(broker: str, *topics: Topic) -> Iterator[list[Tail]]:
+    """A reader of each topic, closed in the end."""
+    with ExitStack() as closing:
+        tails = [Tail(broker, topic.name, topic.partitions) for topic in topics]
+        for tail in tails:
+            closing.callback(tail.close)
+        yield tails
 
 
 class LoopThread:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,11 +18,11 @@ from qstream.config import Settings
 from qstream.embedded.redis import EmbeddedRedis
 from qstream.stream.client import Publisher
 from qstream.stream.headers import headers_of
-from qstream.testing.rig import LoopThread, Program, Tail, wait_until
+from qstream.testing.rig import LoopThread, Program, Tail, reading, wait_until
 from schemas.deadletter import DeadLetter
 from schemas.frame import JSON
 from schemas.tensors import CompressedBlock, RestoredBlock, TensorBlock, TensorPolicy, TensorQuality
-from schemas.topics import COMPRESSION_DLQ, DECOMPRESSION_DLQ, TENSOR_BLOCK, TENSOR_COMPRESSED, TENSOR_RESTORED, Topic
+from schemas.topics import COMPRESSION_DLQ, DECOMPRESSION_DLQ, TENSOR_BLOCK, TENSOR_COMPRESSED, TENSOR_RESTORED
 from tests.unit.compression.test_damage import rewritten
 
 QUICK: dict[str, Any] = {
@@ -45,15 +43,6 @@ def steps(count: int) -> list[np.ndarray]:
     for _ in range(count - 1):
         found.append(found[-1] + (rng.random(found[-1].shape) < 0.02).astype(np.float32) * np.float32(1e-3))
     return found
-
-
-@contextmanager
-def reading(broker: str, *topics: Topic) -> Iterator[list[Tail]]:
-    with ExitStack() as closing:
-        tails = [Tail(broker, topic.name, topic.partitions) for topic in topics]
-        for tail in tails:
-            closing.callback(tail.close)
-        yield tails
 
 
 def firsts(tail: Tail, kind: type[F]) -> dict[tuple[int, int], F]:

@@ -6,8 +6,6 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,7 @@ from qstream.hpo.memory import HpoState
 from qstream.state.store import StateStore
 from qstream.stream.client import Publisher
 from qstream.stream.read import frame_of
-from qstream.testing.rig import LoopThread, Program, Tail, header, wait_until
+from qstream.testing.rig import LoopThread, Program, Tail, header, reading, wait_until
 from qstream.testing.verify import Produced, Run, fault_free, verify
 from schemas.deadletter import DeadLetter
 from schemas.hpo import StudyBest, TrialRecord, TrialReport, TrialSuggestion
@@ -43,15 +41,6 @@ QUICK: dict[str, Any] = {
 LEASE_S = 1.5
 TRIALS = 40
 ANSWER_S = 0.2  # between two asks of a worker that waits
-
-
-@contextmanager
-def reading(broker: str, *topics: Topic) -> Iterator[list[Tail]]:
-    with ExitStack() as closing:
-        tails = [Tail(broker, topic.name, topic.partitions) for topic in topics]
-        for tail in tails:
-            closing.callback(tail.close)
-        yield tails
 
 
 @dataclass
@@ -131,9 +120,11 @@ def test_with_workers_and_agents_that_die_no_trial_is_lost_and_none_counts_twice
         answers, history, best, studies, reports = tails
         slots = Slots(publisher, answers, random.Random(7))
         publisher.publish(HPO_STUDY, spec(max_trials=TRIALS, lease_s=LEASE_S, retries=10, limits=()))
-        for _ in range(5):
-            slots.start()
         with Program(["-m", "qstream.cli", "run", "hpo"], environment, tmp_path / "worker.log") as agent:
+            with StateStore(redis_server.url, "hpo", HpoState) as known:  # topics have no order: an ask that overtakes it waits
+                wait_until(lambda: known.load(STUDY).state is not None, saying=agent.log_tail)
+            for _ in range(5):
+                slots.start()
             wait_until(lambda: slots.turn() or len(history.read()) >= TRIALS // 2, saying=agent.log_tail)
             agent.kill()
         with LoopThread(build_loop(hpo.AGENT, settings)) as thread:

@@ -111,7 +111,7 @@ def _number(value: object) -> float | None:
 
 
 def _reason(ended: Ended) -> FailReason:
-    """Why a command failed: nobody here killed it, so SIGKILL is the kernel's, which does that for memory."""
+    """Why a command failed: the worker did not kill it, so a SIGKILL came from the kernel, which kills for lack of memory."""
     killed = ended.code in (-signal.SIGKILL, 128 + signal.SIGKILL)
     return FailReason.OOM if killed or _OUT_OF_MEMORY.search(ended.errors) else FailReason.USER
 

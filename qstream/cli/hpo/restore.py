@@ -48,7 +48,7 @@ def restore(
 
 
 def report_of(record: TrialRecord) -> TrialReport:
-    """The outcome as a result that nobody asked for. The agent knows it again by the time when its trial was handed out."""
+    """The outcome as a result that was not suggested. The agent knows it again by the time when its trial was handed out."""
     return TrialReport(
         study=record.study,
         worker=record.worker,
