@@ -28,7 +28,7 @@ def coactivation(topk_ids: NDArray[np.int32], experts: int, *, max_tokens: int =
     Parameters
     ----------
     topk_ids : int [T, L, K]
-        Experts of each token, all different.
+        Experts of each token, all different; -1 for no choice.
     experts : int
         E.
 
@@ -41,7 +41,7 @@ def coactivation(topk_ids: NDArray[np.int32], experts: int, *, max_tokens: int =
         raise ProblemError(must_be("max_tokens", ">= 1", max_tokens))
     step = -(-len(topk_ids) // max_tokens) or 1
     ids = array("topk_ids", topk_ids[::step], np.int32, "T L K")
-    check_ids("topk_ids", ids, experts)
+    check_ids("topk_ids", ids, experts, least=-1)
     together = np.zeros((ids.shape[1], experts, experts), np.int32)
     _count_pairs(ids, together)
     return together.astype(np.int64) * step
@@ -119,17 +119,20 @@ def colocate(
 
 @compiled
 def _count_pairs(ids: Any, together: Any) -> None:
-    """Add to int32 [L, E, E] the co-activations of the tokens [T, L, K], whose experts are in range."""
+    """Add to int32 [L, E, E] the co-activations of the tokens [T, L, K], whose experts are in range or -1."""
     tokens, layers, k = ids.shape
     for layer in range(layers):
         for t in range(tokens):
             for i in range(k):
                 a = ids[t, layer, i]
+                if a < 0:
+                    continue
                 together[layer, a, a] += 1
                 for j in range(i):
                     b = ids[t, layer, j]
-                    together[layer, a, b] += 1
-                    together[layer, b, a] += 1
+                    if b >= 0:
+                        together[layer, a, b] += 1
+                        together[layer, b, a] += 1
 
 
 @compiled

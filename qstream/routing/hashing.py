@@ -114,7 +114,7 @@ def choose_replica(
     ----------
     token_id : uint64 [T]
     topk_ids : int32 [T, K]
-        The gate's experts, 0..E-1.
+        The gate's experts, 0..E-1, or -1 for no choice.
     logical_to_physical : int32 [E, X]
         Slots of each expert, padded with -1.
     replica_count : int32 [E]
@@ -125,6 +125,7 @@ def choose_replica(
     Returns
     -------
     slot : int32 [T, K]
+        -1 where there is no choice.
 
     Raises
     ------
@@ -269,6 +270,9 @@ def _choose_replica(token_id: Any, topk_ids: Any, slots: Any, counts: Any, salt:
         word = mix64(token_id[t] ^ salt)
         for k in range(width):
             e = topk_ids[t, k]
+            if e == -1:
+                out[t, k] = -1
+                continue
             if e < 0 or e >= len(slots) or counts[e] < 1 or counts[e] > most:
                 return t * width + k
             replica = below(mix64(word + np.uint64(e) * GOLDEN), counts[e]) if counts[e] > 1 else 0

@@ -59,6 +59,7 @@ def place_and_route(
     Parameters
     ----------
     topk_ids : int32 [T, L, K]
+        -1 for no choice.
     request : int32 [T]
         Request of each token, 0..R-1.
     label : int32 [R]
@@ -109,11 +110,11 @@ def place_and_route(
 
 
 def label_histograms(topk_ids: NDArray[np.int32], label: NDArray[np.int32], experts: int) -> NDArray[np.float64]:
-    """Mean gate choices of a token by its label, float64 [labels, L, E]; topk_ids int32 [T, L, K], label int32 [T] >= 0."""
-    check_ids("topk_ids", topk_ids, experts)
+    """Mean gate choices of a token by its label, float64 [labels, L, E]; topk_ids int32 [T, L, K] or -1, label int32 [T] >= 0."""
+    check_ids("topk_ids", topk_ids, experts, least=-1)
     layers, labels = topk_ids.shape[1], int(label.max(initial=-1)) + 1
     flat = (label[:, None, None].astype(np.int64) * layers + np.arange(layers)[:, None]) * experts + topk_ids
-    counts = np.bincount(flat.ravel(), minlength=labels * layers * experts).reshape(labels, layers, experts)
+    counts = np.bincount(flat[topk_ids >= 0], minlength=labels * layers * experts).reshape(labels, layers, experts)
     mean: NDArray[np.float64] = counts / np.maximum(np.bincount(label, minlength=labels), 1)[:, None, None]
     return mean
 
@@ -123,7 +124,8 @@ def name_nodes(
 ) -> NDArray[np.int32]:
     """Rename the nodes of each layer while an exchange of two names keeps more gate choices on the node of their token.
 
-    Only for nodes with equal room. topk_ids int32 [T, L, K], node_of_expert int32 [L, E], source int32 [T]; returns [L, E].
+    Only for nodes with equal room. topk_ids int32 [T, L, K] with -1 for no choice, node_of_expert int32 [L, E], source
+    int32 [T]; returns [L, E].
     """
     ids = array("topk_ids", topk_ids, np.int32, "T L K")
     node = array("node_of_expert", node_of_expert, np.int32, "L E")

@@ -27,10 +27,10 @@ def check_load(field: str, load: NDArray[np.float64]) -> None:
         raise ProblemError(must_be(field, "finite and >= 0", Shown(f"values from {load.min()} to {load.max()}")))
 
 
-def check_ids(field: str, ids: NDArray[np.integer[Any]], count: int) -> None:
-    """Raise ProblemError unless every value is in 0..count-1."""
-    if ids.size and not 0 <= ids.min() <= ids.max() < count:
-        raise ProblemError(must_be(field, f"0 to {count - 1}", Shown(f"values from {ids.min()} to {ids.max()}")))
+def check_ids(field: str, ids: NDArray[np.integer[Any]], count: int, *, least: int = 0) -> None:
+    """Raise ProblemError unless every value is in least..count-1."""
+    if ids.size and not least <= ids.min() <= ids.max() < count:
+        raise ProblemError(must_be(field, f"{least} to {count - 1}", Shown(f"values from {ids.min()} to {ids.max()}")))
 
 
 def check_slots(experts: int, num_gpus: int, slots_per_gpu: int) -> None:

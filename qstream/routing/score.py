@@ -111,11 +111,12 @@ def holds(physical_to_logical: NDArray[np.int32], experts: int, num_gpus: int) -
 
 
 def nodes_per_token(topk_ids: NDArray[np.int32], node_of_expert: Nodes) -> float:
-    """Distinct nodes that the experts of a token lie on in one layer (lambda), mean over tokens.
+    """Distinct nodes that the experts of a token lie on in one layer (lambda), mean over tokens that have any.
 
     Parameters
     ----------
     topk_ids : int [T, K]
+        -1 for no choice.
     node_of_expert : int [E]
 
     Raises
@@ -129,11 +130,12 @@ def nodes_per_token(topk_ids: NDArray[np.int32], node_of_expert: Nodes) -> float
 
 
 def cross_node_copies(topk_ids: NDArray[np.int32], node_of_expert: Nodes, source_node: Nodes) -> float:
-    """Copies that a token sends to other nodes in a layer, mean over tokens and layers; one copy a node (DeepEP).
+    """Copies that a token sends to other nodes in a layer, mean over tokens and layers with a choice; one copy a node (DeepEP).
 
     Parameters
     ----------
     topk_ids : int [T, L, K]
+        -1 for no choice.
     node_of_expert : int [L, E]
         Node 0..62 of each expert.
     source_node : int [T]
@@ -151,10 +153,10 @@ def cross_node_copies(topk_ids: NDArray[np.int32], node_of_expert: Nodes, source
     if len(nodes) != layers or len(source) != tokens or tokens * layers == 0:
         allowed = f"[{len(source)} tokens, {len(nodes)} layers, K], neither 0"
         raise ProblemError(must_be("topk_ids", allowed, Shown(f"shape {ids.shape}")))
-    total = _copies(ids, nodes, source, _MAX_NODES)
+    total, served = _copies(ids, nodes, source, _MAX_NODES)
     if total < 0:
         raise _out_of_range(ids, nodes, source)
-    return float(total / (tokens * layers))
+    return float(total / max(served, 1))
 
 
 def pairs_together(physical_to_logical: NDArray[np.int32], coactivation: NDArray[np.int64], topology: ExpertTopology) -> float:
@@ -173,7 +175,7 @@ def pairs_together(physical_to_logical: NDArray[np.int32], coactivation: NDArray
 
 
 def _out_of_range(ids: NDArray[np.int32], nodes: NDArray[np.int64], source: NDArray[np.int64]) -> ProblemError:
-    if not 0 <= ids.min() <= ids.max() < nodes.shape[1]:
+    if not -1 <= ids.min() <= ids.max() < nodes.shape[1]:
         return ProblemError(must_be("topk_ids", f"experts 0 to {nodes.shape[1] - 1}", Shown(f"{ids.min()} to {ids.max()}")))
     good_nodes = 0 <= nodes.min() <= nodes.max() < _MAX_NODES
     field, value, least = ("source_node", source, -1) if good_nodes else ("node_of_expert", nodes, 0)
@@ -182,19 +184,24 @@ def _out_of_range(ids: NDArray[np.int32], nodes: NDArray[np.int64], source: NDAr
 
 @compiled
 def _copies(ids: Any, nodes: Any, source: Any, max_nodes: int) -> Any:
-    """Copies in all; -1 if an expert or a node is out of range."""
-    total = 0
+    """Copies in all, -1 if an expert or a node is out of range; and the tokens of all layers that have a choice."""
+    total = served = 0
     for t in range(ids.shape[0]):
         if source[t] < -1 or source[t] >= max_nodes:
-            return -1
+            return -1, 0
         for layer in range(ids.shape[1]):
             seen = np.int64(1) << source[t] if source[t] >= 0 else np.int64(0)
+            chosen = 0
             for k in range(ids.shape[2]):
                 e = ids[t, layer, k]
+                if e == -1:
+                    continue
                 if e < 0 or e >= nodes.shape[1] or nodes[layer, e] < 0 or nodes[layer, e] >= max_nodes:
-                    return -1
+                    return -1, 0
+                chosen = 1
                 bit = np.int64(1) << nodes[layer, e]
                 if seen & bit == 0:
                     total += 1
                     seen |= bit
-    return total
+            served += chosen
+    return total, served

@@ -139,9 +139,7 @@ def _to_slots(
     live = None if given is None else np.repeat(given > 0, topology.slots_per_gpu).tobytes()
     slots_of, counts = _layer_maps(row.tobytes(), topology.num_logical_experts, live)
     padded = experts.min(initial=0) < 0
-    asked = np.maximum(experts, 0) if padded else experts
-    slot_ids = choose_replica(batch.token_id, asked, slots_of, counts, options.seed + (batch.layer or 0))
-    slot_ids = read_only(np.where(experts >= 0, slot_ids, np.int32(-1)) if padded else slot_ids)
+    slot_ids = read_only(choose_replica(batch.token_id, experts, slots_of, counts, options.seed + (batch.layer or 0)))
     per_slot = np.bincount(slot_ids[slot_ids >= 0] if padded else slot_ids.ravel(), minlength=topology.num_slots)
     load = per_slot.reshape(topology.num_gpus, -1).sum(1)
     metrics = _metrics(load, _copies(batch, slot_ids, topology), given, limit)
@@ -256,7 +254,6 @@ def _copies(batch: TokenBatch, slot_ids: NDArray[np.int32], topology: ExpertTopo
             return 0.0
         source = None if source is None else source[served]
         slot_ids = slot_ids[served]
-        slot_ids = np.where(slot_ids >= 0, slot_ids, slot_ids.max(1, keepdims=True))  # a slot that is counted anyway
     if source is None or source.min() < 0:
         return cross_node_copies(slot_ids[:, None], node_of_slot[None], np.full(len(slot_ids), -1)) - 1.0
     if source.max() >= topology.num_gpus:

@@ -51,6 +51,12 @@ def test_counts_are_those_of_a_set_by_set_count() -> None:
     np.testing.assert_array_equal(got, want)
 
 
+def test_padding_counts_nothing() -> None:
+    ids = tokens(np.random.default_rng(0), 50, 3, 7, 2)
+    padded = np.concatenate([np.insert(ids, 1, -1, axis=2), np.full((9, 3, 3), -1, np.int32)])
+    np.testing.assert_array_equal(coactivation(padded, 7), coactivation(ids, 7))
+
+
 def test_a_sample_of_many_tokens_keeps_the_scale_of_the_counts() -> None:
     ids = tokens(np.random.default_rng(0), 6000, 1, 8, 2)
     sampled, every = coactivation(ids, 8, max_tokens=2000), coactivation(ids, 8)
@@ -136,7 +142,7 @@ def test_bad_input_is_named() -> None:
     lopsided[0, 0, 1] += 1
     for call, field in (
         (lambda: coactivation(ids, 3), "topk_ids"),
-        (lambda: coactivation(ids - 1, 4), "topk_ids"),
+        (lambda: coactivation(ids - 2, 4), "topk_ids"),
         (lambda: coactivation(ids, 4, max_tokens=0), "max_tokens"),
         (lambda: colocate(lopsided, two), "together"),
         (lambda: colocate(-together, two), "together"),

@@ -148,6 +148,15 @@ def test_bad_input_is_named(call: Any, field: str) -> None:
         call()
 
 
+def test_no_choice_gets_no_slot_and_changes_no_other() -> None:
+    slots, counts = np.array([[0, 3], [1, -1]], np.int32), np.array([2, 1], np.int32)
+    topk = np.tile(np.array([[0, 1]], np.int32), (len(TOKENS), 1))
+    padded = np.insert(topk, 1, -1, axis=1)
+    got = choose_replica(TOKENS, padded, slots, counts)
+    assert (got[:, 1] == -1).all()
+    np.testing.assert_array_equal(got[:, [0, 2]], choose_replica(TOKENS, topk, slots, counts))
+
+
 def test_a_gate_choice_out_of_range_is_named_with_its_place() -> None:
     maps = np.zeros((2, 1), np.int32), np.ones(2, np.int32)
     with pytest.raises(ProblemError, match=r"^topk_ids must be experts 0 to 1, got 2 at \[1, 0\]"):

@@ -8,10 +8,11 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from qstream.errors import ProblemError
 from qstream.routing.colocate import coactivation, colocate
-from qstream.routing.joint import name_nodes, place_and_route
+from qstream.routing.joint import JointPlan, name_nodes, place_and_route
 from qstream.routing.requests import assign_requests, route_requests
 from tests.benchmarks.bench_requests import as_batch, requests_of
 from tests.benchmarks.stick import TRACE
@@ -37,6 +38,22 @@ def test_joint_placement_separates_two_kinds_of_requests_completely() -> None:
     plan = place_and_route(ids, request, label, 8, 2, lambda tokens, _: colocate(coactivation(tokens, 8), np.full(2, 4)))
     assert plan.remote_copies == 0
     assert np.bincount(plan.worker).tolist() == [20, 20]
+
+
+def test_padding_changes_no_joint_plan() -> None:
+    rng = np.random.default_rng(0)
+    label, request = np.arange(8, dtype=np.int32) % 2, np.repeat(np.arange(8, dtype=np.int32), 10)
+    ids = (
+        np.where(label[request] == 1, 4, 0)[:, None, None] + rng.permuted(np.tile(np.arange(4), (80, 2, 1)), axis=2)[:, :, :2]
+    ).astype(np.int32)
+    padded = np.insert(ids, 1, -1, axis=2)
+
+    def plan(chosen: NDArray[np.int32]) -> JointPlan:
+        return place_and_route(chosen, request, label, 8, 2, lambda given, _: colocate(coactivation(given, 8), np.full(2, 4)))
+
+    want, got = plan(ids), plan(padded)
+    assert got.remote_copies == want.remote_copies == 0
+    assert (got.node_of_expert.tolist(), got.worker.tolist()) == (want.node_of_expert.tolist(), want.worker.tolist())
 
 
 def test_joint_placement_and_routing_of_held_out_sequences_sends_few_copies(stick: ModuleType) -> None:

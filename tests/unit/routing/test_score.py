@@ -43,6 +43,14 @@ def test_traffic_counts_each_node_once() -> None:
     assert cross_node_copies(ids[:, None], node[None], np.array([0, 1])) == 1.0
 
 
+def test_traffic_is_that_of_tokens_with_a_choice() -> None:
+    ids, node, source = np.array([[[0, 1]], [[0, 2]]], np.int32), np.array([[0, 0, 1]]), np.array([0, 0])
+    padded = np.array([[[0, 1, -1]], [[-1, 0, 2]], [[-1, -1, -1]]], np.int32)
+    assert cross_node_copies(padded, node, np.array([0, 0, 0])) == cross_node_copies(ids, node, source) == 0.5
+    assert nodes_per_token(padded[:, 0], node[0]) == 1.5
+    assert nodes_per_token(padded[2:, 0], node[0]) == 0.0
+
+
 def test_scores_refuse_shapes_and_values_out_of_range() -> None:
     for call, field in (
         (lambda: gpu_loads(PLAN, LOAD, 3), "num_gpus"),
