@@ -13,6 +13,12 @@ if TYPE_CHECKING:
     from schemas.energy import EnergyPlan as EnergyPlan
     from schemas.experts import ExpertLoad as ExpertLoad
     from schemas.experts import ExpertTopology as ExpertTopology
+    from schemas.fabric import FabricPlan as FabricPlan
+    from schemas.fabric import FabricReport as FabricReport
+    from schemas.fabric import FabricTopology as FabricTopology
+    from schemas.fabric import JobProfile as JobProfile
+    from schemas.fabric import LinkTelemetry as LinkTelemetry
+    from schemas.fabric import RouteShares as RouteShares
     from schemas.frame import JSON as JSON
     from schemas.frame import SAFETENSORS as SAFETENSORS
     from schemas.frame import Frame as Frame
@@ -53,9 +59,14 @@ __all__ = [
     "EnergySchedule",
     "ExpertLoad",
     "ExpertTopology",
+    "FabricPlan",
+    "FabricReport",
+    "FabricTopology",
     "Frame",
     "FrameError",
     "GpuTelemetry",
+    "JobProfile",
+    "LinkTelemetry",
     "PlacementAck",
     "PlacementPlan",
     "Plan",
@@ -63,6 +74,7 @@ __all__ = [
     "PowerDemand",
     "PowerTopology",
     "RestoredBlock",
+    "RouteShares",
     "RoutingPlan",
     "ServingLoad",
     "SolverRecord",
@@ -87,6 +99,12 @@ __getattr__, __dir__ = lazy_names(
         "ServingLoad": ".power",
         "EnergySchedule": ".tasks",
         "TaskGraph": ".tasks",
+        "FabricPlan": ".fabric",
+        "FabricReport": ".fabric",
+        "FabricTopology": ".fabric",
+        "JobProfile": ".fabric",
+        "LinkTelemetry": ".fabric",
+        "RouteShares": ".fabric",
         "VersionedPlan": ".plan",
         "SolverRecord": ".solver",
         "Plan": ".plan",

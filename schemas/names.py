@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from schemas.frame import Frame
 from schemas.wording import Shown, must_be
 
 
 def require_distinct(frame: Frame, field: str) -> None:
     """Raise ValueError if a name stands twice in the field."""
-    names: tuple[str, ...] = getattr(frame, field)
-    if len(set(names)) < len(names):
-        seen: set[str] = set()
-        twice = next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+    if (twice := first_twice(getattr(frame, field))) is not None:
         raise ValueError(must_be(field, "distinct names", Shown(f"{twice!r} twice")))
+
+
+def first_twice(names: Sequence[str]) -> str | None:
+    """The first name that stood before, None if all are distinct."""
+    if len(set(names)) == len(names):
+        return None
+    seen: set[str] = set()
+    return next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
 
 
 def require_count(frame: Frame, field: str, rows: int, what: str, *, or_none: bool = False) -> None:

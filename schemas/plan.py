@@ -21,6 +21,8 @@ class SkipReason(StrEnum):
     NOT_ACKNOWLEDGED = "not_acknowledged"  # no consumer has said yet that it has applied the newest plan
     SUPERSEDED = "superseded"  # another version came into force while this one was planned
     NO_ANSWER = "no_answer"  # none of the solvers that were asked for answered; `fallback_reason` says why
+    SINGLE_TIER = "single tier, nothing blocks"  # every GPU reaches every other alike: any order of ranks is as good
+    TOO_FEW_GPUS = "too_few_gpus"  # more ranks than free GPUs; capacity may return
     PLANNING_FAILED = "planning_failed"  # the planner raised an error, which is in the agent's log
 
 

@@ -58,6 +58,8 @@ SOLVERS: Final[Mapping[str, str]] = {
     "warm": "the best points of an older study, tried again",
     "sobol": "points of a scrambled Sobol sequence",
     "gp": "a Gaussian process and its expected improvement",
+    "wcmp": "shares in proportion to the narrower link of each path",
+    "mix": "a weighted mean of the shares of several planners",
     "vqc": "a circuit that minimises a Hamiltonian fitted to what was observed",
 }
 
@@ -80,6 +82,7 @@ class Reason(StrEnum):
     NOT_READY = "not_ready"
     MODEL_MISSING = "model_missing"
     TWIN_IS_BETTER = "twin_is_better"
+    STALE = "stale"
     PRIOR_MISLEADS = "prior_misleads"
 
 

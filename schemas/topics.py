@@ -10,6 +10,7 @@ from schemas.control import Control
 from schemas.deadletter import DeadLetter
 from schemas.energy import EnergyAck, EnergyPlan
 from schemas.experts import ExpertLoad, ExpertTopology
+from schemas.fabric import FabricPlan, FabricReport, FabricTopology, JobProfile, LinkTelemetry, RouteShares
 from schemas.frame import JSON, SAFETENSORS, ContentType, Frame
 from schemas.hpo import StudyBest, StudySpec, TrialRecord, TrialReport, TrialSuggestion
 from schemas.learning import Decisions, LearnCommand
@@ -161,6 +162,18 @@ HPO_TRIAL = Topic(
 HPO_SUGGESTION = Topic("qstream.hpo.suggestion.v1", TrialSuggestion, "study", "plan", "the one answer to each ask")
 HPO_HISTORY = Topic("qstream.hpo.history.v1", TrialRecord, "study", "plan", "what became of each trial", retention_ms=30 * DAY_MS)
 HPO_BEST = Topic("qstream.hpo.best.v1", StudyBest, "study", "plan", "recommended configurations of studies", compacted=True)
+FABRIC_TOPOLOGY = Topic(
+    "qstream.fabric.topology.v1", FabricTopology, "fabric", "input", "GPUs, switches and links of a fabric", compacted=True
+)
+FABRIC_JOB = Topic("qstream.fabric.job.v1", JobProfile, "fabric", "input", "jobs: their ranks and what these send")
+FABRIC_TELEMETRY = Topic(
+    "qstream.fabric.telemetry.v1", LinkTelemetry, "fabric", "input", "what links carried and leaves offered, by window"
+)
+FABRIC_REPORT = Topic("qstream.fabric.report.v1", FabricReport, "fabric", "input", "steps of jobs: bytes, time, applied plan")
+FABRIC_PLAN = Topic("qstream.fabric.plan.v1", FabricPlan, "fabric", "plan", "which GPU holds which rank, and how bytes go")
+FABRIC_ROUTES = Topic(
+    "qstream.fabric.routes.v1", RouteShares, "fabric", "plan", "shares of leaf-to-leaf traffic over spines, by window"
+)
 LEARN_DECISION = Topic(
     "qstream.learn.decision.v1",
     Decisions,
@@ -211,6 +224,7 @@ ENERGY_DLQ = dead_letter_topic("energy")
 COMPRESSION_DLQ = dead_letter_topic("compression")
 DECOMPRESSION_DLQ = dead_letter_topic("decompression")
 HPO_DLQ = dead_letter_topic("hpo")
+NVLINK_DLQ = dead_letter_topic("nvlink")
 
 TOPICS: tuple[Topic, ...] = (
     TOKENS_BATCH,
@@ -239,6 +253,12 @@ TOPICS: tuple[Topic, ...] = (
     HPO_SUGGESTION,
     HPO_HISTORY,
     HPO_BEST,
+    FABRIC_TOPOLOGY,
+    FABRIC_JOB,
+    FABRIC_TELEMETRY,
+    FABRIC_REPORT,
+    FABRIC_PLAN,
+    FABRIC_ROUTES,
     LEARN_DECISION,
     LEARN_COMMAND,
     CONTROL,
@@ -248,5 +268,6 @@ TOPICS: tuple[Topic, ...] = (
     COMPRESSION_DLQ,
     DECOMPRESSION_DLQ,
     HPO_DLQ,
+    NVLINK_DLQ,
 )
 BY_NAME = {topic.name: topic for topic in TOPICS}

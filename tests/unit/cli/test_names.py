@@ -43,7 +43,7 @@ def test_every_topic_is_found_by_its_full_name(topic):
     assert find_topic(topic.name) is topic
 
 
-@pytest.mark.parametrize(("typed", "several"), [("plan", 3), ("experts", 2), ("topology", 2), ("load", 2), ("dlq", 5)])
+@pytest.mark.parametrize(("typed", "several"), [("plan", 4), ("experts", 2), ("topology", 3), ("load", 2), ("dlq", 6)])
 def test_an_ambiguous_part_lists_what_it_could_mean(typed, several):
     with pytest.raises(ConfigError, match="several match") as error:
         find_topic(typed)

@@ -12,6 +12,7 @@ from schemas.topics import BY_NAME, ROUTING_DLQ, Topic, dead_letter_topic
 COMPACTED = (
     *("qstream.experts.topology.v1", "qstream.power.topology.v1", "qstream.control.v1", "qstream.learn.model.v1"),
     *("qstream.tensor.codebook.v1", "qstream.tensor.manifest.v1", "qstream.hpo.study.v1", "qstream.hpo.best.v1"),
+    "qstream.fabric.topology.v1",
 )
 EACH = pytest.mark.parametrize("topic", TOPICS, ids=lambda topic: topic.name)
 
