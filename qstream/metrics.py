@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import platform
+from collections.abc import Iterable
+from itertools import product
 
 from prometheus_client import Counter, Gauge, Histogram, Info
 
@@ -78,10 +81,26 @@ LABELS_MERGED = Counter(
 _given: dict[str, set[str]] = {}
 
 
+def begin_at_zero(metric: Counter | Histogram, *values: Iterable[str]) -> None:
+    """Show all lines of these label values, one iterable a label, at 0 until something is counted.
+
+    A line that comes with its first event looks like missing data before it and after each restart, and no rate sees that event.
+    """
+    for labels in product(*values):
+        metric.labels(*labels)
+
+
+def begin_unknown(gauge: Gauge, *values: Iterable[str]) -> None:
+    """Show the same lines of a gauge as not a number: there is no value yet, and 0 would be one."""
+    for labels in product(*values):
+        gauge.labels(*labels).set(math.nan)
+
+
 def bounded_label(label: str, value: str, most: int | None = None) -> str:
     """The value for a label, or ``other`` beyond the first `most` ones, by default `MAX_LABEL_VALUES`: else any producer could
     exhaust the metrics."""
     values = _given.setdefault(label, set())
+    LABELS_MERGED.labels(label)
     if value in values:
         return value
     if len(values) >= (MAX_LABEL_VALUES if most is None else most):

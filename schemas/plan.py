@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field, StringConstraints
 
@@ -40,6 +40,8 @@ class Plan(Frame):
     that, or for good without a `ttl_s`. `fallback_reason` says why a solver that was asked for did not answer.
     """
 
+    OUTCOMES: ClassVar[tuple[str, ...]] = ("published",)  # all that `outcome` may be
+
     plan_id: EventId = Field(description="id of the plan, equal to that of its event")
     ts_ns: TimeNs = Field(description="time of the record or tick that the plan was published with, ns since 1970")
     ttl_s: float | None = Field(
@@ -65,6 +67,8 @@ class VersionedPlan(Plan):
 
     Versions rise even if the agent loses its state, and are near the time in ms.
     """
+
+    OUTCOMES: ClassVar[tuple[str, ...]] = ("published", "reset", *SkipReason)
 
     version: Count = Field(description="version that is in force once the plan is applied")
     base_version: Count = Field(description="version that the plan replaces; equal to `version` if it is skipped")

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Final
+from functools import cache
+from typing import Final, get_args
 
 from prometheus_client import Counter, Gauge
 
+from qstream.compression.header import Reason
+from qstream.compression.learned import OPTIONS
 from qstream.contract import Event
-from schemas.tensors import CompressedBlock, RestoredBlock
+from qstream.metrics import begin_at_zero, begin_unknown
+from schemas.tensors import CompressedBlock, RestoredBlock, TensorPromise, TensorSkip
 
+CORRECTIONS: Final = ("table", "spectral", "denoiser")
+NOT_APPLIED: Final = ("not_needed", "library_missing")
 ROUNDING: Final = 2e-5  # of a bound: errors are given in six digits, rounded up
 
 RAW_BYTES: Final = Counter("qstream_compression_raw_bytes_total", "Bytes of the blocks that were coded", ["role"])
@@ -41,6 +47,11 @@ NOT_REFINED: Final = Counter(
 REFINER_LEFT: Final = Gauge(
     "qstream_decompression_refiner_left_ratio", "Part of the squared error that the newest correction left", ["correction"]
 )
+begin_at_zero(FALLBACKS, get_args(Reason))
+begin_at_zero(WAITING, TensorSkip)
+begin_at_zero(REFINED, CORRECTIONS)
+begin_at_zero(NOT_REFINED, CORRECTIONS, NOT_APPLIED)
+begin_unknown(REFINER_LEFT, CORRECTIONS)
 
 
 def observe(event: Event) -> None:
@@ -53,6 +64,7 @@ def observe(event: Event) -> None:
 
 def _coded(block: CompressedBlock) -> None:
     quality = block.quality
+    _begin(block.role)
     RAW_BYTES.labels(block.role).inc(block.nbytes)
     CODED_BYTES.labels(block.role).inc(len(block.data))
     VALUES.labels(block.role).inc(block.count)
@@ -65,6 +77,14 @@ def _coded(block: CompressedBlock) -> None:
     for option in block.switched_off:
         SWITCHED_OFF.labels(block.role, option).inc()
     VIOLATIONS.labels(block.role).inc(is_above_bound(block))
+
+
+@cache
+def _begin(role: str) -> None:
+    """The lines of a role are there from its first block."""
+    begin_at_zero(BLOCKS, [role], get_args(TensorPromise))
+    begin_at_zero(VIOLATIONS, [role])
+    begin_at_zero(SWITCHED_OFF, [role], OPTIONS)
 
 
 def is_above_bound(block: CompressedBlock) -> bool:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import time
-from functools import partial
-from typing import Final
+from functools import cache, partial
+from typing import Final, get_args
 
 import numpy as np
 from prometheus_client import Counter, Gauge
 
 from qstream.contract import Event
-from qstream.metrics import bounded_label
-from schemas.energy import EnergyPlan, TargetReason
+from qstream.metrics import begin_at_zero, begin_unknown, bounded_label
+from schemas.energy import AckResult, EnergyPlan, Status, TargetReason
 from schemas.tasks import EnergySchedule
 
 BUDGET: Final = Gauge("qstream_energy_budget_watts", "Watts that the domain may draw", ["domain"])
@@ -56,6 +57,7 @@ SCHEDULE_GAP: Final = Gauge(
     ["domain", "kind"],
 )
 REPLICAS: Final = Gauge("qstream_energy_active_replicas", "Replicas of a served model to keep active", ["domain", "model"])
+GAPS: Final = ("planned", "soonest", "without_circuits", "random")  # kinds of `SCHEDULE_GAP`
 
 
 def observe(event: Event) -> None:
@@ -67,6 +69,7 @@ def observe(event: Event) -> None:
     if not isinstance(plan, EnergyPlan) or plan.skip_reason is not None:
         return
     domain = bounded_label("domain", plan.domain)
+    _begin(domain)
     PLAN_AGE.labels(domain).set_function(partial(_age_s, plan.ts_ns))
     counted = np.zeros(0, int) if plan.reason_of is None else np.bincount(plan.reason_of, minlength=len(plan.reason))
     by_reason = dict(zip(plan.reason, counted.tolist(), strict=False))
@@ -97,22 +100,30 @@ def observe(event: Event) -> None:
         SLOWDOWN.labels(domain).set(plan.expected.slowdown_worst)
 
 
+@cache
+def _begin(domain: str) -> None:
+    """The lines of a domain are there from its first plan of any kind, those without a value yet as not a number."""
+    begin_at_zero(ACKS, [domain], get_args(AckResult))
+    begin_at_zero(SCHEDULES, [domain], ["soonest"], get_args(Status))
+    begin_unknown(SCHEDULE_GAP, [domain], GAPS)
+    for gauge in (BUDGET, CHARGED, DRAWN, PREDICTED, MISSING, SAVED, SIMPLE_SAVED, SLOWDOWN, STALE, PLAN_AGE):
+        begin_unknown(gauge, [domain])
+
+
 def _schedule(plan: EnergySchedule) -> None:
     """Count a schedule, and note how far its peak is above its bound, next to what others would have reached."""
     domain = bounded_label("domain", plan.domain)
+    _begin(domain)
     SCHEDULES.labels(domain, plan.solver.solver, str(plan.skip_reason or plan.status)).inc()
     if plan.skip_reason is not None or plan.status == "infeasible" or plan.bound_w <= 0:
         return
-    others = {"without_circuits": plan.solver.twin, "random": plan.solver.control}
-    for name, peak in ({"planned": plan.peak_w, "soonest": plan.simple_peak_w} | others).items():
-        if peak is None:
-            SCHEDULE_GAP.remove(domain, name)
-        else:
-            SCHEDULE_GAP.labels(domain, name).set(peak / plan.bound_w - 1)
+    peaks = (plan.peak_w, plan.simple_peak_w, plan.solver.twin, plan.solver.control)
+    for name, peak in zip(GAPS, peaks, strict=True):
+        SCHEDULE_GAP.labels(domain, name).set(math.nan if peak is None else peak / plan.bound_w - 1)
 
 
 def _forecast(plan: EnergyPlan, domain: str) -> None:
-    """Forecasts by horizon; an error or coverage is shown once there is one."""
+    """Forecasts by horizon; an error or coverage is not a number until there is one."""
     if plan.horizon_s is None:
         return
     for gauge, values in (
@@ -121,9 +132,9 @@ def _forecast(plan: EnergyPlan, domain: str) -> None:
         (FORECAST_ERROR, plan.forecast_error),
         (FORECAST_COVERAGE, plan.forecast_coverage),
     ):
-        for horizon, value in zip(plan.horizon_s.tolist(), [] if values is None else values.tolist(), strict=False):
-            if value >= 0:
-                gauge.labels(domain, f"{horizon}s").set(value)
+        unknown = [-1.0] * len(plan.horizon_s)
+        for horizon, value in zip(plan.horizon_s.tolist(), unknown if values is None else values.tolist(), strict=True):
+            gauge.labels(domain, f"{horizon}s").set(value if value >= 0 else math.nan)
 
 
 def _age_s(ts_ns: int) -> float:

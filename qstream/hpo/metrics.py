@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, get_args
 
 from prometheus_client import Counter, Gauge, Histogram
 
 from qstream.contract import Event
-from qstream.metrics import bounded_label
-from schemas.hpo import StudyBest, TrialRecord, TrialSuggestion
+from qstream.hpo.options import Kernel
+from qstream.metrics import begin_at_zero, bounded_label
+from schemas.hpo import Outcome, StudyBest, SuggestionStatus, TrialRecord, TrialSuggestion
 from schemas.solver import Reason
 
 STUDIES: Final = 20  # that have a best value of their own; the others share one
@@ -32,6 +33,10 @@ FITS: Final = Counter(
 WARM_STARTS_DROPPED: Final = Counter(
     "qstream_hpo_warm_starts_dropped_total", "Configurations for which the guard has dropped the results of the older study"
 )
+begin_at_zero(TRIALS, get_args(Outcome))
+begin_at_zero(ASKS, get_args(SuggestionStatus))
+begin_at_zero(FITS, ["ready", "late"])
+begin_at_zero(KERNELS, [kernel for kernel in get_args(Kernel) if kernel != "auto"])
 _running: Final[dict[str, int]] = {}
 
 

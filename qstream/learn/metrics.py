@@ -55,9 +55,8 @@ Facts = dict[str, Any]
 
 
 def count(agent: str, learner: str, new: Tally) -> None:
-    """Count what a learner of a key has done since it was last counted."""
-    if new.updates:
-        UPDATES.labels(agent, learner).inc(new.updates)
+    """Count what a learner of a key has done since it was last counted; what it has not done yet stands at 0."""
+    UPDATES.labels(agent, learner).inc(new.updates)
     for arm, many in new.decisions.items():
         DECISIONS.labels(agent, learner, bounded_label("arm", arm)).inc(many)
     for outcome, many in new.rewards.items():

@@ -82,7 +82,7 @@ def _(state: decision.DecisionState) -> Tally:
     """A reward that waits for its decision is not unmatched yet."""
     found = tally(state.bandit)
     waiting = sum(name != "" for name in state.early_id)
-    return found._replace(rewards=found.rewards - Counter(unmatched=waiting))
+    return found._replace(rewards=_above(found.rewards, Counter(unmatched=waiting)))
 
 
 @tally.register
@@ -97,10 +97,18 @@ def _(state: version.VersionState) -> Tally:
 
 
 def since(before: Tally, after: Tally) -> Tally:
-    """What came in between; a count that became smaller, by a reset or a restore, counts as nothing."""
+    """What came in between; a count that became smaller, by a reset or a restore, counts as nothing.
+
+    Every name of `after` is in it, also those of which nothing came: what they are called is known from the start.
+    """
     return Tally(
         max(0, after.updates - before.updates),
-        after.decisions - before.decisions,
-        after.rewards - before.rewards,
-        after.verdicts - before.verdicts,
+        _above(after.decisions, before.decisions),
+        _above(after.rewards, before.rewards),
+        _above(after.verdicts, before.verdicts),
     )
+
+
+def _above(after: Counter[str], before: Counter[str]) -> Counter[str]:
+    """By how much each count of `after` is above that of `before`, 0 where it is not."""
+    return Counter({name: max(0, count - before[name]) for name, count in after.items()})

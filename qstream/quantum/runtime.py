@@ -9,13 +9,13 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 
 from qstream.arguments import whole_number
 from qstream.errors import ProblemError
-from qstream.metrics import QUANTUM_FALLBACKS, QUANTUM_LATE, QUANTUM_SOLVE_SECONDS
+from qstream.metrics import QUANTUM_FALLBACKS, QUANTUM_LATE, QUANTUM_SOLVE_SECONDS, begin_at_zero
 from qstream.quantum.devices.circuits import PROBE, Circuit, Rotations, Samples
 from qstream.quantum.devices.keeper import Keeper
 from qstream.quantum.devices.lanes import Lanes
@@ -30,6 +30,7 @@ from schemas.solver import DEVICE, Execution, Reason
 from schemas.wording import Shown, must_be
 
 UNKNOWN: Final = f"{DEVICE}unknown"
+LATE: Final = ("applied", "worse", "stale", "failed")  # what becomes of late answers
 
 
 @dataclass
@@ -337,7 +338,16 @@ class QuantumRuntime:
     def _label(self, name: str) -> str:
         """The solver as a metric's label, of which there are as many as solvers and devices of the pool."""
         known = {device.name for device in self._pool.devices}
-        return UNKNOWN if name.startswith(DEVICE) and name.removeprefix(DEVICE) not in known else name
+        label = UNKNOWN if name.startswith(DEVICE) and name.removeprefix(DEVICE) not in known else name
+        _begin(label)
+        return label
+
+
+@cache
+def _begin(label: str) -> None:
+    """Nothing fell back and nothing was late of a solver that is asked for the first time."""
+    begin_at_zero(QUANTUM_FALLBACKS, [label], Reason)
+    begin_at_zero(QUANTUM_LATE, [label], LATE)
 
 
 def opens(spec: DeviceSpec) -> bool:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from functools import partial
+from functools import cache, partial
 
 from prometheus_client import Counter, Gauge
 
 from qstream.contract import Event
-from qstream.metrics import bounded_label
+from qstream.metrics import begin_at_zero, begin_unknown, bounded_label
 from schemas.placement import PlacementPlan
 from schemas.routing import RoutingPlan
 from schemas.shares import DispatchShares
@@ -48,6 +48,7 @@ def observe(event: Event) -> None:
     if not isinstance(plan, RoutingPlan | DispatchShares | PlacementPlan):
         return
     model = bounded_label("model", plan.model)
+    _begin(model)
     if isinstance(plan, RoutingPlan):
         copies = plan.metrics.cross_node_copies_per_token
         if copies is not None:
@@ -57,6 +58,14 @@ def observe(event: Event) -> None:
         SHARES_BALANCEDNESS.labels(model).set(plan.score.balancedness)
     else:
         _observe_placement(plan, model)
+
+
+@cache
+def _begin(model: str) -> None:
+    """The lines of a model are there from its first plan of any kind, those without a value yet as not a number."""
+    begin_at_zero(MOVED, [model])
+    for gauge in (BALANCEDNESS, BALANCEDNESS_BEFORE, WORST_LAYER, SHARES_BALANCEDNESS, SHARES_EVEN, COPIES, PLAN_AGE, QAOA_GAIN):
+        begin_unknown(gauge, [model])
 
 
 def _observe_placement(plan: PlacementPlan, model: str) -> None:

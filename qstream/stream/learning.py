@@ -56,6 +56,7 @@ class LearnReport:
             metrics.show_models(self.agent, models)
         try:
             for name in processor.learners:
+                metrics.UPDATES.labels(self.agent, name)
                 if facts := self._facts(name):
                     metrics.show(self.agent, name, facts, models)
         except Exception:

@@ -11,6 +11,7 @@ from qstream.config import Settings
 from qstream.contract import Event, Processor
 from qstream.state.store import StateStore
 from qstream.stream.answer import Pace
+from qstream.stream.begin import begin
 from qstream.stream.clocks import Clocks
 from qstream.stream.commit import Ledger
 from qstream.stream.consume import Intake
@@ -54,6 +55,7 @@ class Parts(Generic[S]):
         self.settings = settings
         self.observe = observe
         self.agent = processor.name
+        begin(processor)
         self.topics = {topic.name: topic for topic in processor.inputs}
         letters = dead_letter_name(self.agent)
         used = (*processor.inputs, *processor.tables, *processor.outputs, *([control] if control else []))

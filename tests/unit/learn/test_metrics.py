@@ -64,7 +64,7 @@ def test_verdicts_of_guards_are_counted():
     tripped, verdict = version.compare(state, "forecast@7", 0.1, math.inf)
     count("m2", "it", since(tally(state), tally(tripped)))
     assert verdict == "trip"
-    assert [value("guard_total", "m2", verdict=word) for word in ("trip", "promote")] == [1, None]
+    assert [value("guard_total", "m2", verdict=word) for word in ("trip", "promote")] == [1, 0]
 
 
 def test_regret_is_a_part_of_the_loss_of_the_best_fixed_arm():

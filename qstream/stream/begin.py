@@ -1,0 +1,54 @@
+"""Begin: the lines of an agent's metrics that can be known beforehand are there from its start, at 0."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, Final
+
+from qstream import errors
+from qstream.contract import Processor
+from qstream.metrics import (
+    BATCH_SECONDS,
+    CONFLICTS,
+    CONSUMED,
+    DEAD_LETTERS,
+    END_TO_END_SECONDS,
+    EVICTED,
+    FALLBACKS,
+    PLANS,
+    PROCESS_SECONDS,
+    PRODUCED,
+    REBALANCES,
+    RESTARTED,
+    RETRIES,
+    STATE_BYTES,
+    TICK_SECONDS,
+    WRONG_CLOCKS,
+    begin_at_zero,
+)
+from schemas.plan import Plan
+from schemas.solver import Reason
+
+# A fault of a module has a class of its own, which nobody knows before it comes.
+REJECTIONS: Final = (("decode", "FrameError"), ("process", "Poison"), ("process", "StateLimit"))
+WAITS: Final = [name for name, kind in vars(errors).items() if inspect.isclass(kind) and issubclass(kind, errors.Transient)]
+
+
+def begin(processor: Processor[Any]) -> None:
+    """Show what the agent of this processor may count, all of it 0 yet."""
+    agent = [processor.name]
+    inputs = [topic.name for topic in processor.inputs]
+    for by_agent in (BATCH_SECONDS, PROCESS_SECONDS, TICK_SECONDS, END_TO_END_SECONDS, STATE_BYTES, EVICTED):
+        begin_at_zero(by_agent, agent)
+    for by_input in (CONSUMED, WRONG_CLOCKS, RESTARTED):
+        begin_at_zero(by_input, agent, inputs)
+    begin_at_zero(PRODUCED, agent, [topic.name for topic in processor.outputs])
+    for stage, error in REJECTIONS:
+        begin_at_zero(DEAD_LETTERS, agent, [stage], [error])
+    begin_at_zero(RETRIES, agent, WAITS)
+    begin_at_zero(REBALANCES, agent, ["assigned", "revoked", "lost"])
+    begin_at_zero(CONFLICTS, agent, ["stale_epoch", "version", "unreadable"])
+    for topic in processor.outputs:
+        if issubclass(topic.frame, Plan):
+            begin_at_zero(PLANS, agent, [topic.name], topic.frame.OUTCOMES)
+            begin_at_zero(FALLBACKS, agent, Reason)
