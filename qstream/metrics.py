@@ -26,7 +26,7 @@ TICK_SECONDS = Histogram("qstream_tick_seconds", "From a round of ticks to the s
 END_TO_END_SECONDS = Histogram(
     "qstream_end_to_end_seconds", "From a batch's oldest record to its confirmed event", ["agent"], buckets=SECONDS
 )
-LAG = Gauge("qstream_consumer_lag_records", "Records not yet committed by the group", ["agent", "topic"])
+LAG = Gauge("qstream_consumer_lag_records", "Records that can be read and are not processed yet", ["agent", "topic"])
 REBALANCES = Counter("qstream_rebalances_total", "Partition assignments and revocations", ["agent", "kind"])
 WRONG_CLOCKS = Counter(
     "qstream_wrong_clocks_total",

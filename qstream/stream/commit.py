@@ -33,11 +33,11 @@ class Ledger(Generic[S]):
     """What this worker has processed and the store and the broker may not know yet.
 
     `positions` are the next offsets after what was processed, `durable` those whose states are written and whose commit
-    was asked for, `refused` the partitions where it must be asked for again. `identities` says by topic which log it is now;
-    `restarted` are the partitions whose log is another one than the stored offsets are of: they must be read from their start
-    before anything else. While the store is away, states live here, their partitions are not committed, and `uncommitted`
-    grows. `fault` says why it is away: at first because it was not asked yet, and then since a question failed until `check`
-    has passed.
+    was asked for, `refused` the partitions where it must be asked for again, `passed` those that have moved on without a
+    record since. `identities` says by topic which log it is now; `restarted` are the partitions whose log is another one than
+    the stored offsets are of: they must be read from their start before anything else. While the store is away, states live
+    here, their partitions are not committed, and `uncommitted` grows. `fault` says why it is away: at first because it was
+    not asked yet, and then since a question failed until `check` has passed.
     """
 
     def __init__(
@@ -61,6 +61,7 @@ class Ledger(Generic[S]):
         self.positions: dict[TopicPartition, int] = {}
         self.durable: dict[TopicPartition, int] = {}
         self.refused: set[TopicPartition] = set()
+        self.passed: set[TopicPartition] = set()
         self._cache: Cache[S] = Cache(max_keys, max_bytes)
         self._dirty: dict[str, Entry[S]] = {}
         self.identities: Mapping[str, str] = {}
@@ -98,6 +99,7 @@ class Ledger(Generic[S]):
         gone = set(partitions)
         self.restarted -= gone
         self.refused -= gone
+        self.passed -= gone
         for table in (self.positions, self.durable):
             for partition in gone & table.keys():
                 del table[partition]
@@ -126,6 +128,7 @@ class Ledger(Generic[S]):
             for partition in gone & table.keys():
                 del table[partition]
         self.refused -= gone
+        self.passed -= gone
         self.restarted -= gone
         self.keys.release(gone)
         for _, entry in self._cache:
@@ -280,8 +283,9 @@ class Ledger(Generic[S]):
     def pass_over(self, past: Mapping[TopicPartition, int]) -> None:
         """Note that nothing comes before these offsets any more, in partitions of which all that came was processed."""
         for partition, end in past.items():
-            if partition in self.positions:
-                self.positions[partition] = max(self.positions[partition], end)
+            if end > self.positions.get(partition, NOTHING_SEEN):
+                self.positions[partition] = end
+                self.passed.add(partition)
 
     def save(self) -> set[TopicPartition]:
         """Write the changed states. Returns the partitions whose records must be processed again, because the stored state

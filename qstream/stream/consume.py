@@ -81,6 +81,7 @@ class Intake:
         self._held_until: dict[TopicPartition, float] = {}
         self._paused: set[TopicPartition] = set()
         self._seeks: dict[TopicPartition, int] = {}
+        self._begins: dict[TopicPartition, int] = {}
         self._in_flight: dict[TopicPartition, int] = {}
         self._refused: set[TopicPartition] = set()
         self.cause = Cause()
@@ -125,6 +126,11 @@ class Intake:
         first = self._consumer.poll(wait_s)
         if first is None or (first.error() is not None and not self._usable(first)):
             return []
+        if self.frozen:  # it came with its assignment, before that could be paused
+            self._apply_pauses()
+            if self._usable(first):
+                self.seek(came_from(first), first.offset())
+            return []
         messages = [first]
         size = _size(first)
         deadline = time.monotonic() + self.settings.batch_window_ms / 1000
@@ -162,7 +168,7 @@ class Intake:
             self.at_end.discard(partition)
             self.past.pop(partition, None)
             self._reached.discard(partition)
-            self._seeks[partition] = offset
+            self._seeks[partition] = self._begins[partition] = offset
             self._apply_seeks()
 
     def seek_all(self, offsets: Mapping[TopicPartition, int]) -> None:
@@ -206,23 +212,41 @@ class Intake:
     def lag(self, positions: Mapping[TopicPartition, int]) -> dict[str, int]:
         """Records by topic between the next offsets to read and the newest known end of each owned partition.
 
-        Only from the thread that polls: the client may wait for that thread while it holds the interpreter.
+        A partition without a position begins where the group has committed, or is to be read from. Records of an open
+        transaction count while others come; once all that can be read was read, those in front of it are what is left. A
+        topic of which an end is not known yet is left out. Only from the thread that polls: the client may wait for that
+        thread while it holds the interpreter.
         """
         lag: dict[str, int] = dict.fromkeys((partition.topic for partition in self.assigned), 0)
+        self._find_begins(positions)
+        asking, unknown = True, set()
         for partition in self.assigned:
-            low, high = self._ends(partition)
-            lag[partition.topic] += max(0, high - positions.get(partition, max(low, 0))) if high >= 0 else 0
-        return lag
+            start = positions.get(partition, self._begins.get(partition, FROM_START))
+            low, high = self._consumer.get_watermark_offsets(KafkaPartition(*partition), cached=True)
+            # The client fetches no paused partition, and of an open transaction it knows the newest record alone.
+            is_old = partition in self._paused or (start < high and partition in self.at_end)
+            if asking and (start < 0 or is_old):
+                asking = (ends := self._ask_ends(partition)) is not None
+                low, high = ends or (low, high)
+            lag[partition.topic] += max(0, high - max(low if start < 0 else start, 0))
+            if high < 0:
+                unknown.add(partition.topic)
+        return {topic: records for topic, records in lag.items() if topic not in unknown}
 
-    def _ends(self, partition: TopicPartition) -> tuple[int, int]:
-        """The first and next offset as the last fetch reported them; a paused partition is not fetched, so they are asked for."""
-        at = KafkaPartition(*partition)
-        if partition in self._paused:
+    def _find_begins(self, positions: Mapping[TopicPartition, int]) -> None:
+        """Ask once where the group would go on in partitions that came without a seek and have no position yet."""
+        if unknown := self.assigned - positions.keys() - self._begins.keys():
             with suppress(KafkaException):
-                found: tuple[int, int] = self._consumer.get_watermark_offsets(at, timeout=ENDS_ANSWER_S)
-                return found
-        known: tuple[int, int] = self._consumer.get_watermark_offsets(at, cached=True)
-        return known
+                committed = self.committed_notes(unknown, ENDS_ANSWER_S)
+                self._begins |= {partition: committed.get(partition, (FROM_START, ""))[0] for partition in unknown}
+
+    def _ask_ends(self, partition: TopicPartition) -> tuple[int, int] | None:
+        """The first offset and the next one for readers of committed records; None if no broker answers."""
+        try:
+            found: tuple[int, int] = self._consumer.get_watermark_offsets(KafkaPartition(*partition), timeout=ENDS_ANSWER_S)
+        except KafkaException:
+            return None
+        return found
 
     def is_beyond(self, partition: TopicPartition, offset: int) -> bool:
         """Whether the partition ends at `offset` or before it; False if no broker answers. Only from the thread that polls."""
@@ -370,7 +394,7 @@ class Intake:
         if paused := gone & self._paused:
             self._consumer.resume([KafkaPartition(*partition) for partition in paused])
         self._paused -= gone
-        for table in (self._seeks, self.past):
+        for table in (self._seeks, self._begins, self.past):
             for partition in gone & table.keys():
                 del table[partition]
 

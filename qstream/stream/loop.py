@@ -26,6 +26,7 @@ from schemas.frame import Frame
 log = logging.getLogger(__name__)
 S = TypeVar("S", bound=Frame)
 IDLE_POLL_S = 0.1
+COMMIT_PASSED_S = 2.0  # between two transactions that commit nothing but what was passed over
 NEEDS_PERIOD_S = 1.0  # between two looks for topics that are missing
 
 
@@ -67,9 +68,9 @@ class BatchLoop(Parts[S]):
             if not messages:
                 self.ledger.pass_over(self.intake.past)
             self.ledger.refused |= self.intake.refused() & self.ledger.positions.keys()
-            if messages or (not self.controlled.paused and self.waiting.due_in() == 0):
+            if messages or (not self.controlled.paused and (self.waiting.due_in() == 0 or self._must_commit_passed())):
                 self.turn(messages)
-            elif self.settling.degraded or self.ledger.uncommitted or self.ledger.refused:
+            elif self.settling.degraded or self.ledger.uncommitted or self.ledger.refused or self.ledger.passed:
                 self.settling.settle()
             self.tick()
             self.lag.report(self.intake, self.ledger.positions)
@@ -110,6 +111,8 @@ class BatchLoop(Parts[S]):
             self.waiting.restore(before)
             self.retry.again(starts, exc)
             return
+        if self.outbox.transactional:
+            self.ledger.passed.clear()
         for key, answer in answers.items():
             if answer.outcome.changed:
                 self.learning.note(self.controlled.processor, key, self.ledger.cached(key), answer.outcome.state)
@@ -181,6 +184,13 @@ class BatchLoop(Parts[S]):
         if self.controlled.paused:
             return self.intake.poll(IDLE_POLL_S)
         return self.intake.poll(0.0 if self.ticks.is_behind else min(IDLE_POLL_S, self.waiting.due_in()))
+
+    def _must_commit_passed(self) -> bool:
+        """Whether a transaction without records is due: only one can commit what was passed over since the last."""
+        if not (self.outbox.transactional and self.ledger.passed) or time.monotonic() < self._commit_passed_at:
+            return False
+        self._commit_passed_at = time.monotonic() + COMMIT_PASSED_S
+        return True
 
     def _wait_for_stop(self) -> bool:
         self._last_turn = time.monotonic()

@@ -85,3 +85,4 @@ class Parts(Generic[S]):
         self.warm = self.running = False
         self._stop = threading.Event()
         self._last_turn = time.monotonic()
+        self._commit_passed_at = 0.0

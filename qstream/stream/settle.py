@@ -78,6 +78,8 @@ class Settling(Generic[S]):
         self._note_fault(None)
         self._read_again(again)
         offsets = self.ledger.committable({p: min(offsets) for p, offsets in self.waiting.missing().items()})
+        if not self.transactional:
+            self.ledger.passed.clear()
         if not offsets:
             return
         if self.transactional:

@@ -7,8 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 import pytest
-from confluent_kafka import Message, Producer
-from prometheus_client import REGISTRY
+from confluent_kafka import Message
 
 from qstream.contract import Result, Tick
 from qstream.stream.loop import BatchLoop
@@ -201,20 +200,3 @@ def test_a_tick_gives_events_of_the_states_in_memory(rig: Rig):
     with rig.loop(rig.processor(tick_s=0.2)):
         wait_until(lambda: len([1 for event_id, _ in rig.pongs() if event_id.startswith("tick/a/1/")]) >= 2)
     assert all(header(m, "ce_subject") == "a" for m in rig.tail(rig.sample.pongs))
-
-
-def test_records_of_an_aborted_transaction_are_no_lag(make_rig: MakeRig):
-    rig = make_rig(partitions=1)
-    upstream = Producer({"bootstrap.servers": rig.settings.bootstrap_servers, "transactional.id": f"{rig.group}.upstream"})
-    upstream.init_transactions(120)
-    with rig.loop():
-        for commit, values in ((True, range(3)), (False, range(50))):
-            upstream.begin_transaction()
-            for value in values:
-                upstream.produce(rig.sample.pings.name, Ping.of("a", value).encode(), b"a")
-            upstream.flush(120)
-            upstream.commit_transaction(120) if commit else upstream.abort_transaction(120)
-        wait_until(lambda: rig.committed_records() == 3 + 1 + 50 + 1, saying=rig.committed)  # each transaction has a mark
-        labels = {"agent": rig.sample.name, "topic": rig.sample.pings.name}
-        wait_until(lambda: REGISTRY.get_sample_value("qstream_consumer_lag_records", labels) == 0)
-    assert rig.tally("a") == Tally.of(*(Ping.of("a", value) for value in range(3)))
