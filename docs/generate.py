@@ -1,4 +1,4 @@
-"""Writes what follows from the code: the reference pages, each module's page, tables of modules, services of agents."""
+"""Writes what follows from the code: the reference, each module's page, tables of modules, services of agents, dashboards."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from agents.names import files
 from agents.registry import find_agent
 from docs.blocks import filled, room
+from docs.dashboards import DASHBOARDS, dashboards
 from docs.reference import pages
 from schemas.drift import command, differing, write_changed
 
@@ -20,7 +21,7 @@ def derived(root: Path = ROOT) -> dict[str, bytes]:
     written = {f"{REFERENCE}/{name}": text for name, text in pages().items()}
     rooms = {room(find_agent(name)) for name in files()}
     written |= {f"docs/pages/modules/{name}.md": f'--8<-- "qstream/{name}/README.md"\n' for name in rooms}
-    return {path: text.encode() for path, text in (written | filled(root)).items()}
+    return {path: text.encode() for path, text in (written | filled(root) | dashboards(root)).items()}
 
 
 def write(root: Path = ROOT) -> list[Path]:
@@ -29,10 +30,13 @@ def write(root: Path = ROOT) -> list[Path]:
 
 
 def check(root: Path = ROOT) -> list[str]:
-    """The files that differ from the code, and the pages of the reference that belong to nothing in it."""
+    """The files that differ from the code, and those next to them that belong to nothing in it."""
     wanted = derived(root)
-    present = [f"{REFERENCE}/{path.name}" for path in sorted((root / REFERENCE).glob("*"))]
-    return differing(root, wanted) + [f"{path}: no page of the reference" for path in present if path not in wanted]
+    faults = differing(root, wanted)
+    for folder, what in ((REFERENCE, "page of the reference"), (DASHBOARDS, "dashboard with panels")):
+        present = [f"{folder}/{path.name}" for path in sorted((root / folder).glob("*"))]
+        faults += [f"{path}: no {what}" for path in present if path not in wanted]
+    return faults
 
 
 def main(arguments: list[str]) -> int:

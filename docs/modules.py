@@ -1,18 +1,18 @@
-"""A hook of mkdocs: the section "Modules" lists every page of `pages/modules`, so that a new module's page is in it."""
+"""A hook of mkdocs: sections of the navigation that list every page of a folder, so that a new module's pages are in them."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-SECTION = "Modules"
+SECTIONS: Final = {"Modules": "modules", "Runbooks": "runbooks"}
 
 
 def on_config(config: Any) -> Any:
-    """Fill the section, the overview first."""
+    """Fill the sections, the overview first."""
     pages = Path(config.docs_dir)
-    found = sorted((pages / "modules").glob("*.md"), key=lambda page: (page.stem != "index", page.stem))
     for entry in config.nav:
-        if SECTION in entry:
-            entry[SECTION] = [str(page.relative_to(pages)) for page in found]
+        for section in SECTIONS.keys() & entry.keys():
+            found = sorted((pages / SECTIONS[section]).glob("*.md"), key=lambda page: (page.stem != "index", page.stem))
+            entry[section] = [str(page.relative_to(pages)) for page in found]
     return config

@@ -64,7 +64,7 @@ SOLVER_SECONDS = Histogram(
 
 QUANTUM_SOLVE_SECONDS = Histogram(
     "qstream_quantum_solve_seconds",
-    "Time of a request to the solvers' runtime, by the solver asked for",
+    "Time of a request to a solver of small problems or a device, by the one asked for",
     ["solver"],
     buckets=SECONDS,
 )
@@ -78,6 +78,7 @@ LABELS_MERGED = Counter(
     "Samples counted under the label value 'other', because there are too many values",
     ["kind"],
 )
+LABELS_MERGED.labels("model")  # others as well, once there is a value of theirs
 _given: dict[str, set[str]] = {}
 
 

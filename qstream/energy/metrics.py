@@ -57,6 +57,7 @@ SCHEDULE_GAP: Final = Gauge(
     ["domain", "kind"],
 )
 REPLICAS: Final = Gauge("qstream_energy_active_replicas", "Replicas of a served model to keep active", ["domain", "model"])
+ALL_REPLICAS: Final = Gauge("qstream_energy_replicas", "Replicas of all served models to keep active", ["domain"])
 GAPS: Final = ("planned", "soonest", "without_circuits", "random")  # kinds of `SCHEDULE_GAP`
 
 
@@ -88,6 +89,7 @@ def observe(event: Event) -> None:
         at = plan.budget_of.index(plan.domain)
         BUDGET.labels(domain).set(float(plan.budget_w[at]))
         CHARGED.labels(domain).set(float(plan.planned_w[at]))
+    ALL_REPLICAS.labels(domain).set(0 if plan.active_replicas is None else plan.active_replicas.sum())
     if plan.active_replicas is not None:
         for name, count in zip(plan.served, plan.active_replicas.tolist(), strict=True):
             REPLICAS.labels(domain, bounded_label("model", name)).set(count)

@@ -9,13 +9,12 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 
 from qstream.arguments import whole_number
 from qstream.errors import ProblemError
-from qstream.metrics import QUANTUM_FALLBACKS, QUANTUM_LATE, QUANTUM_SOLVE_SECONDS, begin_at_zero
 from qstream.quantum.devices.circuits import PROBE, Circuit, Rotations, Samples
 from qstream.quantum.devices.keeper import Keeper
 from qstream.quantum.devices.lanes import Lanes
@@ -23,6 +22,7 @@ from qstream.quantum.devices.pool import DEFAULT_POOL, DevicePool, DeviceSpec
 from qstream.quantum.devices.sample import sample
 from qstream.quantum.devices.slot import Slots
 from qstream.quantum.devices.solver import DeviceSolver, device_solver
+from qstream.quantum.observe import count_late, count_request
 from qstream.quantum.order import AUTO, solve_in_order
 from qstream.quantum.record import Answer, Problem, Refused, Remaining, Solver, SolveRequest, SolveResult
 from qstream.quantum.solvers import asked, find_solver, solver_names, warm
@@ -30,7 +30,6 @@ from schemas.solver import DEVICE, Execution, Reason
 from schemas.wording import Shown, must_be
 
 UNKNOWN: Final = f"{DEVICE}unknown"
-LATE: Final = ("applied", "worse", "stale", "failed")  # what becomes of late answers
 
 
 @dataclass
@@ -112,7 +111,7 @@ class Ticket:
         if result is not None and result.meta.fallback is None:
             stale = problem.digest() != self.digest
             outcome = "stale" if stale else "applied" if result.energy < energy else "worse"
-        QUANTUM_LATE.labels(self.solver, outcome).inc()
+        count_late(self.solver, outcome)
         return result if outcome == "applied" else None
 
 
@@ -291,10 +290,7 @@ class QuantumRuntime:
         meta = result.meta
         tried = (replace(each, cpu_ms=each.cpu_ms + 1e3 * spent.cpu_s) if each.solver == name else each for each in meta.tried)
         meta = replace(meta, queue_ms=1e3 * spent.queue_s, cpu_ms=meta.cpu_ms + 1e3 * spent.cpu_s, tried=tuple(tried))
-        label = self._label(name)
-        QUANTUM_SOLVE_SECONDS.labels(label).observe(meta.wall_ms / 1e3)
-        if meta.fallback is not None:
-            QUANTUM_FALLBACKS.labels(label, meta.fallback.reason).inc()
+        count_request(self._label(name), meta)
         return replace(result, meta=meta)
 
     def _find(self, name: str, spent: Spent, *, late: bool) -> Solver:
@@ -338,16 +334,7 @@ class QuantumRuntime:
     def _label(self, name: str) -> str:
         """The solver as a metric's label, of which there are as many as solvers and devices of the pool."""
         known = {device.name for device in self._pool.devices}
-        label = UNKNOWN if name.startswith(DEVICE) and name.removeprefix(DEVICE) not in known else name
-        _begin(label)
-        return label
-
-
-@cache
-def _begin(label: str) -> None:
-    """Nothing fell back and nothing was late of a solver that is asked for the first time."""
-    begin_at_zero(QUANTUM_FALLBACKS, [label], Reason)
-    begin_at_zero(QUANTUM_LATE, [label], LATE)
+        return UNKNOWN if name.startswith(DEVICE) and name.removeprefix(DEVICE) not in known else name
 
 
 def opens(spec: DeviceSpec) -> bool:

@@ -17,8 +17,10 @@ import numpy as np
 
 from qstream.errors import ProblemError
 from qstream.install import install_hint
+from qstream.metrics import bounded_label
 from qstream.quantum.attempt import Clock
 from qstream.quantum.ising import IsingProblem
+from qstream.quantum.observe import count_request
 from qstream.quantum.onehot import OneHotProblem
 from qstream.quantum.order import AUTO, solve_in_order
 from qstream.quantum.record import Answer, Problem, Refused, Remaining, Solver, SolveRequest, SolveResult
@@ -73,7 +75,9 @@ def solve(problem: Problem | SolveRequest, solver: str = AUTO, *, clock: Clock =
     request, name = asked(problem, solver, terms)
     if not is_known(name):
         raise ProblemError(must_be("solver", f"{AUTO}, {', '.join(solver_names())}, {DEVICE}NAME", name))
-    return solve_in_order(request, name, find_solver, clock)
+    result = solve_in_order(request, name, find_solver, clock)
+    count_request(bounded_label("solver", name), result.meta)
+    return result
 
 
 def asked(problem: Problem | SolveRequest, solver: str, terms: Mapping[str, Any]) -> tuple[SolveRequest, str]:

@@ -15,16 +15,19 @@ from qstream.metrics import (
     END_TO_END_SECONDS,
     EVICTED,
     FALLBACKS,
+    PLAN_AGE,
     PLANS,
     PROCESS_SECONDS,
     PRODUCED,
     REBALANCES,
     RESTARTED,
     RETRIES,
+    SOLVER_SECONDS,
     STATE_BYTES,
     TICK_SECONDS,
     WRONG_CLOCKS,
     begin_at_zero,
+    begin_unknown,
 )
 from schemas.plan import Plan
 from schemas.solver import Reason
@@ -48,7 +51,11 @@ def begin(processor: Processor[Any]) -> None:
     begin_at_zero(RETRIES, agent, WAITS)
     begin_at_zero(REBALANCES, agent, ["assigned", "revoked", "lost"])
     begin_at_zero(CONFLICTS, agent, ["stale_epoch", "version", "unreadable"])
-    for topic in processor.outputs:
-        if issubclass(topic.frame, Plan):
-            begin_at_zero(PLANS, agent, [topic.name], topic.frame.OUTCOMES)
-            begin_at_zero(FALLBACKS, agent, Reason)
+    begin_at_zero(FALLBACKS, agent, Reason)
+    outcomes = {topic.name: topic.frame.OUTCOMES for topic in processor.outputs if issubclass(topic.frame, Plan)}
+    # Of an agent that makes no plans, panels of all agents say just that.
+    for topic, known in (outcomes or {"": Plan.OUTCOMES}).items():
+        begin_at_zero(PLANS, agent, [topic], known)
+        begin_unknown(PLAN_AGE, agent, [topic])
+    if not outcomes:
+        begin_at_zero(SOLVER_SECONDS, agent, [""])

@@ -17,6 +17,7 @@ import pytest
 from typer.testing import CliRunner
 
 from docs import generate
+from docs.dashboards import DASHBOARDS, PANELS
 from qstream.cli.main import app
 from tests.unit.cli.energy.smi import csv_of
 from tests.unit.energy.racks import rack
@@ -170,16 +171,19 @@ def test_a_page_that_differs_from_the_code_is_named(tmp_path):
     ):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / path, tmp_path / path)
+    shutil.copytree(ROOT / PANELS, tmp_path / PANELS)
     generate.write(tmp_path)
     assert generate.check(tmp_path) == []
     reference, readme = tmp_path / generate.REFERENCE, tmp_path / "README.md"
     (reference / "metrics.md").write_text("# Metrics\n")
     (reference / "old.md").write_text("# Old\n")
+    (tmp_path / DASHBOARDS / "old.json").write_text("{}")
     readme.write_text(readme.read_text().replace("| [routing](", "| [router]("))
     assert generate.check(tmp_path) == [
         "docs/pages/reference/metrics.md: differs from the code",
         "README.md: differs from the code",
         "docs/pages/reference/old.md: no page of the reference",
+        "deploy/grafana/dashboards/old.json: no dashboard with panels",
     ]
     readme.write_text("no block")
     with pytest.raises(ValueError, match=r"README\.md must have one line 'begin modules' and one 'end modules', got 0"):

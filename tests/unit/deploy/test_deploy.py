@@ -1,99 +1,38 @@
-"""deploy/: files parse, queries name metrics that exist, and alerts fire when they should."""
+"""deploy/: files parse, alerts name metrics that exist, have a runbook each, and fire when they should."""
 
 from __future__ import annotations
 
-import importlib.util
-import json
 import re
-import shutil
-import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
-from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
-from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client import CollectorRegistry, generate_latest
 
-from agents.names import files
-from agents.registry import find_agent
-from tests.unit.deploy.folder import COMPOSE, DEPLOY, PROMETHEUS, load
+from tests.unit.deploy.folder import DEPLOY, PROMETHEUS, ROOT, load
+from tests.unit.deploy.queries import (
+    COLLECTORS,
+    INFO_LABELS,
+    SCRAPE_LABELS,
+    alert_queries,
+    alert_rules,
+    all_queries,
+    declared_labels,
+    labels_in,
+    metrics_in,
+    needs_promtool,
+    promtool,
+    series_names,
+)
 
-DASHBOARD = DEPLOY / "grafana" / "dashboards" / "qstream.json"
 YAML_FILES = sorted(path for path in DEPLOY.rglob("*") if path.suffix in {".yaml", ".yml"})
-SUFFIXES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_count", "_sum"), "info": ("_info",)}
-SCRAPE_LABELS = {"instance", "job"}
-INFO_LABELS = {"version", "python"}
+RUNBOOKS = ROOT / "docs" / "pages" / "runbooks"
 # Each has few values, whatever is streamed.
 BOUNDED = {"agent", "topic", "stage", "error", "kind", "model", "outcome", "solver", "reason"}
 BOUNDED |= {"learner", "arm", "verdict", "use", "domain", "state", "result", "horizon"}
 BOUNDED |= {"role", "promise", "operation", "option", "correction"}
 BOUNDED |= {"study", "source", "kernel", "status"}
-METRICS = ["qstream.metrics", "qstream.learn.metrics", *sorted({f"{find_agent(name).package}.metrics" for name in files()})]
-COLLECTORS = [
-    value
-    for name in METRICS
-    if importlib.util.find_spec(name) is not None
-    for value in vars(importlib.import_module(name)).values()
-    if isinstance(value, MetricWrapperBase)
-]
-
-needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
-
-
-def promtool(*arguments: str | Path, stdin: bytes = b"") -> str:
-    """Output of promtool; fails the test with it unless the exit status is 0."""
-    done = subprocess.run(["promtool", *map(str, arguments)], input=stdin, capture_output=True, check=False)
-    output = (done.stdout + done.stderr).decode()
-    assert done.returncode == 0, output
-    return output
-
-
-def walk(panels: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    for panel in panels:
-        yield panel
-        yield from walk(panel.get("panels", []))
-
-
-def dashboard_queries() -> dict[str, str]:
-    panels = walk(json.loads(DASHBOARD.read_text())["panels"])
-    return {f"{panel['title']} {t['refId']}": t["expr"] for panel in panels for t in panel.get("targets", [])}
-
-
-def alert_queries() -> dict[str, str]:
-    rules = [rule for group in load(PROMETHEUS / "alerts.yml")["groups"] for rule in group["rules"]]
-    return {rule["alert"]: rule["expr"] for rule in rules}
-
-
-def series_names() -> set[str]:
-    families = [family for family in REGISTRY.collect() if family.name.startswith("qstream_")]
-    return {family.name + suffix for family in families for suffix in SUFFIXES[family.type]}
-
-
-def alert_names() -> set[str]:
-    return set(alert_queries())
-
-
-def declared_labels() -> dict[str, set[str]]:
-    """Labels of every series of qstream."""
-    return {
-        family.name + suffix: {*collector._labelnames, *({"le"} if family.type == "histogram" else ()), *SCRAPE_LABELS}
-        for collector in COLLECTORS
-        for family in collector.describe()
-        for suffix in SUFFIXES[family.type]
-    }
-
-
-def labels_in(expression: str) -> set[str]:
-    """Labels that a query groups by, joins on or selects by."""
-    lists = re.findall(r"\b(?:by|on|without|ignoring|group_left|group_right) *\(([^)]*)\)", expression)
-    lists += [re.sub(r"\"[^\"]*\"", "", selector) for selector in re.findall(r"\{([^}]*)\}", expression)]
-    return {name for names in lists for name in re.findall(r"[a-z_]+", names)}
-
-
-def metrics_in(expression: str) -> set[str]:
-    return set(re.findall(r"\bqstream_\w+", expression))
 
 
 @pytest.fixture
@@ -115,31 +54,12 @@ def test_yaml_parses_to_a_mapping(path: Path) -> None:
     assert isinstance(load(path), Mapping)
 
 
-@pytest.mark.parametrize(("name", "query"), [*dashboard_queries().items(), *alert_queries().items()])
-def test_every_metric_that_a_query_names_exists(name: str, query: str) -> None:
-    assert metrics_in(query) <= series_names(), name
-
-
-@pytest.mark.parametrize(("name", "query"), [*dashboard_queries().items(), *alert_queries().items()])
-def test_every_label_that_a_query_names_is_one_of_its_metrics(name: str, query: str) -> None:
+@pytest.mark.parametrize(("name", "query"), alert_queries().items())
+def test_every_metric_and_label_that_an_alert_names_exists(name: str, query: str) -> None:
+    assert metrics_in(query) <= series_names()
     declared = declared_labels()
     known = set().union(*(declared.get(metric, set()) for metric in metrics_in(query)))
-    assert labels_in(query) <= known | SCRAPE_LABELS | INFO_LABELS, name
-
-
-def test_every_legend_shows_labels_that_its_query_keeps() -> None:
-    for panel in walk(json.loads(DASHBOARD.read_text())["panels"]):
-        for target in panel.get("targets", []):
-            shown = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
-            kept = {name for names in re.findall(r"\bby \(([^)]*)\)", target["expr"]) for name in re.findall(r"\w+", names)}
-            assert shown <= kept, panel["title"]
-
-
-@pytest.mark.parametrize("module", [*files(), "learn"])
-def test_every_metric_of_a_module_is_on_the_dashboard(module: str) -> None:
-    shown = set().union(*map(metrics_in, dashboard_queries().values()))
-    families = [family for family in REGISTRY.collect() if family.name.startswith(f"qstream_{module}_")]
-    assert [family.name for family in families if not {family.name + suffix for suffix in SUFFIXES[family.type]} & shown] == []
+    assert labels_in(query) <= known | SCRAPE_LABELS | INFO_LABELS
 
 
 def test_metrics_have_bounded_labels_only() -> None:
@@ -147,69 +67,35 @@ def test_metrics_have_bounded_labels_only() -> None:
         assert labels <= BOUNDED | SCRAPE_LABELS | {"le"}, name
 
 
-def test_every_alert_is_explained_in_the_readme_and_every_panel_named_there_exists() -> None:
-    readme = (DEPLOY / "README.md").read_text()
-    assert set(re.findall(r"^\| (Qstream\w+) \|", readme, re.MULTILINE)) == alert_names()
-    titles = {panel["title"] for panel in walk(json.loads(DASHBOARD.read_text())["panels"])}
-    assert set(re.findall(r"\*\*([A-Z][\w -]+)\*\*", readme)) <= titles
-
-
 def test_a_metric_that_does_not_exist_is_noticed() -> None:
     assert not metrics_in("rate(qstream_records_consumed[5m])") <= series_names()  # the series ends in _total
     assert not metrics_in("qstream_end_to_end_seconds") <= series_names()  # a histogram has no plain series
 
 
-def test_dashboard_variables_are_defined_and_come_from_existing_metrics() -> None:
-    variables = {entry["name"]: entry for entry in json.loads(DASHBOARD.read_text())["templating"]["list"]}
-    used = {name for query in dashboard_queries().values() for name in re.findall(r"\$(?!__)(\w+)", query)}
-    assert used <= variables.keys()
-    for entry in variables.values():
-        assert metrics_in(entry["definition"]) <= series_names()
-        assert entry["definition"] == entry["query"]["query"]
+@pytest.mark.parametrize("group", alert_rules())
+def test_every_alert_links_to_its_section_of_a_runbook(group: str) -> None:
+    page = RUNBOOKS / f"{group.removeprefix('qstream-')}.md"
+    text = page.read_text()
+    assert re.findall(r"^## (\w+)$", text, re.MULTILINE) == [rule["alert"] for rule in alert_rules()[group]]
+    for rule in alert_rules()[group]:
+        assert rule["annotations"]["runbook_url"] == f"{page.relative_to(ROOT)}#{rule['alert'].lower()}"
+        (section,) = re.findall(rf"^## {rule['alert']}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+        assert re.findall(r"^\*\*(\w+)\.\*\*", section, re.MULTILINE) == ["Means", "Look", "Do"], rule["alert"]
 
 
-def test_dashboard_panels_have_own_ids_and_do_not_overlap() -> None:
-    panels = list(walk(json.loads(DASHBOARD.read_text())["panels"]))
-    assert len({panel["id"] for panel in panels}) == len(panels)
-    cells = [
-        (x, y)
-        for panel in panels
-        for x in range(panel["gridPos"]["x"], panel["gridPos"]["x"] + panel["gridPos"]["w"])
-        for y in range(panel["gridPos"]["y"], panel["gridPos"]["y"] + panel["gridPos"]["h"])
-    ]
-    assert len(set(cells)) == len(cells)
-    assert max(x for x, _ in cells) < 24  # columns of Grafana's grid
-
-
-def test_dashboard_reads_the_provisioned_data_source() -> None:
-    uid = load(DEPLOY / "grafana/provisioning/datasources/prometheus.yaml")["datasources"][0]["uid"]
-    panels = [panel for panel in walk(json.loads(DASHBOARD.read_text())["panels"]) if panel["type"] != "row"]
-    assert {panel["datasource"]["uid"] for panel in panels} == {uid}
-    assert {target["datasource"]["uid"] for panel in panels for target in panel["targets"]} == {uid}
-
-
-def test_grafana_finds_dashboards_where_compose_mounts_them() -> None:
-    service = load(COMPOSE)["services"]["grafana"]
-    folder = load(DEPLOY / "grafana/provisioning/dashboards/qstream.yaml")["providers"][0]["options"]["path"]
-    assert f"../grafana/dashboards:{folder}:ro" in service["volumes"]
-    assert service["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"] == f"{folder}/{DASHBOARD.name}"
+def test_every_runbook_is_of_a_group_of_alerts_and_names_panels_that_exist() -> None:
+    assert {page.stem for page in RUNBOOKS.glob("*.md")} == {group.removeprefix("qstream-") for group in alert_rules()} | {
+        "index"
+    }
+    titles = {query.panel for query in all_queries()}
+    for page in (*RUNBOOKS.glob("*.md"), DEPLOY / "README.md"):
+        assert set(re.findall(r"\*\*([A-Z][\w -]+)\*\*", page.read_text())) <= titles, page.name
 
 
 @needs_promtool
 def test_promtool_accepts_the_configuration_and_its_rules() -> None:
     promtool("check", "config", "--lint-fatal", PROMETHEUS / "prometheus.yml")
     promtool("check", "rules", "--lint-fatal", PROMETHEUS / "alerts.yml")
-
-
-@needs_promtool
-def test_promtool_parses_every_dashboard_query(tmp_path: Path) -> None:
-    def filled(query: str) -> str:
-        return re.sub(r"\$(?!__)\w+", ".*", query.replace("$__rate_interval", "1m"))
-
-    queries = [filled(query) for query in dashboard_queries().values()]
-    rules = [{"record": f"query:{n}", "expr": query} for n, query in enumerate(queries)]
-    (tmp_path / "rules.yml").write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
-    assert f"{len(queries)} rules found" in promtool("check", "rules", tmp_path / "rules.yml")
 
 
 @needs_promtool

@@ -74,3 +74,4 @@ def test_schedules_are_counted_and_their_peaks_stand_next_to_those_of_others():
 def test_replicas_to_keep_active_are_those_of_the_newest_plan():
     see("replicas", served=("chat",), active_replicas=np.array([3], np.int32))
     assert value("active_replicas", domain="replicas", model="chat") == 3
+    assert value("replicas", domain="replicas") == 3

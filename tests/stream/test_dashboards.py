@@ -1,0 +1,44 @@
+"""Dashboards on a real Prometheus: while the demo runs no panel of the overview and of its module is empty, no alert fires."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.stream.demos import Demo, streaming_demo
+from tests.stream.prometheus import scraping
+from tests.unit.deploy.queries import filled, queries
+
+FILLED_S = 300.0  # for the first placement plan, on a busy machine
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        importlib.util.find_spec("torch") is None and os.environ.get("CI") != "true", reason="the demo extra is not installed"
+    ),
+]
+
+
+def addresses_of(demo: Demo) -> list[str]:
+    """Where the demo's agents have their pages."""
+    commands = [child.cmdline() for child in demo.children]
+    return [f"127.0.0.1:{words[words.index('--port') + 1]}" for words in commands if "run" in words and "--port" in words]
+
+
+def test_no_panel_is_empty_and_no_alert_fires_while_the_demo_runs(tmp_path: Path) -> None:
+    wanted = {str(query): filled(query) for name in ("qstream", "routing") for query in queries(name)}
+    assert len(wanted) > 40
+    with streaming_demo(600) as demo, scraping(addresses_of(demo), tmp_path) as prometheus:
+        until = time.monotonic() + FILLED_S
+        while empty := [name for name, expression in wanted.items() if not prometheus.query(expression)]:
+            assert time.monotonic() < until, empty
+            assert demo.process.poll() is None, "".join(demo.output)
+            time.sleep(1)
+        rules = prometheus.rules()
+    assert len(rules) > 20
+    assert [(rule["name"], rule["lastError"]) for rule in rules if rule["health"] == "err"] == []
+    assert [rule["name"] for rule in rules if rule["state"] == "firing"] == []
