@@ -87,6 +87,10 @@ def test_all_else_that_names_the_module_is_written_from_its_files(checkout):
         assert f"\n| [coolant]({link}) | decides how fast the fans" in (checkout / page).read_text()
     assert 'ports: ["127.0.0.1:${COOLANT_PORT:-6067}:6066"]' in (checkout / "deploy/compose/compose.yaml").read_text()
     assert "\nCOOLANT_PORT=6067\n" in (checkout / "deploy/compose/.env.example").read_text()
+    assert (
+        'label_values(qstream_ready{agent=~\\"coolant\\"}, agent)'
+        in (checkout / "deploy/grafana/dashboards/coolant.json").read_text()
+    )
     chosen = ("tests/contract/test_modules.py", "tests/unit/deploy", "-k", "coolant or compose or env or agents")
     run(checkout, "-m", "pytest", "-q", "-p", "no:cacheprovider", *chosen)
 

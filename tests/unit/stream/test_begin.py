@@ -10,7 +10,7 @@ from prometheus_client import REGISTRY
 
 from qstream.contract import Processor
 from qstream.stream.begin import begin
-from schemas.topics import PLACEMENT_PLAN, TOKENS_BATCH, Topic
+from schemas.topics import PLACEMENT_PLAN, TENSOR_RESTORED, TOKENS_BATCH, Topic
 
 AGENT = "begins"
 
@@ -45,3 +45,11 @@ class Quiet(Processor[Any]):
 def test_what_never_happened_stands_at_0(metric: str, labels: dict[str, str]) -> None:
     begin(Quiet())
     assert REGISTRY.get_sample_value(f"qstream_{metric}", {"agent": AGENT, **labels}) == 0
+
+
+def test_an_agent_without_plans_says_that_it_made_none() -> None:
+    begin(Quiet("planless", outputs=(TENSOR_RESTORED,)))
+    none = {"agent": "planless", "topic": "", "outcome": "published"}
+    assert REGISTRY.get_sample_value("qstream_plans_total", none) == 0
+    assert REGISTRY.get_sample_value("qstream_solver_seconds_count", {"agent": "planless", "solver": ""}) == 0
+    assert REGISTRY.get_sample_value("qstream_plans_total", none | {"topic": TENSOR_RESTORED.name}) is None
