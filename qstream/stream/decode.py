@@ -12,7 +12,7 @@ from confluent_kafka import Message
 
 from qstream.contract import Record
 from qstream.stream.clocks import stamp_ms
-from qstream.stream.headers import CONTENT_TYPE, EVENT_TYPE, headers_of
+from qstream.stream.headers import CONTENT_TYPE, EVENT_TYPE, headers_of, value_of
 from schemas.deadletter import MAX_MESSAGE, MAX_STACK, DeadLetter, Headers
 from schemas.frame import FrameError, body_type
 from schemas.topics import Topic
@@ -84,7 +84,7 @@ def attempts(headers: Headers) -> int:
 
 
 def _record(message: Message, topic: Topic, time_of: Callable[[Message], int]) -> Record:
-    value = message.value() or b""
+    value = value_of(message, topic.frame.__name__)
     headers = headers_of(message)
     content_type = ""
     for name, text in headers:

@@ -10,7 +10,7 @@ from confluent_kafka import Message
 
 from schemas.deadletter import Headers
 from schemas.frame import FrameError
-from schemas.wording import must_be
+from schemas.wording import Shown, must_be
 
 CONTENT_TYPE = "content-type"
 EVENT_TYPE = "ce_type"
@@ -35,6 +35,14 @@ def headers_of(message: Message) -> Headers:
             raise
         name = cause.object
         raise FrameError(must_be("names of headers", "UTF-8", name.decode(errors="backslashreplace"))) from exc
+
+
+def value_of(message: Message, kind: str) -> bytes:
+    """The bytes of a record that is to hold a frame of some kind. `FrameError` for one without value."""
+    value: bytes | None = message.value()
+    if value is None:
+        raise FrameError(must_be("value", f"a {kind}", Shown("null: a tombstone, which only ends a row of a compacted topic")))
+    return value
 
 
 def event_headers(

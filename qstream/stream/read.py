@@ -17,7 +17,7 @@ from qstream.contract import TopicPartition
 from qstream.errors import Transient, Unreachable
 from qstream.stream.cause import Cause, denied, open_client
 from qstream.stream.faults import raise_if_fatal
-from qstream.stream.headers import CONTENT_TYPE, headers_of
+from qstream.stream.headers import CONTENT_TYPE, headers_of, value_of
 from qstream.stream.identity import PERIOD_S, Identities
 from qstream.stream.partition import partition_of_key
 from qstream.stream.stall import Stall
@@ -80,7 +80,7 @@ def frame_of(message: Message, frame: type[F]) -> F:
     headers = headers_of(message)
     if issubclass(frame, DeadLetter):
         return frame.from_headers(headers)
-    body = message.value() or b""
+    body = value_of(message, frame.__name__)
     given = next((text for name, text in headers if name == CONTENT_TYPE and text), b"")
     return frame.decode(body, given.decode(errors="replace").split(";")[0].strip() or body_type(body))
 

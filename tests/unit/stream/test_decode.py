@@ -62,7 +62,7 @@ def test_a_message_without_timestamp_counts_as_time_0():
     ("value", "key", "headers", "reason"),
     [
         (b"noise", KEY, None, "not a safetensors"),
-        (None, KEY, None, "not a safetensors"),
+        (None, KEY, None, "value must be a Ping, got null: a tombstone"),
         (b"", KEY, None, "not a safetensors"),
         (b"{}", KEY, None, "name"),
         (PING.encode().replace(b"Ping.v1", b"Ping.v2"), KEY, None, "must be Ping.v1"),
