@@ -11,7 +11,7 @@ from pydantic import Field, StringConstraints, model_validator
 from schemas.frame import Axes, Count, Frame, Name, Names, TimeNs, at_most
 from schemas.wording import must_be
 
-Kind = Literal["mlp", "lstm", "gru", "sage", "ridge"]
+Kind = Literal["mlp", "lstm", "gru", "sage", "ridge", "svm"]
 MAX_PART_BYTES = 900_000
 MAX_MODEL_BYTES = 16 << 20
 MAX_ENTRIES = 64

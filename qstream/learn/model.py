@@ -34,7 +34,7 @@ class Model:
     module, name, version
         Who uses it, what for, and when it was trained, in milliseconds.
     kind
-        mlp, lstm, gru, sage or ridge: which function of `policy` answers with it.
+        mlp, lstm, gru, sage, ridge or svm: which function of `policy` answers with it.
     arrays
         Float arrays by name, finite; `policy` says which ones a kind has.
     feature_names

@@ -96,6 +96,28 @@ def ridge(model: Model, x: ArrayLike) -> Floats:
     return now @ weight.T + _weight(model, "bias", (len(weight),))
 
 
+def svm(model: Model, x: ArrayLike) -> Floats:
+    """The decision [n, 1] of a support vector machine with radial basis functions for inputs [n, features].
+
+    The kernel is exp(-gamma |x - v|²). Inputs are standardised by ``mean`` and ``scale`` [features]; then come ``support``
+    [vectors, features], ``weight`` [1, vectors], ``bias`` [1], and ``config["gamma"]``.
+    """
+    _is(model, "svm")
+    now = _inputs(model, x)
+    mean, scale = (_weight(model, name, (now.shape[1],)) for name in ("mean", "scale"))
+    support = _weight(model, "support", (None, now.shape[1]))
+    gamma = model.config.get("gamma")
+    if isinstance(gamma, bool) or not isinstance(gamma, int | float) or not 0 < gamma < np.inf:
+        raise LearnError(must_be("config['gamma']", "a positive number", gamma))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        standard = (now - mean) / scale
+    if not np.isfinite(standard).all():
+        raise LearnError(must_be("arrays['scale']", "positive", Shown("a zero")))
+    apart = (standard**2).sum(axis=1)[:, None] + (support**2).sum(axis=1) - 2 * standard @ support.T
+    near = np.exp(-gamma * np.maximum(apart, 0.0))
+    return np.asarray(near @ _weight(model, "weight", (1, len(support))).T + _weight(model, "bias", (1,)))
+
+
 def outputs(model: Model) -> int:
     """How many outputs the model has, found by an answer to zeros; `LearnError` if its arrays do not give one."""
     zeros = np.zeros((1, len(model.feature_names)))
@@ -104,6 +126,8 @@ def outputs(model: Model) -> int:
             answer = mlp(model, zeros)
         case "ridge":
             answer = ridge(model, zeros)
+        case "svm":
+            answer = svm(model, zeros)
         case "lstm":
             answer = lstm(model, zeros)[0]
         case "gru":

@@ -2,8 +2,28 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from schemas.lazy import lazy_names
 
-__all__: list[str] = []
+if TYPE_CHECKING:
+    from qstream.nvlink.contention import ContentionModel as ContentionModel
+    from qstream.nvlink.contention import rank_layouts as rank_layouts
+    from qstream.nvlink.fluid import drain as drain
+    from qstream.nvlink.layouts import layout_features as layout_features
+    from qstream.nvlink.options import NvlinkOptions as NvlinkOptions
+    from qstream.nvlink.splits import plan_splits as plan_splits
 
-__getattr__, __dir__ = lazy_names(__name__, {})
+__all__ = ["ContentionModel", "NvlinkOptions", "drain", "layout_features", "plan_splits", "rank_layouts"]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "ContentionModel": ".contention",
+        "NvlinkOptions": ".options",
+        "drain": ".fluid",
+        "layout_features": ".layouts",
+        "plan_splits": ".splits",
+        "rank_layouts": ".contention",
+    },
+)
