@@ -1,19 +1,19 @@
-"""Acquisition: the log of the expected improvement, and where a sum of score terms is largest in a search space.
-
-Source: Ament et al., Unexpected Improvements to Expected Improvement (2023), for the logarithm and its derivatives.
-"""
+"""Acquisition: the log of the expected improvement, and where a sum of score terms is largest in a search space."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qstream.hpo import ascent, gp
+from qstream.hpo import gp
 from qstream.hpo.space import SearchSpace
+
+if TYPE_CHECKING:
+    from qstream.hpo.ascent import Score
 
 Vec = NDArray[np.float64]
 Mat = NDArray[np.float64]
@@ -23,36 +23,7 @@ PERTURBED: Final = 20  # of each scale and point
 ROUNDS: Final = 4  # of climbs and exchanges
 MANY: Final = 64  # cells above which a number is climbed as if it were continuous
 NEIGHBOURS: Final = 1024
-
-_HALF_LOG_2PI = 0.5 * float(np.log(2.0 * np.pi))
-_FAR = 1e3  # from here on 1 - |z| Mills' ratio is its series, and could not be computed as a difference
-
-
-def log_improvement(z: Vec) -> tuple[Vec, Vec]:
-    """Log of h(z) = phi(z) + z Phi(z), and its derivative Phi / h: float64 [B] each; finite for every finite z.
-
-    With Mills' ratio M(a) = Phi(-a) / phi(a): h(-a) = phi(a) (1 - a M), and h(a) = a + h(-a).
-    """
-    from scipy.special import erfcx  # noqa: PLC0415
-
-    a = np.abs(z)
-    mills = np.sqrt(0.5 * np.pi) * erfcx(a * np.sqrt(0.5))
-    per_square = 1.0 / np.maximum(a, _FAR) ** 2
-    rest = np.where(a < _FAR, 1.0 - a * mills, per_square * (1.0 - per_square * (3.0 - 15.0 * per_square)))
-    log_density = -0.5 * a * a - _HALF_LOG_2PI
-    density = np.exp(log_density)
-    above = z > 0.0
-    h = np.where(above, a + density * rest, 1.0)
-    value = np.where(above, np.log(h), log_density + np.log(rest))
-    return value, np.where(above, (1.0 - density * mills) / h, mills / rest)
-
-
-def log_expected_improvement(mean: Vec, variance: Vec, best: float) -> tuple[Vec, Vec, Vec]:
-    """Log E max(best - y, 0) for y normal with these moments, and its derivatives by mean and by variance: [B] each."""
-    sigma = np.sqrt(variance)
-    z = (best - mean) / sigma
-    value, by_z = log_improvement(z)
-    return value + np.log(sigma), -by_z / sigma, 0.5 * (1.0 - z * by_z) / variance
+HOPEFUL: Final = 4  # times the points that are wanted: so many are scored before others are left out by their ceilings
 
 
 class Term(Protocol):
@@ -61,8 +32,21 @@ class Term(Protocol):
     def value(self, x: Mat) -> Vec:
         """Scores of features float64 [B, F]: [B]."""
 
+    def ceiling(self, x: Mat) -> Vec:
+        """What no score of features [B, F] is above, for less work: [B]."""
+
     def slope(self, x: Mat) -> tuple[Vec, Mat]:
         """Scores [B] and their gradient by the features [B, F]."""
+
+
+class Shift(Protocol):
+    """A known part of a process's mean."""
+
+    def value(self, x: Mat) -> Vec:
+        """At features float64 [B, F]: [B]."""
+
+    def slope(self, x: Mat) -> tuple[Vec, Mat]:
+        """That [B], and its gradient [B, F]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +55,25 @@ class Improvement:
 
     known: gp.Posterior
     best: float
-    shift: Term | None = None
+    shift: Shift | None = None
 
     def value(self, x: Mat) -> Vec:
-        mean, variance = gp.predict(self.known, x)
+        return self._scored(x, gp.predict)
+
+    def ceiling(self, x: Mat) -> Vec:
+        return self._scored(x, gp.predict_roughly)  # more variance, more improvement
+
+    def _scored(self, x: Mat, predict: Callable[[gp.Posterior, Mat], tuple[Vec, Vec]]) -> Vec:
+        from qstream.hpo.normal import log_expected_improvement  # noqa: PLC0415 compiled
+
+        mean, variance = predict(self.known, x)
         if self.shift is not None:
             mean = mean + self.shift.value(x)
         return log_expected_improvement(mean, variance, self.best)[0]
 
     def slope(self, x: Mat) -> tuple[Vec, Mat]:
+        from qstream.hpo.normal import log_expected_improvement  # noqa: PLC0415 compiled
+
         mean, variance, pull = gp.predict_with_slope(self.known, x)
         if self.shift is None:
             value, by_mean, by_variance = log_expected_improvement(mean, variance, self.best)
@@ -114,21 +108,23 @@ def maximise(
     candidates, starts
         Random points that are scored, and how many of them a climb starts from.
     """
+    from qstream.hpo.ascent import climb  # noqa: PLC0415 compiled
+
     smooth = _smooth(space)
     unit = space.snap(np.concatenate([rng.random((candidates, space.size)), _around(centres, rng)]))
-    unit, value = _best_first(terms, space, unit, taken)
+    unit, value = _best(terms, space, unit, taken, starts)
     for _ in range(ROUNDS):
         if not len(unit):
             return None
-        before, top = value[0], unit[:starts]
+        before, top = value[0], unit
         tried = [top]
         if smooth.any():
-            start, start_value = top, value[:starts]
-            top, found = ascent.climb(_on_cube(terms, space, start, smooth), start, free=smooth)
+            start, start_value = top, value
+            top, found = climb(_on_cube(terms, space, start, smooth), start, free=smooth)
             tried.append(top := space.snap(np.where((found > start_value)[:, None], top, start)))
         if not smooth.all():
             tried.append(_neighbours(space, top, np.flatnonzero(~smooth), rng))
-        unit, value = _best_first(terms, space, np.concatenate(tried), taken)
+        unit, value = _best(terms, space, np.concatenate(tried), taken, starts)
         if smooth.all() or (len(value) and value[0] <= before):
             break
     return (unit[0], float(value[0])) if len(unit) else None
@@ -141,8 +137,8 @@ def _smooth(space: SearchSpace) -> NDArray[np.bool_]:
     return found
 
 
-def _best_first(terms: Sequence[Term], space: SearchSpace, unit: Mat, taken: frozenset[bytes]) -> tuple[Mat, Vec]:
-    """Distinct points that are not taken, and their scores, the largest first."""
+def _best(terms: Sequence[Term], space: SearchSpace, unit: Mat, taken: frozenset[bytes], count: int) -> tuple[Mat, Vec]:
+    """The `count` distinct points that are not taken with the largest scores, and these, the largest first."""
     if space.discrete:
         first: dict[bytes, int] = {}
         for i, key in enumerate(space.keys(unit)):
@@ -152,9 +148,25 @@ def _best_first(terms: Sequence[Term], space: SearchSpace, unit: Mat, taken: fro
     if not len(unit):
         return unit, np.zeros(0)
     x = space.features(unit)
-    value = np.sum([term.value(x) for term in terms], axis=0)
-    order = np.argsort(-value, kind="stable")
-    return unit[order], value[order]
+    rows = _hopeful(terms, x, count) if len(x) > HOPEFUL * count else np.arange(len(x))
+    value = _sum(term.value(x[rows]) for term in terms)
+    order = np.argsort(-value, kind="stable")[:count]
+    return unit[rows[order]], value[order]
+
+
+def _hopeful(terms: Sequence[Term], x: Mat, count: int) -> NDArray[np.int64]:
+    """Rows of features [B, F] among which the `count` largest scores are, in order: others have a ceiling below these."""
+    ceiling = _sum(term.ceiling(x) for term in terms)
+    first = np.argsort(-ceiling, kind="stable")[: HOPEFUL * count]
+    value = _sum(term.value(x[first]) for term in terms)
+    hopeful = ceiling >= np.partition(value, -count)[-count]
+    hopeful[first] = True
+    return np.flatnonzero(hopeful)
+
+
+def _sum(parts: Iterable[Vec]) -> Vec:
+    found: Vec = np.sum(list(parts), axis=0)
+    return found
 
 
 def _around(centres: Mat, rng: np.random.Generator) -> Mat:
@@ -164,7 +176,7 @@ def _around(centres: Mat, rng: np.random.Generator) -> Mat:
     return found
 
 
-def _on_cube(terms: Sequence[Term], space: SearchSpace, start: Mat, smooth: NDArray[np.bool_]) -> ascent.Score:
+def _on_cube(terms: Sequence[Term], space: SearchSpace, start: Mat, smooth: NDArray[np.bool_]) -> Score:
     """The sum of terms from given starts as a function of the coordinates that move, which are features themselves."""
     column = np.flatnonzero(smooth[space.groups])
     moving = np.flatnonzero(smooth)

@@ -22,7 +22,6 @@ Mat = NDArray[np.float64]
 BLUR: Final = 0.05  # variance of a label
 LEAST: Final = 3  # values from which on kernel parameters are fitted
 MOST: Final = 150  # values that they are fitted on, the newest
-_HALF_LOG_2PI: Final = 0.5 * float(np.log(2.0 * np.pi))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,24 +43,20 @@ class Kept:
     blur: float
 
     def value(self, x: Mat) -> Vec:
+        from qstream.hpo.normal import log_below  # noqa: PLC0415 compiled
+
         mean, variance = gp.predict(self.known, x)
         return log_below(mean, variance + self.blur, self.bound)[0]
 
+    def ceiling(self, x: Mat) -> Vec:
+        return np.zeros(len(x))
+
     def slope(self, x: Mat) -> tuple[Vec, Mat]:
+        from qstream.hpo.normal import log_below  # noqa: PLC0415 compiled
+
         mean, variance, pull = gp.predict_with_slope(self.known, x)
         value, by_mean, by_variance = log_below(mean, variance + self.blur, self.bound)
         return value, pull(by_mean, by_variance)
-
-
-def log_below(mean: Vec, variance: Vec, bound: float) -> tuple[Vec, Vec, Vec]:
-    """Log of the probability that a normal variable is below a bound, and its derivatives by mean and variance: [B] each."""
-    from scipy.special import log_ndtr  # noqa: PLC0415 slow to import
-
-    sigma = np.sqrt(variance)
-    z = (bound - mean) / sigma
-    value = log_ndtr(z)
-    hazard = np.exp(-0.5 * z * z - _HALF_LOG_2PI - value)
-    return value, -hazard / sigma, -0.5 * hazard * z / variance
 
 
 def kept(problem: Problem) -> NDArray[np.bool_]:

@@ -18,7 +18,7 @@ from qstream.hpo import feasible, fitting, prior, surrogate, vqc
 from qstream.hpo.fitting import Fit
 from qstream.hpo.gp import NotPositive
 from qstream.hpo.options import HpoOptions
-from qstream.hpo.problem import Limits, Observation, Problem, gather, rng, sobol, unwarp, warp
+from qstream.hpo.problem import Limits, Observation, Problem, gather, rng, sobol, unwarp
 from qstream.hpo.space import Params, SearchSpace
 from schemas.control import Scalar
 from schemas.hpo import Source
@@ -113,18 +113,17 @@ def suggest_from(
 
     `runtime` gives the one where the options' device is found. What a device chose can be repeated only if it is simulated.
     """
-    taken = problem.taken
     cardinality = problem.space.cardinality
-    if cardinality is not None and len(taken) >= cardinality:
+    if cardinality is not None and len(problem.taken) >= cardinality:
         raise Exhausted(must_be("a discrete space", "larger than what was tried", Shown(f"{cardinality} configurations")))
-    if (old := _replayed(problem, options, taken)) is not None:
+    if (old := _replayed(problem, options)) is not None:
         return _suggestion(problem, options, old, "warm", None, None)
     model, reason = choose(problem, options)
     if model == "gp":
         try:
             theta = fitting.due(problem, options).compute() if theta is None else theta
             effort = surrogate.within(options, len(problem.value)) or options
-            found = surrogate.propose(problem, effort, theta, taken)
+            found = surrogate.propose(problem, effort, theta)
         except NotPositive:
             found, reason = None, Reason.ERROR
         if found is not None:
@@ -132,7 +131,7 @@ def suggest_from(
     if model == "vqc" and (end := vqc.propose(_kept(problem), options, device=_device(problem, options, runtime))) is not None:
         found = surrogate.Proposal(end.unit, end.mean, end.deviation, end.solver, None, end.fallback_reason)
         return _suggestion(problem, options, end.unit, "vqc", end.fallback_reason, found)
-    return _suggestion(problem, options, first_points(problem, taken), "sobol", reason, None)
+    return _suggestion(problem, options, first_points(problem), "sobol", reason, None)
 
 
 def fit_due(problem: Problem, options: HpoOptions) -> Fit | None:
@@ -151,7 +150,7 @@ def choose(problem: Problem, options: HpoOptions) -> tuple[Model, Reason | None]
     initial = min(options.initial, WITH_PRIOR) if warm else options.initial
     if options.optimizer == "sobol" or problem.trial < initial or len(problem.value) < min(LEAST, initial):
         return "sobol", None
-    if not warp(problem.value).any():
+    if problem.value.min(initial=np.inf) >= problem.value.max(initial=-np.inf):
         return "sobol", None  # all values are equal: there is nothing to learn from
     optimizer = options.optimizer
     if optimizer == "auto":
@@ -181,15 +180,15 @@ def _kept(problem: Problem) -> Problem:
     return problem if kept.all() else replace(problem, value=np.where(kept, problem.value, problem.value.max()))
 
 
-def _replayed(problem: Problem, options: HpoOptions, taken: frozenset[bytes]) -> Vec | None:
+def _replayed(problem: Problem, options: HpoOptions) -> Vec | None:
     """The old study's best point whose turn it is, unless it was tried already."""
     if options.warm_start not in ("topk", "both") or problem.trial >= prior.REPLAYED:
         return None
     best = prior.best(problem, prior.REPLAYED)[problem.trial : problem.trial + 1]
-    return best[0] if len(best) and problem.space.keys(best)[0] not in taken else None
+    return best[0] if len(best) and problem.space.keys(best)[0] not in problem.taken else None
 
 
-def first_points(problem: Problem, taken: frozenset[bytes]) -> Vec:
+def first_points(problem: Problem) -> Vec:
     """The Sobol point of the trial's number or, where that is taken in a discrete space, one that is drawn and not taken."""
     space = problem.space
     point = space.snap(sobol(space.size, problem.seed, problem.trial)[None])
@@ -198,10 +197,10 @@ def first_points(problem: Problem, taken: frozenset[bytes]) -> Vec:
     random = rng(problem.seed, _FREE, problem.trial)
     for drawn in (point, *(space.snap(random.random((_DRAWN, space.size))) for _ in range(_DRAWS))):
         for row, key in zip(drawn, space.keys(drawn), strict=True):
-            if key not in taken:
+            if key not in problem.taken:
                 return np.asarray(row, np.float64)
     raise Exhausted(
-        must_be("a discrete space", "larger than what was tried", Shown(f"{len(taken)} of {space.cardinality} tried"))
+        must_be("a discrete space", "larger than what was tried", Shown(f"{len(problem.taken)} of {space.cardinality} tried"))
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -49,7 +50,7 @@ class Observation:
     metrics: Mapping[str, float] | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Problem:
     """The arrays that a solver sees, each sorted by trial number.
 
@@ -75,11 +76,10 @@ class Problem:
     prior_value: Array  # [m]
     limits: tuple[Limit, ...] = ()
 
-    @property
+    @cached_property
     def taken(self) -> frozenset[bytes]:
         """Keys of all configurations that have been tried or run."""
-        points = (self.unit, self.failed_unit, self.pending_unit, self.tried_unit)
-        return frozenset(key for unit in points for key in self.space.keys(unit))
+        return frozenset(self.space.keys(np.concatenate([self.unit, self.failed_unit, self.pending_unit, self.tried_unit])))
 
 
 def gather(

@@ -41,15 +41,13 @@ class Proposal:
     reason: Reason | None  # why the old study was left out
 
 
-def propose(problem: Problem, options: HpoOptions, theta: Vec, taken: frozenset[bytes]) -> Proposal | None:
+def propose(problem: Problem, options: HpoOptions, theta: Vec) -> Proposal | None:
     """The point with the largest score; None if every candidate of a discrete space is taken.
 
     Parameters
     ----------
     theta : float64 [T]
         Kernel parameters (`fitting.due`).
-    taken
-        Keys of points that must not come out, if the space is discrete.
 
     Raises
     ------
@@ -77,7 +75,7 @@ def propose(problem: Problem, options: HpoOptions, theta: Vec, taken: frozenset[
         terms,
         space,
         centres=problem.unit[at][np.lexsort((mean, ~kept))[:CENTRES]],
-        taken=taken,
+        taken=problem.taken if space.discrete else frozenset(),
         rng=rng(problem.seed, _SEARCH, problem.trial),
         candidates=options.candidates,
         starts=options.starts,

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 
 from qstream.hpo import feasible
+from qstream.hpo.normal import log_below
 from qstream.hpo.options import HpoOptions
 from qstream.hpo.plan import suggest
 from qstream.hpo.problem import Limit, Observation, Problem, gather
@@ -35,12 +36,12 @@ def known(count: int = 40, limits: tuple[Limit, ...] = (LIMIT,)) -> tuple[Proble
 
 def test_the_log_probability_and_its_derivatives_are_those_of_the_normal_distribution() -> None:
     mean, variance = np.array([-30.0, -1.0, 0.3, 2.0, 35.0]), np.array([1.0, 0.5, 2.0, 1.0, 1.0])
-    value, by_mean, by_variance = feasible.log_below(mean, variance, 0.4)
+    value, by_mean, by_variance = log_below(mean, variance, 0.4)
     assert value == pytest.approx(norm.logcdf((0.4 - mean) / np.sqrt(variance)), rel=1e-12)
     step = 1e-6
     for slope, (up, down) in (
-        (by_mean, [feasible.log_below(mean + s, variance, 0.4)[0] for s in (step, -step)]),
-        (by_variance, [feasible.log_below(mean, variance + s, 0.4)[0] for s in (step, -step)]),
+        (by_mean, [log_below(mean + s, variance, 0.4)[0] for s in (step, -step)]),
+        (by_variance, [log_below(mean, variance + s, 0.4)[0] for s in (step, -step)]),
     ):
         assert slope == pytest.approx((up - down) / (2 * step), rel=1e-5, abs=1e-8)
 

@@ -106,3 +106,13 @@ def test_equal_points_have_a_factor_thanks_to_jitter() -> None:
     theta = np.r_[covariance.start()[:-1], -16.0]
     known = gp.posterior(covariance, theta, np.zeros((50, 5)), values(50))
     assert np.isfinite(gp.predict(known, points(3))[0]).all()
+
+
+def test_a_rough_prediction_has_the_same_mean_and_no_smaller_variance(covariance: gp.Covariance) -> None:
+    known = gp.posterior(covariance, theta_of(covariance), points(100), values(100))
+    asked = np.random.default_rng(4).random((50, 5))
+    mean, variance = gp.predict(known, asked)
+    rough_mean, rough = gp.predict_roughly(known, asked)
+    assert rough_mean == pytest.approx(mean, abs=1e-12)
+    assert (rough >= variance - 1e-12).all()
+    assert (rough > 1.01 * variance).any()
