@@ -10,11 +10,26 @@ if TYPE_CHECKING:
     from qstream.nvlink.contention import ContentionModel as ContentionModel
     from qstream.nvlink.contention import rank_layouts as rank_layouts
     from qstream.nvlink.fluid import drain as drain
+    from qstream.nvlink.formats.read import read_topology as read_topology
+    from qstream.nvlink.graph import from_networkx as from_networkx
+    from qstream.nvlink.graph import to_networkx as to_networkx
     from qstream.nvlink.layouts import layout_features as layout_features
     from qstream.nvlink.options import NvlinkOptions as NvlinkOptions
     from qstream.nvlink.splits import plan_splits as plan_splits
+    from qstream.nvlink.systems import generate as generate
 
-__all__ = ["ContentionModel", "NvlinkOptions", "drain", "layout_features", "plan_splits", "rank_layouts"]
+__all__ = [
+    "ContentionModel",
+    "NvlinkOptions",
+    "drain",
+    "from_networkx",
+    "generate",
+    "layout_features",
+    "plan_splits",
+    "rank_layouts",
+    "read_topology",
+    "to_networkx",
+]
 
 __getattr__, __dir__ = lazy_names(
     __name__,
@@ -22,8 +37,12 @@ __getattr__, __dir__ = lazy_names(
         "ContentionModel": ".contention",
         "NvlinkOptions": ".options",
         "drain": ".fluid",
+        "from_networkx": ".graph",
+        "generate": ".systems",
         "layout_features": ".layouts",
         "plan_splits": ".splits",
         "rank_layouts": ".contention",
+        "read_topology": ".formats.read",
+        "to_networkx": ".graph",
     },
 )
