@@ -112,6 +112,11 @@ ALERT_CASES = [
     pytest.param("QstreamLagHigh", {'qstream_consumer_lag_records{agent="r", topic="t"}': "1000x30"}, "20m", 0, id="lag-allowed"),
     pytest.param("QstreamDegraded", {'qstream_degraded{agent="r"}': "1x30"}, "1m", 0, id="degraded-too-soon"),
     pytest.param("QstreamDegraded", {'qstream_degraded{agent="r"}': "1x30"}, "2m", 1, id="degraded"),
+    pytest.param("QstreamPaused", {"PAUSED": "1x30"}, "4m", 0, id="paused-too-soon"),
+    pytest.param("QstreamPaused", {"PAUSED": "1x30", "PAUSED-TOO": "1x30"}, "5m", 1, id="paused-once-an-agent"),
+    pytest.param("QstreamPaused", {"PAUSED": "0x4 1x30", "PAUSED-TOO": "1x4 0x30"}, "20m", 1, id="one-worker-still-paused"),
+    pytest.param("QstreamPaused", {"PAUSED": "1x10 0x30", "PAUSED-TOO": "0x60"}, "20m", 0, id="resumed"),
+    pytest.param("QstreamPaused", {"PAUSED": "0x30"}, "20m", 0, id="not-paused"),
     pytest.param("QstreamNotReady", {'qstream_ready{agent="r"}': "0x30"}, "2m", 1, id="not-ready"),
     pytest.param("QstreamNotReady", {'qstream_ready{agent="r"}': "1x30"}, "20m", 0, id="ready"),
     pytest.param("QstreamAgentDown", {'up{job="qstream"}': "0x30"}, "1m", 1, id="scrape-fails"),
@@ -201,6 +206,8 @@ ALERT_CASES = [
     pytest.param("QstreamLearnModelUnusable", {"REFUSED": "0x30", "LACKING": "0x30"}, "20m", 0, id="all-models-are-used"),
 ]
 SERIES = {
+    "PAUSED": 'qstream_paused{agent="r", instance="a"}',
+    "PAUSED-TOO": 'qstream_paused{agent="r", instance="b"}',
     "HPO-FAILED": 'qstream_hpo_trials_total{outcome="failed", instance="a"}',
     "HPO-COMPLETE": 'qstream_hpo_trials_total{outcome="complete", instance="a"}',
     "HPO-LOST": 'qstream_hpo_trials_total{outcome="lost", instance="a"}',
