@@ -16,6 +16,7 @@ MAX_GPUS: Final = 16_384
 SPINES_PER_RAIL: Final = 4
 TRAYS: Final = 18
 GPUS_PER_TRAY: Final = 4
+MAX_RACKS_OF_CHIPS: Final = 16  # of more, with each chip a node, the frame would be above its size
 # DGX-1V: pairs of GPUs with two NVLinks and with one (msccl-tools, topologies/nvidia.py).
 DOUBLE: Final = ((0, 1), (0, 4), (1, 3), (2, 3), (2, 6), (4, 5), (5, 7), (6, 7))
 SINGLE: Final = ((0, 2), (0, 3), (1, 2), (1, 5), (3, 7), (4, 6), (4, 7), (5, 6))
@@ -38,9 +39,10 @@ BOXES: Final = {
 def generate(system: System, *, racks: int = 1, hosts: int = 1) -> FabricTopology:
     """A healthy fabric of `racks` racks with `hosts` boxes each; a rack of ``gb200-nvl72`` is 18 trays of 4 GPUs, and no boxes.
 
-    With more than one box or rack, rail r joins the NICs r of all hosts: a leaf for each rack and rail, and 4 spines for the
-    leaves of each rail, with uplinks that carry as much as all NICs below. A NIC, of 50 GB/s, is the link from its GPU to the
-    leaf. What crosses rails goes over NVLink first.
+    With more than one box or rack, rail r joins the NICs r of all hosts: a leaf for each rack and rail, and 4 spines for
+    the leaves of each rail, with uplinks that carry as much as all NICs below. A NIC, of 50 GB/s, is the link from its
+    GPU to the leaf. What crosses rails goes over NVLink first. Above 16 racks, the 18 switch chips of a rack are one
+    switch.
 
     Raises
     ------
@@ -67,7 +69,8 @@ def generate(system: System, *, racks: int = 1, hosts: int = 1) -> FabricTopolog
     for rack, inside in enumerate(names):
         if system == "gb200-nvl72":
             gpus = [f"{host}g{gpu}" for host in inside for gpu in range(rails)]
-            _switches(sketch, gpus, f"rack{rack}", f"r{rack}", None, Box((1,) * 18, 50.0))
+            chips = (1,) * 18 if racks <= MAX_RACKS_OF_CHIPS else (18,)
+            _switches(sketch, gpus, f"rack{rack}", f"r{rack}", None, Box(chips, 50.0))
             continue
         for host in inside:
             gpus = [f"{host}g{gpu}" for gpu in range(rails)]
