@@ -78,6 +78,13 @@ def expected_balancedness(plan: NDArray[np.int32], load: NDArray[np.float64], to
     return _expected(plan[:, slot], Forecast(load[None], np.ones(1)), capacity[capacity > 0])[0]
 
 
+def expected_gain(plan: NDArray[np.int32], previous: NDArray[np.int32], forecast: Forecast, topology: ExpertTopology) -> float:
+    """Balancedness that a placement wins over the previous one, expected under the forecast as `decide` scores plans."""
+    capacity, slot = capacities(topology), live_slots(topology)
+    after, before = (_expected(p[:, slot], forecast, capacity[capacity > 0])[0] for p in (plan, previous))
+    return after - before
+
+
 def scenario_levels(
     plan: NDArray[np.int32], scenarios: NDArray[np.float64], capacity: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -15,6 +15,7 @@ from qstream.arguments import array
 from qstream.errors import ProblemError
 from qstream.routing.colocate import colocate
 from qstream.routing.decision import Decision, decide, placement_frame, scenario_levels
+from qstream.routing.denoise import denoised
 from qstream.routing.forecast import DECAY, Forecast, forecast
 from qstream.routing.migrate import align
 from qstream.routing.pack import place_window
@@ -57,10 +58,14 @@ class _Part:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PlacementProblem:
-    """The checked arguments of `place`; `live` are the GPUs with capacity, `capacity` [G] and `previous` [L, P] are of all."""
+    """The checked arguments of `place`; `live` are the GPUs with capacity, `capacity` [G] and `previous` [L, P] are of all.
+
+    Plans are made for `signal`, what of the forecast is more than chance, and scored by `forecast`, as windows come.
+    """
 
     topology: ExpertTopology
     forecast: Forecast
+    signal: Forecast
     live: NDArray[np.int64]
     capacity: NDArray[np.float64]
     least: NDArray[np.int32]
@@ -183,6 +188,7 @@ def placement_problem(
         raise ProblemError(must_be("decay", "above 0, at most 1", options.decay))
     past = windows[-options.windows :]
     found = forecast(past, labels=labels, queued=queued, top_k=topology.top_k, decay=options.decay)
+    signal = denoised(found, windows[: -len(past)])
     given = capacities(topology)
     live = np.flatnonzero(given > 0)
     slots = len(live) * topology.slots_per_gpu
@@ -193,17 +199,17 @@ def placement_problem(
         allowed = f"0 to {experts}, and 0 for a single GPU with capacity"
         raise ProblemError(must_be("hot_experts", allowed, options.hot_experts))
     least = np.ones((layers, experts), np.int32)
-    heaviest = np.argsort(-found.load(), axis=1, kind="stable")[:, : options.hot_experts]
+    heaviest = np.argsort(-signal.load(), axis=1, kind="stable")[:, : options.hot_experts]
     np.put_along_axis(least, heaviest, 2, 1)
     before = plan_array("previous", contiguous(topology) if previous is None else previous, experts, topology.num_gpus)
     if before.shape != (layers, topology.num_slots):
         raise ProblemError(must_be("previous", f"{(layers, topology.num_slots)}", Shown(f"shape {before.shape}")))
-    return PlacementProblem(topology, found, live, given, least, before, move_cost, options, int(seed))
+    return PlacementProblem(topology, found, signal, live, given, least, before, move_cost, options, int(seed))
 
 
 def _parts(problem: PlacementProblem, coactivation: NDArray[np.int64] | None) -> list[_Part]:
     """The nodes with their experts; one part with all GPUs and experts where nodes do not matter or cannot be filled."""
-    topology, load = problem.topology, problem.forecast.load()
+    topology, load = problem.topology, problem.signal.load()
     every = np.tile(np.arange(load.shape[1]), (len(load), 1))
     whole = [_Part(problem.live, every)]
     gpus_of = [problem.live[topology.nodes()[problem.live] == n] for n in range(topology.num_nodes)]
@@ -247,7 +253,7 @@ def _stay(
     share: NDArray[np.float64],
 ) -> NDArray[np.int32]:
     """Keep the experts of a layer on their nodes where these keep their sizes, loads and nearly all co-activations."""
-    load = problem.forecast.load()
+    load = problem.signal.load()
     on_gpu = holds(problem.previous, node.shape[1], problem.topology.num_gpus)
     on_node = np.stack([on_gpu[:, gpus].any(1) for gpus in gpus_of], axis=2)  # [L, E, nodes]
     before = on_node.argmax(2).astype(np.int32)
@@ -268,11 +274,9 @@ def _fill(problem: PlacementProblem, part: _Part, plan: NDArray[np.int32], late:
     gpus, slots = len(part.gpus), len(part.gpus) * problem.topology.slots_per_gpu
     capacity = problem.capacity[part.gpus]
     least = np.take_along_axis(problem.least, part.experts, 1)
-    fresh = place_window(
-        np.take_along_axis(problem.forecast.load(), part.experts, 1), gpus, slots, least=least, capacity=capacity
-    )
+    fresh = place_window(np.take_along_axis(problem.signal.load(), part.experts, 1), gpus, slots, least=least, capacity=capacity)
     was, starts = _starts(problem, part, fresh, least)
-    scenarios = np.take_along_axis(problem.forecast.scenarios, part.experts[None], 2)
+    scenarios = np.take_along_axis(problem.signal.scenarios, part.experts[None], 2)
     steps = -(-problem.options.steps * slots // (len(problem.live) * problem.topology.slots_per_gpu))
     plans = np.stack(starts)
     annealed = 0
@@ -288,7 +292,7 @@ def _fill(problem: PlacementProblem, part: _Part, plan: NDArray[np.int32], late:
                 seed=problem.seed + first,
                 move_cost=problem.move_cost,
                 previous=was[some],
-                weights=problem.forecast.weights,
+                weights=problem.signal.weights,
                 capacity=capacity,
             )
         annealed += len(fresh[some]) if left else 0
@@ -337,5 +341,5 @@ def _cost(
     moved = (holds(plan, experts, gpus) & ~holds(was, experts, gpus)).sum((1, 2))
     mean, fullest = scenario_levels(plan, scenarios, capacity)
     ratio = np.divide(fullest, mean, out=np.ones_like(mean), where=mean > 0)
-    cost: NDArray[np.float64] = problem.forecast.weights @ ratio + problem.move_cost * moved
+    cost: NDArray[np.float64] = problem.signal.weights @ ratio + problem.move_cost * moved
     return cost

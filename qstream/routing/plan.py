@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qstream.quantum.window import Runtime
-from qstream.routing.decision import Decision, decide
+from qstream.routing.decision import Decision, decide, expected_gain
 from qstream.routing.forecast import forecast
 from qstream.routing.hybrid import improve_placement, placement_record
 from qstream.routing.options import RoutingOptions
@@ -56,7 +56,7 @@ def plan_placement(
     if fast:
         labels = queued = coactivation = None
     problem = placement_problem(
-        history,
+        history[-1:] if fast else history,
         topology,
         labels=labels,
         queued=queued,
@@ -70,7 +70,7 @@ def plan_placement(
         found = _improved(found, problem, options, runtime)
     if found.skip_reason is not None:
         return found
-    gain = found.score.balancedness - found.score.balancedness_before
+    gain = expected_gain(found.physical_to_logical, previous, problem.signal, topology)
     if coactivation is not None:
         before, after = (pairs_together(p, coactivation, topology) for p in (previous, found.physical_to_logical))
         gain += after - before
@@ -87,11 +87,11 @@ def _improved(found: Decision, problem: PlacementProblem, options: RoutingOption
     colocated = found.solver.variant == COLOCATION
     partitions = gpu_partitions(
         plan,
-        problem.forecast.scenarios,
+        problem.signal.scenarios,
         len(live),
         move_cost=problem.move_cost,
         previous=problem.previous[:, slot],
-        weights=problem.forecast.weights,
+        weights=problem.signal.weights,
         capacity=problem.capacity[live],
         nodes=topology.nodes()[live] if colocated else None,
     )
