@@ -207,7 +207,8 @@ class JobProfile(Frame):
     traffic_dst: Annotated[NDArray[np.int32], Axes("entries")] | None = Field(default=None, description="rank that receives")
     traffic_bytes: Annotated[NDArray[np.int64], Axes("entries")] | None = Field(default=None, description="bytes of a period")
     group_kind: Annotated[NDArray[np.uint8], Axes("groups")] | None = Field(
-        default=None, description="0 allreduce, 1 allgather, 2 reducescatter, 3 alltoall, 4 p2p: each rank to the next"
+        default=None,
+        description="0 allreduce, 1 allgather, 2 reducescatter, 3 alltoall, 4 p2p: each to the next, the last to none",
     )
     group_bytes: Annotated[NDArray[np.int64], Axes("groups")] | None = Field(
         default=None, description="bytes of the collectives of a period, those of a rank"

@@ -7,26 +7,34 @@ from typing import TYPE_CHECKING
 from schemas.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from qstream.nvlink.blocks import blocks_of as blocks_of
     from qstream.nvlink.contention import ContentionModel as ContentionModel
     from qstream.nvlink.contention import rank_layouts as rank_layouts
     from qstream.nvlink.fluid import drain as drain
+    from qstream.nvlink.formats.jobs import read_job as read_job
     from qstream.nvlink.formats.read import read_topology as read_topology
     from qstream.nvlink.graph import from_networkx as from_networkx
     from qstream.nvlink.graph import to_networkx as to_networkx
     from qstream.nvlink.layouts import layout_features as layout_features
     from qstream.nvlink.options import NvlinkOptions as NvlinkOptions
+    from qstream.nvlink.profile import job_profile as job_profile
+    from qstream.nvlink.profile import job_traffic as job_traffic
     from qstream.nvlink.splits import plan_splits as plan_splits
     from qstream.nvlink.systems import generate as generate
 
 __all__ = [
     "ContentionModel",
     "NvlinkOptions",
+    "blocks_of",
     "drain",
     "from_networkx",
     "generate",
+    "job_profile",
+    "job_traffic",
     "layout_features",
     "plan_splits",
     "rank_layouts",
+    "read_job",
     "read_topology",
     "to_networkx",
 ]
@@ -36,12 +44,16 @@ __getattr__, __dir__ = lazy_names(
     {
         "ContentionModel": ".contention",
         "NvlinkOptions": ".options",
+        "blocks_of": ".blocks",
         "drain": ".fluid",
         "from_networkx": ".graph",
         "generate": ".systems",
+        "job_profile": ".profile",
+        "job_traffic": ".profile",
         "layout_features": ".layouts",
         "plan_splits": ".splits",
         "rank_layouts": ".contention",
+        "read_job": ".formats.jobs",
         "read_topology": ".formats.read",
         "to_networkx": ".graph",
     },
