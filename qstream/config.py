@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, ValidationError, field_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from qstream.errors import ConfigError
 from schemas.parse import as_utf8
@@ -28,6 +28,39 @@ OTHER_VARIABLES: Final = frozenset(
 SECRET_SETTINGS: Final = frozenset({"redis_url", "kafka"})  # their values are never shown, whatever they are
 # Kubernetes adds these to a container for each Service whose name begins with the prefix.
 _SERVICE_LINK: Final = re.compile(r"_SERVICE_(HOST|PORT)(_\w+)?$|_PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?$")
+# What of librdkafka may be set: how to get in, connect, log, and how much to move at once. What is read, where from, by whom, and
+# what counts as written is not among it: the promises of delivery rest on that. A * stands for any end of a name.
+KAFKA_PROPERTIES: Final = (
+    *("security.protocol", "sasl.*", "ssl.*", "enable.ssl.certificate.verification", "enable.sasl.oauthbearer.unsecure.jwt"),
+    *("https.*", "client.rack", "client.dns.lookup", "socket.*", "connections.max.idle.ms", "reconnect.backoff.*"),
+    *("retry.backoff.*", "broker.address.*", "broker.version.fallback", "api.version.*", "allow.auto.create.topics"),
+    *("metadata.max.age.ms", "topic.metadata.*", "log_level", "log.*", "debug", "enable.metrics.push", "linger.ms"),
+    *("batch.*", "queue.buffering.*", "compression.*", "message.max.bytes", "message.copy.max.bytes"),
+    *(
+        "receive.message.max.bytes",
+        "request.timeout.ms",
+        "fetch.*",
+        "queued.*",
+        "max.partition.fetch.bytes",
+        "check.crcs",
+        "max.in.flight*",
+    ),
+    "max.poll.interval.ms",
+)
+_KAFKA_SETTINGS: Final = {
+    "bootstrap.servers": "bootstrap_servers",
+    "metadata.broker.list": "bootstrap_servers",
+    "client.id": "worker_id",
+    "group.id": "group_prefix",
+    "group.instance.id": "static_membership",
+    "group.protocol": "group_protocol",
+    "session.timeout.ms": "session_timeout_ms",
+    "transactional.id": "delivery",
+    "transaction.timeout.ms": "transaction_timeout_ms",
+    "message.timeout.ms": "delivery_timeout_ms",
+    "delivery.timeout.ms": "delivery_timeout_ms",
+}  # the settings that stand for properties of the client
+_REFUSED_PROPERTY: Final = "kafka_property"
 _KINDS: Final = {str: "text", bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "a table"}
 
 
@@ -52,7 +85,9 @@ class Settings(BaseModel):
         min_length=1,
         description="redis://, rediss:// or unix://, redis+cluster:// or redis+sentinel://, or 'embedded' for a bundled server",
     )
-    kafka: dict[str, SecretStr] = Field(default_factory=dict, description="further librdkafka properties, such as SASL and TLS")
+    kafka: dict[str, SecretStr] = Field(
+        default_factory=dict, description="librdkafka's properties of logins, TLS, connections, logs and throughput"
+    )
     options: dict[str, bool | int | float | str] = Field(default_factory=dict, description="toggles of the agent's module")
     devices: str | None = Field(
         default=None, min_length=1, description="path of a device pool, TOML or JSON; without one, PennyLane's simulators"
@@ -131,6 +166,18 @@ class Settings(BaseModel):
         description="port of these pages; 0: none are served; where none is given, some agents have another one",
     )
 
+    @field_validator("kafka")
+    @classmethod
+    def _may_be_set(cls, properties: dict[str, SecretStr]) -> dict[str, SecretStr]:
+        for name in properties:
+            if not any(name == known or (known[-1] == "*" and name.startswith(known[:-1])) for known in KAFKA_PROPERTIES):
+                setting = _KAFKA_SETTINGS.get(name)
+                instead = "qstream's promises rest on its own value" if setting is None else f"set {setting} instead"
+                may_be = "; ".join(KAFKA_PROPERTIES)
+                text = f"kafka.{name} cannot be set: {instead}. What can be: {may_be}"
+                raise PydanticCustomError(_REFUSED_PROPERTY, text.replace("{", "{{").replace("}", "}}"))
+        return properties
+
     def kafka_properties(self) -> dict[str, str]:
         """The properties of `kafka` as they are, passwords included: for a client, never for a message."""
         return {name: value.get_secret_value() for name, value in self.kafka.items()}
@@ -161,6 +208,8 @@ def load_settings(**overrides: Any) -> Settings:
 def _fault(error: ErrorDetails) -> str:
     """pydantic's finding in the house's wording; of a value that may be a secret only the kind."""
     name = ".".join(map(str, error["loc"]))
+    if error["type"] == _REFUSED_PROPERTY:
+        return error["msg"]
     if error["type"] == "extra_forbidden":
         return f"{name} is not a setting{_nearest(name, Settings.model_fields)}"
     rule = re.sub(r"^(Input|String|Value) should ", "must ", error["msg"]).replace(" item after validation, not 0", " character")

@@ -16,6 +16,8 @@ from pydantic import SecretStr
 from qstream.config import OTHER_VARIABLES, PREFIX, SECRET_SETTINGS, Settings, load_settings
 from qstream.errors import ConfigError
 from qstream.state.connection import Connection
+from qstream.stream.consume import consumer_config
+from qstream.stream.producers import producer_config
 
 ROOT = Path(__file__).parents[2]
 secrets = st.text("ABCDEFGHabcdefgh0123456789#/@:?[]%$&=+ ", min_size=8, max_size=20).filter(lambda text: len(set(text)) > 5)
@@ -82,6 +84,39 @@ def test_tables_of_all_sources_are_joined_name_by_name(tmp_path, monkeypatch):
 def test_a_bad_value_is_named_with_what_is_allowed(name, value, allowed):
     with pytest.raises(ConfigError, match=rf"{name} must .*{allowed}.*, got {value!r}"):
         load_settings(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [
+        *((name, "promises") for name in ("acks", "request.required.acks", "enable.auto.commit", "isolation.level")),
+        *((name, "promises") for name in ("enable.idempotence", "partitioner", "auto.offset.reset", "enable.auto.offset.store")),
+        *((name, "promises") for name in ("enable.partition.eof", "delivery.report.only.error", "plugin.library.paths", "")),
+        ("group.id", "set group_prefix instead"),
+        ("bootstrap.servers", "set bootstrap_servers instead"),
+        ("transactional.id", "set delivery instead"),
+    ],
+)
+def test_a_property_on_which_promises_rest_is_refused_by_name_with_what_may_be_set(name, instead, monkeypatch):
+    monkeypatch.setenv("QSTREAM_KAFKA", json.dumps({"sasl.password": "S3cret", name: "S3cret"}))
+    with pytest.raises(ConfigError) as failure:
+        load_settings()
+    said = str(failure.value)
+    assert said.startswith(f"kafka.{name} cannot be set: ")
+    assert instead in said
+    assert "sasl.*; ssl.*" in said
+    assert "S3cret" not in said
+
+
+def test_nothing_that_may_be_set_changes_what_workers_decide():
+    settings = Settings(worker_id="w", static_membership=True)
+    for config in (consumer_config(settings, "g"), producer_config(settings)):
+        decided = [name for name in config if not name.startswith(("fetch.", "queued.", "reconnect.", "topic.metadata."))]
+        decided = [name for name in decided if name not in ("linger.ms", "compression.type", "message.max.bytes")]
+        assert len(decided) > 5
+        for name in decided:
+            with pytest.raises(ConfigError, match=f"kafka.{name} cannot be set"):
+                load_settings(kafka={name: "1"})
 
 
 def test_an_unknown_setting_in_a_file_is_refused(tmp_path, monkeypatch):
