@@ -31,21 +31,11 @@ _SERVICE_LINK: Final = re.compile(r"_SERVICE_(HOST|PORT)(_\w+)?$|_PORT(_\d+_(TCP
 # What of librdkafka may be set: how to get in, connect, log, and how much to move at once. What is read, where from, by whom, and
 # what counts as written is not among it: the promises of delivery rest on that. A * stands for any end of a name.
 KAFKA_PROPERTIES: Final = (
-    *("security.protocol", "sasl.*", "ssl.*", "enable.ssl.certificate.verification", "enable.sasl.oauthbearer.unsecure.jwt"),
-    *("https.*", "client.rack", "client.dns.lookup", "socket.*", "connections.max.idle.ms", "reconnect.backoff.*"),
-    *("retry.backoff.*", "broker.address.*", "broker.version.fallback", "api.version.*", "allow.auto.create.topics"),
-    *("metadata.max.age.ms", "topic.metadata.*", "log_level", "log.*", "debug", "enable.metrics.push", "linger.ms"),
-    *("batch.*", "queue.buffering.*", "compression.*", "message.max.bytes", "message.copy.max.bytes"),
-    *(
-        "receive.message.max.bytes",
-        "request.timeout.ms",
-        "fetch.*",
-        "queued.*",
-        "max.partition.fetch.bytes",
-        "check.crcs",
-        "max.in.flight*",
-    ),
-    "max.poll.interval.ms",
+    "security.protocol, sasl.*, ssl.*, enable.ssl.certificate.verification, enable.sasl.oauthbearer.unsecure.jwt, https.*, "
+    "client.rack, client.dns.lookup, socket.*, broker.address.*, connections.max.idle.ms, reconnect.backoff.*, retry.backoff.*, "
+    "api.version.*, broker.version.fallback, metadata.max.age.ms, topic.metadata.*, request.timeout.ms, max.in.flight*, "
+    "max.poll.interval.ms, log_level, log.*, debug, enable.metrics.push, linger.ms, batch.*, queue.buffering.*, compression.*, "
+    "message.max.bytes, message.copy.max.bytes, fetch.*, queued.*, max.partition.fetch.bytes, receive.message.max.bytes"
 )
 _KAFKA_SETTINGS: Final = {
     "bootstrap.servers": "bootstrap_servers",
@@ -170,11 +160,12 @@ class Settings(BaseModel):
     @classmethod
     def _may_be_set(cls, properties: dict[str, SecretStr]) -> dict[str, SecretStr]:
         for name in properties:
-            if not any(name == known or (known[-1] == "*" and name.startswith(known[:-1])) for known in KAFKA_PROPERTIES):
+            if not any(
+                name == known or (known[-1] == "*" and name.startswith(known[:-1])) for known in KAFKA_PROPERTIES.split(", ")
+            ):
                 setting = _KAFKA_SETTINGS.get(name)
                 instead = "qstream's promises rest on its own value" if setting is None else f"set {setting} instead"
-                may_be = "; ".join(KAFKA_PROPERTIES)
-                text = f"kafka.{name} cannot be set: {instead}. What can be: {may_be}"
+                text = f"kafka.{name} cannot be set: {instead}. What can be: {KAFKA_PROPERTIES}"
                 raise PydanticCustomError(_REFUSED_PROPERTY, text.replace("{", "{{").replace("}", "}}"))
         return properties
 
