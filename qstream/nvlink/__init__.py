@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from qstream.nvlink.contention import ContentionModel as ContentionModel
     from qstream.nvlink.contention import rank_layouts as rank_layouts
     from qstream.nvlink.fluid import drain as drain
+    from qstream.nvlink.formats.export import EXPORTERS as EXPORTERS
     from qstream.nvlink.formats.jobs import read_job as read_job
     from qstream.nvlink.formats.read import read_topology as read_topology
     from qstream.nvlink.graph import from_networkx as from_networkx
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from qstream.nvlink.systems import generate as generate
 
 __all__ = [
+    "EXPORTERS",
     "ContentionModel",
     "NvlinkOptions",
     "blocks_of",
@@ -43,6 +45,7 @@ __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "ContentionModel": ".contention",
+        "EXPORTERS": ".formats.export",
         "NvlinkOptions": ".options",
         "blocks_of": ".blocks",
         "drain": ".fluid",

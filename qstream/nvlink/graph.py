@@ -15,7 +15,7 @@ from schemas.wording import Shown, must_be
 
 NODE_KEYS: Final = frozenset({"type", "host", "node", "domain", "health", "free"})
 EDGE_KEYS: Final = frozenset({"kind", "links", "bw_gb_s", "bw_eff_gb_s", "latency_us", "up", "link"})
-SILENT: Final = frozenset({"id", "source", "target", "key", "numa", "label", "name", "weight", "pos"})
+SILENT: Final = frozenset({"id", "source", "target", "key", "numa", "label", "name", "weight", "pos", "rank", "job"})
 KIND_PREFIXES: Final = {"infiniband": "ib", "nvl": "nvlink", "eth": "ethernet", "qpi": "smp", "upi": "smp"}
 
 Nodes = Iterable[tuple[Any, Mapping[str, Any]]]

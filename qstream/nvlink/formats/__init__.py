@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 from schemas.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from qstream.nvlink.formats.export import EXPORTERS as EXPORTERS
     from qstream.nvlink.formats.jobs import read_job as read_job
     from qstream.nvlink.formats.read import read_topology as read_topology
 
-__all__ = ["read_job", "read_topology"]
+__all__ = ["EXPORTERS", "read_job", "read_topology"]
 
-__getattr__, __dir__ = lazy_names(__name__, {"read_job": ".jobs", "read_topology": ".read"})
+__getattr__, __dir__ = lazy_names(__name__, {"EXPORTERS": ".export", "read_job": ".jobs", "read_topology": ".read"})

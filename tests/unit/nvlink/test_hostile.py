@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from qstream.errors import ProblemError
-from qstream.nvlink import read_topology
+from qstream.nvlink import read_job, read_topology
 from qstream.nvlink.formats.xml_tree import MAX_BYTES, MAX_ELEMENTS, read_xml
 
 BOMB = '<!DOCTYPE system [<!ENTITY a "x"><!ENTITY b "&a;&a;&a;">]><system><cpu numaid="&b;"/></system>'
@@ -159,3 +160,31 @@ def test_graphs_that_are_odd_are_taken_with_a_warning():
 def test_hostile_trees_and_texts_are_refused(text, message):
     with pytest.raises(ProblemError, match=message):
         read_topology(text)
+
+
+@pytest.mark.parametrize("name", ["rccl/topo_8p1h.xml", "azure/ndv4-topo.xml", "dgx1v.node_link.json", "topograph/medium.yaml",
+                                  "topograph/block.conf", "topograph/tree.conf", "simai/llama7b_tp2.txt"])  # fmt: skip
+def test_damaged_files_are_read_or_refused_and_never_anything_else(fabrics, name):
+    whole = (fabrics / name).read_bytes()
+    read = read_job if name.startswith("simai") else read_topology
+    rng = np.random.default_rng(7)
+    refused = 0
+    for _ in range(60):
+        damaged = bytearray(whole)
+        at = int(rng.integers(len(damaged)))
+        kind = int(rng.integers(4))
+        if kind == 0:
+            damaged[at : at + int(rng.integers(1, 40))] = b""
+        elif kind == 1:
+            damaged[at:at] = rng.choice([b"-1", b"1e999", b'"', b"[", b"\xff", b"0", b"&x;", b"\n", b"NaN", b"*a", b"9" * 30])
+        elif kind == 2:
+            other = int(rng.integers(len(damaged)))
+            damaged[at:at] = damaged[other : other + 60]
+        else:
+            digits = [place for place, byte in enumerate(damaged) if 48 <= byte <= 57]
+            damaged[int(rng.choice(digits))] = int(rng.integers(48, 58))
+        try:
+            read(bytes(damaged))
+        except ProblemError:
+            refused += 1
+    assert refused
