@@ -23,7 +23,15 @@ EMBEDDED = "embedded"
 PREFIX = "QSTREAM_"
 CONFIG_VARIABLE = "QSTREAM_CONFIG"
 OTHER_VARIABLES: Final = frozenset(
-    {CONFIG_VARIABLE, "QSTREAM_DATA", "QSTREAM_KAFKA_CACHE", "QSTREAM_QUIX_PYTHON", "QSTREAM_TEST_KAFKA"}
+    {
+        CONFIG_VARIABLE,
+        "QSTREAM_DATA",
+        "QSTREAM_EPLB",
+        "QSTREAM_EPLB_MODEL",
+        "QSTREAM_KAFKA_CACHE",
+        "QSTREAM_QUIX_PYTHON",
+        "QSTREAM_TEST_KAFKA",
+    }
 )
 SECRET_SETTINGS: Final = frozenset({"redis_url", "kafka"})  # their values are never shown, whatever they are
 # Kubernetes adds these to a container for each Service whose name begins with the prefix.

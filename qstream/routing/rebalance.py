@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,22 @@ from schemas.experts import ExpertTopology
 MOVE_COST: Final = 0.001  # of the mean GPU load, that one moved expert must save
 _STEPS: Final = 8000  # of annealing a layer, shared by its nodes
 _WHOLE: Final = 1 << 30  # the largest load after scaling, of loads that are not whole
+
+
+def next_map(
+    load: NDArray[np.float64], old: NDArray[np.integer[Any]], slots: int, groups: int, nodes: int, gpus: int
+) -> NDArray[np.int64] | None:
+    """The next map int64 [L, slots] near the map in force, as an engine has it; None if nothing of that can be kept.
+
+    As `with_few_moves`, but GPUs may have come or gone at the end of `old`, which may name experts that are none.
+    """
+    layers, experts = load.shape
+    if old.ndim != 2 or len(old) != layers or slots > experts * gpus:
+        return None
+    before = np.full((layers, slots), -1, np.int64)
+    width = min(slots, old.shape[1])
+    before[:, :width] = old[:, :width]
+    return with_few_moves(load, np.where(before < experts, before, -1), groups, nodes, gpus)
 
 
 def with_few_moves(load: NDArray[np.float64], old: NDArray[np.int64], groups: int, nodes: int, gpus: int) -> NDArray[np.int64]:

@@ -16,13 +16,14 @@ from qstream.errors import ConfigError, ProblemError, QstreamError
 from qstream.routing.eplb import rebalance_experts
 from qstream.routing.formats.files import bounded
 from qstream.routing.memory import RoutingState
-from qstream.routing.rebalance import with_few_moves
+from qstream.routing.rebalance import next_map
 from schemas.frame import FrameError, body_type
 from schemas.placement import PlacementPlan
 from schemas.wording import Shown, must_be
 
 Source = Callable[[], PlacementPlan | RoutingState | bytes | None]
 Agree = Callable[[Any], Any]
+Leads = Callable[[], bool]
 _ABSTRACT: Final = "vllm.distributed.eplb.policy.abstract"
 
 
@@ -38,14 +39,19 @@ class QstreamPolicy:
     Attributes
     ----------
     used : str
-        What the last answer was: ``plan VERSION``, ``kept: REASON`` of a skipped plan, or ``own planner: REASON``.
+        What the last answer was: ``plan VERSION``, ``kept: REASON`` of a skipped plan, or ``own planner: REASON``; empty where
+        another rank answered.
+    version : int or None
+        Version of the plan that the last answer was of; None if it was no plan.
     last : int64 [L, num_replicas] or None
         The map of the last plan that fitted.
     """
 
     source: ClassVar[Source]
     agree: ClassVar[Agree]
+    leads: ClassVar[Leads]
     used: ClassVar[str] = ""
+    version: ClassVar[int | None] = None
     last: ClassVar[NDArray[np.int64] | None] = None
 
     @classmethod
@@ -80,18 +86,21 @@ class QstreamPolicy:
         fresh = rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_ranks)[0]
         shape = int(fresh.shape[0]), int(fresh.shape[1])
         old = None if old_global_expert_indices is None else _numpy(old_global_expert_indices)
-        plan, cls.used = _answer(cls.source, cls.last, old, shape, experts, num_ranks)
+        if not cls.leads():
+            answer = cls.agree(_numpy(fresh))
+            return fresh.new_tensor(answer) if hasattr(fresh, "new_tensor") else np.asarray(answer, np.int64)
+        plan, cls.used, cls.version = _answer(cls.source, cls.last, old, shape, experts, num_ranks)
         if plan is None:
             load = _numpy(weight).astype(np.float64)
-            plan = None if old is None else _own(load, old, num_replicas, num_groups, num_nodes, num_ranks)
+            plan = None if old is None else next_map(load, old, num_replicas, num_groups, num_nodes, num_ranks)
             plan = _numpy(fresh) if plan is None else plan
-        elif cls.used.startswith("plan "):
+        elif cls.version is not None:
             cls.last = plan
         answer = cls.agree(plan)
         return fresh.new_tensor(answer) if hasattr(fresh, "new_tensor") else np.asarray(answer, np.int64)
 
 
-def policy(source: Source, agree: Agree = lambda plan: plan) -> type[QstreamPolicy]:
+def policy(source: Source, agree: Agree = lambda plan: plan, leads: Leads = lambda: True) -> type[QstreamPolicy]:
     """A policy class that asks `source` for the newest plan: ``EPLB_POLICIES["default"] = policy(source)``.
 
     Parameters
@@ -104,6 +113,8 @@ def policy(source: Source, agree: Agree = lambda plan: plan) -> type[QstreamPoli
         Every rank calls the policy, and all must give the same answer or weights are lost. Where each rank reads the source
         itself, pass a function that gives rank 0's map to all, such as a broadcast over the group; it takes and returns
         int64 [L, P].
+    leads : callable
+        Whether this rank answers. Any other asks no source and plans nothing: it takes what `agree` returns.
 
     Raises
     ------
@@ -111,16 +122,20 @@ def policy(source: Source, agree: Agree = lambda plan: plan) -> type[QstreamPoli
         The vLLM that is imported is an older one, which takes three maps from a policy.
     """
     _refuse_three_maps()
-    return type("QstreamPolicy", (QstreamPolicy,), {"source": staticmethod(source), "agree": staticmethod(agree)})
+    given = {"source": staticmethod(source), "agree": staticmethod(agree), "leads": staticmethod(leads)}
+    return type("QstreamPolicy", (QstreamPolicy,), given)
 
 
-def newest_of(subscriber: Subscriber, model: str) -> Source:
-    """The newest placement of a model that a subscriber to the placement plans has seen; the newest skipped plan before any."""
+def newest_of(subscriber: Subscriber, model: str, timeout_s: float = 0.0) -> Callable[[], PlacementPlan | None]:
+    """The newest placement of a model that a subscriber to the placement plans has seen; the newest skipped plan before any.
+
+    A call waits `timeout_s` for plans.
+    """
     newest: PlacementPlan | None = None
 
     def source() -> PlacementPlan | None:
         nonlocal newest
-        for plan in subscriber.drain():
+        for plan in subscriber.drain(timeout_s):
             if plan.model == model and (plan.skip_reason is None or newest is None or newest.skip_reason is not None):
                 newest = plan
         return newest
@@ -135,27 +150,27 @@ def of_file(path: Path) -> Source:
 
 def _answer(
     source: Source, last: NDArray[Any] | None, old: NDArray[Any] | None, shape: tuple[int, int], experts: int, ranks: int
-) -> tuple[NDArray[np.int64] | None, str]:
-    """The map of the source's plan where it fits this model, of a skipped one what is in force, else None; and what was used."""
+) -> tuple[NDArray[np.int64] | None, str, int | None]:
+    """The map of the source's plan where it fits, of a skipped one what is in force, else None; what was used; version."""
     try:
         found = source()
         plan = PlacementPlan.decode(found, body_type(found)) if isinstance(found, bytes) else found
     except (FrameError, QstreamError, OSError) as exc:
-        return None, f"own planner: {exc}"
+        return None, f"own planner: {exc}", None
     if plan is None:
-        return None, "own planner: no plan"
+        return None, "own planner: no plan", None
     slots, gpus, version = _in_force(plan)
     if slots is None:
         skipped = isinstance(plan, PlacementPlan)
         reason = getattr(plan, "skip_reason", None) or "no plan"
         held = next((map_ for map_ in (last, old) if skipped and _holds_all(map_, shape, experts)), None)
-        return (None, f"own planner: {reason}") if held is None else (held.astype(np.int64), f"kept: {reason}")
+        return (None, f"own planner: {reason}", None) if held is None else (held.astype(np.int64), f"kept: {reason}", None)
     if slots.shape != shape or gpus != ranks:
         got = Shown(f"{list(slots.shape)} on {gpus} GPUs")
-        return None, f"own planner: {must_be(f'plan {version}', f'{list(shape)} on {ranks} GPUs', got)}"
+        return None, f"own planner: {must_be(f'plan {version}', f'{list(shape)} on {ranks} GPUs', got)}", None
     if not _holds_all(slots, shape, experts):
-        return None, f"own planner: plan {version} does not hold the experts 0 to {experts - 1} in each layer"
-    return slots.astype(np.int64), f"plan {version}"
+        return None, f"own planner: plan {version} does not hold the experts 0 to {experts - 1} in each layer", None
+    return slots.astype(np.int64), f"plan {version}", version
 
 
 def _holds_all(slots: NDArray[Any] | None, shape: tuple[int, int], experts: int) -> bool:
@@ -174,19 +189,6 @@ def _in_force(plan: PlacementPlan | RoutingState) -> tuple[NDArray[np.int32] | N
     if plan.proposed is not None:
         return plan.proposed, gpus, plan.in_force.proposed_version
     return plan.placement if plan.in_force.version else None, gpus, plan.in_force.version
-
-
-def _own(
-    load: NDArray[np.float64], old: NDArray[Any], slots: int, groups: int, nodes: int, ranks: int
-) -> NDArray[np.int64] | None:
-    """Our own plan near the map in force, whose GPUs may have come or gone at the end; None if nothing can be kept."""
-    layers, experts = load.shape
-    if old.ndim != 2 or len(old) != layers or slots > experts * ranks:
-        return None
-    before = np.full((layers, slots), -1, np.int64)
-    width = min(slots, old.shape[1])
-    before[:, :width] = old[:, :width]
-    return with_few_moves(load, np.where(before < experts, before, -1), groups, nodes, ranks)
 
 
 def _refuse_three_maps() -> None:

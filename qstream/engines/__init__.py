@@ -1,0 +1,1 @@
+"""Engines: what runs inside vLLM and SGLang, so that they rebalance their experts by our plans."""
