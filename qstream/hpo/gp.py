@@ -202,7 +202,7 @@ def _inverse_factor(gram: Mat, noise: float) -> tuple[Mat, float]:
     from scipy.linalg import lapack  # noqa: PLC0415
 
     matrix = gram.copy(order="F")
-    matrix[np.diag_indices_from(matrix)] += noise
+    np.einsum("ii->i", matrix)[:] += noise
     factor, failed = lapack.dpotrf(matrix, lower=1, clean=1, overwrite_a=1)
     if failed:
         raise NotPositive(must_be("a covariance matrix", "positive definite", float(noise)))
@@ -214,28 +214,28 @@ def _inverse_factor(gram: Mat, noise: float) -> tuple[Mat, float]:
 
 
 def extend(known: Posterior, x: Mat, lift: Vec | None = None) -> Posterior:
-    """The process after values at points [p, F] that are just what it predicts there (kriging believer), row by row.
+    """The process after values at points [p, F] that are just what it predicts there (kriging believer), by rows of its factor.
 
     The mean stays as it is everywhere; the variance falls. Equal to `posterior` of all points with the believed values. With
     `lift` [p] the values lie so much above what is predicted, and the mean rises with them.
     """
     n, p = len(known.x), len(x)
-    points = np.concatenate([known.x, x])
+    half = known.against(x)[0] @ known.inverse.T
+    left = known.covariance.gram(known.theta, x) - half @ half.T  # covariance of the points given what was seen
     inverse = np.zeros((n + p, n + p))
     inverse[:n, :n] = known.inverse
-    against = known.covariance.against(known.theta, points)
-    covariance = against(x)[0]
-    own = known.covariance.diagonal(known.theta, x) + known.noise
+    corner = inverse[n:, n:]
     for i in range(p):
-        m = n + i
-        row = inverse[:m, :m] @ covariance[i, :m]
-        root = np.sqrt(max(own[i] - float(row @ row), FLOOR))
-        inverse[m, :m] = -(row @ inverse[:m, :m]) / root
-        inverse[m, m] = 1.0 / root
+        row = corner[:i, :i] @ left[i, :i]
+        root = np.sqrt(max(left[i, i] + known.noise - float(row @ row), FLOOR))
+        corner[i, :i] = -(row @ corner[:i, :i]) / root
+        corner[i, i] = 1.0 / root
+    inverse[n:, :n] = -(corner @ half) @ known.inverse
     weight = np.r_[known.weight, np.zeros(p)]
     if lift is not None:
         weight += (inverse @ np.r_[np.zeros(n), lift]) @ inverse
-    return replace(known, x=points, inverse=inverse, weight=weight, against=against)
+    points = np.concatenate([known.x, x])
+    return replace(known, x=points, inverse=inverse, weight=weight, against=known.covariance.against(known.theta, points))
 
 
 def predict(known: Posterior, x: Mat) -> tuple[Vec, Vec]:

@@ -102,7 +102,9 @@ class Stationary:
         wide = np.exp(2.0 * theta[:-2])
         s2, noise = np.exp(theta[-2:])
         value = -_LENGTH_PRIOR * float((wide + 1.0 / wide).sum()) + theta[-2] - s2 + 0.1 * theta[-1] - 30.0 * noise
-        return float(value), np.r_[-2.0 * _LENGTH_PRIOR * (wide - 1.0 / wide), 1.0 - s2, 0.1 - 30.0 * noise]
+        slope = np.empty(len(theta))
+        slope[:-2], slope[-2], slope[-1] = -2.0 * _LENGTH_PRIOR * (wide - 1.0 / wide), 1.0 - s2, 0.1 - 30.0 * noise
+        return float(value), slope
 
     def gram(self, theta: Vec, x: Mat) -> Mat:
         z = self._scaled(theta, x)
@@ -136,7 +138,8 @@ class Stationary:
         def slope(weight: Mat) -> Vec:
             m = weight * by_squared
             by_feature = 4.0 * ((z * (m @ z)).sum(0) - (z * z * m.sum(1)[:, None]).sum(0))
-            found: Vec = np.r_[np.bincount(self.groups, by_feature, self.lengths), float(np.vdot(weight, gram)), 0.0]
+            found = np.zeros(len(theta))
+            found[:-2], found[-2] = np.bincount(self.groups, by_feature, self.lengths), np.vdot(weight, gram)
             return found
 
         return gram, slope

@@ -117,10 +117,57 @@ def propose(
     if not len(problem.value):
         raise ProblemError(must_be("results", "one or more", 0))
     z = warp(problem.value) if z is None else z
-    d, large = problem.space.size, problem.space.size > circuit.MOST_QUBITS
+    large = problem.space.size > circuit.MOST_QUBITS
     layers, shots = (0, None) if large else (options.circuit_layers, options.shots)
-    left_out = Reason.TOO_LARGE if large and (options.circuit_layers or options.shots) else None
-    order = _order(problem, z)
+    reason = Reason.TOO_LARGE if large and (options.circuit_layers or options.shots) else None
+    drawn = _draw(problem, z, layers)
+    exact = circuit.exact(drawn.hamiltonian, layers)
+    measuring = rng(problem.seed, SHOTS, problem.trial)
+    landscape = exact if shots is None else circuit.measured(drawn.hamiltonian, layers, shots, measuring)
+    starts = _starts(problem, drawn)
+    unit, theta = _ends(problem, drawn, landscape, search(landscape, starts))
+    if not len(unit):
+        return None
+    choice, execution, variant = 0, "simulated-statevector" if layers or shots else "simulated-product", None
+    if device is not None:
+        try:
+            energy, execution = device(drawn.hamiltonian, theta[:ON_DEVICE], layers)
+            choice, variant, shots = int(energy.argmin()), options.device, shots or DEVICE_SHOTS
+        except Refused as refused:
+            reason = refused.reason
+    record = SolverRecord(
+        solver="vqc",
+        variant=variant,
+        execution=execution,
+        asked=("vqc",),
+        n=problem.space.size,
+        depth=layers,
+        shots=shots,
+        seed=problem.seed,
+        objective=float(exact.energy(theta[choice][None])[0]),
+        twin=circuit.twin(exact, starts),
+        control=_control(problem, exact),
+    )
+    row = circuit.design(theta[choice][None], layers)[0]
+    return Proposal(unit[choice], float(row @ drawn.fitted.mean(drawn.z)), drawn.fitted.deviation(row), record, reason)
+
+
+@dataclass(frozen=True, eq=False)
+class _Drawn:
+    """A box, what was fitted to the losses `z` in it, and the Hamiltonian that was drawn; points are in an order of choices."""
+
+    order: Ranks
+    low: Vec
+    high: Vec
+    centre: Vec  # where the best result is
+    fitted: Fit
+    z: Vec
+    hamiltonian: PauliSum
+
+
+def _draw(problem: Problem, z: Vec, layers: int) -> _Drawn:
+    """The Hamiltonian of this trial, a sample of what warped losses [n] say of it."""
+    d, order = problem.space.size, _order(problem, z)
     at = order.to(problem.unit)
     centre = order.to(problem.prior_unit)[int(problem.prior_value.argmin())] if _new(problem) else None
     low, high = box(problem, at, centre)
@@ -128,45 +175,33 @@ def propose(
     rows = circuit.design(_angles(at[chosen], low, high), layers)
     fitted = fit(rows, z[chosen], d)
     hamiltonian = PauliSum(d, fitted.sample(rows, z[chosen], rng(problem.seed, SAMPLE, problem.trial)))
-    exact = circuit.exact(hamiltonian, layers)
-    landscape = exact if shots is None else circuit.measured(hamiltonian, layers, shots, rng(problem.seed, SHOTS, problem.trial))
-    first = _angles((at[int(problem.value.argmin())] if centre is None else centre)[None], low, high)
-    random = np.pi * rng(problem.seed, START, problem.trial).random((STARTS - 1, d))
-    starts = np.concatenate([np.clip(first, 0, np.pi), random])
-    ends = problem.space.snap(order.back(_points(search(landscape, starts), low, high)))
-    others = problem.space.snap(rng(problem.seed, OTHERS, problem.trial).random((MOST_POINTS, d)))
+    best = at[int(problem.value.argmin())] if centre is None else centre
+    return _Drawn(order, low, high, best, fitted, z[chosen], hamiltonian)
+
+
+def _starts(problem: Problem, drawn: _Drawn) -> Mat:
+    """Angles [S, d] from which is descended: those of the best result, and random ones."""
+    random = np.pi * rng(problem.seed, START, problem.trial).random((STARTS - 1, problem.space.size))
+    return np.concatenate([np.clip(_angles(drawn.centre[None], drawn.low, drawn.high), 0, np.pi), random])
+
+
+def _ends(problem: Problem, drawn: _Drawn, landscape: circuit.Landscape, found: Mat) -> tuple[Mat, Mat]:
+    """Points that are not taken and their angles, from low to high energy: of angles that were found, else random ones."""
+    space, order = problem.space, drawn.order
+    ends = space.snap(order.back(_points(found, drawn.low, drawn.high)))
+    others = space.snap(rng(problem.seed, OTHERS, problem.trial).random((MOST_POINTS, space.size)))
     for unit in (ends, others):
         # Where a parameter has cells, the circuit is measured in the middle of one, which is what the trial will be.
-        theta = np.clip(_angles(order.to(unit), low, high), 0, np.pi)
+        theta = np.clip(_angles(order.to(unit), drawn.low, drawn.high), 0, np.pi)
         free = _free(problem, unit, landscape.energy(theta))
         if len(free):
             break
-    else:
-        return None
-    lowest, execution = int(free[0]), "simulated-statevector" if layers or shots else "simulated-product"
-    variant = None
-    if device is not None:
-        free = free[:ON_DEVICE]
-        try:
-            energy, execution = device(hamiltonian, theta[free], layers)
-            lowest, variant, shots = int(free[energy.argmin()]), options.device, shots or DEVICE_SHOTS
-        except Refused as refused:
-            left_out = refused.reason
-    row = circuit.design(theta[lowest][None], layers)[0]
-    record = SolverRecord(
-        solver="vqc",
-        variant=variant,
-        execution=execution,
-        asked=("vqc",),
-        n=d,
-        depth=layers,
-        shots=shots,
-        seed=problem.seed,
-        objective=float(exact.energy(theta[lowest][None])[0]),
-        twin=circuit.twin(exact, starts),
-        control=circuit.control(exact, STARTS * circuit.STEPS, d, rng(problem.seed, CONTROL, problem.trial)),
-    )
-    return Proposal(unit[lowest], float(row @ fitted.mean(z[chosen])), fitted.deviation(row), record, left_out)
+    return unit[free], theta[free]
+
+
+def _control(problem: Problem, exact: circuit.Landscape) -> float:
+    """The lowest of as many random points as the descent visits."""
+    return circuit.control(exact, STARTS * circuit.STEPS, problem.space.size, rng(problem.seed, CONTROL, problem.trial))
 
 
 def box(problem: Problem, unit: Mat | None = None, centre: Vec | None = None) -> tuple[Vec, Vec]:
