@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from qstream.routing.forecast import Forecast
 from qstream.routing.migrate import Moves, moves
+from qstream.routing.nearest import nearest_shares
+from qstream.routing.options import Dispatch
 from qstream.routing.problem import capacities, live_slots, logical_maps, replica_counts
 from qstream.routing.score import gpu_loads, holds
 from schemas.experts import ExpertTopology
@@ -24,7 +26,7 @@ MAP_MAX_BYTES = 1 << 18
 class Decision:
     """A placement int32 [L, P], or the reason to keep the one in force; `moves` lead from that to this, best first.
 
-    `fallback_reason` says why a solver that was asked for did not answer.
+    `fallback_reason` says why a solver that was asked for did not answer, `dispatch` how the engine chooses replicas.
     """
 
     physical_to_logical: NDArray[np.int32]
@@ -33,6 +35,7 @@ class Decision:
     solver: SolverRecord
     moves: Moves
     fallback_reason: Reason | None = None
+    dispatch: Dispatch = "even"
 
 
 def decide(
@@ -42,8 +45,11 @@ def decide(
     topology: ExpertTopology,
     solver: SolverRecord,
     skip_reason: SkipReason | None = None,
+    dispatch: Dispatch = "even",
 ) -> Decision:
     """Score a placement and the one in force by the same forecast; of both, only the slots of GPUs with capacity count.
+
+    With `dispatch` "nearest" replicas serve what `nearest_shares` says.
 
     Balancedness is the weighted mean over scenarios, 0 where an expert has no slot. The record's objective is the fullest
     level (tokens over capacity) under the forecast as one load, summed over layers.
@@ -57,9 +63,10 @@ def decide(
         src_gpu=np.where(steps.src_gpu >= 0, gpus[steps.src_gpu], -1).astype(np.int32),
         dst_gpu=gpus[steps.dst_gpu].astype(np.int32),
     )
-    balancedness, worst = _expected(after, forecast, capacity)
+    served = dispatch_nodes(topology, dispatch)
+    balancedness, worst = _expected(after, forecast, capacity, served)
     score = PlacementScore(
-        balancedness_before=_expected(before, forecast, capacity)[0],
+        balancedness_before=_expected(before, forecast, capacity, served)[0],
         balancedness=balancedness,
         worst_layer_balancedness=worst,
         moved_experts=len(steps.layer),
@@ -67,29 +74,52 @@ def decide(
     counts = replica_counts(after, topology.num_logical_experts)
     replica = np.divide(load, counts, out=np.zeros_like(load), where=counts > 0)
     bound = np.maximum(load.sum(1) / capacity.sum(), replica.max(1) / capacity.max())
-    objective = (gpu_loads(after, load, len(gpus)) / capacity).max(1)
+    objective = (gpu_loads(after, load, len(gpus), _shares(after, load.shape[1], served)) / capacity).max(1)
     found = {"n": topology.num_slots, "objective": float(objective.sum()), "bound": float(bound.sum())}
-    return Decision(plan, skip_reason, score, solver.model_copy(update=found), steps)
+    return Decision(plan, skip_reason, score, solver.model_copy(update=found), steps, dispatch=dispatch)
 
 
-def expected_balancedness(plan: NDArray[np.int32], load: NDArray[np.float64], topology: ExpertTopology) -> float:
+def expected_balancedness(
+    plan: NDArray[np.int32], load: NDArray[np.float64], topology: ExpertTopology, dispatch: Dispatch = "even"
+) -> float:
     """Balancedness of a placement under one load [L, E], as `decide` scores plans; 1 without load."""
     capacity, slot = capacities(topology), live_slots(topology)
-    return _expected(plan[:, slot], Forecast(load[None], np.ones(1)), capacity[capacity > 0])[0]
+    return _expected(plan[:, slot], Forecast(load[None], np.ones(1)), capacity[capacity > 0], dispatch_nodes(topology, dispatch))[
+        0
+    ]
 
 
-def expected_gain(plan: NDArray[np.int32], previous: NDArray[np.int32], forecast: Forecast, topology: ExpertTopology) -> float:
+def expected_gain(
+    plan: NDArray[np.int32],
+    previous: NDArray[np.int32],
+    forecast: Forecast,
+    topology: ExpertTopology,
+    dispatch: Dispatch = "even",
+) -> float:
     """Balancedness that a placement wins over the previous one, expected under the forecast as `decide` scores plans."""
     capacity, slot = capacities(topology), live_slots(topology)
-    after, before = (_expected(p[:, slot], forecast, capacity[capacity > 0])[0] for p in (plan, previous))
+    nodes = dispatch_nodes(topology, dispatch)
+    after, before = (_expected(p[:, slot], forecast, capacity[capacity > 0], nodes)[0] for p in (plan, previous))
     return after - before
 
 
+def dispatch_nodes(topology: ExpertTopology, dispatch: Dispatch) -> NDArray[np.int32] | None:
+    """The node of each GPU with capacity, where replicas are chosen by it; None where they are chosen alike."""
+    return topology.nodes()[capacities(topology) > 0] if dispatch == "nearest" else None
+
+
+def _shares(plan: NDArray[np.int32], experts: int, nodes: NDArray[np.int32] | None) -> NDArray[np.float64] | None:
+    return None if nodes is None else nearest_shares(plan, experts, nodes)
+
+
 def scenario_levels(
-    plan: NDArray[np.int32], scenarios: NDArray[np.float64], capacity: NDArray[np.float64]
+    plan: NDArray[np.int32],
+    scenarios: NDArray[np.float64],
+    capacity: NDArray[np.float64],
+    shares: NDArray[np.float64] | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Load over capacity, of all GPUs together and of the fullest, in each scenario and layer: float64 [W, L]."""
-    loads = np.stack([gpu_loads(plan, load, len(capacity)) for load in scenarios])
+    loads = np.stack([gpu_loads(plan, load, len(capacity), shares) for load in scenarios])
     return scenarios.sum(2) / capacity.sum(), (loads / capacity).max(2)
 
 
@@ -98,7 +128,7 @@ def placement_frame(decision: Decision, topology: ExpertTopology, **header: Any)
     arrays: dict[str, Any] = {}
     if decision.skip_reason is None:
         steps = decision.moves
-        arrays = map_arrays(decision.physical_to_logical, topology) | {
+        arrays = map_arrays(decision.physical_to_logical, topology, decision.dispatch) | {
             "move_layer": steps.layer,
             "move_expert": steps.expert,
             "move_src_gpu": steps.src_gpu,
@@ -118,13 +148,14 @@ def placement_frame(decision: Decision, topology: ExpertTopology, **header: Any)
     )
 
 
-def map_arrays(plan: NDArray[np.int32], topology: ExpertTopology) -> dict[str, Any]:
+def map_arrays(plan: NDArray[np.int32], topology: ExpertTopology, dispatch: Dispatch = "even") -> dict[str, Any]:
     """The maps of a placement int32 [L, P] as fields of its frame. Slots of GPUs without capacity are in none but the first."""
     slot = live_slots(topology)
     live = plan[:, slot]
     counts = replica_counts(live, topology.num_logical_experts)
     shares = np.zeros(plan.shape, np.float32)
-    shares[:, slot] = 1.0 / np.take_along_axis(counts, live, 1)
+    nearest = _shares(live, topology.num_logical_experts, dispatch_nodes(topology, dispatch))
+    shares[:, slot] = 1.0 / np.take_along_axis(counts, live, 1) if nearest is None else nearest
     logical = None
     if counts.nbytes * int(counts.max()) <= MAP_MAX_BYTES:
         slots_of = logical_maps(live, topology.num_logical_experts)[0]
@@ -137,11 +168,14 @@ def map_arrays(plan: NDArray[np.int32], topology: ExpertTopology) -> dict[str, A
     }
 
 
-def _expected(plan: NDArray[np.int32], forecast: Forecast, capacity: NDArray[np.float64]) -> tuple[float, float]:
+def _expected(
+    plan: NDArray[np.int32], forecast: Forecast, capacity: NDArray[np.float64], nodes: NDArray[np.int32] | None
+) -> tuple[float, float]:
     """Balancedness expected of a plan, and of its worst layer; 0 if an expert has no slot."""
     if not holds(plan, forecast.scenarios.shape[2], len(capacity)).any(1).all():
         return 0.0, 0.0
-    mean, fullest = scenario_levels(plan, forecast.scenarios, capacity)
+    shares = _shares(plan, forecast.scenarios.shape[2], nodes)
+    mean, fullest = scenario_levels(plan, forecast.scenarios, capacity, shares)
     by_window = np.divide(mean.sum(1), fullest.sum(1), out=np.ones(len(mean)), where=fullest.sum(1) > 0)
     mean, fullest = forecast.weights @ mean, forecast.weights @ fullest
     by_layer = np.divide(mean, fullest, out=np.ones_like(mean), where=fullest > 0)

@@ -13,6 +13,7 @@ from qstream.module.options import LearnOptions, PortfolioOptions, Range, Row
 from schemas.wording import must_be
 
 PlacementTier = Literal["off", "fast", "scenario"]
+Dispatch = Literal["even", "nearest"]
 Quantum = Literal["online", "none", "overloaded"]
 Goal = Literal["latency", "throughput", "balanced", "robustness"]
 
@@ -71,6 +72,11 @@ class RoutingOptions(PortfolioOptions, LearnOptions):
         description="experts that serve the same tokens share a node: less traffic between nodes, less even GPUs; "
         "models with layers * experts**2 above 2**24 do without",
     )
+    dispatch: Dispatch = Field(
+        default="even",
+        description="how the engine chooses a replica: 'even' all alike, 'nearest' the one on its own GPU, else on its node, as"
+        " SGLang does with an all-to-all backend; placements are planned and scored for it",
+    )
     steps: int = Field(default=10_000, ge=0, le=1_000_000, description="annealing steps a layer of the scenario tier")
     shares_tokens: int = Field(
         default=2048, ge=0, le=1 << 30, description="tokens a layer between two dispatch shares; 0 publishes none"
@@ -120,4 +126,8 @@ class RoutingOptions(PortfolioOptions, LearnOptions):
         for name in ("qaoa", "hqc"):
             if getattr(self, name) and self.placement == "off":
                 raise OptionError(must_be(f"option {name}", "false while placement is off: there is nothing to improve", True))
+            if getattr(self, name) and self.dispatch == "nearest":
+                raise OptionError(
+                    must_be(f"option {name}", "false with dispatch 'nearest': its windows split loads evenly", True)
+                )
         return self

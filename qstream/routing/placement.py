@@ -6,7 +6,8 @@ import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Final
+from functools import partial
+from typing import Final, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +19,11 @@ from qstream.routing.decision import Decision, decide, placement_frame, scenario
 from qstream.routing.denoise import denoised
 from qstream.routing.forecast import DECAY, Forecast, forecast
 from qstream.routing.migrate import align
-from qstream.routing.pack import place_window
+from qstream.routing.nearest import anneal_nearest, nearest_shares
+from qstream.routing.options import Dispatch
+from qstream.routing.pack import pack, place_window, swap
 from qstream.routing.problem import capacities, contiguous, plan_array
+from qstream.routing.replicate import replica_counts
 from qstream.routing.scenarios import anneal
 from qstream.routing.score import holds
 from schemas.experts import ExpertTopology
@@ -73,6 +77,7 @@ class PlacementProblem:
     move_cost: float
     options: PlaceOptions
     seed: int
+    dispatch: Dispatch
 
 
 def place(
@@ -85,6 +90,7 @@ def place(
     previous: NDArray[np.int32] | None = None,
     move_cost: float = 0.0,
     options: PlaceOptions | None = None,
+    dispatch: Dispatch = "even",
     deadline_s: float | None = None,
     seed: int = 0,
     clock: Clock = time.perf_counter,
@@ -109,6 +115,9 @@ def place(
         The placement in force, over all GPUs; the contiguous one by default.
     move_cost : float
         As in `anneal`. Above 0, the placement in force is improved too, and experts keep their nodes while that costs little.
+    dispatch : {"even", "nearest"}
+        How the engine chooses a replica: all alike, or the nearest one to the GPU that asks (`nearest_shares`). With "nearest"
+        and several nodes the replicas of an expert are spread over the nodes; plan and scores are of what is served then.
     deadline_s : float, optional
         Seconds from the call after which no further layers are annealed; the fast plan of every layer is made in any case.
     seed : int
@@ -134,6 +143,7 @@ def place(
         move_cost=move_cost,
         options=options or PlaceOptions(),
         seed=seed,
+        dispatch=dispatch,
     )
     found = solve(problem, coactivation, late)
     if deadline_s is not None:
@@ -158,7 +168,9 @@ def solve(
         tried=partly,
         kept=partly,
     )
-    return decide(plan.reshape(problem.previous.shape), problem.previous, problem.forecast, topology, solver)
+    return decide(
+        plan.reshape(problem.previous.shape), problem.previous, problem.forecast, topology, solver, dispatch=problem.dispatch
+    )
 
 
 def placement_problem(
@@ -171,6 +183,7 @@ def placement_problem(
     move_cost: float,
     options: PlaceOptions,
     seed: int,
+    dispatch: Dispatch = "even",
 ) -> PlacementProblem:
     """The checked arguments of `place` with the forecast; arguments and errors as in `place`."""
     layers, experts = topology.num_layers, topology.num_logical_experts
@@ -184,6 +197,8 @@ def placement_problem(
         raise ProblemError(must_be("steps", ">= 0", options.steps))
     if not 0 <= seed < 2**32:
         raise ProblemError(must_be("seed", "0 to 2**32 - 1", seed))
+    if dispatch not in get_args(Dispatch):
+        raise ProblemError(must_be("dispatch", f"one of {', '.join(get_args(Dispatch))}", dispatch))
     if not 0 < options.decay <= 1:
         raise ProblemError(must_be("decay", "above 0, at most 1", options.decay))
     past = windows[-options.windows :]
@@ -204,7 +219,7 @@ def placement_problem(
     before = plan_array("previous", contiguous(topology) if previous is None else previous, experts, topology.num_gpus)
     if before.shape != (layers, topology.num_slots):
         raise ProblemError(must_be("previous", f"{(layers, topology.num_slots)}", Shown(f"shape {before.shape}")))
-    return PlacementProblem(topology, found, signal, live, given, least, before, move_cost, options, int(seed))
+    return PlacementProblem(topology, found, signal, live, given, least, before, move_cost, options, int(seed), dispatch)
 
 
 def _parts(problem: PlacementProblem, coactivation: NDArray[np.int64] | None) -> list[_Part]:
@@ -275,7 +290,11 @@ def _fill(problem: PlacementProblem, part: _Part, plan: NDArray[np.int32], late:
     capacity = problem.capacity[part.gpus]
     least = np.take_along_axis(problem.least, part.experts, 1)
     fresh = place_window(np.take_along_axis(problem.signal.load(), part.experts, 1), gpus, slots, least=least, capacity=capacity)
+    nodes = problem.topology.nodes()[part.gpus]
+    spread = problem.dispatch == "nearest" and np.ptp(nodes) > 0
     was, starts = _starts(problem, part, fresh, least)
+    if spread:
+        starts.append(_one_a_node(problem, part, least, len(np.unique(nodes))))
     scenarios = np.take_along_axis(problem.signal.scenarios, part.experts[None], 2)
     steps = -(-problem.options.steps * slots // (len(problem.live) * problem.topology.slots_per_gpu))
     plans = np.stack(starts)
@@ -283,11 +302,11 @@ def _fill(problem: PlacementProblem, part: _Part, plan: NDArray[np.int32], late:
     for first in range(0, len(fresh), _LAYERS_AT_ONCE):
         some = slice(first, first + _LAYERS_AT_ONCE)
         left = 0 if late() else steps
+        search = partial(anneal_nearest, node_of_gpu=nodes) if spread else partial(anneal, num_gpus=gpus)
         for found in plans:
-            found[some] = anneal(
+            found[some] = search(
                 found[some],
                 scenarios[:, some],
-                gpus,
                 steps=left,
                 seed=problem.seed + first,
                 move_cost=problem.move_cost,
@@ -298,7 +317,7 @@ def _fill(problem: PlacementProblem, part: _Part, plan: NDArray[np.int32], late:
         annealed += len(fresh[some]) if left else 0
     best = plans[0]
     if len(plans) > 1:
-        costs = [_cost(found, was, scenarios, problem, capacity) for found in plans]
+        costs = [_cost(found, was, scenarios, problem, capacity, nodes if spread else None) for found in plans]
         best = plans[np.argmin(costs, axis=0), np.arange(len(best))]
     plan[:, part.gpus] = np.take_along_axis(part.experts, best.astype(np.int64), 1).reshape(len(plan), gpus, -1)
     return annealed
@@ -329,17 +348,31 @@ def _starts(
     return was, [fresh, np.where(valid[:, None], was, fresh)]
 
 
+def _one_a_node(problem: PlacementProblem, part: _Part, least: NDArray[np.int32], nodes: int) -> NDArray[np.int32]:
+    """A plan to anneal from, where no expert has more replicas than there are nodes, or as few more as fill the slots.
+
+    The second replica on a node serves no more than the GPU it is on, so another expert makes better use of that slot.
+    """
+    gpus, slots = len(part.gpus), len(part.gpus) * problem.topology.slots_per_gpu
+    load, capacity = np.take_along_axis(problem.signal.load(), part.experts, 1), problem.capacity[part.gpus]
+    most = min(gpus, max(nodes, int(least.max(initial=1)), -(-slots // load.shape[1])))
+    counts = replica_counts(load, slots, gpus, least, most)
+    return swap(pack(load, counts, gpus, capacity), load, gpus, capacity)
+
+
 def _cost(
     plan: NDArray[np.int32],
     was: NDArray[np.int32],
     scenarios: NDArray[np.float64],
     problem: PlacementProblem,
     capacity: NDArray[np.float64],
+    nodes: NDArray[np.int32] | None,
 ) -> NDArray[np.float64]:
-    """What `anneal` minimises, of each layer: float64 [L]."""
+    """What `anneal` minimises, of each layer, or `anneal_nearest` with the node of each GPU: float64 [L]."""
     experts, gpus = scenarios.shape[2], len(capacity)
+    shares = None if nodes is None else nearest_shares(plan, experts, nodes)
     moved = (holds(plan, experts, gpus) & ~holds(was, experts, gpus)).sum((1, 2))
-    mean, fullest = scenario_levels(plan, scenarios, capacity)
+    mean, fullest = scenario_levels(plan, scenarios, capacity, shares)
     ratio = np.divide(fullest, mean, out=np.ones_like(mean), where=mean > 0)
     cost: NDArray[np.float64] = problem.signal.weights @ ratio + problem.move_cost * moved
     return cost

@@ -86,7 +86,7 @@ class Placer:
         now, in_force = memory.now, memory.now.in_force
         reason, version, solver_s = self._reason_to_keep(stamp, now), in_force.version, None
         if reason is not None:
-            decision = keep_placement(memory.history(), now.placement, now.topology, reason)
+            decision = keep_placement(memory.history(), now.placement, now.topology, reason, self.options.dispatch)
         else:
             found = planned(
                 self.ahead, stamp.key, snapshot(memory, self.options), lambda: planner(memory, self.options, self.runtime)
@@ -110,7 +110,7 @@ class Placer:
             return
         placement = memory.placement_of(said.version)
         if placement is not None and now.open_count.any():
-            came = expected_balancedness(placement, now.open_count.astype(np.float64), now.topology)
+            came = expected_balancedness(placement, now.open_count.astype(np.float64), now.topology, self.options.dispatch)
             memory.set(calibration=judge(now.calibration, said, came), promised=None)
 
     def _calibrated(self, decision: Decision, version: int, memory: Memory) -> Decision:

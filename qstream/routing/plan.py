@@ -12,7 +12,7 @@ from qstream.quantum.window import Runtime
 from qstream.routing.decision import Decision, decide, expected_gain
 from qstream.routing.forecast import forecast
 from qstream.routing.hybrid import improve_placement, placement_record
-from qstream.routing.options import RoutingOptions
+from qstream.routing.options import Dispatch, RoutingOptions
 from qstream.routing.partitions import gpu_partitions, gpu_plan
 from qstream.routing.placement import COLOCATION, PlacementProblem, PlaceOptions, placement_problem, solve
 from qstream.routing.problem import live_slots
@@ -64,13 +64,14 @@ def plan_placement(
         move_cost=0.0 if fast else options.move_cost,
         options=PlaceOptions(windows=1, steps=0) if fast else PlaceOptions(windows=options.windows, steps=options.steps),
         seed=options.seed,
+        dispatch=options.dispatch,
     )
     found = solve(problem, coactivation)
     if options.qaoa or options.hqc:
         found = _improved(found, problem, options, runtime)
     if found.skip_reason is not None:
         return found
-    gain = expected_gain(found.physical_to_logical, previous, problem.signal, topology)
+    gain = expected_gain(found.physical_to_logical, previous, problem.signal, topology, options.dispatch)
     if coactivation is not None:
         before, after = (pairs_together(p, coactivation, topology) for p in (previous, found.physical_to_logical))
         gain += after - before
@@ -122,7 +123,11 @@ def _improved(found: Decision, problem: PlacementProblem, options: RoutingOption
 
 
 def keep_placement(
-    history: NDArray[np.int64], placement: NDArray[np.int32], topology: ExpertTopology, reason: SkipReason
+    history: NDArray[np.int64],
+    placement: NDArray[np.int32],
+    topology: ExpertTopology,
+    reason: SkipReason,
+    dispatch: Dispatch = "even",
 ) -> Decision:
     """The decision to leave the placement in force as it is, for this reason, without a search."""
-    return decide(placement, placement, forecast(history), topology, SolverRecord(solver="kept"), reason)
+    return decide(placement, placement, forecast(history), topology, SolverRecord(solver="kept"), reason, dispatch)

@@ -15,7 +15,7 @@ from schemas.wording import Shown, must_be
 
 
 def replica_counts(
-    load: NDArray[np.float64], slots: int, num_gpus: int, least: NDArray[np.int32] | None = None
+    load: NDArray[np.float64], slots: int, num_gpus: int, least: NDArray[np.int32] | None = None, most: int | None = None
 ) -> NDArray[np.int32]:
     """Replicate experts so that the heaviest replica is as light as possible, with at most one replica on each GPU.
 
@@ -33,10 +33,13 @@ def replica_counts(
     least : int32 [L, E], optional
         The fewest replicas that each expert may have, in 1..G, sum <= P in each layer; 1 by default.
 
+    most : int, optional
+        The most replicas of an expert, at least those of `least` and P / E; G by default.
+
     Returns
     -------
     counts : int32 [L, E]
-        In least..G, sum P in each layer; ties go to the lowest index.
+        In least..most, sum P in each layer; ties go to the lowest index.
 
     Raises
     ------
@@ -50,7 +53,10 @@ def replica_counts(
     check_load("load", tokens)
     check_slots(tokens.shape[1], num_gpus, slots_per_gpu(slots, num_gpus))
     counts = np.ones(tokens.shape, np.int32) if least is None else _at_least(least, tokens.shape, slots, num_gpus)
-    _replicate(tokens, slots, num_gpus, counts)
+    limit = num_gpus if most is None else most
+    if not max(int(counts.max(initial=1)), -(-slots // tokens.shape[1])) <= limit <= num_gpus:
+        raise ProblemError(must_be("most", f"enough for `least` and {slots} slots, at most {num_gpus}", limit))
+    _replicate(tokens, slots, limit, counts)
     return counts
 
 

@@ -15,12 +15,12 @@ from qstream.routing.problem import check_load, relative_capacity
 from qstream.routing.score import holds
 from schemas.wording import Shown, must_be
 
-_HOT = 0.02  # first and last temperature, as parts of what the fullest GPU of the start has above the mean
-_COLD = 0.0005
+HOT = 0.02  # first and last temperature, as parts of what the fullest GPU of the start has above the mean
+COLD = 0.0005
 _SPREAD = 0.67  # standard deviations above the mean: the upper quartile of a normal load
-_LEAST_GAIN = 1e-9
+LEAST_GAIN = 1e-9
 _HALF = np.uint64(32)
-_DRAWS = 1 << 31
+DRAWS = 1 << 31
 
 
 def place_scenarios(
@@ -120,12 +120,17 @@ def anneal(
     weight = _weights(weights, len(past))
     slowness = 1.0 / relative_capacity(capacity, num_gpus)
     if num_gpus > 1:
-        mean = past.sum(2, keepdims=True) / num_gpus
-        # The fullest GPU grows as its load does, so a scenario's weight can be a factor of its load.
-        relative = np.divide(past, mean, out=np.zeros_like(past), where=mean > 0.0) * weight[:, None, None]
-        load = np.ascontiguousarray(relative.transpose(1, 2, 0))
-        _anneal(plan, was, load, slowness, steps, np.uint64(seed % 2**64), float(move_cost))
+        _anneal(plan, was, relative_load(past, weight, num_gpus), slowness, steps, np.uint64(seed % 2**64), float(move_cost))
     return plan
+
+
+def relative_load(scenarios: NDArray[np.float64], weights: NDArray[np.float64], num_gpus: int) -> NDArray[np.float64]:
+    """Scenarios [W, L, E] in units of the mean GPU load times their weights with mean 1: float64 [L, E, W]."""
+    mean = scenarios.sum(2, keepdims=True) / num_gpus
+    # The fullest GPU grows as its load does, so a scenario's weight can be a factor of its load.
+    scaled = weights * (len(weights) / weights.sum())
+    relative = np.divide(scenarios, mean, out=np.zeros_like(scenarios), where=mean > 0.0) * scaled[:, None, None]
+    return np.ascontiguousarray(relative.transpose(1, 2, 0))
 
 
 def _weights(weights: NDArray[np.float64] | None, windows: int) -> NDArray[np.float64]:
@@ -163,17 +168,17 @@ def _anneal_layer(slots: Any, was: Any, load: Any, slowness: Any, steps: int, st
     cost = 0.0  # relative to the start, so that the price of what `start` has moved already cancels out
     level = _fullest(gpu, slowness, replica[0], replica[0], 0, 1, peak)
     best, kept = 0.0, slots.copy()
-    temperature, cooling = _HOT * max(level - 1.0, 0.0), (_COLD / _HOT) ** (1.0 / max(steps, 1))
+    temperature, cooling = HOT * max(level - 1.0, 0.0), (COLD / HOT) ** (1.0 / max(steps, 1))
     for _ in range(steps):
         temperature *= cooling
-        a, i, b, j = _propose(gpu, slots.shape[1], state)
+        a, i, b, j = propose(gpu, slots.shape[1], state)
         e, f = slots[a, i], slots[b, j]
         if on[b, e] or on[a, f]:
             continue
         after = _fullest(gpu, slowness, replica[e], replica[f], a, b, peak)
         moved = np.int64(was[a, e]) + np.int64(was[b, f]) - np.int64(was[b, e]) - np.int64(was[a, f])
         rise = after - level + move_cost * moved
-        if rise > 0.0 and rise > -temperature * np.log((below(_word(state), _DRAWS) + 1.0) / _DRAWS):
+        if rise > 0.0 and rise > -temperature * np.log((below(word(state), DRAWS) + 1.0) / DRAWS):
             continue
         cost += rise
         level = after
@@ -183,14 +188,14 @@ def _anneal_layer(slots: Any, was: Any, load: Any, slowness: Any, steps: int, st
             gpu[b, w] += gap * slowness[b]
         slots[a, i], slots[b, j] = f, e
         on[a, e], on[b, f], on[a, f], on[b, e] = False, False, True, True
-        if cost < best - _LEAST_GAIN:
+        if cost < best - LEAST_GAIN:
             best = cost
-            _copy(slots, kept)
-    _copy(kept, slots)
+            copy_slots(slots, kept)
+    copy_slots(kept, slots)
 
 
 @compiled
-def _copy(these: Any, into: Any) -> None:
+def copy_slots(these: Any, into: Any) -> None:
     for g in range(len(these)):
         for s in range(these.shape[1]):
             into[g, s] = these[g, s]
@@ -218,23 +223,23 @@ def _tables(slots: Any, load: Any, slowness: Any, shape: Any) -> Any:
 
 
 @compiled
-def _word(state: Any) -> Any:
+def word(state: Any) -> Any:
     state[0] += GOLDEN
     return mix64(state[0])
 
 
 @compiled
-def _propose(gpu: Any, room: int, state: Any) -> Any:
+def propose(gpu: Any, room: int, state: Any) -> Any:
     """A slot of the GPU that is fullest in a random scenario, and a slot of any other GPU."""
-    word = _word(state)
-    w = below(word, gpu.shape[1])
+    bits = word(state)
+    w = below(bits, gpu.shape[1])
     a = 0
     for g in range(1, len(gpu)):
         if gpu[g, w] > gpu[a, w]:
             a = g
-    b = below(word << _HALF, len(gpu) - 1)
-    word = _word(state)
-    return a, below(word, room), b + 1 if b >= a else b, below(word << _HALF, room)
+    b = below(bits << _HALF, len(gpu) - 1)
+    bits = word(state)
+    return a, below(bits, room), b + 1 if b >= a else b, below(bits << _HALF, room)
 
 
 @compiled

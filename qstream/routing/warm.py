@@ -37,6 +37,7 @@ def warm() -> None:
     ).physical_to_logical_map
     if plan is None:
         raise AssertionError("place gives a map")
+    place(np.ones((2, 1, 3), np.int64), topology, options=options, dispatch="nearest")
     batch = TokenBatch(
         batch_id="warm",
         ts_ns=0,

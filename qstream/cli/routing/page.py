@@ -57,11 +57,21 @@ def page(rows: Sequence[Row], topology: ExpertTopology, given: Recording, source
 
 def _table(rows: Sequence[Row]) -> str:
     extra = [field for field in EXTRA if all(getattr(row, field) is not None for row in rows)]
-    head = ["placement", "balancedness", "worst layer", "max/mean", "moved experts", *(EXTRA[field] for field in extra)]
+    nearest = any(abs(row.even - row.nearest) > 1e-9 for row in rows)
+    head = [
+        "placement",
+        "balancedness",
+        "worst layer",
+        "max/mean",
+        "moved experts",
+        *(["even", "nearest"] if nearest else []),
+        *(EXTRA[field] for field in extra),
+    ]
     lines = []
     for row in rows:
         cells = [row.name, f"{row.balancedness:.4f}", f"{row.worst_layer:.4f}", f"{row.max_over_mean:.3f}", f"{row.moved:,}"]
-        lines.append([*cells, *(f"{getattr(row, field):.4f}" for field in extra)])
+        both = [f"{row.even:.4f}", f"{row.nearest:.4f}"] if nearest else []
+        lines.append([*cells, *both, *(f"{getattr(row, field):.4f}" for field in extra)])
     return table(head, lines, "qstream")
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, get_args
 
 import typer
 
@@ -18,13 +18,16 @@ from qstream.cli.routing.placements import Row, compare, topology_of
 from qstream.errors import ConfigError
 from qstream.routing.formats.bundled import BUNDLED
 from qstream.routing.formats.export import EXPORTERS, FILE_NAMES, export
+from qstream.routing.formats.flags import engine_flags
 from qstream.routing.formats.read import fitting, read_placement, read_recording
 from qstream.routing.formats.recording import Recording, fold
+from qstream.routing.options import Dispatch
 from qstream.routing.placement import PlaceOptions
 from schemas.experts import ExpertTopology
 from schemas.placement import PlacementPlan
 from schemas.wording import must_be
 
+DISPATCH: Final[Mapping[str, Dispatch]] = {name: name for name in get_args(Dispatch)}
 STYLES: Final = {"qstream": "green"}
 UNORDERED: Final = (
     "The steps fill a ring that does not say which is the oldest: all count alike, and none is unseen. Several dumps in a folder,"
@@ -55,6 +58,9 @@ def place(
     windows: Annotated[int, typer.Option(min=1, max=1024, help="Windows into which the recording is folded.")] = 16,
     steps: Annotated[int, typer.Option(min=0, max=10_000_000, help="Annealing steps a layer.")] = 8000,
     colocate: Annotated[bool, typer.Option(help="Bring experts of one token to one node, where tokens are known.")] = True,
+    dispatch: Annotated[
+        str, typer.Option(help="How the engine chooses a replica: even, or nearest (SGLang with an all-to-all backend).")
+    ] = "even",
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the annealing.")] = 0,
     export_as: Annotated[str | None, typer.Option("--export", metavar="FORMAT", help=f"One of {', '.join(EXPORTERS)}.")] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Where the exported plan goes; else here.")] = None,
@@ -69,14 +75,17 @@ def place(
     vLLM, routed_experts of their answers, {"load_history": [{"logical_expert_load"}]}, or an array [windows, layers,
     experts]. Counts of slots that do not say which expert each held, as of TensorRT-LLM, need --experts, and --previous if
     its balancer was on. The column "unseen" scores
-    plans made from all windows but the last on that last one.
+    plans made from all windows but the last on that last one. "even" is what a plan gives where replicas serve alike, "nearest"
+    where each GPU asks the nearest one; --dispatch says for which of them to plan, and which the other columns are.
 
     \b
     Example:
       qstream routing place --example --gpus 8 --slots 72 --html report.html
       qstream routing place recorder.pt --gpus 32 --slots 288 --nodes 4 --export sglang
+      qstream routing place recorder.pt --gpus 32 --slots 288 --nodes 4 --dispatch nearest --export sglang
       qstream routing place counts.npz --gpus 8 --html report.html
     """
+    way = named("--dispatch", DISPATCH, dispatch)
     file = _recorded(file, example)
     out = _exported_to(export_as, out, (file, previous))
     in_force = None if previous is None else read_placement(previous)
@@ -89,12 +98,16 @@ def place(
     if not given.ordered:
         options = replace(options, decay=1.0)
     started = time.perf_counter()
-    plan, rows = compare(given, topology, colocate=colocate, previous=before, move_cost=move_cost, options=options, seed=seed)
+    plan, rows = compare(
+        given, topology, colocate=colocate, previous=before, move_cost=move_cost, options=options, seed=seed, dispatch=way
+    )
     now_ns = time.time_ns()
     plan = plan.model_copy(update={"ts_ns": now_ns, "version": now_ns // 1_000_000})
+    flags = engine_flags(plan, export_as, topology, way, out) if export_as is not None and out is not None else ()
     written = _write(plan, rows, given, topology, export_as, out, html, file.name)
     if as_json:
-        print_json(_as_data(plan, rows, given, topology, written, time.perf_counter() - started))
+        data = _as_data(plan, rows, given, topology, written, time.perf_counter() - started)
+        print_json(data | {"dispatch": way, "flags": list(flags)})
         return
     print_table(*_table(rows), styles=[STYLES.get(row.name, "") for row in rows])
     shape = f"{len(given.history)} windows, {topology.num_layers} layers x {topology.num_logical_experts} experts"
@@ -104,6 +117,8 @@ def place(
         typer.echo(UNORDERED)
     for path in written:
         typer.echo(f"written: {path}")
+    for flag in flags:
+        typer.echo(f"the engine needs: {flag}")
 
 
 def _recorded(file: Path | None, example: bool) -> Path:
@@ -158,6 +173,10 @@ def _table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """Columns that some row has, and the cells."""
     columns = ["placement", "balancedness", "worst layer", "max/mean", "moved experts"]
     cells = [[r.name, f"{r.balancedness:.4f}", f"{r.worst_layer:.4f}", f"{r.max_over_mean:.3f}", str(r.moved)] for r in rows]
+    if any(abs(r.even - r.nearest) > 1e-9 for r in rows):
+        columns += ["even", "nearest"]
+        for row, cell in zip(rows, cells, strict=True):
+            cell += [f"{row.even:.4f}", f"{row.nearest:.4f}"]
     extra = {"unseen": "unseen", "nodes": "nodes a token", "together": "pairs on a node"}
     for field, title in extra.items():
         values = [getattr(row, field) for row in rows]

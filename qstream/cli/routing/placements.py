@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,8 @@ from qstream.errors import ConfigError
 from qstream.routing.eplb import rebalance_experts
 from qstream.routing.formats.recording import Recording
 from qstream.routing.hashing import choose_replica
+from qstream.routing.nearest import nearest_shares
+from qstream.routing.options import Dispatch
 from qstream.routing.placement import PlaceOptions, place
 from qstream.routing.problem import contiguous, logical_maps
 from qstream.routing.score import gpu_loads, holds, pairs_together
@@ -36,6 +38,9 @@ class Row:
         Mean over maximum GPU load of each layer, mean over the windows; 1 where there are no tokens.
     balancedness : float
         Mean over maximum GPU load, layers summed first, mean over the windows: a GPU that waits now is not made good later.
+        Replicas serve as the engine dispatches, as in all other scores; `even` and `nearest` are the same for either dispatch.
+    even, nearest : float
+        What is served where the replicas of an expert serve alike, and where each GPU asks the nearest one.
     worst_layer, max_over_mean : float
         The least of `by_layer`; the fullest GPU over the mean one, mean over layers and windows.
     moved : int
@@ -52,6 +57,8 @@ class Row:
     loads: NDArray[np.float64]
     by_layer: NDArray[np.float64]
     balancedness: float
+    even: float
+    nearest: float
     worst_layer: float
     max_over_mean: float
     moved: int
@@ -61,7 +68,18 @@ class Row:
 
     def scores(self) -> dict[str, Any]:
         """The scores alone, for machines."""
-        names = ("name", "balancedness", "worst_layer", "max_over_mean", "moved", "nodes", "together", "unseen")
+        names = (
+            "name",
+            "balancedness",
+            "even",
+            "nearest",
+            "worst_layer",
+            "max_over_mean",
+            "moved",
+            "nodes",
+            "together",
+            "unseen",
+        )
         return {name: getattr(self, name) for name in names}
 
 
@@ -96,13 +114,15 @@ def compare(
     move_cost: float,
     options: PlaceOptions,
     seed: int,
+    dispatch: Dispatch = "even",
 ) -> tuple[PlacementPlan, list[Row]]:
     """Our plan, and the rows of the placement in force (the contiguous one by default), EPLB's plan and ours."""
 
     def ours(history: NDArray[np.int64]) -> PlacementPlan:
         # Pairs are known of the whole recording alone; they say which experts go together, not how loads will drift.
         pairs = given.coactivation if colocate else None
-        return place(history, topology, coactivation=pairs, previous=previous, move_cost=move_cost, options=options, seed=seed)
+        terms: dict[str, Any] = {"previous": previous, "move_cost": move_cost, "options": options, "seed": seed}
+        return place(history, topology, coactivation=pairs, dispatch=dispatch, **terms)
 
     def eplb(history: NDArray[np.int64]) -> Plan:
         maps = rebalance_experts(history.sum(0), topology.num_slots, 1, topology.num_nodes, topology.num_gpus, "eplb")
@@ -119,8 +139,11 @@ def compare(
     following = given.ordered and past.any() and last.any()
     rows = []
     for name, (slots, planner) in planners.items():
-        blind = gpu_loads(planner(past), last, topology.num_gpus) if following else None
-        rows.append(_row(name, slots, before, given, topology, blind))
+        blind = None
+        if following:
+            unaware = planner(past)
+            blind = gpu_loads(unaware, last, topology.num_gpus, _shares(unaware, topology, dispatch))
+        rows.append(_row(name, slots, before, given, topology, blind, dispatch))
     return plan, rows
 
 
@@ -131,10 +154,17 @@ def _slots(plan: PlacementPlan) -> Plan:
 
 
 def _row(
-    name: str, plan: Plan, before: Plan, given: Recording, topology: ExpertTopology, blind: NDArray[np.float64] | None
+    name: str,
+    plan: Plan,
+    before: Plan,
+    given: Recording,
+    topology: ExpertTopology,
+    blind: NDArray[np.float64] | None,
+    dispatch: Dispatch,
 ) -> Row:
     gpus, experts = topology.num_gpus, topology.num_logical_experts
-    by_window = np.stack([gpu_loads(plan, load, gpus) for load in given.history.astype(np.float64)])  # [W, L, G]
+    served = {way: _served(plan, given, topology, way) for way in get_args(Dispatch)}
+    by_window = served[dispatch]
     mean, fullest = by_window.mean(2), by_window.max(2)
     ratio = np.divide(mean, fullest, out=np.ones_like(mean), where=fullest > 0)
     by_layer = ratio.mean(0)
@@ -144,7 +174,9 @@ def _row(
         name=name,
         loads=by_window.sum(0) if blind is None else blind,
         by_layer=by_layer,
-        balancedness=float(np.mean([_balancedness(loads) for loads in by_window if loads.any()])),
+        balancedness=_mean_balancedness(by_window),
+        even=_mean_balancedness(served["even"]),
+        nearest=_mean_balancedness(served["nearest"]),
         worst_layer=float(by_layer.min()),
         max_over_mean=float((1.0 / ratio).mean()),
         moved=int((holds(plan, experts, gpus) & ~holds(before, experts, gpus)).sum()),
@@ -152,6 +184,20 @@ def _row(
         together=pairs_together(plan, given.coactivation, topology) if pairs and given.coactivation is not None else None,
         unseen=None if blind is None else _balancedness(blind),
     )
+
+
+def _served(plan: Plan, given: Recording, topology: ExpertTopology, dispatch: Dispatch) -> NDArray[np.float64]:
+    """Tokens on each GPU in each window, float64 [W, L, G]."""
+    shares = _shares(plan, topology, dispatch)
+    return np.stack([gpu_loads(plan, load, topology.num_gpus, shares) for load in given.history.astype(np.float64)])
+
+
+def _shares(plan: Plan, topology: ExpertTopology, dispatch: Dispatch) -> NDArray[np.float64] | None:
+    return None if dispatch == "even" else nearest_shares(plan, topology.num_logical_experts, topology.nodes())
+
+
+def _mean_balancedness(by_window: NDArray[np.float64]) -> float:
+    return float(np.mean([_balancedness(loads) for loads in by_window if loads.any()]))
 
 
 def _balancedness(loads: NDArray[np.float64]) -> float:

@@ -333,3 +333,30 @@ def test_either_a_file_or_the_example_is_planned_from(words):
     result = invoke(*words, "--gpus", 8)
     assert result.exit_code == 2
     assert "FILE must be a recording, or absent with --example" in result.output
+
+
+def test_both_ways_of_dispatch_are_scored_and_the_flags_of_the_engine_are_said(recording, tmp_path):
+    words = (recording, "--gpus", 8, "--nodes", 2, "--slots", 32, "--no-colocate", "--steps", 500, "--export", "sglang")
+    even = printed(*words, "--out", tmp_path / "even.json")
+    near = printed(*words, "--out", tmp_path / "near.json", "--dispatch", "nearest")
+    mine, other = even["placements"][2], near["placements"][2]
+    assert mine["balancedness"] == mine["even"] > mine["nearest"]
+    assert other["balancedness"] == other["nearest"] > mine["nearest"]
+    assert [even["dispatch"], near["dispatch"]] == ["even", "nearest"]
+    assert "--ep-num-redundant-experts 16 --ep-dispatch-algorithm dynamic" in even["flags"][0]
+    assert "--moe-a2a-backend" in even["flags"][1], "a backend would serve it otherwise than planned"
+    assert "--ep-dispatch-algorithm static" in near["flags"][0]
+    shown = invoke(*words, "--out", tmp_path / "even.json", "--html", tmp_path / "p.html").stdout
+    assert "nearest" in shown
+    assert "the engine needs: --init-expert-location" in shown
+    assert "nearest" in (tmp_path / "p.html").read_text()
+    assert invoke(*words, "--dispatch", "random").exit_code != 0
+
+
+@pytest.mark.parametrize(
+    ("form", "needed"),
+    [("vllm", '{"num_redundant_experts": 8}'), ("tensorrt-llm", "load_balancer: "), ("ascend", '"expert_map_path": ')],
+)
+def test_the_flags_of_each_engine_name_what_the_plan_needs(recording, tmp_path, form, needed):
+    data = printed(recording, "--gpus", GPUS, "--slots", SLOTS, "--steps", 50, "--export", form, "--out", tmp_path / "plan")
+    assert needed in data["flags"][0]
