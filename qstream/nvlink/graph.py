@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 
 from qstream.errors import ProblemError
-from qstream.nvlink.sketch import Link, Node, Sketch
+from qstream.nvlink.sketch import MAX_WARNINGS, Link, Node, Sketch, oddities
 from qstream.nvlink.speeds import BY_KIND
 from schemas.fabric import HEALTH, HOST, LINK_KINDS, NODE_TYPES, FabricTopology
 from schemas.wording import Shown, must_be
@@ -27,7 +27,8 @@ def to_networkx(topology: FabricTopology) -> Any:
 
     Nodes, by their names, have `type`, `health`, `free` and, where known, `host` and `domain`; edges, one a direction, `kind`,
     `links`, `bw_gb_s` and, where known, `bw_eff_gb_s`, `latency_us` and `up`. A host that is only named by its nodes is no node
-    of the graph. The graph's own attributes are `fabric`, `source`, `ts_ns`, `domains` and `warnings`.
+    of the graph, and of several links of a pair, such as C2C and PCIe, only the fastest is an edge. The graph's own attributes
+    are `fabric`, `source`, `ts_ns`, `domains` and `warnings`.
 
     Raises
     ------
@@ -52,6 +53,8 @@ def to_networkx(topology: FabricTopology) -> Any:
     sorted_links = _in_order(topology)
     for at, (src, dst) in enumerate(zip(topology.link_src.tolist(), topology.link_dst.tolist(), strict=True)):
         attributes = _link_attributes(topology, at)
+        if graph.has_edge(names[src], names[dst]) and graph.edges[names[src], names[dst]]["bw_gb_s"] >= attributes["bw_gb_s"]:
+            continue
         graph.add_edge(names[src], names[dst], **(attributes if sorted_links else attributes | {"link": at}))
     return graph
 
@@ -70,6 +73,33 @@ def from_networkx(graph: Any, *, fabric: str) -> FabricTopology:
     known = graph.graph
     edges = graph.edges(data=True)
     return topology_of(graph.nodes(data=True), edges, fabric=fabric, directed=graph.is_directed(), known=known)
+
+
+def tidied(topology: FabricTopology) -> FabricTopology:
+    """A frame that came as it is, such as from a topic, with what is odd about it in its warnings.
+
+    Links from a node to itself, and second links of one kind between a pair, are marked as not working, so that all links keep
+    their numbers; GPUs without NVLink or xGMI among others that have it are degraded. A frame without oddities comes back as it
+    was.
+    """
+    src, dst = topology.link_src.astype(np.int64), topology.link_dst.astype(np.int64)
+    ends = (src * len(topology.node_name) + dst) * 256 + topology.link_kind
+    first = np.zeros(len(ends), np.bool_)
+    first[np.unique(ends, return_index=True)[1]] = True
+    loops, twice = src == dst, ~first & (src != dst)
+    texts = [f"{count} {what}: not used" for count, what in (
+        (int(loops.sum()), "links from a node to itself"), (int(twice.sum()), "second links between a pair"),
+    ) if count]  # fmt: skip
+    arrays = {name: getattr(topology, name) for name in topology.arrays}
+    health, more = oddities(topology.node_name, arrays)
+    found = [text for text in (*texts, *more) if text not in topology.warnings]
+    fields = dict(topology) | {"node_health": health}
+    if texts:
+        up = np.ones(len(src), np.bool_) if topology.link_up is None else topology.link_up
+        fields["link_up"] = up & ~loops & ~twice
+    if not found and np.array_equal(health, topology.node_health):
+        return topology
+    return FabricTopology.build(**(fields | {"warnings": (*topology.warnings, *found)[:MAX_WARNINGS]}))
 
 
 def topology_of(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -110,7 +111,9 @@ class Sketch:
         links = sorted((index[src], index[dst], link) for (src, dst), link in self.links.items()) if self.links else []
         arrays = _arrays(nodes, host_at, domain_at) | _link_arrays(links)
         if tidy:
-            arrays["node_health"] = self._whole(names, arrays)
+            arrays["node_health"], found = oddities(names, arrays)
+            for text in found:
+                self.warn(text)
         try:
             return FabricTopology.build(
                 fabric=fabric,
@@ -126,24 +129,26 @@ class Sketch:
                 str(exc).removeprefix(f"{FabricTopology.tag()}.").removeprefix(f"{FabricTopology.tag()}: ")
             ) from exc
 
-    def _whole(self, names: list[str], arrays: dict[str, NDArray[np.generic]]) -> NDArray[np.uint8]:
-        src, dst, kind = arrays["link_src"], arrays["link_dst"], arrays["link_kind"]
-        gpus = np.flatnonzero(arrays["node_type"] == GPU)
-        pairs = set(zip(src.tolist(), dst.tolist(), strict=True))
-        if single := sum((b, a) not in pairs for a, b in pairs):
-            self.warn(f"{single} links have one direction only")
-        part = components(len(names), src, dst)
-        if (parts := len(np.unique(part[gpus]))) > 1:
-            self.warn(f"{parts} parts of GPUs without connection: each is planned for itself")
-        health: NDArray[np.uint8] = arrays["node_health"].astype(np.uint8)
-        fast = np.isin(kind, SCALE_UP)
-        joined = np.isin(gpus, np.concatenate([src[fast], dst[fast]]))
-        if joined.any() and not joined.all():
-            alone = gpus[~joined & (health[gpus] == 0)]
-            for gpu in alone.tolist():
-                self.warn(f"{names[gpu]} has no NVLink or xGMI, others have: degraded")
-            health[alone] = HEALTH.index("degraded")
-        return health
+
+def oddities(names: Sequence[str], arrays: Mapping[str, NDArray[np.generic]]) -> tuple[NDArray[np.uint8], list[str]]:
+    """The health of nodes, uint8 [nodes], and what is odd about a fabric, a sentence each; `arrays` are those of the frame."""
+    found = []
+    src, dst, kind = arrays["link_src"], arrays["link_dst"], arrays["link_kind"]
+    gpus = np.flatnonzero(arrays["node_type"] == GPU)
+    pairs = set(zip(src.tolist(), dst.tolist(), strict=True))
+    if single := sum((b, a) not in pairs for a, b in pairs):
+        found.append(f"{single} links have one direction only")
+    part = components(len(names), src, dst)
+    if (parts := len(np.unique(part[gpus]))) > 1:
+        found.append(f"{parts} parts of GPUs without connection: each is planned for itself")
+    health: NDArray[np.uint8] = arrays["node_health"].astype(np.uint8)
+    fast = np.isin(kind, SCALE_UP)
+    joined = np.isin(gpus, np.concatenate([src[fast], dst[fast]]))
+    if joined.any() and not joined.all():
+        alone = gpus[~joined & (health[gpus] == 0)]
+        found += [f"{names[gpu]} has no NVLink or xGMI, others have: degraded"[:200] for gpu in alone.tolist()]
+        health[alone] = HEALTH.index("degraded")
+    return health, found
 
 
 def _check(link: Link, where: str) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from qstream.errors import ProblemError
 from qstream.nvlink import from_networkx, generate, read_topology, to_networkx
+from qstream.nvlink.graph import tidied
 from schemas.fabric import GPU, HOST, FabricTopology
 
 
@@ -146,3 +147,33 @@ def test_eight_racks_with_rails_are_as_many_links_as_published_and_fit_a_record(
 def test_fabrics_that_do_not_exist_are_refused(arguments, message):
     with pytest.raises(ProblemError, match=message):
         generate(**arguments)
+
+
+def test_a_frame_from_a_topic_keeps_its_links_and_says_what_is_odd():
+    healthy = generate("hgx-h100")
+    assert tidied(healthy) is healthy
+    odd = FabricTopology.build(
+        fabric="odd",
+        node_name=("a", "b", "c"),
+        node_type=np.zeros(3, np.uint8),
+        node_host=np.full(3, -1, np.int32),
+        node_domain=np.full(3, -1, np.int32),
+        node_health=np.zeros(3, np.uint8),
+        node_free=np.ones(3, np.bool_),
+        link_src=np.array([0, 0, 1, 0, 2, 0], np.int32),
+        link_dst=np.array([1, 1, 0, 0, 0, 1], np.int32),
+        link_kind=np.array([0, 0, 0, 0, 2, 2], np.uint8),
+        link_count=np.ones(6, np.int32),
+        link_gb_s=np.full(6, 25, np.float32),
+    )
+    clean = tidied(odd)
+    assert clean.link_up.tolist() == [True, False, True, False, True, True]
+    assert clean.node_health.tolist() == [0, 0, 1]
+    assert clean.warnings == (
+        "1 links from a node to itself: not used",
+        "1 second links between a pair: not used",
+        "1 links have one direction only",
+        "c has no NVLink or xGMI, others have: degraded",
+    )
+    assert tidied(clean).warnings == clean.warnings
+    assert to_networkx(clean).number_of_edges("a", "b") == 1
