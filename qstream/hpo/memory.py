@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from qstream.hpo.axis import Array
-from qstream.hpo.problem import Limit, Problem, ratio
+from qstream.hpo.problem import Limit, Problem, used
 from qstream.hpo.space import SearchSpace
 from qstream.module.draft import Draft
 from qstream.module.inforce import InForce
@@ -220,15 +220,19 @@ def ratios(state: HpoState, trials: NDArray[np.int64]) -> Array:
     if state.limit_value is not None and state.limit_seen is not None:
         for column, limit in enumerate(limits(state)):
             rows = np.flatnonzero(state.limit_seen[trials, column])
-            found[rows, column] = [ratio(limit, value) for value in state.limit_value[trials[rows], column].tolist()]
+            found[rows, column] = used(limit, state.limit_value[trials[rows], column])
     return found
+
+
+def kept_trials(state: HpoState) -> NDArray[np.int64]:
+    """The complete trials that keep all limits, in their order."""
+    complete = np.flatnonzero(state.outcome == COMPLETE)
+    return complete[(ratios(state, complete) <= 1).all(1)] if state.spec.limits else complete
 
 
 def best_trials(state: HpoState, count: int) -> list[int]:
     """The complete trials that keep all limits, best first, of equal ones the earliest first; at most `count`."""
-    complete = np.flatnonzero(state.outcome == COMPLETE)
-    if state.spec.limits:
-        complete = complete[(ratios(state, complete) <= 1).all(1)]
+    complete = kept_trials(state)
     order = np.argsort(sign(state) * state.value[complete], kind="stable")[:count]
     found: list[int] = complete[order].tolist()
     return found

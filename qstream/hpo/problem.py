@@ -127,18 +127,25 @@ def gather(
 
 
 def ratio(limit: Limit, value: float) -> float:
-    """How much of a limit a metric uses: at most 1 if it is kept.
+    """How much of a limit one value of its metric uses: `used`."""
+    return float(used(limit, np.array([value]))[0])
+
+
+def used(limit: Limit, value: Array) -> Array:
+    """How much of a limit values of its metric use, float64 [n]: at most 1 if it is kept.
 
     value / limit for an upper limit and limit / value for a lower one, where these are positive; else 1 + their difference.
     """
-    if limit.value <= 0:
-        found = 1.0 + (value - limit.value if limit.op == "<=" else limit.value - value)
-    else:
-        least = max(LEAST_PART * limit.value, math.ulp(0.0))  # a part of the smallest numbers is 0
-        found = value / limit.value if limit.op == "<=" else limit.value / max(value, least)
-    if value <= limit.value if limit.op == "<=" else value >= limit.value:
-        return max(min(found, 1.0), -LARGEST_RATIO)
-    return min(max(found, LEAST_BROKEN), LARGEST_RATIO)
+    upper = limit.op == "<="
+    with np.errstate(over="ignore"):
+        if limit.value <= 0:
+            found = 1.0 + (value - limit.value if upper else limit.value - value)
+        else:
+            least = max(LEAST_PART * limit.value, math.ulp(0.0))  # a part of the smallest numbers is 0
+            found = value / limit.value if upper else limit.value / np.maximum(value, least)
+    kept = value <= limit.value if upper else value >= limit.value
+    parts: Array = np.where(kept, np.clip(found, -LARGEST_RATIO, 1.0), np.clip(found, LEAST_BROKEN, LARGEST_RATIO))
+    return parts
 
 
 def limits_of(limits: Limits | None) -> tuple[Limit, ...]:

@@ -263,8 +263,9 @@ class Study:
         """What became of each trial that has ended, by number. Of trials before a `load` only the objective and the metrics that
         have a limit are known."""
         now = self._memory.now
-        ended = [trial for trial in range(now.trials) if now.outcome[trial] != memory.RUNNING]
-        return [self._records.get(trial) or _record(now, trial) for trial in ended]
+        ended = np.flatnonzero(now.outcome != memory.RUNNING).tolist()
+        best = {} if self._records.keys() >= set(ended) else _best_until(now, ended)
+        return [self._records.get(trial) or _record(now, trial, best[trial]) for trial in ended]
 
     def history(self) -> list[dict[str, Any]]:
         """What became of each trial that has ended, one row a trial, by number."""
@@ -344,7 +345,7 @@ def _ns(now_s: float | None) -> int:
     return time.time_ns() if now_s is None else int(finite(now_s, "now_s") * 1e9)
 
 
-def _record(now: HpoState, trial: int) -> TrialRecord:
+def _record(now: HpoState, trial: int, best: float | None) -> TrialRecord:
     """What the state says of a trial that has ended."""
     complete = now.outcome[trial] == memory.COMPLETE
     metrics = {now.spec.objective: float(now.value[trial])} if complete else {}
@@ -363,12 +364,15 @@ def _record(now: HpoState, trial: int) -> TrialRecord:
         source=None if now.source[trial] == USER else SOURCES[now.source[trial]],
         asked_ns=int(now.asked_ns[trial]),
         done_ns=int(now.done_ns[trial]),
-        best_so_far=_best_until(now, trial),
+        best_so_far=best,
     )
 
 
-def _best_until(now: HpoState, trial: int) -> float | None:
-    """The best objective within limits of the trials that had ended when this one did."""
-    ended = (now.outcome == memory.COMPLETE) & (now.done_ns <= now.done_ns[trial])
-    found = next((at for at in memory.best_trials(now, now.trials) if ended[at]), None)
-    return None if found is None else float(now.value[found])
+def _best_until(now: HpoState, trials: Sequence[int]) -> dict[int, float | None]:
+    """The best objective within limits of the trials that had ended when each of these did, by trial."""
+    kept = memory.kept_trials(now)
+    kept = kept[np.argsort(now.done_ns[kept], kind="stable")]
+    sign = memory.sign(now)
+    lowest = np.minimum.accumulate(sign * now.value[kept])
+    ended = np.searchsorted(now.done_ns[kept], now.done_ns[list(trials)], side="right").tolist()
+    return {trial: sign * float(lowest[count - 1]) if count else None for trial, count in zip(trials, ended, strict=True)}

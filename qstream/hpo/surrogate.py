@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -20,11 +20,12 @@ Index = NDArray[np.int64]
 
 MOST: Final = 400  # results that the posterior is computed from
 TRIED: Final = 200  # newest pruned and lost trials that count
+FAILED: Final = 150  # failed trials that feasibility is computed from
 NOISY: Final = 1e-3  # variance of the noise from which on the best mean counts, and not the best value
 CENTRES: Final = 5  # good points around which candidates are drawn
 LIKELY: Final = 0.5  # probability that a running trial keeps the limits from which on what it is expected to reach counts
 FEWEST: Final = 64  # candidates below which a deadline leaves too little to choose from
-_THIN, _SEARCH = 4, 5  # streams of random numbers
+_THIN, _SEARCH, _THIN_FAILED = 4, 5, 7  # streams of random numbers
 _FIXED_MS, _RESULT_MS = 25.0, 0.04  # what an ask takes without candidates, fit included: once, and for each result
 _CANDIDATE_MS = (1.5e-5, 2.5e-8)  # what a candidate takes, for each result and each pair of results
 
@@ -59,7 +60,7 @@ def propose(problem: Problem, options: HpoOptions, theta: Vec) -> Proposal | Non
     x, z = space.features(problem.unit[at]), warp(problem.value)[at]
     known, shift, reason = _losses(problem, thetas, x, z)
     mean = gp.fitted(known, z)  # also of values beyond a prior mean: it is added and taken away
-    limits = [] if thetas.feasible is None else feasible.terms(problem, thetas.feasible)
+    limits = [] if thetas.feasible is None else feasible.terms(_thinned(problem, at), thetas.feasible)
     if thetas.feasible is None:
         kept = np.ones(len(z), bool)
     terms: list[acquisition.Term] = [*limits]
@@ -153,14 +154,32 @@ def _with_others(known: gp.Posterior, shift: prior.Mean | None, problem: Problem
 
 
 def _window(problem: Problem) -> Index:
-    """Indices of the results that the posterior is computed from: a third each the best, the newest and drawn."""
+    """Indices of the results that the posteriors are computed from: a third each the best that keep all limits, the newest and
+    drawn."""
     n = len(problem.value)
     if n <= MOST:
         return np.arange(n)
     third = MOST // 3
     kept = np.zeros(n, bool)
-    kept[np.argsort(problem.value, kind="stable")[:third]] = True
+    kept[np.lexsort((problem.value, ~feasible.kept(problem)))[:third]] = True
     kept[-third:] = True
     rest = np.flatnonzero(~kept)
     kept[rng(problem.seed, _THIN, problem.trial).permutation(rest)[: MOST - int(kept.sum())]] = True
     return np.flatnonzero(kept)
+
+
+def _thinned(problem: Problem, at: Index) -> Problem:
+    """The problem with these results and, of many failed trials, the newest and drawn ones, half of each: what limits and
+    failures are computed from, so that it does not grow with the study."""
+    old = max(len(problem.failed_number) - FAILED // 2, 0)
+    drawn = rng(problem.seed, _THIN_FAILED, problem.trial).permutation(old)[: FAILED // 2]
+    failed = np.sort(np.r_[drawn, np.arange(old, len(problem.failed_number))])
+    return replace(
+        problem,
+        number=problem.number[at],
+        unit=problem.unit[at],
+        value=problem.value[at],
+        limit_value=problem.limit_value[at],
+        failed_number=problem.failed_number[failed],
+        failed_unit=problem.failed_unit[failed],
+    )

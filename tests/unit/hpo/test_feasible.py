@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -82,6 +84,20 @@ def test_a_limit_of_negative_ratios_is_learnt_as_it_is() -> None:
     )
     (term,) = feasible.terms(problem, feasible.fit(problem))
     assert np.exp(term.value(np.array([[0.0, 0.5], [1.0, 0.5]]))) == pytest.approx([1, 0], abs=0.05)
+
+
+def test_a_study_of_ten_thousand_trials_is_answered_from_a_part_of_them() -> None:
+    seen = tried(9_000)
+    tracemalloc.start()
+    try:
+        found = suggest(SPACE, seen, trial=9_000, options=GP, limits=[LIMIT])
+        _, most_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert found.source == "gp"
+    assert found.params["x"] < 0.75
+    assert found.params["y"] < 0.55
+    assert most_bytes < 100e6  # a covariance of all trials would take 650 MB
 
 
 def test_suggestions_stay_where_limits_are_kept_and_trials_end_well() -> None:
