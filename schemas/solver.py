@@ -92,9 +92,10 @@ class SolverRecord(BaseModel):
     `solver`, `variant` and `execution` are of what gave the answer: a name of a table such as `SOLVERS`, never a text to be
     parsed. `asked` are the solvers that were asked for, in their order, whichever answered in the end; `depth` (layers), `shots`
     and `control` belong to the circuits among them. `objective` is what was minimised or maximised (see the plan), `bound` a
-    proven limit of it and `exact` its optimum, where they are known; `control` and `twin` are the objective that the circuit at
-    depth 0, which draws at random, and the classical solver reach with the same budget. Where a problem is solved in parts, such
-    as windows, batches or layers, `tried` counts those that were worked on, and `kept` those whose answer is part of the plan.
+    proven limit of it and `exact` its optimum, where they are known; `control` and `twin` are what the control and the classical
+    solver reach with the same budget. The control draws at random (the circuit at depth 0, or random points of the same
+    Hamiltonian); of a quantum kernel it is the same one without entangling gates. Where a problem is solved in parts, such as
+    windows, batches or layers, `tried` counts those that were worked on, and `kept` those whose answer is part of the plan.
     `n` is the size of the problem, or of one part of it. `wall_ms` is absent where no deadline was set, so that equal inputs
     give equal records.
     """
@@ -118,7 +119,9 @@ class SolverRecord(BaseModel):
     bound: float | None = Field(default=None, description="proven limit of the objective")
     exact: float | None = Field(default=None, description="proven optimum of the objective")
     control: float | None = Field(
-        default=None, description="objective that the circuit at depth 0 reaches with the same budget; it draws at random"
+        default=None,
+        description="objective that the control reaches with the same budget: what draws at random (the circuit at depth 0, or"
+        " random points of the same Hamiltonian), or a quantum kernel without entangling gates",
     )
     twin: float | None = Field(default=None, description="objective that the classical solver reaches with the same budget")
     tried: Count | None = Field(default=None, description="parts of the problem that were worked on")

@@ -9,16 +9,14 @@ import typer
 
 from agents.registry import faults_named, find_agent, start_processor
 from qstream.cli.cluster import reach, require_topics
+from qstream.cli.controls import controls_of
 from qstream.cli.names import parse_options
 from qstream.cli.options import AgentArgument, AsJson, BootstrapServers, OptionChanges, client_settings, new_app
 from qstream.cli.output import print_table
-from qstream.config import Settings
 from qstream.contract import periods
 from qstream.errors import ConfigError
 from qstream.stream.client import Publisher
-from qstream.stream.read import frame_of, read_all
 from schemas.control import Control
-from schemas.frame import FrameError
 from schemas.topics import CONTROL
 from schemas.wording import must_be
 
@@ -63,7 +61,8 @@ def control(
     found = find_agent(agent)
     settings = client_settings(bootstrap_servers)
     require_topics(reach(settings), [CONTROL])
-    control, unreadable = _in_force(settings, agent)
+    records, unreadable = controls_of(settings, agent)
+    control = records[-1] if records else Control(agent=agent, ts_ns=0)
     if show and unreadable:
         typer.echo(f"unreadable records skipped on {CONTROL.name}: {unreadable}", err=True)
     if changing:
@@ -85,20 +84,6 @@ def control(
         with Publisher(settings.bootstrap_servers, "qstream/control", settings) as publisher:
             publisher.publish(CONTROL, control)
     _show(control, as_json)
-
-
-def _in_force(settings: Settings, agent: str) -> tuple[Control, int]:
-    """The newest readable control record of the agent, else one that changes nothing; and how many are unreadable."""
-    newest, unreadable = Control(agent=agent, ts_ns=0), 0
-    for message in read_all(settings, CONTROL.name):
-        try:
-            control = frame_of(message, Control)
-        except FrameError:
-            unreadable += 1
-            continue
-        if control.agent == agent:
-            newest = control
-    return newest, unreadable
 
 
 def _show(control: Control, as_json: bool) -> None:

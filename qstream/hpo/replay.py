@@ -14,7 +14,7 @@ from qstream.hpo import memory, trials
 from qstream.hpo.memory import Memory
 from qstream.hpo.options import HpoOptions
 from qstream.hpo.plan import Suggestion
-from qstream.hpo.suggesting import suggest
+from qstream.hpo.suggesting import basis, suggest
 from schemas.control import Scalar
 from schemas.hpo import MAX_RUNNING, MAX_TRIALS, StudySpec, TrialReport, TrialSuggestion
 
@@ -39,13 +39,14 @@ class Checked:
     why: str = ""
 
 
-def replayed(specs: Sequence[tuple[int, StudySpec]], asked: Iterable[Asked], options: HpoOptions) -> Iterator[Checked]:
+def replayed(specs: Sequence[tuple[int, StudySpec]], asked: Iterable[Asked], options: Sequence[HpoOptions]) -> Iterator[Checked]:
     """Compute again all suggestions of new trials, in their order.
 
     `specs` are the study's records that are kept, each with its time in ns, the oldest first; the topic keeps the newest for
-    certain. What was published stands for the next ones, so that one that differs does not make all later ones differ. A trial
-    that was handed out is handed out here too, whatever budget and status are known; where the answer is not kept any more,
-    these decide.
+    certain. `options` are those that the agent may have had, at least one: a suggestion's digest says which of them it was made
+    under, and where it names none the first counts. What was published stands for the next ones, so that one that differs does
+    not make all later ones differ. A trial that was handed out is handed out here too, whatever budget and status are known;
+    where the answer is not kept any more, these decide.
     """
     later = deque(specs)
     draft = trials.create(later.popleft()[1])
@@ -56,7 +57,7 @@ def replayed(specs: Sequence[tuple[int, StudySpec]], asked: Iterable[Asked], opt
         yield from _checked(draft, one, options)
 
 
-def _checked(draft: Memory, one: Asked, options: HpoOptions) -> list[Checked]:
+def _checked(draft: Memory, one: Asked, options: Sequence[HpoOptions]) -> list[Checked]:
     """Take a report, and compare its suggestion if it led to a new one."""
     published, spec = one.published, draft.now.spec
     checked: list[Checked] = []
@@ -71,10 +72,12 @@ def _checked(draft: Memory, one: Asked, options: HpoOptions) -> list[Checked]:
 
 
 def _again(
-    draft: Memory, trial: int, *, published: TrialSuggestion | None, options: HpoOptions, checked: list[Checked]
+    draft: Memory, trial: int, *, published: TrialSuggestion | None, options: Sequence[HpoOptions], checked: list[Checked]
 ) -> Suggestion:
     """Compute a suggestion, note how it compares, and go on with the one that was published."""
-    computed = suggest(draft, trial, options=options)
+    wanted = None if published is None or published.model is None else published.model.digest
+    named = (each for each in options if basis(draft, trial, options=each) == wanted)
+    computed = suggest(draft, trial, options=next(named, options[0]))
     if published is None:
         return computed
     checked.append(Checked(published, computed.params, _difference(published, trial, computed)))

@@ -9,7 +9,7 @@ from qstream.ahead import Ahead
 from qstream.errors import NotYet
 from qstream.hpo import memory, plan
 from qstream.hpo.axis import Array
-from qstream.hpo.fitting import Fit
+from qstream.hpo.fitting import Fit, digest
 from qstream.hpo.memory import Memory
 from qstream.hpo.metrics import FITS
 from qstream.hpo.options import HpoOptions
@@ -82,6 +82,12 @@ def suggest(
         theta = fit.compute() if fits is None else fits.theta(draft.now.spec.study, fit)
         draft.set(theta=theta, theta_of=fit.key)
     return plan.suggest_from(problem, chosen, theta=draft.now.theta)
+
+
+def basis(draft: Memory, trial: int, *, options: HpoOptions) -> str:
+    """The digest of all that `suggest` would compute from, without computing it."""
+    chosen = options_of(draft, options)
+    return digest(_problem(draft, trial, chosen), chosen)
 
 
 def look_ahead(draft: Memory, options: HpoOptions, fits: Fits) -> None:

@@ -130,7 +130,7 @@ class Slots:
         self._in_row = self._started = 0
         self._closing = self._cut = False
         self.ended: Counter[str] = Counter()
-        self.why = self._waits = ""
+        self.why = self.says = self._waits = ""
 
     def run(self) -> None:
         """Work until the end; `GaveUp` if the command is at fault. Commands that still run are stopped and reported PREEMPTED."""
@@ -216,6 +216,7 @@ class Slots:
     def _end(self, slot: _Slot, answer: Answer, verdict: Verdict, took_s: float) -> None:
         slot.running, slot.answer, slot.last = None, None, answer.key
         self.ended[verdict.reason or verdict.state] += 1
+        self.says = verdict.says or verdict.state
         self._on_end(answer, verdict, took_s)
         asks = not (self._closing or self._spent())
         report = Report(slot.name, asks, *answer.key, verdict, took_s)

@@ -30,7 +30,7 @@ from qstream.cli.hpo.texts import keeps, params_text, trial_text
 from qstream.cli.names import parse_options
 from qstream.cli.output import counted, print_json, printable
 from qstream.config import Settings
-from qstream.errors import ConfigError, ProblemError
+from qstream.errors import ConfigError, ProblemError, QstreamError
 from qstream.hpo.older import SAVED
 from qstream.hpo.study import ENDLESS_S, Study
 from qstream.node.trouble import Troubles
@@ -38,6 +38,10 @@ from schemas.hpo import MAX_RUNNING, FailReason, StudySpec
 from schemas.wording import must_be
 
 EXIT_STOPPED: Final = 143  # as a shell has it for SIGTERM
+
+
+class NoneComplete(QstreamError):
+    """Trials ended, and none of them gave a value: there is nothing that the search could have learnt from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +65,8 @@ def work_there(study: str, name: str | None, settings: Settings, work: Work, sto
     with held_name(study, name, usual_name(os.environ, socket.gethostname())) as own:
         names = [f"{own}/{slot}" for slot in range(work.slots)]
         _say(f"{own} works on {study} at {settings.bootstrap_servers}, {counted(work.slots, 'slot')}, Ctrl-C to end")
-        finished = _run(Remote(study, names, settings, Troubles(_say)), names, spec, work, stop)
-    _end(finished=finished)
+        slots = _run(Remote(study, names, settings, Troubles(_say)), names, spec, work, stop)
+    _end(slots)
 
 
 def work_here(file: Path, given: Mapping[str, Any], work: Work, stop: threading.Event) -> None:
@@ -76,13 +80,16 @@ def work_here(file: Path, given: Mapping[str, Any], work: Work, stop: threading.
             study = _resumed(save, study, names)
             _say(f"going on with {save}: {counted(len(study.records()), 'trial')} so far")
         _require_fits(work.command, study.spec)
-        finished = _run(Local(study, save), names, study.spec, work, stop, best=None if study.best is None else study.best.value)
+        slots = _run(Local(study, save), names, study.spec, work, stop, best=None if study.best is None else study.best.value)
     best = study.best
     if work.as_json:
         print_json({"best": best and best.model_dump(), "trials": len(study.records()), "ended": study.ended})
     elif best is not None:
         typer.echo(printable(f"best: trial {best.trial}  {study.spec.objective} {best.value:.6g}  {params_text(best.params)}"))
-    _end(finished=finished)
+    complete = any(record.outcome == "complete" for record in study.records())
+    if best is None and complete:
+        _say("no trial keeps all limits")
+    _end(slots, complete=complete)
 
 
 def _study(file: Path, given: Mapping[str, Any]) -> Study:
@@ -120,9 +127,9 @@ def _resumed(save: Path, fresh: Study, names: Sequence[str]) -> Study:
 
 def _run(
     desk: Desk, names: Sequence[str], spec: StudySpec, work: Work, stop: threading.Event, *, best: float | None = None
-) -> bool:
-    """Run trials, print each and a summary; whether it came to its end and was not stopped before. `best` is the value of the
-    best trial so far, if it is known."""
+) -> Slots:
+    """Run trials, print each and a summary; the slots, as they ended. `best` is the value of the best trial so far, if it is
+    known."""
     sign = 1.0 if spec.direction == "minimize" else -1.0
     least = math.inf if best is None else sign * best
 
@@ -166,13 +173,20 @@ def _run(
         slots.run()
     counts = ", ".join(f"{number} {what}" for what, number in sorted(slots.ended.items()))
     _say(f"{counts or 'no trials'}{f'; the study is done: {slots.why}' if slots.why else ''}")
-    return slots.finished
+    return slots
 
 
-def _end(*, finished: bool) -> None:
-    """A worker that was stopped before the end says so by its exit code, or a batch system would not start it again."""
-    if not finished:
+def _end(slots: Slots, *, complete: bool = False) -> None:
+    """End with the exit code of what happened.
+
+    A worker that was stopped before the end says so, or a batch system would not start it again; one whose trials all failed
+    does too, or a script would go on with nothing. `complete`: the study has a complete trial, of whatever run.
+    """
+    if not slots.finished:
         raise typer.Exit(EXIT_STOPPED)
+    ended = slots.ended.total()
+    if ended and not (complete or slots.ended["complete"]):
+        raise NoneComplete(printable(f"none of {counted(ended, 'trial')} was complete; the last one: {slots.says}"))
 
 
 def _require_fits(command: Command, spec: StudySpec) -> None:

@@ -14,40 +14,56 @@ from schemas.wording import must_be
 
 MAX_SLOTS: Final = 256
 LOCAL_ONLY: Final = ("--trials", "--objective", "--direction", "--limit", "--seed", "--prior", "--save", "--set")
-TrialTime = Annotated[
+Command = Annotated[str, typer.Option("--command", metavar="TEXT", help="What runs a trial, with {NAME} for its values.")]
+SlotCount = Annotated[int, typer.Option("--slots", min=1, max=MAX_SLOTS, help="Trials at one time; {slot} is 0, 1, ...")]
+Timeout = Annotated[
     str | None, typer.Option("--timeout", metavar="TIME", help="Stop a trial after this time, as 90s, 45m or 2h.")
+]
+Grace = Annotated[str, typer.Option("--grace", metavar="TIME", help="From SIGTERM to SIGKILL for a command that is stopped.")]
+Name = Annotated[str | None, typer.Option("--name", help="Name of the worker; else the Slurm task's or the host's.")]
+Logs = Annotated[
+    Path | None, typer.Option("--logs", metavar="FOLDER", help="Keep what commands write, a folder a trial; else it is lost.")
+]
+Count = Annotated[int | None, typer.Option("--count", min=1, help="End after this many trials.")]
+GiveUp = Annotated[
+    int, typer.Option("--give-up", min=0, help="End with code 1 after so many failures in a row by the command; 0: never.")
+]
+IsLocal = Annotated[bool, typer.Option("--local", help="Search on this machine, without a server; STUDY is a file.")]
+Trials = Annotated[int | None, typer.Option("--trials", min=1, help="With --local: trials of the study.")]
+Objective = Annotated[str | None, typer.Option("--objective", help="With --local: the metric that decides; else loss.")]
+Towards = Annotated[str | None, typer.Option("--direction", help="With --local: minimize or maximize.")]
+Limits = Annotated[
+    list[str] | None, typer.Option("--limit", metavar="METRIC<=VALUE", help="With --local: a limit of a metric; may be repeated.")
+]
+Seed = Annotated[int | None, typer.Option("--seed", min=0, max=2**32 - 1, help="With --local: seed of all suggestions.")]
+Prior = Annotated[
+    str | None, typer.Option("--prior", metavar="FILE", help="With --local: past results: CSV, a saved study, a URL of Optuna.")
+]
+Save = Annotated[
+    Path | None,
+    typer.Option("--save", metavar="FILE", help="With --local: keep the study here (.safetensors), and go on with it."),
 ]
 
 
 def worker(
     study: Annotated[str, typer.Argument(metavar="STUDY", help="Name of a study; with --local the file of a space or study.")],
     *,
-    command: Annotated[str, typer.Option("--command", metavar="TEXT", help="What runs a trial, with {NAME} for its values.")],
-    slots: Annotated[int, typer.Option(min=1, max=MAX_SLOTS, help="Trials at one time; {slot} is 0, 1, ...")] = 1,
-    timeout: TrialTime = None,
-    grace: Annotated[str, typer.Option(metavar="TIME", help="From SIGTERM to SIGKILL for a command that is stopped.")] = "10s",
-    name: Annotated[str | None, typer.Option(help="Name of the worker; else the Slurm task's or the host's.")] = None,
-    logs: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Keep what commands write, in a folder for each trial; else it is lost.")
-    ] = None,
-    count: Annotated[int | None, typer.Option(min=1, help="End after this many trials.")] = None,
-    give_up: Annotated[
-        int, typer.Option("--give-up", min=0, help="End with code 1 after so many failures in a row by the command; 0: never.")
-    ] = 10,
-    local: Annotated[bool, typer.Option("--local", help="Search on this machine, without a server; STUDY is a file.")] = False,
-    trials: Annotated[int | None, typer.Option(min=1, help="With --local: trials of the study.")] = None,
-    objective: Annotated[str | None, typer.Option(help="With --local: the metric that decides; else loss.")] = None,
-    direction: Annotated[str | None, typer.Option(help="With --local: minimize or maximize.")] = None,
-    limit: Annotated[
-        list[str] | None, typer.Option(metavar="METRIC<=VALUE", help="With --local: a limit of a metric; may be repeated.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="With --local: seed of all suggestions.")] = None,
-    prior: Annotated[
-        str | None, typer.Option(metavar="FILE", help="With --local: past results: CSV, a saved study, a URL of Optuna.")
-    ] = None,
-    save: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="With --local: keep the study here (.safetensors), and go on with it.")
-    ] = None,
+    command: Command,
+    slots: SlotCount = 1,
+    timeout: Timeout = None,
+    grace: Grace = "10s",
+    name: Name = None,
+    logs: Logs = None,
+    count: Count = None,
+    give_up: GiveUp = 10,
+    local: IsLocal = False,
+    trials: Trials = None,
+    objective: Objective = None,
+    direction: Towards = None,
+    limit: Limits = None,
+    seed: Seed = None,
+    prior: Prior = None,
+    save: Save = None,
     changes: OptionChanges = None,
     bootstrap_servers: BootstrapServers = None,
     as_json: AsJson = False,
@@ -62,8 +78,8 @@ def worker(
     Its metrics are the numbers of the last line of output that is a JSON object. A trial has failed if the exit code is not 0,
     the loss is not finite (NAN), memory ran out (OOM) or the time is over (TIMEOUT).
 
-    SIGTERM and Ctrl-C stop the commands and report them as PREEMPTED. A worker that starts again under its name gets the
-    trials that it held.
+    SIGTERM and Ctrl-C stop the commands and report them as PREEMPTED; the exit code is 143 then, and 1 if trials ended and none
+    was complete. A worker that starts again under its name gets the trials that it held.
 
     \b
     Example:
@@ -75,8 +91,8 @@ def worker(
     from qstream.cli.hpo.work import Work, work_here, work_there  # noqa: PLC0415
 
     stop = stop_signal()
-    timeout_s = None if timeout is None else seconds(timeout, "--timeout")
-    work = Work(parse_command(command), slots, timeout_s, seconds(grace, "--grace"), logs, give_up, count, as_json)
+    times = (None if timeout is None else seconds(timeout, "--timeout"), seconds(grace, "--grace"))
+    work = Work(parse_command(command), slots, *times, logs, give_up, count, as_json)
     given = dict(zip(LOCAL_ONLY, (trials, objective, direction, limit, seed, prior, save, changes), strict=True))
     if local:
         work_here(Path(study), given, work, stop)

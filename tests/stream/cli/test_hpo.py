@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import signal
 import subprocess
 import sys
@@ -90,6 +91,88 @@ def test_workers_that_are_killed_or_stopped_lose_nothing_and_the_topics_tell_all
     assert (changed["max_trials"], changed["limits"][0]["value"], changed["options"]["initial"]) == (7, 5.0, 3)
     replayed = answer_of("hpo", "replay", study, "-b", cluster)
     assert (replayed["suggestions"], replayed["same"]) == (6, 6)
+
+
+def test_options_that_were_set_while_the_agent_ran_are_known_to_replay(
+    agent: Callable[[], object],
+    cluster: str,
+    invoke: Invoke,
+    answer_of: Callable[..., dict],
+    study: str,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    words = ("hpo", "worker", study, "-b", cluster, "--command", f"{sys.executable} {TRAIN} --lr {{lr}}")
+
+    def sources() -> list[str]:
+        return [json.loads(line)["source"] for line in invoke("hpo", "history", study, "-b", cluster).stdout.splitlines()]
+
+    agent()
+    first = invoke(*words, "--count", "4")
+    assert first.exit_code == 0, first.output
+    assert sources()[3] == "vqc"
+    for option in ("explore=0", "candidates=32"):
+        assert invoke("control", "hpo", "--set", option, "-b", cluster).exit_code == 0
+        trials = len(sources())
+        changed = invoke("hpo", "change", study, "--trials", str(trials + 3), "-b", cluster)
+        assert changed.exit_code == 0, changed.output
+        assert invoke(*words).exit_code == 0
+    assert sources()[-1] == "gp"
+
+    replayed = answer_of("hpo", "replay", study, "-b", cluster)
+    assert replayed["different"] == []
+    assert replayed["same"] == len(sources())
+    monkeypatch.setattr("qstream.cli.hpo.replay.MOST_SHOWN", 2)
+    for option in ("explore", "candidates"):  # for the tests after this one
+        assert invoke("control", "hpo", "--unset", option, "-b", cluster).exit_code == 0
+    other = invoke("hpo", "replay", study, "--set", "explore=7", "-b", cluster)
+    assert other.exit_code == 1
+    shown = other.stdout.splitlines()
+    assert sum("it was computed from something else" in line for line in shown) == 2
+    assert shown[-2:] == [
+        "and 2 more that differ: --json names all",
+        f"{len(sources()) - 4} of {len(sources())} suggestions are the same",
+    ]
+
+
+def test_trials_become_runs_of_a_store_of_mlflow_once(
+    agent: Callable[[], object],
+    cluster: str,
+    invoke: Invoke,
+    answer_of: Callable[..., dict],
+    study: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    tracking = pytest.importorskip("mlflow.tracking", reason="the extra mlflow is not installed")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    store = (tmp_path / "runs").as_uri()
+    words = ("hpo", "mlflow", study, "--tracking-uri", store, "--experiment", "tuned", "-b", cluster)
+    agent()
+    for mode, number in (("train", 2), ("fail", 1), ("train", 3)):
+        invoke(
+            *("hpo", "worker", study, "-b", cluster, "--count", number),
+            *("--command", f"{sys.executable} {TRAIN} --lr {{lr}} --mode {mode}"),
+        )
+        if mode == "fail":
+            assert answer_of(*words) == {"created": 3, "changed": 0, "unchanged": 0}
+    assert answer_of(*words) == {"created": 3, "changed": 0, "unchanged": 3}
+    again = invoke(*words)
+    assert f"{study}: 0 runs made, 0 changed, 6 as they were, in experiment 'tuned' at {store}" in again.stdout
+
+    client = tracking.MlflowClient(tracking_uri=store)
+    runs = client.search_runs([client.get_experiment_by_name("tuned").experiment_id], max_results=100)
+    (parent,) = [run for run in runs if "qstream.trial" not in run.data.tags]
+    children = {int(run.data.tags["qstream.trial"]): run for run in runs if run is not parent}
+    assert sorted(children) == list(range(6))
+    assert {run.data.tags["mlflow.parentRunId"] for run in children.values()} == {parent.info.run_id}
+    assert [children[trial].info.status for trial in range(6)] == ["FINISHED"] * 2 + ["FAILED"] + ["FINISHED"] * 3
+    told = {row["trial"]: row for row in map(json.loads, invoke("hpo", "history", study, "-b", cluster).stdout.splitlines())}
+    for trial, run in children.items():
+        assert run.data.params == {"lr": str(told[trial]["param.lr"])}
+        assert run.data.metrics.get("loss") == told[trial]["value"]
+        assert len(client.get_metric_history(run.info.run_id, "loss")) == (trial != 2)
+    best = client.get_metric_history(parent.info.run_id, "best loss")
+    assert min(point.value for point in best) == min(row["value"] for row in told.values() if row["value"] is not None)
 
 
 def test_a_study_whose_state_was_lost_has_its_results_again_once(

@@ -82,6 +82,23 @@ def test_a_search_that_goes_on_calls_nothing_best_that_is_not(folder: Path):
     assert shown.stdout.splitlines()[-1].startswith("best: trial 0  loss -100")
 
 
+def test_a_search_of_which_every_trial_failed_is_no_success(folder: Path):
+    words = ("--local", "--save", "kept.safetensors", "--command")
+    failed = worker(*words, f"{TRAIN} {{args}} --mode fail", "--trials", "2")
+    assert failed.exit_code == 1
+    assert "Error: none of 2 trials was complete; the last one: exit code 1: no data" in failed.stderr
+    assert worker(*words, f"{TRAIN} {{args}}", "--trials", "3").exit_code == 0
+    again = worker(*words, f"{TRAIN} {{args}} --mode fail", "--trials", "4")  # the search has a result
+    assert again.exit_code == 0, again.output
+
+
+def test_a_search_that_keeps_no_limit_says_so(folder: Path):
+    shown = worker("--local", "--limit", "ms<=1", "--command", f"{TRAIN} {{args}}")
+    assert shown.exit_code == 0, shown.output
+    assert "no trial keeps all limits" in shown.stderr
+    assert "best:" not in shown.stdout
+
+
 @pytest.mark.parametrize(
     ("fields", "rule"),
     [
