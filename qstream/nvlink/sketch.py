@@ -182,8 +182,8 @@ def components(nodes: int, src: NDArray[np.generic], dst: NDArray[np.generic]) -
     return part.astype(np.int32)
 
 
-def domains_by_links(sketch: Sketch, prefix: str = "") -> None:
-    """Give GPUs and switches that NVLink or xGMI joins a domain each, where they have none: named after the host, or numbered."""
+def domains_by_links(sketch: Sketch) -> None:
+    """Give GPUs and switches that NVLink or xGMI joins a domain each, where they have none, by number."""
     names = list(sketch.nodes)
     index = {name: at for at, name in enumerate(names)}
     fast = [(index[a], index[b]) for (a, b), link in sketch.links.items() if link.kind in ("nvlink", "xgmi")]
@@ -193,7 +193,7 @@ def domains_by_links(sketch: Sketch, prefix: str = "") -> None:
     part = components(len(names), ends[:, 0], ends[:, 1])
     for number, at in enumerate(dict.fromkeys(part[np.unique(ends)].tolist())):
         for node in (sketch.nodes[names[member]] for member in np.flatnonzero(part == at)):
-            node.domain = node.domain or f"{prefix}clique-{number}"
+            node.domain = node.domain or f"clique-{number}"
 
 
 def _arrays(nodes: list[Node], host_at: dict[str, int], domain_at: dict[str, int]) -> dict[str, NDArray[np.generic]]:
