@@ -11,7 +11,7 @@ SIDE_BY_SIDE := --dist loadgroup --no-loadscope-reorder
 # The tests start hundreds of Python processes, and without it each would compile all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo unit test lint docs check bench chaos schemas wheels clean
+.PHONY: help install demo unit test lint docs check bench engines chaos schemas wheels clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -50,6 +50,9 @@ check: lint docs test ## everything that CI runs
 
 bench: $(STAMP) ## measure, and print a table with the machine
 	$(BIN)/python -m tests.benchmarks $(ARGS)
+
+engines: $(STAMP) ## install vLLM's and SGLang's wheels in a throwaway folder, and run our plug-ins in their code
+	$(BIN)/python -m tests.engines $(ARGS)
 
 chaos: $(STAMP) ## many seeds of kills and restarts against a real broker
 	$(BIN)/python -m pytest tests/chaos -k "not meter" --chaos-seeds 8 $(ARGS)

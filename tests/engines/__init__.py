@@ -1,0 +1,1 @@
+"""Checks of our plug-ins inside the code of engines, by `make engines`."""

@@ -1,0 +1,163 @@
+"""vLLM's own EPLB with our policy: two processes rearrange real weights over gloo for several steps, and rank 0's plan wins."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+
+from qstream.engines.vllm import register
+from qstream.routing.formats.export import export
+from qstream.routing.placement import place
+from qstream.routing.score import violations
+from schemas.experts import ExpertTopology
+
+LAYERS, EXPERTS, SLOTS, RANKS, WIDTH, STEPS = 3, 8, 12, 2, 4, 4
+
+
+class Moment:
+    """An event or stream of a device that this machine lacks."""
+
+    def __init__(self, *_: object, **__: object) -> None: ...
+    def record(self, *_: object) -> None: ...
+    def wait(self, *_: object) -> None: ...
+    def synchronize(self) -> None: ...
+    def elapsed_time(self, _: object) -> float:
+        return 0.0
+
+
+def main() -> None:
+    """The planner alone, then a plan that only rank 0 can read."""
+    topology = ExpertTopology(num_layers=LAYERS, num_logical_experts=EXPERTS, num_gpus=RANKS, slots_per_gpu=SLOTS // RANKS)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "plan.json"
+        path.write_bytes(export(place(load(0)[None].astype(np.int64), topology, seed=5), "plan"))
+        spawn = multiprocessing.get_context("spawn")
+        ranks = [
+            spawn.Process(target=serve, args=(rank, free_port, str(path))) for free_port in [port()] for rank in range(RANKS)
+        ]
+        for rank in ranks:
+            rank.start()
+        for rank in ranks:
+            rank.join()
+    assert all(rank.exitcode == 0 for rank in ranks), [rank.exitcode for rank in ranks]
+    print(f"vllm {version('vllm')}: right")
+
+
+def port() -> int:
+    """One that is free."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def load(step: int) -> np.ndarray:
+    """Tokens of each expert, float64 [L, E]."""
+    base = np.random.default_rng(0).lognormal(5, 1, (LAYERS, EXPERTS))
+    return (base * np.random.default_rng(step + 1).normal(1, 0.05, base.shape)).round()
+
+
+def serve(rank: int, port: int, plan: str) -> None:
+    """One worker: vLLM loads its plug-ins; our planner alone, then a plan that rank 0 alone can read."""
+    os.environ["QSTREAM_EPLB"] = "planner"
+    torch.Event = Moment
+    torch.accelerator.current_stream = torch.accelerator.synchronize = lambda *_: Moment()
+    from vllm.distributed import parallel_state
+    from vllm.distributed.eplb.policy import EPLB_POLICIES, DefaultEplbPolicy
+    from vllm.plugins import load_general_plugins
+
+    load_general_plugins()
+    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=RANKS)
+    world = torch.distributed.group.WORLD
+    group = SimpleNamespace(
+        cpu_group=world, device_group=world, rank_in_group=rank, rank=rank, world_size=RANKS, device_communicator=None
+    )
+    parallel_state._EP = parallel_state._EPLB = group
+    parallel_state._NODE_COUNT = 1
+    rearrange(rank, "own planner: no plan")
+    EPLB_POLICIES["default"] = DefaultEplbPolicy
+    register(plan if rank == 0 else "/nowhere/plan.json")
+    rearrange(rank, "plan ")
+    torch.distributed.destroy_process_group()
+
+
+def rearrange(rank: int, used: str) -> None:
+    """Steps of a new state, each with a rearrangement."""
+    from vllm.distributed.eplb import eplb_state
+
+    config = SimpleNamespace(
+        use_async=False, window_size=1, step_interval=1, policy="default", communicator="torch_gloo", log_balancedness_interval=1
+    )
+    state = eplb_state.EplbState(
+        SimpleNamespace(enable_elastic_ep=False, eplb_config=config, num_ubatches=0), torch.device("cpu")
+    )
+    model = model_of(rank)
+    state.add_model(model, SimpleNamespace(model="moe", compute_hash=lambda: "moe"))
+    assert state.policy.__module__.startswith("qstream"), state.policy
+    (held,) = state.model_states.values()
+    moved = []
+    for step in range(STEPS):
+        before = held.physical_to_logical_map.clone()
+        count_tokens(held, load(step), rank)
+        state.step()
+        check(held, model, rank)
+        moved.append(int((before != held.physical_to_logical_map).sum()))
+        if rank == 0:
+            assert state.policy.used.startswith(used), state.policy.used
+    assert used != "plan " or moved[1:] == [0] * (STEPS - 1), moved
+    if rank == 0:
+        print(f"{used!r}: {STEPS} rearrangements, {moved} slots changed, all weights are where the map says")
+
+
+def model_of(rank: int) -> SimpleNamespace:
+    """A model whose weights say which expert they are of."""
+    local = SLOTS // RANKS
+    first = torch.arange(SLOTS) % EXPERTS
+    mine = first[rank * local : (rank + 1) * local].float()[:, None].expand(local, WIDTH)
+    return SimpleNamespace(
+        num_moe_layers=LAYERS,
+        num_routed_experts=EXPERTS,
+        num_logical_experts=EXPERTS,
+        num_physical_experts=SLOTS,
+        num_redundant_experts=SLOTS - EXPERTS,
+        num_local_physical_experts=local,
+        num_expert_groups=1,
+        moe_layers=[],
+        set_eplb_state=lambda *_: None,
+        expert_weights=[[mine.clone() + 100 * layer] for layer in range(LAYERS)],
+    )
+
+
+def count_tokens(held: object, tokens: np.ndarray, rank: int) -> None:
+    """Rank 0 has all the load of the pass, split evenly over an expert's replicas."""
+    if rank == 0:
+        map_ = held.physical_to_logical_map.numpy()
+        for layer in range(LAYERS):
+            shares = tokens[layer] / np.bincount(map_[layer], minlength=EXPERTS)
+            held.expert_load_pass[layer] = torch.from_numpy(shares[map_[layer]].astype(np.int32))
+
+
+def check(held: object, model: SimpleNamespace, rank: int) -> None:
+    """Both ranks have one whole map, vLLM's derived maps agree with it, and each local weight is that of its expert."""
+    map_ = held.physical_to_logical_map
+    both = [torch.empty_like(map_) for _ in range(RANKS)]
+    torch.distributed.all_gather(both, map_.contiguous())
+    assert torch.equal(both[0], both[1]), "the ranks have different maps"
+    assert violations(map_.numpy().astype(np.int32), EXPERTS, RANKS) == 0
+    local = SLOTS // RANKS
+    for layer in range(LAYERS):
+        counts = torch.bincount(map_[layer], minlength=EXPERTS)
+        assert torch.equal(counts, held.logical_replica_count[layer])
+        mine = map_[layer, rank * local : (rank + 1) * local].float() + 100 * layer
+        assert torch.equal(model.expert_weights[layer][0], mine[:, None].expand(local, WIDTH)), "a weight is of another expert"
+
+
+if __name__ == "__main__":
+    main()
