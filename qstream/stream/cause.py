@@ -41,18 +41,29 @@ class Cause:
     A refused login, a failed TLS handshake or a refused certificate stays over the lost connections that follow from it, until
     `clear`. As the client's logger it also hears the error that ends the client for good, `fatal`. The client raises that one
     from whatever call serves its callbacks, and a callback or a garbage collection in the same call can take it away; the log
-    comes first.
+    comes first. Of each kind of line it passes on one a minute, with the number of those that it has left out since: a client
+    whose broker restarts would log a hundred a second.
     """
 
     def __init__(self) -> None:
         self._error: KafkaError | None = None
         self.fatal: KafkaError | None = None
+        self._logged: dict[str, tuple[float, int]] = {}  # by kind: when a line of it was passed on, and how many were not since
 
     def log(self, level: int, text: str, facility: str, client: str, line: str) -> None:
         """Take a line of the client's log, as a logger does. Any thread."""
         if facility == "FATAL" and (found := _FATAL.search(line)):
             self.fatal = _fatal_error(found[1])
             level = logging.DEBUG  # the caller that gets the error reports it
+        elif level > logging.DEBUG:
+            now = time.monotonic()
+            at, left_out = self._logged.get(facility, (-_LOG_AGAIN_S, 0))
+            if now - at < _LOG_AGAIN_S:
+                self._logged[facility] = at, left_out + 1
+                level = logging.DEBUG
+            else:
+                self._logged[facility] = now, 0
+                line += f" (and {left_out} more {facility} in the meantime)" if left_out else ""
         _log.log(level, text, facility, client, line)
 
     def note(self, error: KafkaError) -> None:
