@@ -7,6 +7,7 @@ from typing import Final
 from pydantic import Field
 
 from qstream.compression.options import CompressionOptions, RestoreOptions
+from qstream.module.options import MOST_WORK_MS
 
 STATE_BYTES: Final = 1 << 20
 MAX_STATE_BYTES: Final = 2 << 20
@@ -18,7 +19,7 @@ class EncodeOptions(CompressionOptions):
     """How blocks are coded."""
 
     refine_ms: float = Field(
-        default=40.0, ge=0, le=600_000, description="estimated work of a refiner above which it is left out; 0: no limit"
+        default=40.0, gt=0, le=MOST_WORK_MS, description="estimated work of a refiner above which it is left out"
     )
     plan_ms: float = Field(
         default=500.0,
@@ -51,6 +52,9 @@ class DecodeOptions(RestoreOptions):
 class LocalEncodeOptions(EncodeOptions):
     """The same next to a trainer, which holds its tensors anyhow."""
 
+    refine_ms: float = Field(
+        default=40.0, ge=0, le=600_000, description="estimated work of a refiner above which it is left out; 0: no limit"
+    )
     state_bytes: int = Field(default=LOCAL_BYTES, ge=0, le=LOCAL_BYTES, description=f"{_KEPT}; 0: none")
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from qstream.errors import OptionError
 from qstream.learn.options import Learn
-from schemas.wording import must_be
+from schemas.wording import Shown, must_be
 
+MOST_WORK_MS: Final = 5000.0  # of a core, by estimate, that one plan may take: longer, and the records behind it wait
 _SHOULD = re.compile(r"^(Value error, |Input should be |(Input|String|Value|List|Tuple) should )")
 
 
@@ -50,12 +51,13 @@ class ModuleOptions(BaseModel):
 
     A module gives its name, its fields with defaults and descriptions, and, if it recommends anything, `situations` (what a
     situation consists of: the allowed words, the usual one first, or a range of numbers) and `recommendations`, of which the
-    first that fits holds.
+    first that fits holds. Where values that are each in range may cost too much, `work_ms` estimates that.
 
     Raises
     ------
     OptionError
-        An option is unknown, has a value that it must not have, or contradicts another; the message names it.
+        An option is unknown, has a value that it must not have, contradicts another, or makes a plan take more than
+        `MOST_WORK_MS`; the message names it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -76,6 +78,21 @@ class ModuleOptions(BaseModel):
                 super().__init__(**options)
             except ValidationError as exc:
                 raise OptionError(_first_fault(exc)) from exc
+
+    def work_ms(self) -> Mapping[str, float]:
+        """Estimated ms of a core for one plan of a usual size, by the option that most of each part comes from."""
+        return {}
+
+    @model_validator(mode="after")
+    def _affordable(self) -> Self:
+        parts = self.work_ms()
+        if sum(parts.values()) > MOST_WORK_MS:
+            dearest = max(parts, key=parts.__getitem__)
+            allowed = f"lower: a plan may take {MOST_WORK_MS:.0f} ms of a core, by estimate"
+            raise OptionError(
+                must_be(f"option {dearest}", allowed, Shown(f"{getattr(self, dearest)!r}, which takes {parts[dearest]:.0f} ms"))
+            )
+        return self
 
     def changed(self, options: Mapping[str, object]) -> Self:
         """These options with some replaced; the text ``none`` stands for None where that is the default. Errors as above."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Final, Literal, Self, get_args
 
@@ -22,6 +23,11 @@ _QAOA: Final = {"qaoa": True, "circuit_layers": 2, "deadline_ms": 200.0}
 _HQC: Final = {"hqc": True, "deadline_ms": 200.0}
 _QAOA_HQC: Final = {"qaoa": True, "hqc": True, "deterministic": False, "deadline_ms": 50.0}
 _ALL: Final = {"qaoa": True, "hqc": True, "deterministic": True, "deadline_ms": 1000.0}
+# What a plan of 26 layers of 64 experts costs, ms: a step of annealing, a gate an amplitude, a sample; and the turns of hqc.
+_STEP_MS: Final = 0.0085
+_GATE_MS: Final = 0.026
+_SHOT_MS: Final = 0.8
+_TURNS: Final = 4
 _SMALL: Final = Range(0, 1_000)  # tokens a batch
 _MEDIUM: Final = Range(1_000, 10_000)
 _LARGE: Final = Range(10_000)
@@ -120,6 +126,16 @@ class RoutingOptions(PortfolioOptions, LearnOptions):
     circuit_slots: int = Field(
         default=10, ge=2, le=16, multiple_of=2, description="slots that a window rearranges, half of each of two GPUs"
     )
+
+    def work_ms(self) -> Mapping[str, float]:
+        """Of 26 layers of 64 experts, as measured on one core; circuits on a device cost its time, not the agent's."""
+        parts = {"steps": _STEP_MS * self.steps if self.placement == "scenario" else 0.0}
+        if self.qaoa and self.device is None and self.placement != "off":
+            turns = _TURNS if self.hqc else 1
+            amplitudes, samples = _GATE_MS * 2**self.circuit_slots * (4 + self.circuit_layers), _SHOT_MS * self.shots
+            scale = min(1.0, (self.deadline_ms or math.inf) / (turns * (amplitudes + samples)))
+            parts |= {"circuit_slots": turns * amplitudes * scale, "shots": turns * samples * scale}
+        return parts
 
     @model_validator(mode="after")
     def _placements_to_improve(self) -> Self:

@@ -85,3 +85,22 @@ def test_a_portfolio_without_any_solver_is_refused():
     with pytest.raises(OptionError, match=r"^option device must be none while qaoa is off"):
         PortfolioOptions(device="lightning.qubit")
     assert PortfolioOptions(deterministic=False, hqc=True).hqc
+
+
+class DearOptions(CoolingOptions):
+    """Cooling whose options cost."""
+
+    rounds: int = Field(default=10, ge=1, le=1000, description="rounds of a plan")
+    depth: int = Field(default=10, ge=1, le=1000, description="depth of a round")
+
+    def work_ms(self) -> dict[str, float]:
+        return {"rounds": 2.0 * self.rounds, "depth": float(self.rounds * self.depth)}
+
+
+def test_options_that_together_cost_too_much_are_refused_by_the_one_that_most_of_it_comes_from():
+    options = DearOptions(rounds=1000, depth=3)
+    with pytest.raises(
+        OptionError,
+        match=r"option depth must be lower: a plan may take 5000 ms of a core, by estimate, got 4, which takes 4000 ms",
+    ):
+        options.changed({"depth": 4})

@@ -42,6 +42,38 @@ def test_what_contradicts_itself_or_is_out_of_range_is_refused_by_name(given: di
         RoutingOptions().changed(given)
 
 
+@pytest.mark.parametrize(
+    ("given", "dearest"),
+    [
+        ({"steps": 1_000_000}, "steps"),
+        ({"qaoa": True, "shots": 100_000}, "shots"),
+        ({"qaoa": True, "circuit_slots": 16}, "circuit_slots"),
+        ({"qaoa": True, "shots": 100_000, "deadline_ms": 3_600_000}, "shots"),
+        (
+            {"qaoa": True, "hqc": True, "shots": 100_000, "circuit_layers": 16, "circuit_slots": 14, "steps": 1_000_000},
+            "shots",  # within their ranges, one by one; a batch took 28.8 s by them
+        ),
+    ],
+)
+def test_what_would_cost_too_much_is_refused_by_name(given: dict[str, Any], dearest: str) -> None:
+    with pytest.raises(OptionError, match=f"option {dearest} must be lower: a plan may take 5000 ms of a core"):
+        RoutingOptions().changed(given)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"steps": 100_000},
+        {"steps": 1_000_000, "placement": "fast"},
+        {"qaoa": True, "hqc": True, "circuit_slots": 12},
+        {"qaoa": True, "circuit_slots": 16, "circuit_layers": 16, "shots": 100_000, "deadline_ms": 200},
+        {"qaoa": True, "shots": 100_000, "device": "lightning.qubit"},
+    ],
+)
+def test_what_is_bounded_otherwise_may_be_asked_for(given: dict[str, Any]) -> None:
+    assert RoutingOptions().changed(given).work_ms()
+
+
 def test_contradictions_are_option_errors_however_options_are_made() -> None:
     with pytest.raises(OptionError, match="option deterministic"):
         RoutingOptions(deterministic=False)
