@@ -26,7 +26,9 @@ from schemas.parse import read_json
 from schemas.wording import Shown, must_be
 
 MAX_JSON_BYTES: Final = 256 << 20
+MAX_JSON_VALUES: Final = 1 << 24  # each a Python object of up to 64 bytes with its place in a list
 MAX_FILE_BYTES: Final = 1 << 30
+MAX_PICKLE_BYTES: Final = 64 << 20  # of a .pt file, without its tensors: a byte of it may become tens
 MAX_ENTRIES: Final = 1 << 27
 MAX_ARRAYS: Final = 1 << 18
 MAX_COUNT: Final = 2**53  # up to which float64 holds every integer
@@ -154,8 +156,12 @@ def _from_list(field: str, value: Sequence[Any]) -> NDArray[Any]:
 
 
 def _read_json(path: Path) -> Tree:
+    body = bounded(path)
+    # Marks within text count too, and UTF-16 has the same bytes.
+    if (values := sum(body.count(mark) for mark in (b",", b"[", b"{"))) > MAX_JSON_VALUES:
+        raise ProblemError(must_be(path.name, f"at most {MAX_JSON_VALUES} values as JSON, or an .npz file", values))
     try:
-        value = read_json(bounded(path), allow_inf_nan=True)  # an unused field may hold NaN, as Python writes it
+        value = read_json(body, allow_inf_nan=True)  # an unused field may hold NaN, as Python writes it
     except ValueError as exc:
         raise ProblemError(f"{path.name}: not JSON: {str(exc)[:200]}") from exc
     if isinstance(value, list):
@@ -226,6 +232,7 @@ def _read_pt(path: Path) -> Tree:
         torch = importlib.import_module("torch")
     except ModuleNotFoundError as exc:
         raise ConfigError(f"{path.name}: a .pt file needs torch, or save it as .npz: {install_hint('demo')}") from exc
+    _check_pt(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -240,3 +247,20 @@ def _read_pt(path: Path) -> Tree:
     if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
         raise ProblemError(must_be(path.name, "a tensor or a dict of names", Shown(type(value).__name__)))
     return value
+
+
+def _check_pt(path: Path) -> None:
+    """`ProblemError` if the file holds more than its size allows: it is a zip archive, whose members torch inflates."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except _NOT_AN_NPZ as exc:
+        reason = "not a zip archive, as PyTorch writes since 1.6"
+        raise ProblemError(f"{path.name}: not a .pt file of tensors and plain values: {reason}") from exc
+    size = sum(info.file_size for info in members)
+    pickled = sum(info.file_size for info in members if info.filename.endswith(".pkl"))
+    if size > MAX_FILE_BYTES or len(members) > MAX_ARRAYS:
+        allowed = f"at most {MAX_ARRAYS} members of {MAX_FILE_BYTES} bytes in total"
+        raise ProblemError(must_be(path.name, allowed, Shown(f"{len(members)} members of {size} bytes")))
+    if pickled > MAX_PICKLE_BYTES:
+        raise ProblemError(must_be(path.name, f"at most {MAX_PICKLE_BYTES} bytes without its tensors", pickled))

@@ -64,6 +64,35 @@ def test_a_pt_file_is_read_and_one_with_code_is_not(tmp_path):
         read_tree(tmp_path / "plain.pt")
 
 
+@pytest.mark.parametrize(
+    ("limit", "said"),
+    [("MAX_FILE_BYTES", "at most 262144 members of 1000 bytes"), ("MAX_PICKLE_BYTES", "at most 1000 bytes without its tensors")],
+)
+def test_a_pt_file_that_grows_is_refused_before_it_is_loaded(limit, said, tmp_path, monkeypatch):
+    torch = pytest.importorskip("torch")
+    torch.save({"x": torch.zeros(1000), "names": [f"name {n}" for n in range(200)]}, tmp_path / "a.pt")
+    with zipfile.ZipFile(tmp_path / "a.pt") as plain, zipfile.ZipFile(tmp_path / "b.pt", "w", zipfile.ZIP_DEFLATED) as packed:
+        for info in plain.infolist():
+            packed.writestr(info.filename, plain.read(info))
+    assert (tmp_path / "b.pt").stat().st_size < (tmp_path / "a.pt").stat().st_size / 2
+    assert len(read_tree(tmp_path / "b.pt")["x"]) == 1000
+    monkeypatch.setattr(files, limit, 1000)
+    monkeypatch.setattr(torch, "load", None)
+    with pytest.raises(ProblemError, match=said):
+        files._check_pt(tmp_path / "b.pt")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_json_of_more_values_than_memory_should_hold_is_refused_before_it_is_parsed(encoding, tmp_path, monkeypatch):
+    (tmp_path / "a.json").write_bytes(("[" + ",".join(["[]"] * 60) + "]").encode(encoding))
+    monkeypatch.setattr(files, "MAX_JSON_VALUES", 121)
+    assert len(read_tree(tmp_path / "a.json")["array"]) == 60
+    monkeypatch.setattr(files, "MAX_JSON_VALUES", 119)
+    monkeypatch.setattr(files, "read_json", None)
+    with pytest.raises(ProblemError, match=r"a\.json must be at most 119 values as JSON, or an \.npz file, got 120"):
+        read_tree(tmp_path / "a.json")
+
+
 def test_a_view_that_is_larger_than_its_storage_is_refused_before_it_is_copied():
     torch = pytest.importorskip("torch")
     with pytest.raises(ProblemError, match=r"must be at most \d+ entries, got shape"):
