@@ -11,8 +11,8 @@ from qstream.kernels import compiled
 from qstream.nvlink.links import fullest
 
 Floats = NDArray[np.float64]
-STEPS: Final = 60
-RATE: Final = 0.05  # of Adam
+STEPS: Final = 40
+RATE: Final = 0.08  # of Adam
 SHARPNESS: Final = 60.0  # of the smooth maximum, over WCMP's own
 STAY: Final = 0.05  # weight of the divergence from WCMP: what is not known of the next window
 _TINY: Final = 1e-12

@@ -14,9 +14,12 @@ def utilisation(share: Floats, demand: Floats, up_gb_s: Floats, down_gb_s: Float
     A link without capacity is at 0 without load, else infinite.
     """
     flow = share * demand[:, :, None]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        used = flow.sum(axis=1) / up_gb_s, flow.sum(axis=0).T / down_gb_s
-    return np.nan_to_num(used[0], nan=0.0, posinf=np.inf), np.nan_to_num(used[1], nan=0.0, posinf=np.inf)
+    return _over(flow.sum(axis=1), up_gb_s), _over(flow.sum(axis=0).T, down_gb_s)
+
+
+def _over(load: Floats, capacity: Floats) -> Floats:
+    used = np.where(load > 0, np.inf, 0.0)
+    return np.divide(load, capacity, out=used, where=capacity > 0)
 
 
 def fullest(share: Floats, demand: Floats, up_gb_s: Floats, down_gb_s: Floats) -> float:

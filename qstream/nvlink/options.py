@@ -66,7 +66,7 @@ class NvlinkOptions(PortfolioOptions):
     freeze: bool = Field(
         default=False, description="the kill switch: learned parts neither answer nor learn, classical plans go on"
     )
-    wcmp_floor: float = Field(default=0.4, ge=0, le=1, description="weight that wcmp always keeps in the mix")
+    wcmp_floor: float = Field(default=0.2, ge=0, le=1, description="weight that wcmp always keeps in the mix")
     min_gain: float = Field(default=0.01, ge=0, le=1, description="part of the modelled time that a new plan must win")
     restart_us: float = Field(default=0.0, ge=0, le=1e12, description="us that one moved rank costs")
     horizon_s: float = Field(default=3600.0, gt=0, le=31_536_000, description="seconds for which the gain of a move counts")

@@ -138,7 +138,9 @@ def _with_factors(state: SplitState, offered: Floats, up: Floats, down: Floats, 
     ):
         told = (ours > _SEEN) & (theirs > _SEEN) & np.isfinite(ours)
         ratio = np.where(told, ours / np.where(told, theirs, 1.0), 1.0)
-        factors[name] = np.clip(factor * np.clip(ratio, 0.2, 2.0) ** 0.7, LEAST_FACTOR, 1.0)
+        # What a full link achieves is its rate; of one that is not full less is certain.
+        power = np.where(theirs >= 1, 1.0, 0.7)
+        factors[name] = np.clip(factor * np.clip(ratio, 0.2, 2.0) ** power, LEAST_FACTOR, 1.0)
     return evolve(state, **factors)
 
 

@@ -1,0 +1,93 @@
+"""What the nvlink agent remembers of a fabric."""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from qstream.learn.state import LearningState
+from qstream.module.draft import Draft
+from qstream.nvlink.leaves import LeafSpine, leaf_spine
+from qstream.nvlink.splits import SplitState
+from schemas.fabric import FabricTopology
+from schemas.frame import Axes, Count, Inner, Int64, TimeNs
+from schemas.power import MaybeNames
+
+NO_WINDOW = -1
+
+
+class FabricState(LearningState):
+    """One fabric: its topology, the window of telemetry that is open, and the shares in force.
+
+    `digest` is the topology's. `source` are those who count, and `source_window` the newest window of each, so that none counts
+    twice. `window` is the number of the open window (-1: none yet): `link_bytes` is what links carried in it, `link_seen` whether
+    any source told, `link_slow` whether it was said to be congested, and `pair_bytes` what leaves offered one another.
+    `link_down` are links that telemetry says do not work. `heard_ns` is the end of the newest window that was told; `stale` says
+    that shares went back to WCMP because nothing was. `foreign` counts records of another topology, `late` those of a closed
+    window, `repeated` those that came twice. `splits` is what was learnt of shares, once there is a choice of spines.
+    """
+
+    topology: Annotated[FabricTopology, Inner()]
+    digest: str = Field(max_length=16)
+    splits: SplitState | None = None
+    source: MaybeNames = ()
+    window: Int64 = NO_WINDOW
+    heard_ns: TimeNs = 0
+    stale: bool = False
+    foreign: Count = 0
+    late: Count = 0
+    repeated: Count = 0
+    source_window: Annotated[NDArray[np.int64], Axes("sources")]
+    link_bytes: Annotated[NDArray[np.float64], Axes("links")]
+    link_seen: Annotated[NDArray[np.uint8], Axes("links")]
+    link_slow: Annotated[NDArray[np.uint8], Axes("links")]
+    link_down: Annotated[NDArray[np.uint8], Axes("links")]
+    pair_bytes: Annotated[NDArray[np.float64], Axes("leaves", "leaves")] | None = None
+
+    @classmethod
+    def example(cls) -> Self:
+        return cls(**dict(fresh(FabricTopology.example()).now))
+
+
+Memory = Draft[FabricState]
+
+
+def fresh(topology: FabricTopology) -> Memory:
+    """A fabric of which nothing is known but its topology."""
+    links = len(topology.link_src)
+    flags = np.zeros(links, np.uint8)
+    found = FabricState(
+        topology=topology,
+        digest=topology.digest(),
+        source_window=np.zeros(0, np.int64),
+        link_bytes=np.zeros(links),
+        link_seen=flags,
+        link_slow=flags,
+        link_down=flags,
+        pair_bytes=_no_pairs(topology),
+    )
+    return Draft(found)
+
+
+def adopt(memory: Memory, topology: FabricTopology) -> None:
+    """Another topology: the open window ends with the old one; what is learnt stays where leaves and spines are as many."""
+    new, old = fresh(topology).now, memory.now
+    kept = ("splits", "source", "source_window", "heard_ns", "foreign", "late", "repeated", "frozen", "commands", "window")
+    memory.set(**{name: getattr(new, name) for name in type(new).model_fields if name != "frame" and name not in kept})
+    before = None if old.splits is None else old.splits.up_factor.shape
+    now = leaves_of(memory)
+    if now is None or before != now.up_gb_s.shape:
+        memory.set(splits=None)
+
+
+def leaves_of(memory: Memory) -> LeafSpine | None:
+    """The leaf-spine part of the fabric, without links that telemetry says do not work."""
+    return leaf_spine(memory.now.topology, memory.now.link_down)
+
+
+def _no_pairs(topology: FabricTopology) -> NDArray[np.float64] | None:
+    leaves = leaf_spine(topology)
+    return None if leaves is None else np.zeros((len(leaves.leaf), len(leaves.leaf)))

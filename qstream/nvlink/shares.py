@@ -1,0 +1,118 @@
+"""Shares: the frame that says which part of the bytes between two leaves goes over which spine."""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qstream.nvlink.leaves import LeafSpine
+from qstream.nvlink.links import fullest, wcmp
+from qstream.nvlink.memory import Memory
+from qstream.nvlink.options import NvlinkOptions
+from qstream.nvlink.splits import plan_splits, start
+from schemas.fabric import RouteScore, RouteShares
+from schemas.solver import Reason, SolverRecord
+
+Floats = NDArray[np.float64]
+Guard = Literal["ours", "held back", "frozen", "switched off", "no window yet", "too large", "stale"]
+MAX_LEARNT: Final = 1 << 15  # pairs times paths: beyond, the state would pass its limit, and WCMP serves
+MAX_PUBLISHED: Final = 1 << 16  # entries of a frame: the pairs with least bytes are left to WCMP
+
+
+def next_shares(
+    memory: Memory,
+    leaves: LeafSpine,
+    options: NvlinkOptions,
+    demand: Floats | None,
+    measured: tuple[Floats, Floats] | None,
+    *,
+    plan_id: str,
+    ts_ns: int,
+) -> RouteShares:
+    """Learn from a closed window, and return the shares that serve the next one."""
+    up, down = leaves.up_gb_s, leaves.down_gb_s
+    before = memory.now.splits
+    last = None if before is None or demand is None else fullest(before.share, demand, up, down)
+    guard = _who(memory, leaves, options)
+    if guard == "ours":
+        share, state = plan_splits(demand, up, down, utilisation=measured, state=before, options=options)
+        memory.set(splits=state)
+        up, down = up * state.up_factor, down * state.down_factor
+        guard = "ours" if state.guard.answers == "candidate" else "held back"
+        guard = "no window yet" if not state.steps else guard
+    else:
+        share = wcmp(up, down)
+        if guard != "too large":
+            memory.set(splits=(before or start(up, down)).model_copy(update={"share": share}))
+    score = None
+    if demand is not None and demand.any():
+        planned, peer = fullest(share, demand, up, down), fullest(wcmp(up, down), demand, up, down)
+        score = _score(planned, peer, last)
+    mixed = guard == "ours"
+    return _frame(memory, leaves, options, share, demand, "mix" if mixed else "wcmp", guard, score, plan_id, ts_ns)
+
+
+def fallen_back(
+    memory: Memory, leaves: LeafSpine, options: NvlinkOptions, *, plan_id: str, ts_ns: int, guard: Guard = "stale"
+) -> RouteShares:
+    """WCMP's shares, because no telemetry came for long."""
+    share = wcmp(leaves.up_gb_s, leaves.down_gb_s)
+    if memory.now.splits is not None:
+        memory.set(splits=memory.now.splits.model_copy(update={"share": share}))
+    return _frame(memory, leaves, options, share, None, "wcmp", guard, None, plan_id, ts_ns, Reason.STALE)
+
+
+def _who(memory: Memory, leaves: LeafSpine, options: NvlinkOptions) -> Guard:
+    """Who may answer: the mix, or why not."""
+    if leaves.up_gb_s.size * len(leaves.leaf) > MAX_LEARNT:
+        return "too large"
+    if options.freeze or "splits" in memory.now.frozen:
+        return "frozen"
+    return "ours" if options.shares == "mix" else "switched off"
+
+
+def _score(planned: float, peer: float, last: float | None) -> RouteScore | None:
+    if not np.isfinite([planned, peer]).all():
+        return None  # leaves without a path send to one another
+    return RouteScore(wcmp=peer, planned=planned, last_served=last if last is not None and np.isfinite(last) else None)
+
+
+def _frame(
+    memory: Memory,
+    leaves: LeafSpine,
+    options: NvlinkOptions,
+    share: Floats,
+    demand: Floats | None,
+    planner: str,
+    guard: Guard,
+    score: RouteScore | None,
+    plan_id: str,
+    ts_ns: int,
+    fallback: Reason | None = None,
+) -> RouteShares:
+    count, spines = len(leaves.leaf), len(leaves.spine)
+    src, dst = np.nonzero(~np.eye(count, dtype=bool))
+    if len(src) * spines > MAX_PUBLISHED:
+        wanted = np.zeros(len(src)) if demand is None else demand[src, dst]
+        kept = np.sort(np.argsort(-wanted, kind="stable")[: MAX_PUBLISHED // spines])
+        src, dst = src[kept], dst[kept]
+    rows = share[src, dst].astype(np.float32)
+    record = SolverRecord(solver=planner, n=len(src), objective=None if score is None else score.planned, seed=options.seed)
+    return RouteShares(
+        plan_id=plan_id,
+        ts_ns=ts_ns,
+        ttl_s=options.ttl_s,
+        solver=record,
+        fallback_reason=fallback,
+        fabric=memory.now.topology.fabric,
+        topology_digest=memory.now.digest,
+        planner=planner,
+        guard=guard,
+        score=score,
+        pair_src=leaves.leaf[src].astype(np.int32),
+        pair_dst=leaves.leaf[dst].astype(np.int32),
+        via=np.broadcast_to(leaves.spine.astype(np.int32), rows.shape).copy(),
+        share=np.minimum(rows, np.float32(1)),
+    )
