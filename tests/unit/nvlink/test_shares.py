@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
+from qstream.nvlink.examples import FABRIC, FIRST_UP, LEAVES, NS, SPINES, demands, topology
+from qstream.nvlink.examples import telemetry as told
 from qstream.nvlink.links import fullest, utilisation, wcmp
 from qstream.nvlink.memory import FabricState
 from qstream.nvlink.options import NvlinkOptions
@@ -16,63 +17,7 @@ from qstream.state.fields import pack
 from qstream.testing.feed import Feed
 from schemas.fabric import FabricTopology, LinkTelemetry, RouteShares
 
-LEAVES, SPINES, NS = 4, 3, 250_000_000
-FABRIC = "pod"
-
-
-def topology(**changes: Any) -> FabricTopology:
-    """One GPU below each of four leaves, three spines; each direction of a leaf and a spine is a link of 400 GB/s."""
-    gpus, leaves = np.arange(LEAVES), LEAVES + np.arange(LEAVES)
-    spines = 2 * LEAVES + np.arange(SPINES)
-    a, b = (side.ravel() for side in np.meshgrid(leaves, spines, indexing="ij"))
-    src = np.concatenate([gpus, leaves, a, b])
-    dst = np.concatenate([leaves, gpus, b, a])
-    nodes = 2 * LEAVES + SPINES
-    fields: dict[str, Any] = {
-        "fabric": FABRIC,
-        "node_name": tuple(f"node-{i}" for i in range(nodes)),
-        "node_type": np.repeat([0, 5, 6], [LEAVES, LEAVES, SPINES]).astype(np.uint8),
-        "node_host": np.full(nodes, -1, np.int32),
-        "node_domain": np.full(nodes, -1, np.int32),
-        "node_health": np.zeros(nodes, np.uint8),
-        "node_free": np.ones(nodes, bool),
-        "link_src": src.astype(np.int32),
-        "link_dst": dst.astype(np.int32),
-        "link_kind": np.full(len(src), 5, np.uint8),
-        "link_count": np.ones(len(src), np.int32),
-        "link_gb_s": np.full(len(src), 400, np.float32),
-    }
-    return FabricTopology(**(fields | changes))
-
-
 PLAIN = topology()
-FIRST_UP = 2 * LEAVES
-
-
-def told(window: int, offered: Any = None, **changes: Any) -> LinkTelemetry:
-    """What one source says of a window; offered bytes [leaves, leaves] if given."""
-    fields: dict[str, Any] = {
-        "fabric": FABRIC,
-        "source": "collector",
-        "window_id": window,
-        "t0_ns": window * NS,
-        "t1_ns": (window + 1) * NS,
-        "topology_digest": PLAIN.digest(),
-        "link": np.zeros(0, np.int32),
-        "link_bytes": np.zeros(0, np.int64),
-    }
-    if offered is not None:
-        src, dst = np.nonzero(offered)
-        fields |= {"pair_src": (LEAVES + src).astype(np.int32), "pair_dst": (LEAVES + dst).astype(np.int32)}
-        fields["pair_bytes"] = offered[src, dst].astype(np.int64)
-    return LinkTelemetry(**(fields | changes))
-
-
-def demands(windows: int, seed: int = 0) -> Iterator[Any]:
-    rng = np.random.default_rng(seed)
-    base = rng.lognormal(0, 0.8, (LEAVES, LEAVES)) * ~np.eye(LEAVES, dtype=bool)
-    for _ in range(windows):
-        yield np.floor(base * np.exp(0.2 * rng.normal(size=base.shape)) * 100 * NS)
 
 
 def started(**options: Any) -> Feed[FabricState]:
@@ -109,7 +54,7 @@ def test_the_first_record_of_a_later_window_closes_the_one_before() -> None:
 
 
 def test_a_window_of_a_source_counts_once_and_sources_add_up() -> None:
-    offered = next(demands(1))
+    offered = demands(1)[0]
     feed = started()
     for record in (told(0, offered), told(0, offered), told(0, offered, source="other")):
         feed.send(record, at_ms=1)
@@ -121,8 +66,8 @@ def test_a_window_of_a_source_counts_once_and_sources_add_up() -> None:
 
 def test_a_late_window_and_another_topology_change_counts_alone() -> None:
     feed = started()
-    feed.send(told(5, next(demands(1))), at_ms=1)
-    feed.send(told(3, next(demands(1)), source="slow"), at_ms=2)
+    feed.send(told(5, demands(1)[0]), at_ms=1)
+    feed.send(told(3, demands(1)[0], source="slow"), at_ms=2)
     feed.send(told(9, topology_digest="0" * 16), at_ms=3)
     state = feed.state(FABRIC)
     assert state is not None
@@ -186,15 +131,15 @@ def served(windows: int, broken: int | None, **options: Any) -> list[tuple[float
 
 def test_an_uplink_that_fell_unannounced_is_relieved_within_a_few_windows() -> None:
     found = served(16, broken=4)
-    ours, told_ = (float(np.mean([pair[k] for pair in found[10:]])) for k in (0, 1))
+    ours, aware = (float(np.mean([pair[k] for pair in found[10:]])) for k in (0, 1))
     unaware = float(np.mean([pair[0] for pair in served(16, broken=4, freeze=True)[10:]]))
-    assert ours < 1.1 * told_
+    assert ours < 1.1 * aware
     assert ours < 0.7 * unaware
 
 
 def test_a_link_that_telemetry_says_is_down_carries_nothing_more() -> None:
     feed = started()
-    offered = list(demands(3))
+    offered = demands(3)
     feed.send(
         told(0, offered[0], link=np.array([FIRST_UP], np.int32), link_bytes=np.array([0]), link_up=np.array([False])), at_ms=0
     )

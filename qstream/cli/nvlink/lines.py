@@ -1,0 +1,54 @@
+"""The frames of the nvlink module as lines for people."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+
+from qstream.cli.output import counted, joined
+from schemas.fabric import GPU, FabricTopology, LinkTelemetry, RouteShares
+from schemas.frame import Frame
+
+
+def line(frame: Frame) -> str | None:
+    """What matters of the frame, None for one of another module."""
+    text = LINES.get(type(frame))
+    return None if text is None else text(frame)
+
+
+def _topology(found: FabricTopology) -> str:
+    gpus = int(np.count_nonzero(found.node_type == GPU))
+    return joined(
+        found.fabric,
+        counted(gpus, "GPU"),
+        counted(len(found.domain_name), "domain") if found.domain_name else None,
+        counted(len(found.link_src), "link"),
+        counted(len(found.warnings), "warning") if found.warnings else None,
+    )
+
+
+def _telemetry(found: LinkTelemetry) -> str:
+    pairs = counted(0 if found.pair_src is None else len(found.pair_src), "pair")
+    links = counted(len(found.link), "link")
+    return joined(found.fabric, found.source, f"window {found.window_id}", links, f"{pairs} of leaves")
+
+
+def _shares(found: RouteShares) -> str:
+    score = found.score
+    return joined(
+        found.fabric,
+        found.planner,
+        None if found.guard == "ours" else found.guard,
+        f"{counted(len(found.pair_src), 'pair')} of leaves",
+        None if score is None else f"fullest link {score.planned:.3f}, wcmp {score.wcmp:.3f} (modelled)",
+        found.fallback_reason,
+    )
+
+
+LINES: Final[dict[type[Frame], Callable[[Any], str]]] = {
+    FabricTopology: _topology,
+    LinkTelemetry: _telemetry,
+    RouteShares: _shares,
+}
