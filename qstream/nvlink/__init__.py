@@ -16,8 +16,11 @@ if TYPE_CHECKING:
     from qstream.nvlink.formats.read import read_topology as read_topology
     from qstream.nvlink.graph import from_networkx as from_networkx
     from qstream.nvlink.graph import to_networkx as to_networkx
+    from qstream.nvlink.job_plan import place_job as place_job
     from qstream.nvlink.layouts import layout_features as layout_features
     from qstream.nvlink.options import NvlinkOptions as NvlinkOptions
+    from qstream.nvlink.placing import RankPlacement as RankPlacement
+    from qstream.nvlink.placing import place_ranks as place_ranks
     from qstream.nvlink.profile import job_profile as job_profile
     from qstream.nvlink.profile import job_traffic as job_traffic
     from qstream.nvlink.splits import plan_splits as plan_splits
@@ -27,6 +30,7 @@ __all__ = [
     "EXPORTERS",
     "ContentionModel",
     "NvlinkOptions",
+    "RankPlacement",
     "blocks_of",
     "drain",
     "from_networkx",
@@ -34,6 +38,8 @@ __all__ = [
     "job_profile",
     "job_traffic",
     "layout_features",
+    "place_job",
+    "place_ranks",
     "plan_splits",
     "rank_layouts",
     "read_job",
@@ -47,6 +53,7 @@ __getattr__, __dir__ = lazy_names(
         "ContentionModel": ".contention",
         "EXPORTERS": ".formats.export",
         "NvlinkOptions": ".options",
+        "RankPlacement": ".placing",
         "blocks_of": ".blocks",
         "drain": ".fluid",
         "from_networkx": ".graph",
@@ -54,6 +61,8 @@ __getattr__, __dir__ = lazy_names(
         "job_profile": ".profile",
         "job_traffic": ".profile",
         "layout_features": ".layouts",
+        "place_job": ".job_plan",
+        "place_ranks": ".placing",
         "plan_splits": ".splits",
         "rank_layouts": ".contention",
         "read_job": ".formats.jobs",

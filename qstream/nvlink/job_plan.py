@@ -1,0 +1,277 @@
+"""The plan of one job: its ranks placed in blocks, then on GPUs, with what that is worth in the model."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from qstream.errors import ProblemError
+from qstream.nvlink.blocks import Blocks, blocks_of
+from qstream.nvlink.formats.schedulers import directives
+from qstream.nvlink.options import NvlinkOptions
+from qstream.nvlink.placing import RankPlacement, place_ranks
+from qstream.nvlink.profile import job_traffic
+from schemas.fabric import FabricPlan, FabricScore, FabricTopology, JobProfile
+from schemas.plan import SkipReason
+from schemas.solver import SolverRecord
+from schemas.wording import Shown, must_be
+
+Ints = NDArray[np.int32]
+_PERIOD_US = 1e6  # of a job that does not say how often it sends its bytes
+
+
+def place_job(
+    profile: JobProfile,
+    topology: FabricTopology,
+    *,
+    current: ArrayLike | None = None,
+    options: NvlinkOptions | None = None,
+    seed: int = 0,
+    plan_id: str = "offline",
+    ts_ns: int = 0,
+    version: int = 1,
+    base_version: int = 0,
+) -> FabricPlan:
+    """Return the plan of a job on the free GPUs of a fabric. Modelled, not measured.
+
+    Parameters
+    ----------
+    profile
+        The job: its traffic, sets of ranks that share a domain, pins, how many slices it may have.
+    topology
+        The fabric; `node_free` says where jobs may be placed. GPUs on which this job runs now are free to it.
+    current
+        int [ranks], the GPU of each rank now, a node of the topology; by default the profile's.
+    options
+        By default `NvlinkOptions()`; a plan that wins less than `min_gain` over the current placement, moves included, leaves it.
+    seed
+        Of everything that is drawn.
+    plan_id, ts_ns, version, base_version
+        Of the plan.
+
+    Raises
+    ------
+    ProblemError
+        Sets, pins or current GPUs that the fabric cannot keep.
+    """
+    terms = options or NvlinkOptions()
+    now = _current(profile, topology, current)
+    fabric = _free_for(topology, now)
+    blocks = blocks_of(fabric)
+    plan = _Plan(profile, topology, terms, plan_id, ts_ns, version, base_version)
+    room = _room(profile, blocks)
+    if room is None:
+        return plan.skipped(SkipReason.TOO_FEW_GPUS, now)
+    src, dst, nbytes = job_traffic(profile)
+    if blocks.skip_reason is not None:
+        gpus = now if now is not None else _gpus(np.zeros(profile.num_ranks, np.int32), blocks, fabric, None, {})
+        return plan.same(blocks.skip_reason, gpus)
+    pins = _pins(profile, blocks, fabric)
+    block_now = None if now is None else _block_of(blocks, now)
+    found = place_ranks(
+        src,
+        dst,
+        nbytes,
+        room,
+        blocks.distance,
+        ranks=profile.num_ranks,
+        atomic=_atomic(profile, blocks, topology),
+        pins={rank: int(_block_of(blocks, np.array([gpu]))[0]) for rank, gpu in pins.items()},
+        current=block_now,
+        move_cost=_move_cost(profile, terms),
+        options=terms,
+        deadline_s=None if terms.deadline_ms is None else terms.deadline_ms / 1000,
+        seed=seed,
+    )
+    priced = _Priced(src, dst, nbytes, blocks, topology)
+    before = block_now if block_now is not None else _linear(profile.num_ranks, room)
+    score = priced.score(found, before)
+    if now is not None and score.gain < terms.min_gain:
+        return plan.same(SkipReason.GAIN_TOO_SMALL, now, priced.score(found, before, stays=True), found)
+    return plan.published(_gpus(found.block_of_rank, blocks, fabric, now, pins), score, found)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Plan:
+    """What all outcomes of planning a job have in common."""
+
+    profile: JobProfile
+    topology: FabricTopology
+    options: NvlinkOptions
+    plan_id: str
+    ts_ns: int
+    version: int
+    base_version: int
+
+    def published(self, gpus: Ints, score: FabricScore, found: RankPlacement) -> FabricPlan:
+        return self._frame(self.version, gpus, None, score, found.solver, found.candidates)
+
+    def same(
+        self, reason: SkipReason, gpus: Ints, score: FabricScore | None = None, found: RankPlacement | None = None
+    ) -> FabricPlan:
+        record = SolverRecord(solver="kept", n=self.profile.num_ranks, objective=None if score is None else score.cost_us)
+        return self._frame(self.base_version, gpus, reason, score, record, () if found is None else found.candidates)
+
+    def skipped(self, reason: SkipReason, now: Ints | None) -> FabricPlan:
+        return self._frame(self.base_version, now, reason, None, SolverRecord(solver="kept", n=self.profile.num_ranks), ())
+
+    def _frame(
+        self,
+        version: int,
+        gpus: Ints | None,
+        reason: SkipReason | None,
+        score: FabricScore | None,
+        solver: SolverRecord,
+        candidates: tuple[SolverRecord, ...],
+    ) -> FabricPlan:
+        domain, count = (None, None) if gpus is None else np.unique(self.topology.node_domain[gpus], return_counts=True)
+        return FabricPlan(
+            plan_id=self.plan_id,
+            ts_ns=self.ts_ns,
+            ttl_s=self.options.ttl_s,
+            solver=solver,
+            version=version,
+            base_version=self.base_version,
+            skip_reason=reason,
+            fabric=self.topology.fabric,
+            job=self.profile.job,
+            topology_digest=self.topology.digest(),
+            score=score,
+            candidates=candidates,
+            directives={} if gpus is None else directives(gpus, self.topology),
+            gpu_of_rank=gpus,
+            slice_domain=None if domain is None else domain.astype(np.int32),
+            slice_ranks=None if count is None else count.astype(np.int32),
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Priced:
+    """The traffic of a job and what bytes cost between blocks."""
+
+    src: Ints
+    dst: Ints
+    nbytes: NDArray[np.float64]
+    blocks: Blocks
+    topology: FabricTopology
+
+    def score(self, found: RankPlacement, before: Ints, *, stays: bool = False) -> FabricScore:
+        """What the placement found is worth, or, if it `stays`, the one before."""
+        after = before if stays else found.block_of_rank
+        cost, cost_before = self._cost(after), self._cost(before)
+        return FabricScore(
+            cost_us=cost,
+            cost_before_us=cost_before,
+            bound_us=min(found.bound / 1e3, cost),
+            cross_domain_bytes=self._crossing(after),
+            cross_domain_bytes_before=self._crossing(before),
+            gain=1 - cost / cost_before if cost_before > 0 else 0.0,
+        )
+
+    def _cost(self, block: Ints) -> float:
+        """Bytes times us/KB, in us."""
+        return float(self.nbytes @ self.blocks.distance[block[self.src], block[self.dst]]) / 1e3
+
+    def _crossing(self, block: Ints) -> float:
+        """Bytes between domains."""
+        domain = np.full(len(self.blocks.name), -1)
+        usable = self.blocks.block_of_gpu >= 0
+        domain[self.blocks.block_of_gpu[usable]] = self.topology.node_domain[self.blocks.gpu[usable]]
+        a, b = domain[block[self.src]], domain[block[self.dst]]
+        return float(self.nbytes[(a != b) | ((a < 0) & (block[self.src] != block[self.dst]))].sum())
+
+
+def _current(profile: JobProfile, topology: FabricTopology, current: ArrayLike | None) -> Ints | None:
+    """The GPU of each rank now; None if it runs nowhere, or on GPUs that work no more."""
+    given = profile.gpu_of_rank if current is None else np.asarray(current)
+    if given is None:
+        return None
+    nodes = len(topology.node_type)
+    if given.shape != (profile.num_ranks,) or given.dtype.kind not in "iu" or given.min() < 0 or given.max() >= nodes:
+        rule = f"a node of the topology, 0 to {nodes - 1}, for each of {profile.num_ranks} ranks"
+        raise ProblemError(must_be("gpu_of_rank", rule, Shown(f"{given.dtype} of shape {given.shape}")))
+    wrong = np.flatnonzero(topology.node_type[given] != 0)
+    if len(wrong):
+        raise ProblemError(must_be("gpu_of_rank", "GPUs", topology.node_name[int(given[wrong[0]])]))
+    if len(np.unique(given)) < len(given):
+        raise ProblemError(must_be("gpu_of_rank", "a GPU of its own for each rank", Shown("one twice")))
+    return None if (topology.node_health[given] == 2).any() else given.astype(np.int32)
+
+
+def _free_for(topology: FabricTopology, now: Ints | None) -> FabricTopology:
+    """The fabric with the GPUs of the job itself free."""
+    if now is None or topology.node_free[now].all():
+        return topology
+    free = topology.node_free.copy()
+    free[now] = True
+    return topology.model_copy(update={"node_free": free})
+
+
+def _room(profile: JobProfile, blocks: Blocks) -> NDArray[np.int64] | None:
+    """Ranks that each block takes, by `max_slices` and `balanced`; None where the job does not fit."""
+    room, ranks = blocks.capacity.copy(), profile.num_ranks
+    most = len(room) if profile.max_slices is None else profile.max_slices
+    largest = np.argsort(-room, kind="stable")
+    if profile.balanced:
+        for slices in range(1, min(most, len(room)) + 1):
+            if ranks % slices == 0 and room[largest[slices - 1]] >= ranks // slices:
+                return np.where(np.isin(np.arange(len(room)), largest[:slices]), ranks // slices, 0)
+        return None
+    room[largest[most:]] = 0
+    return room if room.sum() >= ranks else None
+
+
+def _pins(profile: JobProfile, blocks: Blocks, fabric: FabricTopology) -> dict[int, int]:
+    if profile.pin_rank is None or profile.pin_gpu is None:
+        return {}
+    usable = blocks.gpu[(blocks.block_of_gpu >= 0) & fabric.node_free[blocks.gpu]]
+    for gpu in profile.pin_gpu.tolist():
+        if gpu not in usable:
+            shown = fabric.node_name[gpu] if gpu < len(fabric.node_name) else Shown(f"node {gpu}")
+            raise ProblemError(must_be("pin_gpu", "free GPUs that work", shown))
+    return dict(zip(profile.pin_rank.tolist(), profile.pin_gpu.tolist(), strict=True))
+
+
+def _atomic(profile: JobProfile, blocks: Blocks, topology: FabricTopology) -> list[list[int]]:
+    """Sets of ranks that must share a block: where blocks are parts of one domain, that is no rule."""
+    if profile.atomic_first is None or profile.atomic_rank is None:
+        return []
+    domains = topology.node_domain[blocks.gpu]
+    if len(np.unique(domains)) == 1 and domains[0] >= 0:
+        return []
+    first = profile.atomic_first.tolist()
+    return [profile.atomic_rank[a:b].tolist() for a, b in itertools.pairwise(first)]
+
+
+def _block_of(blocks: Blocks, gpus: NDArray[np.integer]) -> Ints:
+    return blocks.block_of_gpu[np.searchsorted(blocks.gpu, gpus)]
+
+
+def _move_cost(profile: JobProfile, options: NvlinkOptions) -> float:
+    """What a moved rank costs a period, in bytes times us/KB."""
+    periods = options.horizon_s * 1e6 / (profile.period_us or _PERIOD_US)
+    return 1e3 * options.restart_us / max(periods, 1.0)
+
+
+def _linear(ranks: int, room: NDArray[np.int64]) -> Ints:
+    return np.repeat(np.arange(len(room)), room)[:ranks].astype(np.int32)
+
+
+def _gpus(block: Ints, blocks: Blocks, fabric: FabricTopology, now: Ints | None, pins: dict[int, int]) -> Ints:
+    """The GPU of each rank: pinned ones first, then where it is already if it stays in its block, then the free ones in order."""
+    found = np.full(len(block), -1, np.int32)
+    for rank, gpu in pins.items():
+        found[rank] = gpu
+    if now is not None:
+        stays = (found < 0) & (_block_of(blocks, now) == block) & ~np.isin(now, list(pins.values()))
+        found[stays] = now[stays]
+    taken = set(found[found >= 0].tolist())
+    for number in np.unique(block[found < 0]).tolist():
+        ranks = np.flatnonzero((block == number) & (found < 0))
+        members = blocks.gpu[(blocks.block_of_gpu == number) & fabric.node_free[blocks.gpu]]
+        left = [gpu for gpu in members.tolist() if gpu not in taken]
+        found[ranks] = left[: len(ranks)]
+    return found
