@@ -1,11 +1,19 @@
-"""The nvlink agent: topologies of fabrics and what their links carried in, shares of traffic over spines out."""
+"""The nvlink agent: fabrics, their jobs and what links carried in; placements of ranks and shares over spines out."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from agents.registry import Agent
-from schemas.topics import FABRIC_ROUTES, FABRIC_TELEMETRY, FABRIC_TOPOLOGY, LEARN_COMMAND
+from schemas.topics import (
+    FABRIC_JOB,
+    FABRIC_PLAN,
+    FABRIC_REPORT,
+    FABRIC_ROUTES,
+    FABRIC_TELEMETRY,
+    FABRIC_TOPOLOGY,
+    LEARN_COMMAND,
+)
 
 if TYPE_CHECKING:
     from qstream.config import Settings
@@ -14,16 +22,17 @@ if TYPE_CHECKING:
 
 def processor(settings: Settings) -> NvlinkProcessor:
     """The processor with the options that the worker starts with."""
+    from qstream.ahead import Ahead
     from qstream.nvlink.options import NvlinkOptions
     from qstream.nvlink.processor import NvlinkProcessor
 
-    return NvlinkProcessor(NvlinkOptions().changed(settings.options))
+    return NvlinkProcessor(NvlinkOptions().changed(settings.options), Ahead())
 
 
 AGENT = Agent(
     name="nvlink",
-    purpose="decides how traffic between leaves spreads over spines, window by window",
-    topics=(FABRIC_TOPOLOGY, FABRIC_TELEMETRY, FABRIC_ROUTES, LEARN_COMMAND),
+    purpose="decides which GPU holds which rank of a job, and how traffic spreads over spines",
+    topics=(FABRIC_TOPOLOGY, FABRIC_JOB, FABRIC_TELEMETRY, FABRIC_REPORT, FABRIC_PLAN, FABRIC_ROUTES, LEARN_COMMAND),
     processor=processor,
     options="qstream.nvlink.options:NvlinkOptions",
     examples="qstream.nvlink.examples:records",

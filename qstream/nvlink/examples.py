@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qstream.contract import Record
-from schemas.fabric import FabricTopology, LinkTelemetry
+from schemas.fabric import FabricReport, FabricTopology, JobProfile, LinkTelemetry
 from schemas.frame import Frame
 from schemas.learning import LearnCommand
-from schemas.topics import FABRIC_TELEMETRY, FABRIC_TOPOLOGY, LEARN_COMMAND, Topic
+from schemas.topics import FABRIC_JOB, FABRIC_REPORT, FABRIC_TELEMETRY, FABRIC_TOPOLOGY, LEARN_COMMAND, Topic
 
 FABRIC: Final = "pod-1"
 LEAVES, SPINES, NS = 4, 3, 250_000_000
@@ -62,6 +62,22 @@ def telemetry(window: int, offered: NDArray[Any] | None = None, **changes: Any) 
     return LinkTelemetry(**(fields | changes))
 
 
+def job(name: str, ranks: int, **changes: Any) -> JobProfile:
+    """A job whose ranks send to the next one, and all the way round."""
+    src = np.arange(ranks, dtype=np.int32)
+    size = np.full(ranks, 10**9)
+    fields: dict[str, Any] = {"fabric": FABRIC, "job": name, "num_ranks": ranks}
+    if ranks > 1:
+        fields |= {"traffic_src": src, "traffic_dst": np.roll(src, -1), "traffic_bytes": size}
+    return JobProfile(**(fields | changes))
+
+
+def report(name: str, step: int, version: int | None) -> FabricReport:
+    """A step of a job."""
+    fields: dict[str, Any] = {"t0_ns": step * NS, "t1_ns": (step + 1) * NS, "bytes": 10**9, "comm_us": 900.0}
+    return FabricReport(fabric=FABRIC, job=name, step=step, applied_version=version, **fields)
+
+
 def demands(windows: int, seed: int = 0) -> list[NDArray[np.float64]]:
     """Bytes [leaves, leaves] of each window: skewed, and noisy from window to window."""
     rng = np.random.default_rng(seed)
@@ -83,10 +99,19 @@ class _Log:
 
 
 def records() -> list[Record]:
-    """Windows of telemetry, one of them twice, late, of another topology, of a leaf that is none; a link that is slow and then
-    down, a command that freezes, and a topology with another capacity and with a spine less."""
+    """Jobs, one of which finds too few GPUs until another ends; windows of telemetry, one of them twice, late, of another
+    topology, of a leaf that is none; a link that is slow and then down, a command that freezes, and a topology with another
+    capacity and with a spine less."""
     log = _Log()
     log.add(FABRIC_TOPOLOGY, topology())
+    log.add(FABRIC_JOB, job("second", 2, priority=1))
+    log.add(FABRIC_JOB, job("first", 2))
+    log.add(FABRIC_JOB, job("first", 2))
+    log.add(FABRIC_JOB, job("third", 3, priority=2))
+    log.add(FABRIC_REPORT, report("first", 1, None))
+    log.add(FABRIC_REPORT, report("first", 2, 7))
+    log.add(FABRIC_REPORT, report("nobody", 3, 1))
+    log.add(FABRIC_JOB, job("second", 2, ended=True))
     offered = demands(14)
     for window in range(4):
         log.add(FABRIC_TELEMETRY, telemetry(window, offered[window]))

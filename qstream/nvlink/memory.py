@@ -10,13 +10,38 @@ from pydantic import Field
 
 from qstream.learn.state import LearningState
 from qstream.module.draft import Draft
+from qstream.module.inforce import InForce
+from qstream.module.planning import Planning
 from qstream.nvlink.leaves import LeafSpine, leaf_spine
 from qstream.nvlink.splits import SplitState
-from schemas.fabric import FabricTopology
-from schemas.frame import Axes, Count, Inner, Int64, TimeNs
+from schemas.fabric import FabricTopology, JobProfile
+from schemas.frame import Axes, Count, Frame, Inner, Int64, Name, TimeNs
 from schemas.power import MaybeNames
 
 NO_WINDOW = -1
+_TELEMETRY = frozenset({"source", "source_window", "heard_ns", "foreign", "late", "repeated", "window"})
+_KEPT = _TELEMETRY | {"frame", "splits", "jobs", "frozen", "commands"}  # whatever the topology
+
+
+class HeldJob(Frame):
+    """A job of the fabric: its profile, where its ranks run or are to run (None: nowhere), and its plan's versions.
+
+    `queued` says that it waits to be planned, `planning` that it is being planned. `digest` is the profile's.
+    """
+
+    job: Name
+    digest: Name
+    priority: Int64 = 0
+    queued: bool = False
+    in_force: Annotated[InForce, Field(strict=False)] = InForce()
+    planning: Annotated[Planning, Field(strict=False)] = Planning()
+    profile: Annotated[JobProfile, Inner()]
+    gpu_of_rank: Annotated[NDArray[np.int32], Axes("ranks")] | None = None
+
+    @classmethod
+    def example(cls) -> Self:
+        profile = JobProfile.example()
+        return cls(job=profile.job, digest=profile.digest(), profile=profile)
 
 
 class FabricState(LearningState):
@@ -27,11 +52,13 @@ class FabricState(LearningState):
     any source told, `link_slow` whether it was said to be congested, and `pair_bytes` what leaves offered one another.
     `link_down` are links that telemetry says do not work. `heard_ns` is the end of the newest window that was told; `stale` says
     that shares went back to WCMP because nothing was. `foreign` counts records of another topology, `late` those of a closed
-    window, `repeated` those that came twice. `splits` is what was learnt of shares, once there is a choice of spines.
+    window, `repeated` those that came twice. `jobs` are in the order in which they are planned. `splits` is what was learnt of
+    shares, once there is a choice of spines.
     """
 
     topology: Annotated[FabricTopology, Inner()]
     digest: str = Field(max_length=16)
+    jobs: Annotated[tuple[Annotated[HeldJob, Inner()], ...], Field(strict=False)] = ()
     splits: SplitState | None = None
     source: MaybeNames = ()
     window: Int64 = NO_WINDOW
@@ -75,8 +102,7 @@ def fresh(topology: FabricTopology) -> Memory:
 def adopt(memory: Memory, topology: FabricTopology) -> None:
     """Another topology: the open window ends with the old one; what is learnt stays where leaves and spines are as many."""
     new, old = fresh(topology).now, memory.now
-    kept = ("splits", "source", "source_window", "heard_ns", "foreign", "late", "repeated", "frozen", "commands", "window")
-    memory.set(**{name: getattr(new, name) for name in type(new).model_fields if name != "frame" and name not in kept})
+    memory.set(**{name: getattr(new, name) for name in type(new).model_fields if name not in _KEPT})
     before = None if old.splits is None else old.splits.up_factor.shape
     now = leaves_of(memory)
     if now is None or before != now.up_gb_s.shape:

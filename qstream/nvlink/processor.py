@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Final, Self
 
+from qstream.ahead import Ahead
 from qstream.contract import Batch, Event, Processor, Record, Result, Tick
 from qstream.errors import Poison, ProblemError, Transient
+from qstream.module.planning import Planned
 from qstream.module.stamp import Stamp, event_ns
 from qstream.nvlink import memory as remembered
 from qstream.nvlink import telemetry
 from qstream.nvlink.memory import NO_WINDOW, FabricState, Memory
 from qstream.nvlink.options import NvlinkOptions
+from qstream.nvlink.queue import Queue
 from qstream.nvlink.shares import fallen_back, next_shares
 from qstream.nvlink.warm import warm
 from schemas.control import Scalar
-from schemas.fabric import FabricTopology, LinkTelemetry
-from schemas.topics import FABRIC_ROUTES, FABRIC_TELEMETRY, FABRIC_TOPOLOGY, LEARN_COMMAND
+from schemas.fabric import FabricPlan, FabricReport, FabricTopology, JobProfile, LinkTelemetry
+from schemas.topics import (
+    FABRIC_JOB,
+    FABRIC_PLAN,
+    FABRIC_REPORT,
+    FABRIC_ROUTES,
+    FABRIC_TELEMETRY,
+    FABRIC_TOPOLOGY,
+    LEARN_COMMAND,
+)
 
 TICK_S: Final = 1.0
 
@@ -27,20 +39,26 @@ class NvlinkProcessor(Processor[FabricState]):
     Telemetry is added up in windows of `window_ms` by the end of each record's own; the first record of a later window closes
     the one before, and shares for the next are published. Telemetry of a fabric without topology waits for it (`Transient`).
     Where none comes for `stale_s`, shares go back to WCMP, once.
+
+    A job is planned on the GPUs that the others leave, one job at a time, and published with the first record that is `plan_ms`
+    younger than when its planning began, or, where no record comes any more, by a tick. With `ahead`, which computes it
+    meanwhile, that record waits if it is late (`NotYet`); without, it is computed with that record. Both give the same plans. A
+    changed topology plans all jobs anew. A report says which version a job runs on.
     """
 
     name = "nvlink"
-    inputs = (FABRIC_TOPOLOGY, FABRIC_TELEMETRY, LEARN_COMMAND)
-    outputs = (FABRIC_ROUTES,)
+    inputs = (FABRIC_TOPOLOGY, FABRIC_JOB, FABRIC_TELEMETRY, FABRIC_REPORT, LEARN_COMMAND)
+    outputs = (FABRIC_PLAN, FABRIC_ROUTES)
     learners = ("splits",)
     state = FabricState
     tick_s: float | None = TICK_S
 
-    def __init__(self, options: NvlinkOptions | None = None) -> None:
+    def __init__(self, options: NvlinkOptions | None = None, ahead: Ahead[Planned[FabricPlan]] | None = None) -> None:
         self.options = options or NvlinkOptions()
+        self.queue = Queue(self.options, ahead)
 
     def configure(self, options: Mapping[str, Scalar]) -> Self:
-        return type(self)(self.options.changed(options))
+        return type(self)(self.options.changed(options), self.queue.ahead)
 
     def warm(self) -> None:
         warm()
@@ -50,27 +68,30 @@ class NvlinkProcessor(Processor[FabricState]):
         events: list[Event] = []
         dead: list[Poison] = []
         for record in batch.records:
+            more: list[Event] = []
             try:
                 memory, more = self._take(record, memory)
             except ProblemError as exc:
                 dead.append(Poison(record, str(exc)))
-            else:
-                events += more
+            if memory is not None:
+                more += self.queue.due(partial(Stamp.of, record), len(more), event_ns(record), memory)
+            events += more
         return Result(events, dead, None if memory is None else memory.state())
 
     def on_tick(self, tick: Tick, state: FabricState) -> Result[FabricState]:
-        """Where no telemetry comes any more, shares that were learnt serve no longer."""
-        silent = tick.now_ns - state.heard_ns > self.options.stale_s * 1e9
-        if not tick.idle or not silent or state.stale or state.heard_ns == 0 or self.options.shares != "mix":
+        """Where no record comes: plans that are due; shares that were learnt serve no longer without telemetry."""
+        if not tick.idle:
             return Result()
         memory = Memory(state)
-        leaves = remembered.leaves_of(memory)
-        if leaves is None:
-            return Result()
-        stamp = Stamp.of_tick(tick, 0)
-        plan = fallen_back(memory, leaves, self.options, plan_id=stamp.id, ts_ns=stamp.ts_ns)
-        memory.set(stale=True)
-        return Result([Event(FABRIC_ROUTES, tick.key, stamp.id, plan, None)], (), memory.state())
+        events = self.queue.due(partial(Stamp.of_tick, tick), 0, tick.now_ns, memory)
+        silent = tick.now_ns - state.heard_ns > self.options.stale_s * 1e9
+        leaves = remembered.leaves_of(memory) if silent and state.heard_ns and not state.stale else None
+        if leaves is not None and self.options.shares == "mix":
+            stamp = Stamp.of_tick(tick, len(events))
+            plan = fallen_back(memory, leaves, self.options, plan_id=stamp.id, ts_ns=stamp.ts_ns)
+            memory.set(stale=True)
+            events.append(Event(FABRIC_ROUTES, tick.key, stamp.id, plan, None))
+        return Result(events, (), memory.state()) if events else Result()
 
     def _take(self, record: Record, memory: Memory | None) -> tuple[Memory | None, list[Event]]:
         """The memory after a record, and its events."""
@@ -79,6 +100,12 @@ class NvlinkProcessor(Processor[FabricState]):
             return self._adopted(record, frame, memory)
         if memory is None:
             raise Transient(f"fabric {record.key!r} has no topology yet: publish it to {FABRIC_TOPOLOGY.name}")
+        if isinstance(frame, JobProfile):
+            self.queue.take(Stamp.of(record, 0), frame, memory)
+            return memory, []
+        if isinstance(frame, FabricReport):
+            self.queue.acknowledge(memory, frame)
+            return memory, []
         assert isinstance(frame, LinkTelemetry)  # the loop decodes by topic
         with memory.atomic():
             return memory, self._told(record, frame, memory)
@@ -90,7 +117,9 @@ class NvlinkProcessor(Processor[FabricState]):
             memory.set(topology=topology)  # names may have changed
             return memory, []
         else:
+            before = memory.now.topology
             remembered.adopt(memory, topology)
+            self.queue.requeue(memory, before)
         return memory, self._shares(record, memory, closes=False)
 
     def _told(self, record: Record, told: LinkTelemetry, memory: Memory) -> list[Event]:

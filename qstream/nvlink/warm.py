@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
+from qstream.nvlink.placing import place_ranks
 from qstream.nvlink.splits import plan_splits
 
 
 def warm() -> None:
-    """Plan splits of a small fabric."""
+    """Plan splits of a small fabric, and place few ranks and more."""
     up, demand = np.ones((2, 2)), 1 - np.eye(2)
     _, state = plan_splits(demand, up, up)
     plan_splits(demand, up, up, state=state)
+    distance = np.where(np.eye(3, dtype=bool), 1.0, 2.0)
+    for ranks in (4, 12):
+        src = np.arange(ranks)
+        place_ranks(src, (src * 5 + 1) % ranks, np.ones(ranks), np.full(3, ranks), distance, ranks=ranks)

@@ -7,8 +7,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from qstream.cli.output import counted, joined
-from schemas.fabric import GPU, FabricTopology, LinkTelemetry, RouteShares
+from qstream.cli.output import counted, joined, solver_text
+from schemas.fabric import GPU, FabricPlan, FabricReport, FabricTopology, JobProfile, LinkTelemetry, RouteShares
 from schemas.frame import Frame
 
 
@@ -35,6 +35,30 @@ def _telemetry(found: LinkTelemetry) -> str:
     return joined(found.fabric, found.source, f"window {found.window_id}", links, f"{pairs} of leaves")
 
 
+def _job(found: JobProfile) -> str:
+    return joined(found.fabric, found.job, counted(found.num_ranks, "rank"), "has ended" if found.ended else None)
+
+
+def _report(found: FabricReport) -> str:
+    version = None if found.applied_version is None else f"runs v{found.applied_version}"
+    return joined(found.fabric, found.job, f"step {found.step}", f"{found.comm_us / 1000:.1f} ms of communication", version)
+
+
+def _plan(found: FabricPlan) -> str:
+    if found.skip_reason is not None:
+        return joined(found.fabric, found.job, f"v{found.base_version} stays", found.skip_reason)
+    score, slices = found.score, found.slice_ranks
+    return joined(
+        found.fabric,
+        found.job,
+        f"v{found.version}",
+        None if score is None else f"cost {score.cost_us:.4g}, before {score.cost_before_us:.4g} (modelled)",
+        None if slices is None else counted(len(slices), "slice"),
+        solver_text(found.solver),
+        found.fallback_reason,
+    )
+
+
 def _shares(found: RouteShares) -> str:
     score = found.score
     return joined(
@@ -48,7 +72,10 @@ def _shares(found: RouteShares) -> str:
 
 
 LINES: Final[dict[type[Frame], Callable[[Any], str]]] = {
+    FabricPlan: _plan,
+    FabricReport: _report,
     FabricTopology: _topology,
+    JobProfile: _job,
     LinkTelemetry: _telemetry,
     RouteShares: _shares,
 }
