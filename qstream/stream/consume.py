@@ -21,6 +21,7 @@ from qstream.stream.faults import fatal_named, raise_first, raise_if_fatal
 log = logging.getLogger(__name__)
 CHUNK = 128
 ENDS_ANSWER_S = 0.2
+MOST_ASKED = 2  # ends in one look, while records are fetched: each answer waits for a fetch that waits for records
 ANSWER_S = 5.0
 STATISTICS_MS = 2000
 METADATA_MS = 3000  # a topic that is created late is noticed by then
@@ -219,14 +220,15 @@ class Intake:
         """
         lag: dict[str, int] = dict.fromkeys((partition.topic for partition in self.assigned), 0)
         self._find_begins(positions)
-        asking, unknown = True, set()
+        asks, unknown = len(self.assigned) if self.frozen else MOST_ASKED, set()
         for partition in self.assigned:
             start = positions.get(partition, self._begins.get(partition, FROM_START))
             low, high = self._consumer.get_watermark_offsets(KafkaPartition(*partition), cached=True)
             # The client fetches no paused partition, and of an open transaction it knows the newest record alone.
             is_old = partition in self._paused or (start < high and partition in self.at_end)
-            if asking and (start < 0 or is_old):
-                asking = (ends := self._ask_ends(partition)) is not None
+            if asks and is_old:
+                ends = self._ask_ends(partition)
+                asks = 0 if ends is None else asks - 1
                 low, high = ends or (low, high)
             lag[partition.topic] += max(0, high - max(low if start < 0 else start, 0))
             if high < 0:

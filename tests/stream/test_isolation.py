@@ -79,7 +79,7 @@ def wrong_dtype() -> bytes:
     ("value", "key", "headers", "message"),
     [
         (b"\xff\x00 no frame", KEY, [], "not a safetensors"),
-        (None, KEY, [], "not a safetensors"),
+        (None, KEY, [], "got null: a tombstone"),
         (b'{"name":"a","values":[1],', KEY, [], "not JSON"),
         (wrong_dtype(), KEY, [], "must be int64, got dtype F64"),
         (good(1).replace(b"Ping.v1", b"Ping.v2"), KEY, [], "must be Ping.v1"),

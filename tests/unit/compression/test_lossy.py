@@ -121,7 +121,8 @@ def test_a_basis_of_earlier_rows_saves_bits_and_is_named_by_its_digest() -> None
     assert named.header.basis_digest == basis.digest
     assert np.array_equal(restore(named, codebook=read_codebook(codebook_bytes(book))).array, back)
     noise = rng.standard_normal((500, 64)).astype(np.float32)
-    assert compress(noise, options, basis=basis).data == compress(noise, options).data
+    by_chance, plain = compress(noise, options, basis=basis), compress(noise, options)
+    assert plain.payload_bytes * 0.99 < by_chance.payload_bytes <= plain.payload_bytes
 
 
 def test_input_moments_steer_rounding_errors_away_from_the_output() -> None:
