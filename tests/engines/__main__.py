@@ -24,6 +24,7 @@ NEEDED = [
     "httpx2",
     "huggingface_hub",
     "ipython",
+    "llguidance",
     "loguru",
     "msgspec",
     "openai",

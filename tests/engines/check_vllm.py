@@ -6,9 +6,11 @@ import multiprocessing
 import os
 import socket
 import tempfile
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,6 +60,15 @@ def port() -> int:
         return free.getsockname()[1]
 
 
+def unpinned(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """Without pinned memory, which needs a GPU's driver."""
+
+    def call(*arguments: Any, pin_memory: bool = False, **more: Any) -> torch.Tensor:
+        return function(*arguments, **more)
+
+    return call
+
+
 def load(step: int) -> np.ndarray:
     """Tokens of each expert, float64 [L, E]."""
     base = np.random.default_rng(0).lognormal(5, 1, (LAYERS, EXPERTS))
@@ -73,6 +84,8 @@ def serve(rank: int, port: int, plan: str) -> None:
     from vllm.distributed.eplb.policy import EPLB_POLICIES, DefaultEplbPolicy
     from vllm.plugins import load_general_plugins
 
+    torch.empty_like, torch.Tensor.new_empty = unpinned(torch.empty_like), unpinned(torch.Tensor.new_empty)
+    torch.Tensor.pin_memory = lambda tensor, *_: tensor
     load_general_plugins()
     torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=RANKS)
     world = torch.distributed.group.WORLD
