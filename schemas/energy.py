@@ -7,10 +7,11 @@ from typing import Annotated, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from schemas.frame import Axes, Count, Frame, Name, Names, TimeNs, require
 from schemas.names import require_count, require_distinct
+from schemas.part import Part
 from schemas.plan import EventId, VersionedPlan
 from schemas.solver import SolverRecord
 from schemas.wording import Shown, must_be
@@ -40,10 +41,8 @@ class TargetReason(StrEnum):
 Reasons = Annotated[TargetReason, Field(strict=False)]
 
 
-class EnergyScore(BaseModel):
+class EnergyScore(Part):
     """What a plan is expected to do, and what the simple scheduler's would."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", allow_inf_nan=False)
 
     saved_w: float = Field(description="watts less than without caps, at equal work")
     saved_ratio: float = Field(le=1, description="the same over the watts without caps")

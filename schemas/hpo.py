@@ -7,10 +7,12 @@ from typing import Annotated, Final, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import Field, model_validator
 
 from schemas.control import Scalar
+from schemas.digest import Digest
 from schemas.frame import Axes, Count, Frame, Name, TimeNs, at_most
+from schemas.part import Part
 from schemas.plan import Plan, VersionedPlan
 from schemas.solver import SolverRecord
 from schemas.space import MAX_PARAMETERS, Parameter, When, check_parameters
@@ -32,7 +34,6 @@ Source = Literal["sobol", "vqc", "gp", "warm", "retry"]
 
 Params = Annotated[dict[Name, Scalar], at_most(MAX_PARAMETERS)]
 Metrics = Annotated[dict[Name, float], at_most(MAX_METRICS)]
-Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
 Attempt = Annotated[int, Field(ge=0, le=255)]
 
 
@@ -58,11 +59,7 @@ class IdleReason(StrEnum):
     SPACE_EXHAUSTED = "space_exhausted"  # done: every configuration of a discrete space was tried
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", allow_inf_nan=False)
-
-
-class MetricLimit(_Part):
+class MetricLimit(Part):
     """A metric that must stay on one side of a value."""
 
     metric: Name = Field(description="the metric, a name of `metrics` in reports")
@@ -71,7 +68,7 @@ class MetricLimit(_Part):
     unit: str = Field(default="", max_length=40, description="unit of the metric, for people")
 
 
-class Fidelity(_Part):
+class Fidelity(Part):
     """What a cheaper trial has less of, such as epochs. Carried, not used by any optimizer yet."""
 
     name: Name = Field(description="what is spent, such as epochs")
@@ -208,14 +205,14 @@ class TrialReport(Frame):
         )
 
 
-class Prediction(_Part):
+class Prediction(Part):
     """What a model expects of a configuration, in the objective's unit."""
 
     mean: float = Field(description="expected value")
     std: float = Field(ge=0, description="standard deviation")
 
 
-class Basis(_Part):
+class Basis(Part):
     """What a suggestion was computed from: the same basis gives the same suggestion."""
 
     observations: Count = Field(description="results that were known")
@@ -310,7 +307,7 @@ class TrialRecord(Frame):
         )
 
 
-class BestPoint(_Part):
+class BestPoint(Part):
     """A recommended configuration."""
 
     trial: Count = Field(lt=MAX_TRIALS, description="number of the trial")

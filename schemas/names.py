@@ -16,10 +16,12 @@ def require_distinct(frame: Frame, field: str) -> None:
 
 def first_twice(names: Sequence[str]) -> str | None:
     """The first name that stood before, None if all are distinct."""
-    if len(set(names)) == len(names):
-        return None
     seen: set[str] = set()
-    return next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
 
 
 def require_count(frame: Frame, field: str, rows: int, what: str, *, or_none: bool = False) -> None:

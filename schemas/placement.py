@@ -6,9 +6,10 @@ from typing import Annotated, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from schemas.frame import Axes, Count, Frame, Name, TimeNs, require
+from schemas.part import Part
 from schemas.plan import VersionedPlan
 from schemas.solver import SolverRecord
 from schemas.wording import Shown, must_be
@@ -16,15 +17,13 @@ from schemas.wording import Shown, must_be
 Layer = Annotated[int, Field(ge=0, lt=4096)]
 
 
-class PlacementScore(BaseModel):
+class PlacementScore(Part):
     """Balancedness (mean over max GPU load, layers summed first) on the planning scenario, now and under the candidate.
 
     `next_window` is what to expect of the next window, of the placement that is in force once the plan is applied. A placement is
     fitted to the scenarios, so it looks more even there than it will be: this is corrected by how far earlier plans were off.
     Both are absent where the agent does not learn, and in what is planned without it.
     """
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", allow_inf_nan=False)
 
     balancedness_before: float = Field(ge=0, le=1.000001, description="balancedness of the placement in force")
     balancedness: float = Field(ge=0, le=1.000001, description="balancedness of the candidate")

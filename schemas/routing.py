@@ -6,22 +6,21 @@ from typing import Annotated, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from schemas.frame import Axes, Count, Name, require
+from schemas.part import Part
 from schemas.plan import Plan
 from schemas.solver import SolverRecord
 from schemas.wording import Shown, must_be
 
 
-class RoutingMetrics(BaseModel):
+class RoutingMetrics(Part):
     """Quality of one routing plan: loads by GPU (or by expert if no placement is known), copies by token.
 
     Where experts have a capacity, `gate_kept` is the part of the gate's mass that its choices keep, and `off_candidate` the
     part of the choices that the gate has not made.
     """
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", allow_inf_nan=False)
 
     max_over_mean: float = Field(ge=0, description="largest load over the mean load")
     balancedness: float = Field(ge=0, le=1.000001, description="mean load over the largest load")

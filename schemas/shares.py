@@ -6,17 +6,16 @@ from typing import Annotated, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from schemas.frame import Axes, Count, Name, require
+from schemas.part import Part
 from schemas.plan import Plan
 from schemas.solver import SolverRecord
 
 
-class SharesScore(BaseModel):
+class SharesScore(Part):
     """Balancedness (mean over max GPU load, layers summed first) on the counted tokens: split evenly, and by the shares."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", allow_inf_nan=False)
 
     balancedness_even: float = Field(ge=0, le=1.000001, description="with tokens split evenly over the replicas")
     balancedness: float = Field(ge=0, le=1.000001, description="with tokens split by the shares")

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Final, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import Field, StringConstraints
 
 from schemas.frame import Count, Int64
+from schemas.part import Part
 
 # What was simulated of a circuit: the whole state, its feasible part, a closed form, the density matrix without or with noise,
 # its action on each eigenvalue, the product of its unitaries, or qubits that are not entangled, in closed form.
@@ -86,7 +87,7 @@ class Reason(StrEnum):
     PRIOR_MISLEADS = "prior_misleads"
 
 
-class SolverRecord(BaseModel):
+class SolverRecord(Part):
     """The record that every plan carries, so that a reader can judge the answer.
 
     `solver`, `variant` and `execution` are of what gave the answer: a name of a table such as `SOLVERS`, never a text to be
@@ -99,8 +100,6 @@ class SolverRecord(BaseModel):
     `n` is the size of the problem, or of one part of it. `wall_ms` is absent where no deadline was set, so that equal inputs
     give equal records.
     """
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", allow_inf_nan=False)
 
     solver: SolverName = Field(description="the solver that gave the answer, a name of `SOLVERS` or of another package")
     variant: SolverName | None = Field(default=None, description="which form of the solver, or which device")

@@ -6,10 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from schemas.control import Scalar
 from schemas.frame import Int64, Name
+from schemas.part import Part
 from schemas.wording import Shown, must_be
 
 MAX_PARAMETERS: Final = 64
@@ -25,10 +26,8 @@ Scale = Literal["linear", "log"]
 Choices = Annotated[tuple[Scalar, ...], Field(strict=False, max_length=MAX_CHOICES)]
 
 
-class When(BaseModel):
+class When(Part):
     """The condition under which a parameter is active: another one has one of some values, and is active itself."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", allow_inf_nan=False)
 
     parameter: Name = Field(description="the other parameter, which has choices or is an int")
     values: Annotated[tuple[Scalar, ...], Field(strict=False, min_length=1, max_length=MAX_CHOICES)] = Field(
@@ -36,10 +35,8 @@ class When(BaseModel):
     )
 
 
-class Parameter(BaseModel):
+class Parameter(Part):
     """One hyperparameter: a float or int between two bounds, or one of some choices, in order (ordinal) or not (categorical)."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", allow_inf_nan=False)
 
     name: Name = Field(description="name of the parameter, each once")
     type: ParameterType = Field(description="float, int, categorical (choices without an order) or ordinal (choices in order)")

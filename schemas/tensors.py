@@ -8,10 +8,12 @@ from typing import Annotated, Any, Final, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import Field, model_validator
 
+from schemas.digest import Digest
 from schemas.frame import Axes, Count, Frame, Name, Names, TimeNs
 from schemas.names import require_distinct
+from schemas.part import Part
 from schemas.solver import Execution, SolverRecord
 from schemas.wording import Shown, must_be
 
@@ -32,7 +34,6 @@ Role = Literal["weight", "gradient", "activation", "kv_cache", "optimizer", "emb
 TensorMode = Literal["lossless", "delta", "bounded", "rate", "gradient", "int8"]
 TensorBoundKind = Literal["rms", "abs", "range", "point", "l2"]
 TensorPromise = Literal["exact", "bound", "l2", "none"]
-Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
 Bytes = NDArray[np.uint8]
 
 
@@ -44,11 +45,7 @@ class TensorSkip(StrEnum):
     STATE_LIMIT = "state_limit"  # the tensor is larger than what is kept of one for deltas
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", allow_inf_nan=False)
-
-
-class TensorPolicy(_Record):
+class TensorPolicy(Part):
     """How a producer wants a block coded, in place of the agent's options."""
 
     mode: TensorMode = Field(description="what is kept: exact bits, a bound, or a rate")
@@ -57,7 +54,7 @@ class TensorPolicy(_Record):
     target_bits: float | None = Field(default=None, gt=0, le=32, description="bits a value of rate and gradient")
 
 
-class TensorQuality(_Record):
+class TensorQuality(Part):
     """What the encoder measured on the true values, of which it counts the finite ones."""
 
     bits_per_value: float = Field(ge=0, description="bits of `data` a value")
@@ -70,7 +67,7 @@ class TensorQuality(_Record):
     )
 
 
-class TensorRefined(_Record):
+class TensorRefined(Part):
     """A correction that the encoder approved and whether it was applied, or a circuit that did the same."""
 
     name: Name = Field(description="of the correction, such as spectral or denoiser, or of the circuit that checked it")
@@ -86,7 +83,7 @@ class TensorRefined(_Record):
     shots: Count | None = Field(default=None, description="samples of the circuit; 0: amplitudes were read")
 
 
-class TensorClaim(_Record):
+class TensorClaim(Part):
     """Where the values lie that are too many for records."""
 
     uri: str = Field(min_length=1, max_length=1000, description="where a store of blobs has them")
