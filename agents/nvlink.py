@@ -36,6 +36,7 @@ AGENT = Agent(
     processor=processor,
     options="qstream.nvlink.options:NvlinkOptions",
     examples="qstream.nvlink.examples:records",
+    commands="qstream.cli.nvlink.commands:app",
     lines="qstream.cli.nvlink.lines:line",
     observe="qstream.nvlink.metrics:observe",
     settings={"port": 6075},

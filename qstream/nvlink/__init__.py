@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from qstream.nvlink.profile import job_profile as job_profile
     from qstream.nvlink.profile import job_traffic as job_traffic
     from qstream.nvlink.splits import plan_splits as plan_splits
+    from qstream.nvlink.survey import survey as survey
     from qstream.nvlink.systems import generate as generate
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "rank_layouts",
     "read_job",
     "read_topology",
+    "survey",
     "to_networkx",
 ]
 
@@ -67,6 +69,7 @@ __getattr__, __dir__ = lazy_names(
         "rank_layouts": ".contention",
         "read_job": ".formats.jobs",
         "read_topology": ".formats.read",
+        "survey": ".survey",
         "to_networkx": ".graph",
     },
 )
