@@ -15,9 +15,9 @@ from qstream.cli.compression.send import Sending, send
 from qstream.cli.names import find_topic
 from qstream.cli.options import AsJson, BootstrapServers, client_settings, new_app
 from qstream.cli.output import print_json
-from qstream.cli.sources import BatchHeader, publishable, read_items, time_of
+from qstream.cli.sources import BatchHeader, publishable, read_items
 from qstream.errors import ConfigError
-from qstream.stream.client import Publisher
+from qstream.stream.client import Publisher, time_of
 from schemas.wording import must_be
 
 app = new_app()

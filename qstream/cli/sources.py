@@ -64,12 +64,6 @@ def read_items(path: Path, topic: Topic | None, header: BatchHeader, more: Seque
     return items
 
 
-def time_of(frame: Frame) -> int | None:
-    """When what the frame reports ended, in milliseconds; None if it does not say."""
-    time_ns = getattr(frame, "t1_ns", None) or getattr(frame, "ts_ns", None)
-    return None if time_ns is None else time_ns // 1_000_000 or None
-
-
 def _read(path: Path, topic: Topic | None, header: BatchHeader, known: Topics) -> list[Item]:
     if path == STDIN:
         return _from_objects(_lines("stdin", sys.stdin.buffer.read()), topic, header, known)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Final, Self
 
@@ -18,12 +18,12 @@ ANSWER_S: Final = 60.0  # for a broker in this process, on a busy machine
 
 
 class InStep:
-    """Asks the broker for the records of one key that the agent has committed, and for those that it has answered with."""
+    """Asks the broker for the records of some keys that the agent has committed, and for those that it has answered with."""
 
-    def __init__(self, agent: Agent, settings: Settings, key: str) -> None:
+    def __init__(self, agent: Agent, settings: Settings, keys: Sequence[str]) -> None:
         self._client = group_client(settings, f"{settings.group_prefix}.{agent.name}")
-        self._inputs = _of_key((topic for topic in agent.topics if topic.role == "input"), key)
-        self._plans = _of_key((topic for topic in agent.topics if topic.role == "plan"), key)
+        self._inputs = _of_keys((topic for topic in agent.topics if topic.role == "input"), keys)
+        self._plans = _of_keys((topic for topic in agent.topics if topic.role == "plan"), keys)
         self._letters = [KafkaPartition(agent.dead_letters.name, at) for at in range(agent.dead_letters.partitions)]
 
     def processed(self) -> int:
@@ -49,6 +49,7 @@ class InStep:
         self._client.close()
 
 
-def _of_key(topics: Iterable[Topic], key: str) -> list[KafkaPartition]:
-    """Where the records of the key lie."""
-    return [KafkaPartition(topic.name, partition_of_key(key.encode(), topic.partitions)) for topic in topics]
+def _of_keys(topics: Iterable[Topic], keys: Sequence[str]) -> list[KafkaPartition]:
+    """Where the records of the keys lie, each partition once."""
+    places = {(topic.name, partition_of_key(key.encode(), topic.partitions)): None for topic in topics for key in keys}
+    return [KafkaPartition(name, partition) for name, partition in places]

@@ -29,8 +29,8 @@ class Scene(Protocol):
     """Names of agents that run next to it with their defaults, the last one of which answers; empty for none."""
     options: Mapping[str, Scalar]
     """Options that `agent` starts with."""
-    step_key: str
-    """Key of all records of a scene that goes in step with the agent, else empty. Such records have the times of their frames;
+    step_keys: Sequence[str]
+    """Keys of all records of a scene that goes in step with the agent, else empty. Such records have the times of their frames;
     after each step the stage waits until the agent has processed it and its plans have come. Such a scene `ends` by itself."""
     ends: bool
     """Whether `steps` ends by itself, after the seconds or more; else the stage ends it."""
@@ -110,7 +110,7 @@ class PlainScene:
     """What a scene leaves as it is where it has no switch and no kill, ends with the stage, and does not go in step."""
 
     others: Sequence[str] = ()
-    step_key = ""
+    step_keys: Sequence[str] = ()
     ends = False
     switch: Mapping[str, Scalar] = {}
     kill_s = math.inf

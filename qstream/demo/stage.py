@@ -30,7 +30,7 @@ from qstream.demo.scene import Frames, Scene
 from qstream.demo.view import View
 from qstream.embedded.kafka import PROMPT, EmbeddedKafka
 from qstream.embedded.redis import EmbeddedRedis
-from qstream.stream.client import PlanSubscriber, Publisher
+from qstream.stream.client import PlanSubscriber, Publisher, time_of
 from schemas.control import Control
 from schemas.deadletter import DeadLetter
 from schemas.frame import Frame
@@ -197,27 +197,25 @@ def started(scene: Scene, view: View, signals: list[int]) -> Iterator[Run]:
                 options = scene.options if agent.name == scene.agent else {}
                 process = AgentProcess(agent.name, Path(folder), kafka.bootstrap_servers, redis.url, PROMPT, options)
                 processes.append(stack.enter_context(process))
-            now_ns = EVERY_PLAN_NS if scene.step_key else None
+            now_ns = EVERY_PLAN_NS if scene.step_keys else None
             subscribers = stack.enter_context(followed(agents, kafka.bootstrap_servers, arrivals, now_ns))
-            in_step = stack.enter_context(following(agents[0], kafka.bootstrap_servers, scene.step_key))
+            in_step = stack.enter_context(following(agents[0], kafka.bootstrap_servers, scene.step_keys))
             yield Run(scene, processes, publisher, subscribers, arrivals, view, signals, in_step, published)
 
 
 @contextmanager
-def following(agent: Agent, bootstrap_servers: str, key: str) -> Iterator[InStep | None]:
+def following(agent: Agent, bootstrap_servers: str, keys: Sequence[str]) -> Iterator[InStep | None]:
     """How far the agent has come, for a scene in step."""
-    if not key:
+    if not keys:
         yield None
         return
-    with InStep(agent, load_settings(bootstrap_servers=bootstrap_servers, kafka=PROMPT | QUIET), key) as in_step:
+    with InStep(agent, load_settings(bootstrap_servers=bootstrap_servers, kafka=PROMPT | QUIET), keys) as in_step:
         yield in_step
 
 
 def publish(publisher: Publisher, scene: Scene, topic: Topic, frame: Frame) -> None:
     """Publish a frame; of a scene in step, at the time of the frame."""
-    publisher.publish(
-        topic, frame, timestamp_ms=frame.model_dump(include={"ts_ns"})["ts_ns"] // 1_000_000 if scene.step_key else None
-    )
+    publisher.publish(topic, frame, timestamp_ms=time_of(frame) if scene.step_keys else None)
 
 
 @contextmanager

@@ -39,6 +39,12 @@ MAX_LATEST_BYTES = 256 << 20
 VERSION_AHEAD_MS = 7_200_000  # agents let records be an hour ahead, and clocks may differ
 
 
+def time_of(frame: Frame) -> int | None:
+    """When what the frame reports ended, in milliseconds; None if it does not say."""
+    time_ns = getattr(frame, "t1_ns", None) or getattr(frame, "ts_ns", None)
+    return None if time_ns is None else time_ns // 1_000_000 or None
+
+
 class Publisher:
     """Publishes frames to input topics: batched, partitioned by murmur2 of the key, every delivery confirmed.
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from qstream.compression import CompressionOptions, Feedback, restore
 from qstream.compression.warm import warm
 from qstream.demo.compression.training import Arrays, Replica, mean, shares
-from qstream.demo.routing.model import Shape
-from qstream.demo.routing.text import Corpus, batches, load_corpus
+from qstream.demo.model import Shape
+from qstream.demo.text import Corpus, batches, load_corpus
 from tests.benchmarks.bench_learn import Row
 
 SEEDS, STEPS, WORKERS = range(3), 120, 2

@@ -16,9 +16,9 @@ from qstream.compression.warm import warm
 from qstream.demo.compression.score import Score
 from qstream.demo.compression.screen import line, panel, report
 from qstream.demo.compression.training import Arrays, Replica, mean, shares
-from qstream.demo.routing.model import Shape
-from qstream.demo.routing.text import TextBatch, batches, load_corpus
+from qstream.demo.model import Shape
 from qstream.demo.scene import Frames, PlainScene
+from qstream.demo.text import TextBatch, batches, load_corpus
 from schemas.bfloat16 import to_bfloat16
 from schemas.control import Scalar
 from schemas.frame import Frame

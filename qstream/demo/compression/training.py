@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name that every PyTorch user knows it by
 from numpy.typing import NDArray
 
-from qstream.demo.routing.model import BALANCE_WEIGHT, MoELanguageModel, Shape
-from qstream.demo.routing.text import TextBatch
+from qstream.demo.model import BALANCE_WEIGHT, MoELanguageModel, Shape
+from qstream.demo.text import TextBatch
 from qstream.learn.fit import one_thread
 
 Arrays = Mapping[str, NDArray[np.float32]]

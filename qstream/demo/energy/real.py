@@ -42,7 +42,7 @@ class RealScene(InStepScene):
 
     agent = "energy"
     options: Mapping[str, Scalar] = {"mode": "dry_run", "plan_s": PLAN_S, "ttl_s": 3 * PLAN_S}
-    step_key = DOMAIN
+    step_keys = (DOMAIN,)
     packages = ("numba", "nvidia-ml-py")
     next_steps = NEXT
 

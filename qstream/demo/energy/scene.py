@@ -61,7 +61,7 @@ class EnergyScene(InStepScene):
     sources: Mapping[str, str] = {"nvml": "qstream.demo.energy.real:RealScene"}
     agent = "energy"
     options = OPTIONS
-    step_key = DOMAIN
+    step_keys = (DOMAIN,)
     packages = ("numba",)
     next_steps = NEXT
 

@@ -15,8 +15,8 @@ from qstream.demo.hpo.model import SPACE
 from qstream.demo.hpo.score import STUDIES, Score
 from qstream.demo.hpo.screen import line, panel, report
 from qstream.demo.hpo.workers import Workers
-from qstream.demo.routing.text import load_corpus
 from qstream.demo.scene import Frames, PlainScene
+from qstream.demo.text import load_corpus
 from qstream.errors import Transient
 from schemas.control import Scalar
 from schemas.frame import Frame

@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 
-from qstream.demo.routing.model import LayerRouting, Shape, TrainStep
+from qstream.demo.model import LayerRouting, Shape, TrainStep
 from schemas.experts import ExpertTopology
 from schemas.tokens import TokenBatch
 

@@ -10,15 +10,15 @@ import numpy as np
 from rich.console import RenderableType
 from rich.text import Text
 
+from qstream.demo.model import MoELanguageModel, Shape, train
 from qstream.demo.routing.findings import findings
 from qstream.demo.routing.frames import in_words, model_topology, token_batch
-from qstream.demo.routing.model import MoELanguageModel, Shape, train
 from qstream.demo.routing.score import Score
 from qstream.demo.routing.screen import gains_table, line, panel, run_table
 from qstream.demo.routing.summary import Summary
-from qstream.demo.routing.text import batches, load_corpus
 from qstream.demo.routing.twin import Twin
 from qstream.demo.scene import Frames, PlainScene
+from qstream.demo.text import batches, load_corpus
 from qstream.routing.warm import warm
 from schemas.control import Scalar
 from schemas.frame import Frame
@@ -39,7 +39,7 @@ OPTIONS: Final[Mapping[str, Scalar]] = {
     "plan_every_s": 0.0,
 }
 NEXT: Final = """next
-  your model     copy `recorded_routing` from qstream/demo/routing/model.py, publish with `Publisher`, read plans with
+  your model     copy `recorded_routing` from qstream/demo/model.py, publish with `Publisher`, read plans with
                  `PlanSubscriber`: docs/pages/howto/client.md
   a cluster      qstream run routing --bootstrap-servers HOST:PORT --redis URL;  qstream watch placement
   the switches   qstream control routing --set colocate=true;  qstream/routing/README.md says what each costs

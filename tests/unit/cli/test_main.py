@@ -179,7 +179,7 @@ def test_the_registry_is_shown_without_a_broker():
 def test_a_demo_that_does_not_run_leaves_the_file_of_its_figures_as_it_was(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.delitem(sys.modules, "qstream.demo.routing.scene", raising=False)
-    monkeypatch.delitem(sys.modules, "qstream.demo.routing.model", raising=False)
+    monkeypatch.delitem(sys.modules, "qstream.demo.model", raising=False)
     kept = tmp_path / "kept.json"
     kept.write_text("{}")
     for path in (tmp_path / "new.json", kept):

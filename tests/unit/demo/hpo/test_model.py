@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from qstream.demo.hpo import model
 from qstream.demo.hpo.model import ACTIVATIONS, BYTES, SPACE, Settings, train
-from qstream.demo.routing.text import load_corpus
+from qstream.demo.text import load_corpus
 
 GOOD: Final = Settings(learning_rate=0.5, batch=64, width=16, context=4, momentum=0.5, decay=1e-5, activation="silu")
 TOKENS: Final = 6_000

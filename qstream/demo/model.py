@@ -18,7 +18,7 @@ import torch.nn.functional as F  # noqa: N812 - the name that every PyTorch user
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from qstream.demo.routing.text import TextBatch
+from qstream.demo.text import TextBatch
 
 BYTES = 256
 # Weak on purpose: at the usual 1e-2 the experts even out and there is little left to place. Real models keep such skew.

@@ -93,13 +93,27 @@ def batches(
     a domain drawn at random every `regime_steps` steps on average (geometric). Guarantee: equal `rng`, equal batches.
     """
     ruler = 0
-    window = np.arange(context + 1)
     for step in count():
         if step == 0 or rng.random() < 1.0 / regime_steps:
             ruler = int(rng.integers(len(corpus.domains)))
         guests = rng.integers(len(corpus.domains), size=batch)
         domain = np.where(rng.random(batch) < dominance, ruler, guests)
-        start = rng.integers(corpus.bounds[domain], corpus.bounds[domain + 1] - context)
-        rows = corpus.text[start[:, None] + window].astype(np.int64)
-        request_id = np.arange(step * batch, (step + 1) * batch, dtype=np.uint64)
-        yield TextBatch(rows[:, :-1], rows[:, 1:], domain.astype(np.int32), corpus.domains, request_id)
+        yield _drawn(corpus, domain, context, rng, step)
+
+
+def shards(corpus: Corpus, domain: NDArray[np.integer], context: int, rng: np.random.Generator) -> Iterator[TextBatch]:
+    """Endless batches whose sequence s always comes from ``domain[s]``, as where each worker reads a part of the data.
+
+    Guarantee: equal `rng`, equal batches.
+    """
+    for step in count():
+        yield _drawn(corpus, domain, context, rng, step)
+
+
+def _drawn(corpus: Corpus, domain: NDArray[np.integer], context: int, rng: np.random.Generator, step: int) -> TextBatch:
+    """A sequence from anywhere in each of these domains."""
+    batch = len(domain)
+    start = rng.integers(corpus.bounds[domain], corpus.bounds[domain + 1] - context)
+    rows = corpus.text[start[:, None] + np.arange(context + 1)].astype(np.int64)
+    request_id = np.arange(step * batch, (step + 1) * batch, dtype=np.uint64)
+    return TextBatch(rows[:, :-1], rows[:, 1:], domain.astype(np.int32), corpus.domains, request_id)

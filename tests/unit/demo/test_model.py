@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qstream.demo.routing.text import Corpus, TextBatch, batches, load_corpus
+from qstream.demo.text import Corpus, TextBatch, batches, load_corpus, shards
 from qstream.errors import ConfigError
 
 torch = pytest.importorskip("torch", reason="the demo extra is not installed")
 
-from qstream.demo.routing.model import MixtureOfExperts, MoELanguageModel, Shape, TrainStep, recorded_routing, train  # noqa: E402
+from qstream.demo.model import MixtureOfExperts, MoELanguageModel, Shape, TrainStep, recorded_routing, train  # noqa: E402
 
 SMALL = Shape(layers=2, experts=8, width=32, heads=2, hidden=16, context=32)
 
@@ -130,6 +130,16 @@ def test_each_sequence_is_consecutive_text_of_its_own_domain(corpus: Corpus) -> 
         assert inputs.astype(np.uint8).tobytes() + bytes([targets[-1]]) in span
 
 
+def test_shards_read_their_own_domain_in_every_step(corpus: Corpus) -> None:
+    domain = np.array([1, 0, 1, 1])
+    text = list(islice(shards(corpus, domain, 64, np.random.default_rng(1)), 3))
+    assert len({batch.inputs.tobytes() for batch in text}) == 3
+    for batch in text:
+        assert batch.domain.tolist() == domain.tolist()
+        for inputs, of in zip(batch.inputs, batch.domain, strict=True):
+            assert inputs.astype(np.uint8).tobytes() in corpus.text[corpus.bounds[of] : corpus.bounds[of + 1]].tobytes()
+
+
 def test_one_domain_rules_most_of_a_batch_and_the_ruler_changes_every_few_dozen_steps(corpus: Corpus) -> None:
     def majority(batch: TextBatch) -> int:
         return int(np.bincount(batch.domain, minlength=len(corpus.domains)).argmax())
@@ -150,5 +160,5 @@ def test_a_library_without_sources_is_an_error_that_names_the_folder(tmp_path: P
 
 
 def test_importing_qstream_does_not_import_torch() -> None:
-    program = "import sys, qstream, qstream.demo, qstream.demo.routing.text; sys.exit('torch' in sys.modules)"
+    program = "import sys, qstream, qstream.demo, qstream.demo.text; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
