@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from qstream.nvlink.placing import place_ranks as place_ranks
     from qstream.nvlink.profile import job_profile as job_profile
     from qstream.nvlink.profile import job_traffic as job_traffic
+    from qstream.nvlink.routes import Routes as Routes
+    from qstream.nvlink.routes import route_demand as route_demand
     from qstream.nvlink.splits import plan_splits as plan_splits
     from qstream.nvlink.survey import survey as survey
     from qstream.nvlink.systems import generate as generate
@@ -32,6 +34,7 @@ __all__ = [
     "ContentionModel",
     "NvlinkOptions",
     "RankPlacement",
+    "Routes",
     "blocks_of",
     "drain",
     "from_networkx",
@@ -45,6 +48,7 @@ __all__ = [
     "rank_layouts",
     "read_job",
     "read_topology",
+    "route_demand",
     "survey",
     "to_networkx",
 ]
@@ -56,6 +60,7 @@ __getattr__, __dir__ = lazy_names(
         "EXPORTERS": ".formats.export",
         "NvlinkOptions": ".options",
         "RankPlacement": ".placing",
+        "Routes": ".routes",
         "blocks_of": ".blocks",
         "drain": ".fluid",
         "from_networkx": ".graph",
@@ -69,6 +74,7 @@ __getattr__, __dir__ = lazy_names(
         "rank_layouts": ".contention",
         "read_job": ".formats.jobs",
         "read_topology": ".formats.read",
+        "route_demand": ".routes",
         "survey": ".survey",
         "to_networkx": ".graph",
     },

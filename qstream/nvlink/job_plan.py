@@ -1,9 +1,11 @@
-"""The plan of one job: its ranks placed in blocks, then on GPUs, with what that is worth in the model."""
+"""The plan of one job: its ranks placed in blocks, then on GPUs, paths of their bytes, and what that is worth in the model."""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from qstream.errors import ProblemError
 from qstream.nvlink.blocks import Blocks, blocks_of
 from qstream.nvlink.formats.schedulers import directives
+from qstream.nvlink.job_paths import job_paths
 from qstream.nvlink.options import NvlinkOptions
 from qstream.nvlink.placing import RankPlacement, place_ranks
 from qstream.nvlink.profile import job_traffic
@@ -20,6 +23,7 @@ from schemas.solver import SolverRecord
 from schemas.wording import Shown, must_be
 
 Ints = NDArray[np.int32]
+Columns = Mapping[str, Any]  # arrays of the plan by their names
 _PERIOD_US = 1e6  # of a job that does not say how often it sends its bytes
 
 
@@ -90,8 +94,9 @@ def place_job(
     before = block_now if block_now is not None else _linear(profile.num_ranks, room)
     score = priced.score(found, before)
     if now is not None and score.gain < terms.min_gain:
-        return plan.same(SkipReason.GAIN_TOO_SMALL, now, priced.score(found, before, stays=True), found)
-    return plan.published(_gpus(found.block_of_rank, blocks, fabric, now, pins), score, found)
+        return plan.same(SkipReason.GAIN_TOO_SMALL, now, priced.score(found, before, stays=True), found, priced.paths(now, terms))
+    gpus = _gpus(found.block_of_rank, blocks, fabric, now, pins)
+    return plan.published(gpus, score, found, priced.paths(gpus, terms))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -106,17 +111,22 @@ class _Plan:
     version: int
     base_version: int
 
-    def published(self, gpus: Ints, score: FabricScore, found: RankPlacement) -> FabricPlan:
-        return self._frame(self.version, gpus, None, score, found.solver, found.candidates)
+    def published(self, gpus: Ints, score: FabricScore, found: RankPlacement, paths: Columns) -> FabricPlan:
+        return self._frame(self.version, gpus, None, score, found.solver, found.candidates, paths)
 
     def same(
-        self, reason: SkipReason, gpus: Ints, score: FabricScore | None = None, found: RankPlacement | None = None
+        self,
+        reason: SkipReason,
+        gpus: Ints,
+        score: FabricScore | None = None,
+        found: RankPlacement | None = None,
+        paths: Columns | None = None,
     ) -> FabricPlan:
         record = SolverRecord(solver="kept", n=self.profile.num_ranks, objective=None if score is None else score.cost_us)
-        return self._frame(self.base_version, gpus, reason, score, record, () if found is None else found.candidates)
+        return self._frame(self.base_version, gpus, reason, score, record, () if found is None else found.candidates, paths or {})
 
     def skipped(self, reason: SkipReason, now: Ints | None) -> FabricPlan:
-        return self._frame(self.base_version, now, reason, None, SolverRecord(solver="kept", n=self.profile.num_ranks), ())
+        return self._frame(self.base_version, now, reason, None, SolverRecord(solver="kept", n=self.profile.num_ranks), (), {})
 
     def _frame(
         self,
@@ -126,6 +136,7 @@ class _Plan:
         score: FabricScore | None,
         solver: SolverRecord,
         candidates: tuple[SolverRecord, ...],
+        paths: Columns,
     ) -> FabricPlan:
         domain, count = (None, None) if gpus is None else np.unique(self.topology.node_domain[gpus], return_counts=True)
         return FabricPlan(
@@ -145,6 +156,7 @@ class _Plan:
             gpu_of_rank=gpus,
             slice_domain=None if domain is None else domain.astype(np.int32),
             slice_ranks=None if count is None else count.astype(np.int32),
+            **paths,
         )
 
 
@@ -170,6 +182,10 @@ class _Priced:
             cross_domain_bytes_before=self._crossing(before),
             gain=1 - cost / cost_before if cost_before > 0 else 0.0,
         )
+
+    def paths(self, gpus: Ints, options: NvlinkOptions) -> Columns:
+        """The paths inside boxes whose GPUs are joined directly; none elsewhere."""
+        return job_paths(self.topology, gpus, self.src, self.dst, self.nbytes, relay=options.relay)
 
     def _cost(self, block: Ints) -> float:
         """Bytes times us/KB, in us."""

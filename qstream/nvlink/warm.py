@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from qstream.nvlink.placing import place_ranks
+from qstream.nvlink.routes import route_demand
 from qstream.nvlink.splits import plan_splits
+from qstream.nvlink.systems import generate
 
 
 def warm() -> None:
-    """Plan splits of a small fabric, and place few ranks and more."""
+    """Plan splits of a small fabric, place few ranks and more, and route on a box without switches."""
     up, demand = np.ones((2, 2)), 1 - np.eye(2)
     _, state = plan_splits(demand, up, up)
     plan_splits(demand, up, up, state=state)
@@ -17,3 +19,4 @@ def warm() -> None:
     for ranks in (4, 12):
         src = np.arange(ranks)
         place_ranks(src, (src * 5 + 1) % ranks, np.ones(ranks), np.full(3, ranks), distance, ranks=ranks)
+    route_demand(generate("dgx-1v"), np.ones((8, 8)))
