@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from qstream.nvlink.placing import place_ranks as place_ranks
     from qstream.nvlink.profile import job_profile as job_profile
     from qstream.nvlink.profile import job_traffic as job_traffic
+    from qstream.nvlink.rails import Rails as Rails
+    from qstream.nvlink.rails import balance_rails as balance_rails
     from qstream.nvlink.routes import Routes as Routes
     from qstream.nvlink.routes import route_demand as route_demand
     from qstream.nvlink.splits import plan_splits as plan_splits
@@ -33,8 +35,10 @@ __all__ = [
     "EXPORTERS",
     "ContentionModel",
     "NvlinkOptions",
+    "Rails",
     "RankPlacement",
     "Routes",
+    "balance_rails",
     "blocks_of",
     "drain",
     "from_networkx",
@@ -59,8 +63,10 @@ __getattr__, __dir__ = lazy_names(
         "ContentionModel": ".contention",
         "EXPORTERS": ".formats.export",
         "NvlinkOptions": ".options",
+        "Rails": ".rails",
         "RankPlacement": ".placing",
         "Routes": ".routes",
+        "balance_rails": ".rails",
         "blocks_of": ".blocks",
         "drain": ".fluid",
         "from_networkx": ".graph",

@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from qstream.nvlink.placing import place_ranks
+from qstream.nvlink.rails import balance_rails
 from qstream.nvlink.routes import route_demand
 from qstream.nvlink.splits import plan_splits
 from qstream.nvlink.systems import generate
 
 
 def warm() -> None:
-    """Plan splits of a small fabric, place few ranks and more, and route on a box without switches."""
+    """Plan splits of a small fabric, place few ranks and more, balance rails, and route on a box without switches."""
     up, demand = np.ones((2, 2)), 1 - np.eye(2)
     _, state = plan_splits(demand, up, up)
     plan_splits(demand, up, up, state=state)
@@ -19,4 +20,7 @@ def warm() -> None:
     for ranks in (4, 12):
         src = np.arange(ranks)
         place_ranks(src, (src * 5 + 1) % ranks, np.ones(ranks), np.full(3, ranks), distance, ranks=ranks)
+    skewed = np.zeros((2, 2, 2, 2))
+    skewed[0, :, 1, :] = (8, 1), (2, 1)
+    balance_rails(skewed, 50, 450)
     route_demand(generate("dgx-1v"), np.ones((8, 8)))
