@@ -233,7 +233,7 @@ def _network(
 
 def _tensors(part: Sequence[Lesson], scales: dict[str, Floats]) -> tuple[Any, ...]:
     """All lessons as one graph: columns, source, target, neighbours of each, curves, and where they count."""
-    import torch  # noqa: PLC0415
+    import torch  # noqa: PLC0415 - no worker needs it
 
     at = np.cumsum([0, *(len(lesson.x) for lesson in part)])
     x = scaled(np.concatenate([lesson.x for lesson in part]), scales["x.mean"], scales["x.scale"])
@@ -247,7 +247,7 @@ def _tensors(part: Sequence[Lesson], scales: dict[str, Floats]) -> tuple[Any, ..
 
 
 def _loss(layers: Sequence[Any], given: tuple[Any, ...]) -> Any:
-    import torch  # noqa: PLC0415
+    import torch  # noqa: PLC0415 - no worker needs it
 
     h, source, to, degree, target, counts = given
     for at, (own, near) in enumerate(layers):

@@ -6,10 +6,11 @@ import functools
 import importlib
 import logging
 import os
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,43 +67,36 @@ def _of_agent() -> type[QstreamPolicy]:
     if not model:
         raise ConfigError(must_be(MODEL, f"the model's name on the topics, with {EPLB}={AGENT}", Shown("none")))
     link = Plans(model, load_settings())
-
-    class Acknowledging(policy(link.newest, agreed, leads)):  # type: ignore[misc]
-        """Tells the agent which of its plans the engine has applied."""
-
-        awaited: ClassVar[tuple[int, NDArray[np.int64]] | None] = None
-
-        @classmethod
-        def rebalance_experts(
-            cls,
-            weight: Any,
-            num_replicas: int,
-            num_groups: int,
-            num_nodes: int,
-            num_ranks: int,
-            old_global_expert_indices: Any = None,
-        ) -> Any:
-            if leads():
-                _watch(cls)
-                if old_global_expert_indices is not None:
-                    cls.confirm([old_global_expert_indices])
-            answer = super().rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_ranks, old_global_expert_indices)
-            if leads():
-                log.info("experts rebalanced by %s", cls.used)
-                cls.awaited = None if cls.version is None else (cls.version, np.asarray(answer))
-            return answer
-
-        @classmethod
-        def confirm(cls, in_force: list[Any]) -> None:
-            """Acknowledge the plan that the last answer was of, if one of these maps is its map."""
-            if cls.awaited is not None and any(np.array_equal(held.cpu().numpy(), cls.awaited[1]) for held in in_force):
-                link.acknowledge(cls.awaited[0])
-                cls.awaited = None
-
-    return Acknowledging
+    return policy(link.newest, agreed, leads, Acknowledging(link.acknowledge))
 
 
-def _watch(chosen: Any) -> None:
+class Acknowledging:
+    """Tells the agent which of its plans the engine has applied. Called after each answer of the policy."""
+
+    def __init__(self, acknowledge: Callable[[int], None]) -> None:
+        self._acknowledge = acknowledge
+        self._awaited: tuple[int, NDArray[np.int64]] | None = None
+
+    def __call__(self, chosen: type[QstreamPolicy], in_force: NDArray[Any] | None, answer: NDArray[np.int64]) -> None:
+        _watch(self)
+        if in_force is not None:
+            self.confirm([in_force])
+        log.info("experts rebalanced by %s", chosen.used)
+        self._awaited = None if chosen.version is None else (chosen.version, answer)
+
+    @property
+    def awaits(self) -> bool:
+        """Whether a plan was answered with that is not in force yet."""
+        return self._awaited is not None
+
+    def confirm(self, in_force: list[NDArray[Any]]) -> None:
+        """Acknowledge the plan of the last answer if one of these maps is its map."""
+        if self._awaited is not None and any(np.array_equal(held, self._awaited[1]) for held in in_force):
+            self._acknowledge(self._awaited[0])
+            self._awaited = None
+
+
+def _watch(acknowledging: Acknowledging) -> None:
     """After a step that no transfer follows, compare the engine's map with the awaited one: vLLM tells a policy nothing."""
     states = importlib.import_module(f"{_EPLB}.eplb_state").EplbState
     if hasattr(states.step, "__wrapped__"):
@@ -113,8 +107,8 @@ def _watch(chosen: Any) -> None:
     def watched(self: Any, *args: Any, **kwargs: Any) -> Any:
         done = step(self, *args, **kwargs)
         models = self.model_states.values()
-        if chosen.awaited is not None and not any(model.rebalanced for model in models):
-            chosen.confirm([model.physical_to_logical_map for model in models])
+        if acknowledging.awaits and not any(model.rebalanced for model in models):
+            acknowledging.confirm([model.physical_to_logical_map.cpu().numpy() for model in models])
         return done
 
     states.step = watched

@@ -199,7 +199,7 @@ def posterior(covariance: Covariance, theta: Vec, x: Mat, z: Vec) -> Posterior:
 
 def _inverse_factor(gram: Mat, noise: float) -> tuple[Mat, float]:
     """Inverse of the lower Cholesky factor of gram + noise I, and the sum of the factor's log diagonal."""
-    from scipy.linalg import lapack  # noqa: PLC0415
+    from scipy.linalg import lapack  # noqa: PLC0415 slow to import
 
     matrix = gram.copy(order="F")
     np.einsum("ii->i", matrix)[:] += noise
@@ -240,7 +240,7 @@ def extend(known: Posterior, x: Mat, lift: Vec | None = None) -> Posterior:
 
 def predict(known: Posterior, x: Mat) -> tuple[Vec, Vec]:
     """Mean and variance of the function (without noise) at features float64 [B, F]: both float64 [B]."""
-    from scipy.linalg.blas import dtrmm  # noqa: PLC0415
+    from scipy.linalg.blas import dtrmm  # noqa: PLC0415 slow to import
 
     def spread(cross: Mat) -> Vec:
         half = dtrmm(1.0, known.inverse.T, cross.T, trans_a=1, overwrite_b=1)  # inverse @ cross.T, of which half is 0

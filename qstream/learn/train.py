@@ -222,7 +222,7 @@ def _fit_policy(
     context: Floats, value: Floats, seed: int, rounds: int, deadline_s: float, clock: Callable[[], float]
 ) -> dict[str, NDArray[np.float64]]:
     """Weights that make the mean value of the shares large; inputs are standardised in the first layer."""
-    import torch  # noqa: PLC0415
+    import torch  # noqa: PLC0415 - no worker needs it
 
     ends, middle, spread = clock() + deadline_s, context.mean(0), context.std(0)
     spread[spread < 1e-9] = 1.0  # a constant feature: its weight becomes part of the bias
@@ -250,7 +250,7 @@ def _descend(
     cell: torch.nn.LSTM, head: torch.nn.Linear, lessons: Sequence[_Lesson], rng: Any, rounds: int, late: Callable[[], bool]
 ) -> None:
     """AdamW on windows drawn at random, with a rate that falls to 0 as a cosine."""
-    import torch  # noqa: PLC0415
+    import torch  # noqa: PLC0415 - no worker needs it
 
     weights = [*cell.parameters(), *head.parameters()]
     with torch.no_grad():

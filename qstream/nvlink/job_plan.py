@@ -229,15 +229,18 @@ def _free_for(topology: FabricTopology, now: Ints | None) -> FabricTopology:
 def _room(profile: JobProfile, blocks: Blocks) -> NDArray[np.int64] | None:
     """Ranks that each block takes, by `max_slices` and `balanced`; None where the job does not fit."""
     room, ranks = blocks.capacity.copy(), profile.num_ranks
-    most = len(room) if profile.max_slices is None else profile.max_slices
+    most = min(profile.max_slices or len(room), len(room))
     largest = np.argsort(-room, kind="stable")
-    if profile.balanced:
-        for slices in range(1, min(most, len(room)) + 1):
-            if ranks % slices == 0 and room[largest[slices - 1]] >= ranks // slices:
-                return np.where(np.isin(np.arange(len(room)), largest[:slices]), ranks // slices, 0)
-        return None
-    room[largest[most:]] = 0
-    return room if room.sum() >= ranks else None
+    if not profile.balanced:
+        room[largest[most:]] = 0
+        return room if room.sum() >= ranks else None
+    for slices in range(1, most + 1):
+        each, rest = divmod(ranks, slices)
+        if not rest and room[largest[slices - 1]] >= each:
+            room[largest[:slices]] = each
+            room[largest[slices:]] = 0
+            return room
+    return None
 
 
 def _pins(profile: JobProfile, blocks: Blocks, fabric: FabricTopology) -> dict[int, int]:
@@ -252,7 +255,7 @@ def _pins(profile: JobProfile, blocks: Blocks, fabric: FabricTopology) -> dict[i
 
 
 def _atomic(profile: JobProfile, blocks: Blocks, topology: FabricTopology) -> list[list[int]]:
-    """Sets of ranks that must share a block: where blocks are parts of one domain, that is no rule."""
+    """Sets of ranks that must share a block: none where all blocks are parts of one domain, which is what sets must share."""
     if profile.atomic_first is None or profile.atomic_rank is None:
         return []
     domains = topology.node_domain[blocks.gpu]

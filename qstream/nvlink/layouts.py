@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -63,7 +63,7 @@ def layout_features(
     ProblemError
         An argument has another shape or range.
     """
-    flows = _flows(src, dst, nbytes, leaf_of_node, port_gb_s, up_gb_s, down_gb_s)
+    flows = _flows(Layout(src, dst, nbytes, leaf_of_node, port_gb_s, up_gb_s, down_gb_s))
     port, leaf_up, leaf_down = _loads(flows)
     bound = max(port, leaf_up, leaf_down)
     if bound == 0:
@@ -86,17 +86,21 @@ def layout_features(
     return np.array([size.sum() / flows.size.sum(), *np.minimum(times, _LONGEST), *counts, *capacity, skew])
 
 
-def bound_s(
-    src: ArrayLike,
-    dst: ArrayLike,
-    nbytes: ArrayLike,
-    leaf_of_node: ArrayLike,
-    port_gb_s: float,
-    up_gb_s: ArrayLike,
-    down_gb_s: ArrayLike,
-) -> float:
+class Layout(NamedTuple):
+    """A layout as `layout_features` takes it."""
+
+    src: ArrayLike
+    dst: ArrayLike
+    nbytes: ArrayLike
+    leaf_of_node: ArrayLike
+    port_gb_s: float
+    up_gb_s: ArrayLike
+    down_gb_s: ArrayLike
+
+
+def bound_s(layout: Layout) -> float:
     """Seconds of the fullest of: node ports, all uplinks of a leaf together, all downlinks of a leaf together."""
-    return max(_loads(_flows(src, dst, nbytes, leaf_of_node, port_gb_s, up_gb_s, down_gb_s))) / 1e9
+    return max(_loads(_flows(layout))) / 1e9
 
 
 class _Flows(NamedTuple):
@@ -114,17 +118,11 @@ class _Flows(NamedTuple):
     down: Floats
 
 
-def _flows(
-    src: ArrayLike,
-    dst: ArrayLike,
-    nbytes: ArrayLike,
-    leaf_of_node: ArrayLike,
-    port_gb_s: float,
-    up_gb_s: ArrayLike,
-    down_gb_s: ArrayLike,
-) -> _Flows:
-    up, down, size = (np.asarray(value, np.float64) for value in (up_gb_s, down_gb_s, nbytes))
-    leaf, source, target = (np.asarray(value) for value in (leaf_of_node, src, dst))
+def _flows(layout: Layout) -> _Flows:
+    """The layout as arrays whose shapes and ranges are right."""
+    up, down, size = (np.asarray(value, np.float64) for value in (layout.up_gb_s, layout.down_gb_s, layout.nbytes))
+    leaf, source, target = (np.asarray(value) for value in (layout.leaf_of_node, layout.src, layout.dst))
+    port_gb_s = layout.port_gb_s
     if up.ndim != 2 or not up.size or down.shape != up.shape[::-1]:
         raise ProblemError(must_be("up_gb_s, down_gb_s", "of shapes [L, S] and [S, L]", Shown(f"{up.shape}, {down.shape}")))
     if source.ndim != 1 or not source.shape == target.shape == size.shape:
@@ -144,16 +142,12 @@ def _loads(flows: _Flows) -> tuple[float, float, float]:
     """Bytes over GB/s of the fullest port, the fullest leaf upwards and the fullest leaf downwards."""
     leaves = len(flows.up)
     ports = max(np.bincount(side, flows.size, flows.nodes).max(initial=0.0) for side in (flows.src, flows.dst))
-    up = _most(_sums(flows.a, flows.crossing, leaves), flows.up.sum(axis=1))
-    down = _most(_sums(flows.b, flows.crossing, leaves), flows.down.sum(axis=0))
+    up = _most(np.bincount(flows.a, flows.crossing, leaves), flows.up.sum(axis=1))
+    down = _most(np.bincount(flows.b, flows.crossing, leaves), flows.down.sum(axis=0))
     return _most(np.array([ports]), np.array([flows.port])), up, down
 
 
-def _most(load: Floats, capacity: Floats) -> float:
+def _most(load: NDArray[Any], capacity: Floats) -> float:
     """The largest load over capacity; nothing over no capacity is nothing."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return float(np.where(load > 0, load / capacity, 0.0).max(initial=0.0))
-
-
-def _sums(side: NDArray[np.int64], size: Floats, count: int) -> Floats:
-    return np.bincount(side, size, count).astype(np.float64)

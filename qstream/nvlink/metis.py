@@ -22,7 +22,7 @@ def partition(units: Units, capacity: NDArray[np.int64], seed: int) -> NDArray[n
 
     Units that have no room where METIS wants them go where they lose least, largest first. Pins are not looked at.
     """
-    import pymetis  # noqa: PLC0415
+    import pymetis  # noqa: PLC0415 - an extra
 
     blocks = np.flatnonzero(capacity)
     if len(blocks) < 2:

@@ -12,19 +12,19 @@ from numpy.typing import NDArray
 from qstream.ahead import Ahead
 from qstream.contract import Event
 from qstream.errors import ProblemError
+from qstream.module.inforce import InForce
 from qstream.module.planning import Planned, Planning, or_skipped, planned, start
 from qstream.module.stamp import Stamp
 from qstream.nvlink.job_plan import place_job
 from qstream.nvlink.memory import HeldJob, Memory
 from qstream.nvlink.options import NvlinkOptions
-from schemas.fabric import FabricPlan, FabricReport, FabricTopology, JobProfile
+from schemas.fabric import MAX_RANKS, FabricPlan, FabricReport, FabricTopology, JobProfile
 from schemas.plan import SkipReason
 from schemas.solver import SolverRecord
 from schemas.topics import FABRIC_PLAN
 from schemas.wording import Shown, must_be
 
 MOST_JOBS: Final = 64  # of a fabric, which its state carries
-MOST_RANKS: Final = 1 << 17  # of all of them
 Name = Callable[[int], Stamp]  # the n-th event of a record or tick
 
 
@@ -46,23 +46,25 @@ class Queue:
         others = tuple(job for job in memory.now.jobs if job.job != profile.job)
         before = next((job for job in memory.now.jobs if job.job == profile.job), None)
         if profile.ended:
-            memory.set(jobs=tuple(_queued(job) if job.gpu_of_rank is None else job for job in others))
+            memory.set(jobs=tuple(_queued(job, None) if job.gpu_of_rank is None else job for job in others))
             return
         digest = profile.digest()
         if before is not None and before.digest == digest and before.priority == profile.priority:
             return
         ranks = profile.num_ranks + sum(job.profile.num_ranks for job in others)
-        if len(others) >= MOST_JOBS or ranks > MOST_RANKS:
+        if len(others) >= MOST_JOBS or ranks > MAX_RANKS:
             got = Shown(f"{len(others) + 1} with {ranks} ranks")
-            raise ProblemError(must_be("jobs of a fabric", f"at most {MOST_JOBS} at a time, of {MOST_RANKS} ranks in all", got))
-        held = HeldJob(job=profile.job, digest=digest, priority=profile.priority, queued=True, profile=profile)
-        if before is not None:
-            same = before.gpu_of_rank is not None and len(before.gpu_of_rank) == profile.num_ranks
-            held = held.model_copy(
-                update={"in_force": before.in_force, "gpu_of_rank": before.gpu_of_rank if same else profile.gpu_of_rank}
-            )
-        else:
-            held = held.model_copy(update={"gpu_of_rank": profile.gpu_of_rank})
+            raise ProblemError(must_be("jobs of a fabric", f"at most {MOST_JOBS} at a time, of {MAX_RANKS} ranks in all", got))
+        gpus = None if before is None else before.gpu_of_rank
+        held = HeldJob(
+            job=profile.job,
+            digest=digest,
+            priority=profile.priority,
+            queued=True,
+            in_force=InForce() if before is None else before.in_force,
+            profile=profile,
+            gpu_of_rank=gpus if gpus is not None and len(gpus) == profile.num_ranks else profile.gpu_of_rank,
+        )
         memory.set(jobs=tuple(sorted((*others, held), key=lambda job: (job.priority, job.job))))
 
     def requeue(self, memory: Memory, before: FabricTopology) -> None:
@@ -168,18 +170,16 @@ def _free(job: HeldJob, memory: Memory) -> NDArray[np.bool_]:
     return free
 
 
-def _queued(job: HeldJob, gpu_of_rank: NDArray[np.int32] | None = None) -> HeldJob:
-    gpus = job.gpu_of_rank if gpu_of_rank is None else gpu_of_rank
-    gpus = None if gpus is None or not len(gpus) else gpus
-    return job.model_copy(update={"queued": True, "planning": job.planning.ended(), "gpu_of_rank": gpus})
+def _queued(job: HeldJob, gpu_of_rank: NDArray[np.int32] | None) -> HeldJob:
+    return job.model_copy(update={"queued": True, "planning": job.planning.ended(), "gpu_of_rank": gpu_of_rank})
 
 
 def _renumbered(gpus: NDArray[np.int32] | None, before: FabricTopology, place: dict[str, int]) -> NDArray[np.int32] | None:
-    """The same GPUs by their numbers in another topology; empty if one is gone."""
+    """The same GPUs by their numbers in another topology; None if one is gone."""
     if gpus is None:
         return None
     found = [place.get(before.node_name[gpu], -1) for gpu in gpus.tolist()]
-    return np.array([] if -1 in found else found, np.int32)
+    return None if -1 in found else np.array(found, np.int32)
 
 
 def _replace(memory: Memory, job: HeldJob, by: HeldJob) -> None:

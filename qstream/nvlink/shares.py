@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,18 +50,24 @@ def next_shares(
     if demand is not None and demand.any():
         planned, peer = fullest(share, demand, up, down), fullest(wcmp(up, down), demand, up, down)
         score = _score(planned, peer, last)
-    mixed = guard == "ours"
-    return _frame(memory, leaves, options, share, demand, "mix" if mixed else "wcmp", guard, score, plan_id, ts_ns)
+    return _frame(memory, leaves, options, _Answer(share, guard, score, demand), plan_id, ts_ns)
 
 
-def fallen_back(
-    memory: Memory, leaves: LeafSpine, options: NvlinkOptions, *, plan_id: str, ts_ns: int, guard: Guard = "stale"
-) -> RouteShares:
+def fallen_back(memory: Memory, leaves: LeafSpine, options: NvlinkOptions, *, plan_id: str, ts_ns: int) -> RouteShares:
     """WCMP's shares, because no telemetry came for long."""
     share = wcmp(leaves.up_gb_s, leaves.down_gb_s)
     if memory.now.splits is not None:
         memory.set(splits=memory.now.splits.model_copy(update={"share": share}))
-    return _frame(memory, leaves, options, share, None, "wcmp", guard, None, plan_id, ts_ns, Reason.STALE)
+    return _frame(memory, leaves, options, _Answer(share, "stale"), plan_id, ts_ns)
+
+
+class _Answer(NamedTuple):
+    """Shares [leaves, leaves, spines], who gave them, what they are worth, and the demand of the window before."""
+
+    share: Floats
+    guard: Guard
+    score: RouteScore | None = None
+    demand: Floats | None = None
 
 
 def _who(memory: Memory, leaves: LeafSpine, options: NvlinkOptions) -> Guard:
@@ -79,19 +85,9 @@ def _score(planned: float, peer: float, last: float | None) -> RouteScore | None
     return RouteScore(wcmp=peer, planned=planned, last_served=last if last is not None and np.isfinite(last) else None)
 
 
-def _frame(
-    memory: Memory,
-    leaves: LeafSpine,
-    options: NvlinkOptions,
-    share: Floats,
-    demand: Floats | None,
-    planner: str,
-    guard: Guard,
-    score: RouteScore | None,
-    plan_id: str,
-    ts_ns: int,
-    fallback: Reason | None = None,
-) -> RouteShares:
+def _frame(memory: Memory, leaves: LeafSpine, options: NvlinkOptions, answer: _Answer, plan_id: str, ts_ns: int) -> RouteShares:
+    share, guard, score, demand = answer
+    planner = "mix" if guard == "ours" else "wcmp"
     count, spines = len(leaves.leaf), len(leaves.spine)
     src, dst = np.nonzero(~np.eye(count, dtype=bool))
     if len(src) * spines > MAX_PUBLISHED:
@@ -105,7 +101,7 @@ def _frame(
         ts_ns=ts_ns,
         ttl_s=options.ttl_s,
         solver=record,
-        fallback_reason=fallback,
+        fallback_reason=Reason.STALE if guard == "stale" else None,
         fabric=memory.now.topology.fabric,
         topology_digest=memory.now.digest,
         planner=planner,

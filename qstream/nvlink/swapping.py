@@ -45,8 +45,8 @@ def anneal(
     """
     n, k = len(size), len(capacity)
     start, count, room = np.zeros(k + 1, np.int64), np.zeros(k, np.int64), capacity.copy()
-    for b in range(k):
-        start[b + 1] = start[b] + capacity[b]
+    for a in range(k):
+        start[a + 1] = start[a] + capacity[a]
     at, where = np.empty(start[k], np.int32), np.zeros(n, np.int64)
     movable, free = np.empty(n, np.int32), 0
     for u in range(n):
@@ -76,7 +76,7 @@ def anneal(
         if degree > 0 and drawn & np.uint64(1):
             b = block[neighbour[first[u] + below(drawn, degree)]]
         else:
-            b = np.int32(below(drawn, k))  # type: ignore[assignment]
+            b = np.int32(below(drawn, k))
         if a == b:
             continue
         state += GOLDEN

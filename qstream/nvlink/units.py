@@ -145,8 +145,8 @@ def _root(parent: NDArray[np.int64], i: int) -> int:
 
 def _components(n: int, a: NDArray[np.int64], b: NDArray[np.int32]) -> NDArray[np.int64]:
     """The number of the component of each of n nodes, in the order of their first nodes."""
-    from scipy.sparse import coo_array  # noqa: PLC0415
-    from scipy.sparse.csgraph import connected_components  # noqa: PLC0415
+    from scipy.sparse import coo_array  # noqa: PLC0415 - slow to import
+    from scipy.sparse.csgraph import connected_components  # noqa: PLC0415 - as above
 
     _, label = connected_components(coo_array((np.ones(len(a), np.int8), (a, b)), (n, n)), directed=False)
     _, at, inverse = np.unique(label, return_index=True, return_inverse=True)

@@ -266,8 +266,8 @@ def fit_ridge(
     kernel: Kernel, x: ArrayLike, y: ArrayLike, *, alpha: float, rng: np.random.Generator, landmarks: int = 256
 ) -> FittedModel:
     """Kernel ridge regression of targets [N] on points [N, F]; above 2,000 points a ridge on Nystrom features."""
-    from sklearn.kernel_ridge import KernelRidge  # noqa: PLC0415
-    from sklearn.linear_model import Ridge  # noqa: PLC0415
+    from sklearn.kernel_ridge import KernelRidge  # noqa: PLC0415 - slow to import
+    from sklearn.linear_model import Ridge  # noqa: PLC0415 - as above
 
     exact, approximate = KernelRidge(alpha=alpha, kernel="precomputed"), Ridge(alpha=alpha, fit_intercept=False)
     return _fit(kernel, x, y, exact, approximate, landmarks, rng)
@@ -277,7 +277,7 @@ def fit_svm(
     kernel: Kernel, x: ArrayLike, labels: ArrayLike, *, c: float, rng: np.random.Generator, landmarks: int = 256
 ) -> FittedModel:
     """Support vector classifier of labels [N] on points [N, F]; above 2,000 points a linear one on Nystrom features."""
-    from sklearn.svm import SVC, LinearSVC  # noqa: PLC0415
+    from sklearn.svm import SVC, LinearSVC  # noqa: PLC0415 - slow to import
 
     # The seed only orders the coordinate descent of the linear solver.
     linear = LinearSVC(C=c, loss="hinge", random_state=int(rng.integers(2**31)), max_iter=10_000)

@@ -48,7 +48,7 @@ class LearnReport:
             return
         self._next = time.monotonic() + PERIOD_S
         from qstream.learn import metrics  # noqa: PLC0415 - all learners, which an agent without any need not load
-        from qstream.learn.registry import Models  # noqa: PLC0415
+        from qstream.learn.registry import Models  # noqa: PLC0415 - as above
 
         self._count_all(processor)
         models = processor.models if isinstance(processor.models, Models) else None
@@ -80,7 +80,7 @@ class LearnReport:
         if after is None or after is before:
             return
         from qstream.learn import metrics  # noqa: PLC0415 - as above
-        from qstream.learn.tally import Tally, since, tally  # noqa: PLC0415
+        from qstream.learn.tally import Tally, since, tally  # noqa: PLC0415 - as above
 
         try:
             for name in processor.learners:

@@ -95,7 +95,7 @@ class TensorPublisher:
         self._coder: LocalEncoder | None = None
         if encode == "local":
             from qstream.compression.local import LocalEncoder  # noqa: PLC0415 - the codec
-            from qstream.compression.warm import warm  # noqa: PLC0415
+            from qstream.compression.warm import warm  # noqa: PLC0415 - as above
 
             warm()
             self._coder = LocalEncoder(options)

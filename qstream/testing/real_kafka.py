@@ -58,8 +58,8 @@ def _container(running: ExitStack) -> str:
         raise ConfigError(f"no container engine answers: {exc}") from exc
     try:
         # Of the dev extra, and slow to load: only where an engine is there.
-        from docker.errors import DockerException  # type: ignore[import-untyped] # noqa: PLC0415
-        from testcontainers.community.kafka import KafkaContainer  # noqa: PLC0415
+        from docker.errors import DockerException  # type: ignore[import-untyped] # noqa: PLC0415 - as said
+        from testcontainers.community.kafka import KafkaContainer  # noqa: PLC0415 - as above
     except ImportError as exc:
         raise ConfigError(f"testcontainers is not installed: {exc}") from exc
     try:

@@ -48,8 +48,8 @@ def fleets(stick: ModuleType) -> list[Row]:
 
 def milp_ratio(given: Any) -> float:
     """Our value over the optimum of HiGHS, to a relative gap of 1e-5."""
-    from scipy.optimize import Bounds, LinearConstraint, milp  # noqa: PLC0415
-    from scipy.sparse import csr_array, vstack  # noqa: PLC0415
+    from scipy.optimize import Bounds, LinearConstraint, milp  # noqa: PLC0415 - the rival, loaded where it is timed
+    from scipy.sparse import csr_array, vstack  # noqa: PLC0415 - as above
 
     gpu, level = np.nonzero(np.isfinite(given.power_w))
     watts, value, count = given.power_w[gpu, level], given.value[gpu, level], len(gpu)

@@ -62,7 +62,7 @@ def peaks(stick: ModuleType) -> list[Row]:
 def cp_sat_peak_w(given: Any) -> float | None:
     """The optimum, or None where OR-tools is absent or proves none in time."""
     try:
-        from ortools.sat.python import cp_model  # noqa: PLC0415
+        from ortools.sat.python import cp_model  # noqa: PLC0415 - an extra
     except ImportError:
         return None
     model = cp_model.CpModel()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from types import ModuleType
 from typing import Any, Final
 
@@ -34,10 +35,10 @@ def placement(stick: ModuleType) -> list[Row]:
     took: dict[str, list[float]] = {}
     for seed in (0, 1):
         for case in stick.placement_cases(seed):
-            src, dst, nbytes, capacity, distance = case.src, case.dst, case.nbytes, case.capacity, case.distance
-            place = lambda c=case: place_ranks(c.src, c.dst, c.nbytes, c.capacity, c.distance, ranks=len(c.linear))  # noqa: E731
+            traffic = case.src, case.dst, case.nbytes
+            place = partial(place_ranks, *traffic, case.capacity, case.distance, ranks=len(case.linear))
             if not took:
-                place_ranks(src, dst, nbytes, capacity, distance, ranks=len(case.linear))
+                place()
             placed, seconds = _timed(place)
             found.setdefault(case.name, []).append(stick.placement_cost(case, placed.block_of_rank))
             took.setdefault(case.name, []).append(seconds)
@@ -63,7 +64,7 @@ def splits(stick: ModuleType) -> list[Row]:
     (up, down), state = stick.uplinks(rng), None
     seconds = []
     for demand in stick.demands(rng, 40):
-        (_, state), took = _timed(lambda d=demand, s=state: plan_splits(d, up, down, state=s))
+        (_, state), took = _timed(partial(plan_splits, demand, up, down, state=state))
         seconds.append(took)
     return [*found, ("splits, a window", float(np.median(seconds)) * 1e3, "ms CPU", "<= 5")]
 
@@ -136,8 +137,9 @@ def fluid(stick: ModuleType) -> list[Row]:
     found: list[Row] = []
     ends = {}
     for name, merge in (("exact", 0.0), ("merged", 0.005)):
-        drain(first, link, nbytes[src, dst], np.full(2 * n, 50.0), merge=merge)
-        ends[name], seconds = _timed(lambda m=merge: drain(first, link, nbytes[src, dst], np.full(2 * n, 50.0), merge=m))
+        drained = partial(drain, first, link, nbytes[src, dst], np.full(2 * n, 50.0), merge=merge)
+        drained()
+        ends[name], seconds = _timed(drained)
         found.append((f"fluid, {name}", len(src) / seconds, "flows/s", ">= 100000" if merge else "-"))
     error = abs(ends["merged"].max() / ends["exact"].max() - 1)
     return [*found, ("fluid, error of the end", 100 * error, "%", "<= 1.5")]

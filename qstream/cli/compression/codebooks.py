@@ -50,8 +50,8 @@ def train(
       qstream compression train monday.npz --what table --bits 2 --out tables.safetensors --publish --model my-moe
     """
     from qstream.compression import codebook_bytes, train_codebook  # noqa: PLC0415 - numpy, which help does not need
-    from qstream.compression.books import rows_of_topic  # noqa: PLC0415
-    from qstream.compression.formats.read import read_layout  # noqa: PLC0415
+    from qstream.compression.books import rows_of_topic  # noqa: PLC0415 - as above
+    from qstream.compression.formats.read import read_layout  # noqa: PLC0415 - as above
 
     if what not in KINDS:
         raise ConfigError(must_be("--what", f"one of {', '.join(KINDS)}", what))

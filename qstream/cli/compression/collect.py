@@ -54,7 +54,7 @@ def collect(
       qstream compression collect my-moe --out same.safetensors
     """
     from qstream.compression.cutting import series_of  # noqa: PLC0415 - numpy, which help does not need
-    from qstream.compression.files import file_of, write_whole  # noqa: PLC0415
+    from qstream.compression.files import file_of, write_whole  # noqa: PLC0415 - as above
 
     require_readable("--base", base)
     require_folder_of("--out", out)
@@ -111,8 +111,8 @@ def _awaited(
     settings: Settings, wanted: Wanted, base: Path | None, blobs: str | None, max_bytes: int, patience_s: float
 ) -> TensorStep:
     from qstream.compression.formats.read import read_layout  # noqa: PLC0415 - as above
-    from qstream.state.blobs import BlobStore  # noqa: PLC0415
-    from qstream.stream.tensors import TensorSubscriber  # noqa: PLC0415
+    from qstream.state.blobs import BlobStore  # noqa: PLC0415 - as above
+    from qstream.stream.tensors import TensorSubscriber  # noqa: PLC0415 - as above
 
     layout = None if base is None else read_layout(base, stored=True)
     with ExitStack() as opened:

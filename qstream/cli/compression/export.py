@@ -17,8 +17,8 @@ FORMATS: Final = ("vllm-patch", "compressed-tensors")
 
 def exported(file: Path, export: str, out: Path | None, base: Path | None, *, as_json: bool) -> None:
     """Write the export of a file; `ConfigError` for an unknown format, or a base where none is used."""
-    from qstream.compression.formats.export import INT8_CONFIG, compressed_tensors_int8, vllm_patch  # noqa: PLC0415
-    from qstream.compression.formats.read import read_layout  # noqa: PLC0415
+    from qstream.compression.formats.export import INT8_CONFIG, compressed_tensors_int8, vllm_patch  # noqa: PLC0415 - not for help
+    from qstream.compression.formats.read import read_layout  # noqa: PLC0415 - as above
 
     if export not in FORMATS:
         raise ConfigError(must_be("--export", f"one of {', '.join(FORMATS)}", export))

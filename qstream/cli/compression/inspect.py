@@ -25,7 +25,7 @@ def inspect(
     """
     require_readable("FILE", file)
     from qstream.compression.files import REST, open_archive  # noqa: PLC0415 - numpy and kernels, which help does not need
-    from qstream.compression.options import RestoreOptions  # noqa: PLC0415
+    from qstream.compression.options import RestoreOptions  # noqa: PLC0415 - as above
 
     contents, record = open_archive(file, RestoreOptions(max_tensor_bytes=2**50))
     headers = [header for header in contents.headers if header.name != REST]

@@ -78,7 +78,7 @@ def pack(
         exported(file, export, out, base, as_json=as_json)
         return
     from qstream.compression import CompressionOptions, compress_file  # noqa: PLC0415 - numpy and kernels, not for help
-    from qstream.compression.warm import warm  # noqa: PLC0415
+    from qstream.compression.warm import warm  # noqa: PLC0415 - as above
 
     given: dict[str, object] = {"level": level, "transform": transform, "qae": qae, "dropout": dropout, "denoiser": denoiser}
     given |= promised(mode, bound, bits)
@@ -129,8 +129,8 @@ def bound_of(text: str) -> tuple[float, str]:
 
 
 def _compared(file: Path) -> dict[str, Any]:
-    from qstream.compression.formats.read import read_layout  # noqa: PLC0415
-    from qstream.compression.peers import compared  # noqa: PLC0415
+    from qstream.compression.formats.read import read_layout  # noqa: PLC0415 - as above
+    from qstream.compression.peers import compared  # noqa: PLC0415 - as above
 
     layout = read_layout(file, stored=True)
     return {

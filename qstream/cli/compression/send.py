@@ -43,8 +43,8 @@ class Sending:
 def send(file: Path, given: Sending, bootstrap_servers: str | None, *, as_json: bool) -> None:
     """Publish the tensors of a file as one step, with what it takes to make the same file of them again."""
     from qstream.compression.files import tensors_of  # noqa: PLC0415 - numpy and the codec, which help does not need
-    from qstream.compression.formats.read import read_layout  # noqa: PLC0415
-    from qstream.stream.tensors import BLOCK_BYTES, CLAIM_OVER, TensorPublisher  # noqa: PLC0415
+    from qstream.compression.formats.read import read_layout  # noqa: PLC0415 - as above
+    from qstream.stream.tensors import BLOCK_BYTES, CLAIM_OVER, TensorPublisher  # noqa: PLC0415 - as above
 
     require_readable("FILE", file)
     policy = _policy(given)

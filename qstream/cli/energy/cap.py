@@ -67,7 +67,7 @@ def cap(
       qstream energy cap gpus.csv --topology rack.json --zone UTC --export nvidia-smi
     """
     from qstream.cli.energy.compared import HEAD, compared  # noqa: PLC0415 - numpy and solvers, which help does not need
-    from qstream.energy.options import EnergyOptions  # noqa: PLC0415
+    from qstream.energy.options import EnergyOptions  # noqa: PLC0415 - as above
 
     started = time.perf_counter()
     limit_w = None if budget is None else watts(budget)
@@ -101,7 +101,7 @@ def _given(
     if example:
         if files or topology is not None:
             raise ConfigError(must_be("RECORDING and --topology", "absent with --example", Shown("one of them")))
-        from qstream.cli.energy.example import rack  # noqa: PLC0415
+        from qstream.cli.energy.example import rack  # noqa: PLC0415 - as above
 
         tree, frames = rack()
         return tree, read.seen(frames)
@@ -140,8 +140,8 @@ def _bodies(
     found: Compared, out: Path | None, export_as: str | None, export_to: Path | None, html: Path | None
 ) -> list[tuple[Path, bytes]]:
     """The files that were asked for; all are made before any is written."""
-    from qstream.cli.energy.page import page  # noqa: PLC0415
-    from qstream.energy.formats.export import Exported, export  # noqa: PLC0415
+    from qstream.cli.energy.page import page  # noqa: PLC0415 - as above
+    from qstream.energy.formats.export import Exported, export  # noqa: PLC0415 - as above
 
     plan, now = found.offline.plan, found.offline.memory.now
     bodies: list[tuple[Path, bytes]] = []

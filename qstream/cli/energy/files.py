@@ -33,8 +33,8 @@ def read_frame(kind: type[F], path: Path, name: str) -> F:
 def read_model(path: Path) -> Model:
     """The model in a file that predicts tasks; `ConfigError` says what is wrong with it."""
     from qstream.cli.learn.models import model_of_file  # noqa: PLC0415 - kernels, not for help
-    from qstream.energy.unseen import WANT  # noqa: PLC0415
-    from qstream.learn.registry import fitting  # noqa: PLC0415
+    from qstream.energy.unseen import WANT  # noqa: PLC0415 - as above
+    from qstream.learn.registry import fitting  # noqa: PLC0415 - as above
 
     model = model_of_file(path, "--model")
     try:

@@ -86,9 +86,9 @@ def telemetry(
       qstream energy telemetry --domain row-1 --source dcgm:http://localhost:9400/metrics --interval 5s
     """
     from qstream.node.progress import with_progress  # noqa: PLC0415 - numpy and Kafka, which help does not need
-    from qstream.node.telemetry import run_telemetry, within  # noqa: PLC0415
-    from qstream.node.trouble import Troubles  # noqa: PLC0415
-    from qstream.stream.client import Publisher  # noqa: PLC0415
+    from qstream.node.telemetry import run_telemetry, within  # noqa: PLC0415 - as above
+    from qstream.node.trouble import Troubles  # noqa: PLC0415 - as above
+    from qstream.stream.client import Publisher  # noqa: PLC0415 - as above
 
     interval_s = seconds(interval, "--interval")
     stop, troubles = stop_signal(), Troubles(_say)
@@ -129,7 +129,7 @@ def actuate(
       qstream energy actuate --domain row-1 --apply --allow GPU-5c1b... --state /var/lib/qstream/row-1.json
     """
     from qstream.node.actuator import Actuator  # noqa: PLC0415 - numpy, which help does not need
-    from qstream.node.lease import sole_owner  # noqa: PLC0415
+    from qstream.node.lease import sole_owner  # noqa: PLC0415 - as above
 
     if apply and not allow:
         raise ConfigError(must_be("--allow", "given with --apply, once for each GPU that may be set", None))
@@ -159,8 +159,8 @@ def actuate(
 def _take_plans(actuator: Actuator, settings: Settings, stop: Event, as_json: bool) -> None:
     """Take plans until the end, and print what came of them."""
     from qstream.node.actuate import run_actuator  # noqa: PLC0415 - Kafka, which help does not need
-    from qstream.node.trouble import Troubles  # noqa: PLC0415
-    from qstream.stream.client import PlanSubscriber, Publisher  # noqa: PLC0415
+    from qstream.node.trouble import Troubles  # noqa: PLC0415 - as above
+    from qstream.stream.client import PlanSubscriber, Publisher  # noqa: PLC0415 - as above
 
     publisher = Publisher(settings.bootstrap_servers, f"qstream/actuate/{actuator.node}", settings)
 
@@ -212,22 +212,22 @@ def _source(text: str, domain: str, node: str | None, troubles: Troubles) -> Sou
     named = node or socket.gethostname()
     if kind == "fake":
         from qstream.node.fake_file import open_fake  # noqa: PLC0415 - each loads what only it needs
-        from qstream.node.fake_source import fake_source, give_work  # noqa: PLC0415
+        from qstream.node.fake_source import fake_source, give_work  # noqa: PLC0415 - as above
 
         gpus = open_fake(named, Path(place) if place else None)
         give_work(gpus)
         return fake_source(gpus, domain)
     if kind == "dcgm":
-        from qstream.node.dcgm import dcgm_source  # noqa: PLC0415
-        from qstream.node.fetch import checked_place  # noqa: PLC0415
+        from qstream.node.dcgm import dcgm_source  # noqa: PLC0415 - as above
+        from qstream.node.fetch import checked_place  # noqa: PLC0415 - as above
 
         return dcgm_source(checked_place(place), domain, node, troubles)
     if kind == "zeusd":
-        from qstream.node.zeusd import uuid_by_address, zeusd_source  # noqa: PLC0415
+        from qstream.node.zeusd import uuid_by_address, zeusd_source  # noqa: PLC0415 - as above
 
         return zeusd_source(_zeusd(place), domain, named, uuid_by_address(), token=os.environ.get(ZEUSD_TOKEN, ""))
     if text == "nvml":
-        from qstream.node.nvml import NvmlGpus, nvml_source  # noqa: PLC0415
+        from qstream.node.nvml import NvmlGpus, nvml_source  # noqa: PLC0415 - as above
 
         return nvml_source(NvmlGpus(), domain, named)
     raise ConfigError(must_be("--source", SOURCES, text))
@@ -241,15 +241,15 @@ def _device(text: str, node: str, allow: list[str]) -> Device:
 
         return open_fake(node, Path(place) if place else None)
     if text == "null":
-        from qstream.node.null import NullDevice  # noqa: PLC0415
+        from qstream.node.null import NullDevice  # noqa: PLC0415 - as above
 
         return NullDevice(allow)
     if kind == "zeusd" or text == "nvml":
-        from qstream.node.nvml import NvmlGpus  # noqa: PLC0415
+        from qstream.node.nvml import NvmlGpus  # noqa: PLC0415 - as above
 
         if text == "nvml":
             return NvmlGpus()
-        from qstream.node.zeusd import ZeusdDevice, uuid_by_address  # noqa: PLC0415
+        from qstream.node.zeusd import ZeusdDevice, uuid_by_address  # noqa: PLC0415 - as above
 
         return ZeusdDevice(NvmlGpus(), _zeusd(place), uuid_by_address(), token=os.environ.get(ZEUSD_TOKEN, ""))
     raise ConfigError(must_be("--device", DEVICES, text))
@@ -257,7 +257,7 @@ def _device(text: str, node: str, allow: list[str]) -> Device:
 
 def _zeusd(place: str) -> str:
     """Where zeusd is: as named, else where Zeus' own variables say, else its usual socket."""
-    from qstream.node.fetch import SOCKET, checked_place  # noqa: PLC0415
+    from qstream.node.fetch import SOCKET, checked_place  # noqa: PLC0415 - as above
 
     if place:
         return checked_place(place)

@@ -55,7 +55,7 @@ def schedule(
       qstream energy schedule tasks.json --model gnn.safetensors
     """
     from qstream.energy.graph_offline import bundled_graph, schedule_graph  # noqa: PLC0415 - numpy and solvers, not for help
-    from qstream.energy.options import EnergyOptions  # noqa: PLC0415
+    from qstream.energy.options import EnergyOptions  # noqa: PLC0415 - as above
 
     began = time.perf_counter()
     if (tasks is None) != example:

@@ -80,7 +80,7 @@ def _options(settings: Settings, base: HpoOptions) -> list[HpoOptions]:
 
 def _checked(settings: Settings, study: str, options: Sequence[HpoOptions]) -> list[Checked]:
     """Every suggestion of the study, computed again."""
-    from qstream.hpo.replay import Asked, replayed  # noqa: PLC0415
+    from qstream.hpo.replay import Asked, replayed  # noqa: PLC0415 - numpy, which help does not need
 
     specs = [(_ns(message), spec) for message, spec in records_of(settings, HPO_STUDY, StudySpec, study)]
     published = {

@@ -48,8 +48,8 @@ def suggest(
       qstream hpo suggest space.yaml --history past.csv --objective accuracy --direction maximize --json
     """
     from qstream.cli.hpo import study_file as files  # noqa: PLC0415 - numpy, which help does not need
-    from qstream.hpo.older import older_rows  # noqa: PLC0415
-    from qstream.hpo.study import Study  # noqa: PLC0415
+    from qstream.hpo.older import older_rows  # noqa: PLC0415 - as above
+    from qstream.hpo.study import Study  # noqa: PLC0415 - as above
 
     names, bad = files.rename_of(rename or []), files.on_bad_of(on_bad)
     given = {"objective": objective, "direction": direction, "seed": seed}

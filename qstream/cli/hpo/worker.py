@@ -88,7 +88,7 @@ def worker(
       qstream hpo worker space.yaml --local --trials 40 --slots 4 --save lm.safetensors --command 'python train.py {args}'
     """
     from qstream.cli.hpo.command import parse_command  # noqa: PLC0415 - numpy and Kafka, which help does not need
-    from qstream.cli.hpo.work import Work, work_here, work_there  # noqa: PLC0415
+    from qstream.cli.hpo.work import Work, work_here, work_there  # noqa: PLC0415 - as above
 
     stop = stop_signal()
     times = (None if timeout is None else seconds(timeout, "--timeout"), seconds(grace, "--grace"))

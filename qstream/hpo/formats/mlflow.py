@@ -64,7 +64,7 @@ def export(
     """
     try:
         from mlflow.exceptions import MlflowException  # noqa: PLC0415 an extra
-        from mlflow.tracking import MlflowClient  # noqa: PLC0415
+        from mlflow.tracking import MlflowClient  # noqa: PLC0415 as above
     except ImportError as exc:
         raise ConfigError(f"export to MLflow needs MLflow, which is not installed: {install_hint('mlflow')}") from exc
     try:

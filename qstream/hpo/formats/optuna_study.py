@@ -56,7 +56,7 @@ def load_optuna(
 def _journal(path: Path) -> Any:
     """The storage of a journal file, which must be there: Optuna would make it."""
     from optuna.storages import JournalStorage  # noqa: PLC0415 an extra
-    from optuna.storages.journal import JournalFileBackend  # noqa: PLC0415
+    from optuna.storages.journal import JournalFileBackend  # noqa: PLC0415 as above
 
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")

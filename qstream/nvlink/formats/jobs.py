@@ -14,9 +14,10 @@ import numpy as np
 
 from qstream.errors import ProblemError
 from qstream.nvlink.formats.safe_yaml import read_yaml
+from qstream.nvlink.formats.source import frame_of, load, text_of
 from qstream.nvlink.profile import DEFAULT_VOLUMES, Volumes, job_profile, parallel_of
 from schemas.fabric import MAX_RANKS, JobProfile, ParallelSizes
-from schemas.frame import JSON, SAFETENSORS, FrameError
+from schemas.frame import FrameError
 from schemas.wording import Shown, must_be
 
 JobFormat = Literal["auto", "sizes", "simai", "csv", "frame"]
@@ -69,21 +70,16 @@ def read_job(
         raise ProblemError(must_be("format of a job", f"one of {', '.join(JOB_FORMATS)}", format))
     name, data = "job", b""
     if not isinstance(source, Mapping):
-        name, data = _load(source)
-        frame = _frame(data) if format in ("auto", "frame") else None
+        data, name = load(source, "job", what="a job", sources="a path, text or sizes", max_bytes=MAX_BYTES)
+        frame = frame_of(data, JobProfile, format)
         if frame is not None:
             return frame
-        if format == "frame":
-            raise ProblemError(must_be("a file of format frame", f"a {JobProfile.tag()}", Shown("another")))
     name = job or name
     more = dict(parallel or {})
     if isinstance(source, Mapping):
         found: ParallelSizes | Mapping[str, int] = parallel_of({**source, **more})
         return job_profile(found, volumes=volumes or DEFAULT_VOLUMES, order=order, fabric=fabric, job=name)
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as exc:
-        raise ProblemError(must_be("a job", f"text in UTF-8 ({exc.reason})", Shown(f"{len(data)} bytes"))) from exc
+    text = text_of(data, "a job")
     kind = _guess(text) if format == "auto" else format
     if kind == "simai":
         sizes, sent = read_simai(text, more)
@@ -188,38 +184,3 @@ def _mapping(text: str) -> Mapping[str, Any]:
             must_be("a job", f"of one of the formats {', '.join(JOB_FORMATS[1:])}", Shown(f"{text.strip()[:60]!r}"))
         )
     return found
-
-
-def _load(source: str | bytes | Path) -> tuple[str, bytes]:
-    if isinstance(source, bytes):
-        name, data = "job", source
-    elif isinstance(source, str) and ("\n" in source or source.lstrip()[:1] == "{"):
-        name, data = "job", source.encode(errors="surrogatepass")
-    elif isinstance(source, str | Path):
-        name, data = _file(Path(source))
-    else:
-        raise ProblemError(must_be("source", "a path, text or sizes", Shown(type(source).__name__)))
-    if len(data) > MAX_BYTES:
-        raise ProblemError(must_be("size of a job", f"at most {MAX_BYTES} bytes", len(data)))
-    return name, data
-
-
-def _file(path: Path) -> tuple[str, bytes]:
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ProblemError(must_be(f"size of {path.name}", f"at most {MAX_BYTES} bytes", path.stat().st_size))
-        return path.name.split(".")[0][:200] or "job", path.read_bytes()
-    except ProblemError:
-        raise
-    except (OSError, ValueError) as exc:
-        raise ProblemError(must_be("source", f"a file that can be read ({exc})", str(path))) from exc
-
-
-def _frame(data: bytes) -> JobProfile | None:
-    is_json = data.lstrip()[:1] == b"{" and JobProfile.tag().encode() in data
-    if not (is_json or (len(data) > 8 and data[8:9] == b"{")):
-        return None
-    try:
-        return JobProfile.decode(data, JSON if is_json else SAFETENSORS)
-    except FrameError as exc:
-        raise ProblemError(str(exc)) from exc

@@ -15,13 +15,13 @@ from qstream.nvlink.formats.safe_yaml import read_yaml
 from qstream.nvlink.formats.slurm import read_conf, read_topologies
 from qstream.nvlink.formats.smi_matrix import read_matrix
 from qstream.nvlink.formats.smi_query import read_query
+from qstream.nvlink.formats.source import frame_of, load, text_of
 from qstream.nvlink.formats.topograph import read_topograph
 from qstream.nvlink.formats.tree import Tree, draw_tree
 from qstream.nvlink.formats.xml_tree import Element, read_xml
 from qstream.nvlink.graph import from_networkx, topology_of
 from qstream.nvlink.sketch import Sketch
 from schemas.fabric import FabricTopology
-from schemas.frame import JSON, SAFETENSORS, FrameError
 from schemas.wording import Shown, must_be
 
 Format = Literal["auto", "node-link", "nccl", "smi-topo", "smi-query", "topograph", "slurm", "ibnetdiscover", "frame"]
@@ -76,23 +76,19 @@ def read_topology(
         return from_networkx(source, fabric=fabric or str(source.graph.get("fabric", "fabric")))
     if isinstance(source, Mapping):
         return _node_link(source, fabric, "fabric")
-    data, stem = _bytes(source)
+    sources = "a path, text, node-link data or a networkx graph"
+    data, stem = load(source, "fabric", what="a topology", sources=sources, max_bytes=MAX_BYTES)
     return _read(data, format, fabric, stem, gpus_per_host)
 
 
 def _read(data: bytes, format: str, fabric: str | None, stem: str, gpus_per_host: int) -> FabricTopology:  # noqa: A002
-    frame = _frame(data) if format in ("auto", "frame") else None
+    frame = frame_of(data, FabricTopology, format)
     if frame is not None:
         return frame if fabric is None else FabricTopology.build(**(dict(frame) | {"fabric": fabric}))
-    if format == "frame":
-        raise ProblemError(must_be("a file of format frame", f"a {FabricTopology.tag()}", Shown("another")))
     name = fabric or stem
     if data.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<") or format in ("nccl", "smi-query"):
         return _xml(data, format).topology(name, stem)
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as exc:
-        raise ProblemError(must_be("a topology", f"text in UTF-8 ({exc.reason})", Shown(f"{len(data)} bytes"))) from exc
+    text = text_of(data, "a topology")
     found = guess(text) if format == "auto" else format
     if found == "node-link":
         return _node_link(_json(text), fabric, stem)
@@ -118,44 +114,6 @@ def guess(text: str) -> Format:
     if re.search(r"^(blocks|switches):", text, re.MULTILINE):
         return "topograph"
     raise ProblemError(must_be("a topology", f"of one of the formats {', '.join(FORMATS[1:])}", Shown(f"{text.strip()[:60]!r}")))
-
-
-def _bytes(source: Any) -> tuple[bytes, str]:
-    """What to read, and a name for it."""
-    if isinstance(source, bytes):
-        return _bounded(source), "fabric"
-    if isinstance(source, str) and ("\n" in source or source.lstrip()[:1] in ("{", "<")):
-        return _bounded(source.encode(errors="surrogatepass")), "fabric"
-    if not isinstance(source, str | Path):
-        raise ProblemError(must_be("source", "a path, text, node-link data or a networkx graph", Shown(type(source).__name__)))
-    path = Path(source)
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ProblemError(must_be(f"size of {path.name}", f"at most {MAX_BYTES} bytes", path.stat().st_size))
-        return path.read_bytes(), path.name.split(".")[0][:200] or "fabric"
-    except (OSError, ValueError) as exc:
-        if isinstance(exc, ProblemError):
-            raise
-        raise ProblemError(must_be("source", f"a file that can be read ({exc})", str(source))) from exc
-
-
-def _bounded(data: bytes) -> bytes:
-    if len(data) > MAX_BYTES:
-        raise ProblemError(must_be("size of a topology", f"at most {MAX_BYTES} bytes", len(data)))
-    return data
-
-
-def _frame(data: bytes) -> FabricTopology | None:
-    """The frame that the bytes are, None where they are something else."""
-    head = data[:4096].lstrip()
-    is_json = head.startswith(b"{") and FabricTopology.tag().encode() in data
-    is_tensors = len(data) > 8 and data[8:9] == b"{" and b"__metadata__" in data[:65536]
-    if not (is_json or is_tensors):
-        return None
-    try:
-        return FabricTopology.decode(data, JSON if is_json else SAFETENSORS)
-    except FrameError as exc:
-        raise ProblemError(str(exc)) from exc
 
 
 def _xml(data: bytes, format: str) -> Sketch:  # noqa: A002

@@ -24,6 +24,7 @@ from schemas.wording import Shown, must_be
 Source = Callable[[], PlacementPlan | RoutingState | bytes | None]
 Agree = Callable[[Any], Any]
 Leads = Callable[[], bool]
+Answered = Callable[["type[QstreamPolicy]", NDArray[Any] | None, NDArray[np.int64]], None]
 _ABSTRACT: Final = "vllm.distributed.eplb.policy.abstract"
 
 
@@ -50,6 +51,7 @@ class QstreamPolicy:
     source: ClassVar[Source]
     agree: ClassVar[Agree]
     leads: ClassVar[Leads]
+    answered: ClassVar[Answered]
     used: ClassVar[str] = ""
     version: ClassVar[int | None] = None
     last: ClassVar[NDArray[np.int64] | None] = None
@@ -97,10 +99,16 @@ class QstreamPolicy:
         elif cls.version is not None:
             cls.last = plan
         answer = cls.agree(plan)
+        cls.answered(cls, old, answer)
         return fresh.new_tensor(answer) if hasattr(fresh, "new_tensor") else np.asarray(answer, np.int64)
 
 
-def policy(source: Source, agree: Agree = lambda plan: plan, leads: Leads = lambda: True) -> type[QstreamPolicy]:
+def policy(
+    source: Source,
+    agree: Agree = lambda plan: plan,
+    leads: Leads = lambda: True,
+    answered: Answered = lambda policy, in_force, answer: None,
+) -> type[QstreamPolicy]:
     """A policy class that asks `source` for the newest plan: ``EPLB_POLICIES["default"] = policy(source)``.
 
     Parameters
@@ -115,6 +123,9 @@ def policy(source: Source, agree: Agree = lambda plan: plan, leads: Leads = lamb
         int64 [L, P].
     leads : callable
         Whether this rank answers. Any other asks no source and plans nothing: it takes what `agree` returns.
+    answered : callable
+        Called on the rank that answers after each answer, with the class, the map in force (None if the engine gave none) and
+        the answer, both int64 [L, P].
 
     Raises
     ------
@@ -122,8 +133,8 @@ def policy(source: Source, agree: Agree = lambda plan: plan, leads: Leads = lamb
         The vLLM that is imported is an older one, which takes three maps from a policy.
     """
     _refuse_three_maps()
-    given = {"source": staticmethod(source), "agree": staticmethod(agree), "leads": staticmethod(leads)}
-    return type("QstreamPolicy", (QstreamPolicy,), given)
+    given: dict[str, Callable[..., Any]] = {"source": source, "agree": agree, "leads": leads, "answered": answered}
+    return type("QstreamPolicy", (QstreamPolicy,), {name: staticmethod(call) for name, call in given.items()})
 
 
 def newest_of(subscriber: Subscriber, model: str, timeout_s: float = 0.0) -> Callable[[], PlacementPlan | None]:

@@ -12,16 +12,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from qstream.config import load_settings
 from qstream.engines import plugin
 from qstream.engines.plans import Plans
 from qstream.engines.sglang import _replacement, planned
 from qstream.engines.sglang import register as register_sglang
+from qstream.engines.vllm import Acknowledging
 from qstream.engines.vllm import register as register_vllm
 from qstream.errors import ConfigError
 from qstream.routing.formats.vllm_policy import policy
+from qstream.routing.placement import place
 from qstream.routing.score import moved_experts, violations
+from schemas.experts import ExpertTopology
 
 ROOT = Path(__file__).parents[3]
 WEIGHT = np.random.default_rng(0).lognormal(5, 1, (2, 16)).round()
@@ -112,3 +116,28 @@ def test_sglang_s_own_function_answers_where_ranks_may_be_down():
     algorithm = enum.Enum("algorithm", ["elasticity_aware"])
     ours = _replacement(lambda **given: sorted(given))
     assert "tokens_per_expert" in ours(None, 24, 6, None, 1, algorithm.elasticity_aware)
+
+
+def test_a_plan_is_acknowledged_once_it_is_the_map_in_force_and_not_before(monkeypatch):
+    held = types.SimpleNamespace(rebalanced=False, physical_to_logical_map=None)
+
+    class State:
+        def __init__(self) -> None:
+            self.model_states = {"moe": held}
+
+        def step(self) -> None: ...
+
+    monkeypatch.setitem(sys.modules, "vllm.distributed.eplb.eplb_state", types.SimpleNamespace(EplbState=State))
+    plan = place(WEIGHT[None].astype(np.int64), ExpertTopology(num_layers=2, num_logical_experts=16, num_gpus=4, slots_per_gpu=6))
+    acknowledged: list[int] = []
+    chosen = policy(lambda: plan, answered=Acknowledging(acknowledged.append))
+    first = np.arange(24)[None].repeat(2, 0) % 16
+    answer = chosen.rebalance_experts(WEIGHT, 24, 1, 1, 4, first)
+    for rebalanced, map_ in ((False, first), (True, answer)):
+        held.rebalanced, held.physical_to_logical_map = rebalanced, torch.from_numpy(map_)
+        State().step()
+    assert acknowledged == []
+    held.rebalanced = False
+    State().step()
+    State().step()
+    assert acknowledged == [plan.version]

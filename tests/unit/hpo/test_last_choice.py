@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from qstream.hpo import circuit
 from qstream.hpo.last_choice import on_device
 from qstream.hpo.options import HpoOptions
 from qstream.hpo.plan import suggest_from
@@ -38,8 +39,6 @@ def bowl() -> Problem:
 
 @pytest.mark.parametrize("layers", [0, 2])
 def test_what_a_device_measures_is_the_expectation(runtime: QuantumRuntime, layers: int) -> None:
-    from qstream.hpo import circuit  # noqa: PLC0415
-
     total = PauliSum(3, np.random.default_rng(1).normal(size=size(3)))
     theta = np.random.default_rng(2).uniform(0, np.pi, (2, 3))
     measure = on_device(OPTIONS.changed({"shots": 100_000}), lambda: runtime, 0)

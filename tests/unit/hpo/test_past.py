@@ -145,7 +145,7 @@ def test_rows_in_memory_are_kept_or_dropped_by_the_same_rules():
 
 def test_a_study_of_optuna_is_a_space_and_past_results(tmp_path):
     optuna = pytest.importorskip("optuna")
-    from qstream.hpo.formats.optuna_study import load_optuna  # noqa: PLC0415
+    from qstream.hpo.formats.optuna_study import load_optuna  # noqa: PLC0415 - an extra
 
     storage = f"sqlite:///{tmp_path}/past.db"
     study = optuna.create_study(storage=storage, study_name="old", direction="maximize")

@@ -13,7 +13,7 @@ from qstream.errors import LearnError, ProblemError
 from qstream.learn import policy
 from qstream.learn.model import Model
 from qstream.nvlink.contention import PENALTY, WIDTH, ContentionModel, rank_layouts
-from qstream.nvlink.layouts import FEATURES, bound_s, layout_features
+from qstream.nvlink.layouts import FEATURES, Layout, bound_s, layout_features
 
 LEAF = [0, 0, 1, 1]
 UP, DOWN = np.full((2, 2), 100.0), np.full((2, 2), 50.0)
@@ -30,7 +30,7 @@ def drawn(n: int = 200, seed: int = 0) -> tuple[Any, Any]:
 
 
 def test_one_flow_across_is_bound_by_the_downlinks_of_its_leaf() -> None:
-    assert bound_s([0], [2], [1e9], LEAF, 400.0, UP, DOWN) == pytest.approx(1e9 / 100 / 1e9)
+    assert bound_s(Layout([0], [2], [1e9], LEAF, 400.0, UP, DOWN)) == pytest.approx(1e9 / 100 / 1e9)
     found = features([0], [2], [1e9])
     assert (found["cross_share"], found["up_over_bound"], found["down_over_bound"]) == pytest.approx((1.0, 0.5, 1.0))
     assert found["port_over_bound"] == pytest.approx(100 / 400)

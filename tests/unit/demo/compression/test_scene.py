@@ -69,7 +69,7 @@ def test_a_dead_letter_answers_a_block_so_that_the_training_goes_on(matrix: np.n
 def test_weights_return_bit_for_bit_and_the_optimizer_takes_restored_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch")
     from qstream.demo.compression import scene as module  # noqa: PLC0415 - needs torch
-    from qstream.demo.model import Shape  # noqa: PLC0415
+    from qstream.demo.model import Shape  # noqa: PLC0415 - as above
 
     monkeypatch.setattr(module, "SHAPE", Shape(layers=1, experts=2, top_k=1, width=32, heads=2, hidden=64, context=32))
     monkeypatch.setattr(module, "SEQUENCES", 4)
