@@ -19,7 +19,7 @@ from schemas.frame import Axes, Count, Frame, Inner, Int64, Name, TimeNs
 from schemas.power import MaybeNames
 
 NO_WINDOW = -1
-_TELEMETRY = frozenset({"source", "source_window", "heard_ns", "foreign", "late", "repeated", "window"})
+_TELEMETRY = frozenset({"source", "source_window", "heard_ns", "foreign", "late", "repeated", "stale", "window"})
 _KEPT = _TELEMETRY | {"frame", "splits", "jobs", "frozen", "commands"}  # whatever the topology
 
 

@@ -126,11 +126,12 @@ class NvlinkProcessor(Processor[FabricState]):
         """Take telemetry in; the first record of a later window closes the one before."""
         window = telemetry.window_of(told, self.options.window_ms)
         now = memory.now
-        events = []
-        if now.window != NO_WINDOW and window > now.window and told.topology_digest == now.digest:
-            events = self._shares(record, memory, closes=True)
+        events: list[Event] = []
+        if told.topology_digest == now.digest:
+            memory.set(stale=False)
+            if now.window != NO_WINDOW and window > now.window:
+                events = self._shares(record, memory, closes=True)
         telemetry.take(memory, told, window)
-        memory.set(stale=False)
         return events
 
     def _shares(self, record: Record, memory: Memory, *, closes: bool) -> list[Event]:

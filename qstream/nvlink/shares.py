@@ -76,7 +76,9 @@ def _who(memory: Memory, leaves: LeafSpine, options: NvlinkOptions) -> Guard:
         return "too large"
     if options.freeze or "splits" in memory.now.frozen:
         return "frozen"
-    return "ours" if options.shares == "mix" else "switched off"
+    if options.shares != "mix":
+        return "switched off"
+    return "stale" if memory.now.stale else "ours"
 
 
 def _score(planned: float, peer: float, last: float | None) -> RouteScore | None:

@@ -10,24 +10,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka import Message
 from pydantic import SecretStr
 
 from agents import hpo
 from agents.app import build_loop
 from qstream.config import Settings
-from qstream.contract import Record
 from qstream.embedded.redis import EmbeddedRedis
 from qstream.hpo.examples import STUDY, spec
 from qstream.hpo.memory import HpoState
 from qstream.state.store import StateStore
 from qstream.stream.client import Publisher
-from qstream.stream.read import frame_of
 from qstream.testing.rig import LoopThread, Program, Tail, header, reading, wait_until
-from qstream.testing.verify import Produced, Run, fault_free, verify
+from qstream.testing.verify import Run, fault_free, verify
 from schemas.deadletter import DeadLetter
 from schemas.hpo import StudyBest, TrialRecord, TrialReport, TrialSuggestion
 from schemas.topics import HPO_BEST, HPO_DLQ, HPO_HISTORY, HPO_STUDY, HPO_SUGGESTION, HPO_TRIAL, Topic
+from tests.stream.seen import environment, produced, records
 
 OPTIONS = {"optimizer": "gp", "initial": 5, "candidates": 64, "starts": 2}
 QUICK: dict[str, Any] = {
@@ -98,29 +96,17 @@ class Slots:
                 self.send(report)
 
 
-def records(topic: Topic, messages: list[Message]) -> list[Record]:
-    """The records as the agent sees them, with the broker's times."""
-    return [
-        Record(topic.name, each.partition(), each.offset(), each.key().decode(), frame_of(each, topic.frame), each.timestamp()[1])
-        for each in messages
-    ]
-
-
 def test_with_workers_and_agents_that_die_no_trial_is_lost_and_none_counts_twice(
     registry_kafka: str, redis_server: EmbeddedRedis, topic_prefix: str, tmp_path: Path
 ) -> None:
     given = QUICK | {"bootstrap_servers": registry_kafka, "group_prefix": topic_prefix}
     settings = Settings(redis_url=SecretStr(redis_server.url), **given)
-    environment = {
-        "QSTREAM_REDIS_URL": redis_server.url,
-        **{f"QSTREAM_{name.upper()}": value if isinstance(value, str) else json.dumps(value) for name, value in given.items()},
-    }
     topics = (HPO_SUGGESTION, HPO_HISTORY, HPO_BEST, HPO_STUDY, HPO_TRIAL)
     with reading(registry_kafka, *topics) as tails, Publisher(registry_kafka) as publisher:
         answers, history, best, studies, reports = tails
         slots = Slots(publisher, answers, random.Random(7))
         publisher.publish(HPO_STUDY, spec(max_trials=TRIALS, lease_s=LEASE_S, retries=10, limits=()))
-        with Program(["-m", "qstream.cli", "run", "hpo"], environment, tmp_path / "worker.log") as agent:
+        with Program(["-m", "qstream.cli", "run", "hpo"], environment(redis_server.url, given), tmp_path / "worker.log") as agent:
             with StateStore(redis_server.url, "hpo", HpoState) as known:  # topics have no order: an ask that overtakes it waits
                 wait_until(lambda: known.load(STUDY).state is not None, saying=agent.log_tail)
             for _ in range(5):
@@ -135,11 +121,7 @@ def test_with_workers_and_agents_that_die_no_trial_is_lost_and_none_counts_twice
             wait_until(slots.turn, saying=lambda: (len(history.read()), slots.working))
             wait_until(lambda: StudyBest.decode(best.read()[-1].value(), "application/json").ended)
             assert len(saves) <= len(reports.read()) - before  # one round trip an ask, or less
-        found = [
-            Produced(header(each, "ce_id"), each.key().decode(), each.value(), topic.name)
-            for topic, tail in zip(topics[:3], tails[:3], strict=True)
-            for each in tail.read()
-        ]
+        found = produced(dict(zip(topics[:3], tails[:3], strict=True)))
         given_records = [*records(HPO_STUDY, studies.read()), *records(HPO_TRIAL, reports.read())]
     with StateStore(redis_server.url, "hpo", HpoState) as left:
         state = left.load(STUDY).state

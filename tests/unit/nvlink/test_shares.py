@@ -158,6 +158,21 @@ def test_without_telemetry_shares_go_back_to_wcmp_once() -> None:
     assert plans[-1].share == pytest.approx(np.full(plans[-1].share.shape, 1 / SPINES))
 
 
+def test_another_topology_does_not_end_the_silence_and_telemetry_does() -> None:
+    feed = started(stale_s=5)
+    for window, offered in enumerate(demands(3)):
+        feed.send(told(window, offered), at_ms=window * 250)
+    feed.tick(20_000)
+    feed.tick(30_000)
+    slower = topology(link_gb_s=PLAIN.link_gb_s / 2)
+    feed.send(slower, at_ms=31_000)
+    feed.tick(40_000)
+    feed.tick(50_000)
+    for window in (200, 201):
+        feed.send(told(window, demands(1)[0], topology_digest=slower.digest()), at_ms=51_000 + window)
+    assert [plan.guard for plan in feed.frames(RouteShares)[-4:]] == ["stale", "stale", "ours", "ours"]
+
+
 @pytest.mark.parametrize(("options", "guard"), [({"freeze": True}, "frozen"), ({"shares": "wcmp"}, "switched off")])
 def test_switched_off_wcmp_answers_and_nothing_is_learnt(options: dict[str, Any], guard: str) -> None:
     feed = started(**options)
