@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from qstream.nvlink.rails import balance_rails as balance_rails
     from qstream.nvlink.routes import Routes as Routes
     from qstream.nvlink.routes import route_demand as route_demand
+    from qstream.nvlink.schedule import Schedule as Schedule
+    from qstream.nvlink.schedule import schedule_transfers as schedule_transfers
     from qstream.nvlink.splits import plan_splits as plan_splits
     from qstream.nvlink.survey import survey as survey
     from qstream.nvlink.systems import generate as generate
@@ -38,6 +40,7 @@ __all__ = [
     "Rails",
     "RankPlacement",
     "Routes",
+    "Schedule",
     "balance_rails",
     "blocks_of",
     "drain",
@@ -53,6 +56,7 @@ __all__ = [
     "read_job",
     "read_topology",
     "route_demand",
+    "schedule_transfers",
     "survey",
     "to_networkx",
 ]
@@ -66,6 +70,7 @@ __getattr__, __dir__ = lazy_names(
         "Rails": ".rails",
         "RankPlacement": ".placing",
         "Routes": ".routes",
+        "Schedule": ".schedule",
         "balance_rails": ".rails",
         "blocks_of": ".blocks",
         "drain": ".fluid",
@@ -81,6 +86,7 @@ __getattr__, __dir__ = lazy_names(
         "read_job": ".formats.jobs",
         "read_topology": ".formats.read",
         "route_demand": ".routes",
+        "schedule_transfers": ".schedule",
         "survey": ".survey",
         "to_networkx": ".graph",
     },

@@ -7,12 +7,13 @@ import numpy as np
 from qstream.nvlink.placing import place_ranks
 from qstream.nvlink.rails import balance_rails
 from qstream.nvlink.routes import route_demand
+from qstream.nvlink.schedule import schedule_transfers
 from qstream.nvlink.splits import plan_splits
 from qstream.nvlink.systems import generate
 
 
 def warm() -> None:
-    """Plan splits of a small fabric, place few ranks and more, balance rails, and route on a box without switches."""
+    """Plan splits of a small fabric, place few ranks and more, rails, transfers, and a box without switches."""
     up, demand = np.ones((2, 2)), 1 - np.eye(2)
     _, state = plan_splits(demand, up, up)
     plan_splits(demand, up, up, state=state)
@@ -23,4 +24,5 @@ def warm() -> None:
     skewed = np.zeros((2, 2, 2, 2))
     skewed[0, :, 1, :] = (8, 1), (2, 1)
     balance_rails(skewed, 50, 450)
+    schedule_transfers(demand, 50)
     route_demand(generate("dgx-1v"), np.ones((8, 8)))
