@@ -136,8 +136,8 @@ class _Problem:
         yield self._listed(turning, packed(turning, n, self._took(turning)), "rotation")
         rng = np.random.default_rng(0)
         for _ in range(min(_DRAWS, _DRAW_WORK // (n * len(src)))):
-            factors = np.exp(rng.normal(0, _SPREAD, (2, n)))
-            list_schedule(src, dst, took, n, *factors, start)
+            send, take = np.exp(rng.normal(0, _SPREAD, (2, n)))
+            list_schedule(src, dst, took, n, send, take, start)
             yield self._listed(whole, start, "list")
         for cut in (1.0, *_CUTS):
             phases = matchings(self.sent, cut=cut, least=2 * self.startup_us * self.gb_s * 1e3, most=_MOST_PHASES)
