@@ -8,8 +8,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from qstream.arguments import real_number
 from qstream.errors import ProblemError
 from qstream.nvlink.rail_simplex import first_rails, least_relays, spill
+from qstream.nvlink.traffic import speed, traffic_of
 from schemas.wording import Shown, must_be
 
 Ints = NDArray[np.int32]
@@ -69,9 +71,9 @@ def balance_rails(
         An argument has another shape or range.
     """
     sent, speeds = _checked(nbytes, nic_gb_s, nvlink_gb_s)
-    for name, value, most in (("slack", slack, 1.0), ("min_piece_bytes", min_piece_bytes, np.inf)):
-        if not 0 <= value <= most or not np.isfinite(value):
-            raise ProblemError(must_be(name, "at least 0" if most > 1 else "from 0 to 1", value))
+    real_number("slack", slack, 0.0, 1.0)
+    if real_number("min_piece_bytes", min_piece_bytes, 0.0) == np.inf:
+        raise ProblemError(must_be("min_piece_bytes", "finite", min_piece_bytes))
     (servers, g), (src, dst) = sent.shape[:2], np.nonzero(sent.reshape(sent.shape[0] * sent.shape[1], -1))
     if not len(src):
         return _made(sent, speeds, src, dst, src, np.zeros(0))
@@ -165,20 +167,11 @@ def _fullest_server(sent: Floats) -> float:
 
 
 def _checked(nbytes: ArrayLike, nic_gb_s: float, nvlink_gb_s: float) -> tuple[Floats, tuple[float, float]]:
-    sent = np.asarray(nbytes)
-    if sent.ndim != 4 or sent.shape[:2] != sent.shape[2:] or 0 in sent.shape or sent.dtype.kind not in "iuf":
-        rule = "numbers of shape [servers, GPUs of a server, servers, GPUs of a server]"
-        raise ProblemError(must_be("nbytes", rule, Shown(f"{sent.dtype} of shape {sent.shape}")))
-    sent = sent.astype(np.float64)
-    wrong = np.argwhere(~np.isfinite(sent) | (sent < 0))
-    if len(wrong):
-        at = tuple(wrong[0].tolist())
-        raise ProblemError(must_be(f"nbytes{list(at)}", "finite and at least 0", float(sent[at])))
+    sent = traffic_of(nbytes, "servers gpus servers gpus")
+    if sent.shape[:2] != sent.shape[2:] or not sent.size:
+        raise ProblemError(must_be("nbytes", "of shape [servers, GPUs, servers, GPUs]", Shown(f"shape {sent.shape}")))
     inside = np.einsum("sisj->s", sent)
     if inside.any():
         server = int(inside.argmax())
         raise ProblemError(must_be(f"nbytes within server {server}", "0, since they take no NIC", float(inside[server])))
-    for name, value in (("nic_gb_s", nic_gb_s), ("nvlink_gb_s", nvlink_gb_s)):
-        if not np.isfinite(value) or value <= 0:
-            raise ProblemError(must_be(name, "finite and above 0", value))
-    return sent, (float(nic_gb_s), float(nvlink_gb_s))
+    return sent, (speed("nic_gb_s", nic_gb_s), speed("nvlink_gb_s", nvlink_gb_s))

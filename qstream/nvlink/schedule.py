@@ -9,9 +9,11 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from qstream.arguments import real_number
 from qstream.errors import ProblemError
 from qstream.nvlink.listing import list_schedule
 from qstream.nvlink.matchings import Phases, matchings, packed, rotation
+from qstream.nvlink.traffic import speed, traffic_of
 from schemas.wording import Shown, must_be
 
 Ints = NDArray[np.int32]
@@ -171,33 +173,19 @@ class _Problem:
 
     def _schedule(self, phases: Phases, start: Floats, number: Any, span_us: float, method: Method) -> Schedule:
         order = np.lexsort((phases.src, start))
-        ports = (column[order].astype(np.int32) for column in (phases.src, phases.dst))
-        return Schedule(
-            *ports,
-            phases.nbytes[order],
-            start[order],
-            number[order].astype(np.int32),
-            span_us,
-            min(self._bound(), span_us),
-            method,
-        )
+        src, dst, phase = (column[order].astype(np.int32) for column in (phases.src, phases.dst, number))
+        bound_us = min(self._bound(), span_us)
+        return Schedule(src, dst, phases.nbytes[order], start[order], phase, span_us, bound_us, method)
 
 
 def _checked(nbytes: ArrayLike, gb_s: float, startup_us: float) -> Floats:
-    sent = np.asarray(nbytes)
-    if sent.ndim != 2 or len(set(sent.shape)) != 1 or not 0 < len(sent) <= _MOST_PORTS or sent.dtype.kind not in "iuf":
-        rule = f"numbers of shape [ports, ports], up to {_MOST_PORTS}"
-        raise ProblemError(must_be("nbytes", rule, Shown(f"{sent.dtype} of shape {sent.shape}")))
-    sent = sent.astype(np.float64)
-    wrong = np.argwhere(~np.isfinite(sent) | (sent < 0))
-    if len(wrong):
-        at = tuple(wrong[0].tolist())
-        raise ProblemError(must_be(f"nbytes{list(at)}", "finite and at least 0", float(sent[at])))
+    sent = traffic_of(nbytes, "ports ports")
+    if len(set(sent.shape)) != 1 or not 0 < len(sent) <= _MOST_PORTS:
+        raise ProblemError(must_be("nbytes", f"of shape [ports, ports], 1 to {_MOST_PORTS}", Shown(f"shape {sent.shape}")))
     if sent.diagonal().any():
         port = int(sent.diagonal().argmax())
         raise ProblemError(must_be(f"nbytes[{port}, {port}]", "0, since a port sends itself nothing", float(sent[port, port])))
-    if not np.isfinite(gb_s) or gb_s <= 0:
-        raise ProblemError(must_be("gb_s", "finite and above 0", gb_s))
-    if not np.isfinite(startup_us) or startup_us < 0:
-        raise ProblemError(must_be("startup_us", "finite and at least 0", startup_us))
+    speed("gb_s", gb_s)
+    if real_number("startup_us", startup_us, 0.0) == np.inf:
+        raise ProblemError(must_be("startup_us", "finite", startup_us))
     return sent
