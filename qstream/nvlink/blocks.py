@@ -47,6 +47,18 @@ class Blocks:
         return SkipReason.SINGLE_TIER if len(self.name) == 1 and self.switched else None
 
 
+def domains_of(topology: FabricTopology, blocks: Blocks) -> NDArray[np.int64]:
+    """The domain of each block, int64 [k]: the NVLink domain, else a negative number of its host's or, without one, its own."""
+    works = blocks.block_of_gpu >= 0
+    gpus = blocks.gpu[works]
+    domain, host = topology.node_domain[gpus].astype(np.int64), topology.node_host[gpus].astype(np.int64)
+    found = -1 - np.arange(len(blocks.name))
+    found[blocks.block_of_gpu[works]] = np.where(
+        domain >= 0, domain, np.where(host >= 0, -1 - len(blocks.name) - host, found[blocks.block_of_gpu[works]])
+    )
+    return found
+
+
 def blocks_of(topology: FabricTopology) -> Blocks:
     """The blocks of a fabric.
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qstream.errors import ProblemError
-from qstream.nvlink.blocks import Blocks, blocks_of
+from qstream.nvlink.blocks import Blocks, blocks_of, domains_of
 from qstream.nvlink.formats.schedulers import directives
 from qstream.nvlink.job_paths import job_paths
 from qstream.nvlink.options import NvlinkOptions
@@ -193,11 +193,8 @@ class _Priced:
 
     def _crossing(self, block: Ints) -> float:
         """Bytes between domains."""
-        domain = np.full(len(self.blocks.name), -1)
-        usable = self.blocks.block_of_gpu >= 0
-        domain[self.blocks.block_of_gpu[usable]] = self.topology.node_domain[self.blocks.gpu[usable]]
-        a, b = domain[block[self.src]], domain[block[self.dst]]
-        return float(self.nbytes[(a != b) | ((a < 0) & (block[self.src] != block[self.dst]))].sum())
+        domain = domains_of(self.topology, self.blocks)[block]
+        return float(self.nbytes[domain[self.src] != domain[self.dst]].sum())
 
 
 def _current(profile: JobProfile, topology: FabricTopology, current: ArrayLike | None) -> Ints | None:

@@ -175,9 +175,9 @@ def _sizes(parallel: ParallelSizes | Mapping[str, int]) -> ParallelSizes:
         return ParallelSizes(**parallel)
     except ValidationError as exc:
         fault = exc.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in fault["loc"]) or "parallel"
+        where = ".".join(str(part) for part in fault["loc"])
         message = fault["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-        text = message if message.startswith(where) else f"{where} {message}, got {fault['input']!r}"
+        text = f"{where} {message}, got {fault['input']!r}" if where and not message.startswith(where) else message
         raise ProblemError(text) from exc
 
 

@@ -15,6 +15,7 @@ from qstream.cli.energy.recordings import Read, Zone, merged, watts
 from qstream.cli.names import parse_options
 from qstream.cli.options import AsJson, OptionChanges
 from qstream.cli.output import print_json, print_table, write_files
+from qstream.cli.paths import require_outputs
 from qstream.errors import ConfigError, ProblemError
 from schemas.frame import JSON
 from schemas.power import GpuTelemetry, PowerBudget, PowerTopology
@@ -74,7 +75,7 @@ def cap(
     export_to = _exported_to(export_as, export_to)
     options = EnergyOptions().changed({"seed": seed, **parse_options(changes or [])})
     read, files = Read(), recordings or []
-    _require_outputs([out, export_to, html], [*files, *([] if topology is None else [topology])])
+    require_outputs([out, export_to, html], [*files, *([] if topology is None else [topology])])
     tree, frames = _given(files, topology, example, zone, node, read)
     budgets = [] if limit_w is None else [PowerBudget(domain=tree.domain, budget_w=limit_w, source="--budget")]
     source = ", ".join(path.name for path in files) or "a modelled rack"
@@ -123,17 +124,6 @@ def _exported_to(export_as: str | None, path: Path | None) -> Path | None:
         return None
     usual = Path(named("--export", FILE_NAMES, export_as))
     return path or usual
-
-
-def _require_outputs(outputs: Sequence[Path | None], inputs: Sequence[Path]) -> None:
-    """No output overwrites an input or another output."""
-    taken = {path.resolve() for path in inputs}
-    for path in outputs:
-        if path is None:
-            continue
-        if path.resolve() in taken:
-            raise ConfigError(must_be("an output", "a file of its own, neither an input nor another output", str(path)))
-        taken.add(path.resolve())
 
 
 def _bodies(

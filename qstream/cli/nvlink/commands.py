@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from qstream.cli.nvlink.convert import convert
+from qstream.cli.nvlink.place import place
 from qstream.cli.nvlink.show import show
 from qstream.cli.options import new_app
 
@@ -12,8 +14,8 @@ app = new_app(
     Example:
       qstream nvlink show topo.xml
       nvidia-smi topo -m | qstream nvlink show -
+      qstream nvlink place --tp 8 --pp 4 --dp 16 --ep 32 --topology gb200-nvl72:8 --html report.html
     """
 )
-app.callback()(lambda: None)  # a group even while it has one command
-for command in (show,):
+for command in (show, convert, place):
     app.command()(command)

@@ -41,6 +41,7 @@ Cp = Annotated[int | None, typer.Option("--cp", min=1, help="Ranks that share ea
 Ep = Annotated[int | None, typer.Option("--ep", min=1, help="Ranks that share the experts of a layer.")]
 Dp = Annotated[int | None, typer.Option("--dp", min=1, help="Copies of the model.")]
 Pp = Annotated[int | None, typer.Option("--pp", min=1, help="Stages of layers.")]
+Order = Annotated[str, typer.Option("--order", help="In which order ranks are counted, fastest first.")]
 Bytes = Annotated[
     list[str] | None,
     typer.Option("--bytes", metavar="DIVISION=BYTES", help="What a rank sends in a step, as tp=4e9; may be repeated."),
@@ -87,7 +88,7 @@ def read_fabric(
 
 def _system(source: str) -> FabricTopology | None:
     """The products that a text names, None where it is a file or no such name."""
-    from qstream.nvlink.systems import SYSTEMS, generate  # noqa: PLC0415
+    from qstream.nvlink.systems import SYSTEMS, generate  # noqa: PLC0415 - as above
 
     found = SYSTEM.fullmatch(source)
     if found is None or found[1] not in SYSTEMS or Path(source).exists():
@@ -132,7 +133,9 @@ def read_work(
                     must_be("sizes", "absent with a matrix, which says what ranks send", Shown(str(sizes or volumes)))
                 )
             return profile_of(read_matrix(job), fabric=fabric, job=job.stem)
-        return read_job(job, parallel=sizes, volumes=given, order=order, fabric=fabric)
+        return read_job(
+            job, format="csv" if job.suffix == ".csv" else "auto", parallel=sizes, volumes=given, order=order, fabric=fabric
+        )
     except ProblemError as exc:
         raise ProblemError(f"{job}: {exc}") from exc
 
@@ -142,7 +145,7 @@ def read_matrix(path: Path) -> NDArray[np.float64]:
 
     An .npz has one array, or one that is called ``bytes``, ``matrix`` or ``array``.
     """
-    import numpy as np  # noqa: PLC0415
+    import numpy as np  # noqa: PLC0415 - as above
 
     from qstream.routing.formats.files import read_tree  # noqa: PLC0415 - safetensors, not for help
 
@@ -171,9 +174,9 @@ def read_matrix(path: Path) -> NDArray[np.float64]:
 
 def profile_of(matrix: NDArray[np.float64], *, fabric: str = "fabric", job: str = "job") -> JobProfile:
     """A matrix of bytes [ranks, ranks] as a job; its diagonal is nothing that is sent."""
-    import numpy as np  # noqa: PLC0415
+    import numpy as np  # noqa: PLC0415 - as above
 
-    from schemas.fabric import JobProfile  # noqa: PLC0415
+    from schemas.fabric import JobProfile  # noqa: PLC0415 - as above
 
     src, dst = np.nonzero(matrix * ~np.eye(len(matrix), dtype=np.bool_))
     return JobProfile.build(
@@ -188,9 +191,9 @@ def profile_of(matrix: NDArray[np.float64], *, fabric: str = "fabric", job: str 
 
 def matrix_of(profile: JobProfile) -> NDArray[np.float64]:
     """What each rank of a job sends to each other in a period, float64 [ranks, ranks] bytes; `ProblemError` above 4,096 ranks."""
-    import numpy as np  # noqa: PLC0415
+    import numpy as np  # noqa: PLC0415 - as above
 
-    from qstream.nvlink.profile import job_traffic  # noqa: PLC0415
+    from qstream.nvlink.profile import job_traffic  # noqa: PLC0415 - as above
 
     if profile.num_ranks > MAX_MATRIX_RANKS:
         raise ProblemError(must_be("ranks of a matrix", f"at most {MAX_MATRIX_RANKS}", profile.num_ranks))
@@ -219,7 +222,7 @@ def _volumes(given: list[str]) -> dict[str, Any]:
 
 
 def _worst(values: NDArray[np.float64]) -> str:
-    import numpy as np  # noqa: PLC0415
+    import numpy as np  # noqa: PLC0415 - as above
 
     bad = values[~np.isfinite(values)]
     return f"{bad[0]:g}" if bad.size else f"{values.min():g} to {values.max():g}"

@@ -69,9 +69,9 @@ def show(file: Source, format: FormatOption = "auto", gpus_per_host: GpusPerHost
 
 def as_data(topology: FabricTopology, found: Survey) -> dict[str, Any]:
     """What is shown, for machines."""
-    import numpy as np  # noqa: PLC0415
+    import numpy as np  # noqa: PLC0415 - as above
 
-    from schemas.fabric import GPU, NODE_TYPES  # noqa: PLC0415
+    from schemas.fabric import GPU, NODE_TYPES  # noqa: PLC0415 - as above
 
     gpus = np.flatnonzero(topology.node_type == GPU)
     skip = found.blocks.skip_reason

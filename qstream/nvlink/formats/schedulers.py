@@ -47,14 +47,15 @@ def slurm_topology(topology: FabricTopology) -> str:
     says: they would make every block as small.
     """
     hosts: dict[str, list[str]] = {}
+    seen: set[str] = set()
     for gpu in np.flatnonzero(topology.node_type == GPU).tolist():
         on, domain = int(topology.node_host[gpu]), int(topology.node_domain[gpu])
         if on < 0:
             raise ProblemError(must_be("host", "known of each GPU", Shown(f"none of {topology.node_name[gpu]}")))
         name = topology.node_name[on]
-        inside = hosts.setdefault(topology.domain_name[domain] if domain >= 0 else name, [])
-        if name not in inside[-1:] and name not in inside:
-            inside.append(name)
+        if name not in seen:  # a host of several domains is in one block: Slurm takes it once
+            seen.add(name)
+            hosts.setdefault(topology.domain_name[domain] if domain >= 0 else name, []).append(name)
     usual = Counter(len(inside) for inside in hosts.values()).most_common(1)[0][0]
     kept = {name: inside for name, inside in hosts.items() if 2 * len(inside) >= usual}
     base = min(len(inside) for inside in kept.values())
