@@ -8,6 +8,8 @@ from schemas.lazy import lazy_names
 
 if TYPE_CHECKING:
     from qstream.nvlink.blocks import blocks_of as blocks_of
+    from qstream.nvlink.colouring import Colouring as Colouring
+    from qstream.nvlink.colouring import colour_graph as colour_graph
     from qstream.nvlink.contention import ContentionModel as ContentionModel
     from qstream.nvlink.contention import rank_layouts as rank_layouts
     from qstream.nvlink.fluid import drain as drain
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EXPORTERS",
+    "Colouring",
     "ContentionModel",
     "NvlinkOptions",
     "Rails",
@@ -43,6 +46,7 @@ __all__ = [
     "Schedule",
     "balance_rails",
     "blocks_of",
+    "colour_graph",
     "drain",
     "from_networkx",
     "generate",
@@ -64,6 +68,7 @@ __all__ = [
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
+        "Colouring": ".colouring",
         "ContentionModel": ".contention",
         "EXPORTERS": ".formats.export",
         "NvlinkOptions": ".options",
@@ -73,6 +78,7 @@ __getattr__, __dir__ = lazy_names(
         "Schedule": ".schedule",
         "balance_rails": ".rails",
         "blocks_of": ".blocks",
+        "colour_graph": ".colouring",
         "drain": ".fluid",
         "from_networkx": ".graph",
         "generate": ".systems",
