@@ -24,13 +24,15 @@ KERNELS_AT = 0.3  # of a run: about when they are compiled
 
 
 def group(item: pytest.Item) -> str | None:
-    """The file of a test that shares a fixture with its file; None for one that may run in any process.
+    """The file or folder that a test shares a fixture with; None for one that may run in any process.
 
     Outside the folders of `APART` a file stays together, as its tests compile the same functions.
     """
     file = item.nodeid.split("::", 1)[0]
     found = getattr(item, "_fixtureinfo", None)
     scopes = {fixture.scope for fixtures in (found.name2fixturedefs.values() if found else ()) for fixture in fixtures}
+    if "package" in scopes:
+        return file.rsplit("/", 1)[0]
     return file if "module" in scopes or not file.startswith(APART) else None
 
 

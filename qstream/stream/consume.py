@@ -17,6 +17,7 @@ from qstream.contract import TopicPartition, partition_of
 from qstream.metrics import REBALANCES
 from qstream.stream.cause import Cause, OnceAMinute, denied, open_client
 from qstream.stream.faults import fatal_named, raise_first, raise_if_fatal
+from qstream.stream.places import came_from, kafka_partitions, names, own
 
 log = logging.getLogger(__name__)
 CHUNK = 128
@@ -363,8 +364,8 @@ class Intake:
                 log.warning("commit refused, records will be delivered again: %s", exc.args[0])
 
     def _on_assign(self, _consumer: Consumer, partitions: list[KafkaPartition]) -> None:
-        gained = _own(partitions)
-        log.info("assigned %s", _names(gained))
+        gained = own(partitions)
+        log.info("assigned %s", names(gained))
         self._lacks.pop("", None)
         REBALANCES.labels(self.agent, "assigned").inc()
         self.joined = True
@@ -372,15 +373,15 @@ class Intake:
         self._new |= gained
 
     def _on_revoke(self, _consumer: Consumer, partitions: list[KafkaPartition]) -> None:
-        self._await_commits(_own(partitions))
+        self._await_commits(own(partitions))
         self._give_up(partitions, "revoked")
 
     def _on_lost(self, _consumer: Consumer, partitions: list[KafkaPartition]) -> None:
         self._give_up(partitions, "lost")
 
     def _give_up(self, partitions: list[KafkaPartition], kind: str) -> None:
-        gone = _own(partitions)
-        log.info("%s %s", kind, _names(gone))
+        gone = own(partitions)
+        log.info("%s %s", kind, names(gone))
         REBALANCES.labels(self.agent, kind).inc()
         self.assigned -= gone
         self._new -= gone
@@ -399,28 +400,6 @@ class Intake:
         for table in (self._seeks, self._begins, self.past):
             for partition in gone & table.keys():
                 del table[partition]
-
-
-def came_from(message: Message) -> TopicPartition:
-    """The partition of a message."""
-    return partition_of(message.topic(), message.partition())
-
-
-def _own(partitions: Iterable[KafkaPartition]) -> set[TopicPartition]:
-    return {TopicPartition(p.topic, p.partition) for p in partitions}
-
-
-def _names(partitions: Iterable[TopicPartition]) -> str:
-    """For people: ``topic 0 1 2, ...``."""
-    by_topic: dict[str, list[str]] = {}
-    for topic, partition in sorted(partitions):
-        by_topic.setdefault(topic, [topic]).append(str(partition))
-    return ", ".join(" ".join(words) for words in by_topic.values()) or "nothing"
-
-
-def kafka_partitions(offsets: Mapping[TopicPartition, int]) -> list[KafkaPartition]:
-    """The same offsets in the client's type."""
-    return [KafkaPartition(p.topic, p.partition, offset) for p, offset in offsets.items()]
 
 
 def _size(message: Message) -> int:

@@ -14,8 +14,9 @@ from qstream.contract import TopicPartition
 from qstream.errors import StoreRefused, StoreUnavailable
 from qstream.metrics import DEGRADED, RESTARTED
 from qstream.stream.commit import Ledger
-from qstream.stream.consume import ANSWER_S, FROM_START, Intake, came_from
+from qstream.stream.consume import ANSWER_S, FROM_START, Intake
 from qstream.stream.identity import Identities
+from qstream.stream.places import came_from
 from qstream.stream.replay import Replays
 from qstream.stream.wait import FIRST_RETRY_S, Waiting
 from schemas.frame import Frame

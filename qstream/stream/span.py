@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from confluent_kafka import Message
 
 from qstream.contract import TopicPartition
-from qstream.stream.consume import came_from
+from qstream.stream.places import came_from
 
 Offsets = dict[TopicPartition, int]
 
