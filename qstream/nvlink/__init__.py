@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from qstream.nvlink.routes import route_demand as route_demand
     from qstream.nvlink.schedule import Schedule as Schedule
     from qstream.nvlink.schedule import schedule_transfers as schedule_transfers
+    from qstream.nvlink.similarity import kernel_matrix as kernel_matrix
     from qstream.nvlink.splits import plan_splits as plan_splits
     from qstream.nvlink.survey import survey as survey
     from qstream.nvlink.systems import generate as generate
@@ -52,6 +53,7 @@ __all__ = [
     "generate",
     "job_profile",
     "job_traffic",
+    "kernel_matrix",
     "layout_features",
     "place_job",
     "place_ranks",
@@ -84,6 +86,7 @@ __getattr__, __dir__ = lazy_names(
         "generate": ".systems",
         "job_profile": ".profile",
         "job_traffic": ".profile",
+        "kernel_matrix": ".similarity",
         "layout_features": ".layouts",
         "place_job": ".job_plan",
         "place_ranks": ".placing",

@@ -99,7 +99,7 @@ def _fault(stick: ModuleType, seed: int) -> list[float]:
 def contention(stick: ModuleType) -> list[Row]:
     """How well contention is foreseen on layouts that were not learnt from, and what ranking by it is worth."""
     log = stick.layouts("train")
-    x, (bound, took) = _features(log), (np.array([layout[name] for layout in log]) for name in ("bound_s", "time_s"))
+    x, (bound, took) = layout_rows(log), (np.array([layout[name] for layout in log]) for name in ("bound_s", "time_s"))
     slow = took / bound > np.median(took / bound)
     found: list[Row] = []
     for split in range(3):
@@ -108,7 +108,10 @@ def contention(stick: ModuleType) -> list[Row]:
         seen = order[600:1200]
         found.append((f"contention, AUC, split {split}", stick.auc(model.probability(x[seen]), slow[seen]), "", ">= 0.90"))
     model, mixes = ContentionModel.fit(x, slow), stick.layouts("choose")
-    y, (mix, bound, took) = _features(mixes), (np.array([each[name] for each in mixes]) for name in ("mix", "bound_s", "time_s"))
+    y, (mix, bound, took) = (
+        layout_rows(mixes),
+        (np.array([each[name] for each in mixes]) for name in ("mix", "bound_s", "time_s")),
+    )
     best = stick.choice_scores(rank_layouts(model, y, bound), mix, took)["mean"]
     plain = stick.choice_scores(bound, mix, took)["mean"]
     _, seconds = _timed(lambda: [model.probability(y[i : i + 1]) for i in range(500)])
@@ -120,7 +123,8 @@ def contention(stick: ModuleType) -> list[Row]:
     ]
 
 
-def _features(layouts: list[dict[str, Any]]) -> Any:
+def layout_rows(layouts: list[dict[str, Any]]) -> Any:
+    """Features [layouts, F] of layouts of the log."""
     leaf = np.arange(16) // 4
     columns = ("src", "dst", "nbytes")
     return np.array(
