@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from qstream.nvlink.routes import MAX_FLOWS, Net, net_of, reached, solved
 from qstream.nvlink.sketch import SCALE_UP, components
+from qstream.nvlink.traffic import whole_bytes
 from schemas.fabric import CPU, NVSWITCH, PCIE, FabricTopology
 
 Ints = NDArray[np.int32]
@@ -47,7 +48,7 @@ def job_paths(
         lengths.append(np.diff(routes.first).astype(np.int64))
         node.append(routes.node)
         ends = routes.node[routes.first[:-1]].astype(np.int64) * nodes + routes.node[routes.first[1:] - 1]
-        size.append(_whole(routes.nbytes, ends))
+        size.append(whole_bytes(routes.nbytes, ends))
     if len(size) == 1:
         return {}
     first = np.concatenate([[0], *lengths]).cumsum().astype(np.int32)
@@ -79,12 +80,3 @@ def _joined(net: Net, demand: NDArray[np.float64], *, relay: bool) -> NDArray[np
         away[list(reached(net, source, relay=relay))] = False
         kept[source, away] = 0.0
     return kept
-
-
-def _whole(nbytes: NDArray[np.float64], pair: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Whole bytes that add up to those of the pair, rounded; what is over goes to its largest path."""
-    found = np.floor(nbytes).astype(np.int64)
-    for number in np.unique(pair).tolist():
-        mine = np.flatnonzero(pair == number)
-        found[mine[nbytes[mine].argmax()]] += round(float(nbytes[mine].sum())) - int(found[mine].sum())
-    return found

@@ -1,4 +1,4 @@
-"""The plan of one job: its ranks placed in blocks, then on GPUs, paths of their bytes, and what that is worth in the model."""
+"""The plan of one job: its ranks placed in blocks, then on GPUs, ways of their bytes, and what that is worth in the model."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from qstream.errors import ProblemError
 from qstream.nvlink.blocks import Blocks, blocks_of, domains_of
+from qstream.nvlink.crossing import crossing
 from qstream.nvlink.formats.schedulers import directives
 from qstream.nvlink.job_paths import job_paths
+from qstream.nvlink.job_transfers import JobTransfers, job_transfers
 from qstream.nvlink.options import NvlinkOptions
 from qstream.nvlink.placing import RankPlacement, place_ranks
 from qstream.nvlink.profile import job_traffic
@@ -50,7 +52,8 @@ def place_job(
     current
         int [ranks], the GPU of each rank now, a node of the topology; by default the profile's.
     options
-        By default `NvlinkOptions()`; a plan that wins less than `min_gain` over the current placement, moves included, leaves it.
+        By default `NvlinkOptions()`; a plan that wins less than `min_gain` over the current placement, moves included, leaves
+        it; it is published even so where pieces or transfers help.
     seed
         Of everything that is drawn.
     plan_id, ts_ns, version, base_version
@@ -93,10 +96,14 @@ def place_job(
     priced = _Priced(src, dst, nbytes, blocks, topology)
     before = block_now if block_now is not None else _linear(profile.num_ranks, room)
     score = priced.score(found, before)
-    if now is not None and score.gain < terms.min_gain:
-        return plan.same(SkipReason.GAIN_TOO_SMALL, now, priced.score(found, before, stays=True), found, priced.paths(now, terms))
-    gpus = _gpus(found.block_of_rank, blocks, fabric, now, pins)
-    return plan.published(gpus, score, found, priced.paths(gpus, terms))
+    stays = now is not None and score.gain < terms.min_gain
+    gpus = now if now is not None and stays else _gpus(found.block_of_rank, blocks, fabric, now, pins)
+    gpus_before = now if now is not None else _gpus(before, blocks, fabric, None, {})
+    traffic = priced.transfers(gpus, gpus_before, terms)
+    score = (priced.score(found, before, stays=True) if stays else score).model_copy(update=traffic.score)
+    if stays and not traffic.help:
+        return plan.same(SkipReason.GAIN_TOO_SMALL, gpus, score, found, priced.paths(gpus, terms), traffic.directives)
+    return plan.published(gpus, score, found, {**priced.paths(gpus, terms), **traffic.columns}, traffic.directives)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,8 +118,10 @@ class _Plan:
     version: int
     base_version: int
 
-    def published(self, gpus: Ints, score: FabricScore, found: RankPlacement, paths: Columns) -> FabricPlan:
-        return self._frame(self.version, gpus, None, score, found.solver, found.candidates, paths)
+    def published(
+        self, gpus: Ints, score: FabricScore, found: RankPlacement, columns: Columns, more: Mapping[str, str]
+    ) -> FabricPlan:
+        return self._frame(self.version, gpus, None, score, found.solver, found.candidates, columns, more)
 
     def same(
         self,
@@ -121,12 +130,16 @@ class _Plan:
         score: FabricScore | None = None,
         found: RankPlacement | None = None,
         paths: Columns | None = None,
+        more: Mapping[str, str] | None = None,
     ) -> FabricPlan:
         record = SolverRecord(solver="kept", n=self.profile.num_ranks, objective=None if score is None else score.cost_us)
-        return self._frame(self.base_version, gpus, reason, score, record, () if found is None else found.candidates, paths or {})
+        candidates = () if found is None else found.candidates
+        return self._frame(self.base_version, gpus, reason, score, record, candidates, paths or {}, more or {})
 
     def skipped(self, reason: SkipReason, now: Ints | None) -> FabricPlan:
-        return self._frame(self.base_version, now, reason, None, SolverRecord(solver="kept", n=self.profile.num_ranks), (), {})
+        return self._frame(
+            self.base_version, now, reason, None, SolverRecord(solver="kept", n=self.profile.num_ranks), (), {}, {}
+        )
 
     def _frame(
         self,
@@ -136,7 +149,8 @@ class _Plan:
         score: FabricScore | None,
         solver: SolverRecord,
         candidates: tuple[SolverRecord, ...],
-        paths: Columns,
+        columns: Columns,
+        more: Mapping[str, str],
     ) -> FabricPlan:
         domain, count = (None, None) if gpus is None else np.unique(self.topology.node_domain[gpus], return_counts=True)
         return FabricPlan(
@@ -152,11 +166,11 @@ class _Plan:
             topology_digest=self.topology.digest(),
             score=score,
             candidates=candidates,
-            directives={} if gpus is None else directives(gpus, self.topology),
+            directives={} if gpus is None else {**directives(gpus, self.topology), **more},
             gpu_of_rank=gpus,
             slice_domain=None if domain is None else domain.astype(np.int32),
             slice_ranks=None if count is None else count.astype(np.int32),
-            **paths,
+            **columns,
         )
 
 
@@ -186,6 +200,11 @@ class _Priced:
     def paths(self, gpus: Ints, options: NvlinkOptions) -> Columns:
         """The paths inside boxes whose GPUs are joined directly; none elsewhere."""
         return job_paths(self.topology, gpus, self.src, self.dst, self.nbytes, relay=options.relay)
+
+    def transfers(self, gpus: Ints, before: Ints, options: NvlinkOptions) -> JobTransfers:
+        """How bytes go between servers, with the ranks on `gpus`, and what that was worth with those of `before`."""
+        after, first = (crossing(self.topology, self.blocks, each, self.src, self.dst, self.nbytes) for each in (gpus, before))
+        return job_transfers(self.topology, after, first, options)
 
     def _cost(self, block: Ints) -> float:
         """Bytes times us/KB, in us."""

@@ -10,14 +10,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from qstream.arguments import real_number
 from qstream.errors import ProblemError
-from qstream.nvlink.rail_simplex import first_rails, least_relays, spill
+from qstream.nvlink.rail_simplex import even_out, first_rails, least_relays, spill
 from qstream.nvlink.traffic import speed, traffic_of
 from schemas.wording import Shown, must_be
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float64]
 GAP: Final = 2e-4  # of the relayed bytes, within which an answer counts as the least
-_WORK: Final = 4e8  # steps of inner loops that pivots may take in all
+_WORK: Final = 1e8  # steps of inner loops that pivots may take in all
+_PASSES: Final = 8
 _MOST_GPUS: Final = 2048  # above, water-filling alone
 _NOTHING: Final = 1e-9  # of the bound: no piece
 
@@ -113,10 +114,12 @@ def _split(src: Any, dst: Any, size: Floats, g: int, servers: int, slack: float)
 
 
 def _start(src: Any, dst: Any, size: Floats, g: int, room: Floats) -> Any:
-    """Rails of whole messages: the receivers', the senders', or by room, whichever overloads NICs least."""
-    by_room = np.empty(len(src), np.int64)
-    first_rails(src, dst, size, np.argsort(-size, kind="stable"), g, room, by_room)
-    return min((dst % g, src % g, by_room), key=lambda rail: _overload(src, dst, size, rail, g, room))
+    """Rails of whole messages: the receivers', the senders', or by room and evened out, whichever overloads NICs least."""
+    by_room, order = np.empty(len(src), np.int64), np.argsort(-size, kind="stable")
+    first_rails(src, dst, size, order, g, room, by_room)
+    evened = by_room.copy()
+    even_out(src, dst, size, order, g, evened, _PASSES)
+    return min((dst % g, src % g, by_room, evened), key=lambda rail: _overload(src, dst, size, rail, g, room))
 
 
 def _overload(src: Any, dst: Any, size: Floats, rail: Any, g: int, room: Floats) -> float:

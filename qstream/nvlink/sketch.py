@@ -20,6 +20,8 @@ MAX_LINKS: Final = 60_000
 MAX_WARNINGS: Final = 50
 MAX_COUNT: Final = 1_000_000
 SCALE_UP: Final = (LINK_KINDS.index("nvlink"), LINK_KINDS.index("xgmi"))
+SCALE_OUT: Final = tuple(LINK_KINDS.index(name) for name in ("ib", "roce", "ethernet"))
+LOSSY: Final = tuple(LINK_KINDS.index(name) for name in ("roce", "ethernet"))
 
 
 @dataclass(slots=True)

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qstream.nvlink.blocks import Blocks, blocks_of
 from qstream.nvlink.leaves import leaf_spine
-from qstream.nvlink.sketch import SCALE_UP
+from qstream.nvlink.sketch import LOSSY, SCALE_OUT, SCALE_UP
 from schemas.fabric import GPU, LEAF, LINK_KINDS, NIC, NODE_TYPES, FabricTopology
 
-SCALE_OUT: Final = tuple(LINK_KINDS.index(name) for name in ("ib", "roce", "ethernet"))
-LOSSY: Final = tuple(LINK_KINDS.index(name) for name in ("roce", "ethernet"))
 WITHIN, DOMAIN, HOST_PATH, ACROSS, NOWHERE = (
     "within a block",
     "within a domain",

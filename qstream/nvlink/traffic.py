@@ -26,3 +26,14 @@ def speed(name: str, gb_s: float) -> float:
     if found in (0.0, np.inf):
         raise ProblemError(must_be(name, "finite and above 0", gb_s))
     return found
+
+
+def whole_bytes(nbytes: NDArray[np.float64], pair: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Whole bytes that add up to those of each pair, rounded; what is over goes to its largest part."""
+    found = np.floor(nbytes).astype(np.int64)
+    _, at = np.unique(pair, return_inverse=True)
+    at = at.ravel()
+    over = np.rint(np.bincount(at, nbytes)).astype(np.int64) - np.bincount(at, found).astype(np.int64)
+    order = np.lexsort((-nbytes, at))
+    found[order[np.append(True, np.diff(at[order]) != 0)]] += over
+    return found

@@ -54,6 +54,8 @@ def _plan(found: FabricPlan) -> str:
         f"v{found.version}",
         None if score is None else f"cost {score.cost_us:.4g}, before {score.cost_before_us:.4g} (modelled)",
         None if slices is None else counted(len(slices), "slice"),
+        None if found.piece_src is None else counted(len(found.piece_src), "piece"),
+        None if found.transfer_src is None else counted(len(found.transfer_src), "transfer"),
         solver_text(found.solver),
         found.fallback_reason,
     )

@@ -79,7 +79,7 @@ def test_a_job_that_is_well_placed_stays() -> None:
 def test_moves_that_cost_more_than_they_win_are_not_made() -> None:
     topology = generate("hgx-h100", hosts=4)
     now = scrambled(topology, 32)
-    plan = place_job(job(period_us=1e6), topology, current=now, options=NvlinkOptions(restart_us=1e12, horizon_s=1))
+    plan = place_job(job(period_us=1e6), topology, current=now, options=NvlinkOptions(restart_us=1e12, horizon_s=1, rails=False))
     assert plan.skip_reason == SkipReason.GAIN_TOO_SMALL
 
 
