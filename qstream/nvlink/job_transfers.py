@@ -57,9 +57,8 @@ def job_transfers(
     """
     if after is None:
         return NOTHING
-    score: dict[str, float] = {}
     plain = receivers_rails(after.sent, after.nic_gb_s, after.nvlink_gb_s)
-    taken, columns = plain, {}
+    taken, columns = plain, dict[str, NDArray[Any]]()
     if options.rails and after.gpu.shape[1] > 1:
         found = balance_rails(after.sent, after.nic_gb_s, after.nvlink_gb_s, min_piece_bytes=MIN_PIECE_BYTES)
         pieces = _pieces(topology, after, found)
@@ -112,11 +111,11 @@ def _transfers(topology: FabricTopology, job: Crossing, rails: Rails, options: N
     gb_s, startup_us = job.nic_gb_s * int(nics[0]), _startup_us(topology)
     found = schedule_transfers(sent, gb_s, startup_us, barriers=options.schedule == "phases")
     score = {"span_us": found.span_us, "span_us_bound": found.bound_us}
-    says = {"transfers": found.method}
+    says: dict[str, str] = {"transfers": found.method}
     helps = found.span_us <= (1 - options.min_gain) * rotation_us(sent, gb_s, startup_us)
     if not helps or found.method == "port-bound":
         return JobTransfers({}, score, says)
-    columns = {
+    columns: dict[str, NDArray[Any]] = {
         "transfer_src": ports[found.src].astype(np.int32),
         "transfer_dst": ports[found.dst].astype(np.int32),
         "transfer_phase": found.phase,
