@@ -17,6 +17,7 @@ from qstream.cli.routing.page import page
 from qstream.cli.routing.placements import Row, compare, topology_of
 from qstream.errors import ConfigError
 from qstream.routing.formats.bundled import BUNDLED
+from qstream.routing.formats.choices import ALL, PHASES
 from qstream.routing.formats.export import EXPORTERS, FILE_NAMES, export
 from qstream.routing.formats.flags import engine_flags
 from qstream.routing.formats.read import fitting, read_placement, read_recording
@@ -48,6 +49,9 @@ def place(
         int | None, typer.Option(min=1, max=65536, help="Experts of a layer, if the recording does not show it.")
     ] = None,
     top_k: Annotated[int | None, typer.Option(min=1, max=4096, help="Choices of a token, if they are flat.")] = None,
+    phase: Annotated[
+        str, typer.Option(help="Tokens to plan for, where the recording says which: prefill, decode, or all.")
+    ] = ALL,
     model: Annotated[str, typer.Option(help="Name of the model in the plan.")] = "default",
     previous: Annotated[Path | None, typer.Option(metavar="FILE", help="Placement in force; else the contiguous one.")] = None,
     move_cost: Annotated[float, typer.Option(min=0.0, help="Price of a moved expert, in mean GPU loads of its layer.")] = 0.0,
@@ -76,7 +80,8 @@ def place(
     experts]. Counts of slots that do not say which expert each held, as of TensorRT-LLM, need --experts, and --previous if
     its balancer was on. The column "unseen" scores
     plans made from all windows but the last on that last one. "even" is what a plan gives where replicas serve alike, "nearest"
-    where each GPU asks the nearest one; --dispatch says for which of them to plan, and which the other columns are.
+    where each GPU asks the nearest one; --dispatch says for which of them to plan, and which the other columns are. --phase
+    plans from tokens of prompts or of answers alone, where the recording says which are which.
 
     \b
     Example:
@@ -85,11 +90,11 @@ def place(
       qstream routing place recorder.pt --gpus 32 --slots 288 --nodes 4 --dispatch nearest --export sglang
       qstream routing place counts.npz --gpus 8 --html report.html
     """
-    way = named("--dispatch", DISPATCH, dispatch)
+    way, phase = named("--dispatch", DISPATCH, dispatch), named("--phase", PHASES, phase)
     file = _recorded(file, example)
     out = _exported_to(export_as, out, (file, previous))
     in_force = None if previous is None else read_placement(previous)
-    given = fold(read_recording(file, experts, in_force, top_k), windows)
+    given = fold(read_recording(file, experts, in_force, top_k, phase), windows)
     topology = topology_of(given, model, gpus, slots, nodes)
     before = None
     if previous is not None and in_force is not None:
@@ -107,12 +112,15 @@ def place(
     written = _write(plan, rows, given, topology, export_as, out, html, file.name)
     if as_json:
         data = _as_data(plan, rows, given, topology, written, time.perf_counter() - started)
-        print_json(data | {"dispatch": way, "flags": list(flags)})
+        print_json(data | {"dispatch": way, "flags": list(flags), "phase": phase, "phases": dict(given.phases)})
         return
     print_table(*_table(rows), styles=[STYLES.get(row.name, "") for row in rows])
     shape = f"{len(given.history)} windows, {topology.num_layers} layers x {topology.num_logical_experts} experts"
     on = f"{topology.num_slots} slots of {gpus} GPUs, {counted(nodes, 'node')}"
     typer.echo(f"{given.tool}: {shape}, on {on}; {solver_text(plan.solver)}")
+    if given.phases:
+        told = ", ".join(f"{name} {choices:,}" for name, choices in sorted(given.phases.items()))
+        typer.echo(f"gate choices by phase: {told}; planned for {phase}")
     if not given.ordered:
         typer.echo(UNORDERED)
     for path in written:

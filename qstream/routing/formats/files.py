@@ -28,6 +28,7 @@ from schemas.wording import Shown, must_be
 MAX_JSON_BYTES: Final = 256 << 20
 MAX_JSON_VALUES: Final = 1 << 24  # each a Python object of up to 64 bytes with its place in a list
 MAX_FILE_BYTES: Final = 1 << 30
+MAX_MAPPED_BYTES: Final = 1 << 36  # of a file whose arrays stay on disk until they are read, in pieces
 MAX_PICKLE_BYTES: Final = 64 << 20  # of a .pt file, without its tensors: a byte of it may become tens
 MAX_ENTRIES: Final = 1 << 27
 MAX_ARRAYS: Final = 1 << 18
@@ -54,6 +55,8 @@ Tree = Mapping[str, Any]
 def read_tree(path: Path) -> Tree:
     """The named values of a file: lists of JSON as they are, else arrays; the single array of an npy file is named ``array``.
 
+    Arrays of a file of more than 1 GiB, and all of a .pt file, are not read yet: they are mapped, and `pieces` reads them.
+
     Raises
     ------
     ConfigError
@@ -63,7 +66,7 @@ def read_tree(path: Path) -> Tree:
     """
     if not path.is_file():
         raise ConfigError(must_be("FILE", f"an existing file: {FORMATS}", str(path)))
-    most = MAX_JSON_BYTES if path.suffix == ".json" else MAX_FILE_BYTES
+    most = {".json": MAX_JSON_BYTES, ".npz": MAX_FILE_BYTES}.get(path.suffix, MAX_MAPPED_BYTES)
     size = path.stat().st_size
     if size > most:
         raise ProblemError(must_be(path.name, f"at most {most} bytes", size))
@@ -71,7 +74,7 @@ def read_tree(path: Path) -> Tree:
         return _read_json(path)
     if path.suffix == ".npy":
         with path.open("rb") as file:
-            return {"array": read_npy(path.name, file)}
+            return {"array": _map_npy(path, file) if size > MAX_FILE_BYTES else read_npy(path.name, file)}
     if path.suffix == ".npz":
         return _read_npz(path)
     if path.suffix == ".safetensors":
@@ -173,6 +176,26 @@ def _read_json(path: Path) -> Tree:
 
 def read_npy(where: str, file: IO[bytes]) -> NDArray[Any]:
     """The array of an npy file, whose size is checked before it is read; `where` names it in errors."""
+    shape, fortran, dtype = _npy_header(where, file)
+    check_size(where, shape)
+    size = math.prod(shape) * dtype.itemsize
+    body = file.read(size)
+    if len(body) != size:
+        raise ProblemError(must_be(where, f"{size} bytes of data, as in its header", len(body)))
+    return np.frombuffer(body, dtype).reshape(shape, order="F" if fortran else "C")
+
+
+def _map_npy(path: Path, file: IO[bytes]) -> NDArray[Any]:
+    """As `read_npy`, without reading the data."""
+    shape, fortran, dtype = _npy_header(path.name, file)
+    size, held = math.prod(shape) * dtype.itemsize, path.stat().st_size - file.tell()
+    if held < size or not size:
+        raise ProblemError(must_be(path.name, f"{size} bytes of data, as in its header", held))
+    return np.memmap(path, dtype, "r", file.tell(), tuple(shape), "F" if fortran else "C")
+
+
+def _npy_header(where: str, file: IO[bytes]) -> tuple[Sequence[int], bool, np.dtype[Any]]:
+    """Shape, whether it is in Fortran's order, and dtype."""
     try:
         version = np.lib.format.read_magic(file)
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
@@ -181,12 +204,7 @@ def read_npy(where: str, file: IO[bytes]) -> NDArray[Any]:
         raise ProblemError(f"{where}: not an npy file: {str(exc)[:200]}") from exc
     if dtype.kind not in "iuf":
         raise ProblemError(must_be(where, "numbers", Shown(f"dtype {dtype}")))
-    check_size(where, shape)
-    size = math.prod(shape) * dtype.itemsize
-    body = file.read(size)
-    if len(body) != size:
-        raise ProblemError(must_be(where, f"{size} bytes of data, as in its header", len(body)))
-    return np.frombuffer(body, dtype).reshape(shape, order="F" if fortran else "C")
+    return shape, fortran, dtype
 
 
 def _read_npz(path: Path) -> Tree:
@@ -215,9 +233,22 @@ def _read_safetensors(path: Path) -> Tree:
             names = list(opened.keys())
             if len(names) > MAX_ARRAYS:
                 raise ProblemError(must_be(path.name, f"at most {MAX_ARRAYS} arrays", len(names)))
+            if path.stat().st_size > MAX_FILE_BYTES:
+                return _map_safetensors(path, {name: _of_numpy(opened.get_slice(name)[:0]).dtype for name in names})
             return {name: _of_numpy(opened.get_tensor(name)) for name in names}
     except (safetensors.SafetensorError, TypeError) as exc:  # TypeError: a dtype that NumPy does not have
         raise ProblemError(f"{path.name}: not a safetensors file of numbers: {str(exc)[:200]}") from exc
+
+
+def _map_safetensors(path: Path, dtypes: Mapping[str, np.dtype[Any]]) -> Tree:
+    """Its arrays without reading them; `path` has been opened before, so that its header is known to be right."""
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = read_json(file.read(length))
+    return {
+        name: np.memmap(path, dtype, "r", 8 + length + header[name]["data_offsets"][0], tuple(header[name]["shape"]))
+        for name, dtype in dtypes.items()
+    }
 
 
 def _of_numpy(array: NDArray[Any]) -> NDArray[Any]:
@@ -232,11 +263,11 @@ def _read_pt(path: Path) -> Tree:
         torch = importlib.import_module("torch")
     except ModuleNotFoundError as exc:
         raise ConfigError(f"{path.name}: a .pt file needs torch, or save it as .npz: {install_hint('demo')}") from exc
-    _check_pt(path)
+    stored = _check_pt(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            value = torch.load(path, map_location="cpu", weights_only=True)
+            value = torch.load(path, map_location="cpu", weights_only=True, mmap=stored)
     except _NOT_A_PT as exc:
         # torch goes on to advise readers to trust the file: the first sentence says what is wrong with it.
         text = str(exc).partition("WeightsUnpickler error:")[2] or str(exc)
@@ -249,8 +280,11 @@ def _read_pt(path: Path) -> Tree:
     return value
 
 
-def _check_pt(path: Path) -> None:
-    """`ProblemError` if the file holds more than its size allows: it is a zip archive, whose members torch inflates."""
+def _check_pt(path: Path) -> bool:
+    """Whether its members are stored as they are, as torch writes them, so that they can be mapped; else torch inflates them.
+
+    `ProblemError` if the file holds more than its size allows.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
@@ -259,8 +293,11 @@ def _check_pt(path: Path) -> None:
         raise ProblemError(f"{path.name}: not a .pt file of tensors and plain values: {reason}") from exc
     size = sum(info.file_size for info in members)
     pickled = sum(info.file_size for info in members if info.filename.endswith(".pkl"))
-    if size > MAX_FILE_BYTES or len(members) > MAX_ARRAYS:
-        allowed = f"at most {MAX_ARRAYS} members of {MAX_FILE_BYTES} bytes in total"
+    stored = all(info.compress_type == zipfile.ZIP_STORED for info in members)
+    most = MAX_MAPPED_BYTES if stored else MAX_FILE_BYTES
+    if size > most or len(members) > MAX_ARRAYS:
+        allowed = f"at most {MAX_ARRAYS} members of {most} bytes in total"
         raise ProblemError(must_be(path.name, allowed, Shown(f"{len(members)} members of {size} bytes")))
     if pickled > MAX_PICKLE_BYTES:
         raise ProblemError(must_be(path.name, f"at most {MAX_PICKLE_BYTES} bytes without its tensors", pickled))
+    return stored

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from qstream.errors import ConfigError, ProblemError
 from qstream.routing.formats import sglang, tensorrt_llm, vllm
+from qstream.routing.formats.choices import ALL, Part, in_windows, recorded, refuse_phase
 from qstream.routing.formats.files import FORMATS, MAX_ENTRIES, Tree, bounded, numbers, read_tree
+from qstream.routing.formats.pieces import array_of
 from qstream.routing.formats.recording import Recording, recording
 from qstream.routing.formats.routed import answers_of, read_answers, refuse_choices
-from qstream.routing.formats.slots import to_experts
 from schemas.parse import as_utf8
 from schemas.wording import Shown, must_be
 
@@ -23,11 +24,16 @@ KNOWN: Final = (
     " routed_experts,"
     " names ITERATION_LAYER (TensorRT-LLM), history with coactivation, or one array [W, L, E] or [L, E]"
 )
+DUMP: Final = "records and the map of their slots"
 MAX_YAML_BYTES: Final = 64 << 20
 
 
 def read_recording(
-    path: Path, experts: int | None = None, placement: NDArray[np.int64] | None = None, top_k: int | None = None
+    path: Path,
+    experts: int | None = None,
+    placement: NDArray[np.int64] | None = None,
+    top_k: int | None = None,
+    phase: str = ALL,
 ) -> Recording:
     """The counts in a file, or in a folder of one file a rank (TensorRT-LLM statistics, SGLang recorder) or a dump (SGLang).
 
@@ -43,6 +49,9 @@ def read_recording(
         The expert of each slot while it was recorded, where counts are of slots and the file does not say it.
     top_k : int, optional
         Gate choices of a token in a layer, where an array of them is flat.
+    phase : str
+        ``prefill`` or ``decode`` for those tokens alone, where the engine says which they are: SGLang's recorder in the modes
+        per_token and per_pass by ``forward_mode``, and answers with ``routed_experts``; ``all`` for all.
 
     Raises
     ------
@@ -53,28 +62,37 @@ def read_recording(
     """
     if path.is_dir():
         if any(path.glob("rank*.safetensors")):
+            refuse_phase(phase, set())
             return tensorrt_llm.read_folder(path, placement, experts)
         files = sorted(file for file in path.iterdir() if file.suffix in (".pt", ".json"))
-        trees = [read_tree(file) for file in files]
+        trees = [_recorded(read_tree(file)) for file in files]
         if trees and all("logical_count" in tree for tree in trees):
+            refuse_phase(phase, set())
             return sglang.read_dumps(trees)
         if trees and all(map(answers_of, trees)):
-            return read_answers([answer for tree in trees for answer in answers_of(tree)], experts, top_k)
-        if trees and all("records" in tree for tree in trees):
-            return sglang.read_records(trees, experts, placement)
+            return read_answers([answer for tree in trees for answer in answers_of(tree)], experts, top_k, phase)
+        if trees and all(DUMP in tree for tree in trees):
+            return sglang.read_records([tree[DUMP] for tree in trees], experts, placement, phase)
         allowed = (
             "a folder with rank*.safetensors (TensorRT-LLM), or of files with records or logical_count (SGLang) or routed_experts"
         )
         raise ConfigError(must_be("FILE", allowed, str(path)))
-    return from_tree(read_tree(path), experts, placement, top_k)
+    return from_tree(read_tree(path), experts, placement, top_k, phase)
 
 
 def from_tree(
-    tree: Tree, experts: int | None = None, placement: NDArray[np.int64] | None = None, top_k: int | None = None
+    tree: Tree,
+    experts: int | None = None,
+    placement: NDArray[np.int64] | None = None,
+    top_k: int | None = None,
+    phase: str = ALL,
 ) -> Recording:
     """As `read_recording`, from named values."""
     if "records" in tree:
-        return sglang.read_records([tree], experts, placement)
+        return sglang.read_records([sglang.dump_of(tree)], experts, placement, phase)
+    if answers := answers_of(tree):
+        return read_answers(answers, experts, top_k, phase)
+    refuse_phase(phase, set())
     if "load_history" in tree:
         return _load_history(tree["load_history"])
     if "logical_count" in tree:
@@ -85,9 +103,12 @@ def from_tree(
         return vllm.read_window(tree, placement, experts)
     if tensorrt_llm.is_statistic(tree):
         return tensorrt_llm.read_statistic([tree], placement, experts)
-    if answers := answers_of(tree):
-        return read_answers(answers, experts, top_k)
     return _plain(tree)
+
+
+def _recorded(tree: Tree) -> Tree:
+    """A file of a folder; of records what counts alone, since their lists of ids of tokens fill the memory."""
+    return {DUMP: sglang.dump_of(tree)} if "records" in tree else tree
 
 
 def read_placement(path: Path) -> NDArray[np.int64]:
@@ -181,12 +202,9 @@ def _load_history(entries: Any) -> Recording:
 
 def _choices(tree: Tree, experts: int | None) -> Recording:
     """``topk_ids_of_layer`` [L, T, K] in one piece."""
-    choices = numbers(sglang.TOKENS, tree[sglang.TOKENS], 3, least=-1)
-    if tree.get(sglang.MAP) is not None:
-        slots = numbers(sglang.MAP, tree[sglang.MAP], 2, least=-1)
-        choices = to_experts(sglang.TOKENS, choices, slots)
-        experts = 1 + int(slots.max()) if experts is None else experts
-    return sglang.tokens_of(sglang.windows_of(choices), experts)
+    choices = array_of(sglang.TOKENS, tree[sglang.TOKENS], (3,), least=-1)
+    slots = None if tree.get(sglang.MAP) is None else numbers(sglang.MAP, tree[sglang.MAP], 2, least=-1)
+    return recorded(sglang.TOOL, sglang.TOKENS, in_windows([Part(sglang.TOKENS, choices, slots=slots)], ALL), experts)
 
 
 def _plain(tree: Tree) -> Recording:

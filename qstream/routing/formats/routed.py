@@ -6,6 +6,7 @@ import base64
 import binascii
 import io
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -13,9 +14,9 @@ from numpy.typing import NDArray
 
 from qstream.arguments import whole_number
 from qstream.errors import ProblemError
+from qstream.routing.formats.choices import ALL, Part, in_windows, recorded
 from qstream.routing.formats.files import MAX_COUNT, Tree, check_size, numbers, read_npy
 from qstream.routing.formats.recording import Recording
-from qstream.routing.formats.sglang import tokens_of, windows_of
 from schemas.wording import Shown, must_be
 
 FIELD: Final = "routed_experts"
@@ -31,30 +32,33 @@ def answers_of(tree: Tree) -> list[Tree]:
     return found if all(isinstance(answer, Mapping) and _is_answer(answer) for answer in found) else []
 
 
-def read_answers(answers: Sequence[Tree], experts: int | None, top_k: int | None) -> Recording:
+def read_answers(answers: Sequence[Tree], experts: int | None, top_k: int | None, phase: str = ALL) -> Recording:
     """Their tokens one after the other, as windows of 1,024 tokens or more.
 
     An answer holds ``routed_experts`` [T, L, K] and ``prompt_routed_experts``, itself or in ``choices`` (vLLM); or, in
     ``meta_info``, bytes of int32 in base64 (SGLang), whose shape follows from ``prompt_tokens``, ``completion_tokens`` and
-    `top_k`. Base64 of an npy file has its own shape.
+    `top_k`. Base64 of an npy file has its own shape. Tokens of the prompt are of the phase prefill, those after it of decode.
 
     Raises
     ------
     ProblemError
         An array is broken, of another shape than the first, or flat without `top_k`; or no answer has one.
     """
-    parts: list[NDArray[np.int64]] = []
+    parts: list[Part] = []
+    first: tuple[int, ...] = ()
     for number, answer in enumerate(answers):
-        for name, value, tokens in _arrays(answer):
-            parts.append(_choices(f"answer {number}, {name}", value, tokens, top_k))
-            if parts[-1].shape[1:] != parts[0].shape[1:]:
-                allowed = f"[tokens, {parts[0].shape[1]}, {parts[0].shape[2]}], as in the first"
-                raise ProblemError(must_be(f"answer {number}, {name}", allowed, Shown(f"shape {list(parts[-1].shape)}")))
+        for array in _arrays(answer):
+            name = f"answer {number}, {array.name}"
+            choices = _choices(name, array.value, array.tokens, top_k)
+            first = first or choices.shape
+            if choices.shape[1:] != first[1:]:
+                allowed = f"[tokens, {first[1]}, {first[2]}], as in the first"
+                raise ProblemError(must_be(name, allowed, Shown(f"shape {list(choices.shape)}")))
+            parts += _by_phase(name, choices.transpose(1, 0, 2), array)
     if not parts:
         raise ProblemError(must_be(FIELD, "given in at least one answer", Shown("none")))
-    check_size(FIELD, (sum(map(len, parts)), *parts[0].shape[1:]))
-    choices = np.concatenate(parts).transpose(1, 0, 2)
-    return tokens_of(windows_of(choices), experts, "routed experts")
+    check_size(FIELD, (sum(part.tokens for part in parts), *first[1:]))
+    return recorded("routed experts", FIELD, in_windows(parts, phase), experts, phase)
 
 
 def refuse_choices(field: str, counts: NDArray[np.int64]) -> None:
@@ -81,17 +85,37 @@ def _is_answer(answer: Tree) -> bool:
     return any(isinstance(part, Mapping) and (FIELD in part or PROMPT in part) for part in within)
 
 
-def _arrays(answer: Tree) -> Iterator[tuple[str, Any, int | None]]:
-    """The arrays of an answer, the prompt's first, each with its tokens where its own shape may not say them."""
+@dataclass(frozen=True, slots=True)
+class _Array:
+    """Choices in an answer: their tokens where their own shape may not say them, and how many of those are of the prompt."""
+
+    name: str
+    value: Any
+    tokens: int | None = None
+    prompt: int | None = None
+    phase: str | None = None
+
+
+def _arrays(answer: Tree) -> Iterator[_Array]:
+    """The arrays of an answer, the prompt's first."""
     meta = answer.get("meta_info")
     if isinstance(meta, Mapping) and meta.get(FIELD) is not None:
-        counted = [whole_number(name, meta.get(name), 0, MAX_COUNT) for name in ("prompt_tokens", "completion_tokens")]
-        yield FIELD, meta[FIELD], sum(counted) - 1  # nothing was computed from the last token
+        prompt, answered = (whole_number(name, meta.get(name), 0, MAX_COUNT) for name in ("prompt_tokens", "completion_tokens"))
+        yield _Array(FIELD, meta[FIELD], prompt + answered - 1, prompt)  # nothing was computed from the last token
     choices = answer.get("choices")
+    apart = answer.get(PROMPT) is not None  # else a choice's own array may begin with the prompt
     for part in (answer, *(choices if isinstance(choices, list) else ())):
         for name in (PROMPT, FIELD):
             if isinstance(part, Mapping) and part.get(name) is not None:
-                yield name, part[name], None
+                yield _Array(name, part[name], phase="prefill" if name == PROMPT else "decode" if apart else None)
+
+
+def _by_phase(name: str, choices: NDArray[np.int64], array: _Array) -> list[Part]:
+    """Choices [L, T, K] of one array, cut behind the prompt where it is known how long that is."""
+    if array.prompt is None:
+        return [Part(name, choices, phase=array.phase)]
+    cut = ((choices[:, : array.prompt], "prefill"), (choices[:, array.prompt :], "decode"))
+    return [Part(name, some, phase=phase) for some, phase in cut if some.shape[1]]
 
 
 def _choices(name: str, value: Any, tokens: int | None, top_k: int | None) -> NDArray[np.int64]:

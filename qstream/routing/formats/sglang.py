@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qstream.errors import ProblemError
-from qstream.routing.formats.files import MAX_ENTRIES, Tree, check_size, numbers
-from qstream.routing.formats.recording import Recording, count, count_pairs, recording, sample, unrolled
-from qstream.routing.formats.slots import by_expert, refuse_shared, slots_of, to_experts, without_shared
+from qstream.routing.formats.choices import ALL, UNSAID, Part, of_phase, recorded
+from qstream.routing.formats.files import Tree, check_size, numbers
+from qstream.routing.formats.pieces import array_of
+from qstream.routing.formats.recording import Recording, read_steps, recording, windows_for
+from qstream.routing.formats.slots import by_expert, slots_of
 from schemas.wording import Shown, must_be
 
 TOOL: Final = "SGLang"
@@ -21,17 +23,17 @@ MAX_RECORDS: Final = 1 << 20
 TOKENS: Final = "topk_ids_of_layer"
 COUNTS: Final = "global_physical_count"
 MAP: Final = "last_physical_to_logical_map"
+MODES: Final = {1: "prefill", 2: "decode", 3: "mixed", 5: "decode"}  # of ``forward_mode``; 5 verifies what a draft model decoded
 
 
 def read_counts(tree: Tree) -> Recording:
     """Modes stat and stat_approx: ``logical_count`` [steps, L, E] or [L, E]; ``cooccurrence`` [L, E, E] if there is one.
 
-    The steps are those of a ring in the order of memory; see `unrolled`.
+    The steps are those of a ring in the order of memory; see `oldest`.
     """
     pairs = tree.get("cooccurrence")
     together = None if pairs is None else numbers("cooccurrence", pairs, 3)
-    counts = numbers("logical_count", tree["logical_count"], (2, 3))
-    steps, ordered = unrolled(counts[None] if counts.ndim == 2 else counts)
+    steps, ordered = read_steps("logical_count", tree["logical_count"])
     return recording(TOOL, steps, None, together, ordered=ordered)
 
 
@@ -49,60 +51,40 @@ def read_dumps(trees: Sequence[Tree]) -> Recording:
     return recording(TOOL, np.concatenate(windows))
 
 
-def read_records(trees: Sequence[Tree], experts: int | None, placement: NDArray[np.int64] | None = None) -> Recording:
-    """Modes per_token and per_pass: the ``records`` of all ranks and dumps, one window a forward pass.
+def read_records(
+    dumps: Sequence[Dump], experts: int | None, placement: NDArray[np.int64] | None = None, phase: str = ALL
+) -> Recording:
+    """Modes per_token and per_pass: the ``records`` of all ranks and dumps (`dump_of`), one window a forward pass.
 
     Their ids are of physical slots, which each dump's own ``last_physical_to_logical_map`` [L, P] turns into experts: a
     rebalance between two dumps changes it. Without maps, choices are taken for experts, and counts are of the slots of
-    `placement` or of `experts` (`slots_of`). Trees are in the order of time.
+    `placement` or of `experts` (`slots_of`). Dumps are in the order of time.
     """
-    maps = _maps_of(trees)
-    known = (
-        experts if experts is not None or maps[0] is None else 1 + max(int(slots.max()) for slots in maps if slots is not None)
-    )
-    passes: dict[tuple[int, int], list[NDArray[np.int64]]] = defaultdict(list)
+    missing = sum(dump.slots is None for dump in dumps)
+    if 0 < missing < len(dumps):
+        raise ProblemError(must_be(MAP, "given in all dumps or in none", Shown(f"{missing} of {len(dumps)} without")))
+    passes: dict[tuple[int, int], list[tuple[_Record, Dump]]] = defaultdict(list)
     ends: dict[int, tuple[int, int]] = {}
-    total, kinds = 0, set()
-    for tree, slots in zip(trees, maps, strict=True):
-        records = [_record(name, record, len(passes) + at) for at, (name, record) in enumerate(_records(tree))]
+    for dump in dumps:
+        first = len(passes)
+        records = [
+            replace(record, order=first + at) if record.order is None else record for at, record in enumerate(dump.records)
+        ]
         run = _run_of(records, ends)
         for record in records:
-            if record.counts is None:
-                continue
-            total += record.counts.size
-            if total > MAX_ENTRIES:
-                raise ProblemError(must_be("records", f"at most {MAX_ENTRIES} entries in total", total))
-            kinds.add(record.field)
-            if len(kinds) > 1:
-                raise ProblemError(must_be("records", f"all with {TOKENS} or all with {COUNTS}", Shown("both")))
-            passes[run, record.order].append(_of_experts(record, slots, placement, known))
-    if not passes:
+            if record.counts is not None:
+                passes[run, record.order or 0].append((record, dump))
+    found = [(number, record, dump) for number, key in enumerate(sorted(passes)) for record, dump in passes[key]]
+    if not found:
         raise ProblemError(must_be("records", "at least one entry with tokens", Shown("none")))
-    in_order = [passes[key] for key in sorted(passes)]
-    if kinds == {TOKENS}:
-        return tokens_of([_joined(group) for group in in_order], known)
-    return _of_passes(in_order)
-
-
-def tokens_of(passes: Sequence[NDArray[np.int64]], experts: int | None, tool: str = TOOL) -> Recording:
-    """Gate choices [L, T, K] of each window as counts, pairs and a sample."""
-    choices = _joined(passes)
-    if experts is None:
-        refuse_shared(TOKENS, choices)
-    else:
-        choices = without_shared(choices, experts)
-    known = experts if experts is not None else 1 + int(choices.max())
-    if choices.max() >= known:
-        raise ProblemError(must_be(TOKENS, f"experts 0 to {known - 1}", Shown(f"{choices.max()}")))
-    check_size("history", (len(passes), len(choices), known))
-    ends = np.cumsum([part.shape[1] for part in passes])
-    history = np.stack([count(part, known) for part in np.split(choices, ends[:-1], axis=1)])
-    return recording(tool, history, None, count_pairs(choices, known), sample(choices))
-
-
-def windows_of(choices: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """Gate choices [L, T, K] in one piece, tokens in their order, as windows of 1,024 tokens or more, at most 64."""
-    return np.array_split(choices, min(64, max(1, choices.shape[1] // 1024)), axis=1)
+    if len({record.field for _, record, _ in found}) > 1:
+        raise ProblemError(must_be("records", f"all with {TOKENS} or all with {COUNTS}", Shown("both")))
+    if found[0][1].field == TOKENS:
+        parts = [
+            Part(f"{record.name}.{TOKENS}", record.counts, number, record.phase, dump.slots) for number, record, dump in found
+        ]
+        return recorded(TOOL, TOKENS, parts, experts, phase)
+    return _of_passes(found, experts, placement, phase)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -110,34 +92,49 @@ class _Record:
     """One forward pass of one rank; `counts` [L, T, K] or [L, P] as `field` says, None for a pass without tokens."""
 
     name: str
-    rank: Any
-    order: int
+    rank: int | None
+    order: int | None
     field: str
-    counts: NDArray[np.int64] | None
+    counts: Any
+    phase: str | None
 
 
-def _record(name: str, record: dict[str, Any], place: int) -> _Record:
+@dataclass(frozen=True, slots=True, eq=False)
+class Dump:
+    """What one file of the modes per_token and per_pass says: the records, and the expert of each slot [L, P] if it is known."""
+
+    records: Sequence[_Record]
+    slots: NDArray[np.int64] | None
+
+
+def dump_of(tree: Tree) -> Dump:
+    """The ``records`` of a file and its ``last_physical_to_logical_map``; what else it holds, as ids of tokens, is left.
+
+    Raises
+    ------
+    ProblemError
+        A record is broken.
+    """
+    slots = None if tree.get(MAP) is None else numbers(MAP, tree[MAP], 2, least=-1)
+    return Dump([_record(name, record) for name, record in _records(tree)], slots)
+
+
+def _record(name: str, record: dict[str, Any]) -> _Record:
     field = TOKENS if TOKENS in record else COUNTS
     if field not in record:
         raise ProblemError(must_be(name, f"an object with {TOKENS} or {COUNTS}", Shown("neither")))
-    order = record.get("forward_pass_id", place)
-    if not isinstance(order, int):
-        raise ProblemError(must_be(f"{name}.forward_pass_id", "a whole number", Shown(type(order).__name__)))
-    rank, value = record.get("rank"), record[field]
-    if rank is not None and not isinstance(rank, int):
-        raise ProblemError(must_be(f"{name}.rank", "a whole number", Shown(type(rank).__name__)))
-    axes, least = (3, -1) if field == TOKENS else (2, 0)
-    counts = None if _is_empty(value) else numbers(f"{name}.{field}", value, axes, least=least)
-    return _Record(name, rank, order, field, counts)
+    order, rank, mode = (_whole(name, record, key) for key in ("forward_pass_id", "rank", "forward_mode"))
+    value = record[field]
+    axes, least = ((3,), -1) if field == TOKENS else ((2,), 0)
+    counts = None if _is_empty(value) else array_of(f"{name}.{field}", value, axes, least=least)
+    return _Record(name, rank, order, field, counts, None if mode is None else MODES.get(mode))
 
 
-def _maps_of(trees: Sequence[Tree]) -> list[NDArray[np.int64] | None]:
-    """The map of each dump, or None for all."""
-    maps = [None if tree.get(MAP) is None else numbers(MAP, tree[MAP], 2, least=-1) for tree in trees]
-    missing = sum(slots is None for slots in maps)
-    if 0 < missing < len(maps):
-        raise ProblemError(must_be(MAP, "given in all dumps or in none", Shown(f"{missing} of {len(maps)} without")))
-    return maps
+def _whole(name: str, record: dict[str, Any], key: str) -> int | None:
+    value = record.get(key)
+    if value is not None and not isinstance(value, int):
+        raise ProblemError(must_be(f"{name}.{key}", "a whole number", Shown(type(value).__name__)))
+    return value
 
 
 def _run_of(records: Sequence[_Record], ends: dict[int, tuple[int, int]]) -> int:
@@ -147,25 +144,12 @@ def _run_of(records: Sequence[_Record], ends: dict[int, tuple[int, int]]) -> int
     """
     found = 0
     for rank in {record.rank for record in records if record.rank is not None}:
-        orders = [record.order for record in records if record.rank == rank]
+        orders = [record.order or 0 for record in records if record.rank == rank]
         run, last = ends.get(rank, (0, min(orders) - 1))
         run += min(orders) <= last
         ends[rank] = run, max(orders)
         found = max(found, run)
     return found
-
-
-def _of_experts(
-    record: _Record, slots: NDArray[np.int64] | None, placement: NDArray[np.int64] | None, experts: int | None
-) -> NDArray[np.int64]:
-    """A record's counts or choices by expert."""
-    assert record.counts is not None, "the caller leaves out passes without tokens"
-    if record.field == TOKENS:
-        return record.counts if slots is None else to_experts(TOKENS, record.counts, slots)
-    step = record.counts[None]
-    held = slots_of(COUNTS, step.shape, placement, experts) if slots is None else slots
-    counted: NDArray[np.int64] = step[0] if held is None else by_expert(COUNTS, step, held, experts)[0]
-    return counted
 
 
 def _records(tree: Tree) -> list[tuple[str, dict[str, Any]]]:
@@ -188,18 +172,39 @@ def _is_empty(value: Any) -> bool:
     return isinstance(value, list) and all(row == [] for row in value)
 
 
-def _joined(parts: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
-    """Gate choices side by side, [L, T, K]."""
-    shapes = {(part.shape[0], part.shape[2]) for part in parts}
-    if len(shapes) > 1:
-        found = Shown(f"layers and choices {sorted(shapes)[:4]}")
-        raise ProblemError(must_be(TOKENS, "of one shape in all records", found))
-    return np.concatenate(parts, axis=1)
-
-
-def _of_passes(passes: Sequence[Sequence[NDArray[np.int64]]]) -> Recording:
+def _of_passes(
+    found: Sequence[tuple[int, _Record, Dump]], experts: int | None, placement: NDArray[np.int64] | None, phase: str
+) -> Recording:
     """Counts by expert [L, E] of each pass, summed over the ranks."""
-    shapes = {part.shape for group in passes for part in group}
-    if len(shapes) > 1:
-        raise ProblemError(must_be(COUNTS, "of one shape in all records", sorted(shapes)[:4]))
-    return recording(TOOL, np.stack([np.sum(group, axis=0) for group in passes]))
+    of_phase([record for _, record, _ in found], phase)
+    known = experts
+    if known is None and found[0][2].slots is not None:
+        known = 1 + max(int(dump.slots.max()) for _, _, dump in found if dump.slots is not None)
+    phases: dict[str, int] = {}
+    tokens = np.zeros(1 + found[-1][0])
+    for number, record, _ in found:
+        total = int(numbers(f"{record.name}.{COUNTS}", record.counts, 2).sum())
+        said = UNSAID if record.phase is None else record.phase
+        phases[said] = phases.get(said, 0) + total
+        tokens[number] += total * (phase in (ALL, record.phase))
+    history: NDArray[np.int64] | None = None
+    for number, record, dump in found:
+        if phase not in (ALL, record.phase):
+            continue
+        counted = _by_expert(record, dump, placement, known)
+        if history is None:
+            window = windows_for(tokens, counted.size)
+            history = np.zeros((int(window.max()) + 1, *counted.shape), np.int64)
+        if counted.shape != history.shape[1:]:
+            raise ProblemError(must_be(COUNTS, "of one shape in all records", [counted.shape, history.shape[1:]]))
+        history[window[number]] += counted
+    assert history is not None, "of_phase keeps at least one"
+    return recording(TOOL, history, phases=phases if set(phases) != {UNSAID} else {})
+
+
+def _by_expert(record: _Record, dump: Dump, placement: NDArray[np.int64] | None, experts: int | None) -> NDArray[np.int64]:
+    """A record's counts [L, E]."""
+    step = numbers(f"{record.name}.{COUNTS}", record.counts, 2)[None]
+    held = slots_of(COUNTS, step.shape, placement, experts) if dump.slots is None else dump.slots
+    counted: NDArray[np.int64] = step[0] if held is None else by_expert(COUNTS, step, held, experts)[0]
+    return counted

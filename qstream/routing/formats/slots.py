@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -11,6 +13,7 @@ from qstream.errors import ProblemError
 from qstream.routing.formats.files import check_size
 from schemas.wording import Shown, must_be
 
+NONE: Final = np.iinfo(np.int64).max
 _LEAST_CHOICES: Final = 16  # of fewer, that the last one is the largest may be chance
 
 
@@ -74,7 +77,10 @@ def slots_of(
 def to_experts(field: str, ids: NDArray[np.int64], slots: NDArray[np.int64]) -> NDArray[np.int64]:
     """Gate choices [L, T, K] of slots as those of experts, by the map [L, P]; -1 stays, fused shared experts become -1."""
     layers, width = slots.shape
-    routed = without_shared(ids, width)
+    routed, shared = ids, shared_column(columns(ids), width)
+    if shared is not None:
+        routed = ids.copy()
+        routed[:, :, shared] = -1
     if len(ids) != layers or routed.max() >= width:
         found = Shown(f"{len(ids)} layers and slot {routed.max()}")
         raise ProblemError(must_be(field, f"of {layers} layers and slots 0 to {width - 1}", found))
@@ -82,42 +88,59 @@ def to_experts(field: str, ids: NDArray[np.int64], slots: NDArray[np.int64]) -> 
     return np.where(routed >= 0, mapped, -1)
 
 
-def without_shared(choices: NDArray[np.int64], experts: int) -> NDArray[np.int64]:
-    """Gate choices [L, T, K] with -1 for shared experts that the engine has fused with the `experts` routed ones.
+@dataclass(frozen=True, slots=True, eq=False)
+class Columns:
+    """What tells fused shared experts from routed ones in gate choices [L, T, K].
 
     Every token has one as its last choice, by an id behind those of the routed experts (SGLang).
+
+    Attributes
+    ----------
+    least, most : int64 [K]
+        Ids of each choice, without -1; of a choice that no token has `NONE` and -1.
+    size : int
+        Tokens in all layers.
     """
-    last = _last_choice(choices)
-    if last is None or _least(choices[:, :, last]) < experts:
-        return choices
-    routed = choices.copy()
-    routed[:, :, last] = -1
-    return routed
+
+    least: NDArray[np.int64]
+    most: NDArray[np.int64]
+    size: int
+
+    @classmethod
+    def joined(cls, parts: Sequence[Columns]) -> Columns:
+        """That of all of them."""
+        least, most = (np.stack([getattr(part, name) for part in parts]) for name in ("least", "most"))
+        return cls(least.min(0), most.max(0), sum(part.size for part in parts))
+
+    @property
+    def last(self) -> int | None:
+        """The last choice that some token has, if it is not the only one."""
+        used = np.flatnonzero(self.most >= 0)
+        return int(used[-1]) if len(used) > 1 else None
 
 
-def refuse_shared(field: str, choices: NDArray[np.int64]) -> None:
-    """`ProblemError` where the last choices [L, T, K] have ids of their own: then ids do not show how many experts are routed."""
-    last = _last_choice(choices)
-    if last is None or choices[:, :, last].size < _LEAST_CHOICES:
+def columns(choices: NDArray[np.int64]) -> Columns:
+    """Of gate choices [L, T, K]."""
+    layers, tokens, _ = choices.shape
+    return Columns(np.where(choices >= 0, choices, NONE).min((0, 1)), choices.max((0, 1)), layers * tokens)
+
+
+def shared_column(given: Columns, experts: int) -> int | None:
+    """Which choice is always of a shared expert that the engine has fused with the `experts` routed ones."""
+    return None if given.last is None or given.least[given.last] < experts else given.last
+
+
+def refuse_shared(field: str, given: Columns) -> None:
+    """`ProblemError` where the last choices have ids of their own: then ids do not show how many experts are routed."""
+    if given.last is None or given.size < _LEAST_CHOICES:
         return
-    routed, shared = int(choices[:, :, :last].max()), choices[:, :, last]
-    if _least(shared) > routed:
+    routed, least, most = (int(given.most[: given.last].max()), int(given.least[given.last]), int(given.most[given.last]))
+    if least > routed:
         allowed = (
-            f"given: {field} looks like fused shared experts, every last choice being {_least(shared)} or more and every other"
-            f" at most {routed}; {_least(shared)} leaves them out, {int(shared.max()) + 1} counts them"
+            f"given: {field} looks like fused shared experts, every last choice being {least} or more and every other at most"
+            f" {routed}; {least} leaves them out, {most + 1} counts them"
         )
         raise ProblemError(must_be("experts", allowed, None))
-
-
-def _last_choice(choices: NDArray[np.int64]) -> int | None:
-    """The last column that is not all -1, if it is not the only one."""
-    used = np.flatnonzero((choices >= 0).any((0, 1)))
-    return int(used[-1]) if len(used) > 1 else None
-
-
-def _least(choices: NDArray[np.int64]) -> int:
-    """The lowest id, without -1."""
-    return int(choices[choices >= 0].min())
 
 
 def _experts_of(field: str, slots: NDArray[np.int64], experts: int | None) -> int:

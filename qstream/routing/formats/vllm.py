@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from qstream.arguments import whole_number
 from qstream.routing.formats.files import Tree, numbers
-from qstream.routing.formats.recording import Recording, recording, unrolled
+from qstream.routing.formats.pieces import array_of
+from qstream.routing.formats.recording import Recording, read_steps, recording
 from qstream.routing.formats.slots import by_expert, slots_of
 
 TOOL: Final = "vLLM"
@@ -28,13 +29,13 @@ def read_window(tree: Tree, placement: NDArray[np.int64] | None, experts: int | 
     """Loads by expert [W, L, E] or [L, E]; or ``expert_load_window`` [W, L, P] by slot with ``physical_to_logical_map`` [L, P].
 
     Without the map the slots are those of `placement`, or each is one of `experts` (`slots_of`). The window is a ring, whose next
-    step is at ``expert_load_window_step``; see `unrolled`.
+    step is at ``expert_load_window_step``; see `oldest`.
     """
     name = next((name for name in LOGICAL if name in tree), None)
     if name is not None:
-        return recording(TOOL, numbers(name, tree[name], (2, 3)))
-    window = numbers(PHYSICAL, tree[PHYSICAL], (2, 3))
-    steps, ordered = unrolled(window[None] if window.ndim == 2 else window, _step(tree, len(window)))
+        return recording(TOOL, read_steps(name, tree[name], 0)[0])
+    window = array_of(PHYSICAL, tree[PHYSICAL], (2, 3))
+    steps, ordered = read_steps(PHYSICAL, window, _step(tree, len(window)))
     own = numbers(SLOTS, tree[SLOTS], 2, least=-1) if SLOTS in tree else None
     slots = slots_of(PHYSICAL, steps.shape, placement, experts) if own is None else own
     return recording(TOOL, steps if slots is None else by_expert(PHYSICAL, steps, slots, experts), ordered=ordered)

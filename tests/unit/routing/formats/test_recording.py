@@ -7,7 +7,8 @@ import pytest
 
 from qstream.errors import ProblemError
 from qstream.routing.colocate import coactivation
-from qstream.routing.formats.recording import count, count_pairs, fold, recording, sample
+from qstream.routing.formats.choices import Part, recorded
+from qstream.routing.formats.recording import count, count_pairs, fold, recording
 
 CHOICES = np.array([[[0, 1], [1, -1], [2, 0]], [[-1, -1], [2, 1], [1, 2]]])  # [L=2, T=3, K=2]
 
@@ -56,14 +57,16 @@ def test_a_step_without_tokens_makes_no_window():
 def test_of_very_many_tokens_every_second_pair_is_counted_twice():
     choices = np.zeros((1, 20_000, 2), np.int64)
     choices[:, :, 1] = 1
-    assert count_pairs(choices, 2).tolist() == [[[20_000, 20_000], [20_000, 20_000]]]
+    found = recorded("x", "ids", [Part("ids", choices)], 2)
+    assert found.coactivation is not None
+    assert found.coactivation.tolist() == [[[20_000, 20_000], [20_000, 20_000]]]
 
 
 def test_a_sample_is_evenly_spread_and_bounded():
-    choices = np.arange(10_000).reshape(1, 10_000, 1)
-    found = sample(choices)
-    assert found.shape == (3334, 1, 1)
-    assert np.ptp(np.diff(found.ravel())) == 0
+    choices = np.stack(np.divmod(np.arange(10_000), 100), axis=1)[None]
+    found = recorded("x", "ids", [Part("ids", choices[:, :1234]), Part("ids", choices[:, 1234:])], 100).tokens
+    assert found is not None
+    assert (found[:, 0, 0] * 100 + found[:, 0, 1]).tolist() == list(range(0, 10_000, 3))
 
 
 @pytest.mark.parametrize(
