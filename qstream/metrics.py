@@ -19,18 +19,18 @@ OTHER = "other"
 CONSUMED = Counter("qstream_records_consumed_total", "Records read from input topics", ["agent", "topic"])
 PRODUCED = Counter("qstream_records_produced_total", "Events confirmed by the broker", ["agent", "topic"])
 DEAD_LETTERS = Counter("qstream_dead_letters_total", "Records that could not be processed", ["agent", "stage", "error"])
-RETRIES = Counter("qstream_batch_retries_total", "Batches that had to wait and try again", ["agent", "error"])
+RETRIES = Counter("qstream_batch_retries_total", "Batches that were retried", ["agent", "error"])
 PROCESS_SECONDS = Histogram("qstream_process_seconds", "Time of a batch inside the module", ["agent"], buckets=SECONDS)
 BATCH_SECONDS = Histogram("qstream_batch_seconds", "From the poll of a batch to its commit", ["agent"], buckets=SECONDS)
 TICK_SECONDS = Histogram("qstream_tick_seconds", "From a round of ticks to the states that it saves", ["agent"], buckets=SECONDS)
 END_TO_END_SECONDS = Histogram(
     "qstream_end_to_end_seconds", "From a batch's oldest record to its confirmed event", ["agent"], buckets=SECONDS
 )
-LAG = Gauge("qstream_consumer_lag_records", "Records that can be read and are not processed yet", ["agent", "topic"])
+LAG = Gauge("qstream_consumer_lag_records", "Readable records that have not been processed yet", ["agent", "topic"])
 REBALANCES = Counter("qstream_rebalances_total", "Partition assignments and revocations", ["agent", "kind"])
 WRONG_CLOCKS = Counter(
     "qstream_wrong_clocks_total",
-    "Records with a time before 2000 or an hour ahead, taken as of their arrival",
+    "Records with a time before 2000 or more than an hour ahead; their time of arrival is used",
     ["agent", "topic"],
 )
 RESTARTED = Counter(
@@ -43,10 +43,10 @@ STATE_BYTES = Counter("qstream_state_written_bytes_total", "Bytes of state field
 CACHED_STATES = Gauge("qstream_cached_states", "States in memory", ["agent"])
 CACHED_BYTES = Gauge("qstream_cached_bytes", "Bytes of the states in memory, as max_cached_bytes counts them", ["agent"])
 EVICTED = Counter(
-    "qstream_states_evicted_total", "States that left memory because others needed the room: the next use loads them", ["agent"]
+    "qstream_states_evicted_total", "States evicted from memory to make room; their next use loads them again", ["agent"]
 )
 DEGRADED = Gauge(
-    "qstream_degraded", "1 while Redis does not do what the agent needs: it decides from memory, or waits", ["agent"]
+    "qstream_degraded", "1 while Redis does not do what the agent needs, so that it decides from memory, or waits", ["agent"]
 )
 READY = Gauge("qstream_ready", "1 while the agent serves", ["agent"])
 PAUSED = Gauge("qstream_paused", "1 while an operator has paused the agent", ["agent"])
@@ -57,7 +57,7 @@ PLANS = Counter(
     "qstream_plans_total", "Plans by outcome: published, reset, or the reason why one is skipped", ["agent", "topic", "outcome"]
 )
 PLAN_AGE = Gauge("qstream_plan_age_seconds", "Since the newest plan of any key, published or skipped", ["agent", "topic"])
-FALLBACKS = Counter("qstream_fallbacks_total", "Plans for which a solver that was asked for did not answer", ["agent", "reason"])
+FALLBACKS = Counter("qstream_fallbacks_total", "Plans for which a requested solver did not answer", ["agent", "reason"])
 SOLVER_SECONDS = Histogram(
     "qstream_solver_seconds", "Time of making a plan, by the solver that answered", ["agent", "solver"], buckets=SECONDS
 )
@@ -69,13 +69,13 @@ QUANTUM_SOLVE_SECONDS = Histogram(
     buckets=SECONDS,
 )
 QUANTUM_FALLBACKS = Counter(
-    "qstream_quantum_fallbacks_total", "Requests answered by another solver than the one asked for", ["solver", "reason"]
+    "qstream_quantum_fallbacks_total", "Requests answered by a solver other than the requested one", ["solver", "reason"]
 )
 QUANTUM_LATE = Counter("qstream_quantum_late_total", "Late answers, applied or dropped", ["solver", "outcome"])
 
 LABELS_MERGED = Counter(
     "qstream_label_values_merged_total",
-    "Samples counted under the label value 'other', because there are too many values",
+    "Samples counted under the label value 'other', because the label has too many values",
     ["kind"],
 )
 LABELS_MERGED.labels("model")  # others as well, once there is a value of theirs

@@ -18,24 +18,24 @@ NOT_APPLIED: Final = ("not_needed", "library_missing")
 ROUNDING: Final = 2e-5  # of a bound: errors are given in six digits, rounded up
 
 RAW_BYTES: Final = Counter("qstream_compression_raw_bytes_total", "Bytes of the blocks that were coded", ["role"])
-CODED_BYTES: Final = Counter("qstream_compression_coded_bytes_total", "Bytes that they were coded to", ["role"])
+CODED_BYTES: Final = Counter("qstream_compression_coded_bytes_total", "Bytes of coded blocks", ["role"])
 VALUES: Final = Counter("qstream_compression_values_total", "Values of the blocks that were coded", ["role"])
-BLOCKS: Final = Counter("qstream_compression_blocks_total", "Coded blocks by what is promised of them", ["role", "promise"])
+BLOCKS: Final = Counter("qstream_compression_blocks_total", "Coded blocks by their promise", ["role", "promise"])
 REL_L2: Final = Gauge("qstream_compression_rel_l2", "Norm of the newest block's error to the norm of its values", ["role"])
 VIOLATIONS: Final = Counter(
     "qstream_compression_bound_violations_total", "Coded blocks whose measured error is above what they promise", ["role"]
 )
 OPERATIONS: Final = Counter("qstream_compression_operations_total", "Coded blocks whose chain has an operation", ["operation"])
-FALLBACKS: Final = Counter("qstream_compression_fallbacks_total", "Blocks that were not coded as asked for", ["reason"])
+FALLBACKS: Final = Counter("qstream_compression_fallbacks_total", "Blocks that were not coded as requested", ["reason"])
 SWITCHED_OFF: Final = Counter(
     "qstream_compression_switched_off_blocks_total",
-    "Blocks for which an option was not tried, since it did not pay for earlier ones",
+    "Blocks for which an option was not tried, because it did not pay for earlier ones",
     ["role", "option"],
 )
 RESTORED_BYTES: Final = Counter("qstream_decompression_restored_bytes_total", "Bytes of restored blocks", ["role"])
 WAITING: Final = Counter(
     "qstream_decompression_waiting_blocks_total",
-    "Blocks that are not restored, since they wait for an anchor or a basis",
+    "Blocks not restored yet, because they wait for an anchor or a basis",
     ["reason"],
 )
 REFINED: Final = Counter("qstream_decompression_refined_blocks_total", "Restored blocks that were corrected", ["correction"])

@@ -68,7 +68,7 @@ class CompressionOptions(ModuleOptions):
     target_bits: float | None = Field(
         default=None, ge=0.05, le=32, description="bits a value of rate and gradient; none: 4.4, gradients 1.0"
     )
-    int8_scale: Int8Scale = Field(default="row", description="int8: values that share a scale; a group is 128 of a row")
+    int8_scale: Int8Scale = Field(default="row", description="int8: values that share a scale; a group is 128 values of a row")
     level: Level = Field(
         default="balanced", description="fast: Huffman codes of exponents alone; balanced: of each plane; small: rANS, by class"
     )
@@ -87,15 +87,15 @@ class CompressionOptions(ModuleOptions):
         description="columns are left out and predicted from the others, where that pays; Monte-Carlo dropout says which, and"
         " which wires the circuit of qae can do without",
     )
-    dropout_samples: int = Field(default=64, ge=1, le=10_000, description="random subsets that dropout tries")
+    dropout_samples: int = Field(default=64, ge=1, le=10_000, description="random subsets tried by dropout")
     keep: float = Field(default=0.5, gt=0, lt=1, description="part of the columns that dropout keeps")
-    table: bool = Field(default=True, description="values of one multiple are restored as their centre, where that pays")
+    table: bool = Field(default=True, description="values of one quantization step are restored as their centre, if that pays")
     spectral: bool = Field(default=True, description="singular values that the error explains are shrunk, where that pays")
     refine_ms: float = Field(
         default=0.0, ge=0, le=600_000, description="estimated work of a refiner above which it is left out; 0: no limit"
     )
-    verify: bool = Field(default=True, description="what was coded is decoded and compared before it is given out")
-    seed: int = Field(default=0, ge=0, lt=2**32, description="seed of everything that is drawn at random")
+    verify: bool = Field(default=True, description="coded blocks are decoded and compared before they are returned")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="seed of all random choices")
 
     @model_validator(mode="after")
     def _a_promise_that_can_be_kept(self) -> Self:
@@ -175,9 +175,7 @@ class RestoreOptions(ModuleOptions):
         default=80, ge=2, le=1000, multiple_of=2, description="qsvt: of the polynomial; 80 is as steep as the refiner"
     )
     denoiser: bool = Field(default=True, description="apply the convolution that the encoder approved, where the codebook has it")
-    lstm: bool = Field(
-        default=False, description="apply the LSTM that the encoder approved, where the codebook has it: takes long"
-    )
+    lstm: bool = Field(default=False, description="apply the LSTM that the encoder approved, if the codebook has it; slow")
     verify: bool = Field(default=True, description="compare digests of the base and of what is restored")
     max_tensor_bytes: int = Field(default=2**30, ge=1, le=2**50, description="largest tensor that is restored")
 

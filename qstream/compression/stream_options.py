@@ -25,14 +25,14 @@ class EncodeOptions(CompressionOptions):
         default=500.0,
         ge=0,
         le=600_000,
-        description="time of records from when there are enough rows until their basis is in force",
+        description="ms by records' time from having enough rows until their basis is in force",
     )
-    qae_ms: float = Field(default=20_000.0, ge=0, le=3_600_000, description="the same of a basis by a circuit")
+    qae_ms: float = Field(default=20_000.0, ge=0, le=3_600_000, description="the same for a basis found by a circuit")
     anchor_every: int = Field(
         default=64,
         ge=1,
         le=1_000_000,
-        description="one in so many deltas, or blocks that share a basis, needs no earlier one, for readers that join",
+        description="one in this many deltas, or blocks that share a basis, needs no earlier block, so that new readers can join",
     )
     state_bytes: int = Field(
         default=STATE_BYTES,
@@ -46,7 +46,7 @@ class DecodeOptions(RestoreOptions):
     """How blocks are restored."""
 
     state_bytes: int = Field(default=STATE_BYTES, ge=0, le=MAX_STATE_BYTES, description=f"{_KEPT}; 0: none")
-    sample_every: int = Field(default=100, ge=1, le=1_000_000, description="hhl, qsvt and qft check one block in so many")
+    sample_every: int = Field(default=100, ge=1, le=1_000_000, description="hhl, qsvt and qft check one block in this many")
 
 
 class LocalEncodeOptions(EncodeOptions):

@@ -16,10 +16,10 @@ from schemas.energy import AckResult, EnergyPlan, Status, TargetReason
 from schemas.tasks import EnergySchedule
 
 BUDGET: Final = Gauge("qstream_energy_budget_watts", "Watts that the domain may draw", ["domain"])
-CHARGED: Final = Gauge("qstream_energy_charged_watts", "Watts that the domain cannot pass under the newest plan", ["domain"])
+CHARGED: Final = Gauge("qstream_energy_charged_watts", "Watts that the domain cannot exceed under the newest plan", ["domain"])
 DRAWN: Final = Gauge("qstream_energy_drawn_watts", "Watts that the domain's GPUs drew at the newest plan", ["domain"])
 PREDICTED: Final = Gauge("qstream_energy_predicted_watts", "Watts that the plan's targets are expected to draw", ["domain"])
-MISSING: Final = Gauge("qstream_energy_missing_watts", "Watts by which the least that can be set passes a budget", ["domain"])
+MISSING: Final = Gauge("qstream_energy_missing_watts", "Watts by which the lowest possible settings exceed a budget", ["domain"])
 SAVED: Final = Gauge("qstream_energy_saved_watts", "Watts that the newest plan saves at equal work", ["domain"])
 SIMPLE_SAVED: Final = Gauge(
     "qstream_energy_simple_saved_watts", "Watts that each node alone would save at equal work", ["domain"]

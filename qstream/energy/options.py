@@ -86,7 +86,7 @@ class EnergyOptions(ExploreOptions):
         pattern=r"^[A-Za-z0-9._-]{1,64}$",
         description="device of the pool that runs circuits; none: they are simulated",
     )
-    seed: int = Field(default=0, ge=0, lt=2**32, description="seed of everything that is drawn at random")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="seed of all random choices")
 
     @model_validator(mode="after")
     def _no_contradiction(self) -> Self:

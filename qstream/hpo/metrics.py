@@ -17,21 +17,21 @@ SECONDS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0
 
 BEST: Final = Gauge("qstream_hpo_best_value", "Objective of the best configuration that keeps all limits", ["study"])
 TRIALS: Final = Counter("qstream_hpo_trials_total", "Outcomes of trials", ["outcome"])
-LATE: Final = Counter("qstream_hpo_late_results_total", "Results that counted though their worker no longer held the trial")
+LATE: Final = Counter("qstream_hpo_late_results_total", "Results that counted although their worker no longer held the trial")
 ASKS: Final = Counter("qstream_hpo_asks_total", "Asks by their answer: run, wait or done", ["status"])
 RUNNING: Final = Gauge("qstream_hpo_running_trials", "Trials that workers hold, of the studies that this worker answers")
-EXPIRED: Final = Counter("qstream_hpo_expired_leases_total", "Trials that went out again, since their worker went silent")
+EXPIRED: Final = Counter("qstream_hpo_expired_leases_total", "Trials handed out again because their worker went silent")
 ASK_SECONDS: Final = Histogram(
     "qstream_hpo_ask_seconds", "Time to compute a new configuration, by what proposed it", ["source"], buckets=SECONDS
 )
 KERNELS: Final = Counter("qstream_hpo_kernel_suggestions_total", "Configurations by the kernel of their model", ["kernel"])
 FITS: Final = Counter(
     "qstream_hpo_fits_total",
-    "Fits of kernel parameters that an ask needed: ready, or late so that it waited",
+    "Fits of kernel parameters that an ask needed: ready in time, or late",
     ["outcome"],
 )
 WARM_STARTS_DROPPED: Final = Counter(
-    "qstream_hpo_warm_starts_dropped_total", "Configurations for which the guard has dropped the results of the older study"
+    "qstream_hpo_warm_starts_dropped_total", "Configurations for which the guard dropped the results of the older study"
 )
 begin_at_zero(TRIALS, get_args(Outcome))
 begin_at_zero(ASKS, get_args(SuggestionStatus))

@@ -12,7 +12,7 @@ from qstream.learn.registry import Models
 from qstream.learn.tally import Tally
 from qstream.metrics import bounded_label
 
-UPDATES = Counter("qstream_learn_updates_total", "Steps that a learner has learnt from, of all keys", ["agent", "learner"])
+UPDATES = Counter("qstream_learn_updates_total", "Learning steps over all keys", ["agent", "learner"])
 DECISIONS = Counter("qstream_learn_decisions_total", "Decisions of a bandit, by the arm chosen", ["agent", "learner", "arm"])
 REWARDS = Counter(
     "qstream_learn_rewards_total",
@@ -22,18 +22,22 @@ REWARDS = Counter(
 )
 VERDICTS = Counter(
     "qstream_learn_guard_total",
-    "What guards have decided: promote, rollback or trip; and change, where a drift was found",
+    "Verdicts of guards: promote, rollback or trip; and change, if drift was detected",
     ["agent", "learner", "verdict"],
 )
-SHARE = Gauge("qstream_learn_arm_share", "Part that an arm has in answers, mean of keys", ["agent", "learner", "arm"])
+SHARE = Gauge("qstream_learn_arm_share", "Share of an arm in answers, mean over keys", ["agent", "learner", "arm"])
 REGRET = Gauge(
     "qstream_learn_regret_ratio",
-    "Loss above that of the best fixed arm, as a part of that one's: 0 or less is as good as knowing it beforehand",
+    "Loss above that of the best fixed arm, relative to it; 0 or less is as good as knowing that arm beforehand",
     ["agent", "learner"],
 )
-COVERAGE = Gauge("qstream_learn_coverage_ratio", "Part of the outcomes within their bound, mean of keys", ["agent", "learner"])
-TARGET = Gauge("qstream_learn_coverage_target_ratio", "Part of the outcomes that a bound is to cover", ["agent", "learner"])
-PROMOTED = Gauge("qstream_learn_promoted_ratio", "Part of the keys where a guard lets its candidate answer", ["agent", "learner"])
+COVERAGE = Gauge(
+    "qstream_learn_coverage_ratio", "Fraction of the outcomes within their bound, mean over keys", ["agent", "learner"]
+)
+TARGET = Gauge("qstream_learn_coverage_target_ratio", "Fraction of the outcomes that a bound should cover", ["agent", "learner"])
+PROMOTED = Gauge(
+    "qstream_learn_promoted_ratio", "Fraction of the keys for which a guard lets its candidate answer", ["agent", "learner"]
+)
 VERSION = Gauge(
     "qstream_learn_model_version",
     "Newest version of a model that a key uses: watched by its guard, or answers",
@@ -41,10 +45,12 @@ VERSION = Gauge(
 )
 MISSING = Gauge(
     "qstream_learn_model_missing_ratio",
-    "Part of the keys whose pinned version of a model is missing, though it was not retired: the incumbent answers",
+    "Fraction of the keys whose pinned model version is missing, though not retired; the incumbent answers",
     ["agent", "learner"],
 )
-FROZEN = Gauge("qstream_learn_frozen_ratio", "Part of the keys where a command has frozen the learner", ["agent", "learner"])
+FROZEN = Gauge(
+    "qstream_learn_frozen_ratio", "Fraction of the keys for which a command has frozen the learner", ["agent", "learner"]
+)
 MODELS = Gauge(
     "qstream_learn_models",
     "Versions of models on the model topic that the agent uses, or refuses: parts missing, other features, too many",

@@ -159,7 +159,7 @@ ModelChoice = Annotated[
 class PortfolioOptions(ModuleOptions):
     """Which solvers a plan may use, under which deadline. A module changes defaults by declaring a field once more."""
 
-    seed: int = Field(default=0, ge=0, lt=2**32, description="seed of everything that is drawn at random")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="seed of all random choices")
     qaoa: bool = Field(default=False, description="QAOA circuits take part; else such problems are enumerated")
     hqc: bool = Field(default=False, description="turn after turn improves the plan, until the expectation no longer falls")
     deterministic: bool = Field(

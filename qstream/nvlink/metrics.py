@@ -15,11 +15,13 @@ FABRICS: Final = 20  # that have a value of their own; the others share one
 
 FULLEST: Final = Gauge(
     "qstream_nvlink_fullest_link_ratio",
-    "Modelled load over speed of the fullest link in the last window: by wcmp, by the shares planned, by those that served",
+    "Modelled load over speed of the fullest link in the last window: with wcmp, with planned shares, with those in force",
     ["fabric", "planner"],
 )
 GUARD: Final = Counter(
-    "qstream_nvlink_guard_decisions_total", "Published shares by who answered, or why the mix did not", ["guard"]
+    "qstream_nvlink_guard_decisions_total",
+    "Published shares by the guard's verdict: the mix answered, or why it did not",
+    ["guard"],
 )
 begin_at_zero(GUARD, get_args(Guard))
 

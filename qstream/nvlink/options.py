@@ -32,16 +32,16 @@ class NvlinkOptions(PortfolioOptions):
 
     placement: Placement = Field(
         default="portfolio",
-        description="off: ranks stay; fast: growth alone; portfolio: growth, annealing and what is switched on",
+        description="off: ranks stay; fast: greedy growth only; portfolio: growth, annealing and what is switched on",
     )
     rails: bool = Field(default=True, description="balance what each NIC carries between servers, by relays over NVLink")
     schedule: ScheduleKind = Field(
-        default="list", description="order of transfers: off; list, each port as soon as it is free; phases, with barriers"
+        default="list", description="order of transfers: off; list: each port as soon as it is free; phases: with barriers"
     )
-    relay: bool = Field(default=True, description="GPUs may pass on traffic of others on boxes without switches")
+    relay: bool = Field(default=True, description="GPUs may relay traffic of others in boxes without switches")
     shares: Shares = Field(
         default="mix",
-        description="leaf-to-leaf traffic over spines: off; wcmp, by capacity; mix, of experts that learn, and wcmp",
+        description="leaf-to-leaf traffic over spines: off; wcmp: by capacity; mix: of learning experts and wcmp",
     )
     qaoa: bool = Field(
         default=False,
@@ -58,17 +58,17 @@ class NvlinkOptions(PortfolioOptions):
         default=False, description="a model of contention ranks layouts of jobs; worth it for thousands of layouts"
     )
     layouts: int = Field(default=64, ge=1, le=4096, description="layouts that are drawn")
-    simulate_top: int = Field(default=5, ge=1, le=256, description="of them, those that are simulated")
+    simulate_top: int = Field(default=5, ge=1, le=256, description="how many of them are simulated")
     rl: bool = Field(default=False, description="a trained policy is one more expert of the mix; needs a model")
     model: str | None = Field(
         default=None, pattern=r"^[A-Za-z0-9._-]{1,64}$", description="name of a trained file in the agent's folder of models"
     )
     freeze: bool = Field(
-        default=False, description="the kill switch: learned parts neither answer nor learn, classical plans go on"
+        default=False, description="kill switch: learned parts neither answer nor learn, classical plans continue"
     )
     wcmp_floor: float = Field(default=0.2, ge=0, le=1, description="weight that wcmp always keeps in the mix")
-    min_gain: float = Field(default=0.01, ge=0, le=1, description="part of the modelled time that a new plan must win")
-    restart_us: float = Field(default=0.0, ge=0, le=1e12, description="us that one moved rank costs")
+    min_gain: float = Field(default=0.01, ge=0, le=1, description="fraction of the modelled time that a new plan must save")
+    restart_us: float = Field(default=0.0, ge=0, le=1e12, description="cost of moving one rank, us")
     horizon_s: float = Field(default=3600.0, gt=0, le=31_536_000, description="seconds for which the gain of a move counts")
     plan_ms: float = Field(
         default=500.0, ge=0, le=3_600_000, description="ms by records' time until a job is planned, next to the records"

@@ -37,7 +37,7 @@ MOVED = Counter("qstream_routing_moved_experts_total", "Experts that plans asked
 PLAN_AGE = Gauge("qstream_routing_plan_age_seconds", "Since the newest placement plan, published or skipped", ["model"])
 QAOA_GAIN = Gauge(
     "qstream_routing_qaoa_gain_over_control",
-    "How far the circuits of the newest plan with circuits are below as many samples at p = 0, as a part of the objective",
+    "How far the newest plan's circuits are below as many samples at p = 0, as a fraction of the objective",
     ["model"],
 )
 
