@@ -73,6 +73,14 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def size_text(nbytes: float) -> str:
+    """``1.5 GB``: bytes in powers of 1,000, to three digits."""
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
+        if nbytes >= size:
+            return f"{nbytes / size:.3g} {unit}"
+    return f"{nbytes:.3g} bytes"
+
+
 def solver_text(record: SolverRecord) -> str:
     """Who answered, as a person reads it: the solver, its variant, how circuits ran, and the parts that were kept."""
     more = [record.variant, None if record.execution == CLASSICAL else record.execution]

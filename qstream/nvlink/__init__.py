@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from qstream.nvlink.schedule import Schedule as Schedule
     from qstream.nvlink.schedule import schedule_transfers as schedule_transfers
     from qstream.nvlink.similarity import kernel_matrix as kernel_matrix
+    from qstream.nvlink.simulate import simulate_job as simulate_job
     from qstream.nvlink.splits import plan_splits as plan_splits
     from qstream.nvlink.survey import survey as survey
     from qstream.nvlink.systems import generate as generate
@@ -63,6 +64,7 @@ __all__ = [
     "read_topology",
     "route_demand",
     "schedule_transfers",
+    "simulate_job",
     "survey",
     "to_networkx",
 ]
@@ -96,6 +98,7 @@ __getattr__, __dir__ = lazy_names(
         "read_topology": ".formats.read",
         "route_demand": ".routes",
         "schedule_transfers": ".schedule",
+        "simulate_job": ".simulate",
         "survey": ".survey",
         "to_networkx": ".graph",
     },

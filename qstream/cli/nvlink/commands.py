@@ -5,6 +5,7 @@ from __future__ import annotations
 from qstream.cli.nvlink.convert import convert
 from qstream.cli.nvlink.place import place
 from qstream.cli.nvlink.show import show
+from qstream.cli.nvlink.simulate import simulate
 from qstream.cli.options import new_app
 
 app = new_app(
@@ -15,7 +16,8 @@ app = new_app(
       qstream nvlink show topo.xml
       nvidia-smi topo -m | qstream nvlink show -
       qstream nvlink place --tp 8 --pp 4 --dp 16 --ep 32 --topology gb200-nvl72:8 --html report.html
+      qstream nvlink simulate --tp 8 --pp 4 --dp 16 --ep 32 --topology gb200-nvl72:8
     """
 )
-for command in (show, convert, place):
+for command in (show, convert, place, simulate):
     app.command()(command)

@@ -41,11 +41,26 @@ Cp = Annotated[int | None, typer.Option("--cp", min=1, help="Ranks that share ea
 Ep = Annotated[int | None, typer.Option("--ep", min=1, help="Ranks that share the experts of a layer.")]
 Dp = Annotated[int | None, typer.Option("--dp", min=1, help="Copies of the model.")]
 Pp = Annotated[int | None, typer.Option("--pp", min=1, help="Stages of layers.")]
+Free = Annotated[
+    str | None,
+    typer.Option("--free", metavar="LIST", help="Free GPUs, hosts or domains, as r0h[0-3],r1h0g2; else as the file says."),
+]
+Current = Annotated[
+    Path | None,
+    typer.Option("--current", metavar="FILE", help="Where the job runs: a plan, CSV, rank file, or JSON list of GPUs."),
+]
 Order = Annotated[str, typer.Option("--order", help="In which order ranks are counted, fastest first.")]
 Bytes = Annotated[
     list[str] | None,
     typer.Option("--bytes", metavar="DIVISION=BYTES", help="What a rank sends in a step, as tp=4e9; may be repeated."),
 ]
+
+
+def required_topology(given: str | None) -> str:
+    """The option --topology, which what plans a job needs."""
+    if given is None:
+        raise ConfigError(must_be("--topology", "given: a file, or SYSTEM[:N] such as gb200-nvl72:8", Shown("nothing")))
+    return given
 
 
 def sizes_of(**sizes: int | None) -> dict[str, int]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from qstream.cli.html import BLUE, GREY, LEFT, LINE, ORANGE, WIDTH, document, key, table, ticks
 from qstream.cli.nvlink.compared import OURS, Compared, Row
 from qstream.cli.nvlink.place import cells, facts
+from qstream.cli.output import size_text
 from schemas.fabric import GPU
 
 COLOURS: Final = {"random": LINE, "linear": GREY, "in force": GREY, "METIS": ORANGE, OURS: BLUE}
@@ -76,10 +77,10 @@ def _flows(found: Compared, before: Row) -> str:
     most = max(float(matrix.max()) for matrix in sums)
     if not most:
         return "<h2>Bytes between blocks</h2><p>None: the job stays within one block.</p>"
-    names = [f"below {_size(most / STEP ** (len(SHADES) - 1))}"]
-    names += [f"up to {_size(most / STEP**power)}" for power in range(len(SHADES) - 2, -1, -1)]
+    names = [f"below {size_text(most / STEP ** (len(SHADES) - 1))}"]
+    names += [f"up to {size_text(most / STEP**power)}" for power in range(len(SHADES) - 2, -1, -1)]
     maps = "".join(
-        f"<h3>{escape(row.name)}: {_size(float(matrix.sum()))} between blocks</h3>{_heat(matrix, most, found.blocks.name)}"
+        f"<h3>{escape(row.name)}: {size_text(float(matrix.sum()))} between blocks</h3>{_heat(matrix, most, found.blocks.name)}"
         for row, matrix in zip((before, after), sums, strict=True)
     )
     return (
@@ -158,10 +159,3 @@ def _map(found: Compared, gpus: NDArray[np.int64], gpu_of_rank: NDArray[np.int32
 
 def _short(text: str, most: int = 22) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}\u2026"
-
-
-def _size(nbytes: float) -> str:
-    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
-        if nbytes >= size:
-            return f"{nbytes / size:.3g} {unit}"
-    return f"{nbytes:.3g} bytes"

@@ -13,8 +13,10 @@ from qstream.cli.names import parse_options
 from qstream.cli.nvlink.files import (
     Bytes,
     Cp,
+    Current,
     Dp,
     Ep,
+    Free,
     GpusPerHost,
     Job,
     Order,
@@ -23,13 +25,14 @@ from qstream.cli.nvlink.files import (
     Tp,
     read_fabric,
     read_work,
+    required_topology,
     sizes_of,
 )
 from qstream.cli.options import AsJson, OptionChanges
 from qstream.cli.output import counted, print_json, print_table, printable, solver_text, write_files
 from qstream.cli.paths import require_outputs
 from qstream.errors import ConfigError
-from schemas.wording import Shown, must_be
+from schemas.wording import must_be
 
 if TYPE_CHECKING:
     from qstream.cli.nvlink.compared import Compared
@@ -50,13 +53,8 @@ def place(
     pp: Pp = None,
     volumes: Bytes = None,
     order: Order = "tp-cp-ep-dp-pp",
-    free: Annotated[
-        str | None,
-        typer.Option(metavar="LIST", help="GPUs, hosts or domains that are free, as r0h[0-3],r1h0g2; else as the file says."),
-    ] = None,
-    current: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Where the job runs: a plan, CSV, rank file, or JSON list of GPUs.")
-    ] = None,
+    free: Free = None,
+    current: Current = None,
     balanced: Annotated[bool, typer.Option("--balanced", help="As many ranks in each block that is used.")] = False,
     max_slices: Annotated[int | None, typer.Option(min=1, max=65536, help="Most blocks that are used.")] = None,
     gpus_per_host: GpusPerHost = 8,
@@ -109,13 +107,6 @@ def place(
     print_table(*cells(found), styles=[STYLES.get(row.name, "") for row in found.rows])
     for text in (*facts(found), *(f"warning: {text}" for text in fabric.warnings), *(f"written: {path}" for path in written)):
         typer.echo(printable(text))
-
-
-def required_topology(given: str | None) -> str:
-    """The option --topology, which what plans a job needs."""
-    if given is None:
-        raise ConfigError(must_be("--topology", "given: a file, or SYSTEM[:N] such as gb200-nvl72:8", Shown("nothing")))
-    return given
 
 
 def require_export(export_as: str | None, out: Path | None) -> None:
