@@ -48,7 +48,9 @@ def demo(
         str | None,
         typer.Option(metavar="SOURCE", help="Of the scene energy: nvml, this machine's GPUs in a dry run; else a modelled rack."),
     ] = None,
-    seconds: Annotated[float, typer.Option(min=1, help="How long to stream, at least.")] = 30.0,
+    seconds: Annotated[
+        float | None, typer.Option(min=1, help="How long to stream, at least; else 30, and 18 in the scene hpo.")
+    ] = None,
     json_path: Annotated[
         Path | None,
         typer.Option("--json", metavar="[FILE]", dir_okay=False, allow_dash=True, help="Figures as JSON, to a file or stdout."),
@@ -88,7 +90,7 @@ def demo(
     with faults_named(f"the scene {name!r}"):
         made = _of_source(name, _load(name, known[name]), source)(seed)
     stage: Any = importlib.import_module("qstream.demo.stage")
-    raise typer.Exit(stage.run_scene(made, seconds, json_path, seed, plain, switch))
+    raise typer.Exit(stage.run_scene(made, seconds or made.streams_s, json_path, seed, plain, switch))
 
 
 def _load(name: str, path: str) -> Any:

@@ -36,6 +36,8 @@ class Scene(Protocol):
     """Whether `steps` ends by itself, after the seconds or more; else the stage ends it."""
     switch: Mapping[str, Scalar]
     """Options that an operator changes half-way; empty for none."""
+    streams_s: float
+    """How long it streams where nobody says."""
     kill_s: float
     """When the agent is killed by SIGKILL, and another started, in seconds since the first frame; infinite for never."""
     packages: Sequence[str]
@@ -113,6 +115,7 @@ class PlainScene:
     step_keys: Sequence[str] = ()
     ends = False
     switch: Mapping[str, Scalar] = {}
+    streams_s = 30.0
     kill_s = math.inf
 
     def connected(self, bootstrap_servers: str) -> None:

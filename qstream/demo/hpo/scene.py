@@ -45,6 +45,7 @@ class HpoScene(PlainScene):
     agent = "hpo"
     options: Mapping[str, Scalar] = {}
     ends = True
+    streams_s = 18.0  # with what starts before and ends after, half a minute
     packages = ("scipy",)
     max_waiting = 1_000_000
     next_steps = NEXT

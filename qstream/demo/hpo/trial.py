@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from qstream.demo.hpo.model import SPACE, Settings, train
 
+YIELDING = 10  # steps of niceness: the broker and the agent, which have machines of their own elsewhere, go first
 TYPES: dict[str, Any] = {"float": float, "int": int, "categorical": str}
 
 
@@ -29,4 +31,5 @@ def main(words: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    os.nice(YIELDING)
     main()
