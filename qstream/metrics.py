@@ -92,7 +92,7 @@ def begin_at_zero(metric: Counter | Histogram, *values: Iterable[str]) -> None:
 
 
 def begin_unknown(gauge: Gauge, *values: Iterable[str]) -> None:
-    """Show the same lines of a gauge as not a number: there is no value yet, and 0 would be one."""
+    """Set a gauge to NaN for all these labels: it has no value yet, and 0 would look like one."""
     for labels in product(*values):
         gauge.labels(*labels).set(math.nan)
 

@@ -1,4 +1,4 @@
-"""Counters of links as bytes of a window: differences that know resets, and what is no counter is refused."""
+"""Link counters as bytes per window: differences of readings, with resets detected and impossible readings refused."""
 
 from __future__ import annotations
 
