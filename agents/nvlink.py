@@ -13,6 +13,7 @@ from schemas.topics import (
     FABRIC_TELEMETRY,
     FABRIC_TOPOLOGY,
     LEARN_COMMAND,
+    MODELS,
 )
 
 if TYPE_CHECKING:
@@ -32,12 +33,15 @@ def processor(settings: Settings) -> NvlinkProcessor:
 AGENT = Agent(
     name="nvlink",
     purpose="decides which GPU holds which rank of a job, and how traffic spreads over spines",
-    topics=(FABRIC_TOPOLOGY, FABRIC_JOB, FABRIC_TELEMETRY, FABRIC_REPORT, FABRIC_PLAN, FABRIC_ROUTES, LEARN_COMMAND),
+    topics=(FABRIC_TOPOLOGY, FABRIC_JOB, FABRIC_TELEMETRY, FABRIC_REPORT, FABRIC_PLAN, FABRIC_ROUTES, LEARN_COMMAND, MODELS),
     processor=processor,
     options="qstream.nvlink.options:NvlinkOptions",
     examples="qstream.nvlink.examples:records",
     commands="qstream.cli.nvlink.commands:app",
     lines="qstream.cli.nvlink.lines:line",
     observe="qstream.nvlink.metrics:observe",
+    example_options={"classifier": True},
+    trainers={"contention": "qstream.nvlink.train_contention:train_contention"},
+    logs={".npz": "qstream.nvlink.outcomes:read_log"},
     settings={"port": 6075},
 )

@@ -61,6 +61,9 @@ class Agent:
     trainers
         Functions ``train(frames, *, seed, deadline_s) -> (Model, Report)`` by kind, for ``qstream learn train``; `frames` are of
         any topics, in the order in which they were read.
+    logs
+        Functions ``read(path) -> list[Frame]`` by the ending of a file that no command else reads, for its trainers: `LearnError`
+        for one that is something else.
     settings
         Values of `Settings` that suit the module, where its user sets none.
     """
@@ -77,6 +80,7 @@ class Agent:
     observe: str = ""
     scenes: Mapping[str, str] = field(default_factory=dict)
     trainers: Mapping[str, str] = field(default_factory=dict)
+    logs: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

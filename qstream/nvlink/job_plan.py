@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,15 +13,18 @@ from numpy.typing import ArrayLike, NDArray
 from qstream.errors import ProblemError
 from qstream.nvlink.blocks import Blocks, blocks_of, domains_of
 from qstream.nvlink.crossing import crossing
+from qstream.nvlink.contention import ContentionModel
 from qstream.nvlink.formats.schedulers import directives
+from qstream.nvlink.ground import Traffic, ground_of
 from qstream.nvlink.job_paths import job_paths
 from qstream.nvlink.job_transfers import JobTransfers, job_transfers
+from qstream.nvlink.job_tries import Fastest, Stage
 from qstream.nvlink.options import NvlinkOptions
 from qstream.nvlink.placing import RankPlacement, place_ranks
 from qstream.nvlink.profile import job_traffic
 from schemas.fabric import FabricPlan, FabricScore, FabricTopology, JobProfile
 from schemas.plan import SkipReason
-from schemas.solver import SolverRecord
+from schemas.solver import Reason, SolverRecord
 from schemas.wording import Shown, must_be
 
 Ints = NDArray[np.int32]
@@ -35,6 +38,8 @@ def place_job(
     *,
     current: ArrayLike | None = None,
     options: NvlinkOptions | None = None,
+    others: Sequence[tuple[Traffic, ArrayLike]] = (),
+    model: ContentionModel | None = None,
     seed: int = 0,
     plan_id: str = "offline",
     ts_ns: int = 0,
@@ -54,6 +59,9 @@ def place_job(
     options
         By default `NvlinkOptions()`; a plan that wins less than `min_gain` over the current placement, moves included, leaves
         it; it is published even so where pieces or transfers help.
+    others, model
+        With `classifier`: what other jobs send, each with the GPU of each of its ranks, and what foresees contention. Without a
+        model, layouts are ranked by their analytic bound, and `fallback_reason` says so.
     seed
         Of everything that is drawn.
     plan_id, ts_ns, version, base_version
@@ -95,15 +103,26 @@ def place_job(
     )
     priced = _Priced(src, dst, nbytes, blocks, topology)
     before = block_now if block_now is not None else _linear(profile.num_ranks, room)
+    tries: Fastest | None = None
+    ground = ground_of(topology, blocks) if terms.classifier else None
+    if ground is not None:
+        fixed = np.unique(found.block_of_rank[list(pins)]).tolist()
+        take = lambda block: _gpus(block, blocks, fabric, now, pins)  # noqa: E731
+        move_us = _move_cost(profile, terms) / 1e3
+        stage = Stage(ground, (src, dst, nbytes), room, fixed, priced.cost, take, move_us, before, now)
+        tries = stage.fastest(found, others, model, terms, seed)
+        found, plan = tries.found, replace(plan, fallback=Reason.MODEL_MISSING if model is None else None)
+    faster = tries is not None and tries.gain >= terms.min_gain
+    columns = {} if tries is None else {"layout_time_us": tries.time_us}
     score = priced.score(found, before)
-    stays = now is not None and score.gain < terms.min_gain
+    stays = now is not None and score.gain < terms.min_gain and not faster
     gpus = now if now is not None and stays else _gpus(found.block_of_rank, blocks, fabric, now, pins)
     gpus_before = now if now is not None else _gpus(before, blocks, fabric, None, {})
     traffic = priced.transfers(gpus, gpus_before, terms)
     score = (priced.score(found, before, stays=True) if stays else score).model_copy(update=traffic.score)
     if stays and not traffic.help:
-        return plan.same(SkipReason.GAIN_TOO_SMALL, gpus, score, found, priced.paths(gpus, terms), traffic.directives)
-    return plan.published(gpus, score, found, {**priced.paths(gpus, terms), **traffic.columns}, traffic.directives)
+        return plan.same(SkipReason.GAIN_TOO_SMALL, gpus, score, found, {**priced.paths(gpus, terms), **columns}, traffic.directives)
+    return plan.published(gpus, score, found, {**priced.paths(gpus, terms), **traffic.columns, **columns}, traffic.directives)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,6 +136,7 @@ class _Plan:
     ts_ns: int
     version: int
     base_version: int
+    fallback: Reason | None = None
 
     def published(
         self, gpus: Ints, score: FabricScore, found: RankPlacement, columns: Columns, more: Mapping[str, str]
@@ -161,6 +181,7 @@ class _Plan:
             version=version,
             base_version=self.base_version,
             skip_reason=reason,
+            fallback_reason=self.fallback,
             fabric=self.topology.fabric,
             job=self.profile.job,
             topology_digest=self.topology.digest(),
@@ -187,7 +208,7 @@ class _Priced:
     def score(self, found: RankPlacement, before: Ints, *, stays: bool = False) -> FabricScore:
         """What the placement found is worth, or, if it `stays`, the one before."""
         after = before if stays else found.block_of_rank
-        cost, cost_before = self._cost(after), self._cost(before)
+        cost, cost_before = self.cost(after), self.cost(before)
         return FabricScore(
             cost_us=cost,
             cost_before_us=cost_before,
@@ -206,7 +227,7 @@ class _Priced:
         after, first = (crossing(self.topology, self.blocks, each, self.src, self.dst, self.nbytes) for each in (gpus, before))
         return job_transfers(self.topology, after, first, options)
 
-    def _cost(self, block: Ints) -> float:
+    def cost(self, block: Ints) -> float:
         """Bytes times us/KB, in us."""
         return float(self.nbytes @ self.blocks.distance[block[self.src], block[self.dst]]) / 1e3
 

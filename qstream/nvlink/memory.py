@@ -13,6 +13,7 @@ from qstream.module.draft import Draft
 from qstream.module.inforce import InForce
 from qstream.module.planning import Planning
 from qstream.nvlink.leaves import LeafSpine, leaf_spine
+from qstream.nvlink.outcomes import Outcomes
 from qstream.nvlink.splits import SplitState
 from schemas.fabric import FabricTopology, JobProfile
 from schemas.frame import Axes, Count, Frame, Inner, Int64, Name, TimeNs
@@ -20,7 +21,7 @@ from schemas.power import MaybeNames
 
 NO_WINDOW = -1
 _TELEMETRY = frozenset({"source", "source_window", "heard_ns", "foreign", "late", "repeated", "stale", "window"})
-_KEPT = _TELEMETRY | {"frame", "splits", "jobs", "frozen", "commands"}  # whatever the topology
+_KEPT = _TELEMETRY | {"frame", "splits", "jobs", "outcomes", "frozen", "commands"}  # whatever the topology
 
 
 class HeldJob(Frame):
@@ -53,13 +54,14 @@ class FabricState(LearningState):
     `link_down` are links that telemetry says do not work. `heard_ns` is the end of the newest window that was told; `stale` says
     that shares went back to WCMP because nothing was. `foreign` counts records of another topology, `late` those of a closed
     window, `repeated` those that came twice. `jobs` are in the order in which they are planned. `splits` is what was learnt of
-    shares, once there is a choice of spines.
+    shares, once there is a choice of spines; `outcomes` are the newest layouts and what they took, to learn contention from.
     """
 
     topology: Annotated[FabricTopology, Inner()]
     digest: str = Field(max_length=16)
     jobs: Annotated[tuple[Annotated[HeldJob, Inner()], ...], Field(strict=False)] = ()
     splits: SplitState | None = None
+    outcomes: Outcomes | None = None
     source: MaybeNames = ()
     window: Int64 = NO_WINDOW
     heard_ns: TimeNs = 0

@@ -61,7 +61,9 @@ class NvlinkOptions(PortfolioOptions):
     simulate_top: int = Field(default=5, ge=1, le=256, description="how many of them are simulated")
     rl: bool = Field(default=False, description="a trained policy is one more expert of the mix; needs a model")
     model: str | None = Field(
-        default=None, pattern=r"^[A-Za-z0-9._-]{1,64}$", description="name of a trained file in the agent's folder of models"
+        default=None,
+        pattern=r"^[A-Za-z0-9._-]{1,64}$",
+        description="version of a trained model, as qstream learn models lists it; none: the newest that is published",
     )
     freeze: bool = Field(
         default=False, description="kill switch: learned parts neither answer nor learn, classical plans continue"

@@ -9,6 +9,7 @@ from typing import Final, Self
 from qstream.ahead import Ahead
 from qstream.contract import Batch, Event, Processor, Record, Result, Tick
 from qstream.errors import Poison, ProblemError, Transient
+from qstream.learn.registry import Models, Registry
 from qstream.module.planning import Planned
 from qstream.module.stamp import Stamp, event_ns
 from qstream.nvlink import memory as remembered
@@ -17,9 +18,11 @@ from qstream.nvlink.memory import NO_WINDOW, FabricState, Memory
 from qstream.nvlink.options import NvlinkOptions
 from qstream.nvlink.queue import Queue
 from qstream.nvlink.shares import fallen_back, next_shares
+from qstream.nvlink.trained import WANTS
 from qstream.nvlink.warm import warm
 from schemas.control import Scalar
 from schemas.fabric import FabricPlan, FabricReport, FabricTopology, JobProfile, LinkTelemetry
+from schemas.frame import Frame
 from schemas.topics import (
     FABRIC_JOB,
     FABRIC_PLAN,
@@ -28,6 +31,7 @@ from schemas.topics import (
     FABRIC_TELEMETRY,
     FABRIC_TOPOLOGY,
     LEARN_COMMAND,
+    MODELS,
 )
 
 TICK_S: Final = 1.0
@@ -49,16 +53,27 @@ class NvlinkProcessor(Processor[FabricState]):
     name = "nvlink"
     inputs = (FABRIC_TOPOLOGY, FABRIC_JOB, FABRIC_TELEMETRY, FABRIC_REPORT, LEARN_COMMAND)
     outputs = (FABRIC_PLAN, FABRIC_ROUTES)
+    tables = (MODELS,)
     learners = ("splits",)
     state = FabricState
     tick_s: float | None = TICK_S
 
-    def __init__(self, options: NvlinkOptions | None = None, ahead: Ahead[Planned[FabricPlan]] | None = None) -> None:
+    def __init__(
+        self,
+        options: NvlinkOptions | None = None,
+        ahead: Ahead[Planned[FabricPlan]] | None = None,
+        models: Models | None = None,
+        registry: Registry | None = None,
+    ) -> None:
         self.options = options or NvlinkOptions()
-        self.queue = Queue(self.options, ahead)
+        self.registry = registry or Registry(self.name, WANTS)
+        self.queue = Queue(self.options, ahead, models or Models())
+
+    def with_tables(self, rows: Mapping[str, Mapping[str, Frame]]) -> Self:
+        return type(self)(self.options, self.queue.ahead, self.registry.taken(rows[MODELS.name]), self.registry)
 
     def configure(self, options: Mapping[str, Scalar]) -> Self:
-        return type(self)(self.options.changed(options), self.queue.ahead)
+        return type(self)(self.options.changed(options), self.queue.ahead, self.queue.models, self.registry)
 
     def warm(self) -> None:
         warm()

@@ -12,12 +12,19 @@ from numpy.typing import NDArray
 from qstream.ahead import Ahead
 from qstream.contract import Event
 from qstream.errors import ProblemError
+from qstream.learn.model import Model
+from qstream.learn.registry import Models
 from qstream.module.inforce import InForce
 from qstream.module.planning import Planned, Planning, or_skipped, planned, start
 from qstream.module.stamp import Stamp
+from qstream.nvlink.blocks import blocks_of
+from qstream.nvlink.contention import MODEL, ContentionModel
+from qstream.nvlink.ground import Traffic, ground_of, traffic_of
 from qstream.nvlink.job_plan import place_job
 from qstream.nvlink.memory import HeldJob, Memory
 from qstream.nvlink.options import NvlinkOptions
+from qstream.nvlink.outcomes import with_outcome
+from qstream.nvlink.trained import chosen
 from schemas.fabric import MAX_RANKS, FabricPlan, FabricReport, FabricTopology, JobProfile
 from schemas.plan import SkipReason
 from schemas.solver import SolverRecord
@@ -34,6 +41,7 @@ class Queue:
 
     options: NvlinkOptions
     ahead: Ahead[Planned[FabricPlan]] | None
+    models: Models
 
     def take(self, stamp: Stamp, profile: JobProfile, memory: Memory) -> None:
         """Have a job planned; nothing for one that is known. A job that has ended frees its GPUs, for those that had too few.
@@ -91,6 +99,15 @@ class Queue:
             raise ProblemError(must_be("applied_version", rule, report.applied_version))
         if report.applied_version == versions.proposed_version:
             _replace(memory, job, job.model_copy(update={"in_force": versions.acknowledged()}))
+        if self.options.classifier and not self.options.freeze:
+            self._note(report, memory)
+
+    def _note(self, report: FabricReport, memory: Memory) -> None:
+        """Keep what a step took, with the layout of all jobs: what a model of contention is learnt from."""
+        ground = ground_of(memory.now.topology, blocks_of(memory.now.topology))
+        if ground is not None:
+            layout = ground.layout(_placed(memory))
+            memory.set(outcomes=with_outcome(memory.now.outcomes, layout, report.comm_us))
 
     def due(self, name: Name, first: int, now_ns: int, memory: Memory) -> list[Event]:
         """Plans that are due at this time, and the next job begun; `NotYet` while one is not ready."""
@@ -153,12 +170,24 @@ class Queue:
     def _snapshot(self, job: HeldJob, memory: Memory) -> Hashable:
         gpus = None if job.gpu_of_rank is None else job.gpu_of_rank.tobytes()
         free = _free(job, memory).tobytes()
-        return memory.now.digest, job.job, job.digest, gpus, free, job.planning.begun_ns, self.options
+        others = tuple((other.job, other.digest) for other in memory.now.jobs if self.options.classifier)
+        model = self._model()
+        version = None if model is None else model.version
+        return memory.now.digest, job.job, job.digest, gpus, free, job.planning.begun_ns, self.options, others, version
+
+    def _model(self) -> Model | None:
+        """The model of contention that answers, if one is asked for and there is one."""
+        options = self.options
+        return chosen(self.models, MODEL, options.model) if options.classifier and not options.freeze else None
 
     def _planner(self, job: HeldJob, memory: Memory) -> Callable[[], FabricPlan]:
         topology = memory.now.topology.model_copy(update={"node_free": _free(job, memory)})
         options, profile, current = self.options, job.profile, job.gpu_of_rank
-        return lambda: place_job(profile, topology, current=current, options=options, seed=options.seed)
+        model, others = self._model(), _placed(memory, job) if options.classifier else []
+        known = None if model is None else ContentionModel(model)
+        return lambda: place_job(
+            profile, topology, current=current, options=options, others=others, model=known, seed=options.seed
+        )
 
 
 def _free(job: HeldJob, memory: Memory) -> NDArray[np.bool_]:
@@ -168,6 +197,12 @@ def _free(job: HeldJob, memory: Memory) -> NDArray[np.bool_]:
         if other.job != job.job and other.gpu_of_rank is not None:
             free[other.gpu_of_rank] = False
     return free
+
+
+def _placed(memory: Memory, but: HeldJob | None = None) -> list[tuple[Traffic, NDArray[np.int32]]]:
+    """What jobs send, but for one of them, and the GPUs on which they are."""
+    jobs = [job for job in memory.now.jobs if but is None or job.job != but.job]
+    return [(traffic_of(job.profile), job.gpu_of_rank) for job in jobs if job.gpu_of_rank is not None]
 
 
 def _queued(job: HeldJob, gpu_of_rank: NDArray[np.int32] | None) -> HeldJob:

@@ -32,7 +32,7 @@ def check_agent(agent: Agent) -> None:
     assert not unused, f"{name}: topics has {', '.join(unused)}, which its processor neither reads nor writes"
     for topic in agent.topics:
         check_frame(topic.frame)
-    for path in (agent.lines, agent.observe, *agent.scenes.values(), *agent.trainers.values()):
+    for path in (agent.lines, agent.observe, *agent.scenes.values(), *agent.trainers.values(), *agent.logs.values()):
         assert not path or callable(load(path)), f"{name}: {path} cannot be called"
     if agent.options:
         options = load(agent.options)

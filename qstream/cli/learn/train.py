@@ -84,8 +84,7 @@ def _read(settings: Settings, sources: Sequence[str], until: Offsets, agent: Age
             path = Path(source)
             if not path.is_file():
                 raise ConfigError(must_be("--from", "a topic by its whole name, or a file that exists", source))
-            items = read_items(path, None, BatchHeader("default", None, path.stem, 0), agent.topics)
-            frames += [item.frame for item in items]
+            frames += _of_file(path, agent)
             read.append(f"{path.name} sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}")
             continue
         require_topics(reach(settings), [topics[source]])
@@ -101,6 +100,17 @@ def _read(settings: Settings, sources: Sequence[str], until: Offsets, agent: Age
             last[partition] = offset
         read += [f"{source}:{partition}:{offset + 1}" for partition, offset in sorted(last.items())]
     return frames, tuple(read)
+
+
+def _of_file(path: Path, agent: Agent) -> list[Frame]:
+    """The frames of a file, of a form that all modules know, or that the agent brings."""
+    if path.suffix not in agent.logs:
+        return [item.frame for item in read_items(path, None, BatchHeader("default", None, path.stem, 0), agent.topics)]
+    try:
+        read: list[Frame] = load(agent.logs[path.suffix])(path)
+    except LearnError as exc:
+        raise ConfigError(f"{agent.name} cannot read {path}: {exc}") from exc
+    return read
 
 
 def _write(model: Model, out: Path) -> None:
