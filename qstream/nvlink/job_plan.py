@@ -12,8 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from qstream.errors import ProblemError
 from qstream.nvlink.blocks import Blocks, blocks_of, domains_of
-from qstream.nvlink.crossing import crossing
 from qstream.nvlink.contention import ContentionModel
+from qstream.nvlink.crossing import crossing
 from qstream.nvlink.formats.schedulers import directives
 from qstream.nvlink.ground import Traffic, ground_of
 from qstream.nvlink.job_paths import job_paths
@@ -121,7 +121,9 @@ def place_job(
     traffic = priced.transfers(gpus, gpus_before, terms)
     score = (priced.score(found, before, stays=True) if stays else score).model_copy(update=traffic.score)
     if stays and not traffic.help:
-        return plan.same(SkipReason.GAIN_TOO_SMALL, gpus, score, found, {**priced.paths(gpus, terms), **columns}, traffic.directives)
+        return plan.same(
+            SkipReason.GAIN_TOO_SMALL, gpus, score, found, {**priced.paths(gpus, terms), **columns}, traffic.directives
+        )
     return plan.published(gpus, score, found, {**priced.paths(gpus, terms), **traffic.columns, **columns}, traffic.directives)
 
 
