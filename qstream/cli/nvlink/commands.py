@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from qstream.cli.nvlink.colour import colour
 from qstream.cli.nvlink.convert import convert
 from qstream.cli.nvlink.place import place
+from qstream.cli.nvlink.routes import routes
 from qstream.cli.nvlink.show import show
 from qstream.cli.nvlink.simulate import simulate
 from qstream.cli.options import new_app
@@ -19,5 +21,5 @@ app = new_app(
       qstream nvlink simulate --tp 8 --pp 4 --dp 16 --ep 32 --topology gb200-nvl72:8
     """
 )
-for command in (show, convert, place, simulate):
+for command in (show, convert, place, simulate, routes, colour):
     app.command()(command)
