@@ -22,9 +22,9 @@ from qstream.cli.nvlink.files import (
     matrix_of,
     read_fabric,
     read_work,
+    required_topology,
     sizes_of,
 )
-from qstream.cli.nvlink.place import required_topology
 from qstream.cli.options import AsJson
 from qstream.cli.output import counted, print_json, print_table, printable
 from qstream.errors import ProblemError
