@@ -74,6 +74,14 @@ def crossing(
     )
 
 
+def nic_traffic(job: Crossing, src: Ints, dst: Ints, rail: Ints, nbytes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What NICs carry of pieces, in whole bytes, [N * g, N * g]: from the NIC of that rail to that of the other server."""
+    g = job.gpu.shape[1]
+    sent = np.zeros((job.gpu.size, job.gpu.size))
+    np.add.at(sent, (src // g * g + rail, dst // g * g + rail), nbytes)
+    return np.rint(sent)
+
+
 def nic_speeds(topology: FabricTopology) -> NDArray[np.float64]:
     """GB/s of the NIC of each node that is a GPU, 0 where it has none of its own, float64 [nodes].
 

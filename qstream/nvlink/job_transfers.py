@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from qstream.nvlink.crossing import Crossing
+from qstream.nvlink.crossing import Crossing, nic_traffic
 from qstream.nvlink.job_paths import MAX_RANKS
 from qstream.nvlink.options import NvlinkOptions
 from qstream.nvlink.rails import Rails, balance_rails, receivers_rails
@@ -97,7 +97,6 @@ def _pieces(topology: FabricTopology, job: Crossing, rails: Rails) -> dict[str, 
 
 def _transfers(topology: FabricTopology, job: Crossing, rails: Rails, options: NvlinkOptions) -> JobTransfers:
     """The order of what NICs send, in columns `transfer_*` where it helps."""
-    g = job.gpu.shape[1]
     node = job.gpu.ravel()
     if job.gpu.size > MAX_RANKS:
         node = topology.node_host[node]
@@ -105,9 +104,8 @@ def _transfers(topology: FabricTopology, job: Crossing, rails: Rails, options: N
     if ports[0] < 0 or len(ports) > MAX_PORTS or (nics != nics[0]).any():
         return NOTHING
     sent = np.zeros((len(ports), len(ports)))
-    ends = (port.ravel()[end // g * g + rails.rail] for end in (rails.src, rails.dst))
-    np.add.at(sent, tuple(ends), rails.nbytes)
-    sent = np.rint(sent)
+    np.add.at(sent, np.ix_(port.ravel(), port.ravel()), nic_traffic(job, rails.src, rails.dst, rails.rail, rails.nbytes))
+    np.fill_diagonal(sent, 0.0)
     gb_s, startup_us = job.nic_gb_s * int(nics[0]), _startup_us(topology)
     found = schedule_transfers(sent, gb_s, startup_us, barriers=options.schedule == "phases")
     score = {"span_us": found.span_us, "span_us_bound": found.bound_us}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -87,10 +88,18 @@ def balance_rails(
 
 def receivers_rails(nbytes: ArrayLike, nic_gb_s: float, nvlink_gb_s: float) -> Rails:
     """What NCCL does (PXN): every message on the rail of its receiver, relayed at the source. The peer of `balance_rails`."""
+    g = np.shape(nbytes)[-1] if np.ndim(nbytes) else 0
+    return fixed_rails(nbytes, nic_gb_s, nvlink_gb_s, lambda _, dst: (dst % g)[None])
+
+
+def fixed_rails(nbytes: ArrayLike, nic_gb_s: float, nvlink_gb_s: float, rule: Callable[[Any, Any], Any]) -> Rails:
+    """Messages on the rails that a rule gives for their GPUs, int64 [parts, messages], in equal parts."""
     sent, speeds = _checked(nbytes, nic_gb_s, nvlink_gb_s)
     flat = sent.reshape(sent.shape[0] * sent.shape[1], -1)
     src, dst = np.nonzero(flat)
-    return _made(sent, speeds, src, dst, dst % sent.shape[1], flat[src, dst])
+    rail = rule(src, dst)
+    parts = len(rail)
+    return _made(sent, speeds, np.tile(src, parts), np.tile(dst, parts), rail.ravel(), np.tile(flat[src, dst] / parts, parts))
 
 
 def _split(src: Any, dst: Any, size: Floats, g: int, servers: int, slack: float) -> tuple[Any, Any, Floats]:

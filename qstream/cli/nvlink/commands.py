@@ -5,7 +5,9 @@ from __future__ import annotations
 from qstream.cli.nvlink.colour import colour
 from qstream.cli.nvlink.convert import convert
 from qstream.cli.nvlink.place import place
+from qstream.cli.nvlink.rails import rails
 from qstream.cli.nvlink.routes import routes
+from qstream.cli.nvlink.schedule import schedule
 from qstream.cli.nvlink.show import show
 from qstream.cli.nvlink.simulate import simulate
 from qstream.cli.options import new_app
@@ -18,8 +20,10 @@ app = new_app(
       qstream nvlink show topo.xml
       nvidia-smi topo -m | qstream nvlink show -
       qstream nvlink place --tp 8 --pp 4 --dp 16 --ep 32 --topology gb200-nvl72:8 --html report.html
+      qstream nvlink rails traffic.npy --out pieces.csv
+      qstream nvlink schedule traffic.npy --startup-us 2 --out transfers.csv
       qstream nvlink simulate --tp 8 --pp 4 --dp 16 --ep 32 --topology gb200-nvl72:8
     """
 )
-for command in (show, convert, place, simulate, routes, colour):
+for command in (show, convert, place, simulate, rails, schedule, routes, colour):
     app.command()(command)

@@ -23,9 +23,12 @@ STDIN: Final = "-"
 SYSTEM: Final = re.compile(r"([a-z0-9]+-[a-z0-9]+)(?::(\d{1,5}))?")  # hgx-h100:4
 ARRAYS: Final = (".npy", ".npz", ".pt")
 MAX_MATRIX_RANKS: Final = 4096
+MAX_CSV_BYTES: Final = 1 << 28
 MAX_MATRIX_BYTES: Final = 2.0**62
 SOURCE_HELP: Final = "A description of a fabric, - for stdin, or SYSTEM[:N] such as dgx-1v, hgx-h100:4, gb200-nvl72:8."
-JOB_HELP: Final = "A JobProfile, a SimAI workload, src,dst,bytes as CSV, a matrix of bytes as .npy or .npz, or sizes as YAML."
+JOB_HELP: Final = (
+    "A JobProfile, a SimAI workload, src,dst,bytes as CSV, a matrix of bytes as .npy, .npz or CSV, or sizes as YAML."
+)
 
 Source = Annotated[str, typer.Argument(metavar="FILE", help=SOURCE_HELP)]
 TopologyOption = Annotated[str | None, typer.Option("--topology", metavar="FILE", help=SOURCE_HELP)]
@@ -148,6 +151,8 @@ def read_work(
                     must_be("sizes", "absent with a matrix, which says what ranks send", Shown(str(sizes or volumes)))
                 )
             return profile_of(read_matrix(job), fabric=fabric, job=job.stem)
+        if job.suffix == ".csv" and not sizes and (matrix := csv_matrix(job)) is not None:
+            return profile_of(matrix, fabric=fabric, job=job.stem)
         return read_job(
             job, format="csv" if job.suffix == ".csv" else "auto", parallel=sizes, volumes=given, order=order, fabric=fabric
         )
@@ -171,19 +176,41 @@ def read_matrix(path: Path) -> NDArray[np.float64]:
     if not names:
         raise ProblemError(must_be("arrays of a matrix", "one, or one called bytes", Shown(", ".join(list(arrays)[:8]))))
     found = np.asarray(arrays[names[0]])
+    return _square(names[0], found)
+
+
+def csv_matrix(path: Path) -> NDArray[np.float64] | None:
+    """The square matrix of a CSV of numbers alone, float64 [n, n]; None where its first line has words, as src,dst,bytes."""
+    import numpy as np  # noqa: PLC0415 - as above
+
+    with path.open(errors="replace") as file:
+        first = file.readline().split(",")
+    try:
+        [float(word) for word in first]
+    except ValueError:
+        return None
+    if path.stat().st_size > MAX_CSV_BYTES:
+        raise ProblemError(must_be("a matrix", f"a CSV of at most {MAX_CSV_BYTES} bytes", path.stat().st_size))
+    try:
+        return _square("rows", np.loadtxt(path, delimiter=",", ndmin=2))
+    except ValueError as exc:
+        raise ProblemError(must_be("rows", "of as many numbers each, parted by commas", Shown(str(exc)[:200]))) from exc
+
+
+def _square(name: str, found: NDArray[np.generic]) -> NDArray[np.float64]:
+    import numpy as np  # noqa: PLC0415 - as above
+
     if found.ndim == 4 and found.shape[:2] == found.shape[2:]:
         found = found.reshape(found.shape[0] * found.shape[1], -1)
     if found.ndim != 2 or found.shape[0] != found.shape[1]:
-        raise ProblemError(
-            must_be(names[0], "a square matrix [n, n] or [hosts, GPUs, hosts, GPUs]", Shown(f"shape {found.shape}"))
-        )
+        raise ProblemError(must_be(name, "a square matrix [n, n] or [hosts, GPUs, hosts, GPUs]", Shown(f"shape {found.shape}")))
     if not 1 <= len(found) <= MAX_MATRIX_RANKS:
-        raise ProblemError(must_be(f"rows of {names[0]}", f"1 to {MAX_MATRIX_RANKS}", len(found)))
+        raise ProblemError(must_be(f"rows of {name}", f"1 to {MAX_MATRIX_RANKS}", len(found)))
     if found.dtype.kind not in "iufb":
-        raise ProblemError(must_be(names[0], "of numbers", Shown(f"dtype {found.dtype}")))
+        raise ProblemError(must_be(name, "of numbers", Shown(f"dtype {found.dtype}")))
     values = found.astype(np.float64)
     if not np.isfinite(values).all() or values.min() < 0 or values.max() >= MAX_MATRIX_BYTES:
-        raise ProblemError(must_be(names[0], "finite, at least 0 and below 2**62", Shown(_worst(values))))
+        raise ProblemError(must_be(name, "finite, at least 0 and below 2**62", Shown(_worst(values))))
     return values
 
 

@@ -15,7 +15,7 @@ def test_each_frame_says_what_matters() -> None:
     assert line(JobProfile.example()) == "pod-1  moe-16b  4 ranks"
     assert line(FabricReport.example()) == "pod-1  moe-16b  step 120  48.2 ms of communication  runs v3"
     plan = FabricPlan.example()
-    assert line(plan) == "pod-1  moe-16b  v3  cost 17, before 89 (modelled)  2 slices  swap-annealing"
+    assert line(plan) == "pod-1  moe-16b  v3  cost 17, before 89 (modelled)  2 slices  2 pieces  swap-annealing"
     skipped = plan.model_copy(update={"skip_reason": SkipReason.SINGLE_TIER, "base_version": 3})
     assert line(skipped) == "pod-1  moe-16b  v3 stays  single tier, nothing blocks"
     assert line(StudySpec.example()) is None
