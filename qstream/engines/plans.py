@@ -11,6 +11,7 @@ from typing import Final
 from qstream.config import EMBEDDED, Settings
 from qstream.errors import ConfigError, QstreamError
 from qstream.routing.formats.vllm_policy import newest_of
+from qstream.stream.cause import OnceAMinute
 from qstream.stream.client import PlanSubscriber, Publisher
 from schemas.placement import PlacementAck, PlacementPlan
 from schemas.topics import PLACEMENT_ACK, PLACEMENT_PLAN
@@ -59,11 +60,12 @@ class Plans:
             self._thread.join()
 
     def _run(self) -> None:
+        seldom = OnceAMinute(log)
         while not self._ended.is_set():
             try:
                 self._follow()
             except QstreamError as exc:
-                log.warning("no plans of %s: %s; next try in %.0f s", self._model, exc, _RETRY_S)
+                seldom.warning(f"no plans of {self._model}: {exc}; next try in {_RETRY_S:.0f} s")
                 self._ended.wait(_RETRY_S)
 
     def _follow(self) -> None:

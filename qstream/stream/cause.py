@@ -137,13 +137,13 @@ def refusal(consumer: Consumer) -> KafkaError | None:
     return error if error is not None and denied(error) else None
 
 
-def open_client(make: Callable[[dict[str, object]], C], settings: Settings, properties: Mapping[str, object], cause: Cause) -> C:
-    """A client that tells `cause` of its errors. `ConfigError` names a property of `kafka` that it refuses."""
+def open_client(make: Callable[..., C], settings: Settings, properties: Mapping[str, object], cause: Cause) -> C:
+    """A client that tells `cause` of its errors and logs through it. `ConfigError` names a property of `kafka` it refuses."""
     for name, text in settings.kafka_properties().items():
         if name.endswith(".location") and text != "probe" and not Path(text).exists():
             raise ConfigError(must_be(f"kafka.{name}", "the path of a file that exists", text))
     try:
-        return make({**properties, "error_cb": cause.note})
+        return make({**properties, "error_cb": cause.note}, logger=cause)
     except KafkaException as exc:
         # Not chained: the client's words may hold a value.
         raise ConfigError(f"kafka: {_without_values(exc.args[0].str(), settings)}") from None
@@ -158,10 +158,18 @@ class OnceAMinute:
 
     def error(self, text: str) -> None:
         """Log an error, unless it was logged a moment ago."""
+        self._say(logging.ERROR, text)
+
+    def warning(self, text: str) -> None:
+        """Log a warning, unless it was logged a moment ago."""
+        self._say(logging.WARNING, text)
+
+    def _say(self, level: int, text: str) -> None:
         now = time.monotonic()
-        if now - self._at.get(text, -_LOG_AGAIN_S) >= _LOG_AGAIN_S:
-            self._at[text] = now
-            self._log.error("%s", text)
+        if now - self._at.get(text, -_LOG_AGAIN_S) < _LOG_AGAIN_S:
+            return
+        self._at = {said: at for said, at in self._at.items() if now - at < _LOG_AGAIN_S} | {text: now}
+        self._log.log(level, "%s", text)
 
 
 def _fatal_error(text: str) -> KafkaError:

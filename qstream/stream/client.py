@@ -17,7 +17,7 @@ from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, Messag
 from qstream.config import Settings, load_settings
 from qstream.contract import TopicPartition
 from qstream.errors import ConfigError, NotAllowed
-from qstream.stream.cause import denied
+from qstream.stream.cause import OnceAMinute, denied
 from qstream.stream.faults import raise_if_fatal
 from qstream.stream.headers import event_headers, event_id_of
 from qstream.stream.identity import Identities
@@ -205,6 +205,7 @@ class PlanSubscriber(Generic[F]):
         self._sizes: dict[str, int] = {}
         self._kept_bytes = 0
         self._ids: OrderedDict[str, None] = OrderedDict()
+        self._seldom = OnceAMinute(log)
         base = (settings or load_settings()).model_copy(update={"bootstrap_servers": bootstrap_servers})
         self._logs = Identities(base, [topic.name])
         self._source: Reading | Member
@@ -251,7 +252,7 @@ class PlanSubscriber(Generic[F]):
             elif error.code() != KafkaError._PARTITION_EOF:
                 raise_if_fatal(error)
                 rights = {"topic": f"READ on topic {self.topic.name}", "group": f"READ on group {self._group}"}
-                log.warning("subscriber: %s", denied(error, **rights) or error)
+                self._seldom.warning(f"subscriber: {denied(error, **rights) or error}")
                 return None
         return None
 

@@ -7,7 +7,6 @@ import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message
 from confluent_kafka import TopicPartition as KafkaPartition
@@ -98,7 +97,7 @@ class Intake:
             config.pop("group.instance.id", None)
         if self.settings.group_protocol == "consumer":
             config |= {"statistics.interval.ms": STATISTICS_MS, "stats_cb": self._note_statistics}
-        return open_client(partial(Consumer, logger=self.cause), self.settings, config, self.cause)
+        return open_client(Consumer, self.settings, config, self.cause)
 
     def join(self) -> None:
         """Ask to join the group, which hands over partitions while `poll` is called, and takes them back if it is not."""
@@ -107,14 +106,18 @@ class Intake:
     def join_again(self, replaced: Iterable[TopicPartition]) -> None:
         """Leave the group, which loses all partitions, and join it by a new client: the logs of these partitions were replaced.
 
-        Their next owner begins at their start, if it knows no better. Why a client cannot stay, `read.Reading.begin_again` says.
-        The new one is not a static member: that would take back what the old one had, perhaps none of a topic that was just
-        missing, and no other member would then look for the new partitions. The group forgets the old one after the
+        Without such partitions the client alone is to be another, and a static member has back what it had.
+
+        Their next owner begins at their start, if it knows no better. Why a client cannot stay, `read.Reading.begin_again`
+        says. The new one is not a static member: that would take back what the old one had, perhaps none of a topic that was
+        just missing, and no other member would then look for the new partitions. The group forgets the old one after the
         session's time.
         """
-        self.commit(dict.fromkeys(replaced, 0))
+        begins = dict.fromkeys(replaced, 0)
+        if begins:
+            self.commit(begins)
         self.close()
-        self._consumer = self._open(static=False)
+        self._consumer = self._open(static=not begins)
         self.join()
 
     def poll(self, wait_s: float) -> list[Message]:
@@ -210,6 +213,12 @@ class Intake:
         """The next offset that the last fetch of each owned partition reported, without a request; -1 where it is not known."""
         ends = {p: self._consumer.get_watermark_offsets(KafkaPartition(*p), cached=True) for p in self.assigned}
         return {partition: -1 if found is None else found[1] for partition, found in ends.items()}
+
+    def reads(self, positions: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
+        """The next offset that the client is to fetch of each partition, while it gives nothing; without those that wait."""
+        fetched = self.assigned - self._paused - self._seeks.keys()
+        known = {at: max(positions.get(at, self._begins.get(at, -1)), self.past.get(at, -1)) for at in fetched}
+        return {at: offset for at, offset in known.items() if offset >= 0}
 
     def lag(self, positions: Mapping[TopicPartition, int]) -> dict[str, int]:
         """Records by topic between the next offsets to read and the newest known end of each owned partition.
@@ -310,7 +319,7 @@ class Intake:
         """Log it; a right that is missing is in `lacks` until its topic is read or the group is joined."""
         right = denied(error, topic=f"READ on topic {topic}", group=f"READ on group {self.group}")
         if right is None:
-            log.warning("consumer: %s", error)
+            self._seldom.warning(f"consumer: {error}")
         else:
             self._lacks[topic or ""] = right
             self._seldom.error(right)

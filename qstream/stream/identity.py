@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from functools import partial
 
 from confluent_kafka import IsolationLevel, KafkaException, TopicCollection
 from confluent_kafka import TopicPartition as KafkaPartition
@@ -38,8 +37,7 @@ class Identities:
         config: dict[str, object] = {"bootstrap.servers": settings.bootstrap_servers, "client.id": settings.worker_id}
         config |= {name: value for name, value in settings.kafka_properties().items() if not name.startswith("fetch.")}
         self._cause = Cause()
-        make = partial(AdminClient, logger=logging.getLogger("qstream.librdkafka"))
-        self._client = open_client(make, settings, config, self._cause)
+        self._client = open_client(AdminClient, settings, config, self._cause)
         self.partitions: Mapping[str, tuple[int, ...]] = {}
         self._known: dict[str, str] = {}
         self._changed: dict[str, str] = {}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 
 from confluent_kafka import KafkaError, Producer
 
@@ -55,8 +54,7 @@ class Producers:
         producer = self._made.get(compression)
         if producer is None:
             own = {} if compression is None else {"compression.type": compression}
-            make = partial(Producer, logger=self.cause)
-            producer = open_client(make, self._settings, self._config | own, self.cause)
+            producer = open_client(Producer, self._settings, self._config | own, self.cause)
             self._made[compression] = producer
         return producer
 

@@ -18,6 +18,7 @@ from qstream.stream.consume import ANSWER_S, FROM_START, Intake
 from qstream.stream.identity import Identities
 from qstream.stream.places import came_from
 from qstream.stream.replay import Replays
+from qstream.stream.stall import Stall
 from qstream.stream.wait import FIRST_RETRY_S, Waiting
 from schemas.frame import Frame
 
@@ -55,6 +56,7 @@ class Settling(Generic[S]):
         self.replays = replays
         self.transactional = transactional
         self.identities = identities
+        self._stall = Stall(identities)
         self.degraded = self.stalled = False
         self.fault: StoreUnavailable | None = None
 
@@ -98,6 +100,8 @@ class Settling(Generic[S]):
         if changed := self.identities.changes():
             self._join_again(changed)
             messages = []
+        elif not messages and self._is_stalled():
+            self.intake.join_again(())
         new, lost = self.intake.changes()
         self.replays.release(lost)
         self.waiting.drop(lost)
@@ -114,6 +118,11 @@ class Settling(Generic[S]):
             self.intake.seek(partition, FROM_START)
             moved.add(partition)
         return [message for message in messages if came_from(message) not in moved] if moved else messages
+
+    def _is_stalled(self) -> bool:
+        """Whether the client has stopped fetching what goes on."""
+        self._stall.next = self.intake.reads(self.ledger.positions)
+        return bool(self._stall.found(lambda: self._stall.next))
 
     def _join_again(self, changed: Mapping[str, str]) -> None:
         """Begin as a worker that was just started: who takes over a partition of these topics finds that it is another log."""

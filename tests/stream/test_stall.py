@@ -16,7 +16,8 @@ from qstream.stream.client import Publisher
 from qstream.stream.identity import Identities
 from qstream.stream.read import follow, frame_of
 from qstream.stream.tables import Tables
-from qstream.testing.rig import PATIENCE_S, wait_until
+from qstream.testing.rig import PATIENCE_S, Rig, wait_until
+from qstream.testing.sample import Ping, Tally
 from schemas.topics import Topic
 from tests.stream.notes import MakeTopic, Note, note, subscriber, versions
 
@@ -85,6 +86,25 @@ def test_whoever_reads_by_a_client_that_stops_fetching_goes_on_by_a_new_one(
                 for client in stopped.values():
                     client.pause(client.assignment())
     assert not [name for name, reader in readers.items() if reader.client is stopped[name]]
+
+
+@pytest.mark.parametrize("delivery", ["at_least_once", "exactly_once"])
+def test_a_worker_whose_client_stops_fetching_goes_on_by_a_new_one(
+    delivery: str, make_rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
+):
+    rig = make_rig(partitions=2, delivery=delivery)
+    sent = [Ping.of("a", value) for value in range(3)]
+    with rig.loop() as running:
+        rig.publish(sent[:1])
+        wait_until(lambda: rig.tally("a") == Tally.of(*sent[:1]))
+        monkeypatch.setattr("qstream.stream.stall.LOOK_S", 0.1)
+        running.loop.settling._stall._period_s = 0.1
+        stopped = running.loop.intake._consumer
+        stopped.pause(stopped.assignment())
+        rig.publish(sent[1:])
+        wait_until(lambda: rig.tally("a") == Tally.of(*sent), saying=lambda: rig.tally("a"))
+        assert running.loop.intake._consumer is not stopped
+    assert rig.letters() == []
 
 
 def test_a_client_of_a_quiet_log_stays(kafka: str, topic: Topic, monkeypatch: pytest.MonkeyPatch):
