@@ -11,13 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qstream.nvlink.sketch import SCALE_UP, components
-from schemas.fabric import CPU, GPU, HEALTH, LEAF, NIC, NVSWITCH, PCIE, SPINE, FabricTopology
+from schemas.fabric import CPU, DOWN, GPU, LEAF, NIC, NVSWITCH, PCIE, SPINE, FabricTopology
 from schemas.plan import SkipReason
 
 HOST_MEMORY_GB_S: Final = 8.0  # between GPUs of a host that no link of the description joins
 CLIMB: Final = 1.5  # what each level of switches above the leaf adds to the price of a byte: it takes links that others share
 UNREACHABLE_US_KB: Final = 10.0  # between parts without connection: finite, so that sums stay finite
-DOWN: Final = HEALTH.index("down")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -124,13 +123,10 @@ class _Net:
 
     @classmethod
     def of(cls, topology: FabricTopology) -> _Net:
-        works = topology.node_health != DOWN
-        keep = works[topology.link_src] & works[topology.link_dst] & (topology.link_src != topology.link_dst)
-        if topology.link_up is not None:
-            keep &= topology.link_up
+        keep = topology.usable
         src, dst = topology.link_src[keep], topology.link_dst[keep]
         gb_s = topology.speed_gb_s[keep].astype(np.float64)
-        near: list[list[tuple[int, float]]] = [[] for _ in range(len(works))]
+        near: list[list[tuple[int, float]]] = [[] for _ in range(len(topology.node_type))]
         for a, b, speed in zip(src.tolist(), dst.tolist(), gb_s.tolist(), strict=True):
             near[a].append((b, speed))
         fast = np.isin(topology.link_kind[keep], SCALE_UP)

@@ -21,8 +21,7 @@ def collapse(topology: FabricTopology) -> tuple[FabricTopology, NDArray[np.int32
     """
     names = len(topology.node_name)
     down = np.zeros(names, np.bool_)
-    if topology.link_up is not None:
-        down[topology.link_src[~topology.link_up]] = down[topology.link_dst[~topology.link_up]] = True
+    down[topology.link_src[~topology.up]] = down[topology.link_dst[~topology.up]] = True
     near: dict[int, list[tuple[int, int]]] = {}
     for src, dst, kind in zip(topology.link_src.tolist(), topology.link_dst.tolist(), topology.link_kind.tolist(), strict=True):
         near.setdefault(src, []).append((dst, kind))

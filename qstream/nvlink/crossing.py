@@ -89,8 +89,7 @@ def nic_speeds(topology: FabricTopology) -> NDArray[np.float64]:
     """
     types, works = topology.node_type, topology.node_health != 2
     keep = np.isin(topology.link_kind, SCALE_OUT) & np.isin(types[topology.link_dst], (LEAF, SPINE)) & works[topology.link_src]
-    if topology.link_up is not None:
-        keep &= topology.link_up
+    keep &= topology.up
     out = np.bincount(topology.link_src[keep], topology.speed_gb_s[keep], len(types)).astype(np.float64)
     nics = np.flatnonzero((types == NIC) & (topology.node_host >= 0) & (out > 0))
     for host in np.unique(topology.node_host[nics]).tolist():

@@ -95,8 +95,7 @@ def tidied(topology: FabricTopology) -> FabricTopology:
     found = [text for text in (*texts, *more) if text not in topology.warnings]
     fields = dict(topology) | {"node_health": health}
     if texts:
-        up = np.ones(len(src), np.bool_) if topology.link_up is None else topology.link_up
-        fields["link_up"] = up & ~loops & ~twice
+        fields["link_up"] = topology.up & ~loops & ~twice
     if not found and np.array_equal(health, topology.node_health):
         return topology
     return FabricTopology.build(**(fields | {"warnings": (*topology.warnings, *found)[:MAX_WARNINGS]}))

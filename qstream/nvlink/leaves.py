@@ -47,9 +47,7 @@ def leaf_spine(topology: FabricTopology, link_down: NDArray[Any] | None = None) 
     a, b = place[topology.link_src], place[topology.link_dst]
     up_of = np.where((source == LEAF) & (target == SPINE), a * len(spine) + b, -1)
     down_of = np.where((source == SPINE) & (target == LEAF), a * len(leaf) + b, -1)
-    works = np.ones(len(a), bool) if topology.link_up is None else topology.link_up
-    if link_down is not None:
-        works = works & ~link_down.astype(bool)
+    works = topology.up if link_down is None else topology.up & ~link_down.astype(bool)
     speed = np.where(works, topology.speed_gb_s, 0.0)
     return LeafSpine(
         leaf,

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from qstream.arguments import array
 from qstream.errors import ProblemError
-from schemas.fabric import GPU, HEALTH, FabricTopology
+from schemas.fabric import GPU, FabricTopology
 from schemas.wording import Shown, must_be
 
 Floats = NDArray[np.float64]
@@ -25,7 +25,6 @@ Path = tuple[list[int], float]  # nodes, and bytes
 Ways = dict[int, tuple[int, float, int]]  # of each node: hops, width, and the node before
 MAX_FLOWS: Final = 20_000  # sources x links of a linear program
 _DETOUR: Final = 1e-4  # what all hops together may add to the time that is minimised: bytes take no way round for nothing
-_DOWN: Final = HEALTH.index("down")
 _NOTHING: Final = 1e-7  # of the largest demand: flow that the solver may leave out
 
 
@@ -106,13 +105,8 @@ class Net:
 def net_of(topology: FabricTopology, nodes: NDArray[np.bool_] | None = None) -> Net:
     """The links that work between nodes that do, or between those of them that are in `nodes`, bool [nodes]."""
     count = len(topology.node_type)
-    works = topology.node_health != _DOWN
-    if nodes is not None:
-        works &= nodes
     src, dst = topology.link_src.astype(np.int64), topology.link_dst.astype(np.int64)
-    keep = works[src] & works[dst] & (src != dst)
-    if topology.link_up is not None:
-        keep &= topology.link_up
+    keep = topology.usable if nodes is None else topology.usable & nodes[src] & nodes[dst]
     ends, column = np.unique(src[keep] * count + dst[keep], return_inverse=True)
     link = np.full(len(src), -1)
     link[keep] = column

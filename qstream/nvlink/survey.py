@@ -114,7 +114,7 @@ def _links(topology: FabricTopology) -> tuple[LinkClass, ...]:
     low, high = np.minimum(types[src], types[dst]), np.maximum(types[src], types[dst])
     nodes = len(types)
     ends = np.minimum(src, dst) * nodes + np.maximum(src, dst)
-    up = np.ones(len(src), np.bool_) if topology.link_up is None else topology.link_up
+    up = topology.up
     columns = (topology.link_kind, low, high, topology.link_count, topology.link_gb_s, topology.speed_gb_s)
     classes, at = np.unique(np.stack([np.asarray(column, np.float64) for column in columns], 1), axis=0, return_inverse=True)
     found = []

@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 from qstream.errors import ProblemError
 from qstream.nvlink.collapse import collapse
 from qstream.nvlink.sketch import SCALE_UP
-from schemas.fabric import CPU, GPU, HEALTH, LEAF, NIC, NVSWITCH, PCIE, SPINE, FabricTopology
+from schemas.fabric import CPU, DOWN, GPU, LEAF, NIC, NVSWITCH, PCIE, SPINE, FabricTopology
 from schemas.wording import must_be
 
 MAX_PAIRS: Final = 400_000
 MAX_WAYS: Final = 16  # of equal length between two leaves
-DOWN: Final = HEALTH.index("down")
 Path = tuple[int, ...]  # links
 Ways = tuple[tuple[float, Path], ...]  # part of the bytes, and its links
 
@@ -107,11 +106,8 @@ class _Net:
 
     @classmethod
     def of(cls, topology: FabricTopology) -> _Net:
-        works = topology.node_health != DOWN
-        keep = works[topology.link_src] & works[topology.link_dst] & (topology.link_src != topology.link_dst)
-        if topology.link_up is not None:
-            keep &= topology.link_up
-        nodes = len(works)
+        keep = topology.usable
+        nodes = len(topology.node_type)
         out: list[list[tuple[int, int]]] = [[] for _ in range(nodes)]
         into: list[list[tuple[int, int]]] = [[] for _ in range(nodes)]
         ends = zip(topology.link_src.tolist(), topology.link_dst.tolist(), keep.tolist(), strict=True)
@@ -129,7 +125,7 @@ class _Net:
             out,
             into,
         )
-        for gpu in np.flatnonzero((topology.node_type == GPU) & works).tolist():
+        for gpu in np.flatnonzero((topology.node_type == GPU) & (topology.node_health != DOWN)).tolist():
             for key in ((0, host[gpu]), (1, domain[gpu])):
                 if key[1] >= 0:
                     net.near.setdefault(key, []).append(gpu)

@@ -17,6 +17,7 @@ from schemas.fabric.plans import RouteShares as RouteShares
 from schemas.fabric.telemetry import FabricReport as FabricReport
 from schemas.fabric.telemetry import LinkTelemetry as LinkTelemetry
 from schemas.fabric.topology import CPU as CPU
+from schemas.fabric.topology import DOWN as DOWN
 from schemas.fabric.topology import GPU as GPU
 from schemas.fabric.topology import HEALTH as HEALTH
 from schemas.fabric.topology import HOST as HOST

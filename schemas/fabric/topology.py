@@ -18,6 +18,7 @@ NODE_TYPES: Final = ("gpu", "nvswitch", "pcie", "cpu", "nic", "leaf", "spine", "
 HEALTH: Final = ("ok", "degraded", "down")
 LINK_KINDS: Final = ("nvlink", "xgmi", "pcie", "c2c", "smp", "ib", "roce", "ethernet")
 GPU, NVSWITCH, PCIE, CPU, NIC, LEAF, SPINE, HOST = range(len(NODE_TYPES))
+DOWN: Final = HEALTH.index("down")
 
 MAX_GB_S: Final = 10_000.0  # of one link; what is above is in bits
 
@@ -67,6 +68,18 @@ class FabricTopology(Frame):
     def speed_gb_s(self) -> NDArray[np.float32]:
         """Speed of each link that plans use, float32 [links]: effective where known."""
         return self.link_gb_s if self.link_effective_gb_s is None else self.link_effective_gb_s
+
+    @property
+    def up(self) -> NDArray[np.bool_]:
+        """Whether each link works, bool [links]: all where `link_up` is absent."""
+        return np.ones(len(self.link_src), np.bool_) if self.link_up is None else self.link_up
+
+    @property
+    def usable(self) -> NDArray[np.bool_]:
+        """Whether each link works and joins two nodes that are not down, bool [links]."""
+        works: NDArray[np.bool_] = self.node_health != DOWN
+        usable: NDArray[np.bool_] = self.up & works[self.link_src] & works[self.link_dst] & (self.link_src != self.link_dst)
+        return usable
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -12,17 +12,7 @@ from qstream.nvlink.collapse import collapse
 from qstream.nvlink.systems import DOUBLE, SINGLE
 from schemas.fabric import GPU
 from schemas.plan import SkipReason
-
-
-def changed(topology, **arrays):
-    given = {name: getattr(topology, name) for name in type(topology).model_fields}
-    return type(topology).build(**(given | arrays))
-
-
-def at(array, place, value):
-    other = array.copy()
-    other[place] = value
-    return other
+from tests.frames import at, changed
 
 
 @pytest.mark.parametrize("system", ["hgx-a100", "hgx-h100", "hgx-b200", "gb200-nvl72"])

@@ -17,20 +17,7 @@ from schemas.fabric import (
 )
 from schemas.frame import SAFETENSORS, FrameError
 from schemas.plan import SkipReason
-
-
-def changed(frame, **fields):
-    """The example of a frame with other fields, validated."""
-    given = {name: getattr(frame, name) for name in type(frame).model_fields}
-    return type(frame).build(**(given | fields))
-
-
-def at(array, place, value):
-    """A copy with one value changed."""
-    other = array.copy()
-    other[place] = value
-    return other
-
+from tests.frames import at, changed
 
 T, J, P = FabricTopology.example(), JobProfile.example(), FabricPlan.example()
 W, S = LinkTelemetry.example(), RouteShares.example()
