@@ -25,7 +25,10 @@ _TURNS: Final = 16
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Coloured:
-    """Colours [n] after the windows, the record of each, what the circuits were, and why they stopped, if they did."""
+    """Colours [n] after the windows, the record of each, what the circuits were, and why they stopped, if they did.
+
+    `circuits` is how they ran, whatever gave the answer.
+    """
 
     colour: Ints
     records: tuple[SolverRecord, ...] = ()
@@ -35,6 +38,7 @@ class Coloured:
     depth: int | None = None
     shots: int | None = None
     fallback_reason: Reason | None = None
+    circuits: Execution | None = None
 
 
 def recoloured(
@@ -58,7 +62,7 @@ def recoloured(
         depth = options.circuit_layers or k
         circuits = Circuits(layers=depth, shots=options.shots, device=options.device, runtime=runtime)
     records: list[SolverRecord] = []
-    now, winner, reason = colour, None, None
+    now, winner, reason, ran = colour, None, None, None
     for number in range(_TURNS if options.hqc else 1):
         before = now
         for at in range(_WINDOWS if len(colour) > room else 1):
@@ -78,6 +82,7 @@ def recoloured(
                 deadline_s=left_s,
             )
             records.append(solved.record.model_copy(update={"variant": f"{k}-colours"}))
+            ran = ran or solved.circuits
             turned = now.copy()
             turned[inside] = solved.solution
             if _weight(weights, turned) < _weight(weights, now):
@@ -85,7 +90,7 @@ def recoloured(
             reason = reason or solved.fallback_reason
         if reason is not None or not (_weight(weights, now) < _weight(weights, before)):
             break
-    return _coloured(now, records, winner, asked, reason)
+    return _coloured(now, records, winner, asked, reason, ran)
 
 
 def window_problem(weights: Floats, colour: Ints, inside: Ints, k: int) -> OneHotProblem:
@@ -131,7 +136,12 @@ def _weight(weights: Floats, colour: Ints) -> float:
 
 
 def _coloured(
-    colour: Ints, records: list[SolverRecord], winner: SolverRecord | None, asked: SolverName, reason: Reason | None
+    colour: Ints,
+    records: list[SolverRecord],
+    winner: SolverRecord | None,
+    asked: SolverName,
+    reason: Reason | None,
+    ran: Execution | None,
 ) -> Coloured:
     shown = winner or next((record for record in records if record.depth is not None), None)
     return Coloured(
@@ -143,4 +153,5 @@ def _coloured(
         None if shown is None else shown.depth,
         None if shown is None else shown.shots,
         reason,
+        ran,
     )

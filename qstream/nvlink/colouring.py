@@ -22,7 +22,7 @@ from qstream.nvlink.options import NvlinkOptions
 from qstream.quantum.portfolio import Clock
 from qstream.quantum.record import Remaining
 from qstream.quantum.window import Runtime
-from schemas.solver import Reason, SolverName, SolverRecord
+from schemas.solver import Execution, Reason, SolverName, SolverRecord
 from schemas.wording import Shown, must_be
 
 Ints = NDArray[np.int64]
@@ -47,6 +47,7 @@ class Colouring:
     solver : the record of the answer; its `objective` is the number of colours, or the weight where the number was given
     candidates : the same of each way that was tried; of windows the weight, at the colours that `variant` says
     fallback_reason : why circuits that were asked for did not answer
+    circuits : how circuits ran, whatever gave the answer; None without
     """
 
     colour: NDArray[np.int32]
@@ -57,6 +58,7 @@ class Colouring:
     solver: SolverRecord
     candidates: tuple[SolverRecord, ...]
     fallback_reason: Reason | None = None
+    circuits: Execution | None = None
 
 
 def colour_graph(
@@ -333,4 +335,5 @@ def _colouring(
         record,
         (*records, *done.records),
         done.fallback_reason,
+        done.circuits,
     )

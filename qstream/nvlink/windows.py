@@ -15,7 +15,7 @@ from qstream.quantum.ising import IsingProblem
 from qstream.quantum.portfolio import Step
 from qstream.quantum.record import Remaining
 from qstream.quantum.window import Circuits, Solved, solve_window
-from schemas.solver import CLASSICAL, Reason, SolverName, SolverRecord
+from schemas.solver import CLASSICAL, Execution, Reason, SolverName, SolverRecord
 
 Blocks = NDArray[np.int32]
 _LEAST_GAIN: Final = 1e-9  # of the cost: below it, an improvement is rounding noise
@@ -33,12 +33,13 @@ class Terms:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Turned:
-    """Blocks [n] after a turn of windows, the record of each, what each gained, and why the turn ended early, if it did."""
+    """Blocks [n] after a turn of windows, the record of each, what each gained, why it ended early, and how circuits ran."""
 
     block: Blocks
     records: tuple[SolverRecord, ...]
     gains: tuple[float, ...]
     reason: Reason | None
+    circuits: Execution | None = None
 
 
 def turn(
@@ -51,10 +52,10 @@ def turn(
     records: list[SolverRecord] = []
     gains: list[float] = []
     whole = [units for units in levels if units.count > 2 and not _is_cut(units, block)]
-    best, cost = block, problem.cost(block)
+    best, cost, ran = block, problem.cost(block), None
     for i in range(terms.count if whole else 0):
         if remaining_s() <= 0:
-            return Turned(best, tuple(records), tuple(gains), Reason.TIMEOUT)
+            return Turned(best, tuple(records), tuple(gains), Reason.TIMEOUT, ran)
         rng = np.random.default_rng([terms.seed, number, i])
         units = whole[int(rng.integers(len(whole)))]
         chosen = _choose(units, best, terms.slots, rng)
@@ -68,9 +69,10 @@ def turn(
             best, cost = turned, cost - gain
         records.append(solved.record)
         gains.append(gain if kept else 0.0)
+        ran = ran or solved.circuits
         if solved.fallback_reason is not None:
-            return Turned(best, tuple(records), tuple(gains), solved.fallback_reason)
-    return Turned(best, tuple(records), tuple(gains), None)
+            return Turned(best, tuple(records), tuple(gains), solved.fallback_reason, ran)
+    return Turned(best, tuple(records), tuple(gains), None, ran)
 
 
 def turns(
@@ -81,14 +83,16 @@ def turns(
     warm, now = replace(terms, circuits=circuits), block
     records: list[SolverRecord] = []
     gains: list[float] = []
+    ran: Execution | None = None
     for number in range(first, first + most):
         done = turn(problem, levels, now, warm, number, remaining_s)
         now = done.block
         records += done.records
         gains += done.gains
+        ran = ran or done.circuits
         if done.reason is not None or not any(done.gains):
-            return Turned(now, tuple(records), tuple(gains), done.reason)
-    return Turned(now, tuple(records), tuple(gains), None)
+            return Turned(now, tuple(records), tuple(gains), done.reason, ran)
+    return Turned(now, tuple(records), tuple(gains), None, ran)
 
 
 def turn_step(problem: RankProblem, done: Turned) -> Step[Blocks]:
@@ -123,7 +127,7 @@ def turn_record(name: SolverName, given: float, done: Turned, terms: Terms) -> S
     return SolverRecord(
         solver=name,
         variant="windows",
-        execution=CLASSICAL if circuits is None else circuits.execution,
+        execution=done.circuits or CLASSICAL,
         n=max((record.n or 0 for record in records), default=None),
         depth=None if circuits is None else circuits.depth,
         shots=None if circuits is None else circuits.shots,

@@ -32,7 +32,7 @@ from qstream.quantum.record import (
     solver_record,
 )
 from qstream.quantum.solvers import solve
-from schemas.solver import DEVICE, Reason, SolverRecord
+from schemas.solver import DEVICE, Execution, Reason, SolverRecord
 from schemas.wording import Shown, must_be
 
 WindowSolver = Literal["exact", "qaoa", "greedy"]
@@ -64,12 +64,16 @@ class Circuits:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Solved:
-    """The best solution and its energy, the record, and why the solver that was asked for did not answer, if it did not."""
+    """The best solution and its energy, the record, and why the solver that was asked for did not answer, if it did not.
+
+    `circuits` is how circuits ran, whatever gave the answer, which `record.execution` is of; None where none did.
+    """
 
     solution: Solution
     energy: float
     record: SolverRecord
     fallback_reason: Reason | None
+    circuits: Execution | None = None
 
 
 def solve_window(
@@ -144,7 +148,8 @@ def solve_window(
         twin=next((tried.step.objective for tried in found.tried if tried.name == "greedy"), None),
     )
     # The twin was not asked for.
-    return Solved(found.answer, found.objective, record.model_copy(update={"asked": (solver,)}), found.fallback_reason)
+    record = record.model_copy(update={"asked": (solver,)})
+    return Solved(found.answer, found.objective, record, found.fallback_reason, ran[0].execution if ran else None)
 
 
 def sample_fixed_weight(
@@ -285,4 +290,5 @@ def _by_solve(
     )
     result = (solve if circuits.runtime is None else circuits.runtime.solve)(request, name)
     reason = None if result.meta.fallback is None else result.meta.fallback.reason
-    return Solved(result.solution, result.energy, solver_record(result), reason)
+    ran = result.meta.execution if asked and result.meta.p is not None else None
+    return Solved(result.solution, result.energy, solver_record(result), reason, ran)

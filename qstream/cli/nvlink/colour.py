@@ -112,6 +112,7 @@ def as_data(weights: NDArray[np.float64], names: list[str], found: Colouring, *,
         "methods": methods,
         "solver": found.solver.model_dump(exclude_none=True),
         "candidates": [each.model_dump(exclude_none=True) for each in found.candidates],
+        "circuits": found.circuits,
         "fallback_reason": found.fallback_reason,
         "colour": dict(zip(names, found.colour.tolist(), strict=True)),
     }
@@ -126,7 +127,7 @@ def facts(data: dict[str, Any], found: Colouring, *, fixed: bool) -> list[str]:
         f"{vertices}, {counted(data['edges'], 'edge')}; {least} {found.bound:g}; {proven}; by {found.solver.solver}",
     ]
     lines += [
-        f"circuit ({record.execution}): n {record.n}, p {record.depth}, {record.shots} shots, seed {record.seed}: weight"
+        f"circuit ({found.circuits}): n {record.n}, p {record.depth}, {record.shots} shots, seed {record.seed}: weight"
         f" {_text(record.objective)}, exact {_text(record.exact)}, control at p = 0 {_text(record.control)}, annealing"
         f" {_text(record.twin)}"
         for record in found.candidates

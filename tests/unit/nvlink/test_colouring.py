@@ -129,6 +129,7 @@ def test_circuits_colour_the_gpus_of_a_dgx_and_say_what_they_are() -> None:
     assert record.control is not None
     assert record.twin is not None
     assert found.solver.asked == ("qaoa-xy",)
+    assert found.circuits == "simulated-subspace"
     three = colour_graph(nvlinks(), colours=3, options=NvlinkOptions(qaoa=True))
     assert record_of(three, "qaoa-xy").objective == three.weight == 50.0
 

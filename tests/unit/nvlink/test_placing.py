@@ -119,6 +119,18 @@ def test_windows_are_kept_only_if_the_cost_falls_and_carry_their_twins(options: 
             assert record.control is not None
 
 
+def test_circuits_that_win_nothing_are_labelled_as_simulated_too() -> None:
+    src, dst = (each.ravel() for each in np.indices((24, 24)))
+    apart = src != dst
+    nbytes = np.where(src // 6 == dst // 6, 1e9, 1e6)[apart]
+    terms = NvlinkOptions(qaoa=True, circuit_slots=6)
+    found = place_ranks(src[apart], dst[apart], nbytes, np.full(4, 6), tree(4), ranks=24, options=terms)
+    record = next(record for record in found.candidates if record.solver == "qaoa")
+    assert record.kept == 0
+    assert (record.execution, record.shots, record.depth, record.seed) == ("simulated-subspace", 256, 4, 0)
+    assert None not in (record.exact, record.control, record.twin)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
