@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from qstream.hpo import feasible, gp, prior
 from qstream.hpo.options import HpoOptions
 from qstream.hpo.problem import Problem, rng, warp
+from qstream.threads import one_thread
 
 Vec = NDArray[np.float64]
 
@@ -43,6 +44,7 @@ class Fit:
 
 
 @lru_cache(maxsize=16)
+@one_thread()
 def _theta(fit: Fit) -> Vec:
     problem, exact = fit.problem, fit.options.exact_objective
     kernel, few = kernel_of(problem, fit.options, fit.trials), len(problem.value) < LEAST

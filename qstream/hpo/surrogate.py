@@ -12,6 +12,7 @@ from qstream.hpo import acquisition, feasible, gp, prior
 from qstream.hpo.fitting import Thetas, split
 from qstream.hpo.options import HpoOptions
 from qstream.hpo.problem import Problem, rng, warp
+from qstream.threads import one_thread
 from schemas.solver import CLASSICAL, Reason, SolverRecord
 
 Vec = NDArray[np.float64]
@@ -42,6 +43,7 @@ class Proposal:
     reason: Reason | None  # why the old study was left out
 
 
+@one_thread()
 def propose(problem: Problem, options: HpoOptions, theta: Vec) -> Proposal | None:
     """The point with the largest score; None if every candidate of a discrete space is taken.
 

@@ -24,6 +24,7 @@ from qstream.hpo.problem import Problem, rng, warp
 from qstream.hpo.ranks import Ranks, ranks
 from qstream.quantum.record import Refused
 from qstream.quantum.variational.observable import PauliSum, size
+from qstream.threads import one_thread
 from schemas.solver import Execution, Reason, SolverRecord
 from schemas.wording import must_be
 
@@ -89,6 +90,7 @@ class Fit:
         return math.sqrt(max(variance, 0.0))
 
 
+@one_thread()
 def propose(
     problem: Problem,
     options: HpoOptions,
