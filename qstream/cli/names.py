@@ -19,13 +19,13 @@ INT64_END = 1 << 63  # a control record holds no larger integer
 def find_topic(name: str, topics: Sequence[Topic] | None = None) -> Topic:
     """The topic of a full name or of an alias: its domain (``placement``), its entity (``batch``), or both (``routing.dlq``).
 
-    A domain means its data, not its dead letters; among several its plan. `topics` are all of the registry by default.
-    `ConfigError` lists what is allowed.
+    A domain means its data, not its dead letters; among several its plan, and among several plans the one that is
+    called ``plan``. `topics` are all of the registry by default. `ConfigError` lists what is allowed.
     """
     topics = all_topics() if topics is None else topics
     found = [topic for topic in topics if name == topic.name or name in _aliases(topic)]
     plans = [topic for topic in found if topic.role == "plan"]
-    for choice in (found, plans):
+    for choice in (found, plans, [topic for topic in plans if topic.name.split(".")[-2] == "plan"]):
         if len(choice) == 1:
             return choice[0]
     known = ", ".join(topic.name for topic in found or topics)

@@ -61,6 +61,9 @@ def publish(
     A .json file holds a frame or a list of frames, .jsonl one a line, .safetensors one: frames of any topic of any module,
     those of installed packages included, but no dead letters. The field "frame" says which, else its fields or --topic.
 
+    A graph as networkx writes it, {"nodes", "edges"} with GPUs, switches and links, is the topology of a fabric, called as
+    graph.fabric says, else as the file; for other descriptions: qstream nvlink convert FILE --to frame.
+
     Tokens are {"id", "metadata", "complexity"} in a .json list or .jsonl lines, or a .csv file with a column id and optional
     request_id, position, cost, src_rank, label, topk_id_0, topk_weight_0 and so on. Ids are numbers if all of the file
     are, else text. They are sent in batches of at most 8192. Everything is validated before anything is sent.

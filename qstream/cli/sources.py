@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,15 +11,16 @@ from pathlib import Path
 from typing import Any, Final
 
 import safetensors
+import typer
 
 from agents.registry import all_topics
-from qstream.cli.output import say_unknown
-from qstream.errors import ConfigError
+from qstream.cli.output import printable, say_unknown
+from qstream.errors import ConfigError, ProblemError
 from qstream.install import install_hint
 from schemas.frame import HEADER_KEY, JSON, SAFETENSORS, Frame, FrameError
 from schemas.parse import as_utf8, read_json
 from schemas.tokens import from_dataframe, from_objects
-from schemas.topics import TOKENS_BATCH, Topic
+from schemas.topics import FABRIC_TOPOLOGY, TOKENS_BATCH, Topic
 from schemas.wording import Shown, must_be
 
 TOKENS_A_BATCH: Final = 8192
@@ -55,7 +57,8 @@ def read_items(path: Path, topic: Topic | None, header: BatchHeader, more: Seque
     """All frames of a file, every one validated; `topic` None lets each frame say where it belongs: one of `publishable`
     or of `more`.
 
-    A frame is known by its field ``frame``, else by the fields that it has. Tokens (objects with ``id``, or a table) become
+    A frame is known by its field ``frame``, else by the fields that it has. A graph as networkx writes it, with ``nodes`` and
+    ``edges`` or ``links``, becomes a topology of the time of `header`. Tokens (objects with ``id``, or a table) become
     batches of at most 8,192 under `header`. `FrameError` names the place of the first fault, `ConfigError` a wrong format.
     """
     items = _read(path, topic, header, tuple({each.name: each for each in (*publishable(), *more)}.values()))
@@ -105,9 +108,37 @@ def _from_objects(values: Sequence[tuple[str, Any]], topic: Topic | None, header
             raise FrameError(must_be(where, "an object, a frame or a token", Shown(type(value).__name__)))
     if _is_token(values[0][1], topic):
         return _from_tokens([value for _, value in values], header)
-    items = [_from_object(where, value, topic, known) for where, value in values]
-    _say_unknown(values, items)
+    graphs = [_is_graph(value, topic) for _, value in values]
+    items = [
+        _from_graph(where, value, header) if graph else _from_object(where, value, topic, known)
+        for (where, value), graph in zip(values, graphs, strict=True)
+    ]
+    plain = [number for number, graph in enumerate(graphs) if not graph]
+    _say_unknown([values[number] for number in plain], [items[number] for number in plain])
     return items
+
+
+def _is_graph(value: dict[str, Any], topic: Topic | None) -> bool:
+    """Whether an object is node-link data of networkx, which no frame looks like."""
+    if "frame" in value or topic not in (None, FABRIC_TOPOLOGY) or not {"edges", "links"} & value.keys():
+        return False
+    nodes = value.get("nodes")
+    return isinstance(nodes, list) and all(isinstance(node, dict) for node in nodes)
+
+
+def _from_graph(where: str, value: dict[str, Any], header: BatchHeader) -> Item:
+    """The fabric of node-link data, called as the graph says, else as the file; what is strange in it is said on stderr."""
+    from qstream.nvlink.formats.read import read_topology  # noqa: PLC0415 - numpy and formats, which few files need
+
+    graph = value.get("graph")
+    known = graph.get("fabric") if isinstance(graph, dict) else None
+    try:
+        found = read_topology(value, fabric=known if isinstance(known, str) and known else re.split(r"[.\[:]", where)[0][:200])
+    except ProblemError as exc:
+        raise FrameError(f"{where}: {exc}") from exc
+    for text in found.warnings:
+        typer.echo(printable(f"{where}: warning: {text}"), err=True)
+    return Item(FABRIC_TOPOLOGY, found if found.ts_ns else found.model_copy(update={"ts_ns": header.ts_ns}))
 
 
 def _say_unknown(values: Sequence[tuple[str, Any]], items: Sequence[Item]) -> None:

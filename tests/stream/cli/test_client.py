@@ -153,6 +153,19 @@ def test_json_lines_from_stdin_keep_their_order_within_a_key(cluster, answer_of,
     assert frames(cluster, EXPERTS_LOAD, model) == sent
 
 
+def test_a_graph_of_networkx_becomes_the_topology_that_the_agent_reads(cluster, invoke, answer_of, tmp_path, model):
+    nodes = [{"id": name, "type": "gpu"} for name in "ab"]
+    graph = {
+        "graph": {"fabric": model},
+        "nodes": nodes,
+        "edges": [{"source": "a", "target": "b", "kind": "nvlink", "bw_gb_s": 25.0}],
+    }
+    (tmp_path / "fabric.json").write_text(json.dumps(graph))
+    assert answer_of("publish", tmp_path / "fabric.json", "-b", cluster)["topics"] == {"qstream.fabric.topology.v1": 1}
+    shown = invoke("watch", "fabric.topology", "-b", cluster, "--from-start", "--key", model, "--count", 1, "--timeout", 20)
+    assert f"{model}  2 GPUs  2 links" in shown.stdout
+
+
 def test_a_safetensors_file_is_one_frame(cluster, answer_of, tmp_path, model):
     frame = TOKENS_BATCH.frame.example().model_copy(update={"model": model})
     path = tmp_path / "a.safetensors"

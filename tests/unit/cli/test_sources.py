@@ -16,7 +16,7 @@ from qstream.errors import ConfigError
 from qstream.install import install_hint
 from schemas.frame import JSON, FrameError
 from schemas.tokens import hash_ids
-from schemas.topics import BY_NAME, EXPERTS_LOAD, TOKENS_BATCH
+from schemas.topics import BY_NAME, EXPERTS_LOAD, FABRIC_TOPOLOGY, TOKENS_BATCH
 
 HEADER = BatchHeader(model="m", layer=None, batch_id="b", ts_ns=7)
 FRAMES = [(topic, topic.frame.example()) for topic in publishable()]
@@ -187,3 +187,34 @@ def test_fields_that_a_frame_does_not_have_are_said_once_and_what_watch_adds_is_
     lines = "\n".join(json.dumps(fields | extra) for extra in ({}, {"modle": "m"}, {"modle": "n"}))
     assert len(read_items(write(tmp_path, "a.jsonl", lines), None, HEADER)) == 3
     assert capsys.readouterr().err == f"a.jsonl:2: {EXPERTS_LOAD.frame.tag()} has no modle: ignored\n"
+
+
+GRAPH = {
+    "nodes": [{"id": "a", "type": "gpu"}, {"id": "b", "type": "gpu"}],
+    "edges": [{"source": "a", "target": "b", "kind": "nvlink", "bw_gb_s": 25.0}],
+}
+
+
+@pytest.mark.parametrize("key", ["edges", "links"])
+def test_a_graph_of_networkx_is_the_topology_of_a_fabric_called_as_the_graph_or_the_file(tmp_path, key):
+    graph = {"nodes": GRAPH["nodes"], key: GRAPH["edges"]}
+    for topic in (None, FABRIC_TOPOLOGY):
+        (item,) = read_items(write(tmp_path, "pod-7.json", graph), topic, HEADER)
+        assert item.topic is FABRIC_TOPOLOGY
+        assert (item.frame.fabric, item.frame.ts_ns, len(item.frame.link_src)) == ("pod-7", HEADER.ts_ns, 2)
+    (named,) = read_items(write(tmp_path, "pod-7.json", graph | {"graph": {"fabric": "east"}}), None, HEADER)
+    assert named.frame.fabric == "east"
+
+
+def test_a_strange_graph_is_warned_of_and_a_wrong_one_is_named_with_its_place(tmp_path, capsys):
+    strange = GRAPH | {"edges": [*GRAPH["edges"], {"source": "a", "target": "a", "bw_gb_s": 1.0}]}
+    read_items(write(tmp_path, "pod.json", strange), None, HEADER)
+    assert "pod.json[0]: warning: " in capsys.readouterr().err
+    for wrong, wanted in (
+        ({"nodes": [], "edges": []}, "GPU"),
+        (GRAPH | {"edges": [{"source": "a", "target": "z", "bw_gb_s": 25.0}]}, "z"),
+        (GRAPH | {"edges": [{"source": "a", "target": "b", "bw_gb_s": 200_000.0}]}, "at most 10000 GB/s a link"),
+        (GRAPH | {"graph": [7]}, "graph"),
+    ):
+        with pytest.raises(FrameError, match=rf"pod.json\[0\]: .*{wanted}"):
+            read_items(write(tmp_path, "pod.json", wrong), None, HEADER)
