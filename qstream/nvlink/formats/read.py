@@ -143,7 +143,11 @@ def _node_link(found: Mapping[str, Any], fabric: str | None, stem: str) -> Fabri
         raise ProblemError(must_be("edges", "given, under edges or links", Shown("neither")))
     edges = [edge for key in keys for edge in _rows(found, key)]
     known = found.get("graph", {})
-    known = known if isinstance(known, Mapping) else dict(known) if isinstance(known, list) else {}
+    if isinstance(known, list):  # as networkx wrote it once: pairs
+        pairs = [pair for pair in known if isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str)]
+        known = dict(pairs) if len(pairs) == len(known) else None
+    if not isinstance(known, Mapping):
+        raise ProblemError(must_be("graph", "an object, or pairs of names and values", Shown(f"{found['graph']!r:.80}")))
     ends = []
     for number, edge in enumerate(edges):
         if "source" not in edge or "target" not in edge:
