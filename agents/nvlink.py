@@ -40,8 +40,11 @@ AGENT = Agent(
     commands="qstream.cli.nvlink.commands:app",
     lines="qstream.cli.nvlink.lines:line",
     observe="qstream.nvlink.metrics:observe",
-    example_options={"classifier": True},
-    trainers={"contention": "qstream.nvlink.train_contention:train_contention"},
+    example_options={"classifier": True, "rl": True},
+    trainers={
+        "contention": "qstream.nvlink.train_contention:train_contention",
+        "splits": "qstream.nvlink.train_splits:train_splits",
+    },
     logs={".npz": "qstream.nvlink.outcomes:read_log"},
     settings={"port": 6075},
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from qstream.ahead import Ahead
 from qstream.contract import Batch, Event, Processor, Record, Result, Tick
@@ -18,7 +18,8 @@ from qstream.nvlink.memory import NO_WINDOW, FabricState, Memory
 from qstream.nvlink.options import NvlinkOptions
 from qstream.nvlink.queue import Queue
 from qstream.nvlink.shares import fallen_back, next_shares
-from qstream.nvlink.trained import WANTS
+from qstream.nvlink.split_policy import NAME as SPLITS
+from qstream.nvlink.trained import WANTS, chosen
 from qstream.nvlink.warm import warm
 from schemas.control import Scalar
 from schemas.fabric import FabricPlan, FabricReport, FabricTopology, JobProfile, LinkTelemetry
@@ -156,5 +157,7 @@ class NvlinkProcessor(Processor[FabricState]):
             return []
         demand, measured = telemetry.close(memory, leaves, self.options.window_ms) if closes else (None, None)
         stamp = Stamp.of(record, 0)
-        plan = next_shares(memory, leaves, self.options, demand, measured, plan_id=stamp.id, ts_ns=event_ns(record))
+        model = chosen(self.queue.models, SPLITS, self.options.model) if self.options.rl else None
+        named: dict[str, Any] = {"model": model, "plan_id": stamp.id, "ts_ns": event_ns(record)}
+        plan = next_shares(memory, leaves, self.options, demand, measured, **named)
         return [Event(FABRIC_ROUTES, record.key, stamp.id, plan, record)]

@@ -7,6 +7,7 @@ from typing import Final, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from qstream.learn.model import Model
 from qstream.nvlink.leaves import LeafSpine
 from qstream.nvlink.links import fullest, wcmp
 from qstream.nvlink.memory import Memory
@@ -28,6 +29,7 @@ def next_shares(
     demand: Floats | None,
     measured: tuple[Floats, Floats] | None,
     *,
+    model: Model | None = None,
     plan_id: str,
     ts_ns: int,
 ) -> RouteShares:
@@ -37,7 +39,7 @@ def next_shares(
     last = None if before is None or demand is None else fullest(before.share, demand, up, down)
     guard = _who(memory, leaves, options)
     if guard == "ours":
-        share, state = plan_splits(demand, up, down, utilisation=measured, state=before, options=options)
+        share, state = plan_splits(demand, up, down, utilisation=measured, state=before, options=options, model=model)
         memory.set(splits=state)
         up, down = up * state.up_factor, down * state.down_factor
         guard = "ours" if state.guard.answers == "candidate" else "held back"
@@ -50,7 +52,7 @@ def next_shares(
     if demand is not None and demand.any():
         planned, peer = fullest(share, demand, up, down), fullest(wcmp(up, down), demand, up, down)
         score = _score(planned, peer, last)
-    return _frame(memory, leaves, options, _Answer(share, guard, score, demand), plan_id, ts_ns)
+    return _frame(memory, leaves, options, _Answer(share, guard, score, demand, options.rl and model is None), plan_id, ts_ns)
 
 
 def fallen_back(memory: Memory, leaves: LeafSpine, options: NvlinkOptions, *, plan_id: str, ts_ns: int) -> RouteShares:
@@ -62,12 +64,14 @@ def fallen_back(memory: Memory, leaves: LeafSpine, options: NvlinkOptions, *, pl
 
 
 class _Answer(NamedTuple):
-    """Shares [leaves, leaves, spines], who gave them, what they are worth, and the demand of the window before."""
+    """Shares [leaves, leaves, spines], who gave them, what they are worth, the demand of the window before, and whether a
+    policy was asked for that is not there."""
 
     share: Floats
     guard: Guard
     score: RouteScore | None = None
     demand: Floats | None = None
+    missing: bool = False
 
 
 def _who(memory: Memory, leaves: LeafSpine, options: NvlinkOptions) -> Guard:
@@ -88,7 +92,8 @@ def _score(planned: float, peer: float, last: float | None) -> RouteScore | None
 
 
 def _frame(memory: Memory, leaves: LeafSpine, options: NvlinkOptions, answer: _Answer, plan_id: str, ts_ns: int) -> RouteShares:
-    share, guard, score, demand = answer
+    share, guard, score, demand, missing = answer
+    reason = Reason.MODEL_MISSING if missing and guard in ("ours", "held back", "no window yet") else None
     planner = "mix" if guard == "ours" else "wcmp"
     count, spines = len(leaves.leaf), len(leaves.spine)
     src, dst = np.nonzero(~np.eye(count, dtype=bool))
@@ -103,7 +108,7 @@ def _frame(memory: Memory, leaves: LeafSpine, options: NvlinkOptions, answer: _A
         ts_ns=ts_ns,
         ttl_s=options.ttl_s,
         solver=record,
-        fallback_reason=Reason.STALE if guard == "stale" else None,
+        fallback_reason=Reason.STALE if guard == "stale" else reason,
         fabric=memory.now.topology.fabric,
         topology_digest=memory.now.digest,
         planner=planner,

@@ -10,18 +10,23 @@ from numpy.typing import ArrayLike, NDArray
 from qstream.errors import ProblemError
 from qstream.learn import guard, weights
 from qstream.learn.evolve import evolve
+from qstream.learn.fresh import fresh
 from qstream.learn.guard import GuardState
+from qstream.learn.model import Model
 from qstream.learn.weights import WeightsState
 from qstream.nvlink.descent import descend
 from qstream.nvlink.links import Floats, fullest, utilisation, wcmp
 from qstream.nvlink.options import NvlinkOptions
 from qstream.nvlink.outlook import is_new_pattern, next_demands
-from schemas.frame import Axes, Count, Frame
+from qstream.nvlink.split_policy import policy_share
+from schemas.frame import Axes, Count, Frame, Int64
 from schemas.wording import Shown, must_be
 
 WINDOWS: Final = 16
 RATES: Final = (0.5, 0.2)  # of the experts by multiplicative weights
 FIRST_WEIGHTS: Final = (0.1, 0.1, 0.8)
+POLICY_WEIGHT: Final = 0.2  # of a trained policy that joins
+NO_POLICY: Final = -1
 HEDGE_RATE, HEDGE_DECAY = 4.0, 0.97
 GUARD_WINDOWS: Final = 5
 LEAST_FACTOR: Final = 0.05
@@ -34,12 +39,14 @@ class SplitState(Frame):
     """What is known of a fabric's leaves and spines after some windows.
 
     `demand_ring` holds the last demands, newest last, of which `seen` are real; `share` is what serves now, `expert_share`
-    what each expert would have served; factors say which part of its nominal capacity a link has.
+    what each expert would have served, the last one a trained policy if `policy_version` is not -1; factors say which part of
+    its nominal capacity a link has.
     """
 
     steps: Count = 0
     seen: Count = 0
     resets: Count = 0
+    policy_version: Int64 = NO_POLICY
     demand_ring: Ring
     share: Shares
     expert_share: Annotated[NDArray[np.float64], Axes("experts", "leaves", "leaves", "spines")]
@@ -70,6 +77,12 @@ def start(up_gb_s: Floats, down_gb_s: Floats) -> SplitState:
     )
 
 
+@fresh.register
+def _(state: SplitState) -> Frame:
+    """As of even links: the next window brings what they are."""
+    return start(np.ones(state.up_factor.shape), np.ones(state.down_factor.shape))
+
+
 def plan_splits(
     demand: ArrayLike | None,
     up_gb_s: ArrayLike,
@@ -78,6 +91,7 @@ def plan_splits(
     utilisation: tuple[ArrayLike, ArrayLike] | None = None,
     state: SplitState | None = None,
     options: NvlinkOptions | None = None,
+    model: Model | None = None,
 ) -> tuple[Floats, SplitState]:
     """Return shares for the next window, float64 [L, L, S] whose rows sum to 1, and the next state.
 
@@ -96,7 +110,9 @@ def plan_splits(
     state
         What the last call gave; None at first. A state of another number of leaves or spines starts again.
     options
-        `shares`, `wcmp_floor` and `freeze` count; the defaults if None.
+        `shares`, `rl`, `wcmp_floor` and `freeze` count; the defaults if None.
+    model
+        With `rl`: the trained policy that is one more expert (`train_splits`); without one the others mix.
 
     Raises
     ------
@@ -109,24 +125,45 @@ def plan_splits(
         state = start(up, down)
     if chosen.freeze or chosen.shares != "mix":
         return wcmp(up, down), state
-    return _next(state, offered, up, down, measured, chosen.wcmp_floor)
+    state = _with_policy(state, model if chosen.rl else None)
+    return _next(state, offered, up, down, measured, chosen.wcmp_floor, model)
 
 
 def _next(
-    state: SplitState, offered: Floats | None, up: Floats, down: Floats, measured: tuple[Floats, Floats] | None, floor: float
+    state: SplitState,
+    offered: Floats | None,
+    up: Floats,
+    down: Floats,
+    measured: tuple[Floats, Floats] | None,
+    floor: float,
+    model: Model | None,
 ) -> tuple[Floats, SplitState]:
     if offered is not None and measured is not None:
         state = _with_factors(state, offered, up, down, measured)
     here_up, here_down = up * state.up_factor, down * state.down_factor
     base = wcmp(here_up, here_down)
     if offered is not None and offered.any():
-        state = _with_window(state, offered, here_up, here_down, base)
+        state = _with_window(state, offered, here_up, here_down, base, model)
     mixed = floor * base + (1 - floor) * np.einsum("m,mijs->ijs", state.expert_weight, state.expert_share)
     alive = base > 0
     mixed = np.where(alive, mixed, 0.0)
     mixed /= mixed.sum(axis=2, keepdims=True)
     share = mixed if state.guard.answers == "candidate" else base
     return share, evolve(state, share=np.ascontiguousarray(share))
+
+
+def _with_policy(state: SplitState, model: Model | None) -> SplitState:
+    """The state with this policy as its last expert, or with none: a new one begins with the mean of the others."""
+    version = NO_POLICY if model is None else model.version
+    if version == state.policy_version:
+        return state
+    own = len(FIRST_WEIGHTS)
+    weight, shares = state.expert_weight[:own] / state.expert_weight[:own].sum(), state.expert_share[:own]
+    if model is not None:
+        weight = np.append((1 - POLICY_WEIGHT) * weight, POLICY_WEIGHT)
+        shares = np.concatenate([shares, shares.mean(axis=0, keepdims=True)])
+    changed = {"policy_version": version, "expert_weight": weight, "expert_share": np.ascontiguousarray(shares)}
+    return SplitState(**(dict(state) | changed))
 
 
 def _with_factors(state: SplitState, offered: Floats, up: Floats, down: Floats, measured: tuple[Floats, Floats]) -> SplitState:
@@ -144,7 +181,7 @@ def _with_factors(state: SplitState, offered: Floats, up: Floats, down: Floats, 
     return evolve(state, **factors)
 
 
-def _with_window(state: SplitState, offered: Floats, up: Floats, down: Floats, base: Floats) -> SplitState:
+def _with_window(state: SplitState, offered: Floats, up: Floats, down: Floats, base: Floats, model: Model | None) -> SplitState:
     """Judge the experts by the window, and let each learn all of it."""
     spines = base.shape[2]
     peer = fullest(base, offered, up, down)
@@ -166,6 +203,9 @@ def _with_window(state: SplitState, offered: Floats, up: Floats, down: Floats, b
         learnt.append(known)
         shares.append(weights.shares(known).reshape(base.shape))
     shares.append(descend(base, next_demands(ring[-seen:]), up, down))
+    if model is not None and state.policy_version != NO_POLICY:
+        said = policy_share(model, state.expert_share[-1], base, offered, up, down)
+        shares.append(base if said is None else said)
     return evolve(
         state,
         steps=state.steps + 1,

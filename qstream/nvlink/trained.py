@@ -9,8 +9,13 @@ from qstream.learn.model import Model
 from qstream.learn.registry import Models, Want
 from qstream.nvlink.contention import MODEL as CONTENTION
 from qstream.nvlink.layouts import FEATURES
+from qstream.nvlink.split_policy import FEATURES as PATH_FEATURES
+from qstream.nvlink.split_policy import NAME as SPLITS
 
-WANTS: Final[Mapping[str, Want]] = {CONTENTION: Want(("svm",), FEATURES, 1)}
+WANTS: Final[Mapping[str, Want]] = {
+    CONTENTION: Want(("svm",), FEATURES, 1),
+    SPLITS: Want(("mlp",), PATH_FEATURES, 1),
+}
 
 
 def chosen(models: Models, name: str, version: str | None) -> Model | None:

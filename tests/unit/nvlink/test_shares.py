@@ -16,6 +16,7 @@ from qstream.nvlink.processor import NvlinkProcessor
 from qstream.state.fields import pack
 from qstream.testing.feed import Feed
 from schemas.fabric import FabricTopology, LinkTelemetry, RouteShares
+from schemas.learning import LearnCommand
 
 PLAIN = topology()
 
@@ -226,6 +227,20 @@ def test_changed_capacity_keeps_what_is_learnt_and_another_shape_does_not() -> N
     assert state is not None
     assert state.splits is not None
     assert state.splits.steps == 0
+
+
+def test_a_command_resets_what_is_learnt() -> None:
+    feed = started()
+    for window, offered in enumerate(demands(4)):
+        feed.send(told(window, offered), at_ms=window * 250)
+    feed.send(LearnCommand(module="nvlink", key=FABRIC, learner="splits", command="reset"), at_ms=1000)
+    state = feed.state(FABRIC)
+    assert feed.dead == []
+    assert state is not None
+    assert state.splits is not None
+    assert state.splits.steps == 0
+    feed.send(told(9, demands(1)[0]), at_ms=2500)
+    assert feed.frames(RouteShares)[-1].guard == "ours"
 
 
 def test_a_fabric_without_a_choice_of_spines_has_no_shares() -> None:
