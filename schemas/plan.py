@@ -37,7 +37,7 @@ class Plan(Frame):
     """What a module decided, when, and how it was found.
 
     `ts_ns` is the time of the record or tick that the plan was published with. It may be applied until `ttl_s` seconds after
-    that, or for good without a `ttl_s`. `fallback_reason` says why a solver that was asked for did not answer.
+    that, or without limit if there is no `ttl_s`. `fallback_reason` says why a requested solver did not answer.
     """
 
     OUTCOMES: ClassVar[tuple[str, ...]] = ("published",)  # all that `outcome` may be
@@ -45,7 +45,7 @@ class Plan(Frame):
     plan_id: EventId = Field(description="id of the plan, equal to that of its event")
     ts_ns: TimeNs = Field(description="time of the record or tick that the plan was published with, ns since 1970")
     ttl_s: float | None = Field(
-        default=None, gt=0, description="seconds after `ts_ns` until which the plan may be applied; none: for good"
+        default=None, gt=0, description="seconds after `ts_ns` until which the plan may be applied; none: without limit"
     )
     solver: SolverRecord = Field(strict=False, description="which solver answered, and what the answer is worth")
     fallback_reason: Reason | None = Field(

@@ -30,7 +30,7 @@ class TokenBatch(Frame):
     model: Name = Field(description="the model that the tokens flow through")
     layer: int | None = Field(default=None, ge=0, lt=4096, description="the layer whose gate chose `topk_ids`, from 0")
     deadline_ms: float | None = Field(
-        default=None, gt=0, description="ms that the routing plan may be applied for; none: for good"
+        default=None, gt=0, description="ms for which the routing plan may be applied; none: without limit"
     )
     label_names: Names = Field(
         default=(), max_length=4096, description="names of the labels that `label` indexes: tasks, tenants or adapters"

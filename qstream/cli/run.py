@@ -44,8 +44,8 @@ def run(
 
     On a terminal, servers that are not named run inside this process, and their addresses are printed for other commands;
     elsewhere that must be asked for: -b embedded --redis embedded. On a real cluster, no answer from a broker within 10 s
-    ends the command with exit code 1. Topics that are missing are waited for: the log and /readyz name them, and the agent
-    goes on within seconds of their creation.
+    ends the command with exit code 1. Missing topics are waited for: the log and /readyz name them, and the agent
+    continues within seconds of their creation.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""Begin: the lines of an agent's metrics that can be known beforehand are there from its start, at 0."""
+"""Begin: metrics whose labels are known beforehand are exported from an agent's start, at 0."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from qstream.metrics import (
 from schemas.plan import Plan
 from schemas.solver import Reason
 
-# A fault of a module has a class of its own, which nobody knows before it comes.
+# Errors of a module itself have classes that are not known beforehand.
 REJECTIONS: Final = (("decode", "FrameError"), ("process", "Poison"), ("process", "StateLimit"))
 WAITS: Final = [name for name, kind in vars(errors).items() if inspect.isclass(kind) and issubclass(kind, errors.Transient)]
 
 
 def begin(processor: Processor[Any]) -> None:
-    """Show what the agent of this processor may count, all of it 0 yet."""
+    """Export at 0 what the agent of this processor may count."""
     agent = [processor.name]
     inputs = [topic.name for topic in processor.inputs]
     for by_agent in (BATCH_SECONDS, PROCESS_SECONDS, TICK_SECONDS, END_TO_END_SECONDS, STATE_BYTES, EVICTED):
@@ -53,7 +53,7 @@ def begin(processor: Processor[Any]) -> None:
     begin_at_zero(CONFLICTS, agent, ["stale_epoch", "version", "unreadable"])
     begin_at_zero(FALLBACKS, agent, Reason)
     outcomes = {topic.name: topic.frame.OUTCOMES for topic in processor.outputs if issubclass(topic.frame, Plan)}
-    # Of an agent that makes no plans, panels of all agents say just that.
+    # Without plans, panels over all agents show that the agent has none.
     for topic, known in (outcomes or {"": Plan.OUTCOMES}).items():
         begin_at_zero(PLANS, agent, [topic], known)
         begin_unknown(PLAN_AGE, agent, [topic])

@@ -39,7 +39,7 @@ class Retry:
         """Read again from `starts`, the first offsets of a turn that failed."""
         self.failures += 1
         pause = min(self.settings.retry_max_s, FIRST_RETRY_S * 2 ** min(self.failures, 20))
-        log.warning("batch goes again in %.1f s: %s", pause, reason)
+        log.warning("batch is retried in %.1f s: %s", pause, reason)
         self.failed("turn", reason)
         self.waiting.postpone(pause)
         for partition, start in starts.items():

@@ -22,7 +22,7 @@ Reason = Annotated[str, typer.Option(help="Why, for the next operator.")]
 def reset(
     module: Module, key: Key, learner: Learner = "", reason: Reason = "", bootstrap_servers: BootstrapServers = None
 ) -> None:
-    """Have learners of a key begin again.
+    """Reset learners of a key, so that they start over.
 
     \b
     Example:
@@ -34,7 +34,7 @@ def reset(
 def freeze(
     module: Module, key: Key, learner: Learner = "", reason: Reason = "", bootstrap_servers: BootstrapServers = None
 ) -> None:
-    """Have learners of a key stand still.
+    """Freeze learners of a key.
 
     They keep what they know, and the incumbent answers.
 

@@ -25,7 +25,7 @@ PLURALS: Final = {
 
 
 def show(file: Source, format: FormatOption = "auto", gpus_per_host: GpusPerHost = 8, as_json: AsJson = False) -> None:  # noqa: A002
-    """Show a fabric: its GPUs, domains, tiers, speeds and warnings, and which decisions have anything to win.
+    """Show a fabric: its GPUs, domains, tiers, speeds and warnings, and which decisions can gain anything.
 
     FILE is node-link JSON of networkx, XML of NCCL or RCCL, what nvidia-smi topo -m or nvidia-smi -q -x prints, a model of
     topograph, a topology.conf or topology.yaml of Slurm, what ibnetdiscover prints, or a FabricTopology frame. Speeds are
