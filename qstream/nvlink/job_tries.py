@@ -62,7 +62,8 @@ class Stage:
         layouts = [self.ground.layout([*others, (self.traffic, each)]) for each in gpus]
         done = tried(layouts, model, options.simulate_top, always=always, extra_us=[self._moves_us(each) for each in gpus])
         best = replace(found, block_of_rank=kept[done.at[0]])
-        return Fastest(best, done.time_us.astype(np.float32), 0.0 if self.now is None else done.gain(always[-1]))
+        finite = done.time_us[np.isfinite(done.time_us)]  # no spine may be left between two leaves
+        return Fastest(best, finite.astype(np.float32), 0.0 if self.now is None else done.gain(always[-1]))
 
     def _moves_us(self, gpus: Ints) -> float:
         return 0.0 if self.now is None else self.move_us * int((gpus != self.now).sum())

@@ -10,7 +10,7 @@ import pytest
 
 from qstream.errors import LearnError
 from qstream.learn.model import parts
-from qstream.nvlink import ContentionModel, NvlinkOptions, place_job
+from qstream.nvlink import ContentionModel, NvlinkOptions, generate, place_job
 from qstream.nvlink.blocks import blocks_of
 from qstream.nvlink.examples import FABRIC, job, report, topology
 from qstream.nvlink.ground import ground_of, traffic_of
@@ -21,7 +21,7 @@ from qstream.nvlink.processor import NvlinkProcessor
 from qstream.nvlink.train_contention import outcomes_of, train_contention
 from qstream.nvlink.tries import draw, simulated_us, tried
 from qstream.testing.feed import Feed
-from schemas.fabric import FabricPlan, FabricTopology
+from schemas.fabric import GPU, FabricPlan, FabricTopology
 from schemas.solver import Reason
 
 LEAF = np.array([0, 0, 1, 1])
@@ -127,6 +127,29 @@ def test_without_a_model_the_bound_ranks_and_the_plan_says_so() -> None:
     plan = place_job(job("a", 5), pod(), options=NvlinkOptions(classifier=True))
     assert plan.fallback_reason == Reason.MODEL_MISSING
     assert plan.layout_time_us is not None
+
+
+def test_where_rails_have_spines_of_their_own_bytes_take_the_rail_of_the_receiver() -> None:
+    fabric = generate("hgx-h100", racks=2, hosts=2)
+    ground = ground_of(fabric, blocks_of(fabric))
+    assert ground is not None
+    gpus = np.flatnonzero(fabric.node_type == GPU)
+    pair = (np.array([0], np.int32), np.array([1], np.int32), np.array([1e9]))
+    same_rack, far = (ground.layout([(pair, gpus[[3, to]])]) for to in (13, 21))
+    for found, to in ((same_rack, 13), (far, 21)):
+        assert (found.src.tolist(), found.dst.tolist()) == ([gpus[5]], [gpus[to]])  # GPU 5 of the sender's box
+        assert np.isfinite(simulated_us(found))
+    plan = place_job(job("a", 4), fabric, options=NvlinkOptions(classifier=True))
+    assert plan.layout_time_us is not None
+    assert np.isfinite(plan.layout_time_us).all()
+
+
+def test_leaves_without_a_spine_between_them_are_no_times_of_a_plan() -> None:
+    fabric = pod()
+    up = (fabric.link_src < 18) & (fabric.link_dst < 18)  # two leaves alone
+    up |= np.isin(fabric.link_src, [16, 17]) | np.isin(fabric.link_dst, [16, 17])
+    plan = place_job(job("a", 16), fabric.model_copy(update={"link_up": up}), options=NvlinkOptions(classifier=True))
+    assert plan.layout_time_us is None or np.isfinite(plan.layout_time_us).all()
 
 
 def test_where_no_spine_can_be_chosen_nothing_is_tried() -> None:
