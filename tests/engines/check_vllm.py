@@ -1,4 +1,4 @@
-"""vLLM's own EPLB with our policy: two processes rearrange real weights over gloo for several steps, and rank 0's plan wins."""
+"""vLLM's own EPLB with our policy: two processes rearrange real weights over gloo, rank 0's plan wins and is acknowledged."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import socket
 import tempfile
+import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -15,13 +16,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from qstream.engines.vllm import register
+from qstream.config import load_settings
+from qstream.embedded.kafka import EmbeddedKafka
+from qstream.engines.vllm import AGENT, MODEL, register
 from qstream.routing.formats.export import export
 from qstream.routing.placement import place
 from qstream.routing.score import violations
+from qstream.stream.client import Publisher
+from qstream.stream.read import frame_of, read_all
+from qstream.testing.rig import wait_until
 from schemas.experts import ExpertTopology
+from schemas.placement import PlacementAck
+from schemas.topics import PLACEMENT_ACK, PLACEMENT_PLAN
 
 LAYERS, EXPERTS, SLOTS, RANKS, WIDTH, STEPS = 3, 8, 12, 2, 4, 4
+MODEL_NAME, VERSION = "moe", 7
 
 
 class Moment:
@@ -36,11 +45,20 @@ class Moment:
 
 
 def main() -> None:
-    """The planner alone, then a plan that only rank 0 can read."""
+    """The planner alone, then a plan that only rank 0 can read, then the agent's plan from a broker."""
     topology = ExpertTopology(num_layers=LAYERS, num_logical_experts=EXPERTS, num_gpus=RANKS, slots_per_gpu=SLOTS // RANKS)
-    with tempfile.TemporaryDirectory() as folder:
+    plan = place(load(0)[None].astype(np.int64), topology, seed=5)
+    now = {"model": MODEL_NAME, "ts_ns": time.time_ns(), "version": VERSION}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        EmbeddedKafka({PLACEMENT_PLAN.name: 1, PLACEMENT_ACK.name: 1}) as broker,
+        Publisher(broker.bootstrap_servers) as publisher,
+    ):
         path = Path(folder) / "plan.json"
-        path.write_bytes(export(place(load(0)[None].astype(np.int64), topology, seed=5), "plan"))
+        path.write_bytes(export(plan, "plan"))
+        publisher.publish(PLACEMENT_PLAN, plan.model_copy(update=now))
+        publisher.flush()
+        os.environ |= {"QSTREAM_BOOTSTRAP_SERVERS": broker.bootstrap_servers, MODEL: MODEL_NAME}
         spawn = multiprocessing.get_context("spawn")
         ranks = [
             spawn.Process(target=serve, args=(rank, free_port, str(path))) for free_port in [port()] for rank in range(RANKS)
@@ -76,7 +94,7 @@ def load(step: int) -> np.ndarray:
 
 
 def serve(rank: int, port: int, plan: str) -> None:
-    """One worker: vLLM loads its plug-ins; our planner alone, then a plan that rank 0 alone can read."""
+    """One worker: vLLM loads its plug-ins; our planner alone, then a plan that rank 0 alone can read, then the agent's."""
     os.environ["QSTREAM_EPLB"] = "planner"
     torch.Event = Moment
     torch.accelerator.current_stream = torch.accelerator.synchronize = lambda *_: Moment()
@@ -98,7 +116,25 @@ def serve(rank: int, port: int, plan: str) -> None:
     EPLB_POLICIES["default"] = DefaultEplbPolicy
     register(plan if rank == 0 else "/nowhere/plan.json")
     rearrange(rank, "plan ")
+    EPLB_POLICIES["default"] = DefaultEplbPolicy
+    register(AGENT)
+    if rank == 0:
+        wait_until(lambda: EPLB_POLICIES["default"].source() is not None)
+    torch.distributed.barrier()
+    rearrange(rank, f"plan {VERSION}")
+    if rank == 0:
+        wait_until(
+            lambda: acknowledged() == [VERSION] * STEPS, saying=acknowledged
+        )  # after each rearrangement that it is still in force
+        print(f"plan {VERSION} of the agent: acknowledged on the broker once its map was in force")
+    torch.distributed.barrier()
     torch.distributed.destroy_process_group()
+
+
+def acknowledged() -> list[int]:
+    """The versions that the engine has said to have applied."""
+    acks = read_all(load_settings(), PLACEMENT_ACK.name, MODEL_NAME)
+    return [frame_of(message, PlacementAck).applied_version for message in acks]
 
 
 def rearrange(rank: int, used: str) -> None:
@@ -124,7 +160,7 @@ def rearrange(rank: int, used: str) -> None:
         moved.append(int((before != held.physical_to_logical_map).sum()))
         if rank == 0:
             assert state.policy.used.startswith(used), state.policy.used
-    assert used != "plan " or moved[1:] == [0] * (STEPS - 1), moved
+    assert not used.startswith("plan ") or moved[1:] == [0] * (STEPS - 1), moved
     if rank == 0:
         print(f"{used!r}: {STEPS} rearrangements, {moved} slots changed, all weights are where the map says")
 
