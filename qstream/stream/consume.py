@@ -16,6 +16,7 @@ from qstream.contract import TopicPartition, partition_of
 from qstream.metrics import REBALANCES
 from qstream.stream.cause import Cause, OnceAMinute, denied, open_client
 from qstream.stream.faults import fatal_named, raise_first, raise_if_fatal
+from qstream.stream.membership import consumer_config
 from qstream.stream.places import came_from, kafka_partitions, names, own
 
 log = logging.getLogger(__name__)
@@ -24,36 +25,7 @@ ENDS_ANSWER_S = 0.2
 MOST_ASKED = 2  # ends in one look, while records are fetched: each answer waits for a fetch that waits for records
 ANSWER_S = 5.0
 STATISTICS_MS = 2000
-METADATA_MS = 3000  # a topic that is created late is noticed by then
 FROM_START: int = OFFSET_BEGINNING
-
-
-def consumer_config(settings: Settings, group: str) -> dict[str, object]:
-    """librdkafka properties of a group member; in KIP-848 groups session and assignor are the broker's settings."""
-    config: dict[str, object] = {
-        "bootstrap.servers": settings.bootstrap_servers,
-        "group.id": group,
-        "client.id": settings.worker_id,
-        "enable.auto.commit": False,
-        "auto.offset.reset": "earliest",
-        "enable.partition.eof": True,
-        "isolation.level": "read_committed",
-        "fetch.wait.max.ms": 100,
-        "fetch.queue.backoff.ms": 5,
-        "queued.max.messages.kbytes": 16384,
-        "reconnect.backoff.ms": 20,
-        "reconnect.backoff.max.ms": 500,
-        "topic.metadata.refresh.interval.ms": METADATA_MS,
-    }
-    if settings.group_protocol == "consumer":
-        config["group.protocol"] = "consumer"
-    else:
-        config["partition.assignment.strategy"] = "cooperative-sticky"
-        config["session.timeout.ms"] = settings.session_timeout_ms
-        config["heartbeat.interval.ms"] = max(200, min(3000, settings.session_timeout_ms // 3))
-    if settings.static_membership:
-        config["group.instance.id"] = settings.worker_id
-    return config | settings.kafka_properties()
 
 
 class Intake:

@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from qstream.config import OTHER_VARIABLES, PREFIX, SECRET_SETTINGS, Settings, load_settings
 from qstream.errors import ConfigError
 from qstream.state.connection import Connection
-from qstream.stream.consume import consumer_config
+from qstream.stream.membership import consumer_config
 from qstream.stream.producers import producer_config
 
 ROOT = Path(__file__).parents[2]
