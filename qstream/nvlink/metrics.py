@@ -9,9 +9,10 @@ from prometheus_client import Counter, Gauge
 from qstream.contract import Event
 from qstream.metrics import begin_at_zero, bounded_label
 from qstream.nvlink.shares import Guard
-from schemas.fabric import RouteShares
+from schemas.fabric import FabricPlan, RouteShares
 
 FABRICS: Final = 20  # that have a value of their own; the others share one
+JOBS: Final = 64
 
 FULLEST: Final = Gauge(
     "qstream_nvlink_fullest_link_ratio",
@@ -24,17 +25,59 @@ GUARD: Final = Counter(
     ["guard"],
 )
 begin_at_zero(GUARD, get_args(Guard))
+COST: Final = Gauge(
+    "qstream_nvlink_cost_ratio",
+    "Modelled bytes times distance of the newest plan of a job over those of the placement before",
+    ["fabric", "job"],
+)
+CROSSING: Final = Gauge(
+    "qstream_nvlink_cross_domain_bytes",
+    "Bytes of a period between domains, with the newest plan of a job and with the placement before",
+    ["fabric", "job", "placement"],
+)
+NIC: Final = Gauge(
+    "qstream_nvlink_rail_ratio",
+    "Modelled time of the fullest NIC over its bound, with the newest plan of a job and with the placement before by PXN",
+    ["fabric", "job", "placement"],
+)
+SPAN: Final = Gauge(
+    "qstream_nvlink_span_ratio",
+    "Modelled end of the last transfer of the newest plan of a job over the bound, where transfers are ordered",
+    ["fabric", "job"],
+)
 
 
 def observe(event: Event) -> None:
-    """Note delivered shares."""
+    """Note a delivered plan or delivered shares."""
     frame = event.frame
-    if not isinstance(frame, RouteShares):
+    if isinstance(frame, FabricPlan):
+        _observe_plan(frame)
+    elif isinstance(frame, RouteShares):
+        _observe_shares(frame)
+
+
+def _observe_plan(plan: FabricPlan) -> None:
+    score = plan.score
+    if score is None:
         return
-    GUARD.labels(frame.guard).inc()
-    if frame.score is not None:
-        fabric = bounded_label("fabric", frame.fabric, FABRICS)
-        FULLEST.labels(fabric, "wcmp").set(frame.score.wcmp)
-        FULLEST.labels(fabric, "planned").set(frame.score.planned)
-        if frame.score.last_served is not None:
-            FULLEST.labels(fabric, "served").set(frame.score.last_served)
+    fabric, job = bounded_label("fabric", plan.fabric, FABRICS), bounded_label("job", plan.job, JOBS)
+    if score.cost_before_us > 0:
+        COST.labels(fabric, job).set(score.cost_us / score.cost_before_us)
+    CROSSING.labels(fabric, job, "planned").set(score.cross_domain_bytes)
+    CROSSING.labels(fabric, job, "before").set(score.cross_domain_bytes_before)
+    if score.nic_us_bound:
+        for placement, us in (("planned", score.nic_us), ("before", score.nic_us_before)):
+            if us is not None:
+                NIC.labels(fabric, job, placement).set(us / score.nic_us_bound)
+    if score.span_us is not None and score.span_us_bound:
+        SPAN.labels(fabric, job).set(score.span_us / score.span_us_bound)
+
+
+def _observe_shares(found: RouteShares) -> None:
+    GUARD.labels(found.guard).inc()
+    if found.score is not None:
+        fabric = bounded_label("fabric", found.fabric, FABRICS)
+        FULLEST.labels(fabric, "wcmp").set(found.score.wcmp)
+        FULLEST.labels(fabric, "planned").set(found.score.planned)
+        if found.score.last_served is not None:
+            FULLEST.labels(fabric, "served").set(found.score.last_served)
