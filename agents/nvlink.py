@@ -46,5 +46,6 @@ AGENT = Agent(
         "splits": "qstream.nvlink.train_splits:train_splits",
     },
     logs={".npz": "qstream.nvlink.outcomes:read_log"},
+    scenes={"nvlink": "qstream.demo.nvlink.scene:NvlinkScene"},
     settings={"port": 6075},
 )

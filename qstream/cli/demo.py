@@ -70,7 +70,9 @@ def demo(
     modelled second is over only when the agent has answered it: a slow machine takes longer than asked, and measures the same.
     The scene `compression` trains the same kind of model by two workers: weights, gradients and activations travel through two
     agents, and what returns is compared with what was sent. The scene `hpo` tunes a small language model by two studies, one
-    with the defaults and one by Sobol points; half-way a worker is killed, and its trial goes out again.
+    with the defaults and one by Sobol points; half-way a worker is killed, and its trial goes out again. The scene `nvlink`
+    plans what the model's routing sends between 16 modelled GPUs: ranks, rails and spines; an uplink gets slow without a word,
+    and a server leaves.
     With --json and no FILE, stdout has the figures alone, and the rest is on stderr.
 
     \b

@@ -50,12 +50,12 @@ class FabricState(LearningState):
 
     `digest` is the topology's. `source` are the collectors, and `source_window` the newest window of each, so that none
     counts twice. `window` is the number of the open window (-1: none yet): `link_bytes` is what links carried in it,
-    `link_seen` whether any source reported it, `link_slow` whether it was reported as congested, and `pair_bytes` what leaves
-    offered to each other. `link_down` are links that do not work according to telemetry. `heard_ns` is the end of the newest
-    reported window; `stale` says that shares went back to WCMP because reports stopped. `foreign` counts records of another
-    topology, `late` those of a closed window, `repeated` those that came twice. `jobs` are in the order in which they are
-    planned. `splits` is what was learnt of shares, once there is a choice of spines; `outcomes` are the newest layouts and
-    what they took, to learn contention from.
+    `link_seen` whether any source reported it, `link_slow` whether it was reported as congested (1), or not (2), and
+    `pair_bytes` what leaves offered to each other. `link_down` are links that do not work according to telemetry.
+    `heard_ns` is the end of the newest reported window; `stale` says that shares went back to WCMP because reports stopped.
+    `foreign` counts records of another topology, `late` those of a closed window, `repeated` those that came twice. `jobs`
+    are in the order in which they are planned. `splits` is what was learnt of shares, once there is a choice of spines;
+    `outcomes` are the newest layouts and what they took, to learn contention from.
     """
 
     topology: Annotated[FabricTopology, Inner()]

@@ -182,7 +182,9 @@ class Queue:
 
     def _planner(self, job: HeldJob, memory: Memory) -> Callable[[], FabricPlan]:
         topology = memory.now.topology.model_copy(update={"node_free": _free(job, memory)})
-        options, profile, current = self.options, job.profile, job.gpu_of_rank
+        options, current = self.options, job.gpu_of_rank
+        # Where it said that it runs was taken in when it came, and may be of another topology.
+        profile = job.profile.model_copy(update={"gpu_of_rank": None})
         model, others = self._model(), _placed(memory, job) if options.classifier else []
         known = None if model is None else ContentionModel(model)
         return lambda: place_job(

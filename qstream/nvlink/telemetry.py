@@ -17,7 +17,8 @@ from schemas.wording import Shown, must_be
 Floats = NDArray[np.float64]
 QUEUE_US: Final = 10.0  # mean wait from which a link counts as full
 ECN: Final = 0.01  # part of packets that are marked, from which it does
-UNCARRIED: Final = 0.95  # of what was offered; a link that carried less was full
+UNCARRIED: Final = 0.95  # of what was offered; a link that carried less, and of whose queue nobody tells, was full
+FULL, FREE = 1, 2  # of a link: what its queue, or its marks, say
 RECOVERY: Final = 1.01  # a window: a link that shows no congestion is trusted again so much more
 MAX_SOURCES: Final = 1024
 
@@ -52,7 +53,7 @@ def take(memory: Memory, told: LinkTelemetry, window: int) -> None:
     memory.set(window=window, heard_ns=max(now.heard_ns, told.t1_ns))
     memory.edit("link_bytes")[told.link] += told.link_bytes
     memory.edit("link_seen")[told.link] = 1
-    memory.edit("link_slow")[told.link] |= _congested(told)
+    _tell_queues(memory, told)
     if told.link_up is not None:
         memory.edit("link_down")[told.link] = ~told.link_up
     if pairs is not None and told.pair_bytes is not None:
@@ -87,8 +88,12 @@ def _measured(memory: Memory, leaves: LeafSpine, demand: Floats, ns: float) -> t
         (flow.sum(axis=1), flow.sum(axis=0).T), modelled, (leaves.up_of, leaves.down_of), strict=True
     ):
         shape = (offered.shape[0], offered.shape[1])
-        carried, slow, seen = (summed(each, entry, shape) for each in (now.link_bytes / ns, now.link_slow, now.link_seen))
-        full = (slow > 0) | (carried < UNCARRIED * offered)
+        said = now.link_slow
+        carried, seen, slow, free = (
+            summed(each, entry, shape) for each in (now.link_bytes / ns, now.link_seen, said == FULL, said == FREE)
+        )
+        # Bytes that wait in front of another link do not come to this one: it carries less, and is not full.
+        full = (slow > 0) | ((free == 0) & (carried < UNCARRIED * offered))
         with np.errstate(divide="ignore", invalid="ignore"):
             congestion = np.where(carried > 0, offered / carried, 0.0)
         measured = np.where(full, congestion, np.where(np.isfinite(model), model, 0.0) / RECOVERY)
@@ -96,13 +101,17 @@ def _measured(memory: Memory, leaves: LeafSpine, demand: Floats, ns: float) -> t
     return found[0], found[1]
 
 
-def _congested(told: LinkTelemetry) -> NDArray[np.uint8]:
+def _tell_queues(memory: Memory, told: LinkTelemetry) -> None:
+    """Note which links were full, by their queues or marks, and which were said not to be: full once is full in the window."""
+    if told.link_queue_us is None and told.link_ecn is None:
+        return
     slow = np.zeros(len(told.link), bool)
     if told.link_queue_us is not None:
         slow |= told.link_queue_us > QUEUE_US
     if told.link_ecn is not None:
         slow |= told.link_ecn > ECN
-    return slow.astype(np.uint8)
+    known = memory.edit("link_slow")
+    known[told.link] = np.where(slow | (known[told.link] == FULL), FULL, FREE)
 
 
 def _counted(memory: Memory, told: LinkTelemetry) -> bool:

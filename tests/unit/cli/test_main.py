@@ -142,7 +142,7 @@ def test_a_bug_keeps_its_traceback():
         (["demo", "--json", "/nonexistent/x.json"], "/nonexistent/x.json"),
         (["demo", "energy", "--json", "--source", "x"], "one of nvml for the scene energy, got 'x'"),  # --json without a file
         (["demo", "--json", "energy", "--source", "x"], "one of nvml for the scene energy, got 'x'"),
-        (["demo", "nonesuch"], "SCENE must be one of compression, energy, hpo, routing, learn, got 'nonesuch'"),
+        (["demo", "nonesuch"], "SCENE must be one of compression, energy, hpo, nvlink, routing, learn, got 'nonesuch'"),
         (["watch", "nonesuch"], "qstream.tokens.batch.v1"),
         (["publish", "-", "--topic", "dlq"], "must be the name of one topic or a part of it"),
         (["dlq", "list", "--agent", "nonesuch"], "routing"),

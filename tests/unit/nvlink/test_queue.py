@@ -138,6 +138,17 @@ def test_a_changed_topology_finds_gpus_by_name_and_moves_jobs_off_what_broke() -
     assert again.topology_digest != plan.topology_digest
 
 
+def test_a_job_whose_server_leaves_is_placed_on_the_others_wherever_it_said_that_it_ran() -> None:
+    feed = started(plan_ms=0)
+    feed.send(job("a", gpu_of_rank=GPUS[16:32].astype(np.int32)), at_ms=1000)
+    left = generate("hgx-h100", hosts=3).model_copy(update={"fabric": FABRIC})
+    feed.send(left, at_ms=2000)
+    plan = plans(feed)[-1]
+    assert plan.skip_reason is None
+    assert plan.gpu_of_rank is not None
+    assert (left.node_type[plan.gpu_of_rank] == GPU).all()
+
+
 def test_too_many_jobs_are_refused_by_name() -> None:
     feed = started()
     for number in range(65):

@@ -138,6 +138,31 @@ def test_an_uplink_that_fell_unannounced_is_relieved_within_a_few_windows() -> N
     assert ours < 0.7 * unaware
 
 
+def test_a_link_that_gets_less_because_bytes_wait_before_it_is_not_taken_for_slow_where_queues_are_told() -> None:
+    offered = demands(3)[0]
+    links = np.arange(FIRST_UP, FIRST_UP + 2 * LEAVES * SPINES, dtype=np.int32)
+    flow = np.repeat(offered[:, :, None] / SPINES, SPINES, axis=2)
+    slow, spine = 0, 0
+    sent = flow.copy()
+    sent[slow, :, spine] /= 4  # what its uplink to this spine lets through
+    carried = np.concatenate([sent.sum(1).ravel(), sent.sum(0).ravel()]).astype(np.int64)
+    queue_us = np.zeros(len(links), np.float32)
+    queue_us[slow * SPINES + spine] = 500
+    found = {}
+    for queues in (queue_us, None):
+        feed = started()
+        feed.send(told(0, offered, link=links, link_bytes=carried, link_queue_us=queues), at_ms=0)
+        feed.send(told(1, offered), at_ms=250)
+        state = feed.state(FABRIC).splits
+        assert state is not None
+        found[queues is None] = state.up_factor, state.down_factor
+    up, down = found[False]
+    assert up[slow, spine] < 0.5
+    assert (np.delete(up.ravel(), slow * SPINES + spine) == 1).all()
+    assert (down == 1).all()
+    assert (found[True][1][spine] < 1).any()  # without queues nothing else is known than what was carried
+
+
 def test_a_link_that_telemetry_says_is_down_carries_nothing_more() -> None:
     feed = started()
     offered = demands(3)
