@@ -38,9 +38,10 @@ def read_current(path: Path, topology: FabricTopology) -> NDArray[np.int32]:
         It is none of these, or names what the topology does not have: file, field, value and rule.
     """
     require_readable("--current", path)
-    if path.stat().st_size > MAX_BYTES:
-        raise ProblemError(must_be(f"size of {path}", f"at most {MAX_BYTES} bytes", path.stat().st_size))
-    body = path.read_bytes()
+    with path.open("rb") as file:
+        body = file.read(MAX_BYTES + 1)
+    if len(body) > MAX_BYTES:
+        raise ProblemError(must_be(f"size of {path}", f"at most {MAX_BYTES} bytes", Shown("more")))
     try:
         gpus = _read(body, topology)
     except (ProblemError, FrameError) as exc:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
@@ -123,7 +123,6 @@ def read_work(
     *,
     fabric: str = "fabric",
     order: str = "tp-cp-ep-dp-pp",
-    gpus_per_host: int | None = None,
 ) -> JobProfile:
     """The job of a file, with sizes that it leaves open, or of sizes alone.
 
@@ -132,7 +131,7 @@ def read_work(
     Raises
     ------
     ConfigError
-        Neither a file nor a size, or no such file.
+        Neither a file nor a size, no such file, or sizes besides a file that leaves none open.
     ProblemError
         What is wrong with the job: file, field, value and rule.
     """
@@ -153,9 +152,11 @@ def read_work(
             return profile_of(read_matrix(job), fabric=fabric, job=job.stem)
         if job.suffix == ".csv" and not sizes and (matrix := csv_matrix(job)) is not None:
             return profile_of(matrix, fabric=fabric, job=job.stem)
-        return read_job(
-            job, format="csv" if job.suffix == ".csv" else "auto", parallel=sizes, volumes=given, order=order, fabric=fabric
-        )
+        kind: Literal["csv", "auto"] = "csv" if job.suffix == ".csv" else "auto"
+        found = read_job(job, format=kind, parallel=sizes, volumes=given, order=order, fabric=fabric)
+        if any(found.parallel is None or getattr(found.parallel, name) != size for name, size in sizes.items()):
+            raise ConfigError(must_be("sizes", "absent with a job that says what each rank sends", Shown(str(sizes))))
+        return found
     except ProblemError as exc:
         raise ProblemError(f"{job}: {exc}") from exc
 

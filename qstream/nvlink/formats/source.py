@@ -31,9 +31,11 @@ def load(source: Any, name: str, *, what: str, sources: str, max_bytes: int) -> 
         raise ProblemError(must_be("source", sources, Shown(type(source).__name__)))
     path = Path(source)
     try:
-        size = path.stat().st_size
-        _bounded(f"size of {path.name}", size, max_bytes)
-        return path.read_bytes(), path.name.split(".")[0][:200] or name
+        _bounded(f"size of {path.name}", path.stat().st_size, max_bytes)
+        with path.open("rb") as file:
+            body = file.read(max_bytes + 1)  # a device or pipe says nothing of its size, and may have no end
+        _bounded(f"size of {path.name}", len(body), max_bytes)
+        return body, path.name.split(".")[0][:200] or name
     except ProblemError:
         raise
     except (OSError, ValueError) as exc:

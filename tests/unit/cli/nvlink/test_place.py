@@ -253,3 +253,10 @@ def test_a_plan_of_another_fabric_is_refused(invoke, tmp_path):
     result = invoke("place", "--tp", 8, "--topology", "hgx-h100:3", "--current", tmp_path / "plan.json")
     assert result.exit_code == 1
     assert f"topology_digest must be that of the topology, {generate('hgx-h100', hosts=3).digest()}" in result.stderr
+
+
+def test_sizes_besides_pairs_are_refused_and_not_passed_over(invoke, tmp_path):
+    (tmp_path / "m.csv").write_text("src,dst,bytes\n0,1,5\n")
+    result = invoke("place", tmp_path / "m.csv", "--tp", 2, "--topology", "hgx-h100")
+    assert result.exit_code == 2
+    assert "sizes must be absent with a job that says what each rank sends" in result.stderr

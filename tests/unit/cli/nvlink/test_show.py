@@ -116,3 +116,9 @@ def test_unknown_words_get_what_is_allowed(invoke):
     unknown = invoke("show", "hgx-h900:2")
     assert unknown.exit_code == 2
     assert "FILE must be a file" in unknown.stderr
+
+
+def test_what_has_no_end_is_not_read_to_it(invoke):
+    result = invoke("show", "/dev/zero")
+    assert result.exit_code == 1
+    assert "size of zero must be at most 16000000 bytes" in result.stderr
