@@ -9,16 +9,16 @@ from contextlib import contextmanager
 
 import psutil
 
-STREAMING = "tokens/s"
+STREAMING = "tokens/s"  # what a line of the scene routing has, once it streams
 
 
 class Demo:
     """A demo that streams; `output` has what it printed, `children` the processes that it started."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
+    def __init__(self, process: subprocess.Popen[str], streaming: str) -> None:
         self.process = process
         self.output: list[str] = []
-        while STREAMING not in "".join(self.output[-1:]):
+        while streaming not in "".join(self.output[-1:]):
             line = self.read_line()
             assert line, f"the demo ended before it streamed: {''.join(self.output)}"
         self.children = psutil.Process(process.pid).children(recursive=True)
@@ -40,10 +40,10 @@ class Demo:
 
 
 @contextmanager
-def streaming_demo(seconds: int, *options: str) -> Iterator[Demo]:
+def streaming_demo(seconds: int, *options: str, streaming: str = STREAMING) -> Iterator[Demo]:
     command = [sys.executable, "-m", "qstream.cli", "demo", "--plain", "--seconds", str(seconds), *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         try:
-            yield Demo(process)
+            yield Demo(process, streaming)
         finally:
             process.kill()

@@ -1,4 +1,4 @@
-"""Dashboards on a real Prometheus: while the demo runs no panel of the overview and of its module is empty, no alert fires."""
+"""Dashboards on a real Prometheus: while a demo runs no panel of the overview and of its module is empty, no alert fires."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.stream.demos import Demo, streaming_demo
+from tests.stream.demos import STREAMING, Demo, streaming_demo
 from tests.stream.prometheus import scraping
 from tests.unit.deploy.queries import filled, queries
 
@@ -29,10 +29,13 @@ def addresses_of(demo: Demo) -> list[str]:
     return [f"127.0.0.1:{words[words.index('--port') + 1]}" for words in commands if "run" in words and "--port" in words]
 
 
-def test_no_panel_is_empty_and_no_alert_fires_while_the_demo_runs(tmp_path: Path) -> None:
-    wanted = {str(query): filled(query) for name in ("qstream", "routing") for query in queries(name)}
-    assert len(wanted) > 40
-    with streaming_demo(600) as demo, scraping(addresses_of(demo), tmp_path) as prometheus:
+@pytest.mark.parametrize(("module", "least", "streaming"), [("routing", 40, STREAMING), ("nvlink", 40, "modelled: exchange")])
+def test_no_panel_is_empty_and_no_alert_fires_while_the_demo_runs(
+    module: str, least: int, streaming: str, tmp_path: Path
+) -> None:
+    wanted = {str(query): filled(query) for name in ("qstream", module) for query in queries(name)}
+    assert len(wanted) > least
+    with streaming_demo(600, module, streaming=streaming) as demo, scraping(addresses_of(demo), tmp_path) as prometheus:
         until = time.monotonic() + FILLED_S
         while empty := [name for name, expression in wanted.items() if not prometheus.query(expression)]:
             assert time.monotonic() < until, empty

@@ -93,14 +93,14 @@ def drawn(rng: np.random.Generator) -> nx.DiGraph:
         for leaf in range(SERVERS):
             for ends in ((f"leaf{leaf}", f"spine{spine}"), (f"spine{spine}", f"leaf{leaf}")):
                 gb_s = UPLINK_GB_S * (0.5 if rng.random() < KNOWN_SLOW else 1.0)
-                graph.add_edge(*ends, kind="ib", bw_gb_s=gb_s)
+                graph.add_edge(*ends, kind="roce", bw_gb_s=gb_s)
     for server in range(SERVERS):
         where = {"host": f"server{server}", "domain": f"server{server}"}
         graph.add_node(f"switch{server}", type="nvswitch", **where)
         for index in range(GPUS):
             gpu = f"gpu{server}.{index}"
             graph.add_node(gpu, type="gpu", **where)
-            for other, kind, gb_s in ((f"switch{server}", "nvlink", NVLINK_GB_S), (f"leaf{server}", "ib", NIC_GB_S)):
+            for other, kind, gb_s in ((f"switch{server}", "nvlink", NVLINK_GB_S), (f"leaf{server}", "roce", NIC_GB_S)):
                 graph.add_edge(gpu, other, kind=kind, bw_gb_s=gb_s)
                 graph.add_edge(other, gpu, kind=kind, bw_gb_s=gb_s)
     return graph
