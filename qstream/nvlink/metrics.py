@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
+from functools import cache, partial
 from typing import Final, get_args
 
 from prometheus_client import Counter, Gauge
 
 from qstream.contract import Event
-from qstream.metrics import begin_at_zero, bounded_label
+from qstream.metrics import begin_at_zero, begin_unknown, bounded_label
 from qstream.nvlink.shares import Guard
 from schemas.fabric import FabricPlan, RouteShares
 
@@ -47,6 +49,20 @@ SPAN: Final = Gauge(
 )
 
 
+SLOW_LINKS: Final = Gauge(
+    "qstream_nvlink_slow_links", "Links that telemetry found to carry less than .9 of their nominal speed", ["fabric"]
+)
+DROPPED: Final = Gauge(
+    "qstream_nvlink_dropped_digests",
+    "Telemetry records so far of a topology that is not in force, which change nothing",
+    ["fabric"],
+)
+TELEMETRY_AGE: Final = Gauge(
+    "qstream_nvlink_telemetry_age_seconds", "Since the end of the newest window of telemetry", ["fabric"]
+)
+PLAN_AGE: Final = Gauge("qstream_nvlink_plan_age_seconds", "Since the newest plan of a job, or the newest shares", ["fabric"])
+
+
 def observe(event: Event) -> None:
     """Note a delivered plan or delivered shares."""
     frame = event.frame
@@ -56,11 +72,24 @@ def observe(event: Event) -> None:
         _observe_shares(frame)
 
 
+@cache
+def _begin(fabric: str) -> None:
+    """The lines of a fabric are there from its first plan, those without a value yet as not a number."""
+    for gauge in (SLOW_LINKS, DROPPED, TELEMETRY_AGE, PLAN_AGE):
+        begin_unknown(gauge, [fabric])
+
+
+def _age_s(ts_ns: int) -> float:
+    return max(0.0, time.time() - ts_ns / 1e9)
+
+
 def _observe_plan(plan: FabricPlan) -> None:
-    score = plan.score
+    score, fabric = plan.score, bounded_label("fabric", plan.fabric, FABRICS)
+    _begin(fabric)
+    PLAN_AGE.labels(fabric).set_function(partial(_age_s, plan.ts_ns))
     if score is None:
         return
-    fabric, job = bounded_label("fabric", plan.fabric, FABRICS), bounded_label("job", plan.job, JOBS)
+    job = bounded_label("job", plan.job, JOBS)
     if score.cost_before_us > 0:
         COST.labels(fabric, job).set(score.cost_us / score.cost_before_us)
     CROSSING.labels(fabric, job, "planned").set(score.cross_domain_bytes)
@@ -74,9 +103,15 @@ def _observe_plan(plan: FabricPlan) -> None:
 
 
 def _observe_shares(found: RouteShares) -> None:
+    fabric = bounded_label("fabric", found.fabric, FABRICS)
+    _begin(fabric)
     GUARD.labels(found.guard).inc()
+    SLOW_LINKS.labels(fabric).set(found.slow_links)
+    DROPPED.labels(fabric).set(found.dropped)
+    PLAN_AGE.labels(fabric).set_function(partial(_age_s, found.ts_ns))
+    if found.heard_ns:
+        TELEMETRY_AGE.labels(fabric).set_function(partial(_age_s, found.heard_ns))
     if found.score is not None:
-        fabric = bounded_label("fabric", found.fabric, FABRICS)
         FULLEST.labels(fabric, "wcmp").set(found.score.wcmp)
         FULLEST.labels(fabric, "planned").set(found.score.planned)
         if found.score.last_served is not None:

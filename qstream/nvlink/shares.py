@@ -18,6 +18,7 @@ from schemas.solver import Reason, SolverRecord
 
 Floats = NDArray[np.float64]
 Guard = Literal["ours", "held back", "frozen", "switched off", "no window yet", "too large", "stale"]
+SLOW: Final = 0.9  # part of its nominal speed below which a link is told as slow
 MAX_LEARNT: Final = 1 << 15  # pairs times paths: beyond, the state would pass its limit, and WCMP serves
 MAX_PUBLISHED: Final = 1 << 16  # entries of a frame: the pairs with least bytes are left to WCMP
 
@@ -85,6 +86,12 @@ def _who(memory: Memory, leaves: LeafSpine, options: NvlinkOptions) -> Guard:
     return "stale" if memory.now.stale else "ours"
 
 
+def _slow(memory: Memory) -> int:
+    """Links that telemetry found slower than `SLOW` of what they say."""
+    state = memory.now.splits
+    return 0 if state is None else int((state.up_factor < SLOW).sum() + (state.down_factor < SLOW).sum())
+
+
 def _score(planned: float, peer: float, last: float | None) -> RouteScore | None:
     if not np.isfinite([planned, peer]).all():
         return None  # leaves without a path send to one another
@@ -114,6 +121,9 @@ def _frame(memory: Memory, leaves: LeafSpine, options: NvlinkOptions, answer: _A
         planner=planner,
         guard=guard,
         score=score,
+        heard_ns=memory.now.heard_ns,
+        slow_links=_slow(memory),
+        dropped=memory.now.foreign,
         pair_src=leaves.leaf[src].astype(np.int32),
         pair_dst=leaves.leaf[dst].astype(np.int32),
         via=np.broadcast_to(leaves.spine.astype(np.int32), rows.shape).copy(),

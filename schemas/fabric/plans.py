@@ -11,7 +11,7 @@ from pydantic import Field, StringConstraints, model_validator
 from schemas.columns import require_both, require_once, require_starts
 from schemas.digest import Digest
 from schemas.fabric.topology import FabricTopology
-from schemas.frame import Axes, Name, at_most, require
+from schemas.frame import Axes, Count, Name, TimeNs, at_most, require
 from schemas.part import Part
 from schemas.plan import Plan, VersionedPlan
 from schemas.solver import SolverName, SolverRecord
@@ -156,6 +156,9 @@ class RouteShares(Plan):
     planner: SolverName = Field(description="what the shares come from: mix, or wcmp")
     guard: Name = Field(default="ours", description="what the guard lets answer, and why")
     score: RouteScore | None = Field(default=None, strict=False, description="what the shares are worth; none before a window")
+    heard_ns: TimeNs = Field(default=0, description="end of the newest window of telemetry, ns since 1970; 0: none yet")
+    slow_links: Count = Field(default=0, description="links found to carry less than .9 of their nominal speed")
+    dropped: Count = Field(default=0, description="records of telemetry so far of a topology that is not in force")
     pair_src: Annotated[NDArray[np.int32], Axes("pairs")] = Field(description="leaf that sends, a node")
     pair_dst: Annotated[NDArray[np.int32], Axes("pairs")] = Field(description="leaf that receives, a node")
     via: Annotated[NDArray[np.int32], Axes("pairs", "paths")] = Field(description="spine of each path, a node; -1 pads")

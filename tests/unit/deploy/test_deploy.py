@@ -33,7 +33,7 @@ BOUNDED = {"agent", "topic", "stage", "error", "kind", "model", "outcome", "solv
 BOUNDED |= {"learner", "arm", "verdict", "use", "domain", "state", "result", "horizon"}
 BOUNDED |= {"role", "promise", "operation", "option", "correction"}
 BOUNDED |= {"study", "source", "kernel", "status"}
-BOUNDED |= {"fabric", "planner", "guard"}
+BOUNDED |= {"fabric", "planner", "guard", "placement"}
 
 
 @pytest.fixture
