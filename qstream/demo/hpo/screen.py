@@ -13,6 +13,7 @@ from rich.text import Text
 
 from qstream.demo.hpo.score import STUDIES, Score, Tally
 from qstream.demo.sparkline import sparkline
+from qstream.hpo.options import HpoOptions
 
 MARKS: Final = 60
 WORST: Final = 5.55  # nats a byte, where all bytes are equally likely
@@ -90,7 +91,10 @@ def findings(figures: Mapping[str, Any], score: Score) -> Iterator[str]:
             "In a study this short luck can decide; --seconds 120 or another --seed says more."
         )
     else:
-        yield f"After {shared} trials each both have the same best loss."
+        yield (
+            f"After {shared} trials each both have the same best loss: the first {HpoOptions().initial} trials of the defaults "
+            "are the same Sobol points."
+        )
     best = score.studies["default"].best
     if best:
         yield "Best settings of the defaults: " + ", ".join(f"{name} {_value(value)}" for name, value in best.items()) + "."

@@ -71,6 +71,11 @@ def test_it_is_said_where_the_defaults_lose() -> None:
     assert "The defaults lose here" in " ".join(findings(score.figures(), score))
 
 
+def test_equal_losses_are_explained_by_the_points_that_both_begin_with() -> None:
+    score = played([4.0, 3.5], [4.0, 3.5])
+    assert "the first 10 trials of the defaults are the same Sobol points" in " ".join(findings(score.figures(), score))
+
+
 def test_a_lost_trial_counts_as_out_again_and_a_second_result_as_a_duplicate() -> None:
     score = played([4.0], [3.5])
     suggested(score, "default", 1, "default-0/0")
