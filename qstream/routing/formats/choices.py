@@ -104,7 +104,9 @@ def refuse_phase(phase: str, said: set[str]) -> None:
     """`ProblemError` if a recording has nothing of that phase."""
     if phase != ALL and phase not in said:
         known = sorted(said - {UNSAID})
-        allowed = f"{ALL} or what the recording says that it has: {', '.join(known) or 'nothing'}"
+        allowed = (
+            f"{ALL} or {' or '.join(known)}, which the recording has" if known else f"{ALL}: the recording tells no phases apart"
+        )
         raise ProblemError(must_be("phase", allowed, phase))
 
 

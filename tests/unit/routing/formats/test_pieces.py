@@ -184,7 +184,7 @@ def test_prompts_and_what_follows_are_kept_apart_in_answers():
             assert found.tokens is not None
             assert found.tokens.tolist() == some.tolist()
             assert found.phases == {"prefill": 28, "decode": 12}
-    with pytest.raises(ProblemError, match="phase must be all or what the recording says that it has: nothing, got 'decode'"):
+    with pytest.raises(ProblemError, match="phase must be all: the recording tells no phases apart, got 'decode'"):
         from_tree({"choices": [{"routed_experts": ids.tolist()}]}, EXPERTS, phase="decode")
 
 
@@ -198,7 +198,7 @@ def test_prompts_and_what_follows_are_kept_apart_in_answers():
     ],
 )
 def test_a_phase_that_a_recording_does_not_tell_is_refused(tree):
-    with pytest.raises(ProblemError, match="phase must be all or what the recording says that it has: nothing, got 'prefill'"):
+    with pytest.raises(ProblemError, match="phase must be all: the recording tells no phases apart, got 'prefill'"):
         from_tree(tree, 4, phase="prefill")
 
 
@@ -209,3 +209,9 @@ def test_a_dump_of_more_entries_than_an_array_may_have_is_planned_from_disk(tmp_
     torch.save({"records": [{"forward_pass_id": 0, "rank": 0, "forward_mode": 2, "topk_ids_of_layer": body}]}, tmp_path / "a.pt")
     found = read_recording(tmp_path / "a.pt", 2)
     assert found.history.tolist() == [[[1 << 27, 8]]]
+
+
+def test_a_phase_of_which_there_is_nothing_is_told_with_those_that_there_are(tmp_path):
+    token_dump(tmp_path, "a.pt", [2, 3])
+    with pytest.raises(ProblemError, match="phase must be all or decode or mixed, which the recording has, got 'prefill'"):
+        read_recording(tmp_path / "a.pt", phase="prefill")
