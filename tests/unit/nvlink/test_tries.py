@@ -98,6 +98,12 @@ def test_the_first_by_score_are_simulated_and_the_fastest_of_them_comes_first() 
     assert tried(cases, None, 2, always=[3], extra_us=[0.0, 1e5, 0.0, 0.0]).at == [3, 1]
 
 
+def test_of_layouts_that_differ_by_rounding_alone_the_first_stays() -> None:
+    case = layout([0], [2], [1e9])
+    slower = layout([0], [2], [1e9 * (1 + 1e-13)])
+    assert tried([slower, case], None, 2, always=[0], extra_us=[0.0, 0.0]).at == [0, 1]
+
+
 def test_the_plan_has_times_the_fastest_first_and_costs_no_more_than_without() -> None:
     fabric, profile = pod(), job("a", 5)
     others = [(traffic_of(job("b", 6)), np.array([0, 4, 8, 12, 1, 5], np.int32))]
