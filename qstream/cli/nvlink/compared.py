@@ -15,13 +15,13 @@ from qstream.nvlink.job_plan import place_job
 from qstream.nvlink.options import NvlinkOptions
 from qstream.nvlink.profile import job_traffic
 from qstream.nvlink.units import units_of
-from schemas.fabric import FabricPlan, FabricTopology, JobProfile
+from schemas.fabric import HEALTH, FabricPlan, FabricTopology, JobProfile
 from schemas.plan import SkipReason
 from schemas.wording import Shown, must_be
 
 OURS: Final = "qstream"
 METIS_SEEDS: Final = 2
-SMALLEST: Final = 1e-300
+DOWN: Final = HEALTH.index("down")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,6 +52,7 @@ class Compared:
     plan: FabricPlan
     rows: tuple[Row, ...]
     traffic: tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float64]]
+    lost: bool  # whether the placement in force is on GPUs that are down
 
     def row(self, *names: str) -> Row:
         """The first row that has one of these names, the first name first."""
@@ -103,7 +104,9 @@ def compared(
     now = profile.gpu_of_rank if current is None else current
     if plan.gpu_of_rank is None or plan.skip_reason == SkipReason.TOO_FEW_GPUS:
         raise ProblemError(_too_few(profile, topology))
-    fabric = topology
+    fabric, lost = topology, False
+    if now is not None and (topology.node_health[now] == DOWN).any():
+        lost, now = True, None  # it runs there no more: the plan is a fresh one
     if now is not None:
         free = topology.node_free.copy()
         free[now] = True
@@ -128,7 +131,7 @@ def compared(
         domains = domains_of(topology, blocks)[at]
         moved = None if now is None or name not in gpus else int(np.count_nonzero(gpus[name] != now))
         rows.append(Row(name, at, gpus.get(name), cost, over, _crossing(traffic, domains), len(np.unique(domains)), moved))
-    return Compared(profile, topology, blocks, plan, tuple(rows), traffic)
+    return Compared(profile, topology, blocks, plan, tuple(rows), traffic, lost)
 
 
 def _too_few(profile: JobProfile, topology: FabricTopology) -> str:

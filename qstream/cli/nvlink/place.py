@@ -144,6 +144,8 @@ def facts(found: Compared) -> list[str]:
         lines.append(
             f"gain {100 * plan.score.gain:.1f} % of the cost before; no placement costs less than {plan.score.bound_us:,.0f}"
         )
+    if found.lost:
+        lines.append("the placement in force is on GPUs that are down: the plan is a fresh one")
     if plan.skip_reason is not None:
         lines.append(f"the placement stays: {plan.skip_reason}; gain 0")
     if plan.fallback_reason is not None:

@@ -260,3 +260,17 @@ def test_sizes_besides_pairs_are_refused_and_not_passed_over(invoke, tmp_path):
     result = invoke("place", tmp_path / "m.csv", "--tp", 2, "--topology", "hgx-h100")
     assert result.exit_code == 2
     assert "sizes must be absent with a job that says what each rank sends" in result.stderr
+
+
+def test_a_job_whose_gpu_has_died_is_placed_afresh(invoke, printed, tmp_path):
+    words = ("place", "--tp", 8, "--dp", 2, "--topology")
+    printed(*words, "hgx-h100:3", "--export", "csv", "--out", tmp_path / "now.csv")
+    invoke("convert", "hgx-h100:3", "--to", "networkx", "--out", tmp_path / "pod.json")
+    graph = json.loads((tmp_path / "pod.json").read_text())
+    next(node for node in graph["nodes"] if node["id"] == "r0h0g3")["health"] = "down"
+    (tmp_path / "pod.json").write_text(json.dumps(graph))
+    data = printed(*words, tmp_path / "pod.json", "--current", tmp_path / "now.csv")
+    assert "r0h0g3" not in data["gpu_of_rank"]
+    assert "in force" not in costs(data)
+    text = invoke(*words, tmp_path / "pod.json", "--current", tmp_path / "now.csv").stdout
+    assert "the placement in force is on GPUs that are down" in text
