@@ -27,8 +27,9 @@ from schemas.frame import Frame
 from schemas.topics import FABRIC_JOB, FABRIC_REPORT, FABRIC_TELEMETRY, FABRIC_TOPOLOGY
 
 SECOND_NS: Final = 1_000_000_000
-# As in the scene energy: modelled time begins ahead of the clock, and stays so.
-AHEAD_S: Final = 90
+# Modelled time begins ahead of the clock, and stays so on the slowest machine: else the agent would take silence for what it is
+# not. Agents take a record that is more than an hour ahead for one with a wrong clock.
+AHEAD_S: Final = 3000
 WINDOWS_A_S: Final = 5  # at most
 LEAST_WINDOWS: Final = 32  # so that each phase has some
 FIRST_JOB, JOB_EVERY = 4, 12  # windows before the job is described, and between two descriptions of it
@@ -128,9 +129,10 @@ class NvlinkScene(InStepScene):
         return [(FABRIC_TOPOLOGY, self.fabric.topology.model_copy(update={"ts_ns": ts_ns}))]
 
     def _used_servers(self) -> list[int]:
-        """Those that the job runs on, the first rank's first."""
-        gpus = self.fabric.linear(RANKS) if self.held.gpus is None else self.held.gpus
-        return list(dict.fromkeys(self.fabric.server[gpus].tolist()))
+        """Those that the job runs on and would run on in linear order too: what happens there happens to both."""
+        linear = self.fabric.server[self.fabric.linear(RANKS)].tolist()
+        gpus = self.held.gpus
+        return [server for server in dict.fromkeys(linear) if gpus is None or server in self.fabric.server[gpus]]
 
     def published(self, frame: Frame, at_s: float) -> None:
         if isinstance(frame, FabricTopology):
