@@ -37,6 +37,7 @@ _MANY: Final = 2048  # units above which half as many are annealed
 _BLOCK_STEPS: Final = 100_000
 _UNIT_STEPS: Final = 1_000_000
 _RANK_STEPS: Final = 300_000
+_PAIR_STEPS: Final = 20  # of a pair of units: fewer units have fewer exchanges to try
 _CELLS: Final = 20_000_000  # units x blocks that annealing keeps in memory
 _WINDOWS: Final = 16
 _TURNS: Final = 16
@@ -289,7 +290,7 @@ def _anneal(search: _Search, units: Units, block: Blocks, temperature: float, st
         apart,
         price,
         of_unit,
-        steps,
+        min(steps, _PAIR_STEPS * units.count**2),
         temperature * scale,
         min(_COLD, temperature) * scale,
         np.uint64(search.seed * 64 + number),

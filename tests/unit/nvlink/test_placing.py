@@ -47,6 +47,18 @@ def test_few_ranks_are_placed_at_the_optimum(seed: int) -> None:
     assert found.solver.exact == pytest.approx(found.cost)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_annealing_reaches_the_optimum_of_the_fewest_ranks_that_are_not_enumerated(seed: int) -> None:
+    job, capacity, distance = traffic(10, 40, seed), np.array([4, 3, 4]), tree(3)
+    found = place_ranks(*job, capacity, distance, ranks=10)
+    assert found.solver.exact is None
+    every = np.indices((3,) * 10).reshape(10, -1).T
+    fits = every[((every[..., None] == np.arange(3)).sum(axis=1) <= capacity).all(axis=1)]
+    src, dst, nbytes = job
+    least = ((nbytes * (src != dst)) * distance[fits[:, src], fits[:, dst]]).sum(axis=1).min()
+    assert found.cost == pytest.approx(least)
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     st.lists(st.integers(0, 9), min_size=2, max_size=6).filter(lambda room: sum(room) >= 9),
