@@ -60,6 +60,7 @@ SOLVERS: Final[Mapping[str, str]] = {
     "sobol": "points of a scrambled Sobol sequence",
     "gp": "a Gaussian process and its expected improvement",
     "wcmp": "shares in proportion to the narrower link of each path",
+    "bandit": "shares that a bandit chose by what steps achieved",
     "mix": "a weighted mean of the shares of several planners",
     "vqc": "a circuit that minimises a Hamiltonian fitted to what was observed",
 }

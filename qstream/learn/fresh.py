@@ -7,7 +7,21 @@ from functools import singledispatch
 import numpy as np
 
 from qstream.errors import LearnError
-from qstream.learn import bandit, calibration, conformal, decision, drift, forecast, gate, guard, hedge, rate, version, weights
+from qstream.learn import (
+    bandit,
+    calibration,
+    conformal,
+    decision,
+    drift,
+    exp3,
+    forecast,
+    gate,
+    guard,
+    hedge,
+    rate,
+    version,
+    weights,
+)
 from schemas.frame import Frame
 from schemas.wording import Shown, must_be
 
@@ -59,6 +73,11 @@ def _(state: calibration.CalibrationState) -> Frame:
 @fresh.register
 def _(state: drift.DriftState) -> Frame:
     return drift.start(len(state.mean), bound=state.bound, alarm=state.alarm)
+
+
+@fresh.register
+def _(state: exp3.Exp3State) -> Frame:
+    return exp3.start(len(state.log_weight), explore=state.explore)
 
 
 @fresh.register

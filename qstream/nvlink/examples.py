@@ -100,8 +100,8 @@ class _Log:
 
 def records() -> list[Record]:
     """Jobs, one of which finds too few GPUs until another ends; windows of telemetry, one of them twice, late, of another
-    topology, of a leaf that is none; a link that is slow and then down, a command that freezes, and a topology with another
-    capacity and with a spine less."""
+    topology, of a leaf that is none; a link that is slow and then down, windows without pairs, a command that freezes, and a
+    topology with another capacity and with a spine less."""
     log = _Log()
     log.add(FABRIC_TOPOLOGY, topology())
     log.add(FABRIC_JOB, job("second", 2, priority=1))
@@ -126,8 +126,11 @@ def records() -> list[Record]:
         log.add(FABRIC_TELEMETRY, telemetry(window, offered[window], **slow))
     log.add(FABRIC_TELEMETRY, telemetry(8, offered[8], link=one, link_bytes=np.array([0]), link_up=np.array([False])))
     log.add(FABRIC_TELEMETRY, telemetry(9, offered[9]))
+    for window in range(10, 22):  # nobody tells of pairs any more, and steps are reported: rewards decide whose shares serve
+        log.add(FABRIC_TELEMETRY, telemetry(window, **(slow if window % 2 else {})))
+        log.add(FABRIC_REPORT, report("first", window, None))
     log.add(LEARN_COMMAND, LearnCommand(module="nvlink", key=FABRIC, learner="splits", command="freeze"))
-    log.add(FABRIC_TELEMETRY, telemetry(10, offered[10]))
+    log.add(FABRIC_TELEMETRY, telemetry(22, offered[10]))
     speed = topology().link_gb_s.copy()
     speed[FIRST_UP] = 100
     log.add(FABRIC_TOPOLOGY, topology(link_gb_s=speed))

@@ -17,7 +17,7 @@ from qstream.nvlink import telemetry
 from qstream.nvlink.memory import NO_WINDOW, FabricState, Memory
 from qstream.nvlink.options import NvlinkOptions
 from qstream.nvlink.queue import Queue
-from qstream.nvlink.shares import fallen_back, next_shares
+from qstream.nvlink.shares import fallen_back, next_shares, note_report, note_telemetry
 from qstream.nvlink.split_policy import NAME as SPLITS
 from qstream.nvlink.trained import WANTS, chosen
 from qstream.nvlink.warm import warm
@@ -121,6 +121,7 @@ class NvlinkProcessor(Processor[FabricState]):
             return memory, []
         if isinstance(frame, FabricReport):
             self.queue.acknowledge(memory, frame)
+            note_report(memory, frame, self.options)
             return memory, []
         assert isinstance(frame, LinkTelemetry)  # the loop decodes by topic
         with memory.atomic():
@@ -136,7 +137,7 @@ class NvlinkProcessor(Processor[FabricState]):
             before = memory.now.topology
             remembered.adopt(memory, topology)
             self.queue.requeue(memory, before)
-        return memory, self._shares(record, memory, closes=False)
+        return memory, self._shares(record, memory)
 
     def _told(self, record: Record, told: LinkTelemetry, memory: Memory) -> list[Event]:
         """Take telemetry in; the first record of a later window closes the one before."""
@@ -146,18 +147,28 @@ class NvlinkProcessor(Processor[FabricState]):
         if told.topology_digest == now.digest:
             memory.set(stale=False)
             if now.window != NO_WINDOW and window > now.window:
-                events = self._shares(record, memory, closes=True)
-        telemetry.take(memory, told, window)
+                events = self._shares(record, memory, window)
+        if telemetry.take(memory, told, window):
+            note_telemetry(memory, told, window, self.options)
         return events
 
-    def _shares(self, record: Record, memory: Memory, *, closes: bool) -> list[Event]:
-        """The shares that serve from now on, if there is a choice of spines and they are wanted."""
+    def _shares(self, record: Record, memory: Memory, window: int = NO_WINDOW) -> list[Event]:
+        """The shares that serve from now on, if there is a choice of spines and they are wanted; a later `window` closes the open
+        one."""
         leaves = remembered.leaves_of(memory)
         if leaves is None or self.options.shares == "off":
             return []
-        demand, measured = telemetry.close(memory, leaves, self.options.window_ms) if closes else (None, None)
+        closed = NO_WINDOW if window == NO_WINDOW else memory.now.window
+        ended = closed != NO_WINDOW
+        demand, measured = telemetry.close(memory, leaves, self.options.window_ms) if ended else (None, None)
         stamp = Stamp.of(record, 0)
         model = chosen(self.queue.models, SPLITS, self.options.model) if self.options.rl else None
-        named: dict[str, Any] = {"model": model, "plan_id": stamp.id, "ts_ns": event_ns(record)}
+        named: dict[str, Any] = {
+            "closed": closed,
+            "window": window,
+            "model": model,
+            "plan_id": stamp.id,
+            "ts_ns": event_ns(record),
+        }
         plan = next_shares(memory, leaves, self.options, demand, measured, **named)
         return [Event(FABRIC_ROUTES, record.key, stamp.id, plan, record)]

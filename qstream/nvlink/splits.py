@@ -18,6 +18,7 @@ from qstream.nvlink.descent import descend
 from qstream.nvlink.links import Floats, fullest, utilisation, wcmp
 from qstream.nvlink.options import NvlinkOptions
 from qstream.nvlink.outlook import is_new_pattern, next_demands
+from qstream.nvlink.rewards import EXPERTS, MIX, WCMP, RewardState
 from qstream.nvlink.split_policy import policy_share
 from schemas.frame import Axes, Count, Frame, Int64
 from schemas.wording import Shown, must_be
@@ -40,7 +41,7 @@ class SplitState(Frame):
 
     `demand_ring` holds the last demands, newest last, of which `seen` are real; `share` is what serves now, `expert_share`
     what each expert would have served, the last one a trained policy if `policy_version` is not -1; factors say which part of
-    its nominal capacity a link has.
+    its nominal capacity a link has. `rewards` are what reported steps achieved, once one was.
     """
 
     steps: Count = 0
@@ -56,6 +57,7 @@ class SplitState(Frame):
     fast: WeightsState
     slow: WeightsState
     guard: GuardState
+    rewards: RewardState | None = None
 
 
 def start(up_gb_s: Floats, down_gb_s: Floats) -> SplitState:
@@ -144,12 +146,24 @@ def _next(
     base = wcmp(here_up, here_down)
     if offered is not None and offered.any():
         state = _with_window(state, offered, here_up, here_down, base, model)
-    mixed = floor * base + (1 - floor) * np.einsum("m,mijs->ijs", state.expert_weight, state.expert_share)
-    alive = base > 0
-    mixed = np.where(alive, mixed, 0.0)
-    mixed /= mixed.sum(axis=2, keepdims=True)
-    share = mixed if state.guard.answers == "candidate" else base
+    share = arm_share(state, MIX, base, floor) if state.guard.answers == "candidate" else base
     return share, evolve(state, share=np.ascontiguousarray(share))
+
+
+def arms(state: SplitState) -> int:
+    """How many shares may serve: WCMP's, the mix, and those of each expert."""
+    return EXPERTS + len(state.expert_share)
+
+
+def arm_share(state: SplitState, arm: int, base: Floats, floor: float) -> Floats:
+    """Shares [L, L, S] of an arm as it last stood, `floor` of them WCMP's, `base`, on paths that work."""
+    if arm == WCMP:
+        return base
+    mean = np.einsum("m,mijs->ijs", state.expert_weight, state.expert_share)
+    mixed = floor * base + (1 - floor) * (mean if arm == MIX else state.expert_share[arm - EXPERTS])
+    mixed = np.where(base > 0, mixed, 0.0)
+    total = mixed.sum(axis=2, keepdims=True)
+    return np.asarray(np.where(total > 0, mixed / np.where(total > 0, total, 1.0), base))
 
 
 def _with_policy(state: SplitState, model: Model | None) -> SplitState:

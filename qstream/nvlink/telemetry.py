@@ -28,8 +28,9 @@ def window_of(told: LinkTelemetry, window_ms: float) -> int:
     return (told.t1_ns - 1) // int(window_ms * 1e6)
 
 
-def take(memory: Memory, told: LinkTelemetry, window: int) -> None:
-    """Add a record to the open window; one that was counted, of another topology or of a closed window changes counts alone.
+def take(memory: Memory, told: LinkTelemetry, window: int) -> bool:
+    """Add a record to the open window, and say whether it was added: one that was counted, of another topology or of a closed
+    window changes counts alone.
 
     Raises
     ------
@@ -39,17 +40,17 @@ def take(memory: Memory, told: LinkTelemetry, window: int) -> None:
     now = memory.now
     if told.topology_digest != now.digest:
         memory.set(foreign=now.foreign + 1)
-        return
+        return False
     links = len(now.link_bytes)
     if len(told.link) and told.link.max() >= links:
         raise ProblemError(must_be("link", f"a link of the topology, 0 to {links - 1}", int(told.link.max())))
     pairs = _pairs(memory, told)
     if _counted(memory, told):
         memory.set(repeated=memory.now.repeated + 1)
-        return
+        return False
     if window < now.window:
         memory.set(late=now.late + 1)
-        return
+        return False
     memory.set(window=window, heard_ns=max(now.heard_ns, told.t1_ns))
     memory.edit("link_bytes")[told.link] += told.link_bytes
     memory.edit("link_seen")[told.link] = 1
@@ -58,6 +59,7 @@ def take(memory: Memory, told: LinkTelemetry, window: int) -> None:
         memory.edit("link_down")[told.link] = ~told.link_up
     if pairs is not None and told.pair_bytes is not None:
         np.add.at(memory.edit("pair_bytes"), pairs, told.pair_bytes.astype(np.float64))
+    return True
 
 
 def close(memory: Memory, leaves: LeafSpine, window_ms: float) -> tuple[Floats | None, tuple[Floats, Floats] | None]:

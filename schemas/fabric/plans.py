@@ -153,7 +153,7 @@ class RouteShares(Plan):
 
     fabric: Name = Field(description="the fabric")
     topology_digest: Digest = Field(description="digest of the topology that the nodes are of")
-    planner: SolverName = Field(description="what the shares come from: mix, or wcmp")
+    planner: SolverName = Field(description="what the shares come from: mix, bandit (an arm drawn by rewards), or wcmp")
     guard: Name = Field(default="ours", description="what the guard lets answer, and why")
     score: RouteScore | None = Field(default=None, strict=False, description="what the shares are worth; none before a window")
     heard_ns: TimeNs = Field(default=0, description="end of the newest window of telemetry, ns since 1970; 0: none yet")

@@ -17,6 +17,7 @@ from qstream.learn import (
     conformal,
     decision,
     drift,
+    exp3,
     forecast,
     gate,
     guard,
@@ -73,6 +74,13 @@ def chosen(state: bandit.BanditState, number: int, row: Row) -> Frame:
     return after if number % 4 == 3 else bandit.reward(after, str(number), row[2], number)[0]
 
 
+def drawn(state: exp3.Exp3State, number: int, row: Row) -> Frame:
+    arm, propensity = exp3.bandit_choose(state, seed=7, number=number)
+    after = exp3.bandit_step(state, arm, row[0], propensity)
+    assert exp3.chances(after).sum() == pytest.approx(1)
+    return after
+
+
 def decided(state: decision.DecisionState, number: int, row: Row) -> Frame:
     if number % 2:  # a reward that overtakes the next decision
         state, _ = decision.reward(state, str(number + 1), row[2], number, learn="on")
@@ -126,6 +134,7 @@ LEARNERS: dict[str, tuple[Callable[[], Frame], Step]] = {
     "calibration": (lambda: calibration.start(window=5), calibrated),
     "weights": (lambda: weights.start(np.ones(3)), shared),
     "drift": (lambda: drift.start(1, bound=1e-100), lambda state, _, row: drift.learn(state, row[:1])[0]),
+    "exp3": (lambda: exp3.start(3, explore=1e-6), drawn),
     "gate": (lambda: gate.start(3, window=2), gated),
     "rate": (rate.start, rated),
     "linucb": (lambda: bandit.start(2, 2, ridge=1e-6, pending=3), chosen),
