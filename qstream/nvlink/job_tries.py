@@ -1,4 +1,4 @@
-"""Layouts of one job tried on a fabric: the fastest of those simulated, and none that costs more than the placement before."""
+"""Layouts of one job tried on a fabric: one that is clearly faster is taken, none that costs more than the placement before."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Ints = NDArray[np.int32]
 
 
 class Fastest(NamedTuple):
-    """The placement that is the fastest of those simulated, their times, and what it saves over the placement in force."""
+    """The placement that is taken, the times of those simulated, and what it saves over the placement in force."""
 
     found: RankPlacement
     time_us: NDArray[np.float32]
@@ -49,7 +49,7 @@ class Stage:
         options: NvlinkOptions,
         seed: int,
     ) -> Fastest:
-        """Try layouts drawn from the placement found, next to what other jobs send."""
+        """Try layouts drawn from the placement found, next to what other jobs send; one must save `min_gain` of its time."""
         most = max(self.cost(self.before), self.cost(found.block_of_rank)) * (1 + 1e-9)
         drawn = draw(found.block_of_rank, self.room, self.fixed, options.layouts, seed)
         kept = [block for block in drawn if self.cost(block) <= most]
@@ -61,9 +61,10 @@ class Stage:
             gpus.append(self.now)
         layouts = [self.ground.layout([*others, (self.traffic, each)]) for each in gpus]
         done = tried(layouts, model, options.simulate_top, always=always, extra_us=[self._moves_us(each) for each in gpus])
-        best = replace(found, block_of_rank=kept[done.at[0]])
+        at = done.worth(always, options.min_gain)
+        best = replace(found, block_of_rank=kept[at])
         finite = done.time_us[np.isfinite(done.time_us)]  # no spine may be left between two leaves
-        return Fastest(best, finite.astype(np.float32), 0.0 if self.now is None else done.gain(always[-1]))
+        return Fastest(best, finite.astype(np.float32), 0.0 if self.now is None else done.gain(at, always[-1]))
 
     def _moves_us(self, gpus: Ints) -> float:
         return 0.0 if self.now is None else self.move_us * int((gpus != self.now).sum())

@@ -94,8 +94,39 @@ def test_the_first_by_score_are_simulated_and_the_fastest_of_them_comes_first() 
     found = tried(cases, None, 2, always=[3], extra_us=[0.0] * 4)
     assert found.at == [1, 3]
     assert found.time_us == pytest.approx([1e4, 4e4])
-    assert found.gain(3) == pytest.approx(0.75)
+    assert found.gain(1, 3) == pytest.approx(0.75)
     assert tried(cases, None, 2, always=[3], extra_us=[0.0, 1e5, 0.0, 0.0]).at == [3, 1]
+
+
+def test_another_layout_is_taken_only_if_it_saves_the_least_gain_over_the_one_that_was_found() -> None:
+    cases = [layout([0], [2], [size]) for size in (1.0e9, 0.995e9, 0.998e9)]
+    found = tried(cases, None, 3, always=[0], extra_us=[0.0] * 3)
+    assert found.at[0] == 1
+    assert found.worth([0], 0.01) == 0
+    assert found.worth([0], 0.004) == 1
+    assert found.worth([0, 2], 0.01) == 2  # the placement in force stays, being faster
+
+
+def test_a_layout_that_never_ends_gives_way_to_one_that_does() -> None:
+    cut = layout([0], [2], [1e9], np.zeros((2, 2)))
+    found = tried([cut, layout([0], [2], [1e9]), cut], None, 3, always=[0], extra_us=[0.0] * 3)
+    assert found.worth([0], 0.01) == 1
+    assert (found.gain(1, 0), found.gain(2, 0)) == (1, 0)
+
+
+def test_a_job_that_runs_nowhere_is_laid_out_as_without_layouts_unless_one_saves_the_least_gain() -> None:
+    fabric, profile = pod(), job("a", 5)
+    others = [(traffic_of(job("b", 6)), np.array([0, 4, 8, 12, 1, 5], np.int32))]
+    free = fabric.node_free.copy()
+    free[others[0][1]] = False
+    fabric = fabric.model_copy(update={"node_free": free})
+    plain = place_job(profile, fabric).gpu_of_rank
+    moved = []
+    for min_gain in (0.0, 1.0):
+        options = NvlinkOptions(classifier=True, simulate_top=64, min_gain=min_gain)
+        moved.append(place_job(profile, fabric, options=options, others=others).gpu_of_rank)
+    assert plain is not None
+    assert [np.array_equal(plain, each) for each in moved] == [False, True]
 
 
 def test_of_layouts_that_differ_by_rounding_alone_the_first_stays() -> None:
