@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qstream.kernels import GOLDEN, below, compiled, mix64
-from qstream.routing.problem import slots_per_gpu
+from qstream.routing.problem import numbered, slots_per_gpu
 from qstream.routing.scenarios import COLD, DRAWS, HOT, LEAST_GAIN, copy_slots, propose, relative_load, word
 from qstream.routing.score import holds
 
@@ -23,7 +23,8 @@ def nearest_shares(physical_to_logical: NDArray[np.int32], experts: int, node_of
     Parameters
     ----------
     physical_to_logical : int32 [L, P]
-        Replicas of an expert on the same GPU, which our plans do not have, count as one and share its part.
+        Replicas of an expert on the same GPU, which our plans do not have, count as one and share its part. -1 for an empty slot,
+        whose share counts for nothing.
     experts : int
     node_of_gpu : int32 [G]
 
@@ -38,6 +39,7 @@ def nearest_shares(physical_to_logical: NDArray[np.int32], experts: int, node_of
         P is not a multiple of G, or an expert is not in 0..E-1.
     """
     gpus = len(node_of_gpu)
+    physical_to_logical, experts = numbered(physical_to_logical, experts)
     on_gpu = np.ascontiguousarray(holds(physical_to_logical, experts, gpus).transpose(0, 2, 1))
     served = np.zeros(on_gpu.shape)
     node = _numbered(node_of_gpu)

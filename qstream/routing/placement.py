@@ -17,12 +17,13 @@ from qstream.errors import ProblemError
 from qstream.routing.colocate import colocate
 from qstream.routing.decision import Decision, decide, placement_frame, scenario_levels
 from qstream.routing.denoise import denoised
+from qstream.routing.empty import filled
 from qstream.routing.forecast import DECAY, Forecast, forecast
 from qstream.routing.migrate import align
 from qstream.routing.nearest import anneal_nearest, nearest_shares
 from qstream.routing.options import Dispatch
 from qstream.routing.pack import pack, place_window, swap
-from qstream.routing.problem import capacities, contiguous, plan_array
+from qstream.routing.problem import capacities, check_ids, contiguous
 from qstream.routing.replicate import replica_counts
 from qstream.routing.scenarios import anneal
 from qstream.routing.score import holds
@@ -64,6 +65,7 @@ class _Part:
 class PlacementProblem:
     """The checked arguments of `place`; `live` are the GPUs with capacity, `capacity` [G] and `previous` [L, P] are of all.
 
+    `filled` is `previous` with an expert in each empty slot, to search from; what was not there is still to be loaded.
     Plans are made for `signal`, what of the forecast is more than chance, and scored by `forecast`, as windows come.
     """
 
@@ -74,6 +76,7 @@ class PlacementProblem:
     capacity: NDArray[np.float64]
     least: NDArray[np.int32]
     previous: NDArray[np.int32]
+    filled: NDArray[np.int32]
     move_cost: float
     options: PlaceOptions
     seed: int
@@ -112,7 +115,7 @@ def place(
     labels, queued : int [K, L, E] and int [K], optional
         As in `forecast`.
     previous : int32 [L, P], optional
-        The placement in force, over all GPUs; the contiguous one by default.
+        The placement in force, over all GPUs, with -1 for an empty slot; the contiguous one by default.
     move_cost : float
         As in `anneal`. Above 0, the placement in force is improved too, and experts keep their nodes while that costs little.
     dispatch : {"even", "nearest"}
@@ -158,7 +161,7 @@ def solve(
     """`place`, without the frame; no further layers are annealed once `late` says so."""
     topology, options = problem.topology, problem.options
     parts = _parts(problem, coactivation)
-    plan = problem.previous.reshape(topology.num_layers, topology.num_gpus, -1).copy()
+    plan = problem.filled.reshape(topology.num_layers, topology.num_gpus, -1).copy()
     annealed = min(_fill(problem, part, plan, late) for part in parts)
     partly = annealed if 0 < annealed < topology.num_layers else None
     solver = SolverRecord(
@@ -216,10 +219,14 @@ def placement_problem(
     least = np.ones((layers, experts), np.int32)
     heaviest = np.argsort(-signal.load(), axis=1, kind="stable")[:, : options.hot_experts]
     np.put_along_axis(least, heaviest, 2, 1)
-    before = plan_array("previous", contiguous(topology) if previous is None else previous, experts, topology.num_gpus)
+    before = array("previous", contiguous(topology) if previous is None else previous, np.int32, "L P")
+    check_ids("previous", before, experts, least=-1)
     if before.shape != (layers, topology.num_slots):
         raise ProblemError(must_be("previous", f"{(layers, topology.num_slots)}", Shown(f"shape {before.shape}")))
-    return PlacementProblem(topology, found, signal, live, given, least, before, move_cost, options, int(seed), dispatch)
+    whole = before
+    if before.min() < 0:
+        whole = filled(signal.load(), before.astype(np.int64), topology.num_gpus).astype(np.int32)
+    return PlacementProblem(topology, found, signal, live, given, least, before, whole, move_cost, options, int(seed), dispatch)
 
 
 def _parts(problem: PlacementProblem, coactivation: NDArray[np.int64] | None) -> list[_Part]:
@@ -326,13 +333,16 @@ def _fill(problem: PlacementProblem, part: _Part, plan: NDArray[np.int32], late:
 def _starts(
     problem: PlacementProblem, part: _Part, fresh: NDArray[np.int32], least: NDArray[np.int32]
 ) -> tuple[NDArray[np.int32], list[NDArray[np.int32]]]:
-    """What is in force in the part, and plans to anneal from; all in its own numbers of experts, int32 [L, p].
+    """What is in force in the part, -1 where nothing is, and plans to anneal from; in its own numbers of experts, int32 [L, p].
 
     Where an expert of another part is in force, `fresh` stands in for the layer, with GPUs named for the fewest moves.
     """
     layers, n = part.experts.shape
     gpus = len(part.gpus)
-    in_force = problem.previous.reshape(layers, problem.topology.num_gpus, -1)[:, part.gpus].reshape(layers, -1)
+    before, in_force = (
+        plan.reshape(layers, problem.topology.num_gpus, -1)[:, part.gpus].reshape(layers, -1)
+        for plan in (problem.previous, problem.filled)
+    )
     named = np.take_along_axis(part.experts, fresh.astype(np.int64), 1).astype(np.int32)
     if gpus <= _MAX_GPUS_ALIGNED and np.ptp(problem.capacity[part.gpus]) == 0.0:
         named = align(in_force, named, gpus)
@@ -340,12 +350,14 @@ def _starts(
     np.put_along_axis(local, part.experts, np.arange(n, dtype=np.int32)[None], 1)
     fresh = np.take_along_axis(local, named, 1)
     known = np.take_along_axis(local, in_force, 1)
-    was = np.where((known >= 0).all(1, keepdims=True), known, fresh)
+    own = (known >= 0).all(1, keepdims=True)
+    start = np.where(own, known, fresh)
+    was = np.where(own & (before < 0), -1, start)
     if problem.move_cost == 0.0:
         return was, [fresh]
-    on_gpu = holds(was, n, gpus)
-    valid = (on_gpu.sum((1, 2)) == was.shape[1]) & (on_gpu.sum(1) >= least).all(1)
-    return was, [fresh, np.where(valid[:, None], was, fresh)]
+    on_gpu = holds(start, n, gpus)
+    valid = (on_gpu.sum((1, 2)) == start.shape[1]) & (on_gpu.sum(1) >= least).all(1)
+    return was, [fresh, np.where(valid[:, None], start, fresh)]
 
 
 def _one_a_node(problem: PlacementProblem, part: _Part, least: NDArray[np.int32], nodes: int) -> NDArray[np.int32]:

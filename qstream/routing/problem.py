@@ -65,10 +65,18 @@ def plan_array(field: str, physical_to_logical: NDArray[np.int32], experts: int,
     return plan
 
 
+def numbered(plan: NDArray[np.int32], experts: int) -> tuple[NDArray[np.int32], int]:
+    """A plan [L, P] whose empty slots, -1, hold an expert of their own behind the others; and how many experts that makes."""
+    if plan.size and plan.min() == -1:
+        return np.where(plan < 0, experts, plan).astype(np.int32), experts + 1
+    return plan, experts
+
+
 def replica_counts(physical_to_logical: NDArray[np.int32], experts: int) -> NDArray[np.int32]:
     """Replicas of each expert, int32 [L, E], of a plan [L, P]; `ProblemError` as in `logical_maps`."""
-    plan = plan_array("physical_to_logical", physical_to_logical, experts, 1)
-    return _counts(plan, experts)[1].reshape(len(plan), experts).astype(np.int32)
+    plan, known = numbered(physical_to_logical, experts)
+    plan = plan_array("physical_to_logical", plan, known, 1)
+    return _counts(plan, known)[1].reshape(len(plan), known)[:, :experts].astype(np.int32)
 
 
 def _counts(plan: NDArray[np.int32], experts: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -83,6 +91,7 @@ def logical_maps(physical_to_logical: NDArray[np.int32], experts: int) -> tuple[
     Parameters
     ----------
     physical_to_logical : int32 [L, P]
+        -1 for an empty slot.
     experts : int
         E.
 
@@ -95,19 +104,21 @@ def logical_maps(physical_to_logical: NDArray[np.int32], experts: int) -> tuple[
     Raises
     ------
     ProblemError
-        An expert of the plan is not in 0..E-1.
+        An expert of the plan is not in -1..E-1.
 
     >>> logical_maps(np.array([[1, 0, 0]], np.int32), 2)[0].tolist()
     [[[1, 2], [0, -1]]]
     """
-    plan = plan_array("physical_to_logical", physical_to_logical, experts, 1)
+    plan, known = numbered(physical_to_logical, experts)
+    plan = plan_array("physical_to_logical", plan, known, 1)
     layers, slots = plan.shape
-    flat, counts = _counts(plan, experts)
+    flat, counts = _counts(plan, known)
     order = np.argsort(flat, kind="stable")
     rank = np.arange(flat.size) - np.repeat(np.cumsum(counts) - counts, counts)
-    logical = np.full((layers * experts, int(counts.max(initial=0))), -1, np.int32)
+    logical = np.full((layers * known, int(counts.max(initial=0))), -1, np.int32)
     logical[flat[order], rank] = order % slots
-    return logical.reshape(layers, experts, -1), counts.reshape(layers, experts).astype(np.int32)
+    counts = counts.reshape(layers, known)[:, :experts]
+    return logical.reshape(layers, known, -1)[:, :experts, : int(counts.max(initial=0))], counts.astype(np.int32)
 
 
 def capacities(topology: ExpertTopology) -> NDArray[np.float64]:

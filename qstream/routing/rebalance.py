@@ -7,6 +7,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from qstream.routing.empty import filled
 from qstream.routing.placement import PlaceOptions, placement_problem, solve
 from schemas.experts import ExpertTopology
 
@@ -108,16 +109,9 @@ def _homes(old: NDArray[np.int64], groups: int, size: int, nodes: int) -> NDArra
 
 def _completed(load: NDArray[np.float64], old: NDArray[np.int64], gpus: int) -> NDArray[np.int64]:
     """The map with an expert in each slot, and each expert in one: absent ones first, then the heaviest replicas."""
-    out = old.copy()
-    experts, per_gpu = load.shape[1], old.shape[1] // gpus
+    out = filled(load, old, gpus)
     for row, weight in zip(out, load, strict=True):
-        count = np.bincount(row[row >= 0], minlength=experts)
-        for slot in np.flatnonzero(row < 0):
-            worth = np.where(count == 0, weight + weight.sum() + 1.0, weight / np.maximum(count, 1))
-            on_gpu = row[slot // per_gpu * per_gpu :][:per_gpu]
-            worth[on_gpu[on_gpu >= 0]] = -1.0
-            row[slot] = worth.argmax()
-            count[row[slot]] += 1
+        count = np.bincount(row, minlength=load.shape[1])
         for expert in np.flatnonzero(count == 0):
             slot = np.where(count[row] > 1, weight[row] / count[row], np.inf).argmin()
             count[row[slot]] -= 1

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from qstream.arguments import array
 from qstream.errors import ProblemError
 from qstream.kernels import compiled
-from qstream.routing.problem import plan_array, replica_counts, slots_per_gpu
+from qstream.routing.problem import numbered, plan_array, replica_counts, slots_per_gpu
 from schemas.experts import ExpertTopology
 from schemas.wording import Shown, must_be
 
@@ -29,6 +29,7 @@ def gpu_loads(
     Parameters
     ----------
     physical_to_logical : int32 [L, P]
+        -1 for an empty slot, which serves nothing.
     load : float64 [L, E]
         Tokens of each expert.
     num_gpus : int
@@ -41,8 +42,11 @@ def gpu_loads(
         Shapes disagree or an expert is out of range.
     """
     tokens = array("load", load, np.float64, "L E")
-    layers, experts = tokens.shape
-    plan = plan_array("physical_to_logical", physical_to_logical, experts, num_gpus)
+    plan, experts = numbered(physical_to_logical, tokens.shape[1])
+    if experts > tokens.shape[1]:
+        tokens = np.pad(tokens, ((0, 0), (0, 1)))
+    layers = len(tokens)
+    plan = plan_array("physical_to_logical", plan, experts, num_gpus)
     if len(plan) != layers:
         raise ProblemError(must_be("physical_to_logical", f"{layers} layers, as in load", Shown(f"{len(plan)} layers")))
     flat = plan + np.arange(layers)[:, None] * experts
@@ -102,12 +106,13 @@ def violations(physical_to_logical: NDArray[np.int32], experts: int, num_gpus: i
 
 
 def holds(physical_to_logical: NDArray[np.int32], experts: int, num_gpus: int) -> NDArray[np.bool_]:
-    """Whether each GPU holds each expert, bool [L, G, E]; ProblemError as in `gpu_loads`."""
-    plan = plan_array("physical_to_logical", physical_to_logical, experts, num_gpus)
+    """Whether each GPU holds each expert, bool [L, G, E]; empty slots and ProblemError as in `gpu_loads`."""
+    plan, known = numbered(physical_to_logical, experts)
+    plan = plan_array("physical_to_logical", plan, known, num_gpus)
     gpu = np.arange(plan.shape[1]) // slots_per_gpu(plan.shape[1], num_gpus)
-    out = np.zeros((len(plan), num_gpus, experts), np.bool_)
+    out = np.zeros((len(plan), num_gpus, known), np.bool_)
     out[np.arange(len(plan))[:, None], gpu, plan] = True
-    return out
+    return np.ascontiguousarray(out[:, :, :experts])
 
 
 def nodes_per_token(topk_ids: NDArray[np.int32], node_of_expert: Nodes) -> float:
@@ -166,7 +171,8 @@ def pairs_together(physical_to_logical: NDArray[np.int32], coactivation: NDArray
     near = total = 0.0
     for layer, row in enumerate(physical_to_logical):
         share = np.zeros((topology.num_logical_experts, topology.num_nodes))
-        np.add.at(share, (row, node_of_slot), 1.0 / counts[layer, row])
+        held = row >= 0
+        np.add.at(share, (row[held], node_of_slot[held]), 1.0 / counts[layer, row[held]])
         pairs = coactivation[layer].astype(np.float64)
         np.fill_diagonal(pairs, 0.0)
         near += float(((pairs @ share) * share).sum())

@@ -53,7 +53,9 @@ def place(
         str, typer.Option(help="Tokens to plan for, where the recording says which: prefill, decode, or all.")
     ] = ALL,
     model: Annotated[str, typer.Option(help="Name of the model in the plan.")] = "default",
-    previous: Annotated[Path | None, typer.Option(metavar="FILE", help="Placement in force; else the contiguous one.")] = None,
+    previous: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Placement in force, -1 for an empty slot; else the contiguous one.")
+    ] = None,
     move_cost: Annotated[float, typer.Option(min=0.0, help="Price of a moved expert, in mean GPU loads of its layer.")] = 0.0,
     eps: Annotated[float, typer.Option(min=0.0, help="Load of a node above its share, where co-activations count.")] = 0.05,
     hot_experts: Annotated[
@@ -120,7 +122,8 @@ def place(
     typer.echo(f"{given.tool}: {shape}, on {on}; {solver_text(plan.solver)}")
     if given.phases:
         told = ", ".join(f"{name} {choices:,}" for name, choices in sorted(given.phases.items()))
-        typer.echo(f"gate choices by phase: {told}; planned for {phase}")
+        neither = "; mixed passes hold both and count for neither" if phase != ALL and "mixed" in given.phases else ""
+        typer.echo(f"gate choices by phase: {told}; planned for {phase}{neither}")
     if not given.ordered:
         typer.echo(UNORDERED)
     for path in written:

@@ -113,14 +113,17 @@ def _recorded(tree: Tree) -> Tree:
 
 def read_placement(path: Path) -> NDArray[np.int64]:
     """A placement int64 [L, P] from a file: any that `export` writes except ExFlow's, an array ``physical_to_logical_map``, or
-    a dump of SGLang's recorder with ``last_physical_to_logical_map``.
+    a dump of SGLang's recorder with ``last_physical_to_logical_map``. -1 is an empty slot, as of vLLM while GPUs come or go.
 
     Raises
     ------
     ConfigError, ProblemError
-        As `read_recording`.
+        As `read_recording`; or no slot has an expert.
     """
-    return _map_of_yaml(path) if path.suffix in (".yaml", ".yml") else _map_of_tree(path.name, read_tree(path))
+    plan = _map_of_yaml(path) if path.suffix in (".yaml", ".yml") else _map_of_tree(path.name, read_tree(path))
+    if plan.max() < 0:
+        raise ProblemError(must_be(path.name, "a placement with an expert in some slot", Shown("-1 alone")))
+    return plan
 
 
 def read_map(path: Path, layers: int, slots: int, experts: int) -> NDArray[np.int32]:
@@ -139,12 +142,12 @@ def fitting(name: str, plan: NDArray[np.int64], layers: int, slots: int, experts
 
 def _map_of_tree(name: str, tree: Tree) -> NDArray[np.int64]:
     if "layer_list" in tree:
-        return numbers("device_expert", _ascend_lists(tree["layer_list"]), 2)
+        return numbers("device_expert", _ascend_lists(tree["layer_list"]), 2, least=-1)
     field = next((name for name in ("physical_to_logical_map", sglang.MAP) if name in tree), "array")
     if tree.get(field) is None:
         found = Shown(f"the names {sorted(tree)[:8]}")
         raise ProblemError(must_be(name, "a file with physical_to_logical_map or layer_list", found))
-    return numbers(field, tree[field], 2)
+    return numbers(field, tree[field], 2, least=-1)
 
 
 def _ascend_lists(layers: Any) -> list[list[Any]]:

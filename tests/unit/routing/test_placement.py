@@ -17,7 +17,7 @@ from qstream.routing.pack import pack, place_window, swap
 from qstream.routing.placement import COLOCATION, PlaceOptions, place
 from qstream.routing.replicate import replica_counts
 from qstream.routing.scenarios import anneal
-from qstream.routing.score import balancedness, gpu_loads, moved_experts, violations
+from qstream.routing.score import balancedness, gpu_loads, holds, moved_experts, violations
 from schemas.experts import ExpertTopology
 from schemas.placement import PlacementPlan
 
@@ -292,3 +292,27 @@ def test_figures_on_real_routing(stick: ModuleType, slots: int) -> None:
     assert np.mean(free) > 0.93
     assert np.mean(cheap) > 0.92
     assert np.mean(moved) <= 6
+
+
+def test_an_empty_slot_of_the_placement_in_force_is_a_move_and_serves_nothing():
+    topo = topology(2, 8, 4, 3)
+    history = np.random.default_rng(3).integers(1, 99, (4, 2, 8))
+    previous = np.full((2, 12), -1, np.int32)
+    previous[:, [0, 1, 3, 4, 6, 7, 9, 10]] = np.arange(8)
+    plan = place(history, topo, previous=previous, move_cost=10.0, options=QUICK)
+    whole = maps(plan)[0]
+    assert (holds(whole, 8, 4) >= holds(previous, 8, 4)).all()
+    assert violations(whole, 8, 4) == 0
+    full = place(history, topology(2, 8, 4, 2), options=QUICK)  # the same map without the empty slots
+    assert plan.expected is not None
+    assert full.expected is not None
+    assert plan.expected.moved_experts == 8
+    assert plan.expected.balancedness_before == pytest.approx(full.expected.balancedness_before)
+
+
+def test_a_dead_gpu_with_empty_slots_leaves_a_whole_plan():
+    topo = topology(1, 6, 4, 2, gpu_capacity=np.array([1.0, 1.0, 1.0, 0.0], np.float32))
+    previous = np.array([[0, 1, 2, 3, 4, 5, -1, -1]], np.int32)
+    whole = maps(place(np.ones((1, 1, 6)), topo, previous=previous, options=QUICK))[0]
+    assert violations(whole[:, :6], 6, 3) == 0
+    assert whole.min() >= 0

@@ -181,6 +181,41 @@ def test_from_the_placement_in_force_few_experts_move_at_a_price(recording, tmp_
     assert data["placements"][2]["moved"] <= 3
 
 
+def test_empty_slots_of_the_placement_in_force_are_filled_and_count_as_moves(recording, tmp_path):
+    before = np.full((LAYERS, SLOTS), -1)
+    before[:, :EXPERTS] = np.arange(EXPERTS)  # a server has come: its slots are empty yet
+    (tmp_path / "before.json").write_text(json.dumps({"physical_to_logical_map": before.tolist()}))
+    base = (recording, "--gpus", GPUS, "--slots", SLOTS, "--previous", tmp_path / "before.json")
+    data = printed(*base, "--move-cost", 10.0, "--export", "numpy", "--out", tmp_path / "plan.npz")
+    whole = np.load(tmp_path / "plan.npz")["physical_to_logical_map"]
+    np.testing.assert_array_equal(whole[:, :EXPERTS], before[:, :EXPERTS])
+    assert whole.min() >= 0
+    in_force, _, ours = data["placements"]
+    assert (in_force["moved"], ours["moved"]) == (0, LAYERS * (SLOTS - EXPERTS))
+    printed(*base, "--nodes", 2, "--dispatch", "nearest")
+
+
+def test_a_placement_of_empty_slots_alone_is_refused(recording, tmp_path):
+    (tmp_path / "before.json").write_text(json.dumps({"physical_to_logical_map": [[-1] * SLOTS] * LAYERS}))
+    result = invoke(recording, "--gpus", GPUS, "--slots", SLOTS, "--previous", tmp_path / "before.json")
+    assert (result.exit_code, "before.json must be a placement with an expert in some slot" in result.stderr) == (1, True)
+
+
+def test_mixed_passes_are_told_and_count_for_neither_phase(tmp_path):
+    counts = np.random.default_rng(5).integers(1, 9, (3, 2, 8))
+    records = [
+        {"forward_pass_id": n, "rank": 0, "forward_mode": 1 + n, "global_physical_count": row.tolist()}
+        for n, row in enumerate(counts)
+    ]
+    (tmp_path / "a.json").write_text(json.dumps({"records": records}))
+    base = (tmp_path / "a.json", "--gpus", 4, "--experts", 8, "--steps", 100)
+    told = [f"{name} {rows.sum()}" for name, rows in zip(("prefill", "decode", "mixed"), counts, strict=True)]
+    whole, prompts = invoke(*base).stdout, invoke(*base, "--phase", "prefill").stdout
+    assert all(text in out for text in told for out in (whole, prompts))
+    assert "planned for prefill; mixed passes hold both and count for neither" in prompts
+    assert "neither" not in whole
+
+
 def test_the_heaviest_experts_are_on_two_gpus_when_asked(tmp_path):
     np.save(tmp_path / "a.npy", np.array([[[1000, 900, 800, 10, 9, 8]]]))
     spread = []
