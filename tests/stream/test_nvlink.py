@@ -97,8 +97,9 @@ def test_plans_and_shares_of_a_worker_that_is_killed_are_those_of_one_that_is_no
         with Program(["-m", "qstream.cli", "run", "nvlink"], environment(redis_server.url, words), tmp_path / "log") as agent:
             send(FABRIC_TOPOLOGY, topology(), lambda: store.load(FABRIC).state is not None)
             send(FABRIC_JOB, job("first", 2), lambda: len(state(store).jobs) == 1 and plans(made))
-            for window in range(WINDOWS):
-                publisher.publish(FABRIC_TELEMETRY, telemetry(window, offered[window]))
+            begun = now(0)  # windows of long ago would be a silence, which a tick tells
+            for ahead in range(WINDOWS):
+                publisher.publish(FABRIC_TELEMETRY, telemetry(begun.window_id + ahead, offered[ahead]))
             publisher.flush()
             wait_until(lambda: len(shares(routed)) >= 4, saying=agent.log_tail)
             agent.kill()
