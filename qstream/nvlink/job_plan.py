@@ -80,51 +80,103 @@ def place_job(
     room = _room(profile, blocks)
     if room is None:
         return plan.skipped(SkipReason.TOO_FEW_GPUS, now)
-    src, dst, nbytes = job_traffic(profile)
     if blocks.skip_reason is not None:
         gpus = now if now is not None else _gpus(np.zeros(profile.num_ranks, np.int32), blocks, fabric, None, {})
         return plan.same(blocks.skip_reason, gpus)
-    pins = _pins(profile, blocks, fabric)
-    block_now = None if now is None else _block_of(blocks, now)
-    found = place_ranks(
-        src,
-        dst,
-        nbytes,
-        room,
-        blocks.distance,
+    site = _Site(fabric, blocks, room, now, _pins(profile, blocks, fabric))
+    priced = _Priced(*job_traffic(profile), blocks, topology)
+    found = _found(profile, site, priced, terms, seed)
+    tries = _tries(profile, site, priced, found, others, model, terms, seed) if terms.classifier else None
+    if tries is not None:
+        plan = replace(plan, fallback=Reason.MODEL_MISSING if model is None else None)
+    return _settled(plan, site, priced, found, tries)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Site:
+    """Where a job may go: blocks of a fabric, with `room` for its ranks in each, and the GPUs where it runs now and is pinned."""
+
+    fabric: FabricTopology
+    blocks: Blocks
+    room: NDArray[np.int64]
+    now: Ints | None
+    pins: dict[int, int]
+
+    def gpus(self, block: Ints) -> Ints:
+        """The GPU of each rank, given its block."""
+        return _gpus(block, self.blocks, self.fabric, self.now, self.pins)
+
+    def before(self, ranks: int) -> Ints:
+        """The blocks of the placement in force, else of the linear order."""
+        return _linear(ranks, self.room) if self.now is None else _block_of(self.blocks, self.now)
+
+    def gpus_before(self, ranks: int) -> Ints:
+        """The GPUs of the same."""
+        return _gpus(_linear(ranks, self.room), self.blocks, self.fabric, None, {}) if self.now is None else self.now
+
+
+def _found(profile: JobProfile, site: _Site, priced: _Priced, options: NvlinkOptions, seed: int) -> RankPlacement:
+    """The cheapest placement in blocks."""
+    return place_ranks(
+        priced.src,
+        priced.dst,
+        priced.nbytes,
+        site.room,
+        site.blocks.distance,
         ranks=profile.num_ranks,
-        atomic=_atomic(profile, blocks, topology),
-        pins={rank: int(_block_of(blocks, np.array([gpu]))[0]) for rank, gpu in pins.items()},
-        current=block_now,
-        move_cost=_move_cost(profile, terms),
-        options=terms,
-        deadline_s=None if terms.deadline_ms is None else terms.deadline_ms / 1000,
+        atomic=_atomic(profile, site.blocks, priced.topology),
+        pins={rank: int(_block_of(site.blocks, np.array([gpu]))[0]) for rank, gpu in site.pins.items()},
+        current=None if site.now is None else _block_of(site.blocks, site.now),
+        move_cost=_move_cost(profile, options),
+        options=options,
+        deadline_s=None if options.deadline_ms is None else options.deadline_ms / 1000,
         seed=seed,
     )
-    priced = _Priced(src, dst, nbytes, blocks, topology)
-    before = block_now if block_now is not None else _linear(profile.num_ranks, room)
-    tries: Fastest | None = None
-    ground = ground_of(topology, blocks) if terms.classifier else None
-    if ground is not None:
-        fixed = np.unique(found.block_of_rank[list(pins)]).tolist()
-        take = lambda block: _gpus(block, blocks, fabric, now, pins)  # noqa: E731
-        move_us = _move_cost(profile, terms) / 1e3
-        stage = Stage(ground, (src, dst, nbytes), room, fixed, priced.cost, take, move_us, before, now)
-        tries = stage.fastest(found, others, model, terms, seed)
-        found, plan = tries.found, replace(plan, fallback=Reason.MODEL_MISSING if model is None else None)
-    faster = tries is not None and tries.gain >= terms.min_gain
-    columns = {} if tries is None else {"layout_time_us": tries.time_us}
+
+
+def _tries(
+    profile: JobProfile,
+    site: _Site,
+    priced: _Priced,
+    found: RankPlacement,
+    others: Sequence[tuple[Traffic, ArrayLike]],
+    model: ContentionModel | None,
+    options: NvlinkOptions,
+    seed: int,
+) -> Fastest | None:
+    """Layouts drawn from the placement found, simulated; None where traffic has no choice of a spine."""
+    ground = ground_of(priced.topology, site.blocks)
+    if ground is None:
+        return None
+    stage = Stage(
+        ground,
+        (priced.src, priced.dst, priced.nbytes),
+        site.room,
+        np.unique(found.block_of_rank[list(site.pins)]).tolist(),
+        priced.cost,
+        site.gpus,
+        _move_cost(profile, options) / 1e3,
+        site.before(profile.num_ranks),
+        site.now,
+    )
+    return stage.fastest(found, others, model, options, seed)
+
+
+def _settled(plan: _Plan, site: _Site, priced: _Priced, found: RankPlacement, tries: Fastest | None) -> FabricPlan:
+    """The plan of what was found, or of what is in force where that would win too little."""
+    options, ranks = plan.options, plan.profile.num_ranks
+    found = found if tries is None else tries.found
+    before = site.before(ranks)
     score = priced.score(found, before)
-    stays = now is not None and score.gain < terms.min_gain and not faster
-    gpus = now if now is not None and stays else _gpus(found.block_of_rank, blocks, fabric, now, pins)
-    gpus_before = now if now is not None else _gpus(before, blocks, fabric, None, {})
-    traffic = priced.transfers(gpus, gpus_before, terms)
+    faster = tries is not None and tries.gain >= options.min_gain
+    stays = site.now is not None and score.gain < options.min_gain and not faster
+    gpus = site.now if site.now is not None and stays else site.gpus(found.block_of_rank)
+    traffic = priced.transfers(gpus, site.gpus_before(ranks), options)
     score = (priced.score(found, before, stays=True) if stays else score).model_copy(update=traffic.score)
+    columns = {**priced.paths(gpus, options), **({} if tries is None else {"layout_time_us": tries.time_us})}
     if stays and not traffic.help:
-        return plan.same(
-            SkipReason.GAIN_TOO_SMALL, gpus, score, found, {**priced.paths(gpus, terms), **columns}, traffic.directives
-        )
-    return plan.published(gpus, score, found, {**priced.paths(gpus, terms), **traffic.columns, **columns}, traffic.directives)
+        return plan.same(SkipReason.GAIN_TOO_SMALL, gpus, score, found, columns, traffic.directives)
+    return plan.published(gpus, score, found, {**columns, **traffic.columns}, traffic.directives)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
