@@ -113,7 +113,8 @@ def svm(model: Model, x: ArrayLike) -> Floats:
         standard = (now - mean) / scale
     if not np.isfinite(standard).all():
         raise LearnError(must_be("arrays['scale']", "positive", Shown("a zero")))
-    apart = (standard**2).sum(axis=1)[:, None] + (support**2).sum(axis=1) - 2 * standard @ support.T
+    own, theirs = (np.einsum("nf,nf->n", each, each) for each in (standard, support))
+    apart = (own[:, None] + theirs) - 2 * standard @ support.T
     near = np.exp(-gamma * np.maximum(apart, 0.0))
     return np.asarray(near @ _weight(model, "weight", (1, len(support))).T + _weight(model, "bias", (1,)))
 
