@@ -168,7 +168,7 @@ def read_matrix(path: Path) -> NDArray[np.float64]:
     """
     import numpy as np  # noqa: PLC0415 - as above
 
-    from qstream.routing.formats.files import read_tree  # noqa: PLC0415 - safetensors, not for help
+    from qstream.array_files import read_tree  # noqa: PLC0415 - safetensors, not for help
 
     arrays = read_tree(path)
     names = [name for name in ("bytes", "nbytes", "matrix", "array") if name in arrays] or (

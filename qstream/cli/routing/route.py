@@ -10,12 +10,12 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
+from qstream.array_files import bounded
 from qstream.cli.options import AsJson
 from qstream.cli.output import print_json, print_table, solver_text
 from qstream.cli.sources import BatchHeader, read_items
 from qstream.errors import ConfigError, ProblemError
 from qstream.routing.adjacency import expert_queues
-from qstream.routing.formats.files import bounded
 from qstream.routing.formats.read import read_map
 from qstream.routing.options import RoutingOptions
 from qstream.routing.problem import contiguous

@@ -9,8 +9,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from qstream.array_files import check_size
 from qstream.errors import ProblemError
-from qstream.routing.formats.files import check_size
 from qstream.routing.formats.pieces import pieces
 from qstream.routing.formats.recording import Recording, count, count_pairs, recording, windows_for
 from qstream.routing.formats.slots import Columns, columns, refuse_shared, shared_column, to_experts

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from qstream.routing.formats.files import MAX_ENTRIES, check_size, numbers
+from qstream.array_files import MAX_ENTRIES, check_size, numbers
 
 PIECE_ENTRIES: Final = 1 << 22
 

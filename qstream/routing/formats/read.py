@@ -9,10 +9,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from qstream.array_files import FORMATS, MAX_ENTRIES, Tree, bounded, numbers, read_tree
 from qstream.errors import ConfigError, ProblemError
 from qstream.routing.formats import sglang, tensorrt_llm, vllm
 from qstream.routing.formats.choices import ALL, Part, in_windows, recorded, refuse_phase
-from qstream.routing.formats.files import FORMATS, MAX_ENTRIES, Tree, bounded, numbers, read_tree
 from qstream.routing.formats.pieces import array_of
 from qstream.routing.formats.recording import Recording, recording
 from qstream.routing.formats.routed import answers_of, read_answers, refuse_choices

@@ -10,8 +10,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from qstream.array_files import MAX_COUNT, MAX_ENTRIES, check_size, numbers
 from qstream.errors import ProblemError
-from qstream.routing.formats.files import MAX_COUNT, MAX_ENTRIES, check_size, numbers
 from qstream.routing.formats.pieces import array_of, is_small, pieces
 from schemas.wording import Shown, must_be
 

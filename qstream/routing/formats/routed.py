@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qstream.arguments import whole_number
+from qstream.array_files import MAX_COUNT, Tree, check_size, numbers, read_npy
 from qstream.errors import ProblemError
 from qstream.routing.formats.choices import ALL, Part, in_windows, recorded
-from qstream.routing.formats.files import MAX_COUNT, Tree, check_size, numbers, read_npy
 from qstream.routing.formats.recording import Recording
 from schemas.wording import Shown, must_be
 

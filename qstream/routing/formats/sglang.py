@@ -10,9 +10,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from qstream.array_files import Tree, check_size, numbers
 from qstream.errors import ProblemError
 from qstream.routing.formats.choices import ALL, UNSAID, Part, of_phase, recorded
-from qstream.routing.formats.files import Tree, check_size, numbers
 from qstream.routing.formats.pieces import array_of
 from qstream.routing.formats.recording import Recording, read_steps, recording, windows_for
 from qstream.routing.formats.slots import by_expert, slots_of

@@ -9,8 +9,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from qstream.array_files import check_size
 from qstream.errors import ProblemError
-from qstream.routing.formats.files import check_size
 from schemas.wording import Shown, must_be
 
 NONE: Final = np.iinfo(np.int64).max

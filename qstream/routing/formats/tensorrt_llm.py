@@ -10,8 +10,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from qstream.array_files import MAX_ENTRIES, Tree, check_size, numbers, read_tree
 from qstream.errors import ProblemError
-from qstream.routing.formats.files import MAX_ENTRIES, Tree, check_size, numbers, read_tree
 from qstream.routing.formats.recording import Recording, recording
 from qstream.routing.formats.slots import by_expert, pairs_by_expert, slots_of
 from schemas.wording import Shown, must_be

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qstream.arguments import whole_number
-from qstream.routing.formats.files import Tree, numbers
+from qstream.array_files import Tree, numbers
 from qstream.routing.formats.pieces import array_of
 from qstream.routing.formats.recording import Recording, read_steps, recording
 from qstream.routing.formats.slots import by_expert, slots_of

@@ -12,9 +12,9 @@ from typing import Any, ClassVar, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from qstream.array_files import bounded
 from qstream.errors import ConfigError, ProblemError, QstreamError
 from qstream.routing.eplb import rebalance_experts
-from qstream.routing.formats.files import bounded
 from qstream.routing.memory import RoutingState
 from qstream.routing.rebalance import next_map
 from schemas.frame import FrameError, body_type

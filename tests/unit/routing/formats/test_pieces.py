@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from qstream import array_files
 from qstream.errors import ProblemError
-from qstream.routing.formats import files, pieces, recording
+from qstream.routing.formats import pieces, recording
 from qstream.routing.formats.read import from_tree, read_recording
 
 LAYERS, EXPERTS, K = 2, 6, 2
@@ -22,7 +23,7 @@ def large(monkeypatch):
     """Whatever has more than 100 entries is large, and a piece has at most 10."""
 
     def make() -> None:
-        for module in (files, pieces, recording):
+        for module in (array_files, pieces, recording):
             monkeypatch.setattr(module, "MAX_ENTRIES", 100)
         monkeypatch.setattr(pieces, "PIECE_ENTRIES", 10)
 
@@ -104,10 +105,10 @@ def test_files_beyond_a_gibibyte_are_mapped_not_read(tmp_path, large, monkeypatc
     np.save(tmp_path / "b.npy", np.asfortranarray(counts))
     save_file({"logical_count": counts, "unused": np.arange(3.0)}, tmp_path / "c.safetensors")
     torch.save({"logical_count": torch.from_numpy(counts)}, tmp_path / "d.pt")
-    monkeypatch.setattr(files, "MAX_FILE_BYTES", 100)
+    monkeypatch.setattr(array_files, "MAX_FILE_BYTES", 100)
     for name in ("a.npy", "b.npy", "c.safetensors", "d.pt"):
         assert read_recording(tmp_path / name).history.tolist() == counts.tolist()
-    assert isinstance(files.read_tree(tmp_path / "a.npy")["array"], np.memmap)
+    assert isinstance(array_files.read_tree(tmp_path / "a.npy")["array"], np.memmap)
     large()
     for name in ("c.safetensors", "d.pt"):
         assert read_recording(tmp_path / name).history.sum(0).tolist() == counts.sum(0).tolist()
@@ -123,7 +124,7 @@ def test_a_pt_file_whose_members_are_compressed_is_not_mapped(tmp_path, monkeypa
         for member in given.infolist():
             packed.writestr(member.filename, given.read(member))
     assert read_recording(tmp_path / "b.pt").history.tolist() == np.ones((3, 2, 4)).tolist()
-    monkeypatch.setattr(files, "MAX_FILE_BYTES", 100)
+    monkeypatch.setattr(array_files, "MAX_FILE_BYTES", 100)
     with pytest.raises(ProblemError, match=r"at most .* members of 100 bytes in total"):
         read_recording(tmp_path / "b.pt")
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from qstream import array_files
+from qstream.array_files import numbers, read_tree
 from qstream.errors import ConfigError, ProblemError
-from qstream.routing.formats import files
-from qstream.routing.formats.files import numbers, read_tree
 
 COUNTS = np.arange(24).reshape(2, 3, 4)
 
@@ -76,19 +76,19 @@ def test_a_pt_file_that_grows_is_refused_before_it_is_loaded(limit, said, tmp_pa
             packed.writestr(info.filename, plain.read(info))
     assert (tmp_path / "b.pt").stat().st_size < (tmp_path / "a.pt").stat().st_size / 2
     assert len(read_tree(tmp_path / "b.pt")["x"]) == 1000
-    monkeypatch.setattr(files, limit, 1000)
+    monkeypatch.setattr(array_files, limit, 1000)
     monkeypatch.setattr(torch, "load", None)
     with pytest.raises(ProblemError, match=said):
-        files._check_pt(tmp_path / "b.pt")
+        array_files._check_pt(tmp_path / "b.pt")
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
 def test_json_of_more_values_than_memory_should_hold_is_refused_before_it_is_parsed(encoding, tmp_path, monkeypatch):
     (tmp_path / "a.json").write_bytes(("[" + ",".join(["[]"] * 60) + "]").encode(encoding))
-    monkeypatch.setattr(files, "MAX_JSON_VALUES", 121)
+    monkeypatch.setattr(array_files, "MAX_JSON_VALUES", 121)
     assert len(read_tree(tmp_path / "a.json")["array"]) == 60
-    monkeypatch.setattr(files, "MAX_JSON_VALUES", 119)
-    monkeypatch.setattr(files, "read_json", None)
+    monkeypatch.setattr(array_files, "MAX_JSON_VALUES", 119)
+    monkeypatch.setattr(array_files, "read_json", None)
     with pytest.raises(ProblemError, match=r"a\.json must be at most 119 values as JSON, or an \.npz file, got 120"):
         read_tree(tmp_path / "a.json")
 
@@ -129,7 +129,7 @@ def test_a_header_that_asks_for_terabytes_is_refused_before_anything_is_read(tmp
 
 def test_an_archive_that_inflates_to_more_than_is_allowed_is_not_inflated(tmp_path, monkeypatch):
     np.savez_compressed(tmp_path / "a.npz", x=np.zeros(100_000, np.int64))
-    monkeypatch.setattr(files, "MAX_FILE_BYTES", 100_000)
+    monkeypatch.setattr(array_files, "MAX_FILE_BYTES", 100_000)
     assert (tmp_path / "a.npz").stat().st_size < 10_000
     with pytest.raises(ProblemError, match="got 1 arrays of 8001"):
         read_tree(tmp_path / "a.npz")
@@ -159,7 +159,7 @@ def test_a_file_that_is_too_large_missing_or_of_an_unknown_kind_is_told(tmp_path
     with pytest.raises(ConfigError, match=r"the ending of .* must be \.json, .*, got '\.pkl'"):
         read_tree(tmp_path / "a.pkl")
     (tmp_path / "a.json").write_text("[" + "1," * 100 + "1]")
-    monkeypatch.setattr(files, "MAX_JSON_BYTES", 100)
+    monkeypatch.setattr(array_files, "MAX_JSON_BYTES", 100)
     with pytest.raises(ProblemError, match="must be at most 100 bytes, got 203"):
         read_tree(tmp_path / "a.json")
 
