@@ -31,19 +31,12 @@ JOB_HELP: Final = (
 )
 
 Source = Annotated[str, typer.Argument(metavar="FILE", help=SOURCE_HELP)]
-TopologyOption = Annotated[str | None, typer.Option("--topology", metavar="FILE", help=SOURCE_HELP)]
 GpusPerHost = Annotated[
     int, typer.Option("--gpus-per-host", min=1, max=1024, help="GPUs of a host, where the file knows hosts only.")
 ]
 FormatOption = Annotated[
     str, typer.Option("--format", metavar="NAME", help="What the file is; else found out: nccl, smi-topo, slurm and so on.")
 ]
-Job = Annotated[Path | None, typer.Argument(metavar="[JOB]", help=JOB_HELP)]
-Tp = Annotated[int | None, typer.Option("--tp", min=1, help="Ranks that share each layer's tensors.")]
-Cp = Annotated[int | None, typer.Option("--cp", min=1, help="Ranks that share each sequence.")]
-Ep = Annotated[int | None, typer.Option("--ep", min=1, help="Ranks that share the experts of a layer.")]
-Dp = Annotated[int | None, typer.Option("--dp", min=1, help="Copies of the model.")]
-Pp = Annotated[int | None, typer.Option("--pp", min=1, help="Stages of layers.")]
 Free = Annotated[
     str | None,
     typer.Option("--free", metavar="LIST", help="Free GPUs, hosts or domains, as r0h[0-3],r1h0g2; else as the file says."),
@@ -52,11 +45,6 @@ Current = Annotated[
     Path | None,
     typer.Option("--current", metavar="FILE", help="Where the job runs: a plan, CSV, rank file, or JSON list of GPUs."),
 ]
-Order = Annotated[str, typer.Option("--order", help="In which order ranks are counted, fastest first.")]
-Bytes = Annotated[
-    list[str] | None,
-    typer.Option("--bytes", metavar="DIVISION=BYTES", help="What a rank sends in a step, as tp=4e9; may be repeated."),
-]
 
 
 def required_topology(given: str | None) -> str:
@@ -64,11 +52,6 @@ def required_topology(given: str | None) -> str:
     if given is None:
         raise ConfigError(must_be("--topology", "given: a file, or SYSTEM[:N] such as gb200-nvl72:8", Shown("nothing")))
     return given
-
-
-def sizes_of(**sizes: int | None) -> dict[str, int]:
-    """The sizes that were given."""
-    return {name: value for name, value in sizes.items() if value is not None}
 
 
 def read_fabric(

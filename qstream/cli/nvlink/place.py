@@ -10,24 +10,8 @@ import typer
 
 from qstream.arguments import named
 from qstream.cli.names import parse_options
-from qstream.cli.nvlink.files import (
-    Bytes,
-    Cp,
-    Current,
-    Dp,
-    Ep,
-    Free,
-    GpusPerHost,
-    Job,
-    Order,
-    Pp,
-    TopologyOption,
-    Tp,
-    read_fabric,
-    read_work,
-    required_topology,
-    sizes_of,
-)
+from qstream.cli.nvlink.files import Current, Free
+from qstream.cli.nvlink.work import Work, of_work
 from qstream.cli.options import AsJson, OptionChanges
 from qstream.cli.output import counted, print_json, print_table, printable, solver_text, write_files
 from qstream.cli.paths import require_outputs
@@ -42,22 +26,14 @@ STYLES: Final = {"qstream": "green"}
 GB: Final = 1e9
 
 
+@of_work
 def place(
-    job: Job = None,
+    work: Work,
     *,
-    topology: TopologyOption = None,
-    tp: Tp = None,
-    cp: Cp = None,
-    ep: Ep = None,
-    dp: Dp = None,
-    pp: Pp = None,
-    volumes: Bytes = None,
-    order: Order = "tp-cp-ep-dp-pp",
     free: Free = None,
     current: Current = None,
     balanced: Annotated[bool, typer.Option("--balanced", help="As many ranks in each block that is used.")] = False,
     max_slices: Annotated[int | None, typer.Option(min=1, max=65536, help="Most blocks that are used.")] = None,
-    gpus_per_host: GpusPerHost = 8,
     changes: OptionChanges = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of what is drawn at random.")] = 0,
     export_as: Annotated[str | None, typer.Option("--export", metavar="FORMAT", help=f"One of {EXPORTS}.")] = None,
@@ -91,8 +67,8 @@ def place(
     started = time.perf_counter()
     require_export(export_as, out)
     options = NvlinkOptions().changed({"seed": seed, **parse_options(changes or [])})
-    fabric = read_fabric(required_topology(topology), gpus_per_host=gpus_per_host, name="--topology")
-    profile = read_work(job, sizes_of(tp=tp, cp=cp, ep=ep, dp=dp, pp=pp), volumes, fabric=fabric.fabric, order=order)
+    fabric = work.fabric()
+    profile = work.profile(fabric)
     if balanced or max_slices is not None:
         profile = profile.model_copy(
             update={"balanced": balanced or profile.balanced, "max_slices": max_slices or profile.max_slices}
@@ -100,8 +76,7 @@ def place(
     if free is not None:
         fabric = with_free(fabric, free)
     found = compared(profile, fabric, None if current is None else read_current(current, fabric), options)
-    inputs = [path for path in (job, current, None if topology is None else Path(topology)) if path is not None]
-    written = _write(found, export_as, out, html, inputs)
+    written = _write(found, export_as, out, html, [*work.inputs(), *([] if current is None else [current])])
     if as_json:
         print_json(found.as_data() | {"written": written, "wall_s": round(time.perf_counter() - started, 3)})
         return

@@ -8,22 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from qstream.cli.nvlink.files import (
-    Bytes,
-    Cp,
-    Dp,
-    Ep,
-    GpusPerHost,
-    Job,
-    Order,
-    Pp,
-    TopologyOption,
-    Tp,
-    matrix_of,
-    read_fabric,
-    read_work,
-    sizes_of,
-)
+from qstream.cli.nvlink.files import matrix_of
+from qstream.cli.nvlink.work import Work, of_work
 from qstream.cli.options import AsJson
 from qstream.cli.output import print_json, print_table, printable, write_files
 from qstream.cli.paths import require_outputs
@@ -44,18 +30,10 @@ NvlinkSpeed = Annotated[
 ]
 
 
+@of_work
 def rails(
-    job: Job = None,
+    work: Work,
     *,
-    topology: TopologyOption = None,
-    tp: Tp = None,
-    cp: Cp = None,
-    ep: Ep = None,
-    dp: Dp = None,
-    pp: Pp = None,
-    volumes: Bytes = None,
-    order: Order = "tp-cp-ep-dp-pp",
-    gpus_per_host: GpusPerHost = 8,
     nic_gb_s: NicSpeed = 50.0,
     nvlink_gb_s: NvlinkSpeed = 450.0,
     slack: Annotated[float, typer.Option(min=0, max=1, help="Part of the bound that a NIC may be fuller.")] = 0.001,
@@ -80,19 +58,17 @@ def rails(
     from qstream.nvlink.rails import balance_rails  # noqa: PLC0415 - as above
 
     started = time.perf_counter()
-    sizes = sizes_of(tp=tp, cp=cp, ep=ep, dp=dp, pp=pp)
-    if topology is None:
-        matrix = matrix_of(read_work(job, sizes, volumes, order=order))
-        asked = of_matrix(matrix, gpus_per_host, nic_gb_s, nvlink_gb_s)
+    require_outputs([out], work.inputs())
+    if work.topology is None:
+        asked = of_matrix(matrix_of(work.profile()), work.gpus_per_host, nic_gb_s, nvlink_gb_s)
     else:
-        fabric = read_fabric(topology, gpus_per_host=gpus_per_host, name="--topology")
-        asked = of_job(read_work(job, sizes, volumes, fabric=fabric.fabric, order=order), fabric)
+        fabric = work.fabric()
+        asked = of_job(work.profile(fabric), fabric)
     if asked.crossing is None:
         _say_nothing(asked, as_json)
         return
     net = asked.crossing
     found = balance_rails(net.sent, net.nic_gb_s, net.nvlink_gb_s, slack=slack, min_piece_bytes=min_piece_bytes)
-    require_outputs([out], [path for path in (job, None if topology is None else Path(topology)) if path is not None])
     written = [] if out is None else write_files([(out, _csv(found, asked).encode())])
     rows = [_row("qstream", found), *(_row(name, peer) for name, peer in _peers(asked))]
     data = {

@@ -8,23 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from qstream.cli.nvlink.files import (
-    Bytes,
-    Cp,
-    Dp,
-    Ep,
-    GpusPerHost,
-    Job,
-    Order,
-    Pp,
-    TopologyOption,
-    Tp,
-    matrix_of,
-    read_fabric,
-    read_work,
-    required_topology,
-    sizes_of,
-)
+from qstream.cli.nvlink.files import matrix_of
+from qstream.cli.nvlink.work import Work, of_work
 from qstream.cli.options import AsJson
 from qstream.cli.output import counted, print_json, print_table, printable
 from qstream.errors import ProblemError
@@ -42,17 +27,10 @@ SHOWN: Final = 12  # paths; --json has all
 GB: Final = 1e9
 
 
+@of_work
 def routes(
-    job: Job = None,
+    work: Work,
     *,
-    topology: TopologyOption = None,
-    tp: Tp = None,
-    cp: Cp = None,
-    ep: Ep = None,
-    dp: Dp = None,
-    pp: Pp = None,
-    volumes: Bytes = None,
-    order: Order = "tp-cp-ep-dp-pp",
     current: Annotated[
         Path | None,
         typer.Option(
@@ -60,7 +38,6 @@ def routes(
         ),
     ] = None,
     relay: Annotated[bool, typer.Option("--relay/--no-relay", help="Whether GPUs pass on what is not for them.")] = True,
-    gpus_per_host: GpusPerHost = 8,
     as_json: AsJson = False,
 ) -> None:
     """Split what GPUs send over paths, so that the fullest link is done as soon as possible.
@@ -80,8 +57,8 @@ def routes(
     from qstream.nvlink.routes import route_demand  # noqa: PLC0415 - as above
 
     started = time.perf_counter()
-    fabric = read_fabric(required_topology(topology), gpus_per_host=gpus_per_host, name="--topology")
-    profile = read_work(job, sizes_of(tp=tp, cp=cp, ep=ep, dp=dp, pp=pp), volumes, fabric=fabric.fabric, order=order)
+    fabric = work.fabric()
+    profile = work.profile(fabric)
     demand = demand_of(profile, fabric, current)
     fabric, _ = collapse(fabric)  # hardware spreads bytes over the chips of a switch
     found = route_demand(fabric, demand, relay=relay)

@@ -8,22 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from qstream.cli.nvlink.files import (
-    Bytes,
-    Cp,
-    Dp,
-    Ep,
-    GpusPerHost,
-    Job,
-    Order,
-    Pp,
-    TopologyOption,
-    Tp,
-    matrix_of,
-    read_fabric,
-    read_work,
-    sizes_of,
-)
+from qstream.cli.nvlink.files import matrix_of
+from qstream.cli.nvlink.work import Work, of_work
 from qstream.cli.options import AsJson
 from qstream.cli.output import counted, print_json, print_table, printable, write_files
 from qstream.cli.paths import require_outputs
@@ -38,18 +24,10 @@ GB: Final = 1e9
 MOST_COMPARED: Final = 256  # ports: above, matchings and sharing take minutes
 
 
+@of_work
 def schedule(
-    job: Job = None,
+    work: Work,
     *,
-    topology: TopologyOption = None,
-    tp: Tp = None,
-    cp: Cp = None,
-    ep: Ep = None,
-    dp: Dp = None,
-    pp: Pp = None,
-    volumes: Bytes = None,
-    order: Order = "tp-cp-ep-dp-pp",
-    gpus_per_host: GpusPerHost = 8,
     gb_s: Annotated[
         float,
         typer.Option("--gb-s", min=0.001, max=10_000, help="GB/s of a port in one direction; of the fabric's NICs if given."),
@@ -76,15 +54,15 @@ def schedule(
     from qstream.nvlink.schedule import schedule_transfers  # noqa: PLC0415 - numpy, which help does not need
 
     started = time.perf_counter()
-    sizes = sizes_of(tp=tp, cp=cp, ep=ep, dp=dp, pp=pp)
+    require_outputs([out], work.inputs())
     why = ""
-    if topology is None:
+    if work.topology is None:
         from qstream.cli.nvlink.between import without_diagonal  # noqa: PLC0415 - as above
 
-        sent = without_diagonal(matrix_of(read_work(job, sizes, volumes, order=order)))
+        sent = without_diagonal(matrix_of(work.profile()))
         names = [f"rank{rank}" for rank in range(len(sent))]
     else:
-        sent, names, gb_s, why = _on_fabric(job, sizes, volumes, topology, order, gpus_per_host)
+        sent, names, gb_s, why = _on_fabric(work)
     if why:
         if as_json:
             print_json({"skip_reason": why, "schedules": [], "transfers": [], "modelled": True})
@@ -92,7 +70,6 @@ def schedule(
             typer.echo(printable(f"nothing to order: {why}"))
         return
     found = schedule_transfers(sent, gb_s, startup_us, barriers=barriers)
-    require_outputs([out], [path for path in (job, None if topology is None else Path(topology)) if path is not None])
     written = [] if out is None else write_files([(out, _csv(found, names).encode())])
     rows = [("qstream", found.span_us), *_peers(sent, gb_s, startup_us)]
     data = {
@@ -122,9 +99,7 @@ def schedule(
         typer.echo(printable(f"written: {path}"))
 
 
-def _on_fabric(
-    job: Path | None, sizes: dict[str, int], volumes: list[str] | None, topology: str, order: str, gpus_per_host: int
-) -> tuple[NDArray[np.float64], list[str], float, str]:
+def _on_fabric(work: Work) -> tuple[NDArray[np.float64], list[str], float, str]:
     """Bytes between NICs of a job, their names and speed, and why there are none."""
     import numpy as np  # noqa: PLC0415 - as above
 
@@ -132,8 +107,8 @@ def _on_fabric(
     from qstream.nvlink.crossing import nic_traffic  # noqa: PLC0415 - as above
     from qstream.nvlink.rails import balance_rails  # noqa: PLC0415 - as above
 
-    fabric = read_fabric(topology, gpus_per_host=gpus_per_host, name="--topology")
-    asked = of_job(read_work(job, sizes, volumes, fabric=fabric.fabric, order=order), fabric)
+    fabric = work.fabric()
+    asked = of_job(work.profile(fabric), fabric)
     if asked.crossing is None:
         return np.zeros((1, 1)), [], 1.0, asked.why
     net = asked.crossing

@@ -7,24 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qstream.cli.names import parse_options
-from qstream.cli.nvlink.files import (
-    Bytes,
-    Cp,
-    Current,
-    Dp,
-    Ep,
-    Free,
-    GpusPerHost,
-    Job,
-    Order,
-    Pp,
-    TopologyOption,
-    Tp,
-    read_fabric,
-    read_work,
-    required_topology,
-    sizes_of,
-)
+from qstream.cli.nvlink.files import Current, Free
+from qstream.cli.nvlink.work import Work, of_work
 from qstream.cli.options import AsJson, OptionChanges
 from qstream.cli.output import counted, print_json, print_table, printable, size_text
 
@@ -32,20 +16,12 @@ if TYPE_CHECKING:
     from qstream.nvlink.simulate import Drained
 
 
+@of_work
 def simulate(
-    job: Job = None,
+    work: Work,
     *,
-    topology: TopologyOption = None,
-    tp: Tp = None,
-    cp: Cp = None,
-    ep: Ep = None,
-    dp: Dp = None,
-    pp: Pp = None,
-    volumes: Bytes = None,
-    order: Order = "tp-cp-ep-dp-pp",
     free: Free = None,
     current: Current = None,
-    gpus_per_host: GpusPerHost = 8,
     changes: OptionChanges = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of what is drawn at random.")] = 0,
     as_json: AsJson = False,
@@ -67,8 +43,8 @@ def simulate(
     from qstream.nvlink.simulate import simulate_job  # noqa: PLC0415 - as above
 
     options = NvlinkOptions().changed({"seed": seed, **parse_options(changes or [])})
-    fabric = read_fabric(required_topology(topology), gpus_per_host=gpus_per_host, name="--topology")
-    profile = read_work(job, sizes_of(tp=tp, cp=cp, ep=ep, dp=dp, pp=pp), volumes, fabric=fabric.fabric, order=order)
+    fabric = work.fabric()
+    profile = work.profile(fabric)
     if free is not None:
         fabric = with_free(fabric, free)
     found = compared(profile, fabric, None if current is None else read_current(current, fabric), options)
