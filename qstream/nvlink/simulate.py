@@ -46,7 +46,7 @@ def simulate_job(profile: JobProfile, topology: FabricTopology, gpu_of_rank: Arr
     """Return how long each collective of a job takes alone, and all of them at once, last. Modelled, not measured.
 
     All bytes of a part start together and share links max-min fairly, on the ways of `flows_of`. Collectives of one kind, size
-    and number of bytes are one part. There is no latency and no computing in it.
+    and number of bytes are one part. Latency and computation are not modelled.
 
     Raises
     ------

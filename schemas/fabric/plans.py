@@ -27,7 +27,7 @@ Candidates = Annotated[tuple[SolverRecord, ...], Field(strict=False, max_length=
 class FabricScore(Part):
     """What a plan is worth in the model of the fabric: `before` is the placement in force, else the linear order.
 
-    Costs are bytes times us/KB, summed over all pairs of ranks: lower is better, and no time of anything.
+    Costs are bytes times us/KB, summed over all pairs of ranks: lower is better. They are not times.
     """
 
     cost_us: Us = Field(description="bytes times distance of the plan")

@@ -1,4 +1,4 @@
-"""What `rails` and `schedule` are asked about: bytes between GPUs of servers, from a matrix, or from a job on a fabric."""
+"""Input of `rails` and `schedule`: bytes between GPUs of servers, from a matrix, or from a job on a fabric."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ PLACING: Final = NvlinkOptions(rails=False, schedule="off")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Between:
-    """Bytes between GPUs of different servers, and how ends are called; `left_out` bytes stay within a server.
+    """Bytes between GPUs of different servers, and the names of the GPUs; `left_out` bytes stay within a server.
 
-    crossing : what goes between servers; None where nothing does, or rails cannot be told: `why` says so
+    crossing : bytes between servers; None if there are none, or if the rails are unknown: `why` gives the reason
     """
 
     crossing: Crossing | None

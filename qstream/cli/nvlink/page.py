@@ -36,7 +36,7 @@ def page(found: Compared) -> str:
     lines = "".join(f"<p>{escape(text)}</p>" for text in facts(found))
     note = (
         "<p>All of it is modelled from the description of the fabric, and nothing was measured. The cost is bytes times us/KB,"
-        " summed over all pairs of ranks: lower is better, and it is no time of anything.</p>"
+        " summed over all pairs of ranks: lower is better. It is not a time.</p>"
     )
     warned = "".join(f"<p>Warning: {escape(text)}</p>" for text in found.topology.warnings)
     pictures = f"<h2>Cost</h2>{_bars(found.rows)}{_flows(found, before)}{_maps(found, before)}"

@@ -46,9 +46,8 @@ def place(
     """Plan which GPU holds which rank of a job.
 
     The plan is compared with ranks in random order, in linear order, with METIS where it is installed, and with the placement
-    in force. The cost is bytes times us/KB, summed over pairs of ranks: modelled, lower is better, and no time of anything;
-    qstream nvlink simulate estimates times. On a single tier there is nothing to gain, and
-    the command says so.
+    in force. The cost is bytes times us/KB, summed over pairs of ranks: modelled, lower is better. It is not a time;
+    qstream nvlink simulate estimates times. On a single tier there is nothing to gain, and the command says so.
 
     JOB is a JobProfile frame, a workload of SimAI, CSV with columns src,dst,bytes, a square matrix of bytes as .npy or .npz,
     or sizes of any trainer as JSON or YAML. Without it, --tp, --cp, --ep, --dp and --pp say how ranks divide the model; what

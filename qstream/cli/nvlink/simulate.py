@@ -30,7 +30,7 @@ def simulate(
 
     Ranks are in linear order, where they run now (--current), and as qstream nvlink place puts them. Bytes of one part start
     together and share links max-min fairly; those between hosts go over the receiver's rail and all spines evenly. The bound
-    is the fullest link alone. There is no latency and no computing in it: all times are modelled, none is measured.
+    is the fullest link alone. Latency and computation are left out. All times are modelled, none is measured.
 
     \b
     Example:

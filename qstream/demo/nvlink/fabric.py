@@ -56,7 +56,7 @@ class Fabric:
         self._adopt()
 
     def linear(self, ranks: int) -> NDArray[np.int32]:
-        """GPUs in their order: what a job gets that nobody places."""
+        """GPUs in order: what a job gets if no planner places it."""
         return np.flatnonzero(self.topology.node_type == GPU)[:ranks].astype(np.int32)
 
     def renumbered(self, gpus: NDArray[np.int32], before: FabricTopology) -> NDArray[np.int32] | None:
