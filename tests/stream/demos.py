@@ -1,14 +1,23 @@
-"""Demos: one as a user runs it, read line by line, and the processes that it started."""
+"""Demos as a user runs them: a scene to its end and its figures, or line by line, with the processes that it started."""
 
 from __future__ import annotations
 
+import importlib.util
+import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import psutil
+import pytest
 
+CIRCUMSTANCES = {"seed", "machine", "versions", "options", "switch"}  # beside the figures of every scene
+needs_torch = pytest.mark.skipif(
+    importlib.util.find_spec("torch") is None and os.environ.get("CI") != "true", reason="the demo extra is not installed"
+)
 STREAMING = "tokens/s"  # what a line of the scene routing has, once it streams
 
 
@@ -37,6 +46,16 @@ class Demo:
 
     def left_behind(self) -> list[psutil.Process]:
         return psutil.wait_procs(self.children, timeout=60)[1]
+
+
+def figures_of(scene: str, seconds: int, *json_options: str) -> tuple[dict[str, Any], str]:
+    """The figures of a scene, which are all that stdout has, and what it said on stderr."""
+    options = json_options or ("--json", "-")
+    command = [sys.executable, "-m", "qstream.cli", "demo", scene, "--plain", "--seconds", str(seconds), *options]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    figures: dict[str, Any] = json.loads(done.stdout)
+    return figures, done.stderr
 
 
 @contextmanager

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.stream.demos import STREAMING, Demo, streaming_demo
+from tests.stream.demos import STREAMING, Demo, needs_torch, streaming_demo
 from tests.stream.prometheus import scraping
 from tests.unit.deploy.queries import filled, queries
 
 FILLED_S = 300.0  # for the first placement plan, on a busy machine
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        importlib.util.find_spec("torch") is None and os.environ.get("CI") != "true", reason="the demo extra is not installed"
-    ),
-]
+pytestmark = [pytest.mark.slow, needs_torch]
 
 
 def addresses_of(demo: Demo) -> list[str]:

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.stream.demos import streaming_demo
+from tests.stream.demos import needs_torch, streaming_demo
 
 PROCESSES = 2  # the agent and Redis
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        importlib.util.find_spec("torch") is None and os.environ.get("CI") != "true", reason="the demo extra is not installed"
-    ),
-]
+pytestmark = [pytest.mark.slow, needs_torch]
 
 
 def figures_of(seconds: int, file: Path) -> dict[str, Any]:

@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import os
-import subprocess
-import sys
-
 import pytest
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        importlib.util.find_spec("torch") is None and os.environ.get("CI") != "true", reason="the demo extra is not installed"
-    ),
-]
+from tests.stream.demos import CIRCUMSTANCES, figures_of, needs_torch
+
+pytestmark = [pytest.mark.slow, needs_torch]
 FIGURES = {
     *("seconds", "steps", "tensors", "blocks", "bits", "ratio", "rel_l2", "peers", "mismatches", "bound_violations"),
     *("loss", "loss_uncompressed", "latency_ms", "dead_letters", "lost"),
 }
-CIRCUMSTANCES = {"seed", "machine", "versions", "options", "switch"}
 
 
 def test_every_block_returns_as_promised_and_the_model_learns_from_restored_gradients() -> None:
-    command = [sys.executable, "-m", "qstream.cli", "demo", "compression", "--plain", "--seconds", "1", "--json", "-"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "identical" in done.stderr
-    figures = json.loads(done.stdout)
+    figures, said = figures_of("compression", 1)
+    assert "identical" in said
     assert figures.keys() == FIGURES | CIRCUMSTANCES
     for name in ("mismatches", "bound_violations", "dead_letters", "lost"):
         assert figures[name] == 0, name

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-
 import pytest
+
+from tests.stream.demos import CIRCUMSTANCES, figures_of
 
 pytestmark = pytest.mark.slow
 FIGURES = {"trials", "best_loss", "failed", "reissued", "duplicates", "latency_ms", "dead_letters", "lost"}
-CIRCUMSTANCES = {"seed", "machine", "versions", "options", "switch"}
 
 
 def test_the_trial_of_a_killed_worker_goes_out_again_and_none_is_lost_or_counted_twice() -> None:
-    command = [sys.executable, "-m", "qstream.cli", "demo", "hpo", "--plain", "--seconds", "2", "--json", "-"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "was killed" in done.stderr
-    assert "proposed by" in done.stderr
-    figures = json.loads(done.stdout)
+    figures, said = figures_of("hpo", 2)
+    assert "was killed" in said
+    assert "proposed by" in said
     assert figures.keys() == FIGURES | CIRCUMSTANCES
     for name in ("duplicates", "dead_letters", "lost"):
         assert figures[name] == 0, name

@@ -2,35 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import os
-import subprocess
-import sys
-
 import pytest
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        importlib.util.find_spec("torch") is None and os.environ.get("CI") != "true", reason="the demo extra is not installed"
-    ),
-]
+from tests.stream.demos import CIRCUMSTANCES, figures_of, needs_torch
+
+pytestmark = [pytest.mark.slow, needs_torch]
 FIGURES = {
     *("modelled", "seconds", "tokens", "loss", "windows", "windows_on_plans", "exchange_ms", "cost_us", "nic_over_bound"),
     *("link_over_optimum", "windows_until_recovered", "single_tier", "plans", "plans_skipped", "shares"),
     *("latency_ms", "plan_latency_ms", "dead_letters", "lost", "repeated"),
 }
-CIRCUMSTANCES = {"seed", "machine", "versions", "options", "switch"}
 PHASES = {"healthy", "slow uplink", "server gone"}
 
 
 def test_plans_are_scored_on_windows_after_them_and_nothing_is_lost_when_links_and_servers_fail() -> None:
-    command = [sys.executable, "-m", "qstream.cli", "demo", "nvlink", "--plain", "--seconds", "1", "--json", "-"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "no hardware was measured" in done.stderr
-    figures = json.loads(done.stdout)
+    figures, said = figures_of("nvlink", 1)
+    assert "no hardware was measured" in said
     assert figures.keys() == FIGURES | CIRCUMSTANCES
     for name in ("dead_letters", "lost", "repeated"):
         assert figures[name] == 0, name

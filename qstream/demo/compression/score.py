@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from qstream.compression.assembler import TensorAssembler, Whole
 from qstream.compression.dtypes import Form, as_floats
 from qstream.compression.peers import compared
+from qstream.demo.latency import percentiles
 from schemas.deadletter import DeadLetter
 from schemas.frame import Frame
 from schemas.tensors import CompressedBlock, RestoredBlock, TensorBlock
@@ -151,7 +152,6 @@ class Score:
         """What was measured in so many seconds, for JSON; empty where nothing came back."""
         if not self.took_ms:
             return {}
-        p50, p99 = np.percentile(self.took_ms, [50, 99]).tolist()
         return {
             "seconds": seconds,
             "steps": len(self.losses.own),
@@ -163,7 +163,7 @@ class Score:
             "bound_violations": self.violations,
             "loss": newest(self.losses.own),
             "loss_uncompressed": newest(self.losses.twin),
-            "latency_ms": {"p50": p50, "p99": p99},
+            "latency_ms": percentiles(self.took_ms),
             "lost": self.waiting,
             "dead_letters": self.letters,
         }

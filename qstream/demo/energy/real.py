@@ -12,6 +12,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from qstream.demo.latency import percentiles
 from qstream.demo.scene import Frames, InStepScene
 from qstream.node.actuate import act
 from qstream.node.actuator import Actuator
@@ -115,7 +116,6 @@ class RealScene(InStepScene):
         """The figures of the modelled rack; null where nothing is measured of them here."""
         if self.readings is None:
             return {}
-        p50, p99 = np.percentile(self._took_ms, [50, 99]).tolist() if self._took_ms else (None, None)
         self._figures = {
             "saved_ratio": None,
             "slowdown_worst": None,
@@ -125,7 +125,7 @@ class RealScene(InStepScene):
             "stale_gpus": max((plan.stale_gpus for plan in self.plans), default=0),
             "plans": len(self.plans),
             "schedules": 0,
-            "latency_ms": {"p50": p50, "p99": p99},
+            "latency_ms": percentiles(self._took_ms),
             "dead_letters": self._letters,
             "lost": self.waiting,
         }

@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-import numpy as np
 from rich.console import RenderableType
 
 from qstream.demo.energy.arrivals import bundled
@@ -14,6 +13,7 @@ from qstream.demo.energy.rack import DOMAIN, Rack
 from qstream.demo.energy.score import Score
 from qstream.demo.energy.screen import Shown, line, panel, report
 from qstream.demo.energy.tasks import window
+from qstream.demo.latency import percentiles
 from qstream.demo.scene import Frames, InStepScene
 from qstream.node.actuate import act
 from qstream.node.actuator import Actuator
@@ -146,7 +146,6 @@ class EnergyScene(InStepScene):
         score = self.score
         if score.saved_ratio is None:
             return {}
-        p50, p99 = np.percentile(self._took_ms, [50, 99]).tolist() if self._took_ms else (None, None)
         self._figures = {
             "saved_ratio": score.saved_ratio,
             "slowdown_worst": float(score.slowdown.max()),
@@ -156,7 +155,7 @@ class EnergyScene(InStepScene):
             "stale_gpus": score.stale_gpus,
             "plans": len(score.plans),
             "schedules": len(score.schedules),
-            "latency_ms": {"p50": p50, "p99": p99},
+            "latency_ms": percentiles(self._took_ms),
             "dead_letters": score.dead_letters,
             "lost": self.waiting,
         }

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from qstream.demo.latency import percentiles
 from schemas.deadletter import DeadLetter
 from schemas.frame import Frame
 from schemas.hpo import StudyBest, TrialRecord, TrialSuggestion
@@ -69,7 +70,6 @@ class Score:
         trials = sum(len(tally.losses) for tally in tallies)
         if not trials or not self.took_ms:
             return {}
-        p50, p99 = np.percentile(self.took_ms, [50, 99]).tolist()
         shared = self.shared
         ends = {name: (tally.best_by_trial(shared) or [np.inf])[-1] for name, tally in self.studies.items()}
         return {
@@ -78,7 +78,7 @@ class Score:
             "failed": sum(tally.outcomes["failed"] for tally in tallies),
             "reissued": sum(tally.reissued for tally in tallies),
             "duplicates": sum(tally.outcomes[outcome] for tally in tallies for outcome in AGAIN),
-            "latency_ms": {"p50": p50, "p99": p99},
+            "latency_ms": percentiles(self.took_ms),
             "dead_letters": self.letters,
             "lost": sum(tally.outcomes["lost"] for tally in tallies),
         }

@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from qstream.demo.latency import percentiles
 from qstream.demo.nvlink.exchange import exchange_ms, least_fullest, nic_over_bound
 from qstream.demo.nvlink.held import Held
 from qstream.nvlink.links import fullest, wcmp
@@ -155,12 +156,6 @@ def scored(number: int, phase: Phase, held: Held, gpus: NDArray[np.int32], nbyte
             fullest(held.share, demand, *links) / optimum,
         ),
     )
-
-
-def percentiles(took_ms: list[float]) -> dict[str, float | None]:
-    """The middle and the worst of a hundred."""
-    p50, p99 = np.percentile(took_ms, [50, 99]).tolist() if took_ms else (None, None)
-    return {"p50": p50, "p99": p99}
 
 
 def _named(names: Iterable[str], values: tuple[float, ...] | None, digits: int = 4) -> dict[str, float] | None:
